@@ -1,0 +1,40 @@
+# Two commands are all a newcomer must know: `make quickstart` and `make test`. Both build .venv once and reuse it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup quickstart test fast lint types bench clean
+
+setup: .venv/ready
+
+# uv installs everything in about half a minute; pip alone needs several.
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sightline needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing Sightline into .venv (half a minute with a warm cache, some minutes on a new machine)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: setup
+	@$(BIN)/sightline quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# A type checker does not follow the package-dir mapping, so it gets a tree of links to read.
+types: setup
+	@mkdir -p .typing/sightline && ln -sfn $(CURDIR)/platform .typing/sightline/platform && ln -sfn $(CURDIR)/methods .typing/sightline/methods && ln -sfn $(CURDIR)/pipelines .typing/sightline/pipelines
+	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases --ignore-missing-imports --cache-dir .mypy_cache -p sightline
+
+bench: setup
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typing

@@ -1,0 +1,38 @@
+"""The one door to `torch.distributed`: identity where it is not initialised."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+
+def active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    return dist.get_world_size() if active() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if active() else 0
+
+
+def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors of all ranks in rank order, equal shapes, without gradient; on every rank."""
+    if not active():
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
+    if active():
+        dist.broadcast(tensor, source)
+    return tensor
+
+
+def barrier() -> None:
+    if active():
+        dist.barrier()

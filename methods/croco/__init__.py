@@ -1,0 +1,1 @@
+"""CroCo: cross-view completion."""

@@ -1,0 +1,26 @@
+"""Errors that a person is meant to read: what is wrong, and the mend."""
+
+from __future__ import annotations
+
+
+class SightlineError(Exception):
+    """The work failed. `str(error)` names the thing; `mend` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(what)
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.mend)
+
+
+class CallError(SightlineError):
+    """The call was wrong: a misspelt key, a name that exists, a plan that cannot fit. Nothing was started."""
+
+    exit_code = 2
+
+
+class BrokenSampleError(ValueError):
+    """One sample cannot be used (undecodable, too small). The stream substitutes it, counts it and names it."""

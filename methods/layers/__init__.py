@@ -1,0 +1,1 @@
+"""Layers that timm lacks, once."""

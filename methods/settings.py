@@ -1,0 +1,73 @@
+"""Settings: frozen, typed, validated values. Unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from .errors import CallError
+
+
+class Settings(BaseModel):
+    """A section of settings. Holds values only; live objects (devices, teachers) are handed to `build`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+
+
+class Duration(BaseModel):
+    """A length of training in steps, epochs or samples; written `300 steps`, `40 epochs`, `2e6 samples` or `300` (steps)."""
+
+    model_config = ConfigDict(frozen=True)
+    amount: float = Field(ge=0)
+    unit: str
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        if isinstance(value, Duration):
+            return value
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|epochs?|samples?)?\s*", str(value))
+        if not match:
+            raise ValueError(f"{value!r} is no length of training; write for example '300 steps', '40 epochs' or '1e6 samples'")
+        return cls(amount=float(match[1]), unit=(match[2] or "steps").rstrip("s") + "s")
+
+    def steps(self, batch_size: int, samples: int) -> float:
+        """Length in optimiser steps, given the global batch size and the samples in one epoch."""
+        per_unit = {"steps": 1.0, "epochs": samples / batch_size, "samples": 1 / batch_size}
+        return self.amount * per_unit[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+Length = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """' Did you mean X?' where a known word is near, else the list of known words."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> CallError:
+    """A pydantic error as one sentence a line, each with the full key and, for unknown keys, the nearest known one."""
+    lines = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"]]
+        key = ".".join([where, *path] if where else path)
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {key!r}: {nearest(path[-1], _fields_at(model, path[:-1]))}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{key} = {item['input']!r}: {message}" if key else message)
+    return CallError("\n".join(lines), "correct the key or value; `--dry-run` prints every setting")
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    current: Any = model
+    for name in path:
+        field = current.model_fields.get(name) if hasattr(current, "model_fields") else None
+        current = getattr(field, "annotation", None)
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,1 @@
+"""The jobs a person starts: one file per command, recipes beside them."""

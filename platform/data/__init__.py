@@ -1,0 +1,1 @@
+"""Data sets, plans and streams."""
