@@ -1,0 +1,92 @@
+"""Encoded images to arrays and back. Nothing that a stranger put in a file gets past these limits."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from sightline.methods.errors import BrokenSampleError
+
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 32
+"""An image with a smaller side holds fewer than 2 x 2 patches: there is nothing to learn from it."""
+FORMATS = ("JPEG", "PNG", "WEBP")
+DEPTH_UNIT = 1000.0
+"""Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, 65.535 m is the farthest."""
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError)
+_ORIENTATION = 0x0112
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image as Pillow opens it, pixels not decoded yet. Raises `BrokenSampleError` for what is no image or exceeds a limit."""
+    if len(data) > MAX_BYTES:
+        raise BrokenSampleError(f"image file of {len(data):,} bytes exceeds the limit of {MAX_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except _DAMAGED as error:
+        raise BrokenSampleError(f"not a readable image ({', '.join(FORMATS)}): {_first_line(error)}") from None
+    if image.width * image.height > max_pixels:
+        raise BrokenSampleError(f"image of {image.width} x {image.height} pixels exceeds the limit of {max_pixels:,}")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, upright. Grey is repeated, 16-bit scaled to 8, alpha laid over white, CMYK and palette converted, EXIF rotation applied.
+
+    White, because a transparent picture is mostly made to be seen on paper or a web page. Raises what Pillow raises.
+    """
+    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit grey; Pillow would clip instead of scaling
+        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """uint8 H x W x 3. Raises `BrokenSampleError` with the reason for everything that cannot be decoded."""
+    image = open_image(data, max_pixels=max_pixels)
+    try:
+        return np.array(to_rgb(image))  # a copy, because Pillow lends its memory read-only
+    except _DAMAGED as error:
+        raise BrokenSampleError(f"damaged {image.format} image: {_first_line(error)}") from None
+
+
+def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
+    """uint8 H x W x 3 as JPEG. Colour is not subsampled: patch targets see every pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """float32 H x W in metres from a 16-bit PNG in millimetres; 0 = unknown. Raises `BrokenSampleError`."""
+    image = open_image(data, max_pixels=max_pixels)
+    if image.format != "PNG" or not image.mode.startswith("I"):
+        raise BrokenSampleError(f"depth is a {image.format} of mode {image.mode}, not a 16-bit PNG")
+    try:
+        return np.asarray(image).astype(np.float32) / np.float32(DEPTH_UNIT)
+    except _DAMAGED as error:
+        raise BrokenSampleError(f"damaged depth image: {_first_line(error)}") from None
+
+
+def encode_depth(depth: np.ndarray) -> bytes:
+    """Metres, H x W, as 16-bit PNG in millimetres. What is not finite, negative or beyond 65.535 m becomes 0 = unknown."""
+    millimetres = np.where(np.isfinite(depth), depth, 0) * DEPTH_UNIT
+    millimetres = np.where((millimetres >= 0) & (millimetres <= 65535), millimetres, 0).round().astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(millimetres).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

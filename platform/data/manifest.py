@@ -1,0 +1,128 @@
+"""The manifest of a data set: what is in it, how to know that it is whole, and where it came from.
+
+A data set is a folder of Parquet shards plus `manifest.json`. The manifest is written last: it makes the data set exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sightline.methods.contract import Kind
+from sightline.methods.errors import CallError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Record):
+    """One Parquet file. `row_groups` holds the rows of each row group, so that a plan needs no footer reads."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.parquet$")  # a plain file name: it never leaves the folder
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    row_groups: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _rows_add_up(self) -> Shard:
+        if sum(self.row_groups) != self.rows or min(self.row_groups, default=0) < 1:
+            raise ValueError(f"row groups {self.row_groups} of {self.name} do not add up to its {self.rows} rows")
+        return self
+
+
+class Source(_Record):
+    """Where rows came from. `notes` say what a user of the data must know (registration, distortion, unit)."""
+
+    where: str
+    licence: str = "unstated"
+    reader: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Skipped(_Record):
+    """What did not enter the data set: how often, for which reason, and the first examples."""
+
+    reason: str
+    count: int = Field(ge=1)
+    examples: tuple[str, ...] = ()
+
+
+class Overlap(_Record):
+    """Co-visibility of the pairs that have one; `histogram` counts them in tenths of [0, 1]."""
+
+    count: int
+    min: float
+    mean: float
+    max: float
+    histogram: tuple[int, ...] = Field(min_length=10, max_length=10)
+
+
+class Provenance(_Record):
+    sources: tuple[Source, ...] = ()
+    command: str = ""
+    created: str = ""
+    sightline_version: str = ""
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Manifest(_Record):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Kind
+    rows: int = Field(ge=1)
+    columns: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    fingerprint: str
+    provenance: Provenance = Provenance()
+    image_min: Size | None = None
+    """Smallest height and smallest width of any stored image."""
+    image_max: Size | None = None
+    scenes: dict[str, int] = Field(default_factory=dict)
+    """Rows of each scene; empty where rows name no scene."""
+    overlap: Overlap | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if sum(shard.rows for shard in self.shards) != self.rows:
+            raise ValueError("the rows of the shards do not add up to the rows of the data set")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("two shards have one name")
+        if fingerprint(self.kind, self.shards) != self.fingerprint:
+            raise ValueError("the fingerprint does not belong to these shards: the manifest was altered")
+        return self
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def fingerprint(kind: str, shards: Sequence[Shard]) -> str:
+    """SHA-256 over kind, schema version and the ordered shards (hash and row groups): the same content gives the same one."""
+    digest = hashlib.sha256(f"sightline {kind} {SCHEMA_VERSION}\n".encode())
+    for shard in shards:
+        digest.update(f"{shard.sha256} {shard.rows} {shard.row_groups}\n".encode())
+    return digest.hexdigest()
+
+
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
+    """The manifest in `text`. Raises `CallError` naming `where` for one that is unreadable, inconsistent or too new."""
+    try:
+        raw = json.loads(text)
+        version = raw.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise CallError(
+                f"{where} has data schema version {version}; this Sightline reads up to {SCHEMA_VERSION}",
+                "upgrade Sightline, or prepare the data set again with this version",
+            )
+        return Manifest.model_validate_json(text)
+    except (ValidationError, ValueError, AttributeError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise CallError(f"{where} is not a valid manifest: {first}", "run `sightline prepare` again with --overwrite") from None

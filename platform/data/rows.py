@@ -1,0 +1,82 @@
+"""The columns of each kind, and a stored row turned into the sample that a method's `views` receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sightline.methods.errors import BrokenSampleError, CallError
+
+from .images import decode_depth, decode_image
+
+_BYTES = pa.binary()
+_FLOATS = pa.list_(pa.float64())
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "pairs": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("scene", pa.string()),
+            pa.field("image1", _BYTES, nullable=False),
+            pa.field("image2", _BYTES, nullable=False),
+            pa.field("K1", _FLOATS),
+            pa.field("K2", _FLOATS),
+            pa.field("T_2from1", _FLOATS),
+            pa.field("depth1", _BYTES),
+            pa.field("depth2", _BYTES),
+            pa.field("overlap", pa.float32()),
+            pa.field("time", pa.float64()),
+        ]
+    ),
+    "images": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("scene", pa.string()),
+            pa.field("image", _BYTES, nullable=False),
+            pa.field("label", pa.int64()),
+            pa.field("segmentation", _BYTES),
+            pa.field("depth", _BYTES),
+            pa.field("time", pa.float64()),
+        ]
+    ),
+}
+IMAGE_COLUMNS = {"pairs": ("image1", "image2"), "images": ("image",)}
+DEPTH_COLUMNS = {"pairs": ("depth1", "depth2"), "images": ("depth",)}
+_MATRICES = {"K1": (3, 3), "K2": (3, 3), "T_2from1": (4, 4)}
+
+
+def schema_of(kind: str) -> pa.Schema:
+    if kind not in SCHEMAS:
+        raise CallError(f"data of kind {kind!r} cannot be stored yet", f"kinds: {', '.join(SCHEMAS)}")
+    return SCHEMAS[kind]
+
+
+def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False) -> dict[str, Any]:
+    """A stored row as a sample. Raises `BrokenSampleError` naming the row where a column cannot be decoded.
+
+    Images become uint8 H x W x 3; `K1`, `K2` float64 3 x 3 (pixel centres at whole numbers); `T_2from1` float64 4 x 4 in metres;
+    with `depth=True` depth maps become float32 H x W in metres (0 = unknown), else they are left out, because decoding them is
+    wasted on most methods. A column that the row lacks is left out of the sample.
+    """
+    images, depths = IMAGE_COLUMNS[kind], DEPTH_COLUMNS[kind]
+    sample: dict[str, Any] = {}
+    for name, value in row.items():
+        if value is None or (name in depths and not depth):
+            continue
+        try:
+            if name in images:
+                sample[name] = decode_image(value)
+            elif name in depths:
+                sample[name] = decode_depth(value)
+            elif name in _MATRICES:
+                sample[name] = np.asarray(value, np.float64).reshape(_MATRICES[name])
+            else:
+                sample[name] = value
+        except (BrokenSampleError, ValueError) as error:
+            raise BrokenSampleError(f"{row.get('id', '?')}: {name}: {error}") from None
+    missing = [name for name in images if name in row and name not in sample]
+    if missing:
+        raise BrokenSampleError(f"{row.get('id', '?')}: {missing[0]} is empty")
+    return sample

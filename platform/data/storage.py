@@ -1,0 +1,48 @@
+"""Places: local paths and any URI that pyarrow.fs or fsspec opens, behind one small set of verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+from sightline.methods.errors import CallError
+
+
+def open_place(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it. A string without `://` is a local path. Raises `CallError` for an unknown scheme."""
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    try:
+        return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
+    except pa.ArrowInvalid:
+        try:
+            from fsspec.core import url_to_fs
+
+            system, path = url_to_fs(uri)
+            return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+        except (ImportError, ValueError) as error:
+            raise CallError(f"cannot open {uri}: {error}", "name a local folder or a URI such as s3://bucket/folder") from None
+    except OSError as error:
+        raise CallError(f"cannot open {uri}: {error}", "check the address and your access to it") from None
+
+
+def is_local(system: fs.FileSystem) -> bool:
+    return isinstance(system, fs.LocalFileSystem)
+
+
+def read_bytes(system: fs.FileSystem, path: str) -> bytes:
+    with system.open_input_stream(path, compression=None) as stream:
+        return stream.read()  # type: ignore[no-any-return]
+
+
+def write_bytes(system: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
+    """Whole or not at all: written beside its place, then moved. A reader never sees half a file."""
+    beside = f"{path}.part"
+    with system.open_output_stream(beside) as stream:
+        stream.write(data)
+    system.move(beside, path)
+
+
+def exists(system: fs.FileSystem, path: str) -> bool:
+    return system.get_file_info(path).type != fs.FileType.NotFound
