@@ -1,1 +1,42 @@
-"""CroCo: cross-view completion."""
+"""CroCo: cross-view completion (Weinzaepfel et al., NeurIPS 2022; v2: ICCV 2023). Importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..contract import Live, Method
+from .config import CrocoConfig
+from .views import CrocoViews
+
+FIGURES = {
+    "reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch",
+    **{
+        f"{figure}_{view}": f"{meaning}, with {second}"
+        for figure, meaning in (
+            ("psnr", "PSNR in dB on hidden patches, whose true mean and contrast are given"),
+            ("loss", "reconstruction loss on hidden patches"),
+        )
+        for view, second in (
+            ("true_view", "the true second view"),
+            ("other_view", "a second view of another scene"),
+            ("mean_colour", "the second view's mean colour in its place"),
+        )
+    },
+}
+
+
+def _build(config: CrocoConfig, live: Live) -> Any:
+    from .pretext import build
+
+    return build(config, live)
+
+
+method = Method(
+    id="croco",
+    kind="pairs",
+    Config=CrocoConfig,
+    views=CrocoViews,
+    build=_build,
+    image_shape=lambda config: config.model.image_size,
+    loss_figures=FIGURES,
+)

@@ -1,0 +1,84 @@
+"""CroCo's encoder: the part that is kept after pre-training."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..layers.colour import imagenet_normalise
+from ..layers.patches import PatchEmbed, patchify
+from ..layers.positions import Rotary, grid_positions, resize_table, rotary_angles, sincos_table
+from ..layers.transformer import EncoderBlock, layer_norm
+from .config import CrocoModel
+
+
+class CrocoEncoder(nn.Module):
+    """A ViT without class token. As an `ImageEncoder` it takes float32 RGB in [0, 1] of any size the patch divides.
+
+    Rotary models need nothing for another size; the table of a cosine model is resized (bicubic).
+    """
+
+    enc_pos_embed: Tensor
+
+    def __init__(self, model: CrocoModel) -> None:
+        super().__init__()
+        self.dim, self.patch_size, self.image_size = model.encoder_dim, model.patch_size, model.image_size
+        self.grid, self.rotary = model.grid, model.position == "rope"
+        self.head_dim, self.base, self.f0 = model.encoder_dim // model.encoder_heads, model.rope_base, model.rope_f0
+        self.patch_embed = PatchEmbed(model.patch_size, model.encoder_dim)
+        if not self.rotary:
+            self.register_buffer("enc_pos_embed", sincos_table(model.encoder_dim, model.grid))
+        blocks = (EncoderBlock(model.encoder_dim, model.encoder_heads, model.mlp_ratio) for _ in range(model.encoder_depth))
+        self.enc_blocks = nn.ModuleList(blocks)
+        self.enc_norm = layer_norm(model.encoder_dim)
+
+    def angles(self, grid: tuple[int, int], device: torch.device) -> Rotary | None:
+        """Of all patches of a grid, n x head width; None for a cosine model."""
+        return rotary_angles(grid_positions(grid, device), self.head_dim, self.base, self.f0) if self.rotary else None
+
+    def encode_pair(
+        self, visible: Float[Tensor, "b v p"], patches2: Float[Tensor, "b n p"], cells: Int[Tensor, "b v"]
+    ) -> tuple[Float[Tensor, "b v d"], Float[Tensor, "b n d"]]:
+        """Tokens of image 1's visible patches (at `cells` of the grid) and of all patches of image 2.
+
+        Both views go through the blocks side by side: one matrix product for both, attention within each.
+        """
+        v, n = visible.shape[1], patches2.shape[1]
+        x = self.patch_embed(torch.cat([visible, patches2], dim=1)).float()  # the residual stream stays float32 under autocast
+        rotary = self.angles(self.grid, x.device)
+        if rotary is None:
+            table = self.enc_pos_embed
+            x = x + torch.cat([table[cells], table.expand(x.shape[0], -1, -1)], dim=1)
+        else:
+            every = torch.arange(n, device=cells.device).expand(x.shape[0], n)
+            rotary = rotary.take(torch.cat([cells, every], dim=1))
+        for block in self.enc_blocks:
+            x = block(x, rotary, (v, n))
+        x1, x2 = self.enc_norm(x).split((v, n), dim=1)
+        return x1, x2
+
+    def _start(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
+        grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
+        x = self.patch_embed(patchify(imagenet_normalise(images), self.patch_size))
+        if not self.rotary:
+            x = x + resize_table(self.enc_pos_embed, self.grid, grid)
+        return x, self.angles(grid, images.device)
+
+    def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Patch tokens of the last block after the final norm, raster order; images in [0, 1]."""
+        x, rotary = self._start(images)
+        for block in self.enc_blocks:
+            x = block(x, rotary)
+        return self.enc_norm(x)
+
+    def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+        """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
+        x, rotary = self._start(images)
+        for block in self.enc_blocks[:-1]:
+            x = block(x, rotary)
+        last = self.enc_blocks[-1]
+        return last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return self.tokens(images)

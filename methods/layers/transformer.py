@@ -1,0 +1,122 @@
+"""Pre-norm transformer blocks. Parameter names are those of the published CroCo checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from .positions import Rotary, rotate
+
+NORM_EPS = 1e-6
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=NORM_EPS)
+
+
+class Attention(nn.Module):
+    """Self-attention with one `qkv` matrix: thirds for q, k, v, heads inside each third."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, x: Float[Tensor, "b n d"], rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v as b x heads x n x head width; q and k turned."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        if rotary is None:
+            q, k, v = qkv.unbind(2)
+        else:
+            cos, sin = (t[..., None, None, :] for t in rotary)
+            q, k = rotate(qkv[:, :, :2], cos, sin).unbind(2)
+            v = qkv[:, :, 2]
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """`segments`: lengths of sequences that lie side by side in `x` and do not see each other; default one sequence."""
+        q, k, v = self.project(x, rotary)
+        if segments is None:
+            out = scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        else:
+            split = zip(*(t.split(segments, dim=2) for t in (q, k, v)), strict=True)
+            out = torch.cat([scaled_dot_product_attention(*qkv).transpose(1, 2) for qkv in split], dim=1)
+        return self.proj(out.flatten(2))
+
+    def weights(self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None) -> Float[Tensor, "b h n n"]:
+        """The attention matrix itself, float32: queries x keys, rows sum to 1."""
+        q, k, _ = self.project(x, rotary)
+        return (q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class CrossAttention(nn.Module):
+    """Attention from `x` to a memory `y`, each with its own positions."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.projq = nn.Linear(dim, dim)
+        self.projk = nn.Linear(dim, dim)
+        self.projv = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b m d"], rotary: Rotary | None = None, rotary_y: Rotary | None = None
+    ) -> Float[Tensor, "b n d"]:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (self.projq(x), self.projk(y), self.projv(y)))
+        if rotary is not None and rotary_y is not None:
+            q = rotate(q, *(t[..., None, :] for t in rotary))
+            k = rotate(k, *(t[..., None, :] for t in rotary_y))
+        out = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.attn(self.norm1(x), rotary, segments)
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention to a memory that stays as it is through all blocks, MLP."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, norm_memory: bool) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, heads)
+        self.norm2 = layer_norm(dim)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm3 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm_y = layer_norm(dim) if norm_memory else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b m d"], rotary: Rotary | None = None, rotary_y: Rotary | None = None
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.attn(self.norm1(x), rotary)
+        x = x + self.cross_attn(self.norm2(x), self.norm_y(y), rotary, rotary_y)
+        return x + self.mlp(self.norm3(x))
