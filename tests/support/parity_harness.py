@@ -1,0 +1,178 @@
+"""Reads recorded vectors, finds out what they are from their tensor names, and checks every number in them.
+
+A method's test module lists its `Kind`s. A file is a failure unless exactly one kind recognises *all* its tensor names; a kind
+that is not built yet has no check and is reported as pending. Run it alone: `pytest -k "parity and <method>"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+PROSE = {"README.md"}
+
+
+class ParityError(AssertionError):
+    """A vector that disagrees, or that cannot be judged."""
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One file: tensors by full name, the settings they were made with, and how closely they must be met."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    tolerance: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors named `prefix.<rest>` by <rest>."""
+        return {name.removeprefix(f"{prefix}."): t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """(absolute, relative) tolerance of a tensor: its own where `per_tensor` lists it, the gradients' or the general one."""
+        table: Mapping[str, float] = self.tolerance
+        prefix = "grad_" if name.startswith("grad.") and "grad_atol" in table else ""
+        if own := self.tolerance.get("per_tensor", {}).get(name):
+            table, prefix = own, ""
+        return table[f"{prefix}atol"], table[f"{prefix}rtol"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file may hold. `names`: one pattern for each admissible tensor name. `needs`: patterns of which each must be met.
+
+    `compute` returns our value for every `output.*` and `grad.*` name (more is fine: the file must then hold them, too).
+    None: not built yet, and `pending` says where it belongs.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    needs: tuple[str, ...]
+    compute: Callable[[Vector], Mapping[str, Tensor]] | None = None
+    pending: str = ""
+
+    def strangers(self, names: Iterable[str]) -> list[str]:
+        return [n for n in names if not any(re.fullmatch(p, n) for p in self.names)]
+
+    def lacks(self, names: Iterable[str]) -> list[str]:
+        names = list(names)
+        return [p for p in self.needs if not any(re.fullmatch(p, n) for n in names)]
+
+
+@dataclass
+class Report:
+    """What was checked in one file. `worst`: the largest |ours - theirs| / (atol + rtol |theirs|), 1 is the limit."""
+
+    path: Path
+    kind: str
+    pending: str = ""
+    tensors: int = 0
+    worst: float = 0.0
+    worst_name: str = ""
+    largest_error: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def parity_folder(method: str) -> Path:
+    """$SIGHTLINE_PARITY_DIR/<method>, else ../shared/parity/<method> where it exists, else our copies."""
+    if given := os.environ.get("SIGHTLINE_PARITY_DIR"):
+        return Path(given) / method
+    shared = ROOT.parent / "shared" / "parity" / method
+    return shared if shared.is_dir() else ROOT / "tests" / "parity" / method
+
+
+def parity_files(folder: Path) -> list[Path]:
+    """Every file under the folder but the prose. Raises `ParityError` where there is none."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in PROSE)
+    if not files:
+        raise ParityError(f"no parity vector under {folder}")
+    return files
+
+
+def read_vector(path: Path) -> Vector:
+    try:
+        with safe_open(path, "pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - the handle is no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ParityError(f"{path.name} cannot be read as safetensors: {error}") from error
+    try:
+        return Vector(path, tensors, json.loads(metadata["config"]), json.loads(metadata["tolerance"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ParityError(f"{path.name} has no readable {error} in its metadata") from error
+
+
+def recognise(vector: Vector, kinds: Iterable[Kind]) -> Kind:
+    """The one kind that has a place for each tensor and finds what it needs. Raises `ParityError` with the nearest miss."""
+    names = list(vector.tensors)
+    kinds = list(kinds)
+    fits = [k for k in kinds if not k.strangers(names) and not k.lacks(names)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ParityError(f"{vector.path.name} could be any of {[k.name for k in fits]}")
+    near = min(kinds, key=lambda k: len(k.strangers(names)) + len(k.lacks(names)))
+    raise ParityError(
+        f"{vector.path.name} is of no known kind; the nearest is {near.name!r}: unknown tensors {near.strangers(names)[:5]}, "
+        f"missing {near.lacks(names)[:5]}"
+    )
+
+
+def check_file(path: Path, kinds: Iterable[Kind]) -> Report:
+    """Every `output.*` and `grad.*` tensor of the file against ours. Raises `ParityError` with all disagreements."""
+    vector = read_vector(path)
+    kind = recognise(vector, kinds)
+    report = Report(path, kind.name, kind.pending)
+    if kind.compute is None:
+        return report
+    expected = {n: t for n, t in vector.tensors.items() if n.startswith(("output.", "grad."))}
+    try:
+        ours = kind.compute(vector)
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ParityError(f"{path.name} ({kind.name}) cannot be computed: {type(error).__name__}: {error}") from error
+    for name in sorted(ours.keys() - expected.keys()):
+        report.problems.append(f"{name} is missing from the file")
+    for name, theirs in expected.items():
+        if name not in ours:
+            report.problems.append(f"{name} is a tensor we do not know")
+        else:
+            compare(report, name, ours[name].detach(), theirs, *vector.limits(name))
+    if report.problems:
+        raise ParityError(f"{path.name} ({kind.name}): " + "; ".join(report.problems))
+    return report
+
+
+def compare(report: Report, name: str, ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> None:
+    if ours.shape != theirs.shape:
+        report.problems.append(f"{name} has shape {tuple(theirs.shape)}, ours {tuple(ours.shape)}")
+        return
+    a, b = ours.double(), theirs.double()
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        report.problems.append(f"{name} is not finite")
+        return
+    error = (a - b).abs()
+    ratio = (error / (atol + rtol * b.abs())).max().item() if error.numel() else 0.0
+    report.tensors += 1
+    report.largest_error = max(report.largest_error, error.max().item() if error.numel() else 0.0)
+    if ratio >= report.worst:
+        report.worst, report.worst_name = ratio, name
+    if ratio > 1:
+        report.problems.append(f"{name} differs by {error.max().item():.3g}, {ratio:.3g} times the tolerance")
+
+
+def same_names(what: str, ours: Iterable[str], theirs: Iterable[str]) -> None:
+    """Raises `ParityError` unless both are the same names: nothing of a file may be left unread."""
+    ours, theirs = set(ours), set(theirs)
+    if ours != theirs:
+        raise ParityError(f"{what}: the file lacks {sorted(ours - theirs)[:5]} and has unknown {sorted(theirs - ours)[:5]}")
