@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""

@@ -45,4 +45,4 @@ def write_bytes(system: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> No
 
 
 def exists(system: fs.FileSystem, path: str) -> bool:
-    return system.get_file_info(path).type != fs.FileType.NotFound
+    return bool(system.get_file_info(path).type != fs.FileType.NotFound)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
+from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 
 from .images import open_image
@@ -110,7 +111,7 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Mapping[str, 
 
 
 def write_manifest(
-    folder: str, kind: str, parts: Sequence[ShardStats], sources: Sequence[Source], command: str = "", skipped: Sequence[Skipped] = ()
+    folder: str, kind: Kind, parts: Sequence[ShardStats], sources: Sequence[Source], command: str = "", skipped: Sequence[Skipped] = ()
 ) -> Manifest:
     """Writes the manifest of the shards in `parts`: from here on the data set exists. Raises `SightlineError` for no rows at all."""
     full = [part for part in parts if part.shard is not None]
@@ -183,7 +184,7 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: str | Path, kind: str, *, sources: Sequence[Source] = (), command: str = "", overwrite: bool = False
+        self, folder: str | Path, kind: Kind, *, sources: Sequence[Source] = (), command: str = "", overwrite: bool = False
     ) -> None:
         self.folder, self.kind = str(folder), kind
         self.manifest: Manifest | None = None
