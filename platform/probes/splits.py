@@ -1,0 +1,81 @@
+"""Which images belong together, and which may not be on both sides of a split.
+
+Frames of one scene, and neighbouring frames of one video, are nearly the same image. So units (scenes, or time blocks where there are
+too few scenes) are kept whole, and between training and test frames of one scene lies a gap in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+
+from .protocol import Resampling
+
+
+@dataclass(frozen=True)
+class Units:
+    """A unit's name for every image, and what a unit is."""
+
+    names: list[str]
+    kind: str
+    """'scene', 'time block', or 'block of rows' where times are unknown."""
+
+    @property
+    def count(self) -> int:
+        return len(set(self.names))
+
+
+def make_units(scenes: Sequence[str], times: Float[np.ndarray, " n"], resampling: Resampling) -> Units:
+    """Scenes where there are enough of them, else blocks of equal counts in order of (scene, time), never across two scenes.
+
+    `times` are seconds; NaN where unknown, then the order of the images stands in.
+    """
+    if len(set(scenes)) >= resampling.min_scenes:
+        return Units(list(scenes), "scene")
+    scene = np.asarray(scenes, dtype=str)
+    order = np.lexsort((np.arange(len(scene)), np.nan_to_num(times, nan=0.0), scene))
+    names = [""] * len(scene)
+    for rank, index in enumerate(order):
+        names[index] = f"{scene[index]}#{rank * resampling.blocks // len(order):03d}"
+    return Units(names, "time block" if np.isfinite(times).all() else "block of rows")
+
+
+def too_near(
+    scenes: Sequence[str],
+    times: Float[np.ndarray, " n"],
+    other_scenes: Sequence[str],
+    other_times: Float[np.ndarray, " m"],
+    gap: float,
+) -> Bool[np.ndarray, " n"]:
+    """True for each image that has an image of the same scene on the other side less than `gap` seconds away.
+
+    Raises `CallError` where both sides share a scene and the times are unknown: nothing could then tell neighbours apart.
+    """
+    near = np.zeros(len(scenes), dtype=bool)
+    scene, other = np.asarray(scenes, dtype=str), np.asarray(other_scenes, dtype=str)
+    for name in np.intersect1d(scene, other):
+        here, there = np.flatnonzero(scene == name), np.sort(other_times[other == name])
+        if not (np.isfinite(times[here]).all() and np.isfinite(there).all()):
+            raise CallError(
+                f"scene {name!r} is in the training and in the test data, and its frames have no time",
+                "split the data by scene, or give the frames times (column `time`, seconds)",
+            )
+        after = np.searchsorted(there, times[here]).clip(0, len(there) - 1)
+        before = (after - 1).clip(0)
+        distance = np.minimum(np.abs(there[after] - times[here]), np.abs(there[before] - times[here]))
+        near[here] = distance < gap
+    return near
+
+
+def hold_out(units: Units, share: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """True for the images of a keyed choice of whole units, at least one. All False where there is a single unit."""
+    names = sorted(set(units.names))
+    if len(names) < 2:
+        return np.zeros(len(units.names), dtype=bool)
+    chosen = set(keyed_rng("held out", seed).choice(names, size=max(1, round(share * len(names))), replace=False).tolist())
+    return np.array([name in chosen for name in units.names])
