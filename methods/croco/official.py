@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import SightlineError
 from ..layers.positions import resize_table
 from .config import CrocoConfig, CrocoModel
-from .pretext import CrocoPretext
 
 BACKBONE = ("patch_embed", "enc_blocks", "enc_norm", "enc_pos_embed")
 TABLES = ("enc_pos_embed", "dec_pos_embed")
@@ -115,14 +113,13 @@ def kwargs_from_text(text: str) -> dict[str, Any]:
         raise SightlineError(f"cannot read the settings {text!r}: {error}", mend) from error
 
 
-def from_official(model: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], Match]:
-    """The state of a `CrocoPretext` of `config` from a published `model` dict, and what found a place.
+def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], Match]:
+    """The state of a `CrocoPretext` of `config`, whose present state is `into`, from a published `model` dict; and what found a place.
 
     Position tables of another grid are resized. Missing tensors are left out, so load with `strict=False` after reading the
     `Match`. Raises `SightlineError` where nothing matches or a shape differs.
     """
-    with torch.device("meta"):
-        expected = {official_name(name): t for name, t in CrocoPretext(config).state_dict().items()}
+    expected = {official_name(name): tensor for name, tensor in into.items()}
     state, resized = {}, []
     for name in expected.keys() & model.keys():
         tensor = model[name]

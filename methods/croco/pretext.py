@@ -130,7 +130,7 @@ def layer_id(name: str, encoder_depth: int, decoder_depth: int) -> int:
 
 def build(config: CrocoConfig, live: Live) -> CrocoPretext:
     """A freshly initialised `CrocoPretext` on the CPU, the same for the same `live.seed`; no global generator is used."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
         pretext = CrocoPretext(config)
     pretext.to_empty(device="cpu")
     initialise(pretext, torch.Generator().manual_seed(key("weights", "croco", live.seed) >> 1))

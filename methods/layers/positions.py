@@ -22,14 +22,14 @@ class Rotary(NamedTuple):
 
 
 def sincos_table(dim: int, grid: tuple[int, int]) -> Float[Tensor, "n dim"]:
-    """The fixed table of a (rows, columns) grid, raster order, computed in float64.
+    """The fixed table of a (rows, columns) grid, raster order, computed in float64 on the CPU (also inside a device context).
 
     A row is [e(column), e(row)], column first, with e(c) = [sin(c w), cos(c w)] and w_i = 10000^(-i / (dim / 4)).
     """
     if dim % 4:
         raise ValueError(f"a sine-cosine table needs a width divisible by 4, not {dim}")
-    w = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    row, column = grid_positions(grid).double().unbind(-1)
+    w = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim / 4))
+    row, column = grid_positions(grid, "cpu").double().unbind(-1)
     halves = [part for c in (column, row) for part in (torch.sin(c[:, None] * w), torch.cos(c[:, None] * w))]
     return torch.cat(halves, dim=1).float()
 

@@ -32,7 +32,7 @@ def network(vector: Vector) -> CrocoPretext:
     pretext = build(config, Live(seed=0))
     theirs = vector.part("state")
     same_names("state", map(official_name, pretext.state_dict()), theirs)
-    pretext.load_state_dict(from_official(theirs, config)[0], strict=True)
+    pretext.load_state_dict(from_official(theirs, pretext.state_dict(), config)[0], strict=True)
     return pretext
 
 
