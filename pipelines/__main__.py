@@ -1,0 +1,127 @@
+"""`sightline`: one command, a word for each job. This file imports nothing heavy, so that help and mistakes are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+COMMANDS = {
+    "quickstart": "the main job on an embedded default, from rendered rooms to a registered encoder, in minutes",
+    "prepare": "turn what you have (pairs, RGB-D, frames, rendered rooms) into a data set",
+    "inspect": "show what a data set holds: counts, sizes, overlap, a contact sheet",
+    "pretrain": "train an encoder by a recipe, probe it, register it, report on it",
+    "resume": "go on with a run that was stopped or killed, from its newest whole checkpoint",
+}
+EXAMPLES = """examples:
+  sightline quickstart
+  sightline prepare pairs rgbd ./kitchen --size 128 --out ./pairs
+  sightline pretrain croco-tiny pretext.mask_ratio=0.8 data.train=./pairs/train data.val=./pairs/val
+  sightline resume croco-tiny-1121-0930
+
+`sightline COMMAND --help` says more. Everything a run makes lies under $SIGHTLINE_HOME (default ./sightline-runs)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest known word for a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"sightline: {message}\n")
+
+
+def _parser(command: str | None) -> _Parser:
+    summaries = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON on standard output, for scripts")
+    common.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    if command is None:
+        parser = _Parser(
+            prog="sightline",
+            description=f"Self-supervised pretext methods on Ray: from data to a registered encoder.\n\ncommands:\n{summaries}",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("command", help=argparse.SUPPRESS)
+        parser.add_argument("--version", action="version", version=_version())
+        return parser
+    module = import_module(f"sightline.pipelines.{command}")
+    parser = _Parser(
+        prog=f"sightline {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"sightline {version('sightline')}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C before there was anything to keep."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0].startswith("-"):
+        parser = _parser(None)
+        if not words:
+            parser.print_help()
+            return 2
+        parser.parse_args(words)
+    command = words[0]
+    if command not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"sightline: unknown command {command!r}: {hint}", file=sys.stderr)
+        return 2
+    args = _parser(command).parse_args(words[1:])
+    module = import_module(f"sightline.pipelines.{command}")
+    return _guarded(module, args)
+
+
+def _guarded(module: Any, args: argparse.Namespace) -> int:
+    from sightline.methods.errors import SightlineError
+
+    real_stdout = os.dup(1) if args.json else None
+    if args.json:  # libraries print to standard output; a script must be able to read ours
+        sys.stdout.flush()
+        os.dup2(2, 1)
+    result: Any = None
+    try:
+        result = module.run(args)
+        code = 0
+    except SightlineError as error:
+        if args.debug:
+            raise
+        code = error.exit_code
+        result = {"error": str(error), "mend": error.mend}
+        print(f"sightline: {error}", file=sys.stderr)
+        if error.mend:
+            print(f"  mend: {error.mend}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        result = {"error": "stopped"}
+        print("sightline: stopped", file=sys.stderr)
+    except Exception as error:
+        if args.debug:
+            raise
+        code = 1
+        result = {"error": f"{type(error).__name__}: {error}"}
+        print(f"sightline: {type(error).__name__}: {error}\n  mend: run again with --debug to see where; please report it", file=sys.stderr)
+    if real_stdout is not None:
+        sys.stdout.flush()
+        os.dup2(real_stdout, 1)
+        print(json.dumps(result, default=str))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Train an encoder by a recipe, probe it, register it, report on it.
+
+  sightline pretrain croco-tiny data.train=./pairs/train data.val=./pairs/val
+  sightline pretrain croco-tiny pretext.mask_ratio=0.8 data.train=./pairs/train --name first-try
+  sightline pretrain croco-v2-base data.train=./pairs/train --dry-run
+
+A recipe is a shipped name or a YAML file of your own; every setting can be overridden as section.key=value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a shipped recipe (croco-tiny, croco-small, croco-v2-base, ...) or a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides")
+    parser.add_argument("--name", help="the run's name; default: the recipe and the time")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings, the resource plan, memory and cost, and start nothing")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from sightline.platform import config
+
+    experiment = config.load(args.recipe, config.parse_overrides(args.settings))
+    from sightline.platform import preflight
+
+    if args.dry_run:
+        estimate = preflight.estimate(experiment)
+        if not args.json:
+            print(experiment.to_yaml())
+            print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
+        return {"settings": experiment.sections(), "estimate": estimate.as_dict()}
+    experiment, dataset = preflight.check(experiment)
+    from sightline.platform import jobs, runs
+
+    name = args.name or runs.fresh_name(experiment.recipe)
+    command = "sightline " + " ".join(sys.argv[1:])
+    record = runs.Run.create(name, experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment))
+    return jobs.execute(record)

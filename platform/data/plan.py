@@ -1,0 +1,151 @@
+"""The plan: which row stands at which position of a run. A pure function of (seed, row groups, groups in a step), endless.
+
+A run's samples are dealt to *lanes*, one lane for each group of a step (`batch.size / batch.group`). A lane is an endless sequence of
+rows: the row groups of the data set in a new keyed order every epoch, dealt to the lanes in turn, then shuffled inside *blocks* of
+about `block_rows` rows. An epoch's tail joins the next epoch's head. Lane `g` feeds group `g` of every step, so
+
+    position = step * batch + g * group + i        <->        row `step * group + i` of lane `g`.
+
+The order does not depend on the number of workers, a worker reads only the row groups of the lanes it trains, each block costs one
+read of its row groups, and any position is found again from a few integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+
+PLAN_VERSION = 1
+"""Part of a run's state: a resume under another version of this file is refused."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of one row group, the unit that is dealt to lanes."""
+
+    shard: int
+    row_group: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit of reading, shuffling and decoding: consecutive rows `[start, stop)` of a lane, as (piece, row in its row group)."""
+
+    lane: int
+    start: int
+    pieces: tuple[Piece, ...]
+    key: tuple[int, int, int]
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.rows
+
+    def order(self) -> np.ndarray:
+        """The shuffle of this block: indices into its rows in the order of `pieces`."""
+        return keyed_rng("block", *self.key).permutation(self.rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module's text. `row_groups`: (shard, row group, rows) as `Dataset.row_groups` gives them."""
+
+    row_groups: tuple[tuple[int, int, int], ...]
+    seed: int
+    batch: int
+    group: int
+    block_rows: int = 256
+
+    def __post_init__(self) -> None:
+        if self.batch % self.group:
+            raise CallError(
+                f"batch.size = {self.batch} is no multiple of batch.group = {self.group}",
+                f"use for example batch.size={self.group * max(1, round(self.batch / self.group))}",
+            )
+        if self.rows < self.batch:
+            raise CallError(
+                f"the data set has {self.rows} samples, one batch needs {self.batch}",
+                f"set batch.size={self.rows // self.group * self.group or 1} or less (a multiple of batch.group), or add data",
+            )
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, _, rows in self.row_groups)
+
+    @property
+    def lanes(self) -> int:
+        return self.batch // self.group
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return _pieces(self.row_groups, self.lanes, self.block_rows)
+
+    def position(self, lane: int, row: int) -> int:
+        return row // self.group * self.batch + lane * self.group + row % self.group
+
+    def blocks(self, lane: int, first_row: int) -> Iterator[Block]:
+        """The endless blocks of a lane, from the one that holds its row `first_row`."""
+        start = 0
+        gathered: list[Piece] = []
+        for piece in self._lane(lane):
+            gathered.append(piece)
+            rows = sum(p.rows for p in gathered)
+            if rows < self.block_rows:
+                continue
+            if start + rows > first_row:
+                yield Block(lane, start, tuple(gathered), (self.seed, lane, start))
+            start += rows
+            gathered = []
+
+    def schedule(self, lanes: Sequence[int], first_step: int, steps: int) -> Iterator[Block]:
+        """All blocks that `lanes` need for the steps `[first_step, steps)`, in the order in which a consumer needs them."""
+        heads = {lane: self.blocks(lane, first_step * self.group) for lane in lanes}
+        pending = {lane: next(blocks) for lane, blocks in heads.items()}
+        end = steps * self.group
+        while pending:
+            lane = min(pending, key=lambda name: (pending[name].start // self.group, name))
+            block = pending.pop(lane)
+            if block.start < end:
+                yield block
+                pending[lane] = next(heads[lane])
+
+    def _lane(self, lane: int) -> Iterator[Piece]:
+        """Pieces of a lane: every `lanes`-th of the endless sequence of epochs, each epoch in its own keyed order."""
+        pieces = self.pieces
+        offset = lane
+        epoch = 0
+        while True:
+            if offset < len(pieces):
+                order = keyed_rng("epoch", self.seed, epoch).permutation(len(pieces))
+                for index in order[offset :: self.lanes]:
+                    yield pieces[index]
+            taken = max(0, -(-(len(pieces) - offset) // self.lanes))
+            offset += taken * self.lanes - len(pieces)
+            epoch += 1
+
+
+@lru_cache(maxsize=8)
+def _pieces(row_groups: tuple[tuple[int, int, int], ...], lanes: int, block_rows: int) -> tuple[Piece, ...]:
+    """Row groups, cut where they exceed a block, or where a small data set would leave a lane without its share of an epoch (4 pieces)."""
+    total = sum(rows for _, _, rows in row_groups)
+    most = max(1, min(block_rows, total // (4 * lanes)))
+    pieces = []
+    for shard, row_group, rows in row_groups:
+        parts = -(-rows // most) if rows > most else 1
+        bounds = [rows * i // parts for i in range(parts + 1)]
+        pieces += [Piece(shard, row_group, a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    return tuple(pieces)

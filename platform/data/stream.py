@@ -1,0 +1,247 @@
+"""The stream: from a plan to groups of fixed-shape arrays, in exact order, with every position asserted.
+
+Each rank runs the blocks of its own lanes through its own Ray Data pipeline, *window* after window (a Ray dataset cannot hold a long
+plan), while the trainer consumes. A block is one task: read its row groups, shuffle, decode, `views`, one contiguous array a column.
+With `ray=False` the same blocks are made by a thread of this process: sweep trials and tests of one worker need no second process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from sightline.methods.contract import Views
+from sightline.methods.errors import BrokenSampleError, SightlineError
+from sightline.methods.random import key, sample_rng
+
+from .dataset import Dataset
+from .plan import Block, Plan
+from .rows import decode_row
+
+WINDOW_BLOCKS = 256
+"""Blocks in one Ray dataset: large enough that its start-up (0.15 s) vanishes, small enough that making it is quick."""
+FIRST_WINDOW_BLOCKS = 8
+"""The first window is short, so that the first step need not wait for the making of a long one."""
+QUEUE_BLOCKS = 2
+"""Finished blocks that wait in this process, besides those in Ray's object store."""
+INPUT_COLUMNS = {"pairs": ("id", "image1", "image2"), "images": ("id", "image"), "points": ("id", "points")}
+"""What `views` gets to see; the other columns (depth, poses, labels) are for probes and are not read in training."""
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of one step. `arrays`: the views, samples first; `broken`: what stands where a sample could not be used."""
+
+    step: int
+    lane: int
+    arrays: Columns
+    ids: tuple[str, ...]
+    broken: tuple[str, ...]
+
+    @property
+    def digest(self) -> int:
+        """64 bits over the ids, in order: what this group contributes to a run's effective history."""
+        return key(self.step, self.lane, *self.ids) >> 1
+
+
+@dataclass(frozen=True)
+class StreamResources:
+    """Logical CPUs of one rank's pipeline: of a task, and of all its tasks together."""
+
+    task_cpus: float = 1.0
+    cpus: float = 1.0
+
+
+def load_block(block: Block, first_row: int, *, dataset: Dataset, views: Views, plan: Plan, seed: int) -> Columns:
+    """The columns of a block from its lane row `first_row` on: the views, `position`, `id` and `broken` ('' or the reason).
+
+    A broken sample keeps its place: the next usable row of the block stands in, with the draws of the place it takes.
+    """
+    columns = INPUT_COLUMNS[dataset.kind]
+    rows: list[dict[str, Any]] = []
+    for piece in block.pieces:
+        table = dataset.read(piece.shard, piece.row_group, rows=range(piece.start, piece.stop), columns=columns)
+        rows += table.to_pylist()
+    order = block.order()
+    skip = max(0, first_row - block.start)
+    positions = [plan.position(block.lane, block.start + place) for place in range(skip, len(order))]
+    arrays: Columns = {}
+    ids, broken = [], []
+    for out, place in enumerate(range(skip, len(order))):
+        reason = ""
+        for index in np.roll(order, -place):
+            row = rows[index]
+            try:
+                made = views(decode_row(row, dataset.kind), sample_rng(seed, positions[out]))
+            except BrokenSampleError as error:
+                reason = reason or f"{row['id']}: {error}"
+                continue
+            break
+        else:
+            raise SightlineError(
+                f"no usable sample in a whole block of {len(order)} rows; the first: {reason}", "run `sightline inspect DATASET`"
+            )
+        if not arrays:
+            arrays = {name: np.empty((len(positions), *np.shape(value)), np.asarray(value).dtype) for name, value in made.items()}
+        for name, value in made.items():
+            arrays[name][out] = value
+        ids.append(str(row["id"]))
+        broken.append(reason)
+    return {**arrays, "position": np.asarray(positions, np.int64), "id": np.asarray(ids, object), "broken": np.asarray(broken, object)}
+
+
+@dataclass
+class Stream:
+    """The groups of `lanes` for the steps `[first_step, steps)`, step after step, lanes in order. One stream per rank."""
+
+    dataset: Dataset
+    views: Views
+    plan: Plan
+    lanes: Sequence[int]
+    first_step: int
+    steps: int
+    seed: int
+    resources: StreamResources | None = None
+    """With None the blocks are made by a thread of this process, else by Ray Data with these CPUs."""
+    max_broken: float = 0.05
+    samples: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[list[Group]]:
+        """For each step the groups of this rank's lanes. Raises `SightlineError` at a gap in the positions or too many broken samples."""
+        source = _Background(self._blocks())
+        held: dict[int, deque[Columns]] = {lane: deque() for lane in self.lanes}
+        counts = dict.fromkeys(self.lanes, 0)
+        try:
+            for step in range(self.first_step, self.steps):
+                for lane in self.lanes:
+                    while counts[lane] < self.plan.group:
+                        columns = next(source)
+                        owner = int(columns["position"][0]) % self.plan.batch // self.plan.group
+                        held[owner].append(columns)
+                        counts[owner] += len(columns["position"])
+                yield [self._group(step, lane, held[lane], counts) for lane in self.lanes]
+        finally:
+            source.close()
+
+    def _group(self, step: int, lane: int, held: deque[Columns], counts: dict[int, int]) -> Group:
+        parts: list[Columns] = []
+        missing = self.plan.group
+        while missing:
+            head = held[0]
+            taken = min(missing, len(head["position"]))
+            parts.append({name: column[:taken] for name, column in head.items()})
+            if taken == len(head["position"]):
+                held.popleft()
+            else:
+                held[0] = {name: column[taken:] for name, column in head.items()}
+            missing -= taken
+        counts[lane] -= self.plan.group
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        first = step * self.plan.batch + lane * self.plan.group
+        position = columns.pop("position")
+        if not np.array_equal(position, np.arange(first, first + self.plan.group)):
+            raise SightlineError(
+                f"the stream broke its order at step {step}: expected position {first}, got {position[0]}", "please report this"
+            )
+        ids, broken = columns.pop("id").tolist(), columns.pop("broken").tolist()
+        self._count(broken)
+        return Group(step, lane, columns, tuple(ids), tuple(b for b in broken if b))
+
+    def _count(self, broken: list[str]) -> None:
+        self.samples += len(broken)
+        for reason in filter(None, broken):
+            self.broken[reason.partition(":")[0]] = reason
+        share = sum(1 for _ in self.broken) / max(1, min(self.samples, self.dataset.rows))
+        if self.broken and self.samples >= 100 and share > self.max_broken:
+            first = next(iter(self.broken.values()))
+            raise SightlineError(
+                f"{len(self.broken)} of {self.samples} samples are broken, more than data.max_broken = {self.max_broken:g}; the first: {first}",
+                "mend or drop them with `sightline prepare`, or raise data.max_broken",
+            )
+
+    def _blocks(self) -> Iterator[Columns]:
+        schedule = self.plan.schedule(self.lanes, self.first_step, self.steps)
+        first_row = self.first_step * self.plan.group
+        load = partial(load_block, first_row=first_row, dataset=self.dataset, views=self.views, plan=self.plan, seed=self.seed)
+        if self.resources is None:
+            yield from map(load, schedule)
+            return
+        size = FIRST_WINDOW_BLOCKS
+        while window := list(islice(schedule, size)):
+            yield from _run_window(window, load, self.resources)
+            size = WINDOW_BLOCKS
+
+
+def _run_window(blocks: list[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
+    """One window as one Ray dataset of one task a block, in order. Options are set here because a driver's have no effect in a worker."""
+    import logging
+
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=max(resources.cpus, resources.task_cpus))
+    context.target_max_block_size = 1 << 31  # a block leaves its task as one piece
+
+    def make(batch: dict[str, np.ndarray]) -> Columns:
+        return load(blocks[int(batch["item"][0])])
+
+    # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.
+    items = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
+    dataset = items.map_batches(make, batch_size=None, num_cpus=resources.task_cpus)
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+
+
+class _Background:
+    """An iterator run by a thread, a few items ahead, so that the gap between two windows is not felt."""
+
+    def __init__(self, items: Iterator[Columns]) -> None:
+        self._items = items
+        self._queue: queue.Queue[Columns | BaseException | None] = queue.Queue(QUEUE_BLOCKS)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sightline-stream", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+        finally:
+            self._items.close()  # type: ignore[attr-defined]  # a generator: stops the Ray pipeline behind it
+
+    def _put(self, item: Columns | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __next__(self) -> Columns:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)

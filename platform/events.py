@@ -1,0 +1,23 @@
+"""What training tells its driver, and what the driver answers. Plain dictionaries, so that they can be written as JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Event = dict[str, Any]
+"""`kind` is one of
+`worker`     rank, pid, host; from every rank
+`start`      device, precision, parameters, first_step, steps, workers
+`steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples
+`broken`     step, reasons; from any rank: samples that a substitute stands in for
+`validation` step, losses {name: value}
+`checkpoint` step, path, seconds
+`nonfinite`  step, ids; from any rank
+`failed`     what, mend
+`end`        step, history, stopped
+"""
+Post = Callable[[Event], None]
+"""Hands an event to the driver; never blocks on it."""
+Stop = Callable[[], bool]
+"""Whether the driver asked for an early end, as far as is known here; never blocks."""

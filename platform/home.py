@@ -1,0 +1,28 @@
+"""Where local state lies: everything under `$SIGHTLINE_HOME` (default `./sightline-runs`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    return Path(os.environ.get("SIGHTLINE_HOME", "sightline-runs")).absolute()
+
+
+def runs_folder() -> Path:
+    return home() / "runs"
+
+
+def local_tracking_uri() -> str:
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def artifact_location() -> str:
+    """Explicit, because MLflow's default follows the current directory."""
+    return (home() / "mlflow-artifacts").as_uri()
+
+
+def absolute(uri: str) -> str:
+    """A data set's URI, or its folder as an absolute path: workers run in other directories."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -1,0 +1,130 @@
+"""A run from its first step to its report: train, measure, register, tell. What `pretrain`, `resume` and `quickstart` share."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from sightline.methods.errors import SightlineError
+
+from .launch import carry_out, start_ray
+from .progress import RunProgress, duration
+from .runs import Run
+from .tracking import Tracking
+
+if TYPE_CHECKING:
+    from .finish import Findings
+
+
+def execute(run: Run, console: Console | None = None) -> dict[str, Any]:
+    """Carry `run` out from wherever it stands to its report. Returns a JSON-able result; raises `SightlineError`.
+
+    An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to go on from.
+    """
+    console = console or Console()
+    tracking = Tracking(run)
+    memory = MemoryMeter()
+    memory.start()
+    began = time.monotonic()
+    try:
+        if run.status not in ("trained", "finished"):
+            _train(run, tracking, console)
+        else:
+            tracking.start()
+            console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False)
+        if run.status == "stopped":
+            tracking.close("KILLED")
+            return _stopped(run, console)
+        from .finish import finish
+
+        findings = finish(run, tracking, console, memory)
+        run.status = "finished"
+        run.save()
+        tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics)
+    except SightlineError:
+        tracking.close("FAILED")
+        raise
+    except KeyboardInterrupt:
+        tracking.close("KILLED")
+        raise
+    finally:
+        memory.stop()
+    return _tell(run, findings, tracking, console, time.monotonic() - began)
+
+
+def _train(run: Run, tracking: Tracking, console: Console) -> None:
+    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {run.settings['data']['train']}", highlight=False)
+    start_ray()
+    tracking.start()
+    with RunProgress(console) as progress:
+        carry_out(run, progress.show)
+    if run.status == "trained":
+        import ray
+
+        ray.shutdown()  # what follows is one process, and the workers' memory is wanted back
+
+
+def _stopped(run: Run, console: Console) -> dict[str, Any]:
+    steps = max(run.history(), default=-1) + 1
+    console.print(f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}", highlight=False)
+    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder)}
+
+
+def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
+    lines = [
+        ("found", findings.headline),
+        ("report", str(findings.report)),
+        ("encoder", f"{findings.registered}  (MLflow run {run.mlflow_run_id})" if findings.registered else "not registered"),
+        ("look", f"mlflow ui --backend-store-uri {tracking.uri}" if tracking.uri.startswith("sqlite") else tracking.uri),
+        ("next", findings.next_steps[0] if findings.next_steps else ""),
+        ("took", f"{duration(seconds)}, at most {findings.peak_bytes / 2**30:.1f} GiB (PSS of the process tree)"),
+    ]
+    console.print()
+    for label, text in lines:
+        if text:
+            console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
+    if tracking.problem:
+        console.print(f"[yellow]MLflow was not reachable ({tracking.problem}); `sightline resume {run.name}` delivers the rest")
+    return {
+        "run": run.name,
+        "status": run.status,
+        "folder": str(run.folder),
+        "report": str(findings.report),
+        "registered": findings.registered,
+        "mlflow_run_id": run.mlflow_run_id,
+        "tracking_uri": tracking.uri,
+        "headline": findings.headline,
+        "metrics": findings.metrics,
+        "seconds": seconds,
+        "peak_bytes": findings.peak_bytes,
+    }
+
+
+class MemoryMeter(threading.Thread):
+    """Peak proportional set size (PSS) of this process and all it started; shared memory counts once."""
+
+    EVERY = 3.0
+
+    def __init__(self) -> None:
+        super().__init__(name="sightline-memory", daemon=True)
+        self.peak = 0
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while not self._stop_asked.wait(self.EVERY):
+            with suppress(psutil.Error):
+                total = 0
+                for process in [me, *me.children(recursive=True)]:
+                    with suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+                self.peak = max(self.peak, total)
+
+    def stop(self) -> None:
+        self._stop_asked.set()

@@ -1,0 +1,230 @@
+"""Carries a run out on Ray: resources, Ray Train, restarts, and the line between the workers and the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import SightlineError
+
+from .data.stream import StreamResources
+from .events import Event
+from .resources import ResourcePlan, plan_resources
+from .runs import Run
+
+POLL_SECONDS = 0.5
+OBJECT_STORE_SHARE = 0.2
+MOST_OBJECT_STORE = 8 << 30
+
+
+def start_ray(cpus: int | None = None) -> None:
+    """Join the cluster that the environment names (`RAY_ADDRESS`, a Ray job), else start one on this machine, on loopback alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than the default 30 s
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    import psutil
+
+    store = int(min(psutil.virtual_memory().total * OBJECT_STORE_SHARE, MOST_OBJECT_STORE))
+    with contextlib.suppress(OSError):
+        store = min(store, int(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize * 0.9))
+    ray.init(
+        num_cpus=cpus or len(os.sched_getaffinity(0)),
+        include_dashboard=False,
+        object_store_memory=max(store, 256 << 20),
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+
+
+def cluster_plan(run: Run) -> ResourcePlan:
+    """The run's resource plan on the cluster that Ray is connected to."""
+    import ray
+
+    total = ray.cluster_resources()
+    train = run.experiment.train
+    return plan_resources(train.workers, total.get("CPU", 0), int(total.get("GPU", 0)), device=train.device, threads=train.threads)
+
+
+class _Recorder:
+    """An actor between workers and driver: takes events, tells workers to stop. Holds nothing that must outlive the driver."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.stop = False
+        self.failed = False
+
+    def post(self, event: Event) -> None:
+        self.events.append(event)
+        self.failed = self.failed or event["kind"] in ("failed", "nonfinite")
+
+    def drain(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+    def ask_stop(self) -> None:
+        self.stop = True
+
+    def stopping(self) -> bool:
+        return self.stop
+
+    def has_failed(self) -> bool:
+        return self.failed
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """The Ray Train function: `train` with a line to the recorder. An error that a restart cannot mend ends the run."""
+    import ray
+
+    from .train import Job, train
+
+    recorder = config["recorder"]
+    if ray.get(recorder.has_failed.remote()):
+        return  # the attempt after a failure that no restart mends
+    job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
+    asked: list[Any] = []
+
+    def stop() -> bool:
+        if not asked:
+            asked.append(recorder.stopping.remote())
+        done, _ = ray.wait(asked, timeout=0)
+        return bool(ray.get(asked.pop())) if done else False
+
+    try:
+        train(job, lambda event: recorder.post.remote(event), stop)
+    except Exception as error:
+        # The death of another worker reaches this one as a RuntimeError of the collective: a restart mends that. Anything else would repeat.
+        if isinstance(error, SightlineError):
+            ray.get(recorder.post.remote({"kind": "failed", "what": str(error), "mend": error.mend}))
+        elif not isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
+            ray.get(
+                recorder.post.remote({"kind": "failed", "what": f"{type(error).__name__}: {error}", "mend": "this is a fault of the code"})
+            )
+        raise
+
+
+def carry_out(run: Run, on_event: Callable[[Event], None], on_poll: Callable[[], None] = lambda: None) -> None:
+    """Train `run` to its end, or to an early end by SIGINT or SIGTERM, which leaves a checkpoint. Raises `SightlineError`.
+
+    `on_event` sees every event once, after it is on disk; `on_poll` is called a few times a second.
+    """
+    import ray
+
+    plan = cluster_plan(run)
+    run.attempts += 1
+    run.status = "running"
+    run.save()
+    recorder = ray.remote(num_cpus=0)(_Recorder).remote()
+    job = {
+        "recipe": run.recipe,
+        "settings": run.settings,
+        "folder": str(run.folder),
+        "fingerprint": run.fingerprint,
+        "stream": asdict(plan.data),
+        "threads": plan.threads,
+    }
+    outcome: dict[str, Any] = {}
+
+    def take() -> None:
+        events = ray.get(recorder.drain.remote())
+        run.append(events)
+        for event in events:
+            if event["kind"] in ("failed", "nonfinite", "end"):
+                outcome.setdefault(event["kind"], event)
+            on_event(event)
+
+    with _asking_to_stop(lambda: recorder.ask_stop.remote()):
+        fit = _Fit(run, plan, {"job": job, "recorder": recorder})
+        fit.start()
+        while fit.is_alive():
+            fit.join(POLL_SECONDS)
+            take()
+            on_poll()
+        take()
+    ray.kill(recorder)
+    run.status = "failed"
+    run.save()
+    if failed := outcome.get("failed"):
+        raise SightlineError(failed["what"], failed["mend"])
+    if bad := outcome.get("nonfinite"):
+        raise SightlineError(
+            f"the loss of step {bad['step']} is not finite; the update was not applied. Samples of the group: {', '.join(bad['ids'][:8])}",
+            "look at these samples with `sightline inspect`, lower optim.base_lr, or use train.precision=fp32",
+        )
+    if "end" not in outcome:
+        raise SightlineError(
+            f"training ended without a result: {fit.error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
+        )
+    run.status = "stopped" if outcome["end"]["stopped"] else "trained"
+    run.save()
+
+
+class _Fit(threading.Thread):
+    """`TorchTrainer.fit` in a thread of its own: the main thread keeps the signals and the screen."""
+
+    def __init__(self, run: Run, plan: ResourcePlan, config: dict[str, Any]) -> None:
+        super().__init__(name="sightline-fit", daemon=True)
+        self.run_record, self.plan, self.config = run, plan, config
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        record, plan = self.run_record, self.plan
+        resources: dict[str, float] = {"CPU": plan.worker_cpus}
+        if plan.worker_gpus:
+            resources["GPU"] = plan.worker_gpus
+        try:
+            TorchTrainer(
+                _worker,
+                train_loop_config=self.config,
+                torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=600),
+                scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=bool(plan.worker_gpus), resources_per_worker=resources),
+                run_config=RunConfig(
+                    name=f"{record.name}-{record.attempts}-{int(time.time())}",  # Ray silently continues a run of the same name
+                    storage_path=str(Path(record.folder) / "ray"),
+                    failure_config=FailureConfig(max_failures=record.experiment.train.max_failures),
+                ),
+            ).fit()
+        except BaseException as error:
+            self.error = error
+
+
+@contextlib.contextmanager
+def _asking_to_stop(ask: Callable[[], Any]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for an early end with a checkpoint; a second one acts as it always does."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, frame: object) -> None:
+        restore()
+        ask()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in previous:
+            signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            restore()

@@ -1,0 +1,169 @@
+"""Checks everything that can be checked before anything starts, and says what a run will need."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
+
+from . import config
+from .data.dataset import Dataset
+from .data.plan import Plan
+from .home import absolute, local_tracking_uri
+from .resources import ResourcePlan, plan_resources
+
+
+def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
+    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` before anything starts."""
+    data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
+    probe = {name: absolute(value) for name in ("train", "test") if (value := getattr(experiment.probe, name))}
+    experiment = experiment.model_copy(
+        update={"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
+    )
+    if experiment.data.train is None:
+        raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
+    method = find_method(experiment.method)
+    dataset = Dataset.open(experiment.data.train, method.kind)
+    _check_size(experiment, dataset, "data.train")
+    Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.group, experiment.data.block)
+    if experiment.data.val is not None:
+        _check_size(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
+    for uri in (experiment.probe.train, experiment.probe.test):
+        if uri is not None:
+            Dataset.open(uri)
+    if not os.environ.get("RAY_ADDRESS"):
+        local_plan(experiment)
+    tracking_uri(experiment)
+    return experiment, dataset
+
+
+def local_plan(experiment: config.Experiment) -> ResourcePlan:
+    """The resource plan on this machine."""
+    gpus = _local_gpus() if experiment.train.device != "cpu" else 0
+    train = experiment.train
+    return plan_resources(train.workers, len(os.sched_getaffinity(0)), gpus, device=train.device, threads=train.threads)
+
+
+def tracking_uri(experiment: config.Experiment) -> str:
+    """Where MLflow records the run; local SQLite unless the settings or `MLFLOW_TRACKING_URI` say otherwise."""
+    uri = experiment.log.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return local_tracking_uri()
+    if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks", "postgresql", "mysql")):
+        raise CallError(
+            f"log.tracking_uri = {uri!r} is no MLflow address", "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
+        )
+    return uri
+
+
+def _check_size(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
+    smallest = dataset.manifest.image_min
+    height, width = find_method(experiment.method).image_shape(experiment.settings)
+    if smallest is None or (smallest[0] >= height and smallest[1] >= width):
+        return
+    largest = dataset.manifest.image_max or smallest
+    if largest[0] < height or largest[1] < width:
+        raise CallError(
+            f"no image of {name} can give a crop of {height} x {width} pixels: the largest stored size is {largest[0]} x {largest[1]} (height x width)",
+            f"prepare the data with --size {max(height, width)} or more, or set model.image_size={min(largest)} (a multiple of the patch) or less",
+        )
+
+
+def _local_gpus() -> int:
+    """GPUs that Ray would find here, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([d for d in visible.split(",") if d.strip()])
+    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `--dry-run` says. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
+
+    parameters: int
+    gflops_per_sample: float
+    """Forward and backward."""
+    matmul_gflops: float
+    samples: int | None
+    steps: int | None
+    seconds: float | None
+    weights_bytes: int
+    """Weights, gradients and AdamW's two moments, on each worker."""
+    plan: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        need = f"{self.parameters / 1e6:.2f} M; weights, gradients and AdamW moments {self.weights_bytes / 2**20:,.0f} MiB a worker"
+        cost = f"{self.gflops_per_sample:.2f} GFLOP a sample, forward and backward"
+        if self.seconds is None:
+            length = "unknown until data.train is given"
+        else:
+            length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on this machine's {self.matmul_gflops:.0f} GFLOP/s"
+        return [("parameters", need), ("cost", cost), ("length", length), ("resources", self.plan)]
+
+
+def estimate(experiment: config.Experiment) -> Estimate:
+    """Parameters, arithmetic and a rough time, from the network itself on no device."""
+    import numpy as np
+    import torch
+    from sightline.methods.contract import Live
+    from sightline.methods.random import Noise, sample_rng
+    from torch.utils.flop_counter import FlopCounterMode
+
+    method = find_method(experiment.method)
+    dataset = Dataset.open(absolute(experiment.data.train), method.kind) if experiment.data.train else None
+    if dataset:
+        check(experiment)
+    pretext = method.build(experiment.settings, Live(seed=0))
+    parameters = sum(p.numel() for p in pretext.parameters())
+    height, width = method.image_shape(experiment.settings)
+    image = np.zeros((height, width, 3), np.uint8)
+    made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
+    pretext = pretext.to("meta")
+    batch = {name: torch.from_numpy(np.stack([value, value])).to("meta") for name, value in made.items()}
+    with FlopCounterMode(display=False) as counter:
+        losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
+        sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
+    flops = counter.get_total_flops() / 2
+    rate = _matmul_rate()
+    clock = experiment.clock(dataset.rows) if dataset else None
+    seconds = clock.steps * experiment.batch.size * flops / (0.4 * rate) if clock else None
+    plan = local_plan(experiment).describe()
+    return Estimate(
+        parameters,
+        flops / 1e9,
+        rate / 1e9,
+        clock and clock.steps * experiment.batch.size,
+        clock and clock.steps,
+        seconds,
+        parameters * 16,
+        plan,
+    )
+
+
+def _matmul_rate() -> float:
+    """FLOP/s of an fp32 matrix product on this machine's CPU."""
+    import torch
+
+    a = torch.ones(1024, 1024)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / statistics.median(times[1:])
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

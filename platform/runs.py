@@ -1,0 +1,134 @@
+"""Runs: a folder each, with what was asked for (`run.json`), what happened (`events.jsonl`) and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import CallError
+from sightline.methods.settings import nearest
+
+from . import config
+from .events import Event
+from .home import home, runs_folder
+
+
+@dataclass
+class Run:
+    """A logical run: one, across retries, resumes and changes of size."""
+
+    name: str
+    folder: Path
+    recipe: str
+    settings: dict[str, Any]
+    fingerprint: str
+    """Of the training data."""
+    created: str
+    command: str
+    status: str = "created"
+    """created | running | stopped | failed | trained | finished"""
+    attempts: int = 0
+    mlflow_run_id: str | None = None
+    tracking_uri: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str) -> Run:
+        """Raises `CallError` where a run of this name exists."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name):
+            raise CallError(f"{name!r} is no run name", "use letters, digits, '.', '_' and '-'")
+        folder = runs_folder() / name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise CallError(
+                f"a run named {name!r} exists in {folder}", f"choose another --name, or go on with `sightline resume {name}`"
+            ) from None
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        run = cls(name, folder, experiment.recipe, experiment.sections(), fingerprint, created, command, tracking_uri=tracking_uri)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, reference: str) -> Run:
+        """By name, folder or MLflow run id. Raises `CallError`."""
+        candidates = [Path(reference), runs_folder() / reference]
+        for folder in candidates:
+            if (folder / "run.json").is_file():
+                return cls._read(folder)
+        for run in all_runs():
+            if run.mlflow_run_id == reference:
+                return run
+        names = [run.name for run in all_runs()]
+        raise CallError(f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home()}")
+
+    @classmethod
+    def _read(cls, folder: Path) -> Run:
+        try:
+            values = json.loads((folder / "run.json").read_text())
+            return cls(**{**values, "folder": folder.absolute()})
+        except (OSError, ValueError, TypeError) as error:
+            raise CallError(f"{folder / 'run.json'} is not readable: {error}") from error
+
+    @property
+    def experiment(self) -> config.Experiment:
+        return config.load(self.recipe, settings=self.settings)
+
+    def save(self) -> None:
+        """Replaced in one move, so that a kill leaves the old record or the new."""
+        part = self.folder / ".run.json"
+        part.write_text(json.dumps({k: v for k, v in asdict(self).items() if k != "folder"}, indent=1, default=str))
+        part.replace(self.folder / "run.json")
+
+    def append(self, events: list[Event]) -> None:
+        if events:
+            with (self.folder / "events.jsonl").open("a") as file:
+                file.write("".join(json.dumps(event) + "\n" for event in events))
+
+    def events(self) -> Iterator[Event]:
+        """All events in the order of their arrival, of lost attempts too."""
+        path = self.folder / "events.jsonl"
+        if path.exists():
+            with path.open() as file:
+                for line in file:
+                    if line.endswith("\n"):
+                        yield json.loads(line)
+
+    def history(self) -> dict[int, dict[str, float]]:
+        """Step -> its figures (losses, lr, grad_norm), each from the last attempt that made the step."""
+        steps: dict[int, dict[str, float]] = {}
+        for event in self.events():
+            if event["kind"] == "steps":
+                for i in range(len(event["lr"])):
+                    figures = {name: values[i] for name, values in event["losses"].items()}
+                    steps[event["first"] + i] = {**figures, "lr": event["lr"][i], "grad_norm": event["grad_norm"][i]}
+        return dict(sorted(steps.items()))
+
+
+def all_runs() -> list[Run]:
+    return [Run._read(path.parent) for path in sorted(runs_folder().glob("*/run.json"))]
+
+
+def fresh_name(recipe: str) -> str:
+    """A run name nobody used: the recipe and the time."""
+    stem = f"{recipe}-{datetime.now().strftime('%m%d-%H%M%S')}"
+    name, number = stem, 1
+    while (runs_folder() / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def this_commit() -> str | None:
+    """The commit of the checkout Sightline runs from, where there is one; read without starting git."""
+    git = Path(__file__).parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        return (git / head[5:]).read_text().strip() if head.startswith("ref: ") else head
+    except OSError:
+        return None

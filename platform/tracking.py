@@ -1,0 +1,182 @@
+"""MLflow, owned by the driver: one MLflow run for a logical run, across retries, resumes and changes of size.
+
+`events.jsonl` is the spool. A thread delivers from it in batches and notes how far it came, so a server that is away costs no
+metric and no step: what was not delivered goes out later, at the latest with the next resume.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import SightlineError
+
+from .events import Event
+from .home import artifact_location, local_tracking_uri
+from .runs import Run, this_commit
+
+MOST_METRICS = 1000
+"""Metrics in one request, MLflow's own limit."""
+
+
+def quiet_mlflow() -> None:
+    """MLflow's import speaks of migrations and telemetry; none of it is for the person who started a run."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+
+
+class Tracking:
+    """Delivers one run's record to MLflow in the background; start with `start`, finish with `close`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.uri = run.tracking_uri or local_tracking_uri()
+        self.problem: str | None = None
+        self._state_path = run.folder / "tracking.json"
+        self._state: dict[str, Any] = {"offset": 0, "delivered": {}}
+        if self._state_path.exists():
+            self._state = json.loads(self._state_path.read_text())
+        self._client: Any = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="sightline-tracking", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def client(self) -> Any:
+        """The MLflow client, with the run made where it was not yet. Raises what MLflow raises when the server is away."""
+        with self._lock:
+            if self._client is None:
+                quiet_mlflow()
+                from mlflow import MlflowClient
+
+                client = MlflowClient(tracking_uri=self.uri)
+                if self.run.mlflow_run_id is None:
+                    self.run.mlflow_run_id = self._create(client)
+                    self.run.save()
+                else:
+                    client.update_run(self.run.mlflow_run_id, status="RUNNING")
+                self._client = client
+        return self._client
+
+    def deliver(self) -> None:
+        """Send what is in the spool and not yet delivered. Raises what MLflow raises."""
+        from mlflow.entities import Metric
+
+        path = self.run.folder / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._state["offset"])
+            block = file.read()
+        whole = block[: block.rfind(b"\n") + 1]
+        now = int(time.time() * 1000)
+        metrics = []
+        newest = dict(self._state["delivered"])
+        for line in whole.splitlines():
+            for name, step, value in figures(json.loads(line)):
+                if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
+                    newest[name] = step
+                    metrics.append(Metric(name, value, now, step))
+        for start in range(0, len(metrics), MOST_METRICS):
+            self.client.log_batch(self.run.mlflow_run_id, metrics=metrics[start : start + MOST_METRICS])
+        self._state = {"offset": self._state["offset"] + len(whole), "delivered": newest}
+        part = self._state_path.with_suffix(".part")
+        part.write_text(json.dumps(self._state))
+        part.replace(self._state_path)
+
+    def close(self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, wait: float = 60.0) -> None:
+        """Deliver the rest and end the MLflow run: `FINISHED`, `KILLED` (stopped early, may be resumed) or `FAILED`. Never raises."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(wait)
+        try:
+            client = self.client
+            self.deliver()
+            for name, value in (metrics or {}).items():
+                client.log_metric(self.run.mlflow_run_id, name, value)
+            for path in artifacts or []:
+                if path.exists():
+                    client.log_artifact(self.run.mlflow_run_id, str(path))
+            client.set_terminated(self.run.mlflow_run_id, status=status)
+            self.problem = None
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+    def _work(self) -> None:
+        pause = 2.0
+        while not self._closing.wait(pause):
+            try:
+                _ = self.client
+                self.deliver()
+                self.problem, pause = None, 2.0
+            except Exception as error:
+                self.problem, pause = f"{type(error).__name__}: {error}", min(pause * 2, 60.0)
+
+    def _create(self, client: Any) -> str:
+        experiment = self.run.experiment
+        found = client.get_experiment_by_name(experiment.log.experiment)
+        if found is not None:
+            experiment_id = found.experiment_id
+        else:
+            location = artifact_location() if self.uri.startswith("sqlite:") else None
+            experiment_id = client.create_experiment(experiment.log.experiment, artifact_location=location)
+        tags = {
+            "sightline.method": self.run.settings["method"],
+            "sightline.recipe": self.run.recipe,
+            "sightline.fingerprint": self.run.fingerprint,
+            "sightline.folder": str(self.run.folder),
+            "sightline.command": self.run.command,
+            "mlflow.source.name": "sightline",
+        }
+        if commit := this_commit():
+            tags["mlflow.source.git.commit"] = commit
+        run_id = str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in experiment.flat().items()]
+        for start in range(0, len(params), 100):
+            client.log_batch(run_id, params=params[start : start + 100])
+        return run_id
+
+
+def figures(event: Event) -> Iterator[tuple[str, int, float]]:
+    """(metric, step, value) of an event. Steps count what is done: the first step's loss stands at 1."""
+    if event["kind"] == "steps":
+        steps = len(event["lr"])
+        series = {f"train/{name}": values for name, values in event["losses"].items()}
+        series |= {"train/lr": event["lr"], "train/grad_norm": event["grad_norm"]}
+        for name, values in series.items():
+            for i, value in enumerate(values):
+                yield name, event["first"] + i + 1, value
+        last = event["first"] + steps
+        yield "speed/samples_per_second", last, event["samples"] / event["seconds"]
+        yield "speed/data_wait", last, event["phases"].get("data_wait", 0.0) / event["seconds"]
+    elif event["kind"] == "validation":
+        for name, value in event["losses"].items():
+            yield f"val/{name}", event["step"], value
+
+
+def check_tracking(uri: str | None) -> str:
+    """The tracking URI a run will use. Raises for a kind MLflow cannot reach from several nodes without being told."""
+    if uri is None:
+        return local_tracking_uri()
+    if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks")):
+        raise SightlineError(
+            f"log.tracking_uri = {uri!r} is no MLflow address", "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
+        )
+    return uri

@@ -1,0 +1,332 @@
+"""The one training loop, for every method. A plain function: a Ray Train worker calls it on each rank, a test or a sweep trial in-process.
+
+It finds its own place: the newest checkpoint that verifies, else the beginning. What it does from there on is a function of the
+settings, the data set and the step, so an attempt that follows a kill repeats exactly what the lost one did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from sightline.methods import collective
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import Noise
+
+from . import checkpoint, config
+from .data.dataset import Dataset
+from .data.fixed import fixed_groups
+from .data.plan import PLAN_VERSION, Plan
+from .data.stream import Columns, Group, Stream, StreamResources
+from .events import Post, Stop
+from .precision import choose_precision
+from .step import Phases, Stepper, StepResult, tensors, total
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as a worker sees it: values only, so that it travels as it is."""
+
+    recipe: str
+    settings: dict[str, Any]
+    folder: str
+    """The run's folder, on storage that all workers share."""
+    fingerprint: str
+    """Of the training data that the run began with."""
+    stream: StreamResources | None = None
+    """Logical CPUs of each rank's pipeline; None: no Ray, one worker in this process."""
+    threads: int = 1
+
+    @property
+    def experiment(self) -> config.Experiment:
+        return config.load(self.recipe, settings=self.settings)
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.folder) / "checkpoints"
+
+
+def train(job: Job, post: Post, stop: Stop) -> None:
+    """Train from the newest checkpoint to the end, or to an early end that `stop` asks for, or to the first loss that is not finite.
+
+    `post` is called with the events of `events.py`, by rank 0 alone unless an event says otherwise.
+    """
+    torch.set_num_threads(job.threads)
+    loop = _Loop(job, post, stop)
+    loop.run()
+
+
+@dataclass
+class _Log:
+    """What has happened since the last report; gathered from all ranks together, so that most steps talk to nobody."""
+
+    first: int
+    results: list[StepResult] = field(default_factory=list)
+    digests: list[list[int]] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+
+class _Loop:
+    def __init__(self, job: Job, post: Post, stop: Stop) -> None:
+        self.job, self.experiment = job, job.experiment
+        self.lead = collective.rank() == 0
+        self.post = post if self.lead else lambda event: None
+        self.post_from_any_rank, self.stop = post, stop
+        settings = self.experiment
+        self.device = _device(settings.train.device)
+        self.method = find_method(settings.method)
+        self.dataset = Dataset.open(_given(settings.data.train, "data.train"))
+        self.plan = Plan(
+            tuple(self.dataset.row_groups), settings.train.seed, settings.batch.size, settings.batch.group, settings.data.block
+        )
+        self.clock = settings.clock(self.dataset.rows)
+        self.views = self.method.views(settings.settings)
+        share = settings.lanes // collective.world_size()
+        self.lanes = range(collective.rank() * share, (collective.rank() + 1) * share)
+        self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
+        self.phases = Phases()
+        self.validation: list[tuple[int, Columns]] | None = None
+
+    def run(self) -> None:
+        experiment, found = self.experiment, checkpoint.newest(self.job.checkpoints)
+        self._check_same(found)
+        pretext = self.method.build(experiment.settings, Live(seed=experiment.train.seed)).to(self.device).train()
+        if found:
+            pretext.load_state_dict(found.tensors("model"))
+        first = found.state.step if found else 0
+        self.history = found.state.history if found else ""
+        stream = iter(self._stream(first))
+        groups = next(stream) if first < self.clock.steps else []
+        self.precision = self._precision(pretext, groups, found)
+        self.stepper = Stepper(
+            pretext, experiment.optim, self.clock, self.weights, experiment.train.seed, self.precision, self.device, self.phases
+        )
+        if found:
+            checkpoint.restore_optimizer(self.stepper.optimizer, self.stepper.names, found.tensors("optimizer"))
+        if experiment.train.compile:
+            pretext.compile()
+        parameters = sum(p.numel() for p in pretext.parameters())
+        self.post_from_any_rank({"kind": "worker", "rank": collective.rank(), "pid": os.getpid(), "host": socket.gethostname()})
+        self.post(
+            {
+                "kind": "start",
+                "device": self.device.type,
+                "precision": self.precision,
+                "parameters": parameters,
+                "first_step": first,
+                "steps": self.clock.steps,
+                "workers": collective.world_size(),
+            }
+        )
+        if groups:
+            self.stepper.settle(groups)
+            self._steps(pretext, first, groups, stream)
+        else:
+            self.post({"kind": "end", "step": first, "history": self.history, "stopped": False})
+
+    def _steps(self, pretext: Any, first: int, groups: list[Group], stream: Iterator[list[Group]]) -> None:
+        train, every, last = self.experiment.train, self.experiment.log.every, self.clock.steps
+        validate = max(1, round(self.clock.in_steps(train.validate_every)))
+        save = max(1, round(self.clock.in_steps(train.checkpoint_every)))
+        # A stop is agreed on by all ranks together: at every step where that costs nothing, else at every report.
+        agree = 1 if self.device.type == "cpu" else every
+        log, stopping, step = _Log(first), False, first
+        if first == 0:
+            self._validate(pretext, 0)
+        while step < last and not stopping:
+            result = self.stepper.step(step, groups)
+            if not result.finite:
+                self._report_nonfinite(step, groups, result)
+                break
+            log.results.append(result)
+            log.digests.append([group.digest for group in groups])
+            if broken := [reason for group in groups for reason in group.broken]:
+                self.post_from_any_rank({"kind": "broken", "step": step, "reasons": broken})
+            step += 1
+            if step % agree == 0:
+                stopping = self._agree(self.lead and self.stop())
+            if step % every == 0 or step == last or step % save == 0 or stopping:
+                log = self._report(log)
+            if step % validate == 0 or step == last:
+                self._validate(pretext, step)
+            if (step % save == 0 or step == last or stopping) and not self._save(pretext, step):
+                break
+            if step < last and not stopping:
+                with self.phases("data_wait"):
+                    groups = next(stream)
+        else:
+            self.post({"kind": "end", "step": step, "history": self.history, "stopped": step < last})
+        stream.close()  # type: ignore[attr-defined]  # a generator: stops the pipeline behind it
+
+    def _stream(self, first: int) -> Stream:
+        settings = self.experiment
+        return Stream(
+            self.dataset,
+            self.views,
+            self.plan,
+            self.lanes,
+            first,
+            self.clock.steps,
+            settings.train.seed,
+            self.job.stream,
+            settings.data.max_broken,
+        )
+
+    def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
+        """A resume goes on with the same data, plan and settings, or not at all."""
+        if self.dataset.fingerprint != self.job.fingerprint:
+            raise SightlineError(
+                f"the data set {self.experiment.data.train} is not the one this run began with "
+                f"(fingerprint {self.dataset.fingerprint[:12]}, not {self.job.fingerprint[:12]})",
+                "point the run at the original data, or start a new run",
+            )
+        if found is None:
+            return
+        for name, ours, theirs in (
+            ("plan version", PLAN_VERSION, found.state.plan_version),
+            ("settings", _settings_hash(self.experiment), found.state.settings),
+            ("data fingerprint", self.dataset.fingerprint, found.state.fingerprint),
+        ):
+            if ours != theirs:
+                raise SightlineError(
+                    f"the checkpoint {found.path.name} has another {name} than this run", "start a new run, or restore the old one"
+                )
+
+    def _precision(self, pretext: Any, groups: list[Group], found: checkpoint.Checkpoint | None) -> str:
+        """Decided once for a run: what the checkpoint says, else the settings, else a measurement that rank 0 makes and notes."""
+        wanted = found.state.precision if found else self.experiment.train.precision
+        if wanted != "auto":
+            return wanted
+        note = Path(self.job.folder) / "precision.json"
+        names = ("fp32", "bf16")
+        choice = torch.zeros(1, dtype=torch.int64, device=self.device)
+        if self.lead:
+            if note.exists():
+                chosen = json.loads(note.read_text())["precision"]
+            else:
+                chosen, seconds = choose_precision(pretext, tensors(groups[0].arrays, self.device), self.weights, self.device)
+                note.write_text(json.dumps({"precision": chosen, "seconds": seconds}))
+            choice += names.index(chosen)
+        return names[int(collective.broadcast(choice))]
+
+    def _agree(self, flag: bool) -> bool:
+        return bool(collective.broadcast(torch.tensor([int(flag)], device=self.device)))
+
+    def _report(self, log: _Log) -> _Log:
+        """Gather what the ranks saw, chain the history, tell the driver."""
+        steps = len(log.results)
+        if steps:
+            names = list(log.results[0].losses)
+            mine = torch.stack([torch.stack([r.losses[name] for r in log.results]) for name in names])  # terms x steps x groups
+            losses = torch.cat(collective.gather(mine), dim=2).double().mean(dim=2).cpu()
+            digests = torch.cat(collective.gather(torch.tensor(log.digests, dtype=torch.int64, device=self.device)), dim=1).cpu()
+            for row in digests.tolist():
+                self.history = hashlib.sha256(self.history.encode() + struct.pack(f"<{len(row)}q", *row)).hexdigest()
+            self.post(
+                {
+                    "kind": "steps",
+                    "first": log.first,
+                    "losses": {name: losses[i].tolist() for i, name in enumerate(names)},
+                    "lr": [r.lr for r in log.results],
+                    "grad_norm": [r.grad_norm for r in log.results],
+                    "seconds": time.perf_counter() - log.start,
+                    "phases": self.phases.take(),
+                    "samples": steps * self.plan.batch,
+                }
+            )
+        return _Log(log.first + steps)
+
+    def _report_nonfinite(self, step: int, groups: list[Group], result: StepResult) -> None:
+        """Every rank names the samples of its own groups whose loss is not finite; the update was not applied."""
+        bad = (~torch.isfinite(result.losses["loss"])).tolist()
+        ids = [name for group, wrong in zip(groups, bad, strict=True) if wrong for name in group.ids]
+        if ids or self.lead:
+            self.post_from_any_rank({"kind": "nonfinite", "step": step, "ids": ids})
+
+    def _validate(self, pretext: Any, step: int) -> None:
+        """The mean losses over a fixed sample of `data.val`, with fixed draws, shared out over the ranks."""
+        settings = self.experiment
+        if settings.data.val is None:
+            return
+        with self.phases("validation"), torch.no_grad():
+            if self.validation is None:
+                dataset = Dataset.open(settings.data.val)
+                limit, group = settings.train.validate_samples, settings.batch.group
+                rank, world = collective.rank(), collective.world_size()
+                self.validation = list(fixed_groups(dataset, self.views, group=group, limit=limit, part=rank, parts=world))
+            pretext.eval()
+            sums: dict[str, torch.Tensor] = {}
+            count = torch.zeros((), dtype=torch.float64, device=self.device)
+            for index, columns in self.validation:
+                size = len(next(iter(columns.values())))
+                batch = pretext.to_device(tensors(columns, self.device))
+                with self.stepper.autocast():
+                    losses = pretext(batch, Noise(settings.train.seed, -2, index))
+                for name, value in {"loss": total(losses, self.weights), **losses}.items():
+                    sums[name] = sums.get(name, torch.zeros_like(count)) + value.double() * size
+                count += size
+            pretext.train()
+            names = sorted(self.loss_names(sums))
+            mine = torch.stack([*(sums.get(name, torch.zeros_like(count)) for name in names), count])
+            whole = torch.stack(collective.gather(mine)).sum(dim=0).cpu()
+        if whole[-1] > 0:
+            self.post({"kind": "validation", "step": step, "losses": {n: float(whole[i] / whole[-1]) for i, n in enumerate(names)}})
+
+    def loss_names(self, sums: dict[str, torch.Tensor]) -> list[str]:
+        """The same names on every rank, also on one that has no group to validate."""
+        return ["loss", *self.weights] if collective.active() else list(sums)
+
+    def _save(self, pretext: Any, step: int) -> bool:
+        """Rank 0 writes, all learn whether it went well."""
+        failed = 0
+        with self.phases("checkpoint"):
+            if self.lead:
+                start = time.perf_counter()
+                train = self.experiment.train
+                state = checkpoint.TrainState(
+                    step=step,
+                    samples=step * self.plan.batch,
+                    seed=train.seed,
+                    plan_version=PLAN_VERSION,
+                    fingerprint=self.dataset.fingerprint,
+                    settings=_settings_hash(self.experiment),
+                    precision=self.precision,
+                    history=self.history,
+                )
+                optimizer = checkpoint.optimizer_tensors(self.stepper.optimizer, self.stepper.names)
+                try:
+                    path = checkpoint.write(
+                        self.job.checkpoints, state, {"model": pretext.state_dict(), "optimizer": optimizer}, train.keep
+                    )
+                    self.post({"kind": "checkpoint", "step": step, "path": str(path), "seconds": time.perf_counter() - start})
+                except SightlineError as error:
+                    failed = 1
+                    self.post({"kind": "failed", "what": str(error), "mend": error.mend})
+            return not self._agree(bool(failed))
+
+
+def _settings_hash(experiment: config.Experiment) -> str:
+    return hashlib.sha256(config.fingerprint(experiment).encode()).hexdigest()
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SightlineError("train.device = cuda, but this worker sees no GPU", "use train.device=auto, or start workers with a GPU")
+    return torch.device("cuda", torch.cuda.current_device()) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def _given(value: str | None, name: str) -> str:
+    if value is None:
+        raise SightlineError(f"{name} is not set", f"give a data set: {name}=FOLDER")
+    return value
