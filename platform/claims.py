@@ -24,6 +24,8 @@ from .probes.intervals import Interval, coverage, interval, resample_counts, uni
 from .probes.protocol import Resampling
 from .probes.splits import make_units
 
+RESAMPLING = Resampling()
+
 
 def measure_claims(
     pretext: Any,
@@ -34,7 +36,7 @@ def measure_claims(
     batch: int,
     limit: int,
     device: torch.device | str = "cpu",
-    resampling: Resampling = Resampling(),
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Any]:
     """The figures of `pretext.claims` on at most `limit` samples of `dataset`, evenly spaced, in evaluation mode without gradients.
 

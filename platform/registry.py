@@ -1,0 +1,171 @@
+"""Files an encoder in the MLflow model registry, as an exported graph that loads without Sightline and with unpickling off.
+
+Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` takes torch 2.10 or newer (MLflow checks every record of the archive).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from sightline.methods.errors import SightlineError
+
+TOLERANCE = 1e-5
+"""Largest difference between the features of the encoder and those of its registered form."""
+ARTIFACT = "encoder"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry. `uri` names it by alias, which moves on; `version_uri` always means this one."""
+
+    name: str
+    version: str
+    alias: str
+    uri: str
+    version_uri: str
+    model_id: str
+
+
+def register_encoder(
+    encoder: torch.nn.Module,
+    *,
+    name: str,
+    run_id: str,
+    tracking_uri: str,
+    tags: Mapping[str, str],
+    usage: str = "",
+    alias: str = "candidate",
+) -> Registered:
+    """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
+
+    The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives the patch tokens
+    (batch x patches x dim). It is checked against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the
+    encoder is and how good; a loading example is added; together they are the description of the version and its README.md. The
+    version belongs to run `run_id`. Raises `SightlineError` where the encoder cannot be exported or its exported form disagrees.
+    """
+    import mlflow
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    size, dim = tuple(encoder.image_size), int(encoder.dim)  # type: ignore[arg-type]
+    text = f"{usage.strip()}\n\n{_example(name, alias, size, tracking_uri)}".strip() + "\n"
+    tags = {key: str(value) for key, value in tags.items()}
+    with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
+        client = mlflow.MlflowClient(tracking_uri)
+        run = client.get_run(run_id)
+        logged = client.create_logged_model(
+            run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
+        )
+        try:
+            folder = Path(scratch) / "model"
+            _save(encoder, size, dim, folder, logged, run_id)
+            (folder / "README.md").write_text(text)
+            client.log_model_artifacts(logged.model_id, str(folder))
+        except Exception:
+            client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        try:
+            client.get_registered_model(name)
+        except MlflowException:
+            client.create_registered_model(name)
+        filed = client.create_model_version(
+            name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
+        )
+        client.set_registered_model_alias(name, alias, filed.version)
+    number = str(filed.version)
+    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", logged.model_id)
+
+
+def _save(encoder: torch.nn.Module, size: tuple[int, ...], dim: int, folder: Path, logged: Any, run_id: str) -> None:
+    """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
+    import mlflow.pytorch
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    tokens = (size[0] // int(encoder.patch_size)) * (size[1] // int(encoder.patch_size))  # type: ignore[arg-type]
+    float32 = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, 3, *size), "images")]), outputs=Schema([TensorSpec(float32, (-1, tokens, dim), "tokens")])
+    )
+    model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    with _on_cpu(encoder):
+        try:
+            mlflow.pytorch.save_model(
+                encoder,
+                str(folder),
+                mlflow_model=model,
+                signature=signature,
+                input_example=np.zeros((2, 3, *size), np.float32),  # two: an example of one would fix the batch at one
+                pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],  # inferring them takes seconds
+                serialization_format="pt2",
+            )
+        except torch._dynamo.exc.UserError as error:
+            raise SightlineError(f"the encoder cannot be exported as a graph: {error}", "its forward must not depend on values") from error
+        _check(encoder, folder / "data" / "model.pt2", size)
+
+
+def _check(encoder: torch.nn.Module, path: Path, size: tuple[int, ...]) -> None:
+    """Compares the features of the exported program with the encoder's. Its example input stays: MLflow refuses a program without."""
+    exported = torch.export.load(path).module()
+    for batch in (1, 3, 7):
+        images = torch.linspace(0, 1, batch * 3 * size[0] * size[1]).reshape(batch, 3, *size)
+        images = images + 0.25 * torch.sin(images * 1e4)  # structure in every patch, without a random generator
+        with torch.no_grad():
+            difference = float((exported(images) - encoder(images)).abs().max())
+        if not difference <= TOLERANCE:
+            raise SightlineError(
+                f"the exported encoder differs from the encoder by {difference:.1e} for a batch of {batch}; {TOLERANCE:g} is allowed",
+                "this is a fault of Sightline or of the method's encoder; the run and its checkpoints are whole",
+            )
+
+
+@contextmanager
+def _on_cpu(encoder: torch.nn.Module) -> Iterator[None]:
+    """The encoder on the CPU in evaluation mode: an exported graph stays on the device on which it was traced."""
+    training, device = encoder.training, next(encoder.parameters()).device
+    try:
+        encoder.cpu().eval()
+        yield
+    finally:
+        encoder.to(device).train(training)
+
+
+@contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow's SQL registry looks up `models:/` sources through its global tracking URI, so that is set here and put back."""
+    import mlflow
+
+    before, before_registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(before_registry if before_registry != before else "")
+
+
+def _example(name: str, alias: str, size: tuple[int, ...], tracking_uri: str) -> str:
+    place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
+    return f"""## Use
+
+```python
+import mlflow, torch
+
+mlflow.set_tracking_uri("{place}")
+encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
+images = torch.rand(4, 3, {size[0]}, {size[1]})  # float32 RGB in [0, 1]; any batch, this image size
+tokens = encoder(images)  # 4 x patches x dim, raster order
+```
+
+Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""

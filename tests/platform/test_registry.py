@@ -1,0 +1,143 @@
+"""A registered encoder is usable by someone who has never heard of Sightline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sightline.methods.errors import SightlineError
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow, SQLAlchemy and torch.export warn of their own
+SIZE = (48, 64)
+
+STRANGER = """
+import json, sys
+
+class NoSightline:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sightline" or name.startswith("sightline."):
+            raise ImportError("Sightline is not installed here")
+
+sys.meta_path.insert(0, NoSightline())
+uri, model, given, answer = sys.argv[1:]
+import mlflow, numpy as np, torch
+mlflow.set_tracking_uri(uri)
+encoder = mlflow.pytorch.load_model(model)
+images = np.load(given)
+tokens = {str(b): encoder(torch.from_numpy(images[:b])).detach().numpy() for b in (1, 3, 7)}
+np.savez(answer, **tokens)
+assert not any(name.split(".")[0] == "sightline" for name in sys.modules)
+"""
+
+
+class Encoder(torch.nn.Module):
+    """A small transformer with the interface of `ImageEncoder`."""
+
+    dim, patch_size, image_size = 32, 16, SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.embed = torch.nn.Conv2d(3, 32, 16, 16)
+        self.block = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+        self.norm = torch.nn.LayerNorm(32)
+        self.place = torch.nn.Parameter(torch.zeros(1, 12, 32))
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(images - 0.5).flatten(2).transpose(1, 2) + self.place
+        return self.norm(self.block(tokens))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.tokens(images)
+
+
+class Fickle(Encoder):
+    """Behaves differently when it is exported."""
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        return super().tokens(images) + (1.0 if torch.compiler.is_exporting() else 0.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("test", artifact_location=(folder / "artifacts").as_uri())
+    run = client.create_run(experiment)
+    client.log_param(run.info.run_id, "pretext.mask_ratio", 0.9)
+    return {"folder": folder, "uri": uri, "client": client, "run": run.info.run_id}
+
+
+@pytest.fixture(scope="module")
+def filed(store: dict[str, Any]) -> Any:
+    from sightline.platform.registry import register_encoder
+
+    tags = {"method": "croco", "fingerprint": "abc"}
+    encoder = Encoder().train()
+    found = register_encoder(
+        encoder, name="kitchen", run_id=store["run"], tracking_uri=store["uri"], tags=tags, usage="Trained on a kitchen."
+    )
+    assert encoder.training, "registering must not change the encoder"
+    return found
+
+
+def artifacts(store: dict[str, Any]) -> list[Path]:
+    return [path for path in (store["folder"] / "artifacts").rglob("*") if path.is_file()]
+
+
+def test_it_loads_by_alias_without_sightline_and_without_pickle_for_any_batch(store: dict[str, Any], filed: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    images = torch.rand(7, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    np.save(tmp_path / "images.npy", images.numpy())
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", STRANGER, store["uri"], filed.uri, str(tmp_path / "images.npy"), str(tmp_path / "tokens.npz")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad(), np.load(tmp_path / "tokens.npz") as tokens:
+        for batch in (1, 3, 7):
+            expected = Encoder().eval()(images[:batch])
+            assert np.abs(tokens[str(batch)] - expected.numpy()).max() <= 1e-5
+    assert not (tmp_path / "mlruns").exists() and not (tmp_path / "mlflow.db").exists()
+
+
+def test_no_file_is_a_pickle_and_weights_lie_as_raw_numbers(store: dict[str, Any], filed: Any) -> None:
+    files = artifacts(store)
+    assert not [f for f in files if f.suffix in (".pkl", ".pickle", ".pth", ".pt", ".bin", ".joblib")]
+    (graph,) = [f for f in files if f.suffix == ".pt2"]
+    with zipfile.ZipFile(graph) as archive:
+        suspects = [name for name in archive.namelist() if archive.read(name).startswith((b"PK", b"\x80\x02", b"\x80\x04"))]
+    assert suspects == ["model/data/sample_inputs/model.pt"]  # a tensor archive that torch writes; loaded with weights_only
+
+
+def test_it_says_what_it_is_where_it_came_from_and_how_to_use_it(store: dict[str, Any], filed: Any) -> None:
+    version = store["client"].get_model_version_by_alias("kitchen", "candidate")
+    assert str(version.version) == filed.version and version.run_id == store["run"] and version.tags["method"] == "croco"
+    assert version.description.startswith("Trained on a kitchen.") and "models:/kitchen@candidate" in version.description
+    logged = store["client"].get_logged_model(filed.model_id)
+    assert logged.source_run_id == store["run"] and logged.params["pretext.mask_ratio"] == "0.9"
+    assert [output.model_id for output in store["client"].get_run(store["run"]).outputs.model_outputs] == [filed.model_id]
+    (model,) = [f for f in artifacts(store) if f.name == "MLmodel"]
+    assert json.dumps([-1, 3, *SIZE]) in model.read_text().replace("\n", "").replace("      ", " ").replace("  ", " ")
+    (needs,) = [f for f in artifacts(store) if f.name == "requirements.txt"]
+    assert "torch==" in needs.read_text() and "sightline" not in needs.read_text()
+
+
+def test_an_export_that_disagrees_is_not_registered(store: dict[str, Any]) -> None:
+    from sightline.platform.registry import register_encoder
+
+    with pytest.raises(SightlineError, match="differs from the encoder"):
+        register_encoder(Fickle(), name="fickle", run_id=store["run"], tracking_uri=store["uri"], tags={})
+    assert not store["client"].search_registered_models("name = 'fickle'")
