@@ -28,8 +28,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _DAMAGED as error:
-        raise BrokenSampleError(f"not a readable image ({', '.join(FORMATS)}): {_first_line(error)}") from None
+    except _DAMAGED:
+        raise BrokenSampleError(f"not a readable image ({', '.join(FORMATS)})") from None
     if image.width * image.height > max_pixels:
         raise BrokenSampleError(f"image of {image.width} x {image.height} pixels exceeds the limit of {max_pixels:,}")
     return image
@@ -66,6 +66,24 @@ def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
+
+
+def fit_image(data: bytes, size: int | None, quality: int) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+    """An image as it is stored: (bytes, original (H, W), stored (H, W)). `size`: its short side at most, None keeps it.
+
+    An image that need not shrink keeps its bytes; it is decoded all the same, so that a damaged one is found now. Resizing is antialiased.
+    Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
+    """
+    array = decode_image(data)
+    height, width = array.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
+    if size is None or min(height, width) <= size:
+        return data, (height, width), (height, width)
+    scale = size / min(height, width)
+    stored = (round(height * scale), round(width * scale))
+    resized = Image.fromarray(array).resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return encode_image(np.asarray(resized), quality), (height, width), stored
 
 
 def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -72,10 +72,8 @@ class _Builder:
 
     def cylinder(self, base: list[float], radius: float, height: float, material: int, repeats: float = 1.0) -> None:
         mesh = trimesh.creation.cylinder(radius=radius, height=height, sections=24)
-        size = np.array([2 * radius, 2 * radius, height])
-        self._add(
-            mesh.triangles, mesh.face_normals, np.array(base) + [0, 0, height / 2], size, material, repeats, 0.0, round_axes=(1, 1, 0)
-        )
+        size, centre = np.array([2 * radius, 2 * radius, height]), np.array([base[0], base[1], base[2] + height / 2])
+        self._add(mesh.triangles, mesh.face_normals, centre, size, material, repeats, 0.0, round_axes=(1, 1, 0))
 
     def sphere(self, centre: list[float], radius: float, material: int, repeats: float = 1.0) -> None:
         mesh = trimesh.creation.icosphere(subdivisions=3, radius=radius)

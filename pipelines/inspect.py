@@ -1,0 +1,99 @@
+"""Show what a data set holds: kind, counts, sizes, scenes, overlap, where it came from, what was skipped; a contact sheet.
+
+examples:
+  sightline inspect ./rooms/train
+  sightline inspect ./rooms/train --verify --contact-sheet rooms.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from sightline.platform.data.manifest import Manifest
+
+SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="folder or URI of a data set")
+    parser.add_argument("--verify", action="store_true", help="read every byte and compare it with the SHA-256 of the manifest")
+    parser.add_argument("--rows", type=int, default=24, help="samples on the contact sheet (default: %(default)s)")
+    parser.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of drawn samples")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+    from sightline.methods.errors import CallError
+    from sightline.platform.data.contact import contact_sheet
+    from sightline.platform.data.dataset import Dataset
+
+    if args.rows < 1:
+        raise CallError("--rows must be at least 1", "for example --rows 24")
+    dataset = Dataset.open(args.dataset)
+    if args.verify:
+        _verify(dataset)
+    sheet = None
+    if args.contact_sheet:
+        sheet = Path(args.contact_sheet).expanduser().resolve()
+        try:
+            sheet.write_bytes(contact_sheet(dataset, args.rows))
+        except OSError as error:
+            raise CallError(f"cannot write {sheet}: {error.strerror}", "name a file in a folder that exists") from None
+    if not args.json:
+        _tell(Console(highlight=False, soft_wrap=True), dataset.uri, dataset.manifest, args.verify, sheet)
+    manifest = dataset.manifest.model_dump(mode="json")
+    manifest["shards"] = len(dataset.manifest.shards)
+    return {"place": dataset.uri, "verified": args.verify, "contact_sheet": str(sheet) if sheet else None, **manifest}
+
+
+def _verify(dataset: Any) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verifying")
+        dataset.verify(lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _tell(console: Console, place: str, manifest: Manifest, verified: bool, sheet: Path | None) -> None:
+    size = sum(shard.bytes for shard in manifest.shards)
+    console.print(f"[bold]{place}[/]  {manifest.kind}")
+    groups = sum(len(shard.row_groups) for shard in manifest.shards)
+    console.print(f"  rows         {manifest.rows:,} in {len(manifest.shards)} shards, {groups} row groups")
+    console.print(f"  bytes        {size:,} ({size / manifest.rows / 1000:.1f} kB a row){', every one verified' if verified else ''}")
+    if manifest.image_min and manifest.image_max:
+        (h0, w0), (h1, w1) = manifest.image_min, manifest.image_max
+        console.print(f"  images       height {_range(h0, h1)}, width {_range(w0, w1)} px")
+    console.print(f"  columns      {', '.join(manifest.columns)}")
+    if manifest.scenes:
+        biggest = sorted(manifest.scenes.items(), key=lambda item: -item[1])
+        more = f" and {len(biggest) - 5:,} more" if len(biggest) > 5 else ""
+        console.print(f"  scenes       {len(biggest):,}: {', '.join(f'{name} ({rows:,})' for name, rows in biggest[:5])}{more}")
+    if manifest.overlap:
+        o = manifest.overlap
+        console.print(f"  overlap      mean {o.mean:.2f}, {o.min:.2f} to {o.max:.2f}, of {o.count:,} pairs")
+        for tenth, count in enumerate(o.histogram):
+            if count:
+                bar = "█" * max(1, round(40 * count / max(o.histogram)))
+                console.print(f"    {tenth / 10:.1f}..{(tenth + 1) / 10:.1f}   {count:>8,}  {bar}")
+    for source in manifest.provenance.sources:
+        console.print(f"  source       {source.where} ({source.reader}), licence: {source.licence}")
+        for note in source.notes:
+            console.print(f"               {note}")
+    if manifest.provenance.command:
+        console.print(f"  made by      {manifest.provenance.command}")
+    console.print(f"  made         {manifest.provenance.created}, Sightline {manifest.provenance.sightline_version}")
+    for item in manifest.provenance.skipped:
+        console.print(f"  skipped      {item.count:,}: {item.reason} (first: {', '.join(item.examples[:3])})")
+    console.print(f"  fingerprint  {manifest.fingerprint}")
+    if sheet:
+        console.print(f"  contact sheet written to {sheet}")
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,70 @@
+"""Consecutive frames of a folder, at chosen gaps. `cameras.json`, where there is one, adds intrinsics and relative poses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+
+from ..geometry import relative_pose
+from ..manifest import Source
+from .cameras import Cameras, read_cameras
+from .pairs import Found, Pair, existing_folder, images_in
+
+
+def find(place: str, name: str, gaps: Sequence[int], seed: int, licence: str = "unstated") -> Found:
+    """Pairs (i, i + gap) in natural order, for every gap; which of the two is image 1 is drawn.
+
+    A folder with images is one sequence; else `images/` is, else every folder with images below it.
+    """
+    folder = existing_folder(place)
+    cameras = read_cameras(folder)
+    notes = [f"consecutive frames, gaps {', '.join(map(str, gaps))}; frames are counted by order, not by number"]
+    if cameras is not None:
+        notes.append(f"poses in unit: {cameras.unit}")
+        if isinstance(cameras.distortion, dict):
+            notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
+    found = Found(Source(where=str(folder), licence=licence, reader="frames", notes=tuple(notes)))
+    for scene, files in _sequences(folder, name).items():
+        _pair_up(found, folder, scene, files, gaps, cameras, seed)
+    return found
+
+
+def _sequences(folder: Path, name: str) -> dict[str, list[Path]]:
+    for own in (folder, folder / "images"):
+        if own.is_dir() and (files := images_in(own)):
+            return {name: files}
+    below = {f"{name}/{sub.relative_to(folder).as_posix()}": images_in(sub) for sub in sorted(folder.rglob("*")) if sub.is_dir()}
+    sequences = {scene: files for scene, files in below.items() if files}
+    if not sequences:
+        raise CallError(f"{folder} holds no images", "name a folder of JPEG, PNG or WebP frames")
+    return sequences
+
+
+def _pair_up(found: Found, folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int) -> None:
+    known = {folder / frame.file: frame for frame in cameras.frames} if cameras else {}
+    rng = keyed_rng("frames", seed, scene)
+    if len(files) <= min(gaps):
+        found.skips.append((scene, f"a sequence of {len(files)} frames has no two frames {min(gaps)} apart"))
+    for gap in gaps:
+        for start in range(len(files) - gap):
+            order = (start, start + gap) if rng.random() < 0.5 else (start + gap, start)
+            one, two = (files[i] for i in order)
+            camera1, camera2 = known.get(one), known.get(two)
+            pose1, pose2 = (camera.pose if camera else None for camera in (camera1, camera2))
+            found.pairs.append(
+                Pair(
+                    id=f"{scene}/{one.stem}-{two.stem}",
+                    scene=scene,
+                    image1=str(one),
+                    image2=str(two),
+                    frame1=order[0],
+                    frame2=order[1],
+                    time=camera1.time_s if camera1 and camera1.time_s is not None else float(order[0]),
+                    K1=camera1.intrinsics if camera1 else None,
+                    K2=camera2.intrinsics if camera2 else None,
+                    T_2from1=None if pose1 is None or pose2 is None else tuple(relative_pose(pose1, pose2).ravel().tolist()),
+                )
+            )

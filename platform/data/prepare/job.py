@@ -1,0 +1,222 @@
+"""Writes the shards of one or several data sets, many at a time, can be stopped and continued, and finishes them with their manifests.
+
+Every shard is a pure function of its task, so a finished one is never done again: its record lies in `OUT/.staging` until the end.
+A few shards are made in threads of this process (Pillow and hashing let go of the interpreter lock); many, as Ray tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pyarrow import fs
+from sightline.methods.contract import Kind
+from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.random import keyed_rng
+
+from ..manifest import MANIFEST_NAME, Manifest, Skipped, Source
+from ..storage import exists, open_place, read_bytes, write_bytes
+from ..writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
+from .pairs import Pair, PairRows, make_row
+
+STAGING = ".staging"
+LOCAL_SHARDS = 16
+"""Up to this many shards (1.5 GB) starting Ray takes longer than it saves."""
+PROBED = 8
+
+
+class RowSource(Protocol):
+    """The rows of one shard. A small frozen dataclass: its `repr` is its identity, and it travels to Ray tasks."""
+
+    @property
+    def count(self) -> int: ...
+
+    def rows(self, skip: Callable[[str, str], None]) -> Iterator[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """One data set to be: its folder, its shards and where they come from."""
+
+    folder: str
+    shards: Sequence[RowSource]
+    sources: tuple[Source, ...]
+    skips: tuple[Skipped, ...] = ()
+
+
+class Stopped(BaseException):
+    """Ctrl-C reached a thread that makes a shard."""
+
+
+def pair_shards(pairs: Sequence[Pair], size: int | None, quality: int, seed: int) -> list[PairRows]:
+    """All pairs in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
+    shuffled = [pairs[i] for i in keyed_rng("rows", seed).permutation(len(pairs))]
+    weights = []
+    for pair in shuffled[:PROBED]:
+        try:
+            weights.append(sum(len(value) for value in make_row(pair, size, quality).values() if isinstance(value, bytes)))
+        except ValueError:  # a broken sample; the job names it
+            continue
+    fitting = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
+    groups = -(-len(shuffled) // ROWS_PER_GROUP)
+    rows = ROWS_PER_GROUP * max(1, min(fitting // ROWS_PER_GROUP, -(-groups // 8)))
+    return [PairRows(tuple(shuffled[start : start + rows]), size, quality) for start in range(0, len(shuffled), rows)]
+
+
+def run_job(
+    outputs: Sequence[Output],
+    kind: Kind,
+    *,
+    command: str = "",
+    workers: int | None = None,
+    local: bool = False,
+    overwrite: bool = False,
+    max_skipped: float = 0.05,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Manifest]:
+    """Makes every data set and returns the manifests. Calls `progress(rows done, rows in all)` after every shard.
+
+    Raises `CallError` where a finished data set or the beginning of another one lies in a folder; `SightlineError` where more than
+    the share `max_skipped` of the rows had to be skipped (what is done is kept); `KeyboardInterrupt` after Ctrl-C, likewise.
+    """
+    for output in outputs:
+        _begin(output, overwrite)
+    tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
+    total = sum(source.count for _, _, source in tasks)
+    parts = {(folder, index): _recorded(folder, index) for folder, index, _ in tasks}
+    todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
+    done = total - sum(source.count for _, _, source in todo)
+    progress(done, total)
+    runner = _run_threads if local or (len(todo) <= LOCAL_SHARDS and not os.environ.get("RAY_ADDRESS")) else _run_ray
+    for task, stats in runner(kind, todo, workers):
+        parts[task[0], task[1]] = stats
+        done += task[2].count
+        progress(done, total)
+    made = {output.folder: [part for (folder, _), part in parts.items() if folder == output.folder and part] for output in outputs}
+    skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
+    _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
+    manifests = [write_manifest(output.folder, kind, made[output.folder], output.sources, command, output.skips) for output in outputs]
+    for output in outputs:
+        system, path = open_place(output.folder)
+        system.delete_dir(f"{path}/{STAGING}")
+    return manifests
+
+
+def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: Callable[[], bool] = lambda: False) -> ShardStats:
+    """Writes one shard and, after it, its record."""
+    skips: list[tuple[str, str]] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in source.rows(lambda what, why: skips.append((what, why))):
+            if stopped():
+                raise Stopped
+            yield row
+
+    stats = write_shard(folder, index, kind, rows(), skips)
+    system, path = open_place(folder)
+    write_bytes(system, _record(path, index), stats.model_dump_json().encode())
+    return stats
+
+
+Task = tuple[str, int, RowSource]
+
+
+def _run_threads(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
+    stop = threading.Event()
+    waiting = list(reversed(tasks))
+    running: dict[Future[ShardStats], Task] = {}
+    count = workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < count:
+                    task = waiting.pop()
+                    running[pool.submit(make_shard, kind, *task, stop.is_set)] = task
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            stop.set()  # Ctrl-C and errors: shards under way end at their next row
+
+
+def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    remote = ray.remote(num_cpus=1, max_retries=3)(make_shard)
+    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    waiting = list(reversed(tasks))
+    running: dict[Any, Task] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                task = waiting.pop()
+                running[remote.remote(kind, *task)] = task
+            ready, _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(ready[0]), ray.get(ready[0])
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SightlineError):
+            raise error.cause from None
+        raise
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+        if started:
+            ray.shutdown()
+
+
+def _begin(output: Output, overwrite: bool) -> None:
+    """A folder that is ours: empty, or with the beginning of this very job in it."""
+    system, path = open_place(output.folder)
+    digest = hashlib.sha256("\n".join(repr(source) for source in output.shards).encode()).hexdigest()
+    claim_folder(output.folder, overwrite)
+    plan = f"{path}/{STAGING}/plan.json"
+    if exists(system, plan) and json.loads(read_bytes(system, plan)).get("digest") != digest:
+        if not overwrite:
+            raise CallError(
+                f"the beginning of another preparation lies in {output.folder}",
+                "run that command again to finish it, choose another --out, or start anew with --overwrite",
+            )
+        system.delete_dir(f"{path}/{STAGING}")
+        for info in system.get_file_info(fs.FileSelector(path)):
+            if info.path.endswith(".parquet"):
+                system.delete_file(info.path)
+    if not exists(system, plan):
+        system.create_dir(f"{path}/{STAGING}", recursive=True)
+        write_bytes(system, plan, json.dumps({"digest": digest, "shards": len(output.shards)}).encode())
+
+
+def _recorded(folder: str, index: int) -> ShardStats | None:
+    system, path = open_place(folder)
+    if not exists(system, _record(path, index)):
+        return None
+    stats = ShardStats.model_validate_json(read_bytes(system, _record(path, index)))
+    whole = stats.shard is None or system.get_file_info(f"{path}/{stats.shard.name}").size == stats.shard.bytes
+    return stats if whole else None
+
+
+def _record(path: str, index: int) -> str:
+    return f"{path}/{STAGING}/shard-{index:05d}.json"
+
+
+def _judge(skipped: Sequence[Skipped], rows: int, limit: float) -> None:
+    count = sum(item.count for item in skipped)
+    if count and count / (rows + count) > limit:
+        reasons = "; ".join(f"{item.count} x {item.reason} ({', '.join(item.examples[:2])})" for item in skipped[:3])
+        raise SightlineError(
+            f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons}",
+            "mend the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
+        )
+
+
+def is_finished(folder: str) -> bool:
+    system, path = open_place(folder)
+    return exists(system, f"{path}/{MANIFEST_NAME}")

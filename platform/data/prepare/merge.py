@@ -1,0 +1,63 @@
+"""Several data sets of one kind as one. Row groups are copied in a drawn order; nothing is decoded or encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+
+from ..dataset import Dataset
+from ..writer import SHARD_BYTES
+from .pairs import Skip
+
+
+@dataclass(frozen=True)
+class CopiedRows:
+    """The rows of one shard: these (data set, shard, row group)s. A fingerprint stands for the content of each data set."""
+
+    uris: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    groups: tuple[tuple[int, int, int], ...]
+    count: int
+
+    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+        datasets = [Dataset.open(uri) for uri in self.uris]
+        for dataset, fingerprint in zip(datasets, self.fingerprints, strict=True):
+            if dataset.fingerprint != fingerprint:
+                raise CallError(f"{dataset.uri} changed while it was merged", "run the same command again with --overwrite")
+        for which, shard, group in self.groups:
+            yield from datasets[which].read(shard, group).to_pylist()
+
+
+def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
+    """The shards of the union. Raises `CallError` where kinds differ or a scene name occurs in two data sets."""
+    kinds = {dataset.kind for dataset in datasets}
+    if len(kinds) > 1:
+        raise CallError(f"data sets of different kinds cannot be merged: {', '.join(sorted(kinds))}", "name data sets of one kind")
+    seen: dict[str, str] = {}
+    for dataset in datasets:
+        for scene in dataset.manifest.scenes:
+            if scene in seen:
+                raise CallError(
+                    f"scene {scene!r} is both in {seen[scene]} and in {dataset.uri}: rows or scenes would be counted twice",
+                    "prepare one of them again with another --name",
+                )
+            seen[scene] = dataset.uri
+    groups = [(which, *group) for which, dataset in enumerate(datasets) for group in dataset.row_groups]
+    order = keyed_rng("merge", seed).permutation(len(groups))
+    weight = sum(shard.bytes for dataset in datasets for shard in dataset.manifest.shards) / sum(dataset.rows for dataset in datasets)
+    uris, prints = tuple(dataset.uri for dataset in datasets), tuple(dataset.fingerprint for dataset in datasets)
+    shards: list[CopiedRows] = []
+    chosen: list[tuple[int, int, int]] = []
+    rows = 0
+    for place in order:
+        which, shard, group, count = groups[place]
+        chosen.append((which, shard, group))
+        rows += count
+        if rows * weight >= SHARD_BYTES:
+            shards.append(CopiedRows(uris, prints, tuple(chosen), rows))
+            chosen, rows = [], 0
+    return [*shards, CopiedRows(uris, prints, tuple(chosen), rows)] if chosen else shards
