@@ -88,8 +88,9 @@ def finding_of(result: Mapping[str, Any]) -> str:
         verdict = f"the features are {verdict} {'random weights' if other.startswith('mean of') else other}"
     else:
         verdict = "no difference is shown"
+    named = f"the {other}-weights networks" if other.startswith("mean of") else f"the {other} baseline"
     span = f", interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}" if np.isfinite(gain.low) else ""
     return (
         f"A linear map on the frozen features puts {rows[one]:.1%} of the patches within a factor 1.25 of the true depth, "
-        f"against {rows[other]:.1%} for {other} ({gain.value * 100:+.1f} points{span}): {verdict}."
+        f"against {rows[other]:.1%} for {named} ({gain.value * 100:+.1f} points{span}): {verdict}."
     )
