@@ -20,7 +20,8 @@ GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 7
 MAX_ANGLE = 60.0
 """Degrees between viewing directions; beyond it two views of one camera hardly share anything."""
 _GRID = (36, 48)
-"""Rows and columns of the depth map that co-visibility is computed from: 1.4 ms a pair, and within 0.02 of the full map."""
+"""Rows and columns of the depth map from which co-visibility is computed: 0.6 ms a pair instead of 13 for 240 x 320, and on the
+kitchen sequence 0.007 off on average, 0.04 at most."""
 
 
 def find(place: str, name: str, overlap: tuple[float, float], pairs_per_frame: int, seed: int, licence: str = "unstated") -> Found:
@@ -102,6 +103,6 @@ class _Shapes:
                 self._kept[frame.file] = (resize_nearest(depth, height, width), K)
             except BrokenSampleError as error:
                 reason, _, detail = str(error).partition(": ")
-                self._found.skips.append((f"{frame.depth} ({detail})", f"depth of a frame: {reason}"))
+                self._found.skips.append((f"{frame.depth} ({detail})" if detail else str(frame.depth), f"depth of a frame: {reason}"))
                 self._kept[frame.file] = None
         return self._kept[frame.file]

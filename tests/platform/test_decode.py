@@ -1,0 +1,136 @@
+"""Whatever people call an image becomes uint8 RGB, upright; whatever is none becomes a broken sample with a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data.images import decode_depth, decode_image, encode_depth, encode_image, fit_image
+
+
+def _bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _picture(height: int = 40, width: int = 60) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x * 4, y * 6, (x + y) * 2], -1).astype(np.uint8)
+
+
+def test_rgb_comes_back_as_it_was() -> None:
+    np.testing.assert_array_equal(decode_image(_bytes(Image.fromarray(_picture()))), _picture())
+    assert np.abs(decode_image(encode_image(_picture(), 95)).astype(int) - _picture()).mean() < 3
+    assert decode_image(_bytes(Image.fromarray(_picture()), "WEBP", lossless=True)).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_is_repeated(kind: str) -> None:
+    decoded = decode_image(_bytes(Image.fromarray(_picture()[..., 0]), kind))
+    assert decoded.shape == (40, 60, 3)
+    assert (decoded[..., 0] == decoded[..., 1]).all() and (decoded[..., 0] == decoded[..., 2]).all()
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = np.dstack([_picture(), np.zeros((40, 60), np.uint8)])
+    rgba[:, 30:, 3] = 255
+    decoded = decode_image(_bytes(Image.fromarray(rgba)))
+    assert (decoded[:, :30] == 255).all()
+    np.testing.assert_array_equal(decoded[:, 30:], _picture()[:, 30:])
+
+
+def test_grey_with_alpha_and_palettes_with_transparency_too() -> None:
+    grey = np.dstack([np.full((40, 60), 10, np.uint8), np.zeros((40, 60), np.uint8)])
+    assert (decode_image(_bytes(Image.fromarray(grey))) == 255).all()
+    palette = Image.fromarray(_picture()).quantize(8)
+    assert decode_image(_bytes(palette)).shape == (40, 60, 3)
+    assert (decode_image(_bytes(Image.new("P", (40, 40), 0), transparency=0)) == 255).all()
+
+
+def test_cmyk_is_converted() -> None:
+    red = Image.new("RGB", (40, 40), (250, 10, 10)).convert("CMYK")
+    assert np.abs(decode_image(_bytes(red, "JPEG", quality=95)).mean((0, 1)) - [250, 10, 10]).max() < 12
+
+
+def test_16_bit_is_scaled_not_clipped() -> None:
+    deep = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    decoded = decode_image(_bytes(Image.fromarray(deep)))
+    assert decoded.min() == 0 and decoded.max() == 255
+    np.testing.assert_allclose(decoded[..., 0], deep / 257, atol=0.51)
+
+
+def test_one_bit_images_are_black_and_white() -> None:
+    bits = Image.fromarray(np.pad(np.full((20, 60), 255, np.uint8), [(0, 20), (0, 0)])).convert("1")
+    assert set(np.unique(decode_image(_bytes(bits)))) == {0, 255}
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, 3), (8, 1)])
+def test_exif_rotation_is_applied(orientation: int, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode_image(_bytes(Image.fromarray(_picture()), "JPEG", quality=98, subsampling=0, exif=exif))
+    expected = np.rot90(_picture(), turn)
+    assert decoded.shape == expected.shape and np.abs(decoded.astype(int) - expected).mean() < 3
+
+
+def _bomb(width: int, height: int) -> bytes:
+    """A small PNG file that says it is large."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a readable image"),
+        (b"this is text, not a picture", "not a readable image"),
+        (b"GIF89a" + bytes(50), "not a readable image"),
+        (_bomb(60_000, 60_000), "not a readable image"),
+        (_bomb(9_000, 9_000), "exceeds the limit of 64,000,000"),
+        (_bytes(Image.fromarray(_picture()), "JPEG")[:400], "JPEG"),
+        (_bytes(Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)))[:3000], "damaged PNG"),
+    ],
+)
+def test_what_cannot_be_decoded_is_a_broken_sample(data: bytes, reason: str) -> None:
+    with pytest.raises(BrokenSampleError) as caught:
+        decode_image(data)
+    assert reason in str(caught.value)
+
+
+def test_too_many_bytes_are_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.platform.data.images.MAX_BYTES", 100)
+    with pytest.raises(BrokenSampleError, match="exceeds the limit of 100"):
+        decode_image(encode_image(_picture()))
+
+
+def test_an_image_that_need_not_shrink_keeps_its_bytes() -> None:
+    data = encode_image(_picture(64, 96))
+    assert fit_image(data, None, 90) == (data, (64, 96), (64, 96))
+    assert fit_image(data, 64, 90)[0] is data
+    smaller, original, stored = fit_image(data, 32, 90)
+    assert (original, stored) == ((64, 96), (32, 48)) and decode_image(smaller).shape == (32, 48, 3)
+
+
+def test_a_tiny_image_is_refused() -> None:
+    with pytest.raises(BrokenSampleError, match=r"tiny image .*: 60 x 20"):
+        fit_image(_bytes(Image.fromarray(_picture(20, 60))), None, 90)
+
+
+def test_depth_survives_to_the_millimetre_and_unknown_stays_unknown() -> None:
+    depth = np.array([[0.0, 1.2344, 65.535], [70.0, np.inf, np.nan]])
+    np.testing.assert_allclose(decode_depth(encode_depth(depth)), [[0, 1.234, 65.535], [0, 0, 0]], atol=1e-6)
+
+
+def test_an_8_bit_image_is_no_depth() -> None:
+    with pytest.raises(BrokenSampleError, match="not a 16-bit PNG"):
+        decode_depth(_bytes(Image.fromarray(_picture()[..., 0])))
