@@ -25,7 +25,7 @@ ImageSize = Annotated[tuple[int, int], BeforeValidator(_height_width), PlainSeri
 class CrocoModel(Settings):
     """The two-view network. A side of the image must be a multiple of the patch."""
 
-    image_size: ImageSize = Field(default=224, description="pixels: one side of a square, or [height, width]")
+    image_size: ImageSize = Field(default=(224, 224), description="pixels: one side of a square, or [height, width]")
     patch_size: int = Field(default=16, ge=1)
     position: Literal["cosine", "rope"] = Field(default="cosine", description="cosine: v1's fixed tables; rope: v2's rotary embedding")
     rope_base: float = Field(default=100.0, gt=0)

@@ -40,12 +40,13 @@ class CrocoDecoder(nn.Module):
         v1, y = embedded.split((visible.shape[1], memory.shape[1]), dim=1)
         b, n, v = *order.shape, visible.shape[1]
         x = torch.cat([v1, self.mask_token.to(v1.dtype).expand(b, n - v, -1)], dim=1)
+        rotary = rotary_y = None
         if self.rotary:
             rotary_y = rotary_angles(grid_positions(self.grid, x.device), self.head_dim, self.base, self.f0)
             rotary = rotary_y.take(order)
         else:
-            rotary = rotary_y = None
             x, y = x + self.dec_pos_embed[order], y + self.dec_pos_embed
         for block in self.dec_blocks:
             x = block(x, y, rotary, rotary_y)
-        return self.prediction_head(self.dec_norm(x[:, first:]))
+        prediction: Tensor = self.prediction_head(self.dec_norm(x[:, first:]))
+        return prediction

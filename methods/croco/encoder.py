@@ -54,7 +54,7 @@ class CrocoEncoder(nn.Module):
             every = torch.arange(n, device=cells.device).expand(x.shape[0], n)
             rotary = rotary.take(torch.cat([cells, every], dim=1))
         for block in self.enc_blocks:
-            x = block(x, rotary, (v, n))
+            x = block(x, rotary, [v, n])
         x1, x2 = self.enc_norm(x).split((v, n), dim=1)
         return x1, x2
 
@@ -70,7 +70,8 @@ class CrocoEncoder(nn.Module):
         x, rotary = self._start(images)
         for block in self.enc_blocks:
             x = block(x, rotary)
-        return self.enc_norm(x)
+        out: Tensor = self.enc_norm(x)
+        return out
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
@@ -78,6 +79,7 @@ class CrocoEncoder(nn.Module):
         for block in self.enc_blocks[:-1]:
             x = block(x, rotary)
         last = self.enc_blocks[-1]
+        assert isinstance(last, EncoderBlock)
         return last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

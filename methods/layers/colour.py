@@ -24,15 +24,16 @@ def imagenet_denormalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3
 
 def grey(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     """Luma with PIL's weights."""
-    r, g, b = images.split(1, dim=1)
-    return GREY[0] * r + GREY[1] * g + GREY[2] * b
+    r, g, b = torch.split(images, 1, dim=1)
+    luma: Tensor = GREY[0] * r + GREY[1] * g + GREY[2] * b
+    return luma
 
 
 def colour_jitter(images: Float[Tensor, "b 3 h w"], jitter: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 h w"]:
     """Brightness, contrast and saturation, each sample with its own factors (`jitter[:, :3]`) in its own order (`jitter[:, 3:]`).
 
     Each is a blend with a reference, x f + (1 - f) ref, clamped to [0, 1]: black for brightness, the mean of the grey image for
-    contrast, the grey image for saturation, as in PIL; PIL also rounds to 8 bits after each, and the mean to an integer.
+    contrast, the grey image for saturation, as in PIL, which also truncates to 8 bits after each and rounds the mean to an integer.
     """
     factors, order = jitter[:, :3], jitter[:, 3:].long()
     for slot in range(3):

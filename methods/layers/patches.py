@@ -35,7 +35,7 @@ def take(rows: Shaped[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Shaped[Ten
     """Rows by number, for each sample its own numbers."""
     b, n, _ = rows.shape
     flat = index + n * torch.arange(b, device=index.device)[:, None]
-    return rows.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, index.shape)
+    return rows.flatten(0, 1).index_select(0, flat.flatten()).view(b, index.shape[1], -1)
 
 
 class PatchEmbed(nn.Module):

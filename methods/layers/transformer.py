@@ -32,26 +32,26 @@ class Attention(nn.Module):
             q, k, v = qkv.unbind(2)
         else:
             cos, sin = (t[..., None, None, :] for t in rotary)
-            q, k = rotate(qkv[:, :, :2], cos, sin).unbind(2)
-            v = qkv[:, :, 2]
+            qk, v = torch.split(qkv, [2, 1], dim=2)
+            q, k = rotate(qk, cos, sin).unbind(2)
+            v = v.squeeze(2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: tuple[int, ...] | None = None
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: list[int] | None = None) -> Float[Tensor, "b n d"]:
         """`segments`: lengths of sequences that lie side by side in `x` and do not see each other; default one sequence."""
         q, k, v = self.project(x, rotary)
         if segments is None:
-            out = scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            seen = scaled_dot_product_attention(q, k, v).transpose(1, 2)
         else:
-            split = zip(*(t.split(segments, dim=2) for t in (q, k, v)), strict=True)
-            out = torch.cat([scaled_dot_product_attention(*qkv).transpose(1, 2) for qkv in split], dim=1)
-        return self.proj(out.flatten(2))
+            split = zip(*(torch.split(t, segments, dim=2) for t in (q, k, v)), strict=True)
+            seen = torch.cat([scaled_dot_product_attention(*qkv).transpose(1, 2) for qkv in split], dim=1)
+        out: Tensor = self.proj(seen.flatten(2))
+        return out
 
     def weights(self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None) -> Float[Tensor, "b h n n"]:
         """The attention matrix itself, float32: queries x keys, rows sum to 1."""
         q, k, _ = self.project(x, rotary)
-        return (q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return torch.softmax(q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
 
 
 class CrossAttention(nn.Module):
@@ -72,8 +72,9 @@ class CrossAttention(nn.Module):
         if rotary is not None and rotary_y is not None:
             q = rotate(q, *(t[..., None, :] for t in rotary))
             k = rotate(k, *(t[..., None, :] for t in rotary_y))
-        out = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return self.proj(out.transpose(1, 2).flatten(2))
+        seen = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        return out
 
 
 class Mlp(nn.Module):
@@ -83,7 +84,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.fc2(gelu(self.fc1(x)))
+        out: Tensor = self.fc2(gelu(self.fc1(x)))
+        return out
 
 
 class EncoderBlock(nn.Module):
@@ -94,11 +96,10 @@ class EncoderBlock(nn.Module):
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: tuple[int, ...] | None = None
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: list[int] | None = None) -> Float[Tensor, "b n d"]:
         x = x + self.attn(self.norm1(x), rotary, segments)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class DecoderBlock(nn.Module):
@@ -119,4 +120,5 @@ class DecoderBlock(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         x = x + self.attn(self.norm1(x), rotary)
         x = x + self.cross_attn(self.norm2(x), self.norm_y(y), rotary, rotary_y)
-        return x + self.mlp(self.norm3(x))
+        x = x + self.mlp(self.norm3(x))
+        return x
