@@ -61,7 +61,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
             lines.append(f"unknown setting {key!r}: {nearest(path[-1], _fields_at(model, path[:-1]))}")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key} = {item['input']!r}: {message}" if key else message)
+            given = "" if isinstance(item["input"], (dict, BaseModel)) else f" = {item['input']!r}"
+            lines.append(f"{key}{given}: {message}" if key else message)
     return CallError("\n".join(lines), "correct the key or value; `--dry-run` prints every setting")
 
 

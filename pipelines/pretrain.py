@@ -34,9 +34,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
         return {"settings": experiment.sections(), "estimate": estimate.as_dict()}
     experiment, dataset = preflight.check(experiment)
+    from rich.console import Console
+
     from sightline.platform import jobs, runs
 
     name = args.name or runs.fresh_name(experiment.recipe)
     command = "sightline " + " ".join(sys.argv[1:])
     record = runs.Run.create(name, experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment))
-    return jobs.execute(record)
+    return jobs.execute(record, Console(stderr=args.json))

@@ -7,14 +7,26 @@ random weights, logs to an embedded MLflow (SQLite), registers the encoder as `c
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-ROOMS = 64
-VIEWS_SEED = 7
+from rich.console import Console
+
+RECIPE = "croco-tiny"
+QUICK = {
+    "train.length": "240 steps",
+    "train.workers": 2,
+    "train.validate_every": "40 steps",
+    "train.validate_samples": 64,
+    "train.checkpoint_every": "80 steps",
+    "optim.warmup": "24 steps",
+}
+"""What differs from the recipe: short enough for a first look."""
+ROOMS = ["rendered", "--scenes", "60", "--pairs-per-scene", "12", "--size", "128", "--split", "train=0.8,val=0.2", "--local"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides of recipe croco-quickstart")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help=f"overrides of the recipe {RECIPE}")
     parser.add_argument("--name", help="the run's name; default: quickstart and the time")
 
 
@@ -22,16 +34,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
 
     overrides = config.parse_overrides(args.settings)
-    config.load("croco-tiny", {**QUICK, **overrides})  # a wrong setting is told before rooms are rendered
-    from rich.console import Console
+    config.load(RECIPE, {**QUICK, **overrides})  # a wrong setting is told before rooms are rendered
     from sightline.platform import jobs, preflight, runs
 
-    console = Console()
-    folder = rendered_rooms(console)
-    overrides = {**QUICK, "data.train": str(folder / "train"), "data.val": str(folder / "val"), **overrides}
-    experiment, dataset = preflight.check(config.load("croco-tiny", overrides))
-    name = args.name or runs.fresh_name("quickstart")
+    console = Console(stderr=args.json)
+    rooms = rendered_rooms(console)
+    data = {"data.train": str(rooms / "train"), "data.val": str(rooms / "val")}
+    experiment, dataset = preflight.check(config.load(RECIPE, {**QUICK, **data, **overrides}))
+    command = " ".join(["sightline quickstart", *args.settings])
     record = runs.Run.create(
-        name, experiment, dataset.fingerprint, "sightline quickstart " + " ".join(args.settings), preflight.tracking_uri(experiment)
+        args.name or runs.fresh_name("quickstart"), experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment)
     )
     return jobs.execute(record, console)
+
+
+def rendered_rooms(console: Console) -> Path:
+    """The embedded default data: rendered once, then reused."""
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.home import home
+
+    from . import prepare
+
+    folder = home() / "data" / "rooms"
+    if all((folder / part / "manifest.json").exists() for part in ("train", "val")):
+        console.print(f"rooms are in {folder} already", highlight=False)
+        return folder
+    console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False)
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    prepare.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
+    counts = [Dataset.open(folder / part).rows for part in ("train", "val")]
+    console.print(f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False)
+    return folder

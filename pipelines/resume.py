@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+
     from sightline.methods.errors import CallError
     from sightline.platform import config, jobs, preflight, runs
 
@@ -39,4 +41,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         experiment = changed
         record.settings = experiment.sections()
     preflight.check(experiment)
-    return jobs.execute(record)
+    return jobs.execute(record, Console(stderr=args.json))

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from .finish import Findings
 
 
-def execute(run: Run, console: Console | None = None) -> dict[str, Any]:
+def execute(run: Run, console: Console) -> dict[str, Any]:
     """Carry `run` out from wherever it stands to its report. Returns a JSON-able result; raises `SightlineError`.
 
     An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to go on from.
     """
-    console = console or Console()
     tracking = Tracking(run)
     memory = MemoryMeter()
     memory.start()
