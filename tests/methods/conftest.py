@@ -27,20 +27,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         method = metafunc.module.METHOD
         folder = parity.parity_folder(method)
         try:
-            files: list[Path | None] = [*parity.parity_files(folder)]
+            files = parity.parity_files(folder)
         except parity.ParityError:
-            files = [None]
-        metafunc.parametrize("parity_file", files, ids=[f"{method}-{p.relative_to(folder)}" if p else f"{method}-no-file" for p in files])
+            files = [folder / "no-file"]
+        metafunc.parametrize("parity_file", files, ids=[f"{method}-{p.relative_to(folder)}" for p in files])
 
 
 @pytest.fixture
 def parity_check(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Checks one file against the kinds of a method, keeps the figures for the summary, xfails what is pending."""
 
-    def check(path: Path | None, kinds: list[parity.Kind]) -> None:
+    def check(path: Path, kinds: list[parity.Kind]) -> None:
         method = request.module.METHOD
-        if path is None:
-            raise parity.ParityError(f"no parity vector under {parity.parity_folder(method)}")
+        if not path.exists():
+            raise parity.ParityError(f"no parity vector under {path.parent}")
         report = parity.check_file(path, kinds)
         request.config.stash[REPORTS].setdefault(method, []).append(report)
         if report.pending:

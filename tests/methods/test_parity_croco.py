@@ -17,7 +17,7 @@ METHOD = "croco"
 BUILT = ("pretraining", "rotary embedding", "tables")
 
 
-def test_numbers_agree_with_the_official_code(parity_file: Path | None, parity_check: Callable[..., None]) -> None:
+def test_numbers_agree_with_the_official_code(parity_file: Path, parity_check: Callable[..., None]) -> None:
     parity_check(parity_file, KINDS)
 
 
@@ -77,11 +77,14 @@ def test_tampered_files_fail(parity_file: Path, tmp_path: Path) -> None:
         tampered["a wrong shape"] = {output: vector.tensors[output][None]}
         tampered["no input"] = {first(vector, "input."): None}
     if kind.name == "pretraining":
-        weight = first(vector, "state.enc_blocks.0.attn")
+        weight = "state.prediction_head.weight"
+        grad = first(vector, "grad.")
         tampered["a state tensor less"] = {weight: None}
-        tampered["a wrong weight"] = {weight: vector.tensors[weight] + 0.01}
+        tampered["a wrong weight"] = {weight: -vector.tensors[weight]}
         tampered["an intermediate less"] = {"output.enc1": None}
-        tampered["a block more"] = {weight.replace("blocks.0", "blocks.9"): vector.tensors[weight]}
+        tampered["a block more"] = {"state.enc_blocks.99.norm1.weight": vector.tensors["state.enc_norm.weight"]}
+        tampered["nine gradients"] = {f"grad.{n}": None for n in sorted(vector.part("grad"))[9:]}
+        tampered["a wrong gradient"] = {grad: vector.tensors[grad] + 1}
         tampered["no gradient"] = {n: None for n in vector.tensors if n.startswith("grad.")}
     for what, change in tampered.items():
         with pytest.raises(parity.ParityError):

@@ -84,6 +84,8 @@ def pretraining(vector: Vector) -> Mapping[str, Tensor]:
     out["loss_raw"] = pretext.errors(done).mean()
 
     wanted = vector.part("grad")
+    if len(wanted) < 10 + model.norm_memory:
+        raise ParityError(f"{vector.path.name} has {len(wanted)} gradients; its README promises 10, with a memory norm 11")
     grads = {f"grad.{name}": p.grad for n, p in pretext.named_parameters() if (name := official_name(n)) in wanted and p.grad is not None}
     return {f"output.{name}": tensor for name, tensor in out.items()} | grads
 
