@@ -18,7 +18,6 @@ from .report_style import STYLE
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser itself is told to fetch nothing and run nothing."""
-ENDS = ("value", "low", "high")
 UNITS = {"psnr": "dB"}
 """Units of figures by the first word of their name."""
 
@@ -119,14 +118,6 @@ def _span(figure: Mapping[str, Any], show: Any) -> str:
     return f"{show(figure['value'])}<small>{show(figure['low'])} to {show(figure['high'])}</small>"
 
 
-def _verdict(figure: Mapping[str, Any], better: str) -> tuple[str, str]:
-    """(class, words) for a difference; only an interval that leaves out zero lets us speak of better or worse."""
-    low, high = figure.get("low"), figure.get("high")
-    if low is None or high is None or low <= 0 <= high:
-        return "", "no difference shown"
-    return ("good", "better") if (low > 0) == (better == "higher") else ("bad", "worse")
-
-
 def _probe(probe: Mapping[str, Any] | None) -> str:
     if not probe:
         return ""
@@ -159,15 +150,15 @@ def _probe(probe: Mapping[str, Any] | None) -> str:
     for difference in probe["differences"]:
         cells = []
         for key, metric in metrics.items():
-            shade, word = _verdict(difference["metrics"][key], metric["better"])
-            cells.append(f'<td>{_span(difference["metrics"][key], shower(metric, "+"))}<br><span class="{shade}">{word}</span></td>')
+            word = difference["metrics"][key]["verdict"]
+            shade = {"better": "good", "worse": "bad"}.get(word, "")
+            cells.append(
+                f'<td>{_span(difference["metrics"][key], shower(metric, "+"))}<span class="verdict {shade}">{escape(word)}</span></td>'
+            )
         differences += f'<tr><th scope="row">{escape(difference["name"])}</th>{"".join(cells)}</tr>'
     first = next(iter(metrics))
     scale = 100 if metrics[first]["unit"] == "%" else 1
-    dots = []
-    for row in probe["rows"]:
-        value, low, high = (None if row["metrics"][first][end] is None else row["metrics"][first][end] * scale for end in ENDS)
-        dots.append((row["name"], value, low, high, row["kind"] == "encoder"))
+    dots = [(row["name"], *_ends(row["metrics"][first], scale), row["kind"] == "encoder") for row in probe["rows"]]
     chart = interval_chart(
         metrics[first]["label"], dots, f"{metrics[first]['unit']}, {metrics[first]['better']} is better".lstrip(", "), from_zero=False
     )
@@ -204,10 +195,7 @@ def _claims(claims: Mapping[str, Any] | None, meanings: Mapping[str, str]) -> st
     charts, rows = [], ""
     for prefix, names in groups.items():
         unit = UNITS.get(prefix, "")
-        dots = []
-        for index, name in enumerate(names):
-            value, low, high = (claims["figures"][name][end] for end in ENDS)
-            dots.append((name.removeprefix(prefix).strip("_").replace("_", " ") or name, value, low, high, index == 0))
+        dots = [(_rest(name), *_ends(claims["figures"][name]), index == 0) for index, name in enumerate(names)]
         title = prefix.upper() if prefix in UNITS else prefix[:1].upper() + prefix[1:]
         charts.append(interval_chart(title, dots, unit, from_zero=False))
         for name in names:
@@ -215,11 +203,13 @@ def _claims(claims: Mapping[str, Any] | None, meanings: Mapping[str, str]) -> st
                 f'<tr><th scope="row">{escape(_words(name))}</th><td>{_span(claims["figures"][name], lambda v: f"{v:.2f}")}</td>'
                 f'<td class="text">{escape(meanings.get(name, ""))}</td></tr>'
             )
-    differences = "".join(
-        f'<tr><th scope="row">{escape(" minus ".join(_words(name) for name in d["of"]))}</th><td>{_span(d, lambda v: f"{v:+.2f}")}</td>'
-        f'<td class="text">{"the interval leaves out zero" if _verdict(d, "higher")[0] else "no difference shown"}</td></tr>'
-        for d in claims["differences"]
-    )
+    differences = ""
+    for difference in claims["differences"]:
+        low, high = difference["low"], difference["high"]
+        word = "no difference shown" if low is None or low <= 0 <= high else "the interval leaves out zero"
+        one, other = (escape(text) for text in (_words(difference["of"][0]), _rest(difference["of"][1])))
+        shown = _span(difference, lambda v: f"{v:+.2f}")
+        differences += f'<tr><th scope="row">{one} minus {other}</th><td>{shown}</td><td class="text">{word}</td></tr>'
     plain = ['<th scope="col">value</th>', '<th scope="col"></th>']
     body = [
         f'<div class="charts">{"".join(charts)}</div>',
@@ -230,10 +220,20 @@ def _claims(claims: Mapping[str, Any] | None, meanings: Mapping[str, str]) -> st
     return _section("The method's own claim", "\n".join(body))
 
 
+def _ends(figure: Mapping[str, Any], scale: float = 1) -> tuple[float, float | None, float | None]:
+    low, high = (None if figure[end] is None else figure[end] * scale for end in ("low", "high"))
+    return figure["value"] * scale, low, high
+
+
 def _words(name: str) -> str:
     """A figure's name as words: `psnr_true_view` -> `PSNR true view`."""
     first, *rest = name.split("_")
     return " ".join([first.upper() if first in UNITS else first, *rest])
+
+
+def _rest(name: str) -> str:
+    """The name without its first word: `psnr_true_view` -> `true view`."""
+    return " ".join(name.split("_")[1:]) or name
 
 
 def _commands(commands: Sequence[str]) -> str:

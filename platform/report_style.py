@@ -61,7 +61,7 @@ thead th{color:var(--soft);font-weight:600;font-size:.84rem;border-top:0}
 thead th small{display:block;font-weight:400}
 tbody th{font-weight:500}tr.main th,tr.main td{font-weight:650}tr.minor{color:var(--soft)}
 td small{color:var(--soft);font-weight:400;margin-left:.45em}
-.good{color:var(--good)}.bad{color:var(--bad)}
+.verdict{display:block}.good{color:var(--good)}.bad{color:var(--bad)}
 pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;overflow-x:auto;
 font:.86rem/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 details{background:var(--card);border:1px solid var(--line);border-radius:10px;margin:12px 0}
@@ -73,7 +73,8 @@ ol,ul{padding-left:22px}li{margin:3px 0}
 footer{margin-top:48px;color:var(--soft);font-size:.86rem}
 @media (max-width:560px){main{padding:20px 14px 48px}.chart,.picture{padding:12px}th,td{padding:7px 10px}svg{font-size:15px}
 dl.facts{grid-template-columns:1fr 1fr}
-.headline{padding:14px 16px;font-size:1.05rem}tbody th{white-space:normal;min-width:6.5em}td.text{min-width:10em}td small{display:block;margin:0}
+.headline{padding:14px 16px;font-size:1.05rem}tbody th{white-space:normal;min-width:6.5em}td.text{min-width:10em;font-size:.86rem}
+td small{display:block;margin:0}
 thead th small{display:none}}
 @media print{body{background:#fff}main{max-width:none}.chart,.picture,.scroll{break-inside:avoid}}
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from ..data.dataset import Dataset
 from .depth_metrics import METRICS, error_sums, figures_of, finding_of
 from .features import Frame, batch_tokens, fit_image, frozen, has_depth, list_frames, patch_depth, read_frames
 from .protocol import DEPTH_V1, DepthProtocol, as_dict, protocol_hash
-from .ridge import LinearHead, Moments, ridge
-from .splits import Units, hold_out, make_units, too_near
+from .ridge import LinearHead, Moments, ridge, total
+from .splits import Units, make_folds, make_units, too_near
 
 BATCH = 32
 Progress = Callable[[str, float], None]
@@ -76,10 +76,8 @@ class _Grid:
 @dataclass(frozen=True)
 class _Split:
     train: list[Frame]
-    held_out: set[bytes]
-    """Digests of the training frames on which the penalty is chosen."""
-    unused: set[bytes]
-    """Digests of the training frames too near to a held-out one: they join only the final fit."""
+    folds: dict[bytes, int]
+    """Digest of a training frame -> its fold in the choice of the penalty; -1 for those that join only the final fit."""
     test: list[Frame]
     test_units: Units
     """Of the test frames, in their order."""
@@ -116,30 +114,15 @@ def _split(train: Dataset, test: Dataset, protocol: DepthProtocol) -> _Split:
             f"out) and {len(test_frames)} test frames; at least 10 and 2 are needed"
         )
     scenes, times = [f.scene for f in kept], np.array([f.time for f in kept])
-    held = hold_out(make_units(scenes, times, protocol.resampling), protocol.held_out, protocol.resampling.seed)
-    unused = np.zeros(len(kept), dtype=bool)
-    if np.isfinite(times).all():
-        unused = too_near(scenes, times, [s for s, h in zip(scenes, held, strict=True) if h], times[held], protocol.gap) & ~held
-    if (~held & ~unused).sum() < 2:
-        unused[:] = False  # too short a video for a gap inside the training frames
+    units = make_units(scenes, times, protocol.resampling)
+    folds = make_folds(units, scenes, times, protocol.folds, protocol.gap)
     return _Split(
         train=kept,
-        held_out={frame.digest for frame, flag in zip(kept, held, strict=True) if flag},
-        unused={frame.digest for frame, flag in zip(kept, unused, strict=True) if flag},
+        folds={frame.digest: int(fold) for frame, fold in zip(kept, folds, strict=True)},
         test=test_frames,
         test_units=make_units(test_scenes, test_times, protocol.resampling),
         left_out=len(everything) - len(kept),
     )
-
-
-@dataclass
-class _Fold:
-    """What is learned from one part of the training frames, for each encoder and for the position baseline."""
-
-    moments: dict[str, Moments] = field(default_factory=dict)
-
-    def add(self, name: str, moments: Moments) -> None:
-        self.moments[name] = self.moments[name] + moments if name in self.moments else moments
 
 
 def _measure(
@@ -153,15 +136,15 @@ def _measure(
     progress: Progress,
 ) -> tuple[dict[str, tuple[list[str], np.ndarray]], dict[str, float], dict[str, int]]:
     """Sums of errors of each model by test frame, the penalty of each head, and counts."""
-    total = len(split.train) + len(split.test)
+    frames = len(split.train) + len(split.test)
     counts = {"train_images": 0, "train_patches": 0, "test_images": 0, "test_patches": 0, "broken_images": 0}
-    folds = {"fit": _Fold(), "held out": _Fold(), "unused": _Fold()}
+    moments: dict[str, dict[int, Moments]] = {name: {} for name in modules}  # of each fold
     cells = (grid.size[0] // grid.patch) * (grid.size[1] // grid.patch)
     place_sum, place_count = np.zeros(cells), np.zeros(cells)
     low, high = np.inf, -np.inf
     done = 0
     for batch in _batches(train, split.train, grid, protocol, counts):
-        part = ["held out" if f.digest in split.held_out else "unused" if f.digest in split.unused else "fit" for f in batch.frames]
+        folds = np.array([split.folds[frame.digest] for frame in batch.frames])
         log_depth, known = np.log(batch.depth), np.isfinite(batch.depth)
         place_sum += np.where(known, log_depth, 0).sum(axis=0)
         place_count += known.sum(axis=0)
@@ -170,17 +153,18 @@ def _measure(
         counts["train_patches"] += int(known.sum())
         for name, module in modules.items():
             tokens = batch_tokens(module, batch.images, device)
-            for fold, parts in folds.items():
-                chosen = torch.from_numpy(known & (np.array(part) == fold)[:, None])
+            for fold in np.unique(folds).tolist():
+                chosen = torch.from_numpy(known & (folds == fold)[:, None])
                 if bool(chosen.any()):
-                    parts.add(name, Moments.of(tokens[chosen], torch.from_numpy(log_depth)[chosen].double()))
+                    found = Moments.of(tokens[chosen], torch.from_numpy(log_depth)[chosen].double())
+                    moments[name][fold] = moments[name][fold] + found if fold in moments[name] else found
         done += len(batch.frames)
-        progress("depth probe: fitting", done / total)
+        progress("depth probe: fitting", done / frames)
     if not counts["train_patches"]:
         raise ProbeSkippedError("no training patch has enough known depth")
     heads, penalties = {}, {}
     for name in modules:
-        penalties[name], heads[name] = _choose([folds[fold].moments.get(name) for fold in folds], protocol)
+        penalties[name], heads[name] = _choose(moments[name], protocol)
     overall = place_sum.sum() / place_count.sum()
     place = np.where(place_count > 0, place_sum / place_count.clip(1), overall)
 
@@ -196,7 +180,7 @@ def _measure(
             errors[name].append(error_sums(predicted, batch.depth, protocol.delta))
         errors["position"].append(error_sums(np.broadcast_to(np.exp(place), batch.depth.shape), batch.depth, protocol.delta))
         done += len(batch.frames)
-        progress("depth probe: testing", done / total)
+        progress("depth probe: testing", done / frames)
     if not counts["test_patches"]:
         raise ProbeSkippedError("no test patch has enough known depth")
     return {name: (units, np.concatenate(parts)) for name, parts in errors.items()}, penalties, counts
@@ -229,14 +213,15 @@ def _batches(dataset: Dataset, frames: Sequence[Frame], grid: _Grid, protocol: D
         yield _Batch(kept, np.stack(images), np.stack(depths))
 
 
-def _choose(folds: Sequence[Moments | None], protocol: DepthProtocol) -> tuple[float, LinearHead]:
-    """The penalty with the least squared error on the held-out part, and the head fitted with it on all parts."""
-    fit, held_out, _ = folds
-    everything = [fold for fold in folds if fold is not None]
-    whole = everything[0]
-    for fold in everything[1:]:
-        whole = whole + fold
-    if fit is None or held_out is None:
-        raise ProbeSkippedError("the training frames with known depth cannot be divided in two parts to choose the penalty")
-    penalty = min(protocol.penalties, key=lambda value: ridge(fit, value).mean_squared_error(held_out))
-    return penalty, ridge(whole, penalty)
+def _choose(folds: Mapping[int, Moments], protocol: DepthProtocol) -> tuple[float, LinearHead]:
+    """The penalty with the least squared error when each fold is predicted from the others, and the head fitted with it on everything."""
+    usable = {fold: moments for fold, moments in folds.items() if fold >= 0}
+    if len(usable) < 2:
+        raise ProbeSkippedError("the training frames with known depth cannot be divided in folds to choose the penalty")
+    errors = dict.fromkeys(protocol.penalties, 0.0)
+    for held_out, moments in usable.items():
+        rest = total([other for fold, other in usable.items() if fold != held_out])
+        for penalty in protocol.penalties:
+            errors[penalty] += ridge(rest, penalty).mean_squared_error(moments) * moments.count
+    best = min(errors, key=lambda penalty: errors[penalty])
+    return best, ridge(total(list(folds.values())), best)

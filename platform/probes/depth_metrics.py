@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,13 @@ def figures_of(
     rows = [{"name": name, "kind": kind, "metrics": figure(value[name], draws[name])} for name, kind in kinds.items()]
     against = [name for name, kind in kinds.items() if kind in ("control mean", "baseline")]
     pairs = [(name, other) for name in encoders for other in against] + [(encoders[0], other) for other in encoders[1:]]
-    differences = [
-        {
-            "name": f"{one} minus {other}",
-            "of": [one, other],
-            "metrics": figure({m: value[one][m] - value[other][m] for m in METRICS}, {m: draws[one][m] - draws[other][m] for m in METRICS}),
-        }
-        for one, other in pairs
-    ]
+    differences = []
+    for one, other in pairs:
+        found = figure({m: value[one][m] - value[other][m] for m in METRICS}, {m: draws[one][m] - draws[other][m] for m in METRICS})
+        for m in METRICS:
+            spread = [float(value[name][m]) for name in controls] if kinds[other] == "control mean" else []
+            found[m]["verdict"] = verdict_of(Interval.from_dict(found[m]), float(value[one][m]), spread, METRICS[m]["better"])
+        differences.append({"name": f"{one} minus {other}", "of": [one, other], "metrics": found})
     also = f" and of the {len(controls)} random-weights networks" if controls else ""
     return {
         "rows": rows,
@@ -75,22 +74,34 @@ def figures_of(
     }
 
 
+def verdict_of(difference: Interval, value: float, spread: Sequence[float], better: str) -> str:
+    """'better', 'worse' or 'no difference shown'.
+
+    The interval must leave out zero. Against random networks (`spread`: their figures) the value must also lie farther beyond the
+    nearest of them than they lie apart: on one data set, random networks differ from each other by more than chance of scenes.
+    """
+    if not difference.excludes_zero:
+        return "no difference shown"
+    if spread and max(min(spread) - value, value - max(spread)) <= max(spread) - min(spread):
+        return "no difference shown"
+    return "better" if (difference.value > 0) == (better == "higher") else "worse"
+
+
 def finding_of(result: Mapping[str, Any]) -> str:
-    """One sentence: what was found, and whether the interval allows to say so."""
+    """One sentence: what was found, and whether it may be called a difference."""
     rows = {row["name"]: row["metrics"]["delta1"]["value"] for row in result["rows"]}
     if not result["differences"]:
         return ""
     difference = next((d for d in result["differences"] if d["of"][1].startswith("mean of")), result["differences"][0])
     one, other = difference["of"]
-    gain = Interval.from_dict(difference["metrics"]["delta1"])
-    if gain.excludes_zero:
-        verdict = "better than" if gain.value > 0 else "worse than"
-        verdict = f"the features are {verdict} {'random weights' if other.startswith('mean of') else other}"
-    else:
-        verdict = "no difference is shown"
-    named = f"the {other}-weights networks" if other.startswith("mean of") else f"the {other} baseline"
-    span = f", interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}" if np.isfinite(gain.low) else ""
+    gain = difference["metrics"]["delta1"]
+    random = other.startswith("mean of")
+    named, short = (f"the {other}-weights networks", "random weights") if random else (f"the {other} baseline", other)
+    verdict = f"the features are {gain['verdict']} than {short}" if gain["verdict"] in ("better", "worse") else "no difference is shown"
+    span = f", interval {gain['low'] * 100:+.1f} to {gain['high'] * 100:+.1f}" if gain["low"] is not None else ""
+    controls = [row["metrics"]["delta1"]["value"] for row in result["rows"] if row["kind"] == "control"]
+    apart = f", which lie between {min(controls):.1%} and {max(controls):.1%}" if random and len(controls) > 1 else ""
     return (
         f"A linear map on the frozen features puts {rows[one]:.1%} of the patches within a factor 1.25 of the true depth, "
-        f"against {rows[other]:.1%} for {named} ({gain.value * 100:+.1f} points{span}): {verdict}."
+        f"against {rows[other]:.1%} for {named}{apart} ({gain['value'] * 100:+.1f} points{span}): {verdict}."
     )

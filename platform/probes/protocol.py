@@ -35,8 +35,8 @@ class DepthProtocol(Settings):
     head: str = "ridge regression of log depth, closed form (no head seed); predictions clipped to the range of the training targets"
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     """Ridge penalties tried, as a share of the number of patches (features have unit variance)."""
-    held_out: float = 0.2
-    """Share of the training units on which the penalty is chosen; the head is then fitted again on all of them."""
+    folds: int = 5
+    """The penalty has the least squared error when each fold of whole units is predicted from the others; then all are fitted."""
     target: str = "median of the valid depths inside the patch, metres"
     min_valid: float = 0.5
     """A patch counts if at least this share of its pixels has a depth."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +30,10 @@ class Moments:
         return Moments(
             self.count + other.count, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy, self.yy + other.yy
         )
+
+
+def total(parts: Sequence[Moments]) -> Moments:
+    return functools.reduce(operator.add, parts)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sightline.methods.errors import CallError
-from sightline.methods.random import keyed_rng
 
 from .protocol import Resampling
 
@@ -72,10 +71,19 @@ def too_near(
     return near
 
 
-def hold_out(units: Units, share: float, seed: int) -> Bool[np.ndarray, " n"]:
-    """True for the images of a keyed choice of whole units, at least one. All False where there is a single unit."""
+def make_folds(units: Units, scenes: Sequence[str], times: Float[np.ndarray, " n"], folds: int, gap: float) -> Int[np.ndarray, " n"]:
+    """The fold of each image: whole units, consecutive ones together. -1 for images too near to another fold, in none.
+
+    Leaving out what is within half the gap on both sides of a border leaves about the whole gap; a video too short for that
+    keeps its borders.
+    """
     names = sorted(set(units.names))
-    if len(names) < 2:
-        return np.zeros(len(units.names), dtype=bool)
-    chosen = set(keyed_rng("held out", seed).choice(names, size=max(1, round(share * len(names))), replace=False).tolist())
-    return np.array([name in chosen for name in units.names])
+    index = {name: rank * folds // len(names) for rank, name in enumerate(names)}
+    fold = np.array([index[name] for name in units.names])
+    if not np.isfinite(times).all():
+        return fold
+    scene, near = np.asarray(scenes, dtype=str), np.zeros(len(fold), dtype=bool)
+    for one in range(folds):
+        here, there = fold == one, fold != one
+        near[here] = too_near(list(scene[here]), times[here], list(scene[there]), times[there], gap / 2)
+    return fold if near.mean() > 0.5 else np.where(near, -1, fold)

@@ -8,7 +8,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.probes.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
 from sightline.platform.probes.protocol import Resampling
-from sightline.platform.probes.splits import hold_out, make_units, too_near
+from sightline.platform.probes.splits import make_folds, make_units, too_near
 
 
 def test_a_95_percent_interval_covers_the_truth_in_about_95_of_100_worlds() -> None:
@@ -62,11 +62,17 @@ def test_few_scenes_are_cut_in_time_blocks_that_never_cross_a_scene() -> None:
     assert first == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_units_are_held_out_whole_and_always_the_same() -> None:
-    units = make_units([f"s{i % 10}" for i in range(100)], np.full(100, np.nan), Resampling())
-    held = hold_out(units, 0.2, 0)
-    assert len({name for name, flag in zip(units.names, held, strict=True) if flag}) == 2 and held.sum() == 20
-    assert (held == hold_out(units, 0.2, 0)).all() and (held != hold_out(units, 0.2, 1)).any()
+def test_folds_keep_units_whole_and_a_gap_between_frames_of_one_video() -> None:
+    scenes = [f"s{i % 10}" for i in range(100)]
+    units = make_units(scenes, np.full(100, np.nan), Resampling())
+    folds = make_folds(units, scenes, np.full(100, np.nan), 5, 2.0)
+    assert np.bincount(folds).tolist() == [20] * 5 and all(len(set(folds[i::10])) == 1 for i in range(10))
+
+    times = np.arange(0, 50, 0.5)
+    video = make_folds(make_units(["v"] * 100, times, Resampling()), ["v"] * 100, times, 5, 2.0)
+    for fold in range(5):
+        others = times[(video != fold) & (video >= 0)]
+        assert min(np.abs(others - time).min() for time in times[video == fold]) >= 1.5 and (video == fold).sum() >= 16
 
 
 def test_frames_near_a_test_frame_of_the_same_scene_are_found() -> None:

@@ -15,7 +15,9 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.probes.depth import run_depth_probe
+from sightline.platform.probes.depth_metrics import verdict_of
 from sightline.platform.probes.features import centre_box, fit_image, list_frames, patch_depth
+from sightline.platform.probes.intervals import Interval
 from sightline.platform.probes.protocol import DEPTH_V1, protocol_hash
 from sightline.platform.probes.ridge import Moments, ridge
 
@@ -92,6 +94,14 @@ def test_features_that_hold_depth_beat_random_weights_and_the_interval_says_so(m
     assert result["units"] == {"kind": "scene", "count": 8} and "8 scenes" in result["covers"]
     assert "better than random weights" in result["finding"]
     json.dumps(result, allow_nan=False)
+
+
+def test_better_than_random_weights_is_said_only_beyond_their_own_spread() -> None:
+    sure = Interval(0.05, 0.03, 0.07, 20)
+    assert verdict_of(sure, 0.70, [0.64, 0.65, 0.66], "higher") == "better"
+    assert verdict_of(sure, 0.67, [0.60, 0.63, 0.66], "higher") == "no difference shown"
+    assert verdict_of(sure, 0.70, [0.64, 0.65, 0.66], "lower") == "worse"
+    assert verdict_of(Interval(0.05, -0.01, 0.07, 20), 0.70, [], "higher") == "no difference shown"
 
 
 def test_features_without_depth_are_no_better_than_the_place_in_the_image(make: Make) -> None:
@@ -181,5 +191,5 @@ def test_ridge_from_sums_is_ridge_on_the_samples() -> None:
 
 
 def test_a_protocol_is_known_by_its_hash() -> None:
-    assert protocol_hash(DEPTH_V1) == "623de3a42841"
+    assert protocol_hash(DEPTH_V1) == "9dc0e5be0def"
     assert protocol_hash(DEPTH_V1.model_copy(update={"delta": 1.5})) != protocol_hash(DEPTH_V1)
