@@ -76,7 +76,7 @@ class _Builder:
         self._add(mesh.triangles, mesh.face_normals, centre, size, material, repeats, 0.0, round_axes=(1, 1, 0))
 
     def sphere(self, centre: list[float], radius: float, material: int, repeats: float = 1.0) -> None:
-        mesh = trimesh.creation.icosphere(subdivisions=3, radius=radius)
+        mesh = trimesh.creation.icosphere(subdivisions=2, radius=radius)
         self._add(mesh.triangles, mesh.face_normals, np.array(centre), np.full(3, 2 * radius), material, repeats, 0.0, round_axes=(1, 1, 1))
 
     def _add(

@@ -9,21 +9,21 @@ import numpy as np
 
 SIZE = 128
 """Side in texels. At the usual 0.7 repeats a metre a texel is about 1 cm: a pixel of a 256 px picture, 2.5 m away."""
-_ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+_ROWS, _COLUMNS = (np.mgrid[0:SIZE, 0:SIZE] / SIZE).astype(np.float32)
 
 
 def colour(
     rng: np.random.Generator, value: tuple[float, float] = (0.35, 0.95), saturation: tuple[float, float] = (0.05, 0.6)
 ) -> np.ndarray:
-    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
+    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)), np.float32)
 
 
 def noise(rng: np.random.Generator, cells: int = 4, octaves: int = 5, decay: float = 0.6) -> np.ndarray:
     """Tileable fractal value noise, S x S, zero mean, about unit deviation. Each octave has an amplitude of `decay` of the one before."""
-    total = np.zeros((SIZE, SIZE))
+    total = np.zeros((SIZE, SIZE), np.float32)
     for octave in range(octaves):
         count = min(cells * 2**octave, SIZE)
-        total += decay**octave * _stretch(_stretch(rng.standard_normal((count, count))).T).T
+        total += decay**octave * _stretch(_stretch(rng.standard_normal((count, count), np.float32)).T).T
     result: np.ndarray = (total - total.mean()) / (total.std() + 1e-9)
     return result
 
@@ -33,7 +33,7 @@ def _stretch(grid: np.ndarray) -> np.ndarray:
     count = len(grid)
     at = np.arange(SIZE) * count / SIZE
     low = at.astype(int)
-    t = (at - low) ** 2 * (3 - 2 * (at - low))
+    t = ((at - low) ** 2 * (3 - 2 * (at - low))).astype(np.float32)
     result: np.ndarray = grid[low] * (1 - t)[:, None] + grid[(low + 1) % count] * t[:, None]
     return result
 
@@ -149,14 +149,15 @@ def poster(rng: np.random.Generator) -> np.ndarray:
         y, x = rng.random(2)
         height, width = rng.uniform(0.05, 0.3, 2)
         turn = rng.uniform(0, np.pi)
-        u = (_COLUMNS - x) * np.cos(turn) + (_ROWS - y) * np.sin(turn)
-        v = (_ROWS - y) * np.cos(turn) - (_COLUMNS - x) * np.sin(turn)
-        shape = rng.integers(3)
-        if shape == 0:
-            inside = (u / width) ** 2 + (v / height) ** 2 < 1
-        else:
-            inside = (abs(u) < width) & (abs(v) < height) if shape == 1 else (abs(u) + abs(v)) < width
-        picture[inside] = colour(rng, (0.1, 1), (0.2, 0.95))
+        reach = height + width
+        window = np.s_[
+            int(max(0, y - reach) * SIZE) : int((y + reach) * SIZE) + 1, int(max(0, x - reach) * SIZE) : int((x + reach) * SIZE) + 1
+        ]
+        right, down = _COLUMNS[window] - np.float32(x), _ROWS[window] - np.float32(y)
+        u = np.abs(right * np.float32(np.cos(turn)) + down * np.float32(np.sin(turn))) / np.float32(width)
+        v = np.abs(down * np.float32(np.cos(turn)) - right * np.float32(np.sin(turn))) / np.float32(height)
+        inside = (u * u + v * v < 1, np.maximum(u, v) < 1, u + v < 1)[int(rng.integers(3))]
+        picture[window][inside] = colour(rng, (0.1, 1), (0.2, 0.95))
     if rng.random() < 0.6:
         top = rng.uniform(0.1, 0.7)
         written = (top < _ROWS) & (top + 0.2 > _ROWS) & ((_ROWS * 20) % 1 < 0.5)

@@ -150,6 +150,19 @@ def test_the_contact_sheet_shows_samples(dataset: Dataset) -> None:
     assert sheet.shape[1] >= 400 and sheet.std() > 10
 
 
+def test_single_images_with_labels_are_a_kind_too(tmp_path: Path) -> None:
+    picture = encode_image(np.full((40, 50, 3), 200, np.uint8))
+    with ShardWriter(tmp_path, "images") as writer:
+        for i in range(3):
+            writer.write({"id": str(i), "image": picture, "label": i, "depth": encode_depth(np.ones((40, 50)))})
+    dataset = Dataset.open(tmp_path, "images")
+    sample = decode_row(dataset.read(0, 0, [2]).to_pylist()[0], "images", depth=True)
+    assert (sample["label"], sample["image"].shape, sample["depth"].shape) == (2, (40, 50, 3), (40, 50))
+    assert decode_image(contact_sheet(dataset, rows=3)).shape[2] == 3
+    with pytest.raises(CallError, match="cannot be stored yet"):
+        ShardWriter(tmp_path / "clouds", "points")
+
+
 # Faults ------------------------------------------------------------------------------------------------------------------------------
 
 
