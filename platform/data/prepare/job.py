@@ -21,7 +21,7 @@ from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 
-from ..manifest import MANIFEST_NAME, Manifest, Skipped, Source
+from ..manifest import Manifest, Skipped, Source
 from ..storage import exists, open_place, read_bytes, write_bytes
 from ..writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
 from .pairs import Pair, PairRows, make_row
@@ -215,8 +215,3 @@ def _judge(skipped: Sequence[Skipped], rows: int, limit: float) -> None:
             f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons}",
             "mend the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
         )
-
-
-def is_finished(folder: str) -> bool:
-    system, path = open_place(folder)
-    return exists(system, f"{path}/{MANIFEST_NAME}")
