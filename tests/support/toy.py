@@ -26,10 +26,10 @@ TOY: dict[str, Any] = {
     "batch": {"size": 12, "group": 2},
     "optim": {"lr": 1.0e-3, "warmup": "5 steps"},
     "train": {
-        "length": "30 steps",
+        "length": "18 steps",
         "workers": 1,
-        "validate_every": "10 steps",
-        "checkpoint_every": "10 steps",
+        "validate_every": "6 steps",
+        "checkpoint_every": "6 steps",
         "precision": "fp32",
         "threads": 1,
     },

@@ -1,0 +1,82 @@
+"""Fixtures of the platform's tests: toy runs, and one Ray head with two logical CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sightline.platform import config
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.runs import Run
+from sightline.platform.train import Job
+from toy import TOY, write_pairs
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("toy")
+    return {"data.train": str(write_pairs(root / "train", 90, 1)), "data.val": str(write_pairs(root / "val", 20, 2))}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def toy_recipe(tmp_path: Path) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(TOY))
+    return str(path)
+
+
+@pytest.fixture
+def toy_run(home: Path, toy_data: dict[str, str]) -> Callable[..., Run]:
+    """`toy_run("name", **{"train.workers": 2})`: a run on the toy data, made but not started."""
+
+    def make(name: str, **overrides: Any) -> Run:
+        experiment = config.load("toy", {**toy_data, **overrides}, settings=TOY)
+        return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
+
+    return make
+
+
+def job_of(run: Run) -> Job:
+    """The in-process job of a run: one worker, no Ray."""
+    return Job(run.recipe, run.settings, str(run.folder), run.fingerprint)
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[None]:
+    """One head with two logical CPUs for all tests that need Ray: starting one takes seconds."""
+    import ray
+    from sightline.platform.launch import start_ray
+
+    start_ray(cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def train_here() -> Callable[..., list[dict[str, Any]]]:
+    """`train_here(run, stop_after=17)`: trains in this process; the events. `stop_after`: an early end after that step."""
+    from sightline.platform.train import train
+
+    def go(run: Run, stop_after: int | None = None) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        asked = [0]
+
+        def stop() -> bool:
+            asked[0] += 1
+            return stop_after is not None and asked[0] >= stop_after
+
+        train(job_of(run), events.append, stop)
+        run.append(events)
+        return events
+
+    return go

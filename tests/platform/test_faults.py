@@ -1,0 +1,135 @@
+"""Real faults on a real Ray with two logical CPUs, each held against the run that nothing happened to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sightline.methods.errors import SightlineError
+from sightline.platform import checkpoint, config
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.launch import carry_out
+from sightline.platform.runs import Run
+from toy import TOY, write_pairs
+
+pytestmark = pytest.mark.slow
+STEPS = 24
+QUICK = {"train.length": f"{STEPS} steps", "log.every": 3}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One $SIGHTLINE_HOME for the module, so that undisturbed runs serve several tests."""
+    root = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGHTLINE_HOME", str(root))
+        yield root
+
+
+def make(name: str, data: dict[str, str], **overrides: Any) -> Run:
+    experiment = config.load("toy", {**data, **QUICK, **overrides}, settings=TOY)
+    return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path, toy_data: dict[str, str], ray_head: None) -> Callable[[int], Run]:
+    """The run of this many workers to which nothing happened, made once."""
+    made: dict[int, Run] = {}
+
+    def run(workers: int) -> Run:
+        if workers not in made:
+            made[workers] = make(f"undisturbed-{workers}", toy_data, **{"train.workers": workers})
+            carry_out(made[workers], lambda event: None)
+        return made[workers]
+
+    return run
+
+
+def last(run: Run) -> checkpoint.Checkpoint:
+    found = checkpoint.newest(run.folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def bits(run: Run) -> str:
+    """One hash over the bits of all weights and of the optimiser's state at the end."""
+    digest = hashlib.sha256()
+    for stem in ("model", "optimizer"):
+        for name, value in sorted(last(run).tensors(stem).items()):
+            digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def starts(run: Run) -> list[int]:
+    return [event["first_step"] for event in run.events() if event["kind"] == "start"]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
+    workers: int, place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]
+) -> None:
+    """Effective history and final weights are those of the undisturbed run, bit for bit."""
+    run = make(f"killed-{workers}", toy_data, **{"train.workers": workers})
+    pids: dict[int, int] = {}
+    killed: list[int] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["kind"] == "worker" and not killed:
+            pids[event["rank"]] = event["pid"]
+        if event["kind"] == "checkpoint" and event["step"] >= 6 and not killed:
+            killed.append(pids[workers - 1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    carry_out(run, on_event)
+    whole = undisturbed(workers)
+    assert killed and len(starts(run)) == 2, "the kill came too late to matter"
+    assert 0 < starts(run)[1] < STEPS
+    assert last(run).state.history == last(whole).state.history
+    assert bits(run) == bits(whole)
+    assert run.history() == whole.history()
+
+
+def test_resume_with_two_then_one_then_three_workers(place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]) -> None:
+    """The effective history is the same; losses agree to 1e-4 over all steps."""
+    run = make("resized", toy_data, **{"train.workers": 2})
+    for workers, until in ((2, 6), (1, 12), (3, STEPS)):
+        run.settings = config.load("toy", {"train.workers": workers}, settings=run.settings).sections()
+        asked: list[int] = []
+
+        def on_event(event: dict[str, Any], until: int = until, asked: list[int] = asked) -> None:
+            if until < STEPS and event["kind"] == "steps" and event["first"] + len(event["lr"]) >= until and not asked:
+                asked.append(event["first"])
+                os.kill(os.getpid(), signal.SIGINT)
+
+        carry_out(run, on_event)
+        assert run.status == ("stopped" if until < STEPS and last(run).state.step < STEPS else "trained")
+    assert len(starts(run)) == 3, "the stops came too late to matter"
+    whole = undisturbed(2)
+    assert last(run).state.history == last(whole).state.history
+    ours, theirs = run.history(), whole.history()
+    assert ours.keys() == theirs.keys()
+    assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in ours) < 1e-4
+
+
+def test_an_error_that_a_restart_cannot_mend_ends_the_run_at_once(place: Path, tmp_path: Path, ray_head: None) -> None:
+    broken = str(write_pairs(tmp_path / "broken", 90, 1, broken=tuple(range(0, 90, 4))))
+    run = make("broken", {"data.train": broken}, **{"train.workers": 2, "train.length": "60 steps"})
+    with pytest.raises(SightlineError, match=r"samples are broken.*data\.max_broken"):
+        carry_out(run, lambda event: None)
+    assert run.status == "failed"
+
+
+def test_a_shard_that_vanishes_is_named(place: Path, tmp_path: Path, ray_head: None) -> None:
+    folder = write_pairs(tmp_path / "vanishing", 90, 1)
+    run = make("vanished", {"data.train": str(folder)}, **{"train.workers": 1})
+    shard = next(folder.glob("*.parquet"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SightlineError, match=shard.name):
+        carry_out(run, lambda event: None)
