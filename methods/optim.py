@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from .settings import Length, Settings
+from .settings import Duration, Length, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ class OptimConfig(Settings):
     lr: float | None = Field(default=None, gt=0, description="peak learning rate as it is")
     base_lr: float | None = Field(default=None, gt=0, description="peak learning rate per 256 samples: lr = base_lr * batch.size / 256")
     min_lr: float = Field(default=0.0, ge=0)
-    warmup: Length = Field(default="0 steps", validate_default=True)
+    warmup: Length = Field(default=Duration(amount=0, unit="steps"))
     decay: Length | None = Field(default=None, description="length of warm-up plus cosine; default: the length of training")
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)

@@ -57,12 +57,14 @@ def rendered_rooms(console: Console) -> Path:
 
     folder = home() / "data" / "rooms"
     if all((folder / part / "manifest.json").exists() for part in ("train", "val")):
-        console.print(f"rooms are in {folder} already", highlight=False)
+        console.print(f"rooms are in {folder} already", highlight=False, soft_wrap=True)
         return folder
-    console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False)
+    console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False, soft_wrap=True)
     parser = argparse.ArgumentParser()
     prepare.add_arguments(parser)
     prepare.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
     counts = [Dataset.open(folder / part).rows for part in ("train", "val")]
-    console.print(f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False)
+    console.print(
+        f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False, soft_wrap=True
+    )
     return folder

@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
-
     from sightline.methods.errors import CallError
     from sightline.platform import config, jobs, preflight, runs
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Method, MethodConfig
 from sightline.methods.errors import CallError
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.settings import Length, Settings, explain, nearest
+from sightline.methods.settings import Duration, Length, Settings, explain, nearest
 
 RECIPES = Path(__file__).parent.parent / "pipelines" / "recipes"
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
@@ -41,16 +41,16 @@ class BatchConfig(Settings):
 
 
 class TrainConfig(Settings):
-    length: Length = Field(default="100 epochs", description="end of training: steps, epochs or samples")
+    length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
     workers: int = Field(default=1, ge=1, description="data-parallel workers; must divide batch.size / batch.group")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto measures at the start what pays on the machine")
     threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
     compile: bool = False
     seed: int = Field(default=0, ge=0)
-    validate_every: Length = Field(default="5 epochs")
+    validate_every: Length = Field(default=Duration(amount=5, unit="epochs"))
     validate_samples: int = Field(default=256, ge=1)
-    checkpoint_every: Length = Field(default="1 epochs")
+    checkpoint_every: Length = Field(default=Duration(amount=1, unit="epochs"))
     keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
 
@@ -75,7 +75,7 @@ class LogConfig(Settings):
     tracking_uri: str | None = Field(default=None, description="MLflow server; default: SQLite under $SIGHTLINE_HOME")
     register_as: str | None = Field(default=None, description="name in the model registry; default: <method>-encoder", alias="register")
 
-    model_config = {**Settings.model_config, "populate_by_name": True}
+    model_config = ConfigDict(populate_by_name=True)
 
 
 PLATFORM_SECTIONS: dict[str, type[Settings]] = {

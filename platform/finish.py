@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     pretext = method.build(experiment.settings, Live(seed=experiment.train.seed))
     pretext.load_state_dict(found.tensors("model"))
     pretext.to(device).eval()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # the workers are gone
     encoder = pretext.encoder().eval()
     save_encoder(run, encoder)
     views = method.views(experiment.settings)
@@ -89,10 +91,11 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
             "curves": _curves(run),
             "pictures": pictures,
             "probe": probe,
-            "claims": claims and {**claims, "meaning": dict(method.loss_figures)},
+            "claims": claims,
+            "meanings": dict(method.loss_figures),
             "time": phase_seconds(run),
             "config": experiment.flat(),
-            "provenance": [source.model_dump(mode="json") for source in train.manifest.provenance.sources],
+            "provenance": [f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
             "commands": [run.command],
             "next": next_steps,
             "warnings": _warnings(run),
@@ -176,7 +179,7 @@ def _register(
         tracking.problem = f"{type(error).__name__}: {error}"
         return None
     filed = register_encoder(encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline)
-    return filed.uri
+    return str(filed.uri)
 
 
 def _claim_metrics(claims: Mapping[str, Any] | None) -> dict[str, float]:
@@ -187,7 +190,7 @@ def _probe_metrics(probe: Mapping[str, Any] | None) -> dict[str, float]:
     if not probe or "skipped" in probe:
         return {}
     kinds = {row["kind"]: row for row in reversed(probe["rows"])}
-    out = {}
+    out: dict[str, float] = {}
     for kind, label in (("encoder", ""), ("control mean", "random_")):
         if kind in kinds:
             out |= {f"probe/depth/{label}{metric}": figure["value"] for metric, figure in kinds[kind]["metrics"].items()}
@@ -200,10 +203,8 @@ def _headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, An
         for difference in claims["differences"][:1]:
             first, other = difference["of"]
             figures = claims["figures"]
-            meaning = find_method(run.experiment.method).loss_figures
-            parts.append(
-                f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {_tail(meaning.get(other, other))}."
-            )
+            against = _tail(find_method(run.experiment.method).loss_figures.get(other, other))
+            parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
     if probe:
         parts.append(probe.get("finding") or probe.get("skipped", ""))
     return " ".join(part for part in parts if part) or "Trained; nothing was measured, because no data.val was given."

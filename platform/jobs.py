@@ -34,7 +34,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
             _train(run, tracking, console)
         else:
             tracking.start()
-            console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False)
+            console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False, soft_wrap=True)
         if run.status == "stopped":
             tracking.close("KILLED")
             return _stopped(run, console)
@@ -56,7 +56,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
 
 
 def _train(run: Run, tracking: Tracking, console: Console) -> None:
-    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {run.settings['data']['train']}", highlight=False)
+    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {run.settings['data']['train']}", highlight=False, soft_wrap=True)
     start_ray()
     tracking.start()
     with RunProgress(console) as progress:
@@ -69,7 +69,11 @@ def _train(run: Run, tracking: Tracking, console: Console) -> None:
 
 def _stopped(run: Run, console: Console) -> dict[str, Any]:
     steps = max(run.history(), default=-1) + 1
-    console.print(f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}", highlight=False)
+    console.print(
+        f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder)}
 
 

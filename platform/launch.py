@@ -57,7 +57,7 @@ def cluster_plan(run: Run) -> ResourcePlan:
     """The run's resource plan on the cluster that Ray is connected to."""
     import ray
 
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     train = run.experiment.train
     return plan_resources(train.workers, total.get("CPU", 0), int(total.get("GPU", 0)), device=train.device, threads=train.threads)
 
@@ -109,7 +109,7 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         train(job, lambda event: recorder.post.remote(event), stop)
     except Exception as error:
-        # The death of another worker reaches this one as a RuntimeError of the collective: a restart mends that. Anything else would repeat.
+        # The death of another worker reaches this one as a RuntimeError of the collective: a restart mends that; anything else repeats.
         if isinstance(error, SightlineError):
             ray.get(recorder.post.remote({"kind": "failed", "what": str(error), "mend": error.mend}))
         elif not isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
@@ -130,7 +130,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None], on_poll: Callable[[],
     run.attempts += 1
     run.status = "running"
     run.save()
-    recorder = ray.remote(num_cpus=0)(_Recorder).remote()
+    recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
     job = {
         "recipe": run.recipe,
         "settings": run.settings,

@@ -30,7 +30,7 @@ def choose_precision(
             prepared = pretext.to_device(small)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
                 loss = total(pretext(prepared, Noise(0, 0, 0)), weights)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)

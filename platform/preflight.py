@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sightline.methods.catalog import find_method
@@ -69,8 +70,10 @@ def _check_size(experiment: config.Experiment, dataset: Dataset, name: str) -> N
     largest = dataset.manifest.image_max or smallest
     if largest[0] < height or largest[1] < width:
         raise CallError(
-            f"no image of {name} can give a crop of {height} x {width} pixels: the largest stored size is {largest[0]} x {largest[1]} (height x width)",
-            f"prepare the data with --size {max(height, width)} or more, or set model.image_size={min(largest)} (a multiple of the patch) or less",
+            f"no image of {name} can give a crop of {height} x {width} pixels: "
+            f"the largest stored size is {largest[0]} x {largest[1]} (height x width)",
+            f"prepare the data with --size {max(height, width)} or more, or set model.image_size to {min(largest)} or less "
+            "(a multiple of the patch)",
         )
 
 
@@ -79,7 +82,7 @@ def _local_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([d for d in visible.split(",") if d.strip()])
-    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class Estimate:
         if self.seconds is None:
             length = "unknown until data.train is given"
         else:
-            length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on this machine's {self.matmul_gflops:.0f} GFLOP/s"
+            rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
+            length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
         return [("parameters", need), ("cost", cost), ("length", length), ("resources", self.plan)]
 
 
@@ -134,19 +138,12 @@ def estimate(experiment: config.Experiment) -> Estimate:
         sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
     flops = counter.get_total_flops() / 2
     rate = _matmul_rate()
-    clock = experiment.clock(dataset.rows) if dataset else None
-    seconds = clock.steps * experiment.batch.size * flops / (0.4 * rate) if clock else None
-    plan = local_plan(experiment).describe()
-    return Estimate(
-        parameters,
-        flops / 1e9,
-        rate / 1e9,
-        clock and clock.steps * experiment.batch.size,
-        clock and clock.steps,
-        seconds,
-        parameters * 16,
-        plan,
-    )
+    plan, weights = local_plan(experiment).describe(), parameters * 16
+    if dataset is None:
+        return Estimate(parameters, flops / 1e9, rate / 1e9, None, None, None, weights, plan)
+    steps = experiment.clock(dataset.rows).steps
+    samples = steps * experiment.batch.size
+    return Estimate(parameters, flops / 1e9, rate / 1e9, samples, steps, samples * flops / (0.4 * rate), weights, plan)
 
 
 def _matmul_rate() -> float:

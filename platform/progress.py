@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -44,7 +43,7 @@ class RunProgress:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def show(self, event: Event) -> None:
         match event["kind"]:
@@ -86,7 +85,3 @@ def duration(seconds: float) -> str:
     """`95` -> `1 min 35 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def table_figures(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())

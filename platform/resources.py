@@ -29,7 +29,8 @@ class ResourcePlan:
     def describe(self) -> str:
         gpus = f" + {self.worker_gpus} GPU" if self.worker_gpus else ""
         return (
-            f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, {self.threads} torch thread{'s' * (self.threads > 1)} each; "
+            f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
+            f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
             f"Ray Data {self.workers} x {self.data.cpus:g} CPU; {self.reserve:g} CPU kept for probes"
         )
 
@@ -38,7 +39,8 @@ def plan_resources(workers: int, cpus: float, gpus: int, *, device: str = "auto"
     """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs. Raises `CallError` with the arithmetic where it cannot fit."""
     if workers > cpus * MOST_WORKERS_PER_CPU:
         raise CallError(
-            f"train.workers = {workers} cannot fit: {cpus:g} logical CPUs x {MOST_WORKERS_PER_CPU} workers a CPU = {cpus * MOST_WORKERS_PER_CPU:g} at most",
+            f"train.workers = {workers} cannot fit: {cpus:g} logical CPUs x {MOST_WORKERS_PER_CPU} workers a CPU "
+            f"= {cpus * MOST_WORKERS_PER_CPU:g} at most",
             f"use train.workers={int(cpus * MOST_WORKERS_PER_CPU)} or fewer, or a larger cluster",
         )
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)

@@ -140,5 +140,5 @@ class Stepper:
             losses = self.module(batch, noise)
             loss = total(losses, self.weights)
         with self.phases("backward"):
-            (loss * share).backward()
+            (loss * share).backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach(), **{name: value.detach().float() for name, value in losses.items()}}

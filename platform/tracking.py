@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sightline.methods.errors import SightlineError
-
 from .events import Event
 from .home import artifact_location, local_tracking_uri
 from .runs import Run, this_commit
@@ -31,10 +29,13 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+    import mlflow  # noqa: F401  # sets its loggers up, so they are quietened after it
+
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"mlflow\..*")
 
 
 class Tracking:
@@ -169,14 +170,3 @@ def figures(event: Event) -> Iterator[tuple[str, int, float]]:
     elif event["kind"] == "validation":
         for name, value in event["losses"].items():
             yield f"val/{name}", event["step"], value
-
-
-def check_tracking(uri: str | None) -> str:
-    """The tracking URI a run will use. Raises for a kind MLflow cannot reach from several nodes without being told."""
-    if uri is None:
-        return local_tracking_uri()
-    if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks")):
-        raise SightlineError(
-            f"log.tracking_uri = {uri!r} is no MLflow address", "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
-        )
-    return uri

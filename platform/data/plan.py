@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from sightline.methods.errors import CallError
@@ -147,5 +148,5 @@ def _pieces(row_groups: tuple[tuple[int, int, int], ...], lanes: int, block_rows
     for shard, row_group, rows in row_groups:
         parts = -(-rows // most) if rows > most else 1
         bounds = [rows * i // parts for i in range(parts + 1)]
-        pieces += [Piece(shard, row_group, a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        pieces += [Piece(shard, row_group, a, b) for a, b in pairwise(bounds) if b > a]
     return tuple(pieces)

@@ -164,7 +164,8 @@ class Stream:
         if self.broken and self.samples >= 100 and share > self.max_broken:
             first = next(iter(self.broken.values()))
             raise SightlineError(
-                f"{len(self.broken)} of {self.samples} samples are broken, more than data.max_broken = {self.max_broken:g}; the first: {first}",
+                f"{len(self.broken)} of {self.samples} samples are broken, more than data.max_broken = {self.max_broken:g}; "
+                f"the first: {first}",
                 "mend or drop them with `sightline prepare`, or raise data.max_broken",
             )
 
