@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
-    from sightline.methods.errors import CallError
-    from sightline.platform import config, jobs, preflight, runs
+    from sightline.methods.errors import CallError, SightlineError
+    from sightline.platform import checkpoint, config, jobs, preflight, runs
 
     record = runs.Run.open(args.run)
     experiment = record.experiment
@@ -40,4 +40,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         experiment = changed
         record.settings = experiment.sections()
     preflight.check(experiment)
-    return jobs.execute(record, Console(stderr=args.json))
+    console = Console(stderr=args.json)
+    folder = record.folder / "checkpoints"
+    if harmed := checkpoint.harmed(folder):
+        found = checkpoint.newest(folder)
+        if found is None:
+            raise SightlineError(
+                f"no checkpoint of {record.name} verifies; {harmed[0]}",
+                f"restore {folder} from a copy, or train anew under another name",
+            )
+        console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(harmed)}")
+    return jobs.execute(record, console)

@@ -103,6 +103,16 @@ def checkpoints(folder: Path) -> Iterator[Checkpoint]:
                 yield Checkpoint(path, TrainState(**json.loads((path / "state.json").read_text())))
 
 
+def harmed(folder: Path) -> list[str]:
+    """Why checkpoints newer than the newest whole one are not used, one line each; empty where the newest is whole."""
+    problems = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if (why := problem(path)) is None:
+            break
+        problems.append(f"{path.name}: {why}")
+    return problems
+
+
 def newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose every file has the recorded SHA-256; None where there is none."""
     for checkpoint in checkpoints(folder):

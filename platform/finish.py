@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from sightline.methods.contract import Live, Picture
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import Noise
 
-from . import checkpoint
+from . import checkpoint, summary
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .runs import Run
@@ -74,12 +74,12 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
         (run.folder / "claims.json").write_text(json.dumps(claims, indent=1))
     probe = _probe(run, encoder, device, console)
     metrics = {**_claim_metrics(claims), **_probe_metrics(probe)}
-    headline = _headline(run, claims, probe)
+    headline = summary.headline(run, claims, probe)
 
     registered = None
     with console.status("registering the encoder"):
         registered = _register(run, tracking, encoder, found, metrics, headline)
-    next_steps = _next_steps(run, registered)
+    next_steps = summary.next_steps(run, registered)
     from .report import write_report
 
     report = write_report(
@@ -87,23 +87,25 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
         {
             "title": f"{run.name}: {experiment.method} by recipe {run.recipe}",
             "headline": headline,
-            "facts": _facts(run, train, val, found, memory.peak, sum(p.numel() for p in encoder.parameters())),
-            "curves": _curves(run),
+            "facts": summary.facts(run, train, val, found, memory.peak, sum(p.numel() for p in encoder.parameters())),
+            "curves": summary.curves(run),
             "pictures": pictures,
             "probe": probe,
             "claims": claims,
             "meanings": dict(method.loss_figures),
-            "time": phase_seconds(run),
+            "time": summary.phase_seconds(run),
             "config": experiment.flat(),
             "provenance": [f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
             "commands": [run.command],
             "next": next_steps,
-            "warnings": _warnings(run),
+            "warnings": summary.warnings(run),
         },
     )
     settings = run.folder / "settings.yaml"
     settings.write_text(experiment.to_yaml())
-    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probe.json"]
+    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probe.json", *_save_pictures(run, pictures)]
+    with suppress(Exception):  # a tracking server that is away holds nothing up; the run's folder has it all
+        _log_dataset(run, tracking, train)
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
 
@@ -119,16 +121,6 @@ def save_encoder(run: Run, encoder: Any) -> Path:
     return folder
 
 
-def phase_seconds(run: Run) -> dict[str, float]:
-    """Where the time of the steps went, over all attempts, on rank 0."""
-    seconds: dict[str, float] = defaultdict(float)
-    for event in run.events():
-        if event["kind"] == "steps":
-            for name, value in event["phases"].items():
-                seconds[name] += value
-    return dict(seconds)
-
-
 def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any) -> list[Picture]:
     import torch
 
@@ -139,6 +131,29 @@ def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any) -> list[P
             pictures: list[Picture] = pretext.pictures(pretext.to_device(tensors(columns, device)), Noise(0, -3, 0))
         return pictures
     return []
+
+
+def _save_pictures(run: Run, pictures: list[Picture]) -> list[Path]:
+    from PIL import Image
+
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(run.folder / f"picture-{index + 1}.png")
+        Image.fromarray(picture.image).save(paths[-1])
+    return paths
+
+
+def _log_dataset(run: Run, tracking: Tracking, train: Dataset) -> None:
+    """The training data as MLflow's dataset input, with the fingerprint as its digest, and its licences as a tag."""
+    from mlflow.entities import Dataset as LoggedDataset
+    from mlflow.entities import DatasetInput
+
+    profile = json.dumps({"num_rows": train.rows, "kind": train.kind})
+    source = json.dumps({"uri": train.uri})
+    logged = LoggedDataset(Path(train.uri).name, train.fingerprint[:36], "sightline", source, profile=profile)
+    tracking.client.log_inputs(run.mlflow_run_id, datasets=[DatasetInput(logged)])
+    licences = "; ".join(sorted({source.licence for source in train.manifest.provenance.sources}))
+    tracking.client.set_tag(run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
 
 
 def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, Any] | None:
@@ -195,83 +210,3 @@ def _probe_metrics(probe: Mapping[str, Any] | None) -> dict[str, float]:
         if kind in kinds:
             out |= {f"probe/depth/{label}{metric}": figure["value"] for metric, figure in kinds[kind]["metrics"].items()}
     return out
-
-
-def _headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, Any] | None) -> str:
-    parts = []
-    if claims:
-        for difference in claims["differences"][:1]:
-            first, other = difference["of"]
-            figures = claims["figures"]
-            against = _tail(find_method(run.experiment.method).loss_figures.get(other, other))
-            parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
-    if probe:
-        parts.append(probe.get("finding") or probe.get("skipped", ""))
-    return " ".join(part for part in parts if part) or "Trained; nothing was measured, because no data.val was given."
-
-
-def _short(figure: str) -> str:
-    kind, _, what = figure.partition("_")
-    return f"{kind.upper() if len(kind) == 4 else kind} with the {what.replace('_', ' ')}:"
-
-
-def _tail(meaning: str) -> str:
-    return meaning.rpartition("with ")[2]
-
-
-def _facts(
-    run: Run, train: Dataset, val: Dataset | None, found: checkpoint.Checkpoint, peak: int, parameters: int
-) -> list[tuple[str, str]]:
-    events = list(run.events())
-    steps = [e for e in events if e["kind"] == "steps"]
-    starts = [e for e in events if e["kind"] == "start"]
-    seconds = sum(e["seconds"] for e in steps)
-    samples = sum(e["samples"] for e in steps)
-    wait = sum(e["phases"].get("data_wait", 0.0) for e in steps)
-    last = starts[-1]
-    return [
-        ("Method", f"{run.settings['method']} ({run.recipe})"),
-        ("Training data", f"{train.rows:,} {train.kind} from {len(train.manifest.scenes) or 1} scenes"),
-        ("Validation data", f"{val.rows:,} {val.kind}" if val else "none"),
-        ("Data fingerprint", run.fingerprint[:16]),
-        ("Parameters", f"{last['parameters'] / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
-        ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
-        ("Training time", f"{seconds:,.0f} s"),
-        ("Speed", f"{samples / max(seconds, 1e-9):,.1f} samples/s"),
-        ("Data wait", f"{wait / max(seconds, 1e-9):.1%} of the time"),
-        ("Workers", f"{last['workers']} ({last['device']}), {last['precision']}"),
-        ("Attempts", str(run.attempts)),
-        ("Peak memory", f"{peak / 2**30:.2f} GiB, all processes"),
-        ("Effective history", found.state.history[:16]),
-        ("MLflow run", str(run.mlflow_run_id)),
-    ]
-
-
-def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
-    steps = run.history()
-    curves = {
-        "train loss": [(step + 1, figures["loss"]) for step, figures in steps.items()],
-        "validation loss": [(e["step"], e["losses"]["loss"]) for e in run.events() if e["kind"] == "validation"],
-        "learning rate": [(step + 1, figures["lr"]) for step, figures in steps.items()],
-    }
-    return {name: sorted(set(points)) for name, points in curves.items() if points}
-
-
-def _warnings(run: Run) -> list[str]:
-    broken = {reason.partition(":")[0]: reason for e in run.events() if e["kind"] == "broken" for reason in e["reasons"]}
-    lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
-    return lines
-
-
-def _next_steps(run: Run, registered: str | None) -> list[str]:
-    recipe, data = run.recipe, run.settings["data"]
-    steps = [f"sightline pretrain {recipe} train.length='{_longer(run)}' data.train={data['train']} data.val={data['val']}  # longer"]
-    if registered:
-        steps.append(f'mlflow.pytorch.load_model("{registered}")  # features in plain Python')
-    steps.append("sightline prepare pairs --help  # your own pairs, RGB-D sequences or frames")
-    return steps
-
-
-def _longer(run: Run) -> str:
-    length = run.experiment.train.length
-    return f"{length.amount * 3:g} {length.unit}"

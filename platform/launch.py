@@ -218,6 +218,7 @@ def _asking_to_stop(ask: Callable[[], Any]) -> Iterator[None]:
 
     def on_signal(number: int, frame: object) -> None:
         restore()
+        os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
         ask()
 
     if threading.current_thread() is threading.main_thread():

@@ -22,16 +22,15 @@ from sightline.methods import collective
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
-from sightline.methods.random import Noise
 
 from . import checkpoint, config
 from .data.dataset import Dataset
-from .data.fixed import fixed_groups
 from .data.plan import PLAN_VERSION, Plan
-from .data.stream import Columns, Group, Stream, StreamResources
+from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
 from .precision import choose_precision
-from .step import Phases, Stepper, StepResult, tensors, total
+from .step import Phases, Stepper, StepResult, tensors
+from .validation import Validation
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class _Loop:
         self.lanes = range(collective.rank() * share, (collective.rank() + 1) * share)
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
-        self.validation: list[tuple[int, Columns]] | None = None
+        self.validation: Validation | None = None
 
     def run(self) -> None:
         experiment, found = self.experiment, checkpoint.newest(self.job.checkpoints)
@@ -255,37 +254,14 @@ class _Loop:
             self.post_from_any_rank({"kind": "nonfinite", "step": step, "ids": ids})
 
     def _validate(self, pretext: Any, step: int) -> None:
-        """The mean losses over a fixed sample of `data.val`, with fixed draws, shared out over the ranks."""
-        settings = self.experiment
-        if settings.data.val is None:
+        if self.experiment.data.val is None:
             return
-        with self.phases("validation"), torch.no_grad():
+        with self.phases("validation"):
             if self.validation is None:
-                dataset = Dataset.open(settings.data.val)
-                limit, group = settings.train.validate_samples, settings.batch.group
-                rank, world = collective.rank(), collective.world_size()
-                self.validation = list(fixed_groups(dataset, self.views, group=group, limit=limit, part=rank, parts=world))
-            pretext.eval()
-            sums: dict[str, torch.Tensor] = {}
-            count = torch.zeros((), dtype=torch.float64, device=self.device)
-            for index, columns in self.validation:
-                size = len(next(iter(columns.values())))
-                batch = pretext.to_device(tensors(columns, self.device))
-                with self.stepper.autocast():
-                    losses = pretext(batch, Noise(settings.train.seed, -2, index))
-                for name, value in {"loss": total(losses, self.weights), **losses}.items():
-                    sums[name] = sums.get(name, torch.zeros_like(count)) + value.double() * size
-                count += size
-            pretext.train()
-            names = sorted(self.loss_names(sums))
-            mine = torch.stack([*(sums.get(name, torch.zeros_like(count)) for name in names), count])
-            whole = torch.stack(collective.gather(mine)).sum(dim=0).cpu()
-        if whole[-1] > 0:
-            self.post({"kind": "validation", "step": step, "losses": {n: float(whole[i] / whole[-1]) for i, n in enumerate(names)}})
-
-    def loss_names(self, sums: dict[str, torch.Tensor]) -> list[str]:
-        """The same names on every rank, also on one that has no group to validate."""
-        return ["loss", *self.weights] if collective.active() else list(sums)
+                self.validation = Validation.load(self.experiment, self.views, self.device)
+            losses = self.validation.measure(pretext, self.weights, self.stepper.autocast())
+        if losses:
+            self.post({"kind": "validation", "step": step, "losses": losses})
 
     def _save(self, pretext: Any, step: int) -> bool:
         """Rank 0 writes, all learn whether it went well."""

@@ -25,7 +25,9 @@ def start(home: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "SIGHTLINE_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.parent)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.parent, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_driver(tmp_path: Path, monkeypatch: 
 
     process = start(home, "pretrain", str(recipe), *data, "train.workers=2", "--name", "first")
     wait_for_step(folder, 20)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the job
     stopped = finish(process)
     assert stopped["status"] == "stopped"
     assert 0 < stopped["step"] < 300

@@ -52,6 +52,7 @@ def test_a_harmed_checkpoint_is_passed_over(tmp_path: Path, harm: str) -> None:
     found = checkpoint.newest(tmp_path)
     assert found is not None and found.state.step == 1
     assert checkpoint.problem(path) is not None
+    assert [line.partition(":")[0] for line in checkpoint.harmed(tmp_path)] == ["step-00000002"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,55 @@
+"""The validation curve: the losses on a fixed sample of `data.val` with fixed draws, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sightline.methods import collective
+from sightline.methods.contract import Views
+from sightline.methods.random import Noise
+
+from .config import Experiment
+from .data.dataset import Dataset
+from .data.fixed import fixed_groups
+from .data.stream import Columns
+from .step import tensors, total
+
+STEP = -2
+"""The step that keys the draws of validation groups: no step of training."""
+
+
+@dataclass
+class Validation:
+    """This rank's groups, decoded once and kept as uint8 (77 MB for 256 pairs of 224 px)."""
+
+    groups: list[tuple[int, Columns]]
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def load(cls, experiment: Experiment, views: Views, device: torch.device) -> Validation:
+        dataset = Dataset.open(str(experiment.data.val))
+        rank, world = collective.rank(), collective.world_size()
+        limit, group = experiment.train.validate_samples, experiment.batch.group
+        return cls(list(fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world)), experiment.train.seed, device)
+
+    @torch.no_grad()
+    def measure(self, pretext: Any, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
+        """`loss` (the weighted total) and its terms, means over all samples of all ranks. Empty where no sample could be used."""
+        names = ["loss", *weights]
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        pretext.eval()
+        for index, columns in self.groups:
+            size = len(next(iter(columns.values())))
+            batch = pretext.to_device(tensors(columns, self.device))
+            with autocast:
+                losses = pretext(batch, Noise(self.seed, STEP, index))
+            values = {"loss": total(losses, weights), **losses}
+            sums += torch.stack([*(values[name].double() * size for name in names), torch.full_like(sums[0], size)])
+        pretext.train()
+        whole = torch.stack(collective.gather(sums)).sum(dim=0).tolist()
+        return {name: whole[i] / whole[-1] for i, name in enumerate(names)} if whole[-1] else {}
