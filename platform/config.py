@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
-from sightline.methods.catalog import find_method
+from sightline.methods.catalog import find_method, method_ids
 from sightline.methods.contract import Method, MethodConfig
 from sightline.methods.errors import CallError
 from sightline.methods.optim import Clock, OptimConfig
@@ -145,7 +145,7 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CallError(f"{name} is no valid YAML: {error}") from error
     if not isinstance(settings, dict) or "method" not in settings:
-        raise CallError(f"{name} names no method", "begin the recipe with a line such as `method: croco`")
+        raise CallError(f"{name} names no method", f"begin the recipe with a line `method: NAME`; known: {', '.join(method_ids())}")
     return path.stem, settings
 
 

@@ -17,7 +17,7 @@ from sightline.methods.errors import SightlineError
 from .data.stream import StreamResources
 from .events import Event
 from .resources import ResourcePlan, plan_resources
-from .runs import Run
+from .runs import EVENTS, Run, append_lines
 
 POLL_SECONDS = 0.5
 OBJECT_STORE_SHARE = 0.2
@@ -91,6 +91,7 @@ class _Recorder:
 def _worker(config: dict[str, Any]) -> None:
     """The Ray Train function: `train` with a line to the recorder. An error that a restart cannot mend ends the run."""
     import ray
+    from sightline.methods import collective
 
     from .train import Job, train
 
@@ -98,7 +99,14 @@ def _worker(config: dict[str, Any]) -> None:
     if ray.get(recorder.has_failed.remote()):
         return  # the attempt after a failure that no restart mends
     job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
+    lead = collective.rank() == 0
     asked: list[Any] = []
+
+    def post(event: Event) -> None:
+        # Rank 0 writes its own record: a driver that is killed must not take along what a checkpoint already holds.
+        if lead:
+            append_lines(Path(job.folder) / EVENTS, [event])
+        recorder.post.remote({**event, "recorded": lead})
 
     def stop() -> bool:
         if not asked:
@@ -107,7 +115,7 @@ def _worker(config: dict[str, Any]) -> None:
         return bool(ray.get(asked.pop())) if done else False
 
     try:
-        train(job, lambda event: recorder.post.remote(event), stop)
+        train(job, post, stop)
     except Exception as error:
         # The death of another worker reaches this one as a RuntimeError of the collective: a restart mends that; anything else repeats.
         if isinstance(error, SightlineError):
@@ -143,7 +151,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None], on_poll: Callable[[],
 
     def take() -> None:
         events = ray.get(recorder.drain.remote())
-        run.append(events)
+        run.note([event for event in events if not event.pop("recorded", False)])
         for event in events:
             if event["kind"] in ("failed", "nonfinite", "end"):
                 outcome.setdefault(event["kind"], event)

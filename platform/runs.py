@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,29 @@ from sightline.methods.settings import nearest
 from . import config
 from .events import Event
 from .home import home, runs_folder
+
+EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
+"""One writer each: the process of rank 0, and the driver."""
+
+
+def append_lines(path: Path, events: list[Event]) -> None:
+    """Append events as JSON lines. A line that a kill cut short is closed first, so that it harms no other."""
+    if not events:
+        return
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(event) + "\n" for event in events).encode())
+
+
+def parse_lines(lines: Iterable[bytes]) -> Iterator[Event]:
+    """The events of whole lines; what a kill cut short is left out."""
+    for line in lines:
+        with suppress(ValueError):
+            if line.endswith(b"\n"):
+                yield json.loads(line)
 
 
 @dataclass
@@ -86,18 +111,19 @@ class Run:
         part.replace(self.folder / "run.json")
 
     def append(self, events: list[Event]) -> None:
-        if events:
-            with (self.folder / "events.jsonl").open("a") as file:
-                file.write("".join(json.dumps(event) + "\n" for event in events))
+        """Record what rank 0 told; called by the process that trains, before the checkpoint that contains it is written."""
+        append_lines(self.folder / EVENTS, events)
+
+    def note(self, events: list[Event]) -> None:
+        """Record what other ranks told, which reaches the driver alone."""
+        append_lines(self.folder / NOTICES, events)
 
     def events(self) -> Iterator[Event]:
-        """All events in the order of their arrival, of lost attempts too."""
-        path = self.folder / "events.jsonl"
-        if path.exists():
-            with path.open() as file:
-                for line in file:
-                    if line.endswith("\n"):
-                        yield json.loads(line)
+        """All events, of lost attempts too: rank 0's in the order of their making, then those of other ranks."""
+        for path in (self.folder / EVENTS, self.folder / NOTICES):
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from parse_lines(file)
 
     def history(self) -> dict[int, dict[str, float]]:
         """Step -> its figures (losses, lr, grad_norm), each from the last attempt that made the step."""

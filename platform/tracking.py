@@ -18,7 +18,7 @@ from typing import Any
 
 from .events import Event
 from .home import artifact_location, local_tracking_uri
-from .runs import Run, this_commit
+from .runs import EVENTS, Run, parse_lines, this_commit
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
@@ -78,7 +78,7 @@ class Tracking:
         """Send what is in the spool and not yet delivered. Raises what MLflow raises."""
         from mlflow.entities import Metric
 
-        path = self.run.folder / "events.jsonl"
+        path = self.run.folder / EVENTS
         if not path.exists():
             return
         with path.open("rb") as file:
@@ -88,8 +88,8 @@ class Tracking:
         now = int(time.time() * 1000)
         metrics = []
         newest = dict(self._state["delivered"])
-        for line in whole.splitlines():
-            for name, step, value in figures(json.loads(line)):
+        for event in parse_lines(whole.splitlines(keepends=True)):
+            for name, step, value in figures(event):
                 if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
                     newest[name] = step
                     metrics.append(Metric(name, value, now, step))
