@@ -150,7 +150,7 @@ def test_data_of_another_kind_are_refused(make: Callable[..., Run], toy_data: di
 
 
 def test_images_that_are_too_small_are_refused_before_the_start(make: Callable[..., Run]) -> None:
-    with pytest.raises(CallError, match="no image of data.train can give a crop of 64 x 64"):
+    with pytest.raises(CallError, match=r"no image of data\.train can give a crop of 64 x 64"):
         make("too-small", **{"model.image_size": 64})
 
 
