@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
 from sightline.methods.catalog import find_method
 from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform import config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -119,7 +120,8 @@ def _guarded(module: Any, args: argparse.Namespace) -> int:
     if real_stdout is not None:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)
-        print(json.dumps(result, default=str))
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(result, default=str), flush=True)
     return code
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
     from sightline.platform.data.manifest import Manifest
 
 SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
+
     from sightline.methods.errors import CallError
     from sightline.platform.data.contact import contact_sheet
     from sightline.platform.data.dataset import Dataset

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"settings": experiment.sections(), "estimate": estimate.as_dict()}
     experiment, dataset = preflight.check(experiment)
     from rich.console import Console
+
     from sightline.platform import jobs, runs
 
     name = args.name or runs.fresh_name(experiment.recipe)

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
+
     from sightline.methods.errors import CallError, SightlineError
     from sightline.platform import checkpoint, config, jobs, preflight, runs
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+
 from sightline.methods.contract import Batch, Views
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import Noise, keyed_rng, sample_rng

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
 from sightline.methods.catalog import find_method, method_ids
 from sightline.methods.contract import Method, MethodConfig
 from sightline.methods.errors import CallError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live, Picture
 from sightline.methods.errors import SightlineError

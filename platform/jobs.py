@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
 from sightline.methods.errors import SightlineError
 
 from .launch import carry_out, start_ray

@@ -91,6 +91,7 @@ class _Recorder:
 def _worker(config: dict[str, Any]) -> None:
     """The Ray Train function: `train` with a line to the recorder. An error that a restart cannot mend ends the run."""
     import ray
+
     from sightline.methods import collective
 
     from .train import Job, train
@@ -117,20 +118,33 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         train(job, post, stop)
     except Exception as error:
-        # The death of another worker reaches this one as a RuntimeError of the collective: a restart mends that; anything else repeats.
-        if isinstance(error, SightlineError):
-            ray.get(recorder.post.remote({"kind": "failed", "what": str(error), "mend": error.mend}))
-        elif not isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
-            ray.get(
-                recorder.post.remote({"kind": "failed", "what": f"{type(error).__name__}: {error}", "mend": "this is a fault of the code"})
-            )
+        if failure := _no_restart_mends(error):
+            ray.get(recorder.post.remote({"kind": "failed", "what": str(failure), "mend": failure.mend}))
         raise
 
 
-def carry_out(run: Run, on_event: Callable[[Event], None], on_poll: Callable[[], None] = lambda: None) -> None:
+def _no_restart_mends(error: BaseException) -> SightlineError | None:
+    """The error as one for a person, where another attempt would only repeat it.
+
+    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: a restart mends that. An error inside
+    a Ray Data task comes wrapped, with the original among its causes.
+    """
+    import ray
+
+    seen: BaseException | None = error
+    for _ in range(8):
+        if isinstance(seen, SightlineError):
+            return seen
+        seen = getattr(seen, "cause", None) or getattr(seen, "__cause__", None)
+    if isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
+        return None
+    return SightlineError(f"{type(error).__name__}: {error}", "this is a fault of the code; please report it")
+
+
+def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
     """Train `run` to its end, or to an early end by SIGINT or SIGTERM, which leaves a checkpoint. Raises `SightlineError`.
 
-    `on_event` sees every event once, after it is on disk; `on_poll` is called a few times a second.
+    `on_event` sees every event once, after it is on disk.
     """
     import ray
 
@@ -163,7 +177,6 @@ def carry_out(run: Run, on_event: Callable[[Event], None], on_poll: Callable[[],
         while fit.is_alive():
             fit.join(POLL_SECONDS)
             take()
-            on_poll()
         take()
     ray.kill(recorder)
     run.status = "failed"

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+
 from sightline.methods.contract import Batch
 from sightline.methods.random import Noise
 

@@ -90,14 +90,14 @@ class Estimate:
     """What `--dry-run` says. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
 
     parameters: int
-    gflops_per_sample: float
-    """Forward and backward."""
+    gflops_per_sample: float | None
+    """Forward and backward; None where the method's pass cannot be counted without data."""
     matmul_gflops: float
     samples: int | None
     steps: int | None
     seconds: float | None
     weights_bytes: int
-    """Weights, gradients and AdamW's two moments, on each worker."""
+    """Weights, and for those that are trained gradients and AdamW's two moments, on each worker."""
     plan: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,9 +105,13 @@ class Estimate:
 
     def lines(self) -> list[tuple[str, str]]:
         need = f"{self.parameters / 1e6:.2f} M; weights, gradients and AdamW moments {self.weights_bytes / 2**20:,.0f} MiB a worker"
-        cost = f"{self.gflops_per_sample:.2f} GFLOP a sample, forward and backward"
-        if self.seconds is None:
+        cost = (
+            f"{self.gflops_per_sample:.2f} GFLOP a sample, forward and backward" if self.gflops_per_sample else "not countable without data"
+        )
+        if self.steps is None:
             length = "unknown until data.train is given"
+        elif self.seconds is None:
+            length = f"{self.steps:,} steps over {self.samples:,} samples"
         else:
             rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
             length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
@@ -116,34 +120,46 @@ class Estimate:
 
 def estimate(experiment: config.Experiment) -> Estimate:
     """Parameters, arithmetic and a rough time, from the network itself on no device."""
-    import numpy as np
-    import torch
     from sightline.methods.contract import Live
-    from sightline.methods.random import Noise, sample_rng
-    from torch.utils.flop_counter import FlopCounterMode
 
     method = find_method(experiment.method)
     dataset = Dataset.open(absolute(experiment.data.train), method.kind) if experiment.data.train else None
     if dataset:
         check(experiment)
     pretext = method.build(experiment.settings, Live(seed=0))
-    parameters = sum(p.numel() for p in pretext.parameters())
-    height, width = method.image_shape(experiment.settings)
-    image = np.zeros((height, width, 3), np.uint8)
-    made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
-    pretext = pretext.to("meta")
-    batch = {name: torch.from_numpy(np.stack([value, value])).to("meta") for name, value in made.items()}
-    with FlopCounterMode(display=False) as counter:
-        losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
-        sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
-    flops = counter.get_total_flops() / 2
+    parameters = list(pretext.parameters())
+    count = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    flops = _flops(experiment, pretext)
     rate = _matmul_rate()
-    plan, weights = local_plan(experiment).describe(), parameters * 16
-    if dataset is None:
-        return Estimate(parameters, flops / 1e9, rate / 1e9, None, None, None, weights, plan)
-    steps = experiment.clock(dataset.rows).steps
-    samples = steps * experiment.batch.size
-    return Estimate(parameters, flops / 1e9, rate / 1e9, samples, steps, samples * flops / (0.4 * rate), weights, plan)
+    steps = experiment.clock(dataset.rows).steps if dataset else None
+    samples = steps * experiment.batch.size if steps else None
+    seconds = samples * flops / (0.4 * rate) if samples and flops else None
+    plan = local_plan(experiment).describe()
+    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, 16 * trained + 4 * (count - trained), plan)
+
+
+def _flops(experiment: config.Experiment, pretext: Any) -> float | None:
+    """FLOP of a sample's forward and backward, from a pass without data; None where the method's pass needs real values."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sightline.methods.random import Noise, sample_rng
+
+    method = find_method(experiment.method)
+    try:
+        height, width = method.image_shape(experiment.settings)
+        image = np.zeros((height, width, 3), np.uint8)
+        made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
+        batch = {name: torch.from_numpy(np.stack([value, value])).to("meta") for name, value in made.items()}
+        pretext = pretext.to("meta")
+        with FlopCounterMode(display=False) as counter:
+            losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
+            sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
+    except (RuntimeError, KeyError, NotImplementedError):
+        return None
+    return float(counter.get_total_flops()) / 2
 
 
 def _matmul_rate() -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from sightline.methods.errors import SightlineError
 
 TOLERANCE = 1e-5

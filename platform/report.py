@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
 from sightline.methods.contract import Picture
 from sightline.methods.errors import SightlineError
 

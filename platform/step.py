@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
+
 from sightline.methods import collective
 from sightline.methods.contract import Batch
 from sightline.methods.optim import Clock, OptimConfig, Schedule
 from sightline.methods.random import Noise
-from torch.nn.parallel import DistributedDataParallel
 
 from .data.stream import Columns, Group
 

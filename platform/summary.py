@@ -33,7 +33,8 @@ def headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, Any
             parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
     if probe:
         parts.append(probe.get("finding") or probe.get("skipped", ""))
-    return " ".join(part for part in parts if part) or "Trained; nothing was measured, because no data.val was given."
+    nothing = "Trained; nothing was measured: that needs data.val, and a claim or a probe that fits the data."
+    return " ".join(part for part in parts if part) or nothing
 
 
 def _short(figure: str) -> str:
@@ -92,7 +93,7 @@ def next_steps(run: Run, registered: str | None) -> list[str]:
     steps = [f"sightline pretrain {recipe} train.length='{_longer(run)}' data.train={data['train']} data.val={data['val']}  # longer"]
     if registered:
         steps.append(f'mlflow.pytorch.load_model("{registered}")  # features in plain Python')
-    steps.append("sightline prepare pairs --help  # your own pairs, RGB-D sequences or frames")
+    steps.append("sightline prepare --help  # your own data")
     return steps
 
 

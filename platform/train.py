@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live

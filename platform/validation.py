@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from sightline.methods import collective
 from sightline.methods.contract import Views
 from sightline.methods.random import Noise

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 from PIL import Image, ImageDraw
+
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import keyed_rng
 

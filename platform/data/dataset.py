@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
 from sightline.methods.errors import CallError, SightlineError
 
 from .manifest import MANIFEST_NAME, Manifest, Shard, parse_manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+
 from sightline.methods.contract import Views
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import key, sample_rng

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
 from sightline.methods.errors import BrokenSampleError
 
 MAX_BYTES = 64 * 2**20

@@ -18,6 +18,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+
 from sightline.methods.random import keyed_rng
 
 from .geometry import covisibility, intrinsics, relative_pose

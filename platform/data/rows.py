@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from sightline.methods.errors import BrokenSampleError, CallError
 
 from .images import decode_depth, decode_image

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
+
 from sightline.methods.errors import CallError
 
 

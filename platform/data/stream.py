@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+
 from sightline.methods.contract import Views
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import key, sample_rng

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
+
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from sightline.methods.errors import CallError
 
 from ..data.dataset import Dataset

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+
 from sightline.methods.errors import BrokenSampleError
 
 from ..data.dataset import Dataset

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
 from sightline.methods.random import keyed_rng
 
 

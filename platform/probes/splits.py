@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
 from sightline.methods.errors import CallError
 
 from .protocol import Resampling

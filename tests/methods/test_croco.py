@@ -12,6 +12,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance
+
 from sightline.methods.contract import Batch, Live
 from sightline.methods.croco import FIGURES, method
 from sightline.methods.croco.config import CrocoConfig

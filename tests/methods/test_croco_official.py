@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from sightline.methods.contract import Live
 from sightline.methods.croco import method
 from sightline.methods.croco.config import CrocoConfig

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from pydantic import ValidationError
+
 from sightline.methods.croco import method
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.errors import BrokenSampleError

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from toy import TOY, write_pairs
+
 from sightline.platform import checkpoint
 from sightline.platform.runs import Run
 from sightline.platform.train import Job, train
-from toy import TOY, write_pairs
 
 pytestmark = pytest.mark.slow
 

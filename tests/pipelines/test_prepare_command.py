@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sightline.pipelines.__main__ import main
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from toy import TOY, write_pairs
+
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs import Run
 from sightline.platform.train import Job
-from toy import TOY, write_pairs
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,7 @@ def job_of(run: Run) -> Job:
 def ray_head() -> Iterator[None]:
     """One head with two logical CPUs for all tests that need Ray: starting one takes seconds."""
     import ray
+
     from sightline.platform.launch import start_ray
 
     start_ray(cpus=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sightline.platform import checkpoint
 from sightline.platform.checkpoint import TrainState
 

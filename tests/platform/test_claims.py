@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import Noise
 from sightline.platform.claims import measure_claims

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.contact import contact_sheet
 from sightline.platform.data.dataset import Dataset

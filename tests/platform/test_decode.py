@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.images import decode_depth, decode_image, encode_depth, encode_image, fit_image
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from toy import TOY, write_pairs
+
 from sightline.methods.errors import SightlineError
 from sightline.platform import checkpoint, config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.launch import carry_out
 from sightline.platform.runs import Run
-from toy import TOY, write_pairs
 
 pytestmark = pytest.mark.slow
 STEPS = 24
@@ -125,11 +126,14 @@ def test_an_error_that_a_restart_cannot_mend_ends_the_run_at_once(place: Path, t
     assert run.status == "failed"
 
 
-def test_a_shard_that_vanishes_is_named(place: Path, tmp_path: Path, ray_head: None) -> None:
-    folder = write_pairs(tmp_path / "vanishing", 90, 1)
-    run = make("vanished", {"data.train": str(folder)}, **{"train.workers": 1})
+def test_a_shard_that_is_altered_under_way_is_named(place: Path, tmp_path: Path, ray_head: None) -> None:
+    """The error arises inside a Ray Data task, and no restart mends it."""
+    folder = write_pairs(tmp_path / "altered", 90, 1)
+    run = make("altered", {"data.train": str(folder)}, **{"train.workers": 1})
     shard = next(folder.glob("*.parquet"))
-    content = shard.read_bytes()
-    shard.write_bytes(content[: len(content) // 2])
+    content = bytearray(shard.read_bytes())
+    content[1000:1100] = bytes(100)
+    shard.write_bytes(content)
     with pytest.raises(SightlineError, match=shard.name):
         carry_out(run, lambda event: None)
+    assert len([event for event in run.events() if event["kind"] == "start"]) == 0

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+
 from sightline.methods.catalog import method_ids
 from sightline.methods.errors import CallError
 from sightline.platform import checkpoint, config, preflight

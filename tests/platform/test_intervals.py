@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.probes.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from sightline.methods.errors import CallError
 from sightline.platform.data.manifest import Manifest, Shard, fingerprint, parse_manifest
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+
 from sightline.methods.errors import CallError
 from sightline.platform.data.plan import Plan
 
@@ -51,12 +52,12 @@ def test_blocks_come_in_the_order_of_need_and_cover_exactly_the_steps() -> None:
     plan = Plan(GROUPS, seed=0, batch=32, group=8, block_rows=40)
     blocks = list(plan.schedule([1, 3], first_step=7, steps=60))
     needs = [max(block.start, 7 * 8) // 8 for block in blocks]
-    assert all(b >= a - 8 for a, b in zip(needs, needs[1:], strict=False))
+    assert all(b >= a - 8 for a, b in pairwise(needs))
     for lane in (1, 3):
         mine = [b for b in blocks if b.lane == lane]
         assert mine[0].start <= 56 < mine[0].stop
         assert mine[-1].start < 480 <= mine[-1].stop
-        assert all(a.stop == b.start for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a.stop == b.start for a, b in pairwise(mine))
 
 
 def test_positions_of_a_step_are_the_batch_whatever_the_lanes() -> None:

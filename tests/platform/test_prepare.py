@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset

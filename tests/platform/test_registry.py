@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from sightline.methods.errors import SightlineError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow, SQLAlchemy and torch.export warn of their own

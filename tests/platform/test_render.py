@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import covisibility, intrinsics, relative_pose, reproject, scale_intrinsics
 from sightline.platform.data.render import MAX_COVISIBILITY, MIN_COVISIBILITY, Renderer, render_pairs, render_scene, sample_poses

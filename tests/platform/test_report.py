@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from sightline.methods.contract import Picture
 from sightline.methods.errors import SightlineError
 from sightline.platform.charts import line_chart, nice_ticks, number, seconds, stacked_bar

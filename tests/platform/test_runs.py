@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from sightline.methods.errors import CallError
 from sightline.platform.runs import EVENTS, Run, append_lines
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy import TOY, write_pairs
+
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.plan import Plan
 from sightline.platform.data.stream import Group, Stream, StreamResources
-from toy import TOY, write_pairs
 
 
 def stream(data: str, lanes: Sequence[int] = range(6), first: int = 0, steps: int = 20, **more: Any) -> Stream:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from sightline.methods.errors import SightlineError
 from sightline.platform import checkpoint, config
 from sightline.platform.checkpoint import Checkpoint

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import torch
 from parity_harness import Kind, ParityError, Vector, same_names
+from torch import Tensor
+
 from sightline.methods.contract import Live
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.official import SAME, from_official, official_name, settings_from_official
@@ -15,7 +17,6 @@ from sightline.methods.croco.pretext import CrocoPretext, build
 from sightline.methods.layers.patches import patchify, unpatchify
 from sightline.methods.layers.positions import grid_positions, resize_table, rotary_angles, rotate, sincos_table
 from sightline.methods.optim import OptimConfig, warmup_cosine
-from torch import Tensor
 
 SETTINGS = ("img_size", "mask_ratio", "pos_embed", *SAME)
 FIXED = {"act": "gelu_exact", "norm_eps": 1e-6, "eps_norm_pix": 1e-6, "in_chans": 3, "qkv_bias": True, "var_unbiased": True}

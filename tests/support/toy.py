@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 

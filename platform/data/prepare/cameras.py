@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+
 from sightline.methods.errors import CallError
 
 from .pairs import is_inside

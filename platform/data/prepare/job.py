@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pyarrow import fs
+
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from sightline.methods.errors import BrokenSampleError, CallError
 
 from ..geometry import resize_nearest, scale_intrinsics

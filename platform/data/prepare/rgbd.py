@@ -6,6 +6,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
+
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 

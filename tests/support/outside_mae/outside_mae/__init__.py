@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
+
 from sightline.methods.contract import Live, Method, MethodConfig, Sample
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.settings import Settings

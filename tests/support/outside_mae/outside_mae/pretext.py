@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
+
 from sightline.methods.contract import Batch, Live, Picture
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.patches import PatchEmbed, patch_statistics, patchify, take, unpatchify
@@ -12,7 +14,6 @@ from sightline.methods.layers.positions import sincos_table
 from sightline.methods.layers.transformer import EncoderBlock, layer_norm
 from sightline.methods.optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
 from sightline.methods.random import Noise, key
-from torch import Tensor, nn
 
 from . import MaeConfig, Model
 
