@@ -258,3 +258,20 @@ def test_how_a_run_is_carried_out_may_change_in_a_resume(key: str) -> None:
 )
 def test_what_is_learned_may_not_change_in_a_resume(key: str) -> None:
     assert fingerprint(load("croco-tiny", {key: WHAT[key]})) != fingerprint(load("croco-tiny"))
+
+
+def test_the_documentation_names_every_setting_of_the_platform_with_its_default() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "recipes-and-settings.md").read_text()
+    told = {line.split("`")[1]: line.split("`")[3] for line in text.splitlines() if line.startswith("| `")}
+    held = {}
+    for section, model in config.PLATFORM_SECTIONS.items():
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            held[f"{section}.{field.alias or name}"] = list(default) if isinstance(default, tuple) else default
+    assert told.keys() == held.keys()
+    for key, default in held.items():
+        if isinstance(default, Duration):
+            assert Duration.parse(told[key]) == default, key
+        else:
+            shown = yaml.safe_load(told[key])
+            assert (float(shown) if isinstance(default, float) else shown) == default, key
