@@ -30,8 +30,8 @@ SOURCES = {
 }
 EXAMPLES = """examples:
   sightline prepare pairs rendered --scenes 60 --pairs-per-scene 8 --out ./rooms --split train=0.85,val=0.15
-  sightline prepare pairs rgbd ./kitchen-rgbd --overlap 0.4..0.9 --size 128 --out ./kitchen --split train=0.85,val=0.15
-  sightline prepare pairs frames ./fox --gap 1..3 --size 128 --out ./fox-pairs
+  sightline prepare pairs rgbd ./kitchen-rgbd --overlap 0.4..0.9 --size 128 --square --out ./kitchen --split train=0.85,val=0.15
+  sightline prepare pairs frames ./fox --gap 1..3 --size 128 --square --out ./fox-pairs
   sightline prepare pairs habitat ./habitat_release --out ./habitat
   sightline prepare merge ./kitchen/train ./fox-pairs --out ./both"""
 
@@ -66,6 +66,9 @@ def _source_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--name", help="name of the source in ids and scenes, for one folder (default: the folder's name)")
     parser.add_argument("--licence", default="unstated", help="licence of the images, kept in the manifest (default: %(default)s)")
     parser.add_argument("--size", type=_positive, help="short side of the stored images in px, never enlarged (default: keep the files)")
+    parser.add_argument(
+        "--square", action="store_true", help="cut the middle square first, as the papers' crops are (default: keep the shape)"
+    )
     parser.add_argument("--quality", type=_positive, default=90, help="JPEG quality of resized images (default: %(default)s)")
     if name == "rgbd":
         parser.add_argument("--overlap", type=_bounds, default=(0.4, 0.9), help="co-visibility of a pair (default: 0.4..0.9)")
@@ -171,6 +174,7 @@ def _merge(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
 
 
 def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
+    from sightline.platform.data.images import Fit
     from sightline.platform.data.prepare.job import Output, pair_shards
     from sightline.platform.data.prepare.pairs import require_pairs
     from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time
@@ -184,6 +188,7 @@ def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     require_pairs(found)
     pairs = [pair for one in found for pair in one.pairs]
     sources = tuple(one.source for one in found)
+    fit = Fit(args.size, args.square, args.quality)
     left_out, notes = 0, []
     if shares is None:
         parts = {"": pairs}
@@ -196,7 +201,7 @@ def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     sources = tuple(source.model_copy(update={"notes": (*source.notes, *notes)}) for source in sources)
     skips = skipped_table(skip for one in found for skip in one.skips)
     outputs = [
-        Output(folders[name], pair_shards(part, args.size, args.quality, args.seed), sources, skips if i == 0 else ())
+        Output(folders[name], pair_shards(part, fit, args.seed), sources, skips if i == 0 else ())
         for i, (name, part) in enumerate(parts.items())
     ]
     return "pairs", outputs, left_out

@@ -24,6 +24,11 @@ def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
     return np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]]) @ np.asarray(K, np.float64)
 
 
+def shift_intrinsics(K: np.ndarray, left: int, top: int) -> np.ndarray:
+    """Intrinsics after cutting `left` columns and `top` rows away."""
+    return np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]) @ np.asarray(K, np.float64)
+
+
 def relative_pose(cam_to_world1: np.ndarray, cam_to_world2: np.ndarray) -> np.ndarray:
     """`T_2from1`, 4 x 4."""
     return np.linalg.inv(np.asarray(cam_to_world2, np.float64)) @ np.asarray(cam_to_world1, np.float64)

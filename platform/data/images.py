@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -69,22 +70,47 @@ def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def fit_image(data: bytes, size: int | None, quality: int) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
-    """An image as it is stored: (bytes, original (H, W), stored (H, W)). `size`: its short side at most, None keeps it.
+@dataclass(frozen=True)
+class Fit:
+    """How images are stored: `square` cuts the middle square, `size` is the short side at most (None keeps it)."""
 
-    An image that need not shrink keeps its bytes; it is decoded all the same, so that a damaged one is found now. Resizing is antialiased.
+    size: int | None = None
+    square: bool = False
+    quality: int = 90
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a stored image came from: the box that was cut (pixels of the original) and the stored (height, width)."""
+
+    original: tuple[int, int]
+    top: int
+    left: int
+    cut: tuple[int, int]
+    stored: tuple[int, int]
+
+
+def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
+    """An image as it is stored, and how it got there.
+
+    An image that need not change keeps its bytes; it is decoded all the same, so that a damaged one is found now. Resizing is antialiased.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
     array = decode_image(data)
     height, width = array.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
-    if size is None or min(height, width) <= size:
-        return data, (height, width), (height, width)
-    scale = size / min(height, width)
-    stored = (round(height * scale), round(width * scale))
-    resized = Image.fromarray(array).resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return encode_image(np.asarray(resized), quality), (height, width), stored
+    cut = (min(height, width), min(height, width)) if fit.square else (height, width)
+    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
+    scale = min(1.0, fit.size / min(cut)) if fit.size else 1.0
+    stored = (round(cut[0] * scale), round(cut[1] * scale))
+    placement = Placement((height, width), top, left, cut, stored)
+    if stored == (height, width):
+        return data, placement
+    image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
+    if stored != cut:
+        image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return encode_image(np.asarray(image), fit.quality), placement
 
 
 def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

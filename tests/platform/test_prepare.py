@@ -16,7 +16,7 @@ from PIL import Image
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
-from sightline.platform.data.images import encode_depth, encode_image
+from sightline.platform.data.images import Fit, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
 from sightline.platform.data.prepare.job import Output, pair_shards, run_job
 from sightline.platform.data.prepare.merge import merged
@@ -34,7 +34,7 @@ def _image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 60)) -> None:
 
 
 def _prepare(found: Found, out: Path, **options: Any) -> Dataset:
-    output = Output(str(out), pair_shards(found.pairs, options.pop("size", None), 90, 0), (found.source,))
+    output = Output(str(out), pair_shards(found.pairs, Fit(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
     run_job([output], "pairs", local=True, **options)
     return Dataset.open(out, "pairs")
 
@@ -139,6 +139,15 @@ def test_a_resize_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
     assert sample["image1"].shape == (36, 48, 3) and sample["depth2"].shape == (36, 48)
     np.testing.assert_allclose(sample["K1"], intrinsics(36, 48, 60), atol=1e-9)
     np.testing.assert_allclose(sample["depth1"], 2.0)
+
+
+def test_a_square_cut_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
+    _rgbd(tmp_path / "in")
+    dataset = _prepare(rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0), tmp_path / "out", size=36, square=True)
+    sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "pairs", depth=True)
+    assert sample["image1"].shape == (36, 36, 3) and sample["depth2"].shape == (36, 36)
+    focal = 0.75 * intrinsics(48, 64, 60)[0, 0]
+    np.testing.assert_allclose(sample["K1"], [[focal, 0, 17.5], [0, focal, 17.5], [0, 0, 1]], atol=1e-9)
 
 
 def test_rgbd_names_frames_whose_depth_is_broken(tmp_path: Path) -> None:
@@ -253,7 +262,7 @@ def test_many_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("sightline.platform.data.prepare.job.LOCAL_SHARDS", 0)
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
-    output = Output(str(tmp_path / "out"), pair_shards(found.pairs, 32, 90, 0), ())
+    output = Output(str(tmp_path / "out"), pair_shards(found.pairs, Fit(32), 0), ())
     run_job([output], "pairs", workers=2)
     remote = Dataset.open(tmp_path / "out")
     run_job([Output(str(tmp_path / "local"), output.shards, ())], "pairs", local=True)

@@ -22,6 +22,7 @@ from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 
+from ..images import Fit
 from ..manifest import Manifest, Skipped, Source
 from ..storage import exists, open_place, read_bytes, write_bytes
 from ..writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
@@ -56,19 +57,19 @@ class Stopped(BaseException):
     """Ctrl-C reached a thread that makes a shard."""
 
 
-def pair_shards(pairs: Sequence[Pair], size: int | None, quality: int, seed: int) -> list[PairRows]:
+def pair_shards(pairs: Sequence[Pair], fit: Fit, seed: int) -> list[PairRows]:
     """All pairs in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
     shuffled = [pairs[i] for i in keyed_rng("rows", seed).permutation(len(pairs))]
     weights = []
     for pair in shuffled[:PROBED]:
         try:
-            weights.append(sum(len(value) for value in make_row(pair, size, quality).values() if isinstance(value, bytes)))
+            weights.append(sum(len(value) for value in make_row(pair, fit).values() if isinstance(value, bytes)))
         except ValueError:  # a broken sample; the job names it
             continue
     fitting = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
     groups = -(-len(shuffled) // ROWS_PER_GROUP)
     rows = ROWS_PER_GROUP * max(1, min(fitting // ROWS_PER_GROUP, -(-groups // 8)))
-    return [PairRows(tuple(shuffled[start : start + rows]), size, quality) for start in range(0, len(shuffled), rows)]
+    return [PairRows(tuple(shuffled[start : start + rows]), fit) for start in range(0, len(shuffled), rows)]
 
 
 def run_job(

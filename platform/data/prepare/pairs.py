@@ -12,8 +12,8 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 
-from ..geometry import resize_nearest, scale_intrinsics
-from ..images import MAX_BYTES, decode_depth, encode_depth, fit_image
+from ..geometry import resize_nearest, scale_intrinsics, shift_intrinsics
+from ..images import MAX_BYTES, Fit, decode_depth, encode_depth, fit_image
 from ..manifest import Source
 
 Skip = Callable[[str, str], None]
@@ -52,11 +52,10 @@ class Found:
 
 @dataclass(frozen=True)
 class PairRows:
-    """The rows of one shard: these pairs, read, resized and encoded. `size`: short side at most; None keeps the images."""
+    """The rows of one shard: these pairs, read, cut, resized and encoded."""
 
     pairs: tuple[Pair, ...]
-    size: int | None
-    quality: int
+    fit: Fit
 
     @property
     def count(self) -> int:
@@ -65,24 +64,28 @@ class PairRows:
     def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
         for pair in self.pairs:
             try:
-                yield make_row(pair, self.size, self.quality)
+                yield make_row(pair, self.fit)
             except BrokenSampleError as error:
                 reason, _, detail = str(error).partition(": ")
                 skip(f"{pair.id} ({detail})" if detail else pair.id, reason)
 
 
-def make_row(pair: Pair, size: int | None, quality: int) -> dict[str, Any]:
-    """One row of kind `pairs`. Raises `BrokenSampleError` with `reason: detail`."""
+def make_row(pair: Pair, fit: Fit) -> dict[str, Any]:
+    """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
     row: dict[str, Any] = {"id": pair.id, "scene": pair.scene, "overlap": pair.overlap, "time": pair.time, "T_2from1": pair.T_2from1}
     for view, image, K, depth in (("1", pair.image1, pair.K1, pair.depth1), ("2", pair.image2, pair.K2, pair.depth2)):
-        row[f"image{view}"], original, stored = fit_image(read_file(image), size, quality)
+        row[f"image{view}"], at = fit_image(read_file(image), fit)
         if K is not None:
-            scaled = scale_intrinsics(np.reshape(K, (3, 3)), stored[1] / original[1], stored[0] / original[0])
-            row[f"K{view}"] = scaled.ravel()
+            moved = shift_intrinsics(np.reshape(K, (3, 3)), at.left, at.top)
+            row[f"K{view}"] = scale_intrinsics(moved, at.stored[1] / at.cut[1], at.stored[0] / at.cut[0]).ravel()
         if depth is not None:
             data = read_file(depth)
             metres = decode_depth(data)
-            row[f"depth{view}"] = data if metres.shape == stored else encode_depth(resize_nearest(metres, *stored))
+            whole = at.cut == at.original
+            if metres.shape != at.original and not whole:
+                metres = resize_nearest(metres, *at.original)
+            metres = metres[at.top : at.top + at.cut[0], at.left : at.left + at.cut[1]] if not whole else metres
+            row[f"depth{view}"] = data if whole and metres.shape == at.stored else encode_depth(resize_nearest(metres, *at.stored))
     return row
 
 
