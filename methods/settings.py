@@ -28,7 +28,7 @@ class Duration(BaseModel):
     def parse(cls, value: object) -> Duration:
         if isinstance(value, Duration):
             return value
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|epochs?|samples?)?\s*", str(value))
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?|samples?)?\s*", str(value))
         if not match:
             raise ValueError(f"{value!r} is no length of training; write for example '300 steps', '40 epochs' or '1e6 samples'")
         return cls(amount=float(match[1]), unit=(match[2] or "steps").rstrip("s") + "s")
@@ -39,7 +39,8 @@ class Duration(BaseModel):
         return self.amount * per_unit[self.unit]
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        amount = int(self.amount) if self.amount.is_integer() else self.amount
+        return f"{amount} {self.unit}"
 
 
 Length = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]
@@ -71,4 +72,4 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for name in path:
         field = current.model_fields.get(name) if hasattr(current, "model_fields") else None
         current = getattr(field, "annotation", None)
-    return list(getattr(current, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]

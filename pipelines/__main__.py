@@ -27,11 +27,12 @@ EXAMPLES = """examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest known word for a misspelt one."""
+    """Tells a wrong call as an error like any other, so that `--json` gets its document for it too."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(2, f"sightline: {message}\n")
+        from sightline.methods.errors import CallError
+
+        raise CallError(message, f"see `{self.prog} --help`")
 
 
 def _parser(command: str | None) -> _Parser:
@@ -69,38 +70,45 @@ def _version() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C before there was anything to keep."""
     words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0].startswith("-"):
-        parser = _parser(None)
-        if not words:
-            parser.print_help()
-            return 2
-        parser.parse_args(words)
+    if not words:
+        _parser(None).print_help()
+        return 2
+    return _guarded(words)
+
+
+def _call(words: list[str]) -> Any:
+    """Find the command, read its words, run it."""
+    from sightline.methods.errors import CallError
+
     command = words[0]
+    if command.startswith("-"):
+        _parser(None).parse_args(words)  # --help, --version, or an error
     if command not in COMMANDS:
         import difflib
 
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
-        print(f"sightline: unknown command {command!r}: {hint}", file=sys.stderr)
-        return 2
-    args = _parser(command).parse_args(words[1:])
-    module = import_module(f"sightline.pipelines.{command}")
-    return _guarded(module, args)
+        raise CallError(f"unknown command {command!r}: " + (f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"))
+    parser = _parser(command)
+    # Settings may stand on both sides of an option; sub-commands, which `prepare` has, exclude that.
+    args = parser.parse_args(words[1:]) if command == "prepare" else parser.parse_intermixed_args(words[1:])
+    return import_module(f"sightline.pipelines.{command}").run(args)
 
 
-def _guarded(module: Any, args: argparse.Namespace) -> int:
+def _guarded(words: list[str]) -> int:
+    """Run with errors told in one sentence, and with exactly one JSON document on standard output where `--json` asks for it."""
     from sightline.methods.errors import SightlineError
 
-    real_stdout = os.dup(1) if args.json else None
-    if args.json:  # libraries print to standard output; a script must be able to read ours
+    as_json, debug = "--json" in words, "--debug" in words
+    real_stdout = os.dup(1) if as_json else None
+    if as_json:  # libraries print to standard output; a script must be able to read ours
         sys.stdout.flush()
         os.dup2(2, 1)
     result: Any = None
     try:
-        result = module.run(args)
+        result = _call(words)
         code = 0
     except SightlineError as error:
-        if args.debug:
+        if debug:
             raise
         code = error.exit_code
         result = {"error": str(error), "mend": error.mend}
@@ -112,7 +120,7 @@ def _guarded(module: Any, args: argparse.Namespace) -> int:
         result = {"error": "stopped"}
         print("sightline: stopped", file=sys.stderr)
     except Exception as error:
-        if args.debug:
+        if debug:
             raise
         code = 1
         result = {"error": f"{type(error).__name__}: {error}"}

@@ -177,7 +177,9 @@ def load(recipe: str, overrides: Mapping[str, Any] | None = None, settings: Mapp
         section, dot, field = key.partition(".")
         if not dot or section not in known:
             every = [f"{s}.{f}" for s in known for f in _fields(method, s)]
-            raise CallError(f"unknown setting {key!r}: {nearest(key, every if dot else known)}")
+            if section in known:
+                raise CallError(f"{key!r} is a section, not a setting; its settings: {', '.join(_fields(method, section))}")
+            raise CallError(f"unknown setting {key!r}: {nearest(key, every)}")
         values[section] = {**(values.get(section) or {}), field: value}
     for section in values:
         if section not in known:
@@ -216,21 +218,13 @@ def _check_workers(experiment: Experiment) -> None:
         )
 
 
+HOW = ("workers", "device", "threads", "compile", "keep", "max_failures", "checkpoint_every", "validate_every", "validate_samples")
+"""Settings of `train` that say how a run is carried out, not what is learned."""
+
+
 def fingerprint(experiment: Experiment) -> str:
-    """What must not change in a resume, as text: every setting but the ones that only say how the run is carried out."""
+    """What must not change in a resume, as text. The data set is not part of it: it has a fingerprint of its own."""
     sections = experiment.sections()
-    for key in (
-        "workers",
-        "device",
-        "threads",
-        "compile",
-        "keep",
-        "max_failures",
-        "checkpoint_every",
-        "validate_every",
-        "validate_samples",
-    ):
-        sections["train"].pop(key)
-    for section in ("log", "probe", "data"):
-        sections.pop(section)
-    return json.dumps(sections, sort_keys=True)
+    sections["train"] = {key: value for key, value in sections["train"].items() if key not in HOW}
+    sections["data"] = {"block": experiment.data.block}
+    return json.dumps({key: value for key, value in sections.items() if key not in ("log", "probe")}, sort_keys=True)

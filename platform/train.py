@@ -147,6 +147,7 @@ class _Loop:
         while step < last and not stopping:
             result = self.stepper.step(step, groups)
             if not result.finite:
+                self._report(log)
                 self._report_nonfinite(step, groups, result)
                 break
             log.results.append(result)
@@ -216,7 +217,9 @@ class _Loop:
                 chosen = json.loads(note.read_text())["precision"]
             else:
                 chosen, seconds = choose_precision(pretext, tensors(groups[0].arrays, self.device), self.weights, self.device)
-                note.write_text(json.dumps({"precision": chosen, "seconds": seconds}))
+                part = note.with_suffix(".part")
+                part.write_text(json.dumps({"precision": chosen, "seconds": seconds}))
+                part.replace(note)
             choice += names.index(chosen)
         return names[int(collective.broadcast(choice))]
 

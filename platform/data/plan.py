@@ -79,9 +79,10 @@ class Plan:
                 f"use for example batch.size={self.group * max(1, round(self.batch / self.group))}",
             )
         if self.rows < self.batch:
+            fits = self.rows // self.group * self.group or self.rows
             raise CallError(
                 f"the data set has {self.rows} samples, one batch needs {self.batch}",
-                f"set batch.size={self.rows // self.group * self.group or 1} or less (a multiple of batch.group), or add data",
+                f"set batch.size={fits} batch.group={min(self.group, fits)} or less, or add data",
             )
 
     @property

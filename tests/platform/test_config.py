@@ -81,7 +81,7 @@ def test_null_gives_a_setting_back_its_default() -> None:
         ("train.checkpoint_every=-3", "-3 is no length of training"),
         ("optim.base_lr=1e-4", "give one of optim.lr (as it is) and optim.base_lr (per 256 samples)"),
         ("data.train=5", "data.train = 5: "),
-        ("train=5", "unknown setting 'train'"),
+        ("train=5", "'train' is a section, not a setting"),
         ("method=conmim", "unknown setting 'method'"),
     ],
 )
@@ -169,7 +169,6 @@ def test_a_length_is_written_as_it_is_read(text: str) -> None:
     assert str(Duration.parse(text)) == text
 
 
-@pytest.mark.xfail(strict=True, reason="Duration.__str__ rounds to six digits and writes 2e+06, which it does not read")
 @pytest.mark.parametrize("text", ["2e6 samples", "1234567 samples", "1281167 samples", "0.1234567 epochs"])
 def test_a_long_length_keeps_every_digit(text: str) -> None:
     length = Duration.parse(text)
@@ -247,15 +246,7 @@ def test_how_a_run_is_carried_out_may_change_in_a_resume(key: str) -> None:
     assert other != plain and fingerprint(other) == fingerprint(plain)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        *(key for key in WHAT if key != "data.block"),
-        pytest.param(
-            "data.block", marks=pytest.mark.xfail(strict=True, reason="the fingerprint leaves the whole section out, but blocks order rows")
-        ),
-    ],
-)
+@pytest.mark.parametrize("key", WHAT)
 def test_what_is_learned_may_not_change_in_a_resume(key: str) -> None:
     assert fingerprint(load("croco-tiny", {key: WHAT[key]})) != fingerprint(load("croco-tiny"))
 
