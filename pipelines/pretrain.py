@@ -25,20 +25,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
-    from sightline.platform import preflight
+    from sightline.platform import preflight, runs
 
     if args.dry_run:
         estimate = preflight.estimate(experiment)
+        shown = runs.without_password(experiment)
         if not args.json:
-            print(experiment.to_yaml())
+            print(shown.to_yaml())
             print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
-        return {"settings": experiment.sections(), "estimate": estimate.as_dict()}
+        return {"settings": shown.sections(), "estimate": estimate.as_dict()}
     experiment, dataset = preflight.check(experiment)
     from rich.console import Console
 
-    from sightline.platform import jobs, runs
+    from sightline.platform import jobs
 
     name = args.name or runs.fresh_name(experiment.recipe)
-    command = "sightline " + " ".join(sys.argv[1:])
+    command = runs.command_line(sys.argv[1:])
     record = runs.Run.create(name, experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment))
     return jobs.execute(record, Console(stderr=args.json))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,15 +26,19 @@ EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
 
 
 def append_lines(path: Path, events: list[Event]) -> None:
-    """Append events as JSON lines. A line that a kill cut short is closed first, so that it harms no other."""
+    """Append events as JSON lines, each with the `time` of its writing in seconds since 1970.
+
+    A line that a kill cut short is closed first, so that it harms no other.
+    """
     if not events:
         return
+    now = round(time.time(), 3)
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write("".join(json.dumps(event) + "\n" for event in events).encode())
+        file.write("".join(json.dumps({"time": now, **event}) + "\n" for event in events).encode())
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[Event]:
@@ -60,6 +66,7 @@ class Run:
     attempts: int = 0
     mlflow_run_id: str | None = None
     tracking_uri: str = ""
+    """The one place that keeps a password, for the next connection; `settings` and `command` are shown and sent, so they hold none."""
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +82,8 @@ class Run:
                 f"a run named {name!r} exists in {folder}", f"choose another --name, or go on with `sightline resume {name}`"
             ) from None
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        run = cls(name, folder, experiment.recipe, experiment.sections(), fingerprint, created, command, tracking_uri=tracking_uri)
+        settings = without_password(experiment).sections()
+        run = cls(name, folder, experiment.recipe, settings, fingerprint, created, redact(command), tracking_uri=tracking_uri)
         run.save()
         return run
 
@@ -105,8 +113,9 @@ class Run:
         return config.load(self.recipe, settings=self.settings)
 
     def save(self) -> None:
-        """Replaced in one move, so that a kill leaves the old record or the new."""
+        """Replaced in one move, so that a kill leaves the old record or the new. For the owner's eyes: see `tracking_uri`."""
         part = self.folder / ".run.json"
+        part.touch(mode=0o600)
         part.write_text(json.dumps({k: v for k, v in asdict(self).items() if k != "folder"}, indent=1, default=str))
         part.replace(self.folder / "run.json")
 
@@ -141,13 +150,30 @@ def all_runs() -> list[Run]:
 
 
 def fresh_name(recipe: str) -> str:
-    """A run name nobody used: the recipe and the time."""
-    stem = f"{recipe}-{datetime.now().strftime('%m%d-%H%M%S')}"
+    """A run name nobody used: the recipe, in letters that a run name may have, and the time."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-")[:60] or "run"
+    stem = f"{clean}-{datetime.now().strftime('%m%d-%H%M%S')}"
     name, number = stem, 1
     while (runs_folder() / name).exists():
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def redact(text: str) -> str:
+    """`text` without the user, password or token of the addresses in it: `http://***@host`."""
+    return re.sub(r"://[^/\s]+@", "://***@", text)
+
+
+def without_password(experiment: config.Experiment) -> config.Experiment:
+    """The experiment as it is shown, recorded and sent."""
+    uri = experiment.log.tracking_uri
+    return experiment.model_copy(update={"log": experiment.log.model_copy(update={"tracking_uri": uri and redact(uri)})})
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The `sightline` command of these words, as a shell takes it and without passwords."""
+    return shlex.join(["sightline", *map(redact, words)])
 
 
 def this_commit() -> str | None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline.methods.catalog import find_method
+from sightline.methods.settings import Duration
 
+from . import config
 from .checkpoint import Checkpoint
 from .data.dataset import Dataset
-from .runs import Run
+from .runs import Run, command_line
 
 
 def phase_seconds(run: Run) -> dict[str, float]:
@@ -89,8 +91,10 @@ def warnings(run: Run) -> list[str]:
 
 
 def next_steps(run: Run, registered: str | None) -> list[str]:
-    recipe, data = run.recipe, run.settings["data"]
-    steps = [f"sightline pretrain {recipe} train.length='{_longer(run)}' data.train={data['train']} data.val={data['val']}  # longer"]
+    shipped = run.recipe in config.recipe_names()
+    recipe = run.recipe if shipped else str(run.folder / "settings.yaml")  # a person's own file may be gone or changed
+    data = [f"data.{name}={run.settings['data'][name]}" for name in ("train", "val") if run.settings["data"][name]]
+    steps = [f"{command_line(['pretrain', recipe, f'train.length={_longer(run)}', *data])}  # longer"]
     if registered:
         steps.append(f'mlflow.pytorch.load_model("{registered}")  # features in plain Python')
     steps.append("sightline prepare --help  # your own data")
@@ -99,4 +103,4 @@ def next_steps(run: Run, registered: str | None) -> list[str]:
 
 def _longer(run: Run) -> str:
     length = run.experiment.train.length
-    return f"{length.amount * 3:g} {length.unit}"
+    return str(Duration(amount=length.amount * 3, unit=length.unit))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from toy import TOY
 
 from sightline.methods.errors import CallError
-from sightline.platform.runs import EVENTS, Run, append_lines
+from sightline.platform import config
+from sightline.platform.runs import EVENTS, Run, append_lines, command_line, fresh_name
+from sightline.platform.summary import next_steps
 
 
 def test_a_run_is_found_by_name_folder_and_mlflow_id(toy_run: Callable[..., Run]) -> None:
@@ -49,3 +56,43 @@ def test_the_last_attempt_that_made_a_step_counts(toy_run: Callable[..., Run]) -
             [{"kind": "steps", "first": first, "losses": {"loss": losses}, "lr": [0.1] * len(losses), "grad_norm": [1.0] * len(losses)}]
         )
     assert [figures["loss"] for figures in run.history().values()] == [3.0, 2.5]
+
+
+@pytest.mark.parametrize("recipe", ["my recipe", "caf\u00e9/au lait", "...", "x" * 200, "croco-v2-base"])
+def test_a_fresh_name_is_a_run_name_whatever_the_recipe_is_called(recipe: str, toy_run: Callable[..., Run]) -> None:
+    name = fresh_name(recipe)
+    assert toy_run(name).name == name
+    assert fresh_name("croco-v2-base").startswith("croco-v2-base-")
+
+
+def test_the_record_keeps_a_password_in_one_place_that_its_owner_alone_reads(home: Path, toy_data: dict[str, str]) -> None:
+    address = "http://ann:se@cret@host:5000/way"
+    experiment = config.load("toy", {**toy_data, "log.tracking_uri": address}, settings=TOY)
+    run = Run.create("mine", experiment, "f", f"sightline pretrain toy log.tracking_uri={address}", address)
+    run.save()
+    path = run.folder / "run.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    written = json.loads(path.read_text())
+    assert written.pop("tracking_uri") == address and Run.open("mine").tracking_uri == address
+    assert "cret" not in json.dumps(written)
+    assert written["settings"]["log"]["tracking_uri"] == "http://***@host:5000/way"
+    assert written["command"] == "sightline pretrain toy log.tracking_uri=http://***@host:5000/way"
+
+
+def test_a_recorded_command_can_be_given_to_a_shell() -> None:
+    words = ["pretrain", "my recipe.yaml", "train.length=40 epochs", "data.train=./it's here"]
+    assert shlex.split(command_line(words)) == ["sightline", *words]
+
+
+def test_the_next_command_is_whole_and_names_only_what_there_is(home: Path, toy_data: dict[str, str], tmp_path: Path) -> None:
+    def words(run: Run) -> list[str]:
+        return shlex.split(next_steps(run, None)[0], comments=True)
+
+    away = tmp_path / "my pairs"
+    away.symlink_to(toy_data["data.train"])
+    given: dict[str, Any] = {"data.train": str(away), "train.length": "1000000 steps"}
+    shipped = Run.create("shipped", config.load("croco-tiny", given), "f", "", "")
+    assert words(shipped) == ["sightline", "pretrain", "croco-tiny", "train.length=3000000 steps", f"data.train={away}"]
+    config.load("croco-tiny", config.parse_overrides(words(shipped)[3:]))
+    own = Run.create("own", config.load("my own", given, settings=TOY), "f", "", "")
+    assert words(own)[2] == str(own.folder / "settings.yaml"), "the name of a file is no recipe"
