@@ -18,7 +18,7 @@ from typing import Any
 
 from .events import Event
 from .home import artifact_location, local_tracking_uri
-from .runs import EVENTS, Run, parse_lines, this_commit
+from .runs import EVENTS, Run, parse_lines, redact, this_commit
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
@@ -51,7 +51,8 @@ class Tracking:
             self._state = json.loads(self._state_path.read_text())
         self._client: Any = None
         self._closing = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Held while connecting and while delivering: `close` may come while the thread still delivers."""
         self._thread = threading.Thread(target=self._work, name="sightline-tracking", daemon=True)
 
     def start(self) -> None:
@@ -68,11 +69,12 @@ class Tracking:
                 client = MlflowClient(tracking_uri=self.uri)
                 if self.run.mlflow_run_id is None:
                     self.run.mlflow_run_id = self._create(client)
-                    self.run.save()
+                    self.run.save()  # at once: a failure from here on must not make a second run
                 else:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
+                self._log_params(client)
                 self._client = client
-        return self._client
+            return self._client
 
     def deliver(self) -> None:
         """Send what is in the spool and not yet delivered. Raises what MLflow raises."""
@@ -81,21 +83,31 @@ class Tracking:
         path = self.run.folder / EVENTS
         if not path.exists():
             return
-        with path.open("rb") as file:
-            file.seek(self._state["offset"])
-            block = file.read()
-        whole = block[: block.rfind(b"\n") + 1]
-        now = int(time.time() * 1000)
-        metrics = []
-        newest = dict(self._state["delivered"])
-        for event in parse_lines(whole.splitlines(keepends=True)):
-            for name, step, value in figures(event):
-                if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
-                    newest[name] = step
-                    metrics.append(Metric(name, value, now, step))
-        for start in range(0, len(metrics), MOST_METRICS):
-            self.client.log_batch(self.run.mlflow_run_id, metrics=metrics[start : start + MOST_METRICS])
-        self._state = {"offset": self._state["offset"] + len(whole), "delivered": newest}
+        with self._lock:
+            offset, newest, metrics = self._state["offset"], dict(self._state["delivered"]), []
+            with path.open("rb") as file:
+                file.seek(offset)
+                block = file.read()
+            for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+                for event in parse_lines([line]):
+                    # One time for an event, whenever it is sent: a request whose answer was lost then repeats what the server has.
+                    when = int(event.get("time", time.time()) * 1000)
+                    for name, step, value in figures(event):
+                        if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
+                            newest[name] = step
+                            metrics.append(Metric(name, value, when, step))
+                        if len(metrics) == MOST_METRICS:
+                            self._send(metrics, offset, newest)
+                            metrics = []
+                offset += len(line)
+            if offset > self._state["offset"]:
+                self._send(metrics, offset, newest)
+
+    def _send(self, metrics: list[Any], offset: int, newest: dict[str, int]) -> None:
+        """One request, then a note of how far it came: `offset` is past all whole events, `newest` past all steps."""
+        if metrics:
+            self.client.log_batch(self.run.mlflow_run_id, metrics=metrics)
+        self._state = {"offset": offset, "delivered": dict(newest)}
         part = self._state_path.with_suffix(".part")
         part.write_text(json.dumps(self._state))
         part.replace(self._state_path)
@@ -116,7 +128,8 @@ class Tracking:
             client.set_terminated(self.run.mlflow_run_id, status=status)
             self.problem = None
         except Exception as error:
-            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            first_line = str(error).partition("\n")[0]
+            self.problem = redact(f"{type(error).__name__}: {first_line}")
 
     def _work(self) -> None:
         pause = 2.0
@@ -126,7 +139,7 @@ class Tracking:
                 self.deliver()
                 self.problem, pause = None, 2.0
             except Exception as error:
-                self.problem, pause = f"{type(error).__name__}: {error}", min(pause * 2, 60.0)
+                self.problem, pause = redact(f"{type(error).__name__}: {error}"), min(pause * 2, 60.0)
 
     def _create(self, client: Any) -> str:
         experiment = self.run.experiment
@@ -146,13 +159,18 @@ class Tracking:
         }
         if commit := this_commit():
             tags["mlflow.source.git.commit"] = commit
-        run_id = str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
+        tags = {key: redact(value) for key, value in tags.items()}
+        return str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
+
+    def _log_params(self, client: Any) -> None:
+        """The settings that the MLflow run does not have yet; those of the first attempt stay."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:6000]) for key, value in experiment.flat().items()]
+        there = client.get_run(self.run.mlflow_run_id).data.params
+        flat = self.run.experiment.flat()
+        params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
-            client.log_batch(run_id, params=params[start : start + 100])
-        return run_id
+            client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
 
 
 def figures(event: Event) -> Iterator[tuple[str, int, float]]:
