@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sightline.methods.errors import SightlineError
-
+from . import checkpoint
+from .data.dataset import Dataset
 from .launch import carry_out, start_ray
 from .progress import RunProgress, duration
-from .runs import Run
+from .runs import Run, redact
 from .tracking import Tracking
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
     memory.start()
     began = time.monotonic()
     try:
-        if run.status not in ("trained", "finished"):
+        if not _has_last_step(run):
             _train(run, tracking, console)
         else:
+            run.status = "trained"
+            run.save()
             tracking.start()
             console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False, soft_wrap=True)
         if run.status == "stopped":
@@ -45,7 +47,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
         run.status = "finished"
         run.save()
         tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics)
-    except SightlineError:
+    except Exception:
         tracking.close("FAILED")
         raise
     except KeyboardInterrupt:
@@ -56,8 +58,16 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
     return _tell(run, findings, tracking, console, time.monotonic() - began)
 
 
+def _has_last_step(run: Run) -> bool:
+    """Whether the weights of the last step are on disk, whatever the status says: they alone can be measured."""
+    found = checkpoint.newest(run.folder / "checkpoints")
+    experiment = run.experiment
+    return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
+
+
 def _train(run: Run, tracking: Tracking, console: Console) -> None:
-    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {run.settings['data']['train']}", highlight=False, soft_wrap=True)
+    data = redact(run.settings["data"]["train"])
+    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {data}", highlight=False, soft_wrap=True)
     start_ray()
     tracking.start()
     with RunProgress(console) as progress:
@@ -79,11 +89,12 @@ def _stopped(run: Run, console: Console) -> dict[str, Any]:
 
 
 def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
+    uri = redact(tracking.uri)
     lines = [
         ("found", findings.headline),
         ("report", str(findings.report)),
         ("encoder", f"{findings.registered}  (MLflow run {run.mlflow_run_id})" if findings.registered else "not registered"),
-        ("look", f"mlflow ui --backend-store-uri {tracking.uri}" if tracking.uri.startswith("sqlite") else tracking.uri),
+        ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
         ("next", findings.next_steps[0] if findings.next_steps else ""),
         ("took", f"{duration(seconds)}, at most {findings.peak_bytes / 2**30:.1f} GiB (PSS of the process tree)"),
     ]
@@ -92,7 +103,7 @@ def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, se
         if text:
             console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
     if tracking.problem:
-        console.print(f"[yellow]MLflow was not reachable ({tracking.problem}); `sightline resume {run.name}` delivers the rest")
+        console.print(f"[yellow]MLflow was not reachable ({redact(tracking.problem)}); `sightline resume {run.name}` delivers the rest")
     return {
         "run": run.name,
         "status": run.status,
@@ -100,7 +111,7 @@ def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, se
         "report": str(findings.report),
         "registered": findings.registered,
         "mlflow_run_id": run.mlflow_run_id,
-        "tracking_uri": tracking.uri,
+        "tracking_uri": uri,
         "headline": findings.headline,
         "metrics": findings.metrics,
         "seconds": seconds,
