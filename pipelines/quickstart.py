@@ -1,7 +1,8 @@
 """The main job on an embedded default: rendered rooms -> CroCo -> probe -> registry -> report, in a few minutes on two cores.
 
-Renders a small multi-view set of procedural rooms, pre-trains `croco-tiny` with two DDP workers on a local Ray, probes it against
-random weights, logs to an embedded MLflow (SQLite), registers the encoder as `candidate` and writes an HTML report with pictures.
+Renders a small multi-view set of procedural rooms, pre-trains `croco-tiny` with two DDP workers on a local Ray (one on a machine
+with a single GPU), probes it against random weights, logs to an embedded MLflow (SQLite), registers the encoder as `candidate` and
+writes an HTML report with pictures.
 """
 
 from __future__ import annotations
@@ -33,19 +34,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
 
-    overrides = config.parse_overrides(args.settings)
-    config.load(RECIPE, {**QUICK, **overrides})  # a wrong setting is told before rooms are rendered
+    settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is told before rooms are rendered
     from sightline.platform import jobs, preflight, runs
 
     console = Console(stderr=args.json)
     rooms = rendered_rooms(console)
     data = {"data.train": str(rooms / "train"), "data.val": str(rooms / "val")}
-    experiment, dataset = preflight.check(config.load(RECIPE, {**QUICK, **data, **overrides}))
-    command = " ".join(["sightline quickstart", *args.settings])
+    experiment, dataset = preflight.check(config.load(RECIPE, {**data, **settings}))
+    command = runs.command_line(["quickstart", *args.settings, *(["--name", args.name] if args.name else [])])
     record = runs.Run.create(
         args.name or runs.fresh_name("quickstart"), experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment)
     )
     return jobs.execute(record, console)
+
+
+def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
+    """`QUICK` with the person's overrides; one worker where this machine has no place for two, such as one with a single GPU."""
+    from sightline.methods.errors import CallError
+    from sightline.platform import config, preflight
+
+    settings = {**QUICK, **overrides}
+    experiment = config.load(RECIPE, settings)
+    if "train.workers" not in overrides:
+        try:
+            preflight.local_plan(experiment)
+        except CallError:
+            settings["train.workers"] = 1
+    return settings
 
 
 def rendered_rooms(console: Console) -> Path:

@@ -4,13 +4,18 @@
   sightline resume croco-tiny-1121-0930 train.workers=1
 
 A run is named by its name, its folder or its MLflow run id. The effective history is that of a run that never stopped, also with
-another number of workers; settings that would change what is learned are refused.
+another number of workers; settings that would change what is learned are refused. Data that moved are named anew (data.train=FOLDER,
+data.val=FOLDER): they must be the same data, by their fingerprint. `log.tracking_uri` can change while nothing was recorded there.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.platform.config import Experiment
+    from sightline.platform.runs import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings",
         nargs="*",
         metavar="section.key=value",
-        help="only how the run is carried out: train.workers, train.keep, log.every, ...",
+        help="only how the run is carried out (train.workers, train.keep, log.every, ...) or where its data lie",
     )
 
 
@@ -32,15 +37,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = runs.Run.open(args.run)
     experiment = record.experiment
     if args.settings:
-        changed = config.load(record.recipe, config.parse_overrides(args.settings), settings=record.settings)
-        if config.fingerprint(changed) != config.fingerprint(experiment) or changed.data != experiment.data:
-            raise CallError(
-                f"a resume of {record.name} cannot change what is learned",
-                "change only how it is carried out (train.workers, train.keep, log.every, ...), or start a new run",
-            )
-        experiment = changed
-        record.settings = experiment.sections()
-    preflight.check(experiment)
+        overrides = config.parse_overrides(args.settings)
+        experiment = changed(record, overrides)
+        if "log.tracking_uri" in overrides:
+            record.tracking_uri = moved_tracking(record, preflight.tracking_uri(experiment))
+    experiment, dataset = preflight.check(experiment)
+    if dataset.fingerprint != record.fingerprint:
+        raise CallError(
+            f"{experiment.data.train} is not the data {record.name} began with: "
+            f"its fingerprint is {dataset.fingerprint[:16]}, the run's is {record.fingerprint[:16]}",
+            "name the folder of the original data with data.train=FOLDER, or start a new run",
+        )
+    record.settings = runs.without_password(experiment).sections()
     console = Console(stderr=args.json)
     folder = record.folder / "checkpoints"
     if harmed := checkpoint.harmed(folder):
@@ -52,3 +60,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
         console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(harmed)}")
     return jobs.execute(record, console)
+
+
+def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
+    """The run's experiment with `overrides`. Raises `CallError` where they would change what is learned."""
+    from sightline.methods.errors import CallError
+    from sightline.platform import config
+
+    before = record.experiment
+    after = config.load(record.recipe, overrides, settings=record.settings)
+    places = {"train": before.data.train, "val": before.data.val}  # the same data may lie elsewhere
+    if config.fingerprint(after) != config.fingerprint(before) or after.data.model_copy(update=places) != before.data:
+        raise CallError(
+            f"a resume of {record.name} cannot change what is learned",
+            "change only how it is carried out (train.workers, train.keep, log.every, ...) or where its data lie, or start a new run",
+        )
+    return after
+
+
+def moved_tracking(record: Run, uri: str) -> str:
+    """`uri`, where the run can still be recorded there: nothing is recorded elsewhere, or only the password is new."""
+    from sightline.methods.errors import CallError
+    from sightline.platform.runs import redact
+
+    if record.mlflow_run_id is not None and redact(uri) != redact(record.tracking_uri):
+        raise CallError(
+            f"{record.name} is recorded in {redact(record.tracking_uri)} as MLflow run {record.mlflow_run_id}; "
+            f"it cannot move to {redact(uri)}",
+            "leave log.tracking_uri out, or start a new run",
+        )
+    return uri
