@@ -23,7 +23,7 @@ QUICK = {
     "optim.warmup": "24 steps",
 }
 """What differs from the recipe: short enough for a first look."""
-ROOMS = ["rendered", "--scenes", "60", "--pairs-per-scene", "12", "--size", "128", "--split", "train=0.8,val=0.2", "--local"]
+ROOMS = ["rendered", "--scenes", "60", "--pairs-per-scene", "12", "--size", "112", "--split", "train=0.8,val=0.2", "--local"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
