@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Event = dict[str, Any]
-"""`kind` is one of
+"""On disk every event carries `time`, seconds since 1970. `kind` is one of
 `worker`     rank, pid, host; from every rank
 `start`      device, precision, parameters, first_step, steps, workers
 `steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples

@@ -17,6 +17,7 @@ from .data.dataset import Dataset
 from .data.plan import Plan
 from .home import absolute, local_tracking_uri
 from .resources import ResourcePlan, plan_resources
+from .runs import redact
 
 
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
@@ -57,7 +58,8 @@ def tracking_uri(experiment: config.Experiment) -> str:
         return local_tracking_uri()
     if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks", "postgresql", "mysql")):
         raise CallError(
-            f"log.tracking_uri = {uri!r} is no MLflow address", "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
+            f"log.tracking_uri = {redact(uri)!r} is no MLflow address",
+            "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db",
         )
     return uri
 
