@@ -126,16 +126,12 @@ def _worker(config: dict[str, Any]) -> None:
 def _no_restart_mends(error: BaseException) -> SightlineError | None:
     """The error as one for a person, where another attempt would only repeat it.
 
-    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: a restart mends that. An error inside
-    a Ray Data task comes wrapped, with the original among its causes.
+    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: a restart mends that.
     """
     import ray
 
-    seen: BaseException | None = error
-    for _ in range(8):
-        if isinstance(seen, SightlineError):
-            return seen
-        seen = getattr(seen, "cause", None) or getattr(seen, "__cause__", None)
+    if isinstance(error, SightlineError):
+        return error
     if isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
         return None
     return SightlineError(f"{type(error).__name__}: {error}", "this is a fault of the code; please report it")

@@ -198,12 +198,18 @@ def _run_window(blocks: list[Block], load: partial[Columns], resources: StreamRe
     context.target_max_block_size = 1 << 31  # a block leaves its task as one piece
 
     def make(batch: dict[str, np.ndarray]) -> Columns:
-        return load(blocks[int(batch["item"][0])])
+        try:
+            return load(blocks[int(batch["item"][0])])
+        except SightlineError as error:  # travels as data: Ray Data wraps what a task raises and loses its cause on the way
+            return {"failure": np.asarray([str(error)], object), "mend": np.asarray([error.mend], object)}
 
     # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.
     items = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
     dataset = items.map_batches(make, batch_size=None, num_cpus=resources.task_cpus)
-    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+    for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        if "failure" in columns:
+            raise SightlineError(str(columns["failure"][0]), str(columns["mend"][0]))
+        yield columns
 
 
 class _Background:

@@ -28,7 +28,7 @@ class MaeEncoder(nn.Module):
         self.dim, self.patch_size, self.image_size = model.dim, model.patch_size, (model.image_size, model.image_size)
         self.embed = PatchEmbed(model.patch_size, model.dim)
         self.register_buffer("position", sincos_table(model.dim, model.grid))
-        self.blocks = nn.ModuleList(EncoderBlock(model.dim, model.heads, 4) for _ in range(model.depth))
+        self.blocks = nn.ModuleList(EncoderBlock(model.dim, model.heads, 4.0) for _ in range(model.depth))
         self.norm = layer_norm(model.dim)
 
     def encode(self, patches: Tensor, position: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class MaePretext(nn.Module):
         self.config, self.backbone = config, MaeEncoder(model)
         self.visible = model.grid[0] * model.grid[1] - int(config.pretext.mask_ratio * model.grid[0] * model.grid[1])
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.dim))
-        self.decoder = nn.ModuleList(EncoderBlock(model.dim, model.heads, 4) for _ in range(model.decoder_depth))
+        self.decoder = nn.ModuleList(EncoderBlock(model.dim, model.heads, 4.0) for _ in range(model.decoder_depth))
         self.head = nn.Sequential(layer_norm(model.dim), nn.Linear(model.dim, 3 * model.patch_size**2))
 
     def to_device(self, batch: Batch) -> Batch:
