@@ -15,12 +15,13 @@ from rich.console import Console
 
 RECIPE = "croco-tiny"
 QUICK = {
-    "train.length": "240 steps",
+    "train.length": "180 steps",
     "train.workers": 2,
-    "train.validate_every": "40 steps",
+    "train.validate_every": "30 steps",
     "train.validate_samples": 64,
-    "train.checkpoint_every": "80 steps",
-    "optim.warmup": "24 steps",
+    "train.checkpoint_every": "60 steps",
+    "optim.warmup": "18 steps",
+    "optim.lr": 2e-3,
 }
 """What differs from the recipe: short enough for a first look."""
 ROOMS = ["rendered", "--scenes", "60", "--pairs-per-scene", "12", "--size", "112", "--split", "train=0.8,val=0.2", "--local"]
