@@ -30,6 +30,8 @@ WINDOW_BLOCKS = 256
 """Blocks in one Ray dataset: large enough that its start-up (0.15 s) vanishes, small enough that making it is quick."""
 FIRST_WINDOW_BLOCKS = 8
 """The first window is short, so that the first step need not wait for the making of a long one."""
+OVERLAP_BLOCKS = 3
+"""Blocks before the end of a window at which the next one starts, so that its start-up (a second) is not waited for."""
 QUEUE_BLOCKS = 2
 """Finished blocks that wait in this process, besides those in Ray's object store."""
 INPUT_COLUMNS = {"pairs": ("id", "image1", "image2"), "images": ("id", "image"), "points": ("id", "points")}
@@ -177,10 +179,32 @@ class Stream:
         if self.resources is None:
             yield from map(load, schedule)
             return
-        size = FIRST_WINDOW_BLOCKS
-        while window := list(islice(schedule, size)):
-            yield from _run_window(window, load, self.resources)
-            size = WINDOW_BLOCKS
+        yield from _in_windows(schedule, load, self.resources)
+
+
+def _in_windows(schedule: Iterator[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
+    """Window after window, each started a few blocks before the one in front of it ends."""
+    runs: list[_Background] = []
+
+    def start() -> int:
+        window = list(islice(schedule, WINDOW_BLOCKS if runs else FIRST_WINDOW_BLOCKS))
+        if window:
+            runs.append(_Background(_run_window(window, load, resources)))
+        return len(window)
+
+    try:
+        count = start()
+        while count:
+            following = 0
+            for index in range(count):
+                if index == max(0, count - OVERLAP_BLOCKS):
+                    following = start()
+                yield next(runs[0])
+            runs.pop(0).close()
+            count = following
+    finally:
+        for run in runs:
+            run.close()
 
 
 def _run_window(blocks: list[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
