@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         dataset = write_data(Path(scratch) / "pairs")
-        experiment = config.load("croco-v1-base", {"batch.size": BATCH, "batch.group": GROUP})
+        experiment = config.load("croco-v1-base", {"batch.size": BATCH, "batch.group": GROUP, "train.workers": 1})
         views = find_method("croco").views(experiment.settings)
         plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP)
         start_ray(args.workers)
