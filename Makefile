@@ -17,6 +17,7 @@ setup: .venv/ready
 
 quickstart: setup
 	@$(BIN)/sightline quickstart
+	@echo "(first: . .venv/bin/activate puts sightline and mlflow on the path)"
 
 test: setup
 	$(BIN)/python -m pytest

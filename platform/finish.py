@@ -77,7 +77,6 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     metrics = {**_claim_metrics(claims), **_probe_metrics(probe)}
     headline = summary.headline(run, claims, probe)
 
-    registered = None
     with console.status("registering the encoder"):
         registered = _register(run, tracking, encoder, found, metrics, headline)
     next_steps = summary.next_steps(run, registered)

@@ -68,6 +68,7 @@ def _has_last_step(run: Run) -> bool:
 def _train(run: Run, tracking: Tracking, console: Console) -> None:
     data = redact(run.settings["data"]["train"])
     console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {data}", highlight=False, soft_wrap=True)
+    console.print("starting Ray and the workers (half a minute)", highlight=False)
     start_ray()
     tracking.start()
     with RunProgress(console) as progress:

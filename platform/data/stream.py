@@ -163,7 +163,7 @@ class Stream:
         self.samples += len(broken)
         for reason in filter(None, broken):
             self.broken[reason.partition(":")[0]] = reason
-        share = sum(1 for _ in self.broken) / max(1, min(self.samples, self.dataset.rows))
+        share = len(self.broken) / max(1, min(self.samples, self.dataset.rows))
         if self.broken and self.samples >= 100 and share > self.max_broken:
             first = next(iter(self.broken.values()))
             raise SightlineError(
