@@ -32,7 +32,8 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.plan import Plan
 from sightline.platform.data.rows import decode_row
-from sightline.platform.data.stream import INPUT_COLUMNS, Stream, StreamResources
+from sightline.platform.data.rows import IMAGE_COLUMNS
+from sightline.platform.data.stream import Stream, StreamResources
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.launch import start_ray
 
@@ -56,7 +57,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """The same rows and views for the DataLoader, endless."""
 
     def __init__(self, dataset: Dataset, views: Any) -> None:
-        self.rows = [row for table in dataset.scan(INPUT_COLUMNS["pairs"]) for row in table.to_pylist()]
+        self.rows = [row for table in dataset.scan(["id", *IMAGE_COLUMNS["pairs"]]) for row in table.to_pylist()]
         self.views = views
 
     def __len__(self) -> int:

@@ -27,6 +27,18 @@ def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
     return parts
 
 
+def sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, in place, without gradient; on every rank."""
+    if active():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def mean(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over all ranks, without gradient; on every rank."""
+    return sum_(tensor.detach().clone()) / world_size()
+
+
 def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
     if active():
         dist.broadcast(tensor, source)

@@ -39,7 +39,10 @@ class MethodConfig(Settings):
 
 
 class Views(Protocol):
-    """A pure function from a decoded sample to fixed-shape arrays. Raises `BrokenSampleError` for a sample it cannot use."""
+    """A pure function from a decoded sample to fixed-shape arrays. Raises `BrokenSampleError` for a sample it cannot use.
+
+    It sees the images of its kind. An optional attribute `columns: tuple[str, ...]` names further columns it needs, such as `label`.
+    """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
 
@@ -69,8 +72,73 @@ class Picture:
     image: np.ndarray
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """A figure of `Pretext.health` beyond a limit means that the representation collapses; `cause` names the likely cause and the mend."""
+
+    figure: str
+    cause: str
+    below: float = float("-inf")
+    above: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tensors of a foreign checkpoint found a place: names as the checkpoint has them, `missing` as it would have them."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    resized: tuple[str, ...] = ()
+
+
+class Official(Protocol):
+    """The authors' published layout, both ways: dicts in, dicts out; reads and writes no file. A module with these functions will do.
+
+    `content` is what lies in a published file: nested dicts of tensors and plain values.
+    """
+
+    def settings_of(self, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Our sections (`model`, `pretext`, ...) as far as the file tells them, by its settings or by the shapes of its tensors."""
+        ...
+
+    def load(self, content: Mapping[str, Any], into: Mapping[str, torch.Tensor], config: Any) -> tuple[dict[str, torch.Tensor], Match]:
+        """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing fits."""
+        ...
+
+    def save(self, state: Mapping[str, torch.Tensor], config: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """(tensors under the official names, the authors' settings) of a pretext's state."""
+        ...
+
+
+@dataclass(frozen=True)
+class TimmForm:
+    """An encoder as a timm model: `timm.create_model(architecture, num_classes=0, **arguments)` takes `state` strictly."""
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    state: Mapping[str, torch.Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    prefix_tokens: int = 0
+    """Tokens that timm's `forward_features` gives before the patch tokens."""
+
+
 class Pretext(Protocol):
-    """The torch half: an `nn.Module` (state_dict, parameters, train, to) with the methods below."""
+    """The torch half: an `nn.Module` (state_dict, parameters, train, to) with the methods below.
+
+    Optional methods, which a pretext may leave out:
+
+    `targets(batches, noises) -> list[Batch]`: what needs the whole batch. Called once a step without gradient, with all groups of this
+    rank after `to_device`; returns them with what `forward` needs added. Every rank has as many groups, so `collective` may be used
+    here, and in `forward` only on a batch that this call has marked. On a batch that it has not seen (validation, pictures) `forward`
+    takes the group for the whole batch.
+
+    `health(batch, noise) -> dict[str, Tensor]`: figures of the representation, such as effective rank; called now and then on one group
+    in evaluation mode without gradient, on rank 0 alone. `Method.alarms` says which values mean collapse.
+
+    `pictures` and `claims` below may be left out, too.
+    """
 
     def to_device(self, batch: Batch) -> Batch:
         """On the training device: uint8 -> float, colour jitter with the drawn parameters, normalisation."""
@@ -106,7 +174,6 @@ class Live:
     """Live objects a method may need when it is built; settings hold values only."""
 
     seed: int
-    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,3 +189,8 @@ class Method:
     """The (height, width) in pixels that the encoder sees."""
     loss_figures: Mapping[str, str] = field(default_factory=dict)
     """Diagnostics and claims by name -> what the figure means, for reports."""
+    alarms: tuple[Alarm, ...] = ()
+    official: Callable[[], Official] | None = None
+    """Gives the authors' published layout; importing it may import torch."""
+    timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None
+    """(config, the encoder's state) -> the same maths in timm. Raises `SightlineError` with the reason where timm has other maths."""

@@ -27,8 +27,9 @@ class OptimConfig(Settings):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay_end: float | None = Field(default=None, ge=0, description="cosine from weight_decay to this; default: constant")
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    clip: float | None = Field(default=None, gt=0, description="clip the global gradient norm; off by default")
+    clip: float | None = Field(default=None, gt=0, description="larger gradients (global norm) are multiplied by clip / norm; default: off")
 
     @model_validator(mode="after")
     def _one_rate(self) -> OptimConfig:
@@ -80,13 +81,14 @@ def warmup_cosine(t: float, warmup: float, length: float, peak: float, floor: fl
 
 
 def standard_schedules(optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
-    """`lr` by `warmup_cosine`, `weight_decay` constant: what a method uses unless its paper says otherwise."""
+    """`lr` by `warmup_cosine`, `weight_decay` constant or by a cosine: what a method uses unless its paper says otherwise."""
     peak = optim.peak_lr(clock.batch_size)
     warmup = clock.in_steps(optim.warmup)
     length = clock.in_steps(optim.decay) if optim.decay else float(clock.steps)
+    start, end = optim.weight_decay, optim.weight_decay if optim.weight_decay_end is None else optim.weight_decay_end
     return {
         "lr": lambda step: warmup_cosine(step, warmup, length, peak, optim.min_lr),
-        "weight_decay": lambda step: optim.weight_decay,
+        "weight_decay": lambda step: warmup_cosine(step, 0, length, start, end),
     }
 
 

@@ -12,6 +12,7 @@ Event = dict[str, Any]
 `steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples
 `broken`     step, reasons; from any rank: samples that a substitute stands in for
 `validation` step, losses {name: value}
+`health`     step, figures {name: value}, warnings: a sentence for each figure that tells of a collapse
 `checkpoint` step, path, seconds
 `nonfinite`  step, ids; from any rank
 `failed`     what, mend

@@ -19,24 +19,22 @@ def choose_precision(
     pretext: Any, batch: Batch, weights: dict[str, float], device: torch.device, samples: int = 4
 ) -> tuple[str, dict[str, float]]:
     """(`fp32` or `bf16`, seconds of a forward + backward in each). Leaves gradients and buffers as they were."""
-    from .step import total
+    from .step import buffers_kept, total
 
     small = {name: value[:samples] for name, value in batch.items()}
-    buffers = {name: value.clone() for name, value in pretext.named_buffers()}
     seconds = {}
-    for precision, enabled in (("fp32", False), ("bf16", True)):
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            prepared = pretext.to_device(small)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
-                loss = total(pretext(prepared, Noise(0, 0, 0)), weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
-        seconds[precision] = statistics.median(times[1:])
+    with buffers_kept(pretext):
+        for precision, enabled in (("fp32", False), ("bf16", True)):
+            times = []
+            for _ in range(4):
+                start = time.perf_counter()
+                prepared = pretext.to_device(small)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+                    loss = total(pretext(prepared, Noise(0, 0, 0)), weights)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter() - start)
+            seconds[precision] = statistics.median(times[1:])
     pretext.zero_grad(set_to_none=True)
-    for name, value in pretext.named_buffers():
-        value.copy_(buffers[name])
     return ("bf16" if seconds["fp32"] > BF16_MUST_GAIN * seconds["bf16"] else "fp32"), seconds

@@ -53,6 +53,9 @@ class RunProgress:
                 self._steps(event)
             case "validation":
                 self.validation = f"  val {event['losses']['loss']:.4f}"
+            case "health":
+                for warning in event["warnings"]:
+                    self.say(f"[yellow]step {event['step']}: the representation may be collapsing: {warning}")
             case "broken":
                 self.say(f"[yellow]a substitute stands in for {event['reasons'][0]}")
             case _:

@@ -52,6 +52,18 @@ def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> t
     return torch.stack([losses[name].float() * weight for name, weight in weights.items()]).sum()
 
 
+@contextlib.contextmanager
+def buffers_kept(pretext: torch.nn.Module) -> Iterator[None]:
+    """Running statistics are put back afterwards: what happens inside leaves no trace in them."""
+    before = {name: value.clone() for name, value in pretext.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in pretext.named_buffers():
+                value.copy_(before[name])
+
+
 @dataclass(frozen=True)
 class StepResult:
     losses: dict[str, torch.Tensor]
@@ -91,7 +103,7 @@ class Stepper:
         self.module: Any = self.pretext
         if collective.active():
             devices = [self.device] if self.device.type == "cuda" else None
-            self.module = DistributedDataParallel(self.pretext, device_ids=devices, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(self.pretext, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -101,11 +113,10 @@ class Stepper:
         goes on from a checkpoint must add in the same order as one that never stopped (3 and more ranks differ otherwise)."""
         if not isinstance(self.module, DistributedDataParallel):
             return
-        buffers = {name: value.clone() for name, value in self.pretext.named_buffers()}
-        self._backward(groups[-1], step=-1, share=1.0)
+        with buffers_kept(self.pretext):
+            *_, (batch, noise) = self._prepared(groups, step=-1)
+            self._backward(batch, noise, share=1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        for name, value in self.pretext.named_buffers():
-            value.copy_(buffers[name])
 
     def step(self, step: int, groups: Sequence[Group]) -> StepResult:
         """Step number `step` (0-based) on this rank's groups. A gradient that is not finite is not applied."""
@@ -115,28 +126,43 @@ class Stepper:
             settings["lr"] = lr * settings["lr_scale"]
             settings["weight_decay"] = decay if settings["decays"] else 0.0
         results = []
-        for index, group in enumerate(groups):
+        for index, (batch, noise) in enumerate(self._prepared(groups, step)):
             last = index == len(groups) - 1
             quiet = contextlib.nullcontext() if last or self.module is self.pretext else self.module.no_sync()
-            with quiet:
-                results.append(self._backward(group, step, 1.0 / len(groups)))
+            # Running statistics follow group 0, whoever has it: so they do not depend on the number of workers.
+            keep = contextlib.nullcontext() if noise.group == 0 else buffers_kept(self.pretext)
+            with quiet, keep:
+                results.append(self._backward(batch, noise, 1.0 / len(groups)))
         with self.phases("optimiser"):
             parameters = [p for p in self.names if p.grad is not None]
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             grad_norm = float(norm)
             if math.isfinite(grad_norm):
-                if self.optim.clip is not None:
-                    torch.nn.utils.clip_grads_with_norm_(parameters, self.optim.clip, norm)
+                if self.optim.clip is not None and grad_norm > self.optim.clip:  # exactly; torch's helper adds 1e-6 to the norm
+                    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.optim.clip / grad_norm)
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.pretext.after_step(step, self.clock.steps)
         stacked = {name: torch.stack([r[name] for r in results]) for name in results[0]}
         return StepResult(stacked, grad_norm, lr)
 
-    def _backward(self, group: Group, step: int, share: float) -> dict[str, torch.Tensor]:
-        noise = Noise(self.seed, step, group.lane)
+    def _prepared(self, groups: Sequence[Group], step: int) -> Iterator[tuple[Batch, Noise]]:
+        """The groups on the device, one after the other; all at once, with what needs the whole batch, where the method has such."""
+        noises = [Noise(self.seed, step, group.lane) for group in groups]
+        if hasattr(self.pretext, "targets"):
+            batches = [self._to_device(group) for group in groups]
+            with self.phases("targets"), self.autocast(), torch.no_grad():
+                batches = self.pretext.targets(batches, noises)
+            yield from zip(batches, noises, strict=True)
+        else:
+            yield from ((self._to_device(group), noise) for group, noise in zip(groups, noises, strict=True))
+
+    def _to_device(self, group: Group) -> Batch:
         with self.phases("to_device"):
-            batch = self.pretext.to_device(tensors(group.arrays, self.device))
+            batch: Batch = self.pretext.to_device(tensors(group.arrays, self.device))
+            return batch
+
+    def _backward(self, batch: Batch, noise: Noise, share: float) -> dict[str, torch.Tensor]:
         with self.phases("forward"), self.autocast():
             losses = self.module(batch, noise)
             loss = total(losses, self.weights)

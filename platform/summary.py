@@ -76,10 +76,16 @@ def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak
 
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     steps = run.history()
+    health: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for event in run.events():
+        if event["kind"] == "health":
+            for name, value in event["figures"].items():
+                health[f"health: {name}"].append((event["step"], value))
     curves = {
         "train loss": [(step + 1, figures["loss"]) for step, figures in steps.items()],
         "validation loss": [(e["step"], e["losses"]["loss"]) for e in run.events() if e["kind"] == "validation"],
         "learning rate": [(step + 1, figures["lr"]) for step, figures in steps.items()],
+        **health,
     }
     return {name: sorted(set(points)) for name, points in curves.items() if points}
 
@@ -87,7 +93,8 @@ def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
 def warnings(run: Run) -> list[str]:
     broken = {reason.partition(":")[0]: reason for e in run.events() if e["kind"] == "broken" for reason in e["reasons"]}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
-    return lines
+    health = [e for e in run.events() if e["kind"] == "health"]
+    return lines + [f"step {e['step']}: {warning}" for e in health[-1:] for warning in e["warnings"]]
 
 
 def next_steps(run: Run, registered: str | None) -> list[str]:

@@ -188,3 +188,6 @@ def figures(event: Event) -> Iterator[tuple[str, int, float]]:
     elif event["kind"] == "validation":
         for name, value in event["losses"].items():
             yield f"val/{name}", event["step"], value
+    elif event["kind"] == "health":
+        for name, value in event["figures"].items():
+            yield f"health/{name}", event["step"], value

@@ -31,7 +31,7 @@ from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
-from .validation import Validation
+from .validation import Validation, alarms, measure_health
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Loop:
         agree = 1 if self.device.type == "cpu" else every
         log, stopping, step = _Log(first), False, first
         if first == 0:
-            self._validate(pretext, 0)
+            self._validate(pretext, 0, groups)
         while step < last and not stopping:
             result = self.stepper.step(step, groups)
             if not result.finite:
@@ -160,7 +160,7 @@ class _Loop:
             if step % every == 0 or step == last or step % save == 0 or stopping:
                 log = self._report(log)
             if step % validate == 0 or step == last:
-                self._validate(pretext, step)
+                self._validate(pretext, step, groups)
             if (step % save == 0 or step == last or stopping) and not self._save(pretext, step):
                 break
             if step < last and not stopping:
@@ -257,15 +257,26 @@ class _Loop:
         if ids or self.lead:
             self.post_from_any_rank({"kind": "nonfinite", "step": step, "ids": ids})
 
-    def _validate(self, pretext: Any, step: int) -> None:
-        if self.experiment.data.val is None:
-            return
+    def _validate(self, pretext: Any, step: int, groups: list[Group]) -> None:
+        """The validation curve, and on rank 0 the health of the representation: on validation data, else on the step's own."""
+        losses: dict[str, float] = {}
+        columns = groups[0].arrays
         with self.phases("validation"):
-            if self.validation is None:
-                self.validation = Validation.load(self.experiment, self.views, self.device)
-            losses = self.validation.measure(pretext, self.weights, self.stepper.autocast())
+            if self.experiment.data.val is not None:
+                if self.validation is None:
+                    self.validation = Validation.load(self.experiment, self.views, self.device)
+                losses = self.validation.measure(pretext, self.weights, self.stepper.autocast())
+                columns = self.validation.groups[0][1] if self.validation.groups else columns
         if losses:
             self.post({"kind": "validation", "step": step, "losses": losses})
+        if not self.lead:
+            return
+        with self.phases("health"):
+            health = measure_health(pretext, columns, self.experiment.train.seed, self.device)
+        if health:
+            # Random weights look collapsed by nature: only what training made is judged.
+            warnings = alarms(health, self.method.alarms) if step else []
+            self.post({"kind": "health", "step": step, "figures": health, "warnings": warnings})
 
     def _save(self, pretext: Any, step: int) -> bool:
         """Rank 0 writes, all learn whether it went well."""

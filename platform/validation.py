@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sightline.methods import collective
-from sightline.methods.contract import Views
+from sightline.methods.contract import Alarm, Views
 from sightline.methods.random import Noise
 
 from .config import Experiment
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .data.stream import Columns
-from .step import tensors, total
+from .step import buffers_kept, tensors, total
 
 STEP = -2
 """The step that keys the draws of validation groups: no step of training."""
@@ -38,19 +38,50 @@ class Validation:
         limit, group = experiment.train.validate_samples, experiment.batch.group
         return cls(list(fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world)), experiment.train.seed, device)
 
-    @torch.no_grad()
     def measure(self, pretext: Any, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
         """`loss` (the weighted total) and its terms, means over all samples of all ranks. Empty where no sample could be used."""
         names = ["loss", *weights]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
-        pretext.eval()
-        for index, columns in self.groups:
-            size = len(next(iter(columns.values())))
-            batch = pretext.to_device(tensors(columns, self.device))
-            with autocast:
-                losses = pretext(batch, Noise(self.seed, STEP, index))
-            values = {"loss": total(losses, weights), **losses}
-            sums += torch.stack([*(values[name].double() * size for name in names), torch.full_like(sums[0], size)])
-        pretext.train()
+        for value in pretext.buffers():  # running statistics live on rank 0
+            collective.broadcast(value)
+        with evaluating(pretext):
+            for index, columns in self.groups:
+                size = len(next(iter(columns.values())))
+                batch = pretext.to_device(tensors(columns, self.device))
+                with autocast:
+                    losses = pretext(batch, Noise(self.seed, STEP, index))
+                values = {"loss": total(losses, weights), **losses}
+                sums += torch.stack([*(values[name].double() * size for name in names), torch.full_like(sums[0], size)])
         whole = torch.stack(collective.gather(sums)).sum(dim=0).tolist()
         return {name: whole[i] / whole[-1] for i, name in enumerate(names)} if whole[-1] else {}
+
+
+@contextmanager
+def evaluating(pretext: Any) -> Iterator[None]:
+    """Evaluation mode without gradients, which leaves no trace in running statistics (some methods have a teacher that never evaluates)."""
+    pretext.eval()
+    try:
+        with torch.no_grad(), buffers_kept(pretext):
+            yield
+    finally:
+        pretext.train()
+
+
+def measure_health(pretext: Any, columns: Columns, seed: int, device: torch.device) -> dict[str, float]:
+    """The method's figures of the representation on one group; empty where it has none."""
+    if not hasattr(pretext, "health"):
+        return {}
+    with evaluating(pretext):
+        figures = pretext.health(pretext.to_device(tensors(columns, device)), Noise(seed, STEP, 0))
+    return {name: float(value) for name, value in figures.items()}
+
+
+def alarms(health: Mapping[str, float], known: Iterable[Alarm]) -> list[str]:
+    """A sentence for each figure beyond its limit. A figure that is not a number is beyond every limit."""
+    found = []
+    for alarm in known:
+        value = health.get(alarm.figure)
+        if value is not None and not alarm.below <= value <= alarm.above:
+            limit = f"below {alarm.below:g}" if value < alarm.below else f"above {alarm.above:g}"
+            found.append(f"{alarm.figure} = {value:.3g} ({limit}): {alarm.cause}")
+    return found

@@ -11,8 +11,8 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import key, sample_rng
 
 from .dataset import Dataset
-from .rows import decode_row
-from .stream import INPUT_COLUMNS, Columns
+from .rows import decode_row, input_columns
+from .stream import Columns
 
 
 def fixed_rows(dataset: Dataset, limit: int) -> list[tuple[int, int, int]]:
@@ -31,7 +31,7 @@ def fixed_groups(dataset: Dataset, views: Views, *, group: int, limit: int, part
             continue
         made = []
         for place, (shard, row_group, row) in enumerate(rows[start : start + group], start):
-            stored = dataset.read(shard, row_group, rows=[row], columns=INPUT_COLUMNS[dataset.kind]).to_pylist()[0]
+            stored = dataset.read(shard, row_group, rows=[row], columns=input_columns(dataset.kind, views)).to_pylist()[0]
             try:
                 made.append(views(decode_row(stored, dataset.kind), sample_rng(seed, place)))
             except BrokenSampleError:

@@ -48,6 +48,11 @@ DEPTH_COLUMNS = {"pairs": ("depth1", "depth2"), "images": ("depth",)}
 _MATRICES = {"K1": (3, 3), "K2": (3, 3), "T_2from1": (4, 4)}
 
 
+def input_columns(kind: str, views: Any) -> tuple[str, ...]:
+    """What `views` gets to see: the images, and what it asks for. Other columns (depth, poses) are for probes; training does not read them."""
+    return ("id", *IMAGE_COLUMNS[kind], *getattr(views, "columns", ()))
+
+
 def schema_of(kind: str) -> pa.Schema:
     if kind not in SCHEMAS:
         raise CallError(f"data of kind {kind!r} cannot be stored yet", f"kinds: {', '.join(SCHEMAS)}")

@@ -24,7 +24,7 @@ from sightline.methods.random import key, sample_rng
 
 from .dataset import Dataset
 from .plan import Block, Plan
-from .rows import decode_row
+from .rows import decode_row, input_columns
 
 WINDOW_BLOCKS = 256
 """Blocks in one Ray dataset: large enough that its start-up (0.15 s) vanishes, small enough that making it is quick."""
@@ -34,8 +34,6 @@ OVERLAP_BLOCKS = 3
 """Blocks before the end of a window at which the next one starts, so that its start-up (a second) is not waited for."""
 QUEUE_BLOCKS = 2
 """Finished blocks that wait in this process, besides those in Ray's object store."""
-INPUT_COLUMNS = {"pairs": ("id", "image1", "image2"), "images": ("id", "image"), "points": ("id", "points")}
-"""What `views` gets to see; the other columns (depth, poses, labels) are for probes and are not read in training."""
 Columns = dict[str, np.ndarray]
 
 
@@ -68,7 +66,7 @@ def load_block(block: Block, first_row: int, *, dataset: Dataset, views: Views, 
 
     A broken sample keeps its place: the next usable row of the block stands in, with the draws of the place it takes.
     """
-    columns = INPUT_COLUMNS[dataset.kind]
+    columns = input_columns(dataset.kind, views)
     rows: list[dict[str, Any]] = []
     for piece in block.pieces:
         table = dataset.read(piece.shard, piece.row_group, rows=range(piece.start, piece.stop), columns=columns)
