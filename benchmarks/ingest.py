@@ -31,8 +31,7 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.plan import Plan
-from sightline.platform.data.rows import decode_row
-from sightline.platform.data.rows import IMAGE_COLUMNS
+from sightline.platform.data.rows import IMAGE_COLUMNS, decode_row
 from sightline.platform.data.stream import Stream, StreamResources
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.launch import start_ray

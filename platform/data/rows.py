@@ -49,7 +49,7 @@ _MATRICES = {"K1": (3, 3), "K2": (3, 3), "T_2from1": (4, 4)}
 
 
 def input_columns(kind: str, views: Any) -> tuple[str, ...]:
-    """What `views` gets to see: the images, and what it asks for. Other columns (depth, poses) are for probes; training does not read them."""
+    """What `views` gets to see: the images, and what it asks for. The other columns (depth, poses) are for probes alone."""
     return ("id", *IMAGE_COLUMNS[kind], *getattr(views, "columns", ()))
 
 
