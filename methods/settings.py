@@ -46,6 +46,18 @@ class Duration(BaseModel):
 Length = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]
 
 
+def _height_width(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _short(size: tuple[int, int]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+ImageSize = Annotated[tuple[int, int], BeforeValidator(_height_width), PlainSerializer(_short)]
+"""(height, width) in pixels; written as one side for a square."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """' Did you mean X?' where a known word is near, else the list of known words."""
     near = difflib.get_close_matches(word, known, n=1)

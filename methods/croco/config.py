@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
 from ..contract import MethodConfig
-from ..settings import Settings
-
-
-def _height_width(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
-
-
-def _short(size: tuple[int, int]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
-
-
-ImageSize = Annotated[tuple[int, int], BeforeValidator(_height_width), PlainSerializer(_short)]
-"""(height, width) in pixels; written as one side for a square."""
+from ..settings import ImageSize, Settings
 
 
 class CrocoModel(Settings):
