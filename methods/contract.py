@@ -41,7 +41,8 @@ class MethodConfig(Settings):
 class Views(Protocol):
     """A pure function from a decoded sample to fixed-shape arrays. Raises `BrokenSampleError` for a sample it cannot use.
 
-    It sees the images of its kind. An optional attribute `columns: tuple[str, ...]` names further columns it needs, such as `label`.
+    It sees the images of its kind. Optional attributes: `columns: tuple[str, ...]`, further columns it needs, such as
+    `label`; `evaluation: Views`, what validation sees in its place, such as a centre crop.
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...

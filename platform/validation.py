@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,30 +29,42 @@ class Validation:
     """This rank's groups, decoded once and kept as uint8 (77 MB for 256 pairs of 224 px)."""
 
     groups: list[tuple[int, Columns]]
+    shares: bool
+    """Whether these groups are this rank's. A rank that got none measures group 0 with weight 0: every rank must know every figure."""
     seed: int
     device: torch.device
 
     @classmethod
     def load(cls, experiment: Experiment, views: Views, device: torch.device) -> Validation:
         dataset = Dataset.open(str(experiment.data.val))
-        rank, world = collective.rank(), collective.world_size()
+        views = getattr(views, "evaluation", views)
         limit, group = experiment.train.validate_samples, experiment.batch.group
-        return cls(list(fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world)), experiment.train.seed, device)
+
+        def part(rank: int, world: int) -> Iterator[tuple[int, Columns]]:
+            return fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world)
+
+        own = list(part(collective.rank(), collective.world_size()))
+        return cls(own or list(islice(part(0, world=1), 1)), bool(own), experiment.train.seed, device)
 
     def measure(self, pretext: Any, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
-        """`loss` (the weighted total) and its terms, means over all samples of all ranks. Empty where no sample could be used."""
-        names = ["loss", *weights]
-        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        """`loss` (the weighted total), its terms and the diagnostics, means over all samples of all ranks. Empty for no usable sample."""
+        names: list[str] = []
+        sums = torch.zeros(0)
         for value in pretext.buffers():  # running statistics live on rank 0
             collective.broadcast(value)
         with evaluating(pretext):
             for index, columns in self.groups:
-                size = len(next(iter(columns.values())))
+                size = len(next(iter(columns.values()))) if self.shares else 0
                 batch = pretext.to_device(tensors(columns, self.device))
                 with autocast:
                     losses = pretext(batch, Noise(self.seed, STEP, index))
                 values = {"loss": total(losses, weights), **losses}
-                sums += torch.stack([*(values[name].double() * size for name in names), torch.full_like(sums[0], size)])
+                names = list(values)
+                weight = torch.tensor(float(size), dtype=torch.float64, device=self.device)
+                weighed = torch.stack([*(value.double() * size for value in values.values()), weight])
+                sums = weighed + sums if len(sums) else weighed
+        if not names:  # on every rank alike: the same rows are broken for all
+            return {}
         whole = torch.stack(collective.gather(sums)).sum(dim=0).tolist()
         return {name: whole[i] / whole[-1] for i, name in enumerate(names)} if whole[-1] else {}
 

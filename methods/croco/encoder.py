@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class CrocoEncoder(nn.Module):
     def __init__(self, model: CrocoModel) -> None:
         super().__init__()
         self.dim, self.patch_size, self.image_size = model.encoder_dim, model.patch_size, model.image_size
+        self.depth = model.encoder_depth
         self.grid, self.rotary = model.grid, model.position == "rope"
         self.head_dim, self.base, self.f0 = model.encoder_dim // model.encoder_heads, model.rope_base, model.rope_f0
         self.patch_embed = PatchEmbed(model.patch_size, model.encoder_dim)
@@ -81,6 +84,12 @@ class CrocoEncoder(nn.Module):
         last = self.enc_blocks[-1]
         assert isinstance(last, EncoderBlock)
         return last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise learning rates: 0 for the patch embedding, i + 1 for block i, depth + 1 after them."""
+        if match := re.match(r"enc_blocks\.(\d+)\.", name):
+            return int(match[1]) + 1
+        return 0 if name.startswith("patch_embed") else self.depth + 1
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)

@@ -1,0 +1,49 @@
+"""Fine-tuning an encoder of any method with labels: classification and semantic segmentation, through the contract like pre-training.
+
+So a fine-tuning run has the same loop, stream, checkpoints, resume and tracking. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..contract import Live, Method
+from .config import ClassificationConfig, SegmentationConfig
+from .views import ClassificationViews, SegmentationViews
+
+
+def _classification(config: ClassificationConfig, live: Live) -> Any:
+    from .pretext import build_classification
+
+    return build_classification(config, live)
+
+
+def _segmentation(config: SegmentationConfig, live: Live) -> Any:
+    from .pretext import build_segmentation
+
+    return build_segmentation(config, live)
+
+
+FIGURES = {
+    "cross_entropy": "cross-entropy in nats, with smoothed and mixed labels in training and plain ones in validation",
+    "accuracy": "share of right predictions (segmentation: of pixels that count); in training against the heavier of two mixed labels",
+}
+
+classification = Method(
+    id="classification",
+    kind="images",
+    Config=ClassificationConfig,
+    views=ClassificationViews,
+    build=_classification,
+    image_shape=lambda config: config.model.image_size,
+    loss_figures=FIGURES,
+)
+segmentation = Method(
+    id="segmentation",
+    kind="images",
+    Config=SegmentationConfig,
+    views=SegmentationViews,
+    build=_segmentation,
+    image_shape=lambda config: config.model.image_size,
+    loss_figures=FIGURES,
+)

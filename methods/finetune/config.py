@@ -1,0 +1,102 @@
+"""Settings of fine-tuning: an encoder of any method, a linear head, labels. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from ..catalog import find_method
+from ..contract import Method, MethodConfig
+from ..settings import ImageSize, Settings, explain
+
+ENCODER_SECTIONS = ("model", "pretext", "loss", "augment")
+
+
+class FinetuneModel(Settings):
+    """The network: the encoder as its own method builds it, and a linear map from its features to classes."""
+
+    encoder: dict[str, Any] = Field(description="`method` and the sections of the encoder's own settings; `sightline finetune` fills it in")
+    classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
+    image_size: ImageSize = Field(description="pixels: one side of a square, or [height, width]")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block; 0 for encoders without it")
+    head_scale: float = Field(default=1e-3, gt=0, description="factor on the fresh head's weights: predictions start nearly even")
+
+    @field_validator("encoder")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        encoder_settings(value)
+        return value
+
+    @model_validator(mode="after")
+    def _patches(self) -> FinetuneModel:
+        patch = self.encoder.get("model", {}).get("patch_size")
+        for side in self.image_size:
+            if patch and side % patch:
+                raise ValueError(f"image_size {side} is no multiple of the encoder's patch_size {patch}")
+        return self
+
+
+def encoder_settings(encoder: dict[str, Any]) -> tuple[Method, MethodConfig]:
+    """The method of an encoder and its settings. Raises `ValueError` naming what is wrong with them."""
+    from pydantic import ValidationError
+
+    from ..errors import CallError
+
+    if "method" not in encoder:
+        raise ValueError("the encoder's settings name no method; use `sightline finetune MODEL`, which takes them from the model")
+    try:
+        method = find_method(str(encoder["method"]))
+        return method, method.Config.model_validate({name: encoder.get(name) or {} for name in ENCODER_SECTIONS})
+    except ValidationError as error:
+        raise ValueError(str(explain(error, find_method(str(encoder["method"])).Config, "model.encoder"))) from None
+    except CallError as error:
+        raise ValueError(str(error)) from None
+
+
+class FinetuneTask(Settings):
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ignore_index: int | None = Field(default=None, description="class index of pixels that do not count (segmentation)")
+
+
+class FinetuneLoss(Settings):
+    cross_entropy: float = Field(default=1.0, ge=0)
+
+
+class ClassificationAugment(Settings):
+    """Random resized crop, flip, RandAugment and erasing for each image; mixup or CutMix for a group."""
+
+    area: tuple[float, float] = Field(default=(0.08, 1.0), description="share of the image that a crop covers")
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    rand_ops: int = Field(default=2, ge=0, description="RandAugment: operations an image")
+    rand_magnitude: float = Field(default=9.0, ge=0, le=10)
+    rand_std: float = Field(default=0.5, ge=0, description="of the magnitude")
+    erase: float = Field(default=0.25, ge=0, le=1, description="probability that a random box is filled with noise")
+    mixup: float = Field(default=0.8, ge=0, description="Beta parameter; 0 = off")
+    cutmix: float = Field(default=1.0, ge=0, description="Beta parameter; 0 = off. With both on, each is drawn half of the time")
+
+
+class SegmentationAugment(Settings):
+    """Random scale, crop and flip of image and mask, colour jitter of the image."""
+
+    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="of the image, relative to the size at which the crop just fits")
+    flip: float = Field(default=0.5, ge=0, le=1)
+    brightness: float = Field(default=0.4, ge=0, le=1)
+    contrast: float = Field(default=0.4, ge=0, le=1)
+    saturation: float = Field(default=0.4, ge=0, le=1)
+
+
+class FinetuneConfig(MethodConfig):
+    model: FinetuneModel
+    pretext: FinetuneTask = FinetuneTask()
+    loss: FinetuneLoss = FinetuneLoss()
+
+
+class ClassificationConfig(FinetuneConfig):
+    augment: ClassificationAugment = ClassificationAugment()
+
+
+class SegmentationConfig(FinetuneConfig):
+    pretext: FinetuneTask = FinetuneTask(label_smoothing=0.0)
+    augment: SegmentationAugment = SegmentationAugment()
