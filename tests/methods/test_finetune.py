@@ -1,0 +1,158 @@
+"""Fine-tuning through the contract: encoders of any method, labels, exact draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.methods.errors import BrokenSampleError
+from sightline.methods.finetune.pretext import erase_boxes, mix
+from sightline.methods.finetune.randaugment import OPERATIONS, rand_augment
+from sightline.methods.finetune.views import NO_CLASS
+from sightline.methods.optim import OptimConfig
+from sightline.methods.random import Noise, keyed_rng
+
+CROCO = {
+    "method": "croco",
+    "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2, "decoder_dim": 32}
+    | {"decoder_depth": 1, "decoder_heads": 2, "position": "rope"},
+}
+
+
+def make(task: str, **model: Any) -> tuple[Any, Any, Any]:
+    method = find_method(task)
+    sizes = {"encoder": CROCO, "classes": 3, "image_size": 32, **model}
+    ignore = {"ignore_index": 3} if task == "segmentation" else {}
+    config = method.Config.model_validate({"model": sizes, "pretext": ignore})
+    return method.views(config), method.build(config, Live(seed=0)), config
+
+
+def sample(label: int = 1, size: tuple[int, int] = (40, 56)) -> dict[str, Any]:
+    rng = keyed_rng("test", label)
+    mask = np.full(size, label % 3, np.uint8)
+    mask[:, ::5] = 3
+    return {"image": rng.integers(0, 255, (*size, 3), dtype=np.uint8) // (label + 1), "label": label, "segmentation": mask}
+
+
+def batch(views: Any, pretext: Any, count: int = 4) -> dict[str, torch.Tensor]:
+    made = [views(sample(i % 3), keyed_rng("views", i)) for i in range(count)]
+    return pretext.to_device({name: torch.from_numpy(np.stack([m[name] for m in made])) for name in made[0]})
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_step_learns_and_the_same_draws_give_the_same_loss(task: str) -> None:
+    views, pretext, _ = make(task)
+    data = batch(views, pretext)
+    optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = pretext(data, Noise(0, 0, 0))["cross_entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-3:]) < 0.9 * losses[0]
+    again = [pretext(data, Noise(0, 5, 0))["cross_entropy"].item() for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_a_fresh_head_predicts_nearly_evenly() -> None:
+    views, pretext, _ = make("classification")
+    pretext.eval()
+    assert pretext(batch(views, pretext), Noise(0, 0, 0))["cross_entropy"].item() == pytest.approx(np.log(3), abs=0.01)
+
+
+def test_pixels_that_do_not_count_have_no_influence() -> None:
+    views, pretext, _ = make("segmentation")
+    made = views(sample(), keyed_rng("v", 1))
+    assert set(np.unique(made["mask"])) <= {0, 1, 2, NO_CLASS}
+    assert NO_CLASS in made["mask"]  # class 3 is the ignored one
+    data = batch(views, pretext)
+    everything_ignored = {**data, "mask": torch.full_like(data["mask"], NO_CLASS)}
+    assert pretext(everything_ignored, Noise(0, 0, 0))["cross_entropy"].item() == 0
+
+
+def test_labels_and_masks_beyond_the_classes_are_broken_samples() -> None:
+    views, _, _ = make("classification")
+    with pytest.raises(BrokenSampleError, match="label 3 is none of the 3 classes"):
+        views({**sample(), "label": 3}, keyed_rng("v"))
+    views, _, _ = make("segmentation")
+    with pytest.raises(BrokenSampleError, match="mask has class 7"):
+        views({**sample(), "segmentation": np.full((40, 56), 7, np.uint8)}, keyed_rng("v"))
+
+
+def test_validation_sees_the_centre_without_augmentation() -> None:
+    views, _, _ = make("classification")
+    first, second = (views.evaluation(sample(), keyed_rng("other", i)) for i in range(2))
+    assert (first["image"] == second["image"]).all()
+    assert first["erase"].sum() == 0
+
+
+def test_layer_decay_scales_rates_by_depth() -> None:
+    _, pretext, _ = make("classification")
+    groups = {g.name: g.lr_scale for g in pretext.param_groups(OptimConfig(lr=1.0, layer_decay=0.5))}
+    assert groups["layer0.decay"] == 0.5**3
+    assert groups["layer2.decay"] == 0.5
+    assert groups["layer3.decay"] == 1.0  # the head
+    assert sum(len(g.params) for g in pretext.param_groups(OptimConfig(lr=1.0))) == len(list(pretext.parameters()))
+
+
+def test_mixing_keeps_the_labels_mass_in_proportion_to_the_pixels() -> None:
+    images, targets = torch.zeros(2, 3, 16, 16), torch.eye(2)
+    images[1] = 1
+    seen = set()
+    for step in range(20):
+        mixed, labels = mix(images, targets, Noise(0, step, 0), mixup=0.8, cutmix=1.0)
+        assert torch.allclose(mixed[0].mean(), labels[0, 1], atol=1e-5)
+        assert torch.allclose(labels.sum(dim=1), torch.ones(2))
+        seen.add(bool(((mixed == 0) | (mixed == 1)).all()))
+    assert seen == {True, False}  # both kinds were drawn
+
+
+def test_erasing_fills_the_box_and_nothing_else() -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    boxes = torch.tensor([[2, 3, 4, 2], [0, 0, 0, 0]])
+    erased = erase_boxes(images, boxes, torch.Generator().manual_seed(0))
+    assert (erased[0, :, 2:6, 3:5] != 0).all()
+    assert int((erased != 0).sum()) == 3 * 8
+
+
+def test_every_augmentation_keeps_the_shape_and_does_something() -> None:
+    from PIL import Image
+
+    gradient = np.linspace(60, 200, 32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8)
+    gradient[::3] //= 2
+    image = Image.fromarray(gradient)
+    for name, operation in OPERATIONS.items():
+        out = operation(image, 0.9, 1.0)
+        assert out.size == image.size and out.mode == "RGB"
+        assert (np.asarray(out) != gradient).any(), name
+    drawn = [np.asarray(rand_augment(image, keyed_rng("ra", seed), 2, 9.0, 0.5)) for seed in (1, 1, 2, 3)]
+    assert (drawn[0] == drawn[1]).all()
+    assert any((drawn[0] != other).any() for other in drawn[2:])
+
+
+def test_the_exported_predictor_is_the_trained_network() -> None:
+    views, pretext, _ = make("classification")
+    predictor = pretext.encoder().eval()
+    data = batch(views.evaluation, pretext)
+    assert predictor(data["image"]).shape == (4, 3)
+    assert predictor.tokens(data["image"]).shape == (4, 16, 32)
+    assert torch.equal(predictor(data["image"]), pretext.eval().predictor.logits(data["image"]))
+
+
+def test_a_wrong_encoder_is_named() -> None:
+    method = find_method("classification")
+    for encoder, message in (
+        ({}, "name no method"),
+        ({"method": "crocco"}, "did you mean 'croco'"),
+        ({"method": "croco", "model": {"encoder_dmi": 3}}, "encoder_dmi"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            method.Config.model_validate({"model": {"encoder": encoder, "classes": 2, "image_size": 32}})
