@@ -46,17 +46,19 @@ def register_encoder(
 ) -> Registered:
     """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
 
-    The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives the patch tokens
-    (batch x patches x dim). It is checked against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the
-    encoder is and how good; a loading example is added; together they are the description of the version and its README.md. The
-    version belongs to run `run_id`. Raises `SightlineError` where the encoder cannot be exported or its exported form disagrees.
+    The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives what the encoder's `forward` gives:
+    patch tokens (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is checked
+    against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the encoder is and how good; a loading example
+    is added; together they are the description of the version and its README.md. The version belongs to run `run_id`. Raises
+    `SightlineError` where the encoder cannot be exported or its exported form disagrees.
     """
     import mlflow
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
-    size, dim = tuple(encoder.image_size), int(encoder.dim)  # type: ignore[arg-type]
-    text = f"{usage.strip()}\n\n{_example(name, alias, size, tracking_uri)}".strip() + "\n"
+    size = tuple(encoder.image_size)  # type: ignore[arg-type]
+    output = str(getattr(encoder, "output", "tokens"))
+    text = f"{usage.strip()}\n\n{_example(name, alias, size, output, tracking_uri)}".strip() + "\n"
     tags = {key: str(value) for key, value in tags.items()}
     with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
         client = mlflow.MlflowClient(tracking_uri)
@@ -66,7 +68,7 @@ def register_encoder(
         )
         try:
             folder = Path(scratch) / "model"
-            _save(encoder, size, dim, folder, logged, run_id)
+            _save(encoder, size, output, folder, logged, run_id)
             (folder / "README.md").write_text(text)
             client.log_model_artifacts(logged.model_id, str(folder))
         except Exception:
@@ -86,17 +88,18 @@ def register_encoder(
     return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", logged.model_id)
 
 
-def _save(encoder: torch.nn.Module, size: tuple[int, ...], dim: int, folder: Path, logged: Any, run_id: str) -> None:
+def _save(encoder: torch.nn.Module, size: tuple[int, ...], output: str, folder: Path, logged: Any, run_id: str) -> None:
     """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
     import mlflow.pytorch
     import numpy as np
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    tokens = (size[0] // int(encoder.patch_size)) * (size[1] // int(encoder.patch_size))  # type: ignore[arg-type]
+    with _on_cpu(encoder), torch.no_grad():
+        shape = tuple(encoder(torch.zeros(2, 3, *size)).shape[1:])
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, 3, *size), "images")]), outputs=Schema([TensorSpec(float32, (-1, tokens, dim), "tokens")])
+        inputs=Schema([TensorSpec(float32, (-1, 3, *size), "images")]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
     )
     model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id)
     with _on_cpu(encoder):
@@ -156,7 +159,7 @@ def _tracking(uri: str) -> Iterator[None]:
         mlflow.set_registry_uri(before_registry if before_registry != before else "")
 
 
-def _example(name: str, alias: str, size: tuple[int, ...], tracking_uri: str) -> str:
+def _example(name: str, alias: str, size: tuple[int, ...], output: str, tracking_uri: str) -> str:
     place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
     return f"""## Use
 
@@ -166,7 +169,7 @@ import mlflow, torch
 mlflow.set_tracking_uri("{place}")
 encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
 images = torch.rand(4, 3, {size[0]}, {size[1]})  # float32 RGB in [0, 1]; any batch, this image size
-tokens = encoder(images)  # 4 x patches x dim, raster order
+{output} = encoder(images){"  # 4 x patches x dim, raster order" if output == "tokens" else ""}
 ```
 
 Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""
