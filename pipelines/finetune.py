@@ -1,0 +1,100 @@
+"""Fine-tune an encoder with labels: classification or semantic segmentation, scored on held-out data with intervals.
+
+  sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
+  sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
+  sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
+
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. The classes are those of the training data. A fine-tuning
+run is a run like any other: it can be resumed, its metrics go to MLflow, and the fine-tuned model is registered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TASKS = ("classification", "segmentation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a run, a file, or models:/NAME@alias")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--recipe", help="YAML file of settings in place of the shipped recipe of the task")
+    parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
+    parser.add_argument("--name", help="the run's name; default: the recipe and the time")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from sightline.methods.errors import CallError
+    from sightline.platform import config
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.home import absolute
+
+    overrides = config.parse_overrides(args.settings)
+    if not overrides.get("data.train"):
+        raise CallError("data.train is not set", "give labelled data made by `sightline prepare images`: data.train=FOLDER")
+    train = Dataset.open(absolute(str(overrides["data.train"])), "images")
+    overrides = {**_classes(train, args.task), **overrides}
+    if overrides.get("data.val"):
+        _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), "images"))
+    from rich.console import Console
+
+    from sightline.platform import jobs, preflight, runs
+    from sightline.platform.encoders import open_encoder
+
+    opened = open_encoder(args.model)
+    if opened.method in TASKS:
+        raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
+    sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
+    overrides = {"model.image_size": list(opened.encoder.image_size), **overrides, "model.encoder": {"method": opened.method, **sections}}
+    recipe = args.recipe or f"finetune-{args.task}"
+    with tempfile.TemporaryDirectory(prefix="sightline-finetune-") as scratch:
+        experiment = config.load(recipe, overrides)
+        if experiment.method != args.task:
+            raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: {args.task}`")
+        if not args.scratch:
+            experiment = config.load(recipe, {**overrides, "train.init": _start(experiment, opened, scratch)})
+        experiment, dataset = preflight.check(experiment)
+        name = args.name or runs.fresh_name(experiment.recipe)
+        record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
+    return jobs.execute(record, Console(stderr=args.json))
+
+
+def _classes(train: Any, task: str) -> dict[str, Any]:
+    """`model.classes` and `pretext.ignore_index` as the data set has them."""
+    from sightline.methods.errors import CallError
+
+    column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
+    if column not in manifest.columns or len(manifest.classes) < 2:
+        raise CallError(
+            f"{train.uri} has no column {column!r} with two classes or more",
+            f"make one with `sightline prepare images {'classes' if task == 'classification' else 'masks'} ...`",
+        )
+    return {"model.classes": len(manifest.classes), "pretext.ignore_index": manifest.ignore_index}
+
+
+def _same_classes(train: Any, val: Any) -> None:
+    from sightline.methods.errors import CallError
+
+    if train.manifest.classes != val.manifest.classes:
+        different = sorted(set(train.manifest.classes) ^ set(val.manifest.classes))
+        raise CallError(
+            f"data.train and data.val have other classes or another order of them: {', '.join(different[:5]) or 'the order differs'}",
+            "prepare both from one source, or with one list of classes",
+        )
+
+
+def _start(experiment: Any, opened: Any, folder: str) -> str:
+    """The encoder's weights in its fine-tuning form, as a file to start from."""
+    from sightline.methods.finetune.pretext import backbone_of
+    from sightline.platform.weights import Weights, write_file
+
+    backbone = backbone_of(opened.encoder, experiment.settings.model.image_size)
+    state = {f"predictor.backbone.{name}": value for name, value in backbone.state_dict().items()}
+    path = Path(folder) / "start.safetensors"
+    write_file(Weights.of(experiment.method, experiment.settings.model_dump(mode="json"), "pretext", state, opened.source, str(path)), path)
+    return str(path)

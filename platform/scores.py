@@ -1,0 +1,143 @@
+"""What a fine-tuned model scores on labelled test data: accuracy of a classifier, mean IoU of a segmenter, with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from sightline.methods.contract import Batch, Views
+from sightline.methods.errors import BrokenSampleError, SightlineError
+from sightline.methods.random import sample_rng
+
+from .data.dataset import Dataset
+from .data.rows import decode_row, input_columns
+from .probes.features import frozen, read_rows
+from .probes.intervals import coverage, interval, resample_counts, unit_sums
+from .probes.protocol import Resampling
+from .probes.splits import make_units
+
+RESAMPLING = Resampling()
+IGNORED = 255
+
+
+def measure_scores(pretext: Any, views: Views, dataset: Dataset, *, batch: int, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Scores of `pretext.predictor` on every row of `dataset`, seen as validation sees it, in the shape of `measure_claims`.
+
+    Classification: `accuracy` and `accuracy_top5` (from six classes on). Segmentation: `miou`, the mean over the classes that occur,
+    `pixel_accuracy`, and `iou` of each class. Pixels are those of the network's input, no sliding window. Raises `SightlineError` where no
+    row can be used.
+    """
+    began = time.perf_counter()
+    predictor = pretext.predictor
+    rows: list[np.ndarray] = []
+    scenes: list[str] = []
+    times: list[float] = []
+    counts = {"samples": 0, "broken_samples": 0}
+    with frozen([pretext], device):
+        for group, where in _groups(dataset, getattr(views, "evaluation", views), batch, device, counts):
+            prepared = pretext.to_device(group)
+            logits = predictor.logits(prepared["image"]).float()
+            if predictor.task == "segmentation":
+                rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
+            else:
+                rows.append(hits(logits, prepared["label"]).cpu().numpy())
+            scenes += [scene for scene, _ in where]
+            times += [moment for _, moment in where]
+    if not rows:
+        raise SightlineError(f"no usable labelled row in {dataset.uri}", "look at it with `sightline inspect`")
+    values = np.concatenate(rows).astype(np.float64)
+    # Photographs of a class are independent of each other; frames of a video are not.
+    segmenting = predictor.task == "segmentation"
+    units = make_units(scenes, np.array(times), RESAMPLING) if segmenting else None
+    names, sums = unit_sums(values, units.names if units else [str(i) for i in range(len(values))])
+    weights = resample_counts(len(names), RESAMPLING.draws, RESAMPLING.seed)
+    kind = units.kind if units else "image"
+    score = _segmentation if segmenting else _classification
+    whole, draws = score(sums.sum(axis=0)[None]), score(weights @ sums)
+    figures = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
+    first = next(iter(figures))
+    found = figures[first]
+    result: dict[str, Any] = {
+        "figures": {name: value.as_dict() for name, value in figures.items()},
+        "differences": [],
+        "units": {"kind": kind, "count": len(names)},
+        "covers": coverage(RESAMPLING.level, RESAMPLING.draws, len(names), kind),
+        "counts": counts,
+        "finding": f"{first} {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {counts['samples']:,} test images.",
+        "seconds": time.perf_counter() - began,
+    }
+    if segmenting:
+        per_class = class_iou(sums.sum(axis=0).reshape(predictor.classes, predictor.classes))
+        labels = dataset.manifest.classes or tuple(str(i) for i in range(predictor.classes))
+        result["iou"] = {label: None if np.isnan(value) else float(value) for label, value in zip(labels, per_class, strict=False)}
+    return result
+
+
+def hits(logits: Float[torch.Tensor, "b c"], labels: Int[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 3"]:
+    """For each image: 1, whether the best class is right, whether it is among the best five."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    many = logits.shape[1] > 5
+    return torch.stack([torch.ones(len(labels), device=best.device), best[:, 0].float(), best.any(dim=1).float() * many], dim=1)
+
+
+def confusion(logits: Float[torch.Tensor, "b c h w"], mask: Int[torch.Tensor, "b h w"], classes: int) -> Int[torch.Tensor, "b c c"]:
+    """Pixels by true class (rows) and predicted class (columns) of each image; ignored pixels are left out."""
+    predicted = logits.argmax(dim=1)
+    out = torch.zeros(len(mask), classes * classes, dtype=torch.int64, device=mask.device)
+    counted = mask != IGNORED
+    index = mask * classes + predicted
+    out.scatter_add_(1, torch.where(counted, index, 0).flatten(1), counted.long().flatten(1))
+    return out.view(len(mask), classes, classes)
+
+
+def class_iou(matrix: Float[np.ndarray, "*n c c"]) -> Float[np.ndarray, "*n c"]:
+    """Intersection over union of each class; NaN for a class without a true pixel."""
+    right = np.diagonal(matrix, axis1=-2, axis2=-1)
+    true, predicted = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    return np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
+
+
+def _classification(sums: Float[np.ndarray, "n 3"]) -> dict[str, np.ndarray]:
+    figures = {"accuracy": sums[:, 1] / sums[:, 0]}
+    return figures | ({"accuracy_top5": sums[:, 2] / sums[:, 0]} if sums[:, 2].any() else {})
+
+
+def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
+    classes = round(sums.shape[1] ** 0.5)
+    matrix = sums.reshape(-1, classes, classes)
+    return {
+        "miou": np.nanmean(class_iou(matrix), axis=-1),
+        "pixel_accuracy": np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum(axis=(-2, -1)),
+    }
+
+
+def _groups(
+    dataset: Dataset, views: Views, size: int, device: torch.device | str, counts: dict[str, int]
+) -> Iterator[tuple[Batch, list[tuple[str, float]]]]:
+    columns = [*input_columns(dataset.kind, views), "scene", "time"]
+    made: list[dict[str, np.ndarray]] = []
+    where: list[tuple[str, float]] = []
+
+    def group() -> tuple[Batch, list[tuple[str, float]]]:
+        return {name: torch.from_numpy(np.stack([one[name] for one in made])).to(device) for name in made[0]}, list(where)
+
+    for row, stored in read_rows(dataset, range(dataset.rows), columns):
+        scene, moment = stored.pop("scene", None), stored.pop("time", None)
+        try:
+            made.append(views(decode_row(stored, dataset.kind), sample_rng(0, row)))
+        except BrokenSampleError:
+            counts["broken_samples"] += 1
+            continue
+        where.append((scene or "", float("nan") if moment is None else float(moment)))
+        counts["samples"] += 1
+        if len(made) == size:
+            yield group()
+            made.clear()
+            where.clear()
+    if made:
+        yield group()

@@ -1,0 +1,34 @@
+"""One rank of a real gloo group that runs the training loop without Ray: `gloo_worker.py JOB.json RANK WORLD STORE STOP_AFTER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from sightline.platform.runs import EVENTS, append_lines
+from sightline.platform.train import Job, train
+
+
+def main() -> None:
+    job = Job(**json.loads(Path(sys.argv[1]).read_text()))
+    rank, world, store, stop_after = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    done = 0
+
+    def post(event: dict[str, Any]) -> None:
+        nonlocal done
+        if rank == 0:
+            append_lines(Path(job.folder) / EVENTS, [event])
+            done = event["first"] + len(event["lr"]) if event["kind"] == "steps" else done
+
+    train(job, post, lambda: 0 < stop_after <= done)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
