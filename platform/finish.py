@@ -17,7 +17,7 @@ from sightline.methods.contract import Live, Picture
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import Noise
 
-from . import checkpoint, summary
+from . import checkpoint, summary, weights
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .runs import Run
@@ -58,7 +58,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     pretext.to(device).eval()
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # the workers are gone
     encoder = pretext.encoder().eval()
-    save_encoder(run, encoder)
+    saved = save_encoder(run, encoder, found.state.step)
     views = method.views(experiment.settings)
     train = Dataset.open(str(experiment.data.train))
     val = Dataset.open(experiment.data.val) if experiment.data.val else None
@@ -78,7 +78,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     headline = summary.headline(run, claims, probe)
 
     with console.status("registering the encoder"):
-        registered = _register(run, tracking, encoder, found, metrics, headline)
+        registered = _register(run, tracking, encoder, saved, found, metrics, headline)
     next_steps = summary.next_steps(run, registered)
     from .report import write_report
 
@@ -109,16 +109,12 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
 
-def save_encoder(run: Run, encoder: Any) -> Path:
-    """`encoder/` of the run's folder: weights and the settings that build it."""
-    from safetensors.torch import save_file
-
-    folder = run.folder / "encoder"
-    folder.mkdir(exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, folder / "encoder.safetensors")
-    sections = {name: run.settings[name] for name in ("method", "model", "pretext", "loss", "augment")}
-    (folder / "encoder.json").write_text(json.dumps(sections, indent=1))
-    return folder
+def save_encoder(run: Run, encoder: Any, step: int) -> Path:
+    """`encoder/` of the run's folder: weights and the settings that build it, as `open_encoder` reads them."""
+    folder = run.folder / weights.ENCODER
+    source = f"run {run.name}, step {step}"
+    state = encoder.state_dict()
+    return weights.write_folder(weights.Weights.of(run.settings["method"], run.settings, "encoder", state, source, str(folder)), folder)
 
 
 def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any) -> list[Picture]:
@@ -173,7 +169,7 @@ def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, A
 
 
 def _register(
-    run: Run, tracking: Tracking, encoder: Any, found: checkpoint.Checkpoint, metrics: Mapping[str, float], headline: str
+    run: Run, tracking: Tracking, encoder: Any, saved: Path, found: checkpoint.Checkpoint, metrics: Mapping[str, float], headline: str
 ) -> str | None:
     """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
     from .registry import register_encoder
@@ -193,7 +189,9 @@ def _register(
     except Exception as error:
         tracking.problem = f"{type(error).__name__}: {error}"
         return None
-    filed = register_encoder(encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline)
+    filed = register_encoder(
+        encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
+    )
     return str(filed.uri)
 
 

@@ -1,10 +1,14 @@
-"""Files an encoder in the MLflow model registry, as an exported graph that loads without Sightline and with unpickling off.
+"""Files an encoder in the MLflow model registry: as an exported graph that loads without Sightline and with unpickling off, and in the
+form from which Sightline builds the module again (`open_encoder`).
 
 Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` takes torch 2.10 or newer (MLflow checks every record of the archive).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +19,11 @@ from typing import Any
 
 import torch
 
-from sightline.methods.errors import SightlineError
+from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.settings import nearest
+
+from .home import home, local_tracking_uri
+from .runs import redact
 
 TOLERANCE = 1e-5
 """Largest difference between the features of the encoder and those of its registered form."""
@@ -42,6 +50,7 @@ def register_encoder(
     tracking_uri: str,
     tags: Mapping[str, str],
     usage: str = "",
+    saved: Path | None = None,
     alias: str = "candidate",
 ) -> Registered:
     """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
@@ -70,6 +79,8 @@ def register_encoder(
             folder = Path(scratch) / "model"
             _save(encoder, size, output, folder, logged, run_id)
             (folder / "README.md").write_text(text)
+            if saved is not None:
+                shutil.copytree(saved, folder / ARTIFACT)
             client.log_model_artifacts(logged.model_id, str(folder))
         except Exception:
             client.finalize_logged_model(logged.model_id, "FAILED")
@@ -86,6 +97,70 @@ def register_encoder(
         client.set_registered_model_alias(name, alias, filed.version)
     number = str(filed.version)
     return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", logged.model_id)
+
+
+def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+    """(a folder with the folder form of a registered encoder, the URI that always means this version).
+
+    `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
+    the nearest model, and `SightlineError` where Sightline did not file it.
+    """
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))?", uri)
+    if not match:
+        raise CallError(f"{uri!r} is no registry address", "write models:/NAME@alias, models:/NAME/3 or models:/NAME")
+    name, alias, number = match[1], match[2], match[3]
+    place = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
+    if place == local_tracking_uri() and not (home() / "mlflow.db").is_file():
+        raise CallError(f"no registry holds {uri}: there is none under {home()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
+    from .tracking import quiet_mlflow
+
+    quiet_mlflow()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with _tracking(place):
+        client = mlflow.MlflowClient(place)
+        try:
+            if alias:
+                number = client.get_model_version_by_alias(name, alias).version
+            elif number is None:
+                number = max((int(v.version) for v in client.search_model_versions(f"name = '{name}'")), default=None)
+            location = client.get_model_version_download_uri(name, str(number)) if number is not None else None
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise SightlineError(
+                    f"the registry {redact(place)} does not answer: {_line(error)}", "check its address and your access"
+                ) from None
+            location = None
+        if location is None:
+            raise CallError(
+                f"no {uri} in the registry {redact(place)}: {_near(client, name)}", "see `mlflow ui` for its models, versions and aliases"
+            )
+        pinned = f"models:/{name}/{number}"
+        if ARTIFACT not in {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=location) if file.is_dir}:
+            raise SightlineError(
+                f"{pinned} was not filed by Sightline: it holds no {ARTIFACT}/ with settings and weights",
+                "name a model that a Sightline run registered, or import its weights: sightline import FILE --method METHOD --out FILE",
+            )
+        scratch = tempfile.TemporaryDirectory(prefix="sightline-registered-")
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{ARTIFACT}", dst_path=scratch.name)
+        for file in Path(folder).iterdir():
+            if file.parent != Path(scratch.name):
+                file.rename(Path(scratch.name) / file.name)
+    return scratch, pinned
+
+
+def _near(client: Any, name: str) -> str:
+    """What there is under this or a near name."""
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        return nearest(name, list(models)) if models else "it is empty"
+    versions = ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int))
+    return f"versions {versions}; aliases {', '.join(models[name].aliases) or 'none'}"
+
+
+def _line(error: Exception) -> str:
+    return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
 
 
 def _save(encoder: torch.nn.Module, size: tuple[int, ...], output: str, folder: Path, logged: Any, run_id: str) -> None:
@@ -149,14 +224,17 @@ def _tracking(uri: str) -> Iterator[None]:
     """MLflow's SQL registry looks up `models:/` sources through its global tracking URI, so that is set here and put back."""
     import mlflow
 
-    before, before_registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    # MLflow keeps what it was told in the environment, too; a value that it only guessed must not get there.
+    before, before_registry = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_REGISTRY_URI")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
-        mlflow.set_registry_uri(before_registry if before_registry != before else "")
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
+        mlflow.set_registry_uri(before_registry or "")
+        if before_registry is None:
+            os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 def _example(name: str, alias: str, size: tuple[int, ...], output: str, tracking_uri: str) -> str:
