@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-install_import_hook(["sightline.methods.layers", "sightline.methods.croco"], "beartype.beartype")
+install_import_hook(["sightline.methods.layers", "sightline.methods.croco", "sightline.methods.conmim"], "beartype.beartype")
 
 import parity_harness as parity  # noqa: E402
 
@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def parity_check(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Checks one file against the kinds of a method, keeps the figures for the summary, xfails what is pending."""
 
-    def check(path: Path, kinds: list[parity.Kind]) -> None:
+    def check(path: Path, kinds: Sequence[parity.Kind | parity.JsonKind]) -> None:
         method = request.module.METHOD
         if not path.exists():
             raise parity.ParityError(f"no parity vector under {path.parent}")
@@ -45,7 +45,9 @@ def parity_check(request: pytest.FixtureRequest, record_property: Callable[[str,
         request.config.stash[REPORTS].setdefault(method, []).append(report)
         if report.pending:
             pytest.xfail(f"{report.kind}: {report.pending}")
-        record_property("parity", f"{report.tensors} tensors, worst {report.worst:.3g} of the tolerance ({report.worst_name})")
+        record_property(
+            "parity", f"{report.tensors} tensors, {report.values} values, worst {report.worst:.3g} of the tolerance ({report.worst_name})"
+        )
 
     return check
 
@@ -55,9 +57,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         done = [r for r in reports if not r.pending]
         terminalreporter.section(f"parity: {method}")
         for r in done:
+            count = f"{r.values} values" if r.values else f"{r.tensors} tensors"
             terminalreporter.write_line(
-                f"{r.path.name} ({r.kind}): {r.tensors} tensors, largest error {r.largest_error:.3g}, "
+                f"{r.path.name} ({r.kind}): {count}, largest error {r.largest_error:.3g}, "
                 f"worst {r.worst:.3f} of its tolerance ({r.worst_name})"
             )
         pending = ", ".join(r.kind for r in reports if r.pending) or "none"
-        terminalreporter.write_line(f"{len(done)} files, {sum(r.tensors for r in done)} tensors agree; pending: {pending}")
+        terminalreporter.write_line(
+            f"{len(done)} files, {sum(r.tensors for r in done)} tensors, {sum(r.values for r in done)} values agree; pending: {pending}"
+        )

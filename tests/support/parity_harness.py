@@ -1,7 +1,8 @@
 """Reads recorded vectors, finds out what they are from their tensor names, and checks every number in them.
 
 A method's test module lists its `Kind`s. A file is a failure unless exactly one kind recognises *all* its tensor names; a kind
-that is not built yet has no check and is reported as pending. Run it alone: `pytest -k "parity and <method>"`.
+that is not built yet has no check and is reported as pending. JSON files have a `JsonKind`, which makes the same document with our
+values. Run it alone: `pytest -k "parity and <method>"`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,16 @@ class Vector:
         return table[f"{prefix}atol"], table[f"{prefix}rtol"]
 
 
+Limits = tuple[float, float] | tuple[float, float, float]
+"""Of an element: (absolute, relative to the recorded value[, relative to the largest recorded value of the tensor])."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a file may hold. `names`: one pattern for each admissible tensor name. `needs`: patterns of which each must be met.
 
-    `compute` returns our value for every `output.*` and `grad.*` name (more is fine: the file must then hold them, too).
-    None: not built yet, and `pending` says where it belongs.
+    `compute` returns our value for every name that starts with one of `compares` (more is fine: the file must then hold them, too).
+    None: not built yet, and `pending` says where it belongs. `limits` reads the tolerance of a tensor from the file.
     """
 
     name: str
@@ -61,6 +66,12 @@ class Kind:
     needs: tuple[str, ...]
     compute: Callable[[Vector], Mapping[str, Tensor]] | None = None
     pending: str = ""
+    compares: tuple[str, ...] = ("output.", "grad.")
+    limits: Callable[[Vector, str], Limits] = Vector.limits
+
+    def recorded(self, vector: Vector) -> dict[str, Tensor]:
+        """The tensors that are results."""
+        return {n: t for n, t in vector.tensors.items() if n.startswith(self.compares)}
 
     def strangers(self, names: Iterable[str]) -> list[str]:
         return [n for n in names if not any(re.fullmatch(p, n) for p in self.names)]
@@ -70,14 +81,39 @@ class Kind:
         return [p for p in self.needs if not any(re.fullmatch(p, n) for n in names)]
 
 
+@dataclass(frozen=True)
+class JsonKind:
+    """A JSON file, known by its content. `compute` makes the same document with our values, which are compared leaf by leaf.
+
+    A leaf may be a `Within`; numbers agree to `rtol`, everything else must be equal. What is given, not computed, is copied over.
+    """
+
+    name: str
+    recognises: Callable[[Any], bool]
+    compute: Callable[[Any], Any]
+    rtol: float = 1e-12
+
+
+@dataclass(frozen=True)
+class Within:
+    """Our statement about a recorded number that no one can repeat exactly, such as a statistic of random draws."""
+
+    low: float
+    high: float
+
+
 @dataclass
 class Report:
-    """What was checked in one file. `worst`: the largest |ours - theirs| / (atol + rtol |theirs|), 1 is the limit."""
+    """What was checked in one file. `worst`: the largest |ours - theirs| / (atol + rtol |theirs|), 1 is the limit.
+
+    `tensors` counts the tensors that were compared, `values` the leaves of a JSON file.
+    """
 
     path: Path
     kind: str
     pending: str = ""
     tensors: int = 0
+    values: int = 0
     worst: float = 0.0
     worst_name: str = ""
     largest_error: float = 0.0
@@ -129,14 +165,18 @@ def recognise(vector: Vector, kinds: Iterable[Kind]) -> Kind:
     )
 
 
-def check_file(path: Path, kinds: Iterable[Kind]) -> Report:
-    """Every `output.*` and `grad.*` tensor of the file against ours. Raises `ParityError` with all disagreements."""
+def check_file(path: Path, kinds: Iterable[Kind | JsonKind]) -> Report:
+    """Every result in the file against ours. Raises `ParityError` with all disagreements."""
+    kinds = list(kinds)
+    documents = [k for k in kinds if isinstance(k, JsonKind)]
+    if documents and (content := read_json(path)) is not None:
+        return check_json(path, content, documents)
     vector = read_vector(path)
-    kind = recognise(vector, kinds)
+    kind = recognise(vector, [k for k in kinds if isinstance(k, Kind)])
     report = Report(path, kind.name, kind.pending)
     if kind.compute is None:
         return report
-    expected = {n: t for n, t in vector.tensors.items() if n.startswith(("output.", "grad."))}
+    expected = kind.recorded(vector)
     try:
         ours = kind.compute(vector)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -147,13 +187,13 @@ def check_file(path: Path, kinds: Iterable[Kind]) -> Report:
         if name not in ours:
             report.problems.append(f"{name} is a tensor we do not know")
         else:
-            compare(report, name, ours[name].detach(), theirs, *vector.limits(name))
+            compare(report, name, ours[name].detach(), theirs, *kind.limits(vector, name))
     if report.problems:
         raise ParityError(f"{path.name} ({kind.name}): " + "; ".join(report.problems))
     return report
 
 
-def compare(report: Report, name: str, ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> None:
+def compare(report: Report, name: str, ours: Tensor, theirs: Tensor, atol: float, rtol: float, max_rel: float = 0.0) -> None:
     if ours.shape != theirs.shape:
         report.problems.append(f"{name} has shape {tuple(theirs.shape)}, ours {tuple(ours.shape)}")
         return
@@ -162,13 +202,74 @@ def compare(report: Report, name: str, ours: Tensor, theirs: Tensor, atol: float
         report.problems.append(f"{name} is not finite")
         return
     error = (a - b).abs()
-    ratio = (error / (atol + rtol * b.abs())).max().item() if error.numel() else 0.0
+    limit = atol + rtol * b.abs() + (max_rel * b.abs().max() if b.numel() else 0.0)
+    ratio = (error / limit.clamp_min(1e-300)).max().item() if error.numel() else 0.0
     report.tensors += 1
     report.largest_error = max(report.largest_error, error.max().item() if error.numel() else 0.0)
     if ratio >= report.worst:
         report.worst, report.worst_name = ratio, name
     if ratio > 1:
         report.problems.append(f"{name} differs by {error.max().item():.3g}, {ratio:.3g} times the tolerance")
+
+
+def read_json(path: Path) -> Any:
+    """The document, or None where the file is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return None
+
+
+def recognise_json(path: Path, content: Any, kinds: Sequence[JsonKind]) -> JsonKind:
+    fits = [k for k in kinds if k.recognises(content)]
+    if len(fits) == 1:
+        return fits[0]
+    shown = f"its keys: {list(content)[:8]}" if isinstance(content, dict) else f"a {type(content).__name__}"
+    raise ParityError(f"{path.name} is JSON of {'several kinds' if fits else 'no known kind'} ({shown}); known: {[k.name for k in kinds]}")
+
+
+def check_json(path: Path, content: Any, kinds: Sequence[JsonKind]) -> Report:
+    """Every leaf of the document against ours. Raises `ParityError` with the disagreements."""
+    kind = recognise_json(path, content, kinds)
+    report = Report(path, kind.name)
+    try:
+        ours = kind.compute(content)
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise ParityError(f"{path.name} ({kind.name}) cannot be computed: {type(error).__name__}: {error}") from error
+    compare_json(report, "", ours, content, kind.rtol)
+    if report.problems:
+        raise ParityError(f"{path.name} ({kind.name}): " + "; ".join(report.problems[:20]))
+    return report
+
+
+def compare_json(report: Report, where: str, ours: Any, theirs: Any, rtol: float) -> None:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(ours.keys() ^ theirs.keys()):
+            report.problems.append(f"{where}.{name} is {'missing from the file' if name in ours else 'unknown to us'}")
+        for name in [n for n in theirs if n in ours]:
+            compare_json(report, f"{where}.{name}", ours[name], theirs[name], rtol)
+    elif isinstance(ours, list | tuple) and isinstance(theirs, list):
+        if len(ours) != len(theirs):
+            report.problems.append(f"{where} has {len(theirs)} entries, ours {len(ours)}")
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+            compare_json(report, f"{where}[{index}]", a, b, rtol)
+    else:
+        report.values += 1
+        report.problems += _leaf(report, where.lstrip("."), ours, theirs, rtol)
+
+
+def _leaf(report: Report, where: str, ours: Any, theirs: Any, rtol: float) -> list[str]:
+    number = isinstance(theirs, int | float) and not isinstance(theirs, bool)
+    if isinstance(ours, Within):
+        return [] if number and ours.low <= theirs <= ours.high else [f"{where} = {theirs!r}, ours from {ours.low!r} to {ours.high!r}"]
+    if not (number and isinstance(ours, int | float) and not isinstance(ours, bool)):
+        return [] if ours == theirs and type(ours) is type(theirs) else [f"{where} = {theirs!r}, ours {ours!r}"]
+    error = abs(ours - theirs)
+    ratio = error / (rtol * abs(theirs) or 1e-300) if error else 0.0
+    report.largest_error = max(report.largest_error, error)
+    if ratio >= report.worst:
+        report.worst, report.worst_name = ratio, where
+    return [] if ratio <= 1 else [f"{where} = {theirs!r}, ours {ours!r}"]
 
 
 def same_names(what: str, ours: Iterable[str], theirs: Iterable[str]) -> None:
