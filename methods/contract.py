@@ -96,7 +96,8 @@ class Match:
 class Official(Protocol):
     """The authors' published layout, both ways: dicts in, dicts out; reads and writes no file. A module with these functions will do.
 
-    `content` is what lies in a published file: nested dicts of tensors and plain values.
+    `content` is what lies in a published file: nested dicts of tensors and plain values. A file that `save` made comes back as
+    `{"model": tensors, **settings}`, which `settings_of` and `load` must take, too.
     """
 
     def settings_of(self, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -137,6 +138,9 @@ class Pretext(Protocol):
 
     `health(batch, noise) -> dict[str, Tensor]`: figures of the representation, such as effective rank; called now and then on one group
     in evaluation mode without gradient, on rank 0 alone. `Method.alarms` says which values mean collapse.
+
+    `encoder_prefixes: tuple[str, ...]`: the parts of its `state_dict` that hold a copy of the encoder, such as `("student.", "teacher.")`:
+    each prefix + a name of `encoder().state_dict()` is a name of this one. A run that begins from an encoder alone fills all of them.
 
     `pictures` and `claims` below may be left out, too.
     """

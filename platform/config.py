@@ -42,6 +42,7 @@ class BatchConfig(Settings):
 
 
 class TrainConfig(Settings):
+    init: str | None = Field(default=None, description="weights to begin from: a run, a file, or models:/NAME@alias; short form init=")
     length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
     workers: int = Field(default=1, ge=1, description="data-parallel workers; must divide batch.size / batch.group")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -173,7 +174,10 @@ def load(recipe: str, overrides: Mapping[str, Any] | None = None, settings: Mapp
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     method = find_method(str(values.pop("method")))
     known = [*METHOD_SECTIONS, *PLATFORM_SECTIONS]
+    if "init" in values:
+        values["train"] = {**(values.get("train") or {}), "init": values.pop("init")}
     for key, value in (overrides or {}).items():
+        key = "train.init" if key == "init" else key
         section, dot, field = key.partition(".")
         if not dot or section not in known:
             every = [f"{s}.{f}" for s in known for f in _fields(method, s)]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from . import checkpoint
 from .data.dataset import Dataset
+from .initial import read_record
 from .launch import carry_out, start_ray
 from .progress import RunProgress, duration
 from .runs import Run, redact
@@ -68,6 +69,8 @@ def _has_last_step(run: Run) -> bool:
 def _train(run: Run, tracking: Tracking, console: Console) -> None:
     data = redact(run.settings["data"]["train"])
     console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {data}", highlight=False, soft_wrap=True)
+    if (begins := read_record(run.folder)) and not run.attempts:
+        console.print(f"begins with {begins['says']}", highlight=False, soft_wrap=True)
     console.print("starting Ray and the workers (half a minute)", highlight=False)
     start_ray()
     tracking.start()

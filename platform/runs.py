@@ -71,9 +71,18 @@ class Run:
 
     @classmethod
     def create(cls, name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str) -> Run:
-        """Raises `CallError` where a run of this name exists."""
+        """The run's record, and the weights it begins from (`train.init`, from here on with their SHA-256).
+
+        Raises `CallError` where a run of this name exists, and where `train.init` names nothing that fits.
+        """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name):
             raise CallError(f"{name!r} is no run name", "use letters, digits, '.', '_' and '-'")
+        initial = None
+        if experiment.train.init is not None:
+            from .initial import find_initial  # imports torch where it is used
+
+            initial = find_initial(experiment, tracking_uri or None)
+            experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"init": initial.place})})
         folder = runs_folder() / name
         try:
             folder.mkdir(parents=True)
@@ -84,6 +93,8 @@ class Run:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
         run = cls(name, folder, experiment.recipe, settings, fingerprint, created, redact(command), tracking_uri=tracking_uri)
+        if initial is not None:
+            initial.keep(experiment, folder)
         run.save()
         return run
 

@@ -29,6 +29,7 @@ from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
 from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
+from .initial import load_initial
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
 from .validation import Validation, alarms, measure_health
@@ -104,6 +105,8 @@ class _Loop:
         pretext = self.method.build(experiment.settings, Live(seed=experiment.train.seed)).to(self.device).train()
         if found:
             pretext.load_state_dict(found.tensors("model"))
+        elif experiment.train.init is not None:
+            load_initial(pretext, Path(self.job.folder))
         first = found.state.step if found else 0
         self.history = found.state.history if found else ""
         stream = iter(self._stream(first))

@@ -33,6 +33,8 @@ class Completion(NamedTuple):
 class CrocoPretext(nn.Module):
     """The torch half of CroCo: a `Pretext`. After `to_device` a batch holds normalised `image1`, `image2` and `mask`."""
 
+    encoder_prefixes = ("backbone.",)
+
     def __init__(self, config: CrocoConfig) -> None:
         super().__init__()
         self.config = config
