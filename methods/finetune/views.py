@@ -6,13 +6,13 @@ import numpy as np
 from PIL import Image
 
 from ..contract import Sample
+from ..crops import draw_box
 from ..errors import BrokenSampleError
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
 from .randaugment import FILL, rand_augment
 
 NO_CLASS = 255
 """Pixels outside the image or of the ignored class, in the masks that the network is given."""
-TRIES = 10
 
 
 def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -20,22 +20,6 @@ def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, f
     scale = min(height / size[0], width / size[1])
     h, w = size[0] * scale, size[1] * scale
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-
-def draw_box(
-    height: int, width: int, rng: np.random.Generator, area: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random resized crop: uniform area, log-uniform ratio w / h, 10 tries, then the centre."""
-    for _ in range(TRIES):
-        size = rng.uniform(*area) * height * width
-        shape = float(np.exp(rng.uniform(*np.log(ratio))))
-        w, h = round((size * shape) ** 0.5), round((size / shape) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
 
 
 def _checked(label: int, classes: int) -> np.ndarray:
