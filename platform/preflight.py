@@ -31,10 +31,10 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
         raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
     method = find_method(experiment.method)
     dataset = Dataset.open(experiment.data.train, method.kind)
-    _check_size(experiment, dataset, "data.train")
+    _check_data(experiment, dataset, "data.train")
     Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.group, experiment.data.block)
     if experiment.data.val is not None:
-        _check_size(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
+        _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
     for uri in (experiment.probe.train, experiment.probe.test):
         if uri is not None:
             Dataset.open(uri)
@@ -64,9 +64,18 @@ def tracking_uri(experiment: config.Experiment) -> str:
     return uri
 
 
-def _check_size(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
+def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
+    """That the data set has the columns and the sizes that the method's views use."""
+    method = find_method(experiment.method)
+    views = method.views(experiment.settings)
+    lacking = [column for column in getattr(views, "columns", ()) if column not in dataset.manifest.columns]
+    if lacking:
+        raise CallError(
+            f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
+            "prepare the data with it: see `sightline prepare images --help`",
+        )
     smallest = dataset.manifest.image_min
-    height, width = find_method(experiment.method).image_shape(experiment.settings)
+    height, width = getattr(views, "smallest", method.image_shape(experiment.settings))
     if smallest is None or (smallest[0] >= height and smallest[1] >= width):
         return
     largest = dataset.manifest.image_max or smallest

@@ -26,14 +26,15 @@ def fixed_groups(dataset: Dataset, views: Views, *, group: int, limit: int, part
     """(index, columns) of every `parts`-th group of a fixed sample, from the `part`-th on. Broken samples are left out."""
     rows = fixed_rows(dataset, limit)
     seed = key("fixed") >> 1
+    columns = input_columns(dataset.kind, views)
     for index, start in enumerate(range(0, len(rows), group)):
         if index % parts != part:
             continue
         made = []
         for place, (shard, row_group, row) in enumerate(rows[start : start + group], start):
-            stored = dataset.read(shard, row_group, rows=[row], columns=input_columns(dataset.kind, views)).to_pylist()[0]
+            stored = dataset.read(shard, row_group, rows=[row], columns=columns).to_pylist()[0]
             try:
-                made.append(views(decode_row(stored, dataset.kind), sample_rng(seed, place)))
+                made.append(views(decode_row(stored, dataset.kind, needed=columns), sample_rng(seed, place)))
             except BrokenSampleError:
                 continue
         if made:

@@ -133,5 +133,28 @@ def encode_depth(depth: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """uint8 or uint16 H x W of class indices from an 8- or 16-bit PNG. Raises `BrokenSampleError`, also for colours instead of indices.
+
+    A palette is left aside: its pixels are the indices.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    if image.format != "PNG":
+        raise BrokenSampleError(f"mask is no PNG: {image.format} changes the indices")
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise BrokenSampleError(f"mask holds colours, not class indices: PNG of mode {image.mode}")
+    try:
+        return np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8)
+    except _DAMAGED as error:
+        raise BrokenSampleError(f"damaged mask: {_first_line(error)}") from None
+
+
+def encode_segmentation(indices: np.ndarray) -> bytes:
+    """Class indices, uint8 or uint16 H x W, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(indices).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -74,6 +74,8 @@ class Provenance(_Record):
     created: str = ""
     sightline_version: str = ""
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was noticed while it was made: a class without rows, images that are in another split as well."""
 
 
 class Manifest(_Record):
@@ -90,6 +92,14 @@ class Manifest(_Record):
     scenes: dict[str, int] = Field(default_factory=dict)
     """Rows of each scene; empty where rows name no scene."""
     overlap: Overlap | None = None
+    classes: tuple[str, ...] = ()
+    """Names of the classes: a `label` or a value of `segmentation` is an index in this list. Empty where the classes have no names."""
+    ignore_index: int | None = None
+    """The value of `segmentation` that means: no class, leave this pixel out."""
+    labels: dict[int, int] = Field(default_factory=dict)
+    """Rows of each label that occurs; what they lack of `rows` has none."""
+    pixels: dict[int, int] = Field(default_factory=dict)
+    """Pixels of each value that occurs in `segmentation`, `ignore_index` included."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -97,19 +107,29 @@ class Manifest(_Record):
             raise ValueError("the rows of the shards do not add up to the rows of the data set")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have one name")
-        if fingerprint(self.kind, self.shards) != self.fingerprint:
-            raise ValueError("the fingerprint does not belong to these shards: the manifest was altered")
+        if fingerprint(self.kind, self.shards, self.classes, self.ignore_index) != self.fingerprint:
+            raise ValueError("the fingerprint does not belong to these shards and classes: the manifest was altered")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have one name")
+        beyond = [value for value in (*self.labels, *self.pixels) if not 0 <= value < len(self.classes) and value != self.ignore_index]
+        if self.classes and beyond:
+            raise ValueError(f"class index {beyond[0]} lies outside the {len(self.classes)} classes")
         return self
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
-def fingerprint(kind: str, shards: Sequence[Shard]) -> str:
-    """SHA-256 over kind, schema version and the ordered shards (hash and row groups): the same content gives the same one."""
+def fingerprint(kind: str, shards: Sequence[Shard], classes: Sequence[str] = (), ignore_index: int | None = None) -> str:
+    """SHA-256 over kind, schema version, the ordered shards (hash and row groups) and what their indices mean.
+
+    The same content gives the same one; without classes it is what it was before there were any.
+    """
     digest = hashlib.sha256(f"sightline {kind} {SCHEMA_VERSION}\n".encode())
     for shard in shards:
         digest.update(f"{shard.sha256} {shard.rows} {shard.row_groups}\n".encode())
+    if classes:
+        digest.update(f"classes {json.dumps(list(classes))} {ignore_index}\n".encode())
     return digest.hexdigest()
 
 

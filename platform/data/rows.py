@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sightline.methods.errors import BrokenSampleError, CallError
 
-from .images import decode_depth, decode_image
+from .images import decode_depth, decode_image, decode_segmentation
 
 _BYTES = pa.binary()
 _FLOATS = pa.list_(pa.float64())
@@ -59,30 +59,36 @@ def schema_of(kind: str) -> pa.Schema:
     return SCHEMAS[kind]
 
 
-def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False) -> dict[str, Any]:
-    """A stored row as a sample. Raises `BrokenSampleError` naming the row where a column cannot be decoded.
+def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """A stored row as a sample. Raises `BrokenSampleError` naming the row where a column cannot be decoded or a needed one is empty.
 
-    Images become uint8 H x W x 3; `K1`, `K2` float64 3 x 3 (pixel centres at whole numbers); `T_2from1` float64 4 x 4 in metres;
-    with `depth=True` depth maps become float32 H x W in metres (0 = unknown), else they are left out, because decoding them is
-    wasted on most methods. A column that the row lacks is left out of the sample.
+    Images become uint8 H x W x 3; `segmentation` uint8 or uint16 H x W of class indices, of the size of its image; `label` an int;
+    `K1`, `K2` float64 3 x 3 (pixel centres at whole numbers); `T_2from1` float64 4 x 4 in metres; with `depth=True`, or where it is
+    needed, depth becomes float32 H x W in metres (0 = unknown), else it is left out, because decoding it is wasted on most methods.
+    A column that the row lacks is left out of the sample, unless it is one of `needed`, which `input_columns` names.
     """
     images, depths = IMAGE_COLUMNS[kind], DEPTH_COLUMNS[kind]
     sample: dict[str, Any] = {}
     for name, value in row.items():
-        if value is None or (name in depths and not depth):
+        if value is None or (name in depths and not depth and name not in needed):
             continue
         try:
             if name in images:
                 sample[name] = decode_image(value)
             elif name in depths:
                 sample[name] = decode_depth(value)
+            elif name == "segmentation":
+                sample[name] = decode_segmentation(value)
             elif name in _MATRICES:
                 sample[name] = np.asarray(value, np.float64).reshape(_MATRICES[name])
             else:
                 sample[name] = value
         except (BrokenSampleError, ValueError) as error:
             raise BrokenSampleError(f"{row.get('id', '?')}: {name}: {error}") from None
-    missing = [name for name in images if name in row and name not in sample]
+    missing = [name for name in (*images, *needed) if name not in sample and (name in row or name in needed)]
     if missing:
         raise BrokenSampleError(f"{row.get('id', '?')}: {missing[0]} is empty")
+    if "segmentation" in sample and "image" in sample and sample["segmentation"].shape != sample["image"].shape[:2]:
+        (height, width), (h, w) = sample["segmentation"].shape, sample["image"].shape[:2]
+        raise BrokenSampleError(f"{row.get('id', '?')}: segmentation of {width} x {height} pixels, image of {w} x {h}")
     return sample

@@ -81,7 +81,7 @@ def load_block(block: Block, first_row: int, *, dataset: Dataset, views: Views, 
         for index in np.roll(order, -place):
             row = rows[index]
             try:
-                made = views(decode_row(row, dataset.kind), sample_rng(seed, positions[out]))
+                made = views(decode_row(row, dataset.kind, needed=columns), sample_rng(seed, positions[out]))
             except BrokenSampleError as error:
                 reason = reason or f"{row['id']}: {error}"
                 continue

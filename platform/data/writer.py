@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 
-from .images import open_image
+from .images import decode_segmentation, open_image
 from .manifest import MANIFEST_NAME, Manifest, Overlap, Provenance, Shard, Skipped, Source, fingerprint
 from .rows import DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
 from .storage import exists, open_place, write_bytes
@@ -45,6 +45,10 @@ class ShardStats(BaseModel):
     overlap: tuple[int, float, float, float] = (0, 1.0, 0.0, 0.0)
     """count, min, sum, max"""
     overlap_histogram: tuple[int, ...] = (0,) * 10
+    labels: dict[int, int] = {}
+    pixels: dict[int, int] = {}
+    digests: tuple[str, ...] = ()
+    """Of every single image, to find those that are in two splits; not kept for pairs, whose rows share images."""
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -112,7 +116,15 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Mapping[str, 
 
 
 def write_manifest(
-    folder: str, kind: Kind, parts: Sequence[ShardStats], sources: Sequence[Source], command: str = "", skipped: Sequence[Skipped] = ()
+    folder: str,
+    kind: Kind,
+    parts: Sequence[ShardStats],
+    sources: Sequence[Source],
+    command: str = "",
+    skipped: Sequence[Skipped] = (),
+    classes: Sequence[str] = (),
+    ignore_index: int | None = None,
+    notes: Sequence[str] = (),
 ) -> Manifest:
     """Writes the manifest of the shards in `parts`: from here on the data set exists. Raises `SightlineError` for no rows at all."""
     full = [part for part in parts if part.shard is not None]
@@ -120,8 +132,12 @@ def write_manifest(
         raise SightlineError(f"nothing could be stored in {folder}: every row was skipped", "see the reasons above")
     shards = tuple(part.shard for part in full if part.shard is not None)
     scenes: Counter[str] = Counter()
+    labels: Counter[int] = Counter()
+    pixels: Counter[int] = Counter()
     for part in full:
         scenes.update(part.scenes)
+        labels.update(part.labels)
+        pixels.update(part.pixels)
     count = sum(part.overlap[0] for part in full)
     with_overlap = [part for part in full if part.overlap[0]]
     overlap = (
@@ -141,18 +157,23 @@ def write_manifest(
         rows=sum(shard.rows for shard in shards),
         columns=tuple(name for name in schema_of(kind).names if name in used),
         shards=shards,
-        fingerprint=fingerprint(kind, shards),
+        fingerprint=fingerprint(kind, shards, classes, ignore_index),
         provenance=Provenance(
             sources=tuple(sources),
             command=command,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             sightline_version=version("sightline"),
             skipped=merge_skipped([skipped, *(part.skipped for part in parts)]),
+            notes=tuple(notes),
         ),
         image_min=_extreme([part.image_min for part in full], min),
         image_max=_extreme([part.image_max for part in full], max),
         scenes=dict(sorted(scenes.items())),
         overlap=overlap,
+        classes=tuple(classes),
+        ignore_index=ignore_index,
+        labels=dict(sorted(labels.items())),
+        pixels=dict(sorted(pixels.items())),
     )
     system, path = open_place(folder)
     write_bytes(system, f"{path}/{MANIFEST_NAME}", manifest.to_json().encode())
@@ -185,9 +206,18 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: str | Path, kind: Kind, *, sources: Sequence[Source] = (), command: str = "", overwrite: bool = False
+        self,
+        folder: str | Path,
+        kind: Kind,
+        *,
+        sources: Sequence[Source] = (),
+        command: str = "",
+        overwrite: bool = False,
+        classes: Sequence[str] = (),
+        ignore_index: int | None = None,
     ) -> None:
         self.folder, self.kind = str(folder), kind
+        self._classes, self._ignore_index = classes, ignore_index
         self.manifest: Manifest | None = None
         self._sources, self._command = sources, command
         self._rows: list[Mapping[str, Any]] = []
@@ -218,7 +248,10 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self._flush()
-            self.manifest = write_manifest(self.folder, self.kind, self._parts, self._sources, self._command, skipped_table(self._skips))
+            skipped = skipped_table(self._skips)
+            self.manifest = write_manifest(
+                self.folder, self.kind, self._parts, self._sources, self._command, skipped, self._classes, self._ignore_index
+            )
 
 
 class _Seen:
@@ -230,6 +263,9 @@ class _Seen:
         self._scenes: Counter[str] = Counter()
         self._sizes: list[tuple[int, int]] = []
         self._overlaps: list[float] = []
+        self._labels: Counter[int] = Counter()
+        self._pixels: Counter[int] = Counter()
+        self._digests: list[str] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._columns.update(name for name, value in row.items() if value is not None)
@@ -237,9 +273,16 @@ class _Seen:
             self._scenes[row["scene"]] += 1
         if row.get("overlap") is not None:
             self._overlaps.append(float(row["overlap"]))
+        if row.get("label") is not None:
+            self._labels[int(row["label"])] += 1
+        if row.get("segmentation") is not None:
+            values, counts = np.unique(decode_segmentation(row["segmentation"]), return_counts=True)
+            self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         for name in self._images:
             width, height = open_image(row[name]).size
             self._sizes.append((height, width))
+        if len(self._images) == 1:
+            self._digests.append(hashlib.blake2b(row[self._images[0]], digest_size=8).hexdigest())
 
     def stats(self, shard: Shard, skipped: tuple[Skipped, ...]) -> ShardStats:
         values = np.asarray(self._overlaps)
@@ -252,6 +295,9 @@ class _Seen:
             image_max=_extreme(self._sizes, max),
             overlap=(len(values), float(values.min()), float(values.sum()), float(values.max())) if len(values) else (0, 1.0, 0.0, 0.0),
             overlap_histogram=tuple(int(n) for n in histogram),
+            labels=dict(self._labels),
+            pixels=dict(self._pixels),
+            digests=tuple(self._digests),
             skipped=skipped,
         )
 
