@@ -42,7 +42,9 @@ class Views(Protocol):
     """A pure function from a decoded sample to fixed-shape arrays. Raises `BrokenSampleError` for a sample it cannot use.
 
     It sees the images of its kind. Optional attributes: `columns: tuple[str, ...]`, further columns it needs, such as
-    `label`; `evaluation: Views`, what validation sees in its place, such as a centre crop.
+    `label` (a row that lacks one is a broken sample); `evaluation: Views`, what validation sees in its place, such as a centre crop;
+    `smallest: tuple[int, int]`, the smallest (height, width) of a stored image it can use, `image_shape` where it is absent: views
+    whose crops enlarge say for example (32, 32).
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
