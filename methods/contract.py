@@ -144,6 +144,9 @@ class Pretext(Protocol):
     `encoder_prefixes: tuple[str, ...]`: the parts of its `state_dict` that hold a copy of the encoder, such as `("student.", "teacher.")`:
     each prefix + a name of `encoder().state_dict()` is a name of this one. A run that begins from an encoder alone fills all of them.
 
+    `predictor`, an attribute: a module with `task` (`classification` or `segmentation`), `classes` and `logits(images)`. What it predicts
+    is then scored on `data.val` in place of claims.
+
     `pictures` and `claims` below may be left out, too.
     """
 

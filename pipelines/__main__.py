@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "turn what you have (pairs, RGB-D, frames, rendered rooms) into a data set",
     "inspect": "show what a data set holds: counts, sizes, overlap, a contact sheet",
     "pretrain": "train an encoder by a recipe, probe it, register it, report on it",
+    "finetune": "train an encoder on with labels (classification, segmentation), and score it",
     "resume": "go on with a run that was stopped or killed, from its newest whole checkpoint",
 }
 EXAMPLES = """examples:

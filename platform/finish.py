@@ -66,12 +66,18 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     with console.status("drawing pictures"):
         pictures = _pictures(pretext, views, val or train, device)
     claims = None
-    if val is not None and hasattr(pretext, "claims"):
-        from .claims import measure_claims
+    if val is not None and (hasattr(pretext, "claims") or hasattr(pretext, "predictor")):
+        group = experiment.batch.group
+        if hasattr(pretext, "predictor"):
+            from .scores import measure_scores
 
-        with console.status("measuring the method's claims"):
-            group = experiment.batch.group
-            claims = measure_claims(pretext, views, val, seed=0, batch=group, limit=experiment.probe.samples, device=device)
+            with console.status("scoring the fine-tuned model"):
+                claims = measure_scores(pretext, views, val, batch=group, device=device)
+        else:
+            from .claims import measure_claims
+
+            with console.status("measuring the method's claims"):
+                claims = measure_claims(pretext, views, val, seed=0, batch=group, limit=experiment.probe.samples, device=device)
         (run.folder / "claims.json").write_text(json.dumps(claims, indent=1))
     probe = _probe(run, encoder, device, console)
     metrics = {**_claim_metrics(claims), **_probe_metrics(probe)}

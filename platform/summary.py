@@ -28,6 +28,7 @@ def phase_seconds(run: Run) -> dict[str, float]:
 def headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, Any] | None) -> str:
     parts = []
     if claims:
+        parts.append(claims.get("finding", ""))
         for difference in claims["differences"][:1]:
             first, other = difference["of"]
             figures = claims["figures"]
