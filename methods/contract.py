@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import SerializeAsAny
@@ -95,6 +95,7 @@ class Match:
     resized: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Official(Protocol):
     """The authors' published layout, both ways: dicts in, dicts out; reads and writes no file. A module with these functions will do.
 

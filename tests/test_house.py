@@ -135,7 +135,7 @@ def test_every_folder_with_modules_is_a_package_of_the_distribution() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """Nothing in the three rooms reads a pickle, or YAML that can run code."""
+    """Nothing in the three rooms reads a pickle, or YAML that can run code; published files enter by one door, as tensors and plain values."""
     forbidden = {
         ("torch", "load"),
         ("torch", "save"),
@@ -153,10 +153,14 @@ def test_nothing_is_unpickled() -> None:
         found += [f"{path.relative_to(ROOT)}: {name}" for name in imported(path) if name.split(".")[0] in PICKLERS]
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in forbidden:
+                if path == ROOT / "platform" / "foreign.py" and node.attr == "load" and node.value.id == "torch":
+                    continue
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}")
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", None) is not False:
                 found.append(f"{path.relative_to(ROOT)}:{node.value.lineno}: allow_pickle")
     assert found == []
+    door = (ROOT / "platform" / "foreign.py").read_text()
+    assert door.count("torch.load(") == 1 and "weights_only=True" in re.findall(r"torch\.load\((.*)\)", door)[0]
 
 
 def test_no_global_random_generator_is_used() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ..contract import Live, Method
+from ..contract import Live, Method, Official, TimmForm
 from .config import CrocoConfig
 from .views import CrocoViews
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIGURES = {
     "reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch",
@@ -31,6 +35,18 @@ def _build(config: CrocoConfig, live: Live) -> Any:
     return build(config, live)
 
 
+def _official() -> Official:
+    from . import official
+
+    return official
+
+
+def _timm(config: CrocoConfig, state: Mapping[str, Tensor]) -> TimmForm:
+    from .timm_form import timm_form
+
+    return timm_form(config, state)
+
+
 method = Method(
     id="croco",
     kind="pairs",
@@ -39,4 +55,6 @@ method = Method(
     build=_build,
     image_shape=lambda config: config.model.image_size,
     loss_figures=FIGURES,
+    official=_official,
+    timm=_timm,
 )

@@ -1,6 +1,7 @@
-"""The published CroCo layout, both ways: dicts of tensors and settings in, dicts out. Reads and writes no file.
+"""The published CroCo layout, both ways (`contract.Official`): dicts of tensors and settings in, dicts out. Reads and writes no file.
 
-Our names are theirs behind `backbone.` or `decoder.`; their settings are the keyword arguments of their `CroCoNet`.
+Tensors lie under `model`. Our names are theirs behind `backbone.` or `decoder.`; their settings are the keyword arguments of their
+`CroCoNet`: as `croco_kwargs` in v2's files, as text in `args.model` in the trainer's own, and v1's file has none.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import ast
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ..contract import Match
 from ..errors import SightlineError
 from ..layers.positions import resize_table
 from .config import CrocoConfig, CrocoModel
@@ -34,22 +35,46 @@ SAME = {
 """Their setting -> ours, where the values are the same. `img_size`, `mask_ratio` and `pos_embed` are translated."""
 
 
-@dataclass(frozen=True)
-class Match:
-    """Which tensors of a checkpoint found a place: official names."""
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    resized: tuple[str, ...]
-
-
 def official_name(name: str) -> str:
     return name.split(".", 1)[1]
 
 
 def our_name(official: str) -> str:
     return f"{'backbone' if official.split('.')[0] in BACKBONE else 'decoder'}.{official}"
+
+
+def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Our `model` and `pretext` settings. A file that names none has the authors' defaults, which are ours; one of these without
+    position tables is v2's, whose rotary embedding has the base 100."""
+    args = content.get("args")
+    text = args.get("model") if isinstance(args, Mapping) else None
+    if (kwargs := content.get("croco_kwargs")) is None and isinstance(text, str):
+        kwargs = kwargs_from_text(text)
+    if kwargs is None and "enc_pos_embed" not in _tensors(content):
+        kwargs = {"pos_embed": "RoPE100"}
+    return settings_from_official(kwargs)
+
+
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], Match]:
+    """State for a `CrocoPretext` of `config`, whose present state is `into`: see `from_official`."""
+    return from_official(_tensors(content), into, config)
+
+
+def save(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What lies under `model` in a v2 file, and what stands beside it."""
+    tensors, kwargs = to_official(state, config)
+    return tensors, {"croco_kwargs": kwargs}
+
+
+def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    model = content.get("model")
+    tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if isinstance(model, Mapping) else {}
+    if not tensors:
+        raise SightlineError(
+            f"the file has no tensors under 'model'; it holds {', '.join(map(repr, list(content)[:8])) or 'nothing'}",
+            "name a file of the published layout: {'model': state dict, 'croco_kwargs': settings}",
+        )
+    return tensors
 
 
 def to_official(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
