@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from sightline.methods.contract import Batch
 from sightline.methods.random import Noise
 
+ROUNDS = 5
 BF16_MUST_GAIN = 1.15
 """bf16 is taken where it is at least this much faster: below that its rounding buys nothing."""
 
@@ -22,19 +22,18 @@ def choose_precision(
     from .step import buffers_kept, total
 
     small = {name: value[:samples] for name, value in batch.items()}
-    seconds = {}
+    times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with buffers_kept(pretext):
-        for precision, enabled in (("fp32", False), ("bf16", True)):
-            times = []
-            for _ in range(4):
+        for _ in range(ROUNDS):  # in turns: a machine that is busy for a moment must not decide
+            for precision, taken in times.items():
                 start = time.perf_counter()
                 prepared = pretext.to_device(small)
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                     loss = total(pretext(prepared, Noise(0, 0, 0)), weights)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                times.append(time.perf_counter() - start)
-            seconds[precision] = statistics.median(times[1:])
+                taken.append(time.perf_counter() - start)
+    seconds = {precision: min(taken[1:]) for precision, taken in times.items()}
     pretext.zero_grad(set_to_none=True)
     return ("bf16" if seconds["fp32"] > BF16_MUST_GAIN * seconds["bf16"] else "fp32"), seconds
