@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
 from sightline.methods.settings import Duration
 
 from . import config
@@ -99,7 +100,10 @@ def warnings(run: Run) -> list[str]:
 
 
 def next_steps(run: Run, registered: str | None) -> list[str]:
-    shipped = run.recipe in config.recipe_names()
+    try:
+        shipped = run.recipe in config.recipe_names() and bool(config.load(run.recipe))
+    except CallError:  # a fine-tuning recipe is not whole without its encoder
+        shipped = False
     recipe = run.recipe if shipped else str(run.folder / "settings.yaml")  # a person's own file may be gone or changed
     data = [f"data.{name}={run.settings['data'][name]}" for name in ("train", "val") if run.settings["data"][name]]
     steps = [f"{command_line(['pretrain', recipe, f'train.length={_longer(run)}', *data])}  # longer"]
