@@ -181,7 +181,8 @@ def _register(
     from .registry import register_encoder
 
     experiment = run.experiment
-    name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-encoder"
+    what = "model" if hasattr(encoder, "task") else "encoder"
+    name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-{what}"
     tags = {
         "sightline.method": experiment.method,
         "sightline.recipe": run.recipe,
