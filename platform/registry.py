@@ -58,8 +58,9 @@ def register_encoder(
     The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives what the encoder's `forward` gives:
     patch tokens (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is checked
     against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the encoder is and how good; a loading example
-    is added; together they are the description of the version and its README.md. The version belongs to run `run_id`. Raises
-    `SightlineError` where the encoder cannot be exported or its exported form disagrees.
+    is added; together they are the description of the version and its README.md. `saved`: the folder form of the same encoder
+    (`weights.write_folder`), filed as `encoder/`. The version belongs to run `run_id`. Raises `SightlineError` where the encoder cannot be
+    exported or its exported form disagrees.
     """
     import mlflow
     from mlflow.entities import LoggedModelOutput
