@@ -93,7 +93,7 @@ def _start(experiment: Any, opened: Any, folder: str) -> str:
     from sightline.methods.finetune.pretext import backbone_of
     from sightline.platform.weights import Weights, write_file
 
-    backbone = backbone_of(opened.encoder, experiment.settings.model.image_size)
+    backbone = backbone_of(opened.encoder, experiment.settings.model.image_size, experiment.settings.model.drop_path)
     state = {f"predictor.backbone.{name}": value for name, value in backbone.state_dict().items()}
     path = Path(folder) / "start.safetensors"
     write_file(Weights.of(experiment.method, experiment.settings.model_dump(mode="json"), "pretext", state, opened.source, str(path)), path)
