@@ -1,15 +1,17 @@
-"""Step: forward + backward + optimiser of CroCo beside a plain textbook implementation, and beside the machine's matmul rate.
+"""Step: forward + backward + optimiser + teacher of each method beside a plain textbook implementation, and the machine's matmul rate.
 
-  python benchmarks/step.py [--threads 1] [--blocks 5] [--out step.json]
+  python benchmarks/step.py [--recipe conmim-tiny loca-tiny] [--threads 1] [--blocks 5] [--out step.json]
 
-Two networks: the recipe `croco-tiny` in its groups of 16, and that of `croco-v2-base-small` (ViT-B/16, small decoder, 224 px) in groups
-of 4 on a CPU. Ours goes through `Stepper`, as in a run: AdamW (fused), gradient norm and finite check included. The textbook is
-`textbook_croco.py` in fp32 with `torch.optim.AdamW` as it comes. Both start from the same weights, and nothing is timed before their
-losses agree on the same batch. The batch is ready on the device: decoding, colour jitter and normalisation count in neither.
+Two networks a method: the tiny recipe in its own groups, and a ViT-B/16 at 224 px in small groups on a CPU. Ours goes through `Stepper`,
+as in a run: AdamW (fused), gradient norm and finite check included. The textbook is `textbook_<method>.py` in fp32 with
+`torch.optim.AdamW` as it comes. Both start from the same weights and draws, and nothing is timed before their losses agree on the
+same batch. The move of an EMA teacher counts on both sides. The batch is ready on the device: decoding, colour and normalisation
+count in neither.
 
 All variants and the matrix products take turns within a block (A B C A B C ...). Ratios are taken inside a block; their median and
-range over the blocks are printed. "Of matmul" is the rate of the step's matrix products and attention (counted once, on our network,
-without recomputation: the same work for every row) over that of large square products in the same precision and block.
+range over the blocks are printed. "Of matmul" is the rate of the step's matrix products and attention (teacher forward, student forward
+and backward, counted once, on our network, without recomputation: the same work for every row) over that of large square products in the
+same precision and block.
 Aims on a CPU: fp32 no slower than the textbook; where the CPU has bf16 instructions (the matmul rows show it), ViT-B at least 1.8 times
 as fast in bf16 as in fp32. `<- auto` marks what `precision: auto` picked in this very run; it is that row, not timed again.
 """
@@ -22,45 +24,50 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from textbook_croco import TextbookCroco
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from yardsticks import YARDSTICKS, Yardstick, synthetic_columns
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Batch, Live
-from sightline.methods.croco.config import CrocoConfig
-from sightline.methods.croco.official import to_official
-from sightline.methods.croco.pretext import CrocoPretext
 from sightline.methods.errors import SightlineError
 from sightline.methods.optim import OptimConfig
-from sightline.methods.random import Noise, keyed_rng, sample_rng
+from sightline.methods.random import Noise
 from sightline.platform import config
-from sightline.platform.data.stream import Columns, Group
+from sightline.platform.data.stream import Group
 from sightline.platform.precision import choose_precision
 from sightline.platform.step import Stepper, tensors, total
 
-TINY, BASE = "croco-tiny", "croco-v2-base-small"
+RECIPES = {
+    "croco-tiny": None,
+    "croco-v2-base-small": 4,
+    "conmim-tiny": None,
+    "conmim-base": 4,
+    "loca-tiny": None,
+    "loca-base": 2,
+}
+"""What is measured, and the samples in a group on a CPU (None: the recipe's, as on a GPU)."""
 TOLERANCE = 1e-4
-"""Largest difference of the two losses, both near 1 on fresh weights."""
-WEIGHTS = {"reconstruction": 1.0}
-QUICK = {"model.encoder_depth": 1, "model.decoder_depth": 1, "model.image_size": 64}
+"""Largest difference of the two losses, which are of the order of 1 on fresh weights."""
+MOMENTUM = 0.996
+"""Of the textbook's teacher: the work does not depend on it."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: `block_seconds` is the least time a block gives a variant, in whole steps."""
+    """How much is measured: `block_seconds` is the least time a block gives a variant, in whole steps; `group` None: as `RECIPES` say."""
 
-    overrides: dict[str, Any]
-    groups: dict[str, int]
+    group: int | None
+    quick: bool
     blocks: int
     block_seconds: float
     matmul: int
@@ -71,6 +78,7 @@ class Measured:
     """One network on one machine; seconds by variant, one value a block."""
 
     recipe: str
+    samples: str
     parameters: int
     group: int
     losses: dict[str, float]
@@ -80,60 +88,32 @@ class Measured:
     matmul_flops_per_second: dict[str, list[float]]
 
 
-def synthetic_columns(settings: CrocoConfig, samples: int, seed: int = 0) -> Columns:
-    """The views of pairs of noise images, as the stream would give them."""
-    views = find_method("croco").views(settings)
-    height, width = settings.model.image_size
-    images = keyed_rng("benchmark", seed).integers(0, 256, (samples, 2, height, width, 3), dtype=np.uint8)
-    rows = [views({"image1": a, "image2": b}, sample_rng(seed, index)) for index, (a, b) in enumerate(images)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def textbook_of(pretext: CrocoPretext) -> TextbookCroco:
-    """The textbook's network of the same sizes with a copy of the same weights. It knows rotary positions and the papers' loss only."""
-    settings = pretext.config
-    model, task = settings.model, settings.pretext
-    if model.position != "rope" or model.rope_f0 != 1 or not (model.norm_memory and task.norm_pix and task.hidden_only):
-        raise SightlineError("the textbook CroCo has rotary positions, normalised memory and targets, and a loss on hidden patches only")
-    textbook = TextbookCroco(
-        patch_size=model.patch_size,
-        enc_embed_dim=model.encoder_dim,
-        enc_depth=model.encoder_depth,
-        enc_num_heads=model.encoder_heads,
-        dec_embed_dim=model.decoder_dim,
-        dec_depth=model.decoder_depth,
-        dec_num_heads=model.decoder_heads,
-        mlp_ratio=model.mlp_ratio,
-        rope_base=model.rope_base,
-    )
-    textbook.load_state_dict(to_official(pretext.state_dict(), settings)[0])
-    return textbook.to(next(pretext.parameters()).device)
-
-
-def equal_losses(pretext: CrocoPretext, textbook: TextbookCroco, batch: Batch) -> dict[str, float]:
+def equal_losses(pretext: Any, textbook: nn.Module, yardstick: Yardstick, weights: Mapping[str, float], batch: Batch) -> dict[str, float]:
     """The loss of each on `batch` (after `to_device`). Raises `SightlineError` where they differ by more than `TOLERANCE`."""
+    noise = Noise(0, 0, 0)
     with torch.no_grad():
-        ours = float(total(pretext(batch, Noise(0, 0, 0)), WEIGHTS))
-        theirs = float(textbook(batch["image1"], batch["image2"], batch["mask"]))
+        ours = float(total(pretext(batch, noise), weights))
+        theirs = float(textbook(*yardstick.inputs(pretext, batch, noise)))
     if not abs(ours - theirs) <= TOLERANCE:
         raise SightlineError(f"loss {ours:.6f}, textbook's {theirs:.6f}: they do not compute the same, so nothing was timed")
     return {"ours": ours, "textbook": theirs}
 
 
-def count_flops(pretext: CrocoPretext, batch: Batch) -> int:
-    """Floating-point operations of matrix products and attention in a forward + backward; a multiply-add is two."""
+def count_flops(pretext: Any, weights: Mapping[str, float], batch: Batch) -> int:
+    """Floating-point operations of matrix products and attention in a forward (a teacher's, too) + backward; a multiply-add is two."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention would count its recomputation, too
-        loss = total(pretext(batch, Noise(0, 0, 0)), WEIGHTS)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total(pretext(batch, Noise(0, 0, 0)), weights).backward()  # type: ignore[no-untyped-call]
     pretext.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())
 
 
-def our_step(pretext: CrocoPretext, experiment: config.Experiment, ready: Batch, device: torch.device) -> Callable[[str], None]:
+def our_step(
+    pretext: Any, experiment: config.Experiment, weights: Mapping[str, float], ready: Batch, device: torch.device
+) -> Callable[[str], None]:
     """One step of a run in `fp32` or `bf16`; both share weights and optimiser, which are fp32 in either."""
-    pretext.to_device = lambda batch: ready  # type: ignore[method-assign]  # preparing the batch is not what is timed
+    pretext.to_device = lambda batch: dict(ready)  # preparing the batch is not what is timed
     clock = experiment.clock(samples=100 * experiment.batch.size)
-    stepper = Stepper(pretext, experiment.optim, clock, WEIGHTS, 0, "fp32", device)
+    stepper = Stepper(pretext, experiment.optim, clock, weights, 0, "fp32", device)
     steps = iter(range(sys.maxsize))
 
     def step(precision: str) -> None:
@@ -146,21 +126,23 @@ def our_step(pretext: CrocoPretext, experiment: config.Experiment, ready: Batch,
     return step
 
 
-def textbook_step(textbook: TextbookCroco, optim: OptimConfig, lr: float, ready: Batch) -> Callable[[], None]:
-    """The loop body of a textbook: no fused update, the loss read at every step."""
-    named = list(textbook.named_parameters())
+def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConfig, lr: float) -> Callable[[], None]:
+    """The loop body of a textbook: no fused update, the loss read at every step, then the teacher where there is one."""
+    named = [(name, p) for name, p in textbook.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if p.ndim == 1 or name.endswith(".bias")]
     decayed = [p for name, p in named if not (p.ndim == 1 or name.endswith(".bias"))]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=optim.betas)
+    move_teacher: Callable[[float], None] = getattr(textbook, "move_teacher", lambda momentum: None)
 
     def step() -> None:
-        loss = textbook(ready["image1"], ready["image2"], ready["mask"])
+        loss = textbook(*inputs)
         if not math.isfinite(loss.item()):
             raise SightlineError("the textbook's loss is not finite: what it timed means nothing")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        move_teacher(MOMENTUM)
 
     return step
 
@@ -189,23 +171,34 @@ def seconds_of(call: Callable[[], None], least: float, device: torch.device) -> 
             return passed / calls
 
 
+def group_of(recipe: str, scale: Scale, device: torch.device) -> int:
+    """Samples in a group, as `RECIPES` says on a CPU."""
+    if scale.quick:
+        return 2
+    small = RECIPES.get(recipe) if device.type == "cpu" else None
+    return scale.group or small or config.load(recipe).batch.group
+
+
 def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str], None]) -> Measured:
-    experiment = config.load(recipe, scale.overrides)
-    settings = experiment.settings
-    assert isinstance(settings, CrocoConfig)
-    group = scale.groups[recipe]
-    pretext = find_method("croco").build(settings, Live(seed=0)).to(device).train()
-    textbook = textbook_of(pretext).train()
-    raw = tensors(synthetic_columns(settings, group), device)
+    experiment = config.load(recipe)
+    yardstick = YARDSTICKS[experiment.method]
+    if scale.quick:
+        experiment = config.load(recipe, yardstick.quick)
+    settings, method, group = experiment.settings, find_method(experiment.method), group_of(recipe, scale, device)
+    weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
+    pretext = method.build(settings, Live(seed=0)).to(device).train()
+    textbook = yardstick.textbook(pretext).to(device).train()
+    raw = tensors(synthetic_columns(method, settings, group), device)
     ready = pretext.to_device(raw)
-    losses = equal_losses(pretext, textbook, ready)
+    losses = equal_losses(pretext, textbook, yardstick, weights, ready)
     say(f"{recipe}: losses agree, {losses['ours']:.6f} and {losses['textbook']:.6f}")
-    flops = count_flops(pretext, ready)
-    auto, _ = choose_precision(pretext, raw, WEIGHTS, device)
+    flops = count_flops(pretext, weights, ready)
+    auto, _ = choose_precision(pretext, raw, weights, device)
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
-    step = our_step(pretext, experiment, ready, device)
+    inputs = yardstick.inputs(pretext, ready, Noise(0, 0, 0))
+    step = our_step(pretext, experiment, weights, ready, device)
     calls: dict[str, Callable[[], None]] = {
-        "textbook fp32": textbook_step(textbook, experiment.optim, experiment.optim.peak_lr(experiment.batch.size), ready),
+        "textbook fp32": textbook_step(textbook, inputs, experiment.optim, experiment.optim.peak_lr(experiment.batch.size)),
         "ours fp32": lambda: step("fp32"),
         "ours bf16": lambda: step("bf16"),
         "matmul fp32": matmul_of(scale.matmul, torch.float32, device),
@@ -219,8 +212,8 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
             seconds[name].append(seconds_of(call, scale.block_seconds, device))
         say(f"{recipe}: block {block + 1}/{scale.blocks}  " + "  ".join(f"{name} {seconds[name][-1]:.3g} s" for name in calls))
     rates = {name: [2 * scale.matmul**3 / s for s in seconds.pop(f"matmul {name}")] for name in ("fp32", "bf16")}
-    parameters = sum(p.numel() for p in pretext.parameters())
-    return Measured(recipe, parameters, group, losses, auto, flops, seconds, rates)
+    parameters = sum(p.numel() for p in pretext.parameters() if p.requires_grad)
+    return Measured(recipe, method.kind, parameters, group, losses, auto, flops, seconds, rates)
 
 
 def spread(values: Sequence[float], digits: str) -> str:
@@ -240,8 +233,8 @@ def of_matmul(measured: Measured, name: str) -> list[float]:
 
 
 def table_of(measured: Measured) -> Table:
-    work = f"group of {measured.group} pairs, {measured.flops / 1e9:.1f} GFLOP"
-    title = f"{measured.recipe}: {measured.parameters / 1e6:.1f} M parameters, {work}"
+    work = f"group of {measured.group} {measured.samples}, {measured.flops / 1e9:.1f} GFLOP"
+    title = f"{measured.recipe}: {measured.parameters / 1e6:.1f} M trained parameters, {work}"
     table = Table(title=title, title_justify="left", caption="median (least - most) over the blocks", caption_justify="left")
     table.add_column("")
     for heading in ("seconds a step", "times textbook", "times ours fp32", "of matmul"):
@@ -268,22 +261,21 @@ def as_json(measured: Measured) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", nargs="+", default=list(RECIPES), metavar="NAME", help="default: " + ", ".join(RECIPES))
     parser.add_argument("--threads", type=int, default=1, help="torch threads, on a CPU (default 1)")
     parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--base-group", type=int, help="pairs in a group of ViT-B (default: 4 on a CPU, the recipe's on a GPU)")
+    parser.add_argument("--group", type=int, help="samples in a group (default: the recipe's; on a CPU 4 of a ViT-B, 2 of LOCA's)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 2 blocks on cut-down networks; its figures mean nothing")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
-    if min(args.threads, args.blocks, 1 if args.base_group is None else args.base_group) < 1:
-        parser.error("--threads, --blocks and --base-group must be at least 1")
+    if min(args.threads, args.blocks, 1 if args.group is None else args.group) < 1:
+        parser.error("--threads, --blocks and --group must be at least 1")
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base_group = args.base_group or (4 if device.type == "cpu" else config.load(BASE).batch.group)
     if args.quick:
-        scale = Scale(QUICK, {TINY: 2, BASE: 1}, blocks=2, block_seconds=0.0, matmul=256)
+        scale = Scale(args.group, quick=True, blocks=2, block_seconds=0.0, matmul=256)
     else:
-        groups = {TINY: config.load(TINY).batch.group, BASE: base_group}
-        scale = Scale({}, groups, args.blocks, block_seconds=1.0, matmul=2048 if device.type == "cpu" else 8192)
+        scale = Scale(args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=2048 if device.type == "cpu" else 8192)
     progress = Console(stderr=True)
     name = (
         torch.cuda.get_device_name(device)
@@ -291,7 +283,7 @@ def main() -> None:
         else f"CPU ({torch.backends.cpu.get_cpu_capability()}), {args.threads} thread{'s' * (args.threads > 1)}"
     )
     tables, results = [], []
-    for recipe in (TINY, BASE):
+    for recipe in args.recipe:
         measured = measure(recipe, scale, device, lambda line: progress.print(line, highlight=False, soft_wrap=True))
         tables.append(table_of(measured))
         results.append(as_json(measured))

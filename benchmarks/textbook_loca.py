@@ -116,7 +116,7 @@ class Network(nn.Module):
     def __init__(
         self,
         patch_size: int,
-        grid: int,
+        grid: tuple[int, int],
         dim: int,
         depth: int,
         heads: int,
@@ -128,12 +128,12 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_embed = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, *grid, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, drop_path * i / max(1, depth - 1)) for i in range(depth))
         self.encoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.cross = CrossBlock(dim, heads, mlp_dim)
         self.final_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.position_predictor = nn.Linear(dim, grid * grid)
+        self.position_predictor = nn.Linear(dim, grid[0] * grid[1])
         self.head = ClusterHead(dim, head_hidden, head_bottleneck, prototypes)
 
     def encode(
@@ -184,7 +184,7 @@ class Draws(NamedTuple):
 class TextbookLoca(nn.Module):
     """Student and teacher with the losses; `sizes` are the arguments of `Network`."""
 
-    def __init__(self, temperature: float, sharpening: float, sinkhorn_iterations: int, **sizes: float) -> None:
+    def __init__(self, temperature: float, sharpening: float, sinkhorn_iterations: int, **sizes: object) -> None:
         super().__init__()
         self.temperature, self.sharpening, self.iterations = temperature, sharpening, sinkhorn_iterations
         self.student = Network(**sizes)  # type: ignore[arg-type]
@@ -198,8 +198,13 @@ class TextbookLoca(nn.Module):
             q = q / q.sum(dim=1, keepdim=True)
         return q
 
-    def forward(self, views: Views, draws: Draws) -> dict[str, Float[Tensor, ""]]:
-        """The three terms: `position`, `cluster`, `entropy`; the loss is their sum."""
+    def forward(self, views: Views, draws: Draws) -> Float[Tensor, ""]:
+        """The loss: the sum of the terms, whose weights are 1."""
+        return torch.stack(list(self.terms(views, draws).values())).sum()
+
+    def terms(self, views: Views, draws: Draws) -> dict[str, Float[Tensor, ""]]:
+        """`position`: cross-entropy of each query patch's place; `cluster`: of its reference patch's assignment, both over the patches
+        that lie on the reference; `entropy`: sum p log p of the mean prediction of all query patches."""
         b, n = views.random_target.shape
         with torch.no_grad():
             features = self.teacher.encode(views.reference, draws.reference_kept)

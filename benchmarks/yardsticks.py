@@ -1,0 +1,109 @@
+"""What the benchmarks must know of each method: inputs to measure on, and the textbook that computes the same from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from textbook_conmim import TextbookConmim
+from textbook_croco import TextbookCroco
+from torch import nn
+
+from sightline.methods.conmim.pretext import ConMIMPretext
+from sightline.methods.contract import Batch, Method, MethodConfig
+from sightline.methods.croco.official import to_official
+from sightline.methods.croco.pretext import CrocoPretext
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import Noise, keyed_rng, sample_rng
+from sightline.platform.data.rows import IMAGE_COLUMNS
+from sightline.platform.data.stream import Columns
+
+
+class Yardstick(NamedTuple):
+    """`textbook`: a network of the same sizes with a copy of the weights; refuses settings it does not know.
+
+    `inputs`: its arguments for a batch after `to_device` and the draws that `noise` gives ours; it returns the loss.
+    `quick`: settings that cut a recipe down for a smoke run.
+    """
+
+    textbook: Callable[[Any], nn.Module]
+    inputs: Callable[[Any, Batch, Noise], tuple[Any, ...]]
+    quick: dict[str, Any]
+
+
+def synthetic_columns(method: Method, settings: MethodConfig, samples: int, seed: int = 0) -> Columns:
+    """The method's own views of noise images as large as its network sees them, as the stream would give them."""
+    views, names = method.views(settings), IMAGE_COLUMNS[method.kind]
+    height, width = method.image_shape(settings)
+    images = keyed_rng("benchmark", seed).integers(0, 256, (samples, len(names), height, width, 3), dtype=np.uint8)
+    rows = [views(dict(zip(names, each, strict=True)), sample_rng(seed, index)) for index, each in enumerate(images)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _refuse_unless(known: bool, method: str, what: str) -> None:
+    if not known:
+        raise SightlineError(f"the textbook {method} has {what}", "measure a recipe that asks for no more")
+
+
+def textbook_croco(pretext: CrocoPretext) -> TextbookCroco:
+    settings = pretext.config
+    model, task = settings.model, settings.pretext
+    known = model.position == "rope" and model.rope_f0 == 1 and model.norm_memory and task.norm_pix and task.hidden_only
+    _refuse_unless(known, "CroCo", "rotary positions, normalised memory and targets, and a loss on hidden patches only")
+    textbook = TextbookCroco(
+        patch_size=model.patch_size,
+        enc_embed_dim=model.encoder_dim,
+        enc_depth=model.encoder_depth,
+        enc_num_heads=model.encoder_heads,
+        dec_embed_dim=model.decoder_dim,
+        dec_depth=model.decoder_depth,
+        dec_num_heads=model.decoder_heads,
+        mlp_ratio=model.mlp_ratio,
+        rope_base=model.rope_base,
+    )
+    textbook.load_state_dict(to_official(pretext.state_dict(), settings)[0])
+    return textbook
+
+
+def textbook_conmim(pretext: ConMIMPretext) -> TextbookConmim:
+    model, task = pretext.config.model, pretext.config.pretext
+    _refuse_unless(model.drop_path == 0, "ConMIM", "no drop path")
+    textbook = TextbookConmim(
+        task.temperature,
+        patch_size=model.patch_size,
+        grid=model.grid,
+        dim=model.dim,
+        depth=model.depth,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        absolute_positions=model.position_table,
+        block_bias=model.relative_bias in ("per_block", "both"),
+        shared_bias=model.relative_bias in ("shared", "both"),
+        layer_scale=model.layer_scale is not None,
+        projector_hidden=model.projector_hidden,
+        projector_dim=model.projector_dim,
+    )
+    state = {conmim_name(name): tensor for name, tensor in pretext.state_dict().items()}
+    found = textbook.load_state_dict(state, strict=False)
+    missing = [name for name in found.missing_keys if not name.endswith("relative_position_index")]  # ours makes it anew
+    _refuse_unless(not missing and not found.unexpected_keys, "ConMIM", f"other weights: {missing + found.unexpected_keys}")
+    return textbook
+
+
+def conmim_name(ours: str) -> str:
+    return ours.replace(".backbone.", ".")
+
+
+YARDSTICKS = {
+    "croco": Yardstick(
+        textbook_croco,
+        lambda pretext, batch, noise: (batch["image1"], batch["image2"], batch["mask"]),
+        {"model.encoder_depth": 1, "model.decoder_depth": 1, "model.image_size": 64},
+    ),
+    "conmim": Yardstick(
+        textbook_conmim,
+        lambda pretext, batch, noise: (batch["student"], batch["teacher"], batch["mask"]),
+        {"model.depth": 1, "model.image_size": 64, "model.projector_hidden": 64},
+    ),
+}
