@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from ..contract import Batch, Picture
 from ..layers.colour import imagenet_denormalise
 from ..layers.patches import patch_statistics, patchify, unpatchify
+from ..mosaic import mosaic
 
 if TYPE_CHECKING:
     from .pretext import Completion, CrocoPretext
 
 SAMPLES = 6
-GAP = 4
 
 
 def predicted_pixels(pretext: CrocoPretext, completion: Completion) -> Float[Tensor, "b k p"]:
@@ -52,17 +51,6 @@ def completion_picture(pretext: CrocoPretext, batch: Batch) -> Picture:
         f"its completion (visible patches pasted in); image 2, the other view. {given}Colours are as the network saw them, jittered."
     )
     return Picture("Cross-view completion", caption, mosaic(columns))
-
-
-def mosaic(columns: list[Float[Tensor, "b 3 h w"]]) -> np.ndarray:
-    """One row a sample, one column an entry, white gaps: uint8 H x W x 3."""
-    cells = torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).mul(255).round().byte().cpu().numpy()
-    rows, cols, h, w, _ = cells.shape
-    sheet: UInt8[np.ndarray, "h w 3"] = np.full((rows * (h + GAP) - GAP, cols * (w + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for r in range(rows):
-        for c in range(cols):
-            sheet[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = cells[r, c]
-    return sheet
 
 
 @torch.no_grad()

@@ -1,0 +1,21 @@
+"""Pictures side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+GAP = 4
+
+
+def mosaic(columns: list[Float[Tensor, "b 3 h w"]]) -> np.ndarray:
+    """One row a sample, one column an entry, white gaps: uint8 H x W x 3."""
+    cells = torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).mul(255).round().byte().cpu().numpy()
+    rows, cols, h, w, _ = cells.shape
+    sheet: UInt8[np.ndarray, "h w 3"] = np.full((rows * (h + GAP) - GAP, cols * (w + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for r in range(rows):
+        for c in range(cols):
+            sheet[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = cells[r, c]
+    return sheet
