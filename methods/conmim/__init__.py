@@ -1,0 +1,70 @@
+"""ConMIM: masked image modelling with denoising contrast (Yi et al., ICLR 2023, arXiv 2205.09616). Importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..contract import Alarm, Live, Method, Official, TimmForm
+from .config import ConMIMConfig
+from .views import ConMIMViews
+
+if TYPE_CHECKING:
+    import torch
+
+FIGURES = {
+    "contrast": "cross-entropy in nats of finding a hidden patch's place among all places of its image; chance is ln(patches)",
+    "accuracy": "share of hidden patches that find their own place",
+    "loss_own_teacher": "cross-entropy of hidden patches in nats, with the teacher's features of the same image",
+    "loss_other_teacher": "cross-entropy of hidden patches in nats, with the teacher's features of another image",
+}
+ALARMS = (
+    Alarm(
+        "effective_rank",
+        below=0.02,
+        cause="the teacher's tokens lie in a few dimensions: lower optim.lr, lengthen optim.warmup, raise pretext.teacher_momentum",
+    ),
+    Alarm(
+        "feature_std",
+        below=0.1,
+        cause="the student's features all point the same way: lower optim.lr, or batch.group is too small for BatchNorm",
+    ),
+    Alarm(
+        "swapped_teacher_gap",
+        below=0.05,
+        cause="another image's teacher does nearly as well, so only position is learnt: train longer, use smaller patches, or if the loss "
+        "has not left ln(patches), check that positions reach the network (model.position_table)",
+    ),
+)
+
+
+def _build(config: ConMIMConfig, live: Live) -> Any:
+    from .pretext import build
+
+    return build(config, live)
+
+
+def _official() -> Official:
+    from . import official
+
+    return official
+
+
+def _timm(config: ConMIMConfig, state: Mapping[str, torch.Tensor]) -> TimmForm:
+    from .timm_export import timm_form
+
+    return timm_form(config, state)
+
+
+method = Method(
+    id="conmim",
+    kind="images",
+    Config=ConMIMConfig,
+    views=ConMIMViews,
+    build=_build,
+    image_shape=lambda config: config.model.image_size,
+    loss_figures=FIGURES,
+    alarms=ALARMS,
+    official=_official,
+    timm=_timm,
+)

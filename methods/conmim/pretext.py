@@ -1,0 +1,227 @@
+"""ConMIM's pretext task: for each hidden patch, find its own place among the patches that a teacher sees in the whole image."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from ..contract import Batch, Live, Picture
+from ..layers.colour import colour_jitter, gaussian_blur, grey, solarise
+from ..layers.drop_path import draw_kept
+from ..layers.ema import cosine_momentum, ema_update
+from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
+from ..random import Noise, key
+from .backbone import ConMIMBackbone
+from .config import ConMIMConfig, ConMIMModel
+from .encoder import ConMIMEncoder, layer_of, normalise
+from .schedule import conmim_schedules
+from .views import BLUR, GREY, JITTERED, SOLARISE, blur_reach
+
+
+def projector(model: ConMIMModel) -> nn.Sequential:
+    """Tokens as rows in, features out. BatchNorm takes all tokens of a group for its rows, the class token's among them."""
+    hidden, out = model.projector_hidden, model.projector_dim
+    return nn.Sequential(
+        nn.Linear(model.dim, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, out, bias=False),
+        nn.BatchNorm1d(out, affine=False),
+    )
+
+
+class ConMIMNetwork(nn.Module):
+    """Backbone and projector: what student and teacher both are."""
+
+    def __init__(self, model: ConMIMModel) -> None:
+        super().__init__()
+        self.backbone = ConMIMBackbone(model)
+        self.projectors = projector(model)
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None, kept: Bool[Tensor, "l 2 b"] | None = None
+    ) -> tuple[Float[Tensor, "b n1 d"], Float[Tensor, "b n p"]]:
+        """(backbone tokens, the class token first; projected patch tokens, not normalised)."""
+        tokens = self.backbone(images, mask, kept)
+        projected = self.projectors(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return tokens, projected[:, 1:]
+
+
+class Contrast(NamedTuple):
+    """Hidden patches as queries, all patches of the same image as answers. `valid`: rows that hold a hidden patch, not filling."""
+
+    logits: Float[Tensor, "b k n"]
+    labels: Int[Tensor, "b k"]
+    valid: Bool[Tensor, "b k"]
+
+    def errors(self) -> Float[Tensor, "b k"]:
+        """Cross-entropy of each row in nats, 0 where it is not valid."""
+        rows = cross_entropy(self.logits.flatten(0, 1), self.labels.flatten(), reduction="none").view_as(self.labels)
+        return rows * self.valid
+
+    def mean(self, rows: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+        """Over the pooled list of hidden patches, so images with more of them weigh more."""
+        return (rows * self.valid).sum() / self.valid.sum().clamp_min(1)
+
+
+class ConMIMPretext(nn.Module):
+    """The torch half of ConMIM: a `Pretext`. After `to_device` a batch holds normalised `student` and `teacher` images and `mask`."""
+
+    def __init__(self, config: ConMIMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.student = ConMIMNetwork(config.model)
+        self.teacher = ConMIMNetwork(config.model).requires_grad_(False)
+        self.encoder_prefixes = (f"{config.pretext.encoder}.backbone.",)
+
+    def train(self, mode: bool = True) -> ConMIMPretext:
+        """The teacher never evaluates: its BatchNorm takes the statistics of its own batch, always."""
+        super().train(mode)
+        self.teacher.train()
+        return self
+
+    def to_device(self, batch: Batch) -> Batch:
+        """uint8 b x h x w x 3 -> normalised float32 b x 3 x h x w, once as it is and once in changed colours."""
+        images = batch["image"].permute(0, 3, 1, 2).float() / 255
+        colours, view = batch["colours"], self.config.pretext.strong_view
+        student = self.strong(images, colours[:, 0]) if view in ("student", "both") else images
+        teacher = self.strong(images, colours[:, -1]) if view in ("teacher", "both") else images
+        return {"student": normalise(student, self.config.model), "teacher": normalise(teacher, self.config.model), "mask": batch["mask"]}
+
+    def strong(self, images: Float[Tensor, "b 3 h w"], colours: Float[Tensor, "b c"]) -> Float[Tensor, "b 3 h w"]:
+        """Jitter, grey, blur, solarise, in this order, each on the images that drew it."""
+        images = images.clone()
+        if len(rows := colours[:, JITTERED].nonzero().flatten()):
+            images[rows] = colour_jitter(images[rows], colours[rows, :JITTERED])
+        if len(rows := colours[:, GREY].nonzero().flatten()):
+            images[rows] = grey(images[rows]).expand(-1, 3, -1, -1)
+        if len(rows := colours[:, BLUR].nonzero().flatten()):
+            images[rows] = gaussian_blur(images[rows], colours[rows, BLUR], blur_reach(self.config.augment))
+        if len(rows := colours[:, SOLARISE].nonzero().flatten()):
+            images[rows] = solarise(images[rows])
+        return images
+
+    def contrast(
+        self, student: Float[Tensor, "b n p"], teacher: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"], most: int | None = None
+    ) -> Contrast:
+        """Similarities of the student's features at hidden places to all of the teacher's, divided by the temperature; float32.
+
+        `most`: hidden patches of an image at most (default: by the settings); images with fewer get rows that are not valid.
+        """
+        most = self.config.masked if most is None else most
+        labels = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]  # hidden places first, in raster order
+        with torch.autocast(student.device.type, enabled=False):
+            queries = student.float().gather(1, labels[..., None].expand(-1, -1, student.shape[2]))
+            logits = normalize(queries, dim=-1) @ normalize(teacher.float(), dim=-1).transpose(1, 2) / self.config.pretext.temperature
+        return Contrast(logits, labels, mask.gather(1, labels))
+
+    def kept(self, network: str, batch: int, noise: Noise, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
+        model = self.config.model
+        return draw_kept(model.drop_path, model.depth, batch, noise.torch(f"drop_path_{network}", device))
+
+    @torch.no_grad()
+    def teach(self, images: Float[Tensor, "b 3 h w"], noise: Noise) -> tuple[Tensor, Tensor]:
+        """The teacher's (tokens, projected patches) of whole images."""
+        found: tuple[Tensor, Tensor] = self.teacher(images, None, self.kept("teacher", len(images), noise, images.device))
+        return found
+
+    def study(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The student's (tokens, projected patches) of images with hidden patches."""
+        images = batch["student"]
+        kept = self.kept("student", len(images), noise, images.device) if self.training else None
+        found: tuple[Tensor, Tensor] = self.student(images, batch["mask"], kept)
+        return found
+
+    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """`contrast`: cross-entropy pooled over the hidden patches of the group; `accuracy`: share of them that find their place."""
+        _, wanted = self.teach(batch["teacher"], noise)
+        _, found = self.study(batch, noise)
+        pairs = self.contrast(found, wanted, batch["mask"])
+        right = pairs.logits.detach().argmax(dim=-1) == pairs.labels
+        return {"contrast": pairs.mean(pairs.errors()), "accuracy": pairs.mean(right.float())}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """The teacher's parameters follow the student's, which has been updated; its running statistics are its own."""
+        ema_update(self.teacher, self.student, cosine_momentum(self.config.pretext.teacher_momentum, step, steps))
+
+    def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """No decay for tensors of one dimension, position table and class token; mask token and bias tables decay.
+        `optim.layer_decay` scales the rate by depth."""
+        depth = self.config.model.depth
+        layers: dict[int, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in self.student.named_parameters():
+            name = name.removeprefix("backbone.")
+            layer = layer_of(name, depth) if optim.layer_decay != 1 else depth + 1
+            layers.setdefault(layer, []).append((name, parameter))
+        groups = []
+        for layer, named in sorted(layers.items()):
+            for group in decay_groups(named, no_decay):
+                group.lr_scale = optim.layer_decay ** (depth + 1 - layer)
+                group.name = group.name if optim.layer_decay == 1 else f"layer{layer}.{group.name}"
+                groups.append(group)
+        return groups
+
+    def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
+        return conmim_schedules(optim, clock)
+
+    def encoder(self) -> nn.Module:
+        """The backbone of the network that `pretext.encoder` names."""
+        network = self.teacher if self.config.pretext.encoder == "teacher" else self.student
+        return ConMIMEncoder(self.config.model, network.backbone)
+
+    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+        from .pictures import similarity_picture
+
+        return [similarity_picture(self, batch, noise)]
+
+    def claims(self, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
+        from .figures import teacher_claims
+
+        return teacher_claims(self, batch, other, noise)
+
+    def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        from .figures import health
+
+        return health(self, batch, noise)
+
+
+def no_decay(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 1 or name.endswith(".bias") or name in ("pos_embed", "cls_token")
+
+
+def build(config: ConMIMConfig, live: Live) -> ConMIMPretext:
+    """A fresh `ConMIMPretext` on the CPU, the same for the same `live.seed`; the teacher starts as a copy of the student."""
+    with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
+        pretext = ConMIMPretext(config)
+    pretext.to_empty(device="cpu")
+    initialise(pretext.student, config.model, torch.Generator().manual_seed(key("weights", "conmim", live.seed) >> 1))
+    pretext.teacher.load_state_dict(pretext.student.state_dict())
+    for network in (pretext.student, pretext.teacher):
+        network.backbone.fill_index()
+    return pretext
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, model: ConMIMModel, generator: torch.Generator) -> None:
+    """Matrices, convolution, tokens and position table: normal(0, 0.02), cut at one standard deviation. Biases and bias tables 0, norms
+    1 / 0, branch factors `layer_scale`. Then the last matrices of both branches of block i, from 1, are divided by sqrt(2 i)."""
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        last = name.rpartition(".")[2]
+        if last in ("bias", "q_bias", "v_bias", "relative_position_bias_table", "running_mean", "num_batches_tracked"):
+            tensor.zero_()
+        elif last in ("gamma_1", "gamma_2"):
+            tensor.fill_(model.layer_scale or 0.0)
+        elif tensor.ndim == 1:  # norms and their running variances
+            tensor.fill_(1)
+        else:
+            nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02, generator=generator)
+    for i, block in enumerate(network.backbone.blocks, start=1):  # type: ignore[union-attr, arg-type]
+        block.attn.proj.weight.div_((2 * i) ** 0.5)
+        block.mlp.fc2.weight.div_((2 * i) ** 0.5)
