@@ -1,81 +1,164 @@
-"""The benchmarks compare like with like: the textbook CroCo computes what ours computes."""
+"""The benchmarks compare like with like: each textbook computes what ours computes."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from sightline.methods.catalog import find_method
 from sightline.methods.contract import Batch, Live
-from sightline.methods.croco import method
-from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.official import to_official
-from sightline.methods.croco.pretext import CrocoPretext
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import Noise
+from sightline.platform.step import tensors, total
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import step as benchmark  # noqa: E402
+import yardsticks  # noqa: E402
+
+NOISE = Noise(seed=3, step=5, group=1)
+CROCO: dict[str, Any] = {
+    "model": {
+        "encoder_dim": 48,
+        "encoder_depth": 2,
+        "encoder_heads": 3,
+        "decoder_dim": 32,
+        "decoder_depth": 2,
+        "decoder_heads": 2,
+        "patch_size": 8,
+        "image_size": [24, 40],
+        "position": "rope",
+    },
+    "pretext": {"mask_ratio": 0.75},
+}
+CONMIM: dict[str, Any] = {
+    "model": {
+        "dim": 48,
+        "depth": 2,
+        "heads": 3,
+        "patch_size": 8,
+        "image_size": [32, 48],
+        "position_table": True,
+        "relative_bias": "both",
+        "projector_hidden": 40,
+        "projector_dim": 24,
+    },
+    "pretext": {"mask_cell": 16},
+}
+SMALL = {"croco": CROCO, "conmim": CONMIM}
+TAUGHT = {"conmim": "contrast"}
 
 
-def small(**model: object) -> tuple[CrocoPretext, Batch]:
-    sizes = {"encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 3, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2}
-    sizes |= {"patch_size": 8, "image_size": [24, 40], "position": "rope"} | model
-    settings = CrocoConfig.model_validate({"model": sizes, "pretext": {"mask_ratio": 0.75}})
-    pretext = method.build(settings, Live(seed=0))
+def small(method_id: str, **model: object) -> tuple[Any, Batch]:
+    """A pretext in whose weights nothing is 0, 1 or the same in student and teacher, and a batch after `to_device`."""
+    method, settings = find_method(method_id), SMALL[method_id]
+    config = method.Config.model_validate({**settings, "model": settings["model"] | model})
+    pretext = method.build(config, Live(seed=0)).train()
     with torch.no_grad():  # fresh weights have zero biases and unit norms: a mistake in these would not show
         for index, parameter in enumerate(pretext.parameters()):
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
-    columns = benchmark.synthetic_columns(settings, samples=3)
-    return pretext, pretext.to_device(benchmark.tensors(columns, torch.device("cpu")))
+    columns = yardsticks.synthetic_columns(method, config, samples=3)
+    return pretext, pretext.to_device(tensors(columns, torch.device("cpu")))
 
 
-def test_the_textbook_gives_our_loss_and_gradients() -> None:
-    pretext, batch = small()
-    textbook = benchmark.textbook_of(pretext)
-    ours, theirs = pretext(batch, Noise(0, 0, 0))["reconstruction"], textbook(batch["image1"], batch["image2"], batch["mask"])
+def weights_of(pretext: Any) -> dict[str, float]:
+    return dict(pretext.config.loss.model_dump())
+
+
+def croco_names(pretext: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return to_official(state, pretext.config)[0]
+
+
+def conmim_names(pretext: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {yardsticks.conmim_name(name): tensor for name, tensor in state.items()}
+
+
+NAMES: dict[str, Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]] = {"croco": croco_names, "conmim": conmim_names}
+"""Our tensors under the textbook's names."""
+
+
+@pytest.mark.parametrize("method_id", list(SMALL))
+def test_the_textbook_gives_our_loss_and_gradients(method_id: str) -> None:
+    pretext, batch = small(method_id)
+    yardstick = yardsticks.YARDSTICKS[method_id]
+    textbook = yardstick.textbook(pretext).train()
+    ours, theirs = total(pretext(batch, NOISE), weights_of(pretext)), textbook(*yardstick.inputs(pretext, batch, NOISE))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     ours.backward()
     theirs.backward()
-    gradients = {name: p.grad for name, p in pretext.named_parameters()}
-    expected = {name: p.grad for name, p in textbook.named_parameters()}
-    renamed, _ = to_official({name: g for name, g in gradients.items() if g is not None}, pretext.config)
-    assert renamed.keys() == expected.keys()
+    gradients = {name: p.grad for name, p in pretext.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in textbook.named_parameters() if p.grad is not None}
+    trained = {name for name, p in textbook.named_parameters() if p.requires_grad}
+    renamed = NAMES[method_id](pretext, gradients)
+    assert renamed.keys() == expected.keys() == trained
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        assert gradient is not None and gradient.abs().max() > 0, name
+        # The first BatchNorm removes any shift that all tokens share: of ConMIM's final bias only rounding noise is left.
+        assert gradient.abs().max() > 1e-6 * largest or name == "student.norm.bias", name
         torch.testing.assert_close(renamed[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("method_id", list(TAUGHT))
+def test_the_textbook_moves_the_teacher_as_ours_does(method_id: str) -> None:
+    pretext, _ = small(method_id)
+    textbook = yardsticks.YARDSTICKS[method_id].textbook(pretext)
+    before = {name: p.clone() for name, p in textbook.named_parameters()}
+    pretext.after_step(0, 100)
+    textbook.move_teacher(pretext.config.pretext.teacher_momentum)
+    ours = NAMES[method_id](pretext, {name: p.detach() for name, p in pretext.named_parameters()})
+    for name, parameter in textbook.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.detach(), rtol=1e-6, atol=1e-7)
+        assert torch.equal(parameter, before[name]) == name.startswith("student."), name
+
+
 def test_nothing_is_timed_when_the_losses_differ() -> None:
-    pretext, batch = small()
-    textbook = benchmark.textbook_of(pretext)
-    assert benchmark.equal_losses(pretext, textbook, batch)["ours"] > 0.5
+    pretext, batch = small("croco")
+    yardstick = yardsticks.YARDSTICKS["croco"]
+    textbook = yardstick.textbook(pretext)
+    assert benchmark.equal_losses(pretext, textbook, yardstick, weights_of(pretext), batch)["ours"] > 0.5
     with torch.no_grad():
         textbook.enc_norm.bias += 0.1
     with pytest.raises(SightlineError, match="nothing was timed"):
-        benchmark.equal_losses(pretext, textbook, batch)
+        benchmark.equal_losses(pretext, textbook, yardstick, weights_of(pretext), batch)
 
 
-def test_the_textbook_refuses_what_it_does_not_know() -> None:
-    pretext, _ = small(position="cosine")
-    with pytest.raises(SightlineError, match="rotary positions"):
-        benchmark.textbook_of(pretext)
+@pytest.mark.parametrize(
+    ("method_id", "model", "lacks"), [("croco", {"position": "cosine"}, "rotary"), ("conmim", {"drop_path": 0.1}, "drop path")]
+)
+def test_the_textbook_refuses_what_it_does_not_know(method_id: str, model: dict[str, object], lacks: str) -> None:
+    pretext, _ = small(method_id, **model)
+    with pytest.raises(SightlineError, match=lacks):
+        yardsticks.YARDSTICKS[method_id].textbook(pretext)
 
 
 def test_operations_are_counted_as_by_hand() -> None:
-    pretext, batch = small(encoder_depth=1, decoder_depth=1, norm_memory=True)
+    pretext, batch = small("croco", encoder_depth=1, decoder_depth=1, norm_memory=True)
     b, n, v, e, d, patch = 3, 15, 4, 48, 32, 3 * 8 * 8
     encoder = (n + v) * 12 * e * e + 2 * (n * n + v * v) * e
     decoder = n * 12 * d * d + n * 2 * d * d + n * 2 * d * d + 2 * 2 * n * n * d
     outside = (n + v) * (e * d) + (n - v) * d * patch
     embed = (n + v) * patch * e  # its input needs no gradient: twice, not three times
-    assert benchmark.count_flops(pretext, batch) == 2 * b * (3 * (encoder + decoder + outside) + 2 * embed)
+    assert benchmark.count_flops(pretext, weights_of(pretext), batch) == 2 * b * (3 * (encoder + decoder + outside) + 2 * embed)
+
+
+def test_a_teacher_counts_once_a_student_three_times() -> None:
+    pretext, batch = small("conmim", relative_bias="none")
+    b, n, e, patch, hidden, out, masked = 3, 24, 48, 3 * 8 * 8, 40, 24, 20
+    blocks = 2 * ((n + 1) * 12 * e * e + 2 * (n + 1) ** 2 * e)
+    projector = (n + 1) * (e * hidden + hidden * hidden + hidden * out)
+    embed, contrast = n * patch * e, masked * n * out  # neither the images nor the teacher's features need a gradient
+    assert pretext.config.masked == masked
+    assert benchmark.count_flops(pretext, weights_of(pretext), batch) == 2 * b * (4 * (blocks + projector) + 3 * embed + 2 * contrast)
 
 
 @pytest.mark.slow
@@ -86,7 +169,7 @@ def test_the_step_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "block 2/2" in done.stderr and "croco-tiny" in done.stdout and "matmul bf16" in done.stdout
     report = json.loads(out.read_text())
-    assert [network["recipe"] for network in report["networks"]] == ["croco-tiny", "croco-v2-base-small"]
+    assert [network["recipe"] for network in report["networks"]] == list(benchmark.RECIPES)
     for network in report["networks"]:
         assert abs(network["losses"]["ours"] - network["losses"]["textbook"]) <= benchmark.TOLERANCE
         seconds = network["seconds"]
