@@ -43,6 +43,15 @@ def resize_table(table: Float[Tensor, "n d"], old: tuple[int, int], new: tuple[i
     return resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
+def squeeze_table(table: Float[Tensor, "n d"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "m d"]:
+    """A table for another (rows, columns) grid: bilinear, half-pixel centres, with antialias where it shrinks, as JAX resizes images."""
+    if old == new:
+        return table
+    maps = table.float().reshape(1, *old, table.shape[1]).permute(0, 3, 1, 2)
+    resized = interpolate(maps, size=new, mode="bilinear", align_corners=False, antialias=True)
+    return resized.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 def grid_positions(grid: tuple[int, int], device: torch.device | str | None = None) -> Int[Tensor, "n 2"]:
     """(row, column) of each cell of a (rows, columns) grid, raster order."""
     rows, columns = torch.arange(grid[0], device=device), torch.arange(grid[1], device=device)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from .drop_path import drop_path
 from .positions import Rotary, rotate
 
 NORM_EPS = 1e-6
+Gelu = Literal["none", "tanh"]
+"""How GELU is approximated, in PyTorch's words: not at all (erf), or by a tanh, as in the networks that come from JAX."""
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -78,26 +83,53 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, approximate: Gelu = "none") -> None:
         super().__init__()
+        self.approximate = approximate
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        out: Tensor = self.fc2(gelu(self.fc1(x)))
+        out: Tensor = self.fc2(gelu(self.fc1(x), approximate=self.approximate))
         return out
 
 
 class EncoderBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, approximate: Gelu = "none", drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.drop_rate = drop_rate
         self.norm1 = layer_norm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = layer_norm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), approximate)
 
-    def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary | None = None, segments: list[int] | None = None) -> Float[Tensor, "b n d"]:
-        x = x + self.attn(self.norm1(x), rotary, segments)
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        rotary: Rotary | None = None,
+        segments: list[int] | None = None,
+        kept: Bool[Tensor, "2 b"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """`kept`: which samples keep the attention branch and the MLP branch; None: all, nothing is rescaled."""
+        kept1, kept2 = (None, None) if kept is None else kept
+        x = x + drop_path(self.attn(self.norm1(x), rotary, segments), kept1, self.drop_rate)
+        x = x + drop_path(self.mlp(self.norm2(x)), kept2, self.drop_rate)
+        return x
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention to a memory, then an MLP; no self-attention."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, approximate: Gelu = "none") -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.norm_y = layer_norm(dim)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), approximate)
+
+    def forward(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
+        x = x + self.cross_attn(self.norm1(x), self.norm_y(y))
         x = x + self.mlp(self.norm2(x))
         return x
 
