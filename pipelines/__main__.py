@@ -17,7 +17,12 @@ COMMANDS = {
     "pretrain": "train an encoder by a recipe, probe it, register it, report on it",
     "finetune": "train an encoder on with labels (classification, segmentation), and score it",
     "resume": "go on with a run that was stopped or killed, from its newest whole checkpoint",
+    "encode": "write an encoder's features of your images to a Parquet file",
+    "export": "write an encoder for timm, as safetensors, in its authors' layout or as ONNX",
+    "import": "take in weights that a method's authors published",
 }
+MODULES = {"import": "weights_in"}
+"""Of commands whose word is none that a module may have."""
 EXAMPLES = """examples:
   sightline quickstart
   sightline prepare pairs rgbd ./kitchen --size 128 --out ./pairs
@@ -51,7 +56,7 @@ def _parser(command: str | None) -> _Parser:
         parser.add_argument("command", help=argparse.SUPPRESS)
         parser.add_argument("--version", action="version", version=_version())
         return parser
-    module = import_module(f"sightline.pipelines.{command}")
+    module = _module(command)
     parser = _Parser(
         prog=f"sightline {command}",
         description=module.__doc__,
@@ -60,6 +65,10 @@ def _parser(command: str | None) -> _Parser:
     )
     module.add_arguments(parser)
     return parser
+
+
+def _module(command: str) -> Any:
+    return import_module(f"sightline.pipelines.{MODULES.get(command, command)}")
 
 
 def _version() -> str:
@@ -92,7 +101,7 @@ def _call(words: list[str]) -> Any:
     parser = _parser(command)
     # Settings may stand on both sides of an option; sub-commands, which `prepare` has, exclude that.
     args = parser.parse_args(words[1:]) if command == "prepare" else parser.parse_intermixed_args(words[1:])
-    return import_module(f"sightline.pipelines.{command}").run(args)
+    return _module(command).run(args)
 
 
 def _guarded(words: list[str]) -> int:

@@ -69,7 +69,7 @@ def _timm(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
             said = " ".join(str(error).split())[:300]
             raise SightlineError(f"timm {timm.__version__} does not take this encoder: {said}", "install another version of timm") from None
         _write_timm(model, form, opened, scratch)
-        loaded = timm.create_model(f"local-dir:{scratch}", pretrained=True).eval()
+        loaded: Any = timm.create_model(f"local-dir:{scratch}", pretrained=True).eval()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (form.mean, form.std))
 
         def tokens(images: torch.Tensor) -> torch.Tensor:

@@ -170,9 +170,10 @@ def _msgpack(path: Path) -> dict[str, Any]:
     from .flax_msgpack import decode
 
     try:
-        return decode(path.read_bytes())
+        content: dict[str, Any] = decode(path.read_bytes())
     except ValueError as error:
         raise SightlineError(f"{path} is no whole msgpack file: {error}", AGAIN) from None
+    return content
 
 
 def _first(error: BaseException | str) -> str:

@@ -110,6 +110,8 @@ class Estimate:
     weights_bytes: int
     """Weights, and for those that are trained gradients and AdamW's two moments, on each worker."""
     plan: str
+    begins: str | None = None
+    """What `train.init` gives."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,7 +128,8 @@ class Estimate:
         else:
             rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
             length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
-        return [("parameters", need), ("cost", cost), ("length", length), ("resources", self.plan)]
+        begins = [("begins with", self.begins)] if self.begins else []
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), ("resources", self.plan)]
 
 
 def estimate(experiment: config.Experiment) -> Estimate:
@@ -147,7 +150,12 @@ def estimate(experiment: config.Experiment) -> Estimate:
     samples = steps * experiment.batch.size if steps else None
     seconds = samples * flops / (0.4 * rate) if samples and flops else None
     plan = local_plan(experiment).describe()
-    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, 16 * trained + 4 * (count - trained), plan)
+    begins = None
+    if experiment.train.init is not None:
+        from .initial import find_initial
+
+        begins = find_initial(experiment, tracking_uri(experiment)).describe()
+    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, 16 * trained + 4 * (count - trained), plan, begins)
 
 
 def _flops(experiment: config.Experiment, pretext: Any) -> float | None:

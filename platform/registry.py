@@ -24,6 +24,7 @@ from sightline.methods.settings import nearest
 
 from .home import home, local_tracking_uri
 from .runs import redact
+from .weights import Weights, digest, write_folder
 
 TOLERANCE = 1e-5
 """Largest difference between the features of the encoder and those of its registered form."""
@@ -98,6 +99,42 @@ def register_encoder(
         client.set_registered_model_alias(name, alias, filed.version)
     number = str(filed.version)
     return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", logged.model_id)
+
+
+def register_import(weights: Weights, name: str) -> Registered:
+    """Registers the encoder of imported weights, with an MLflow run of their own, in `$MLFLOW_TRACKING_URI` or locally."""
+    from .tracking import experiment_of, quiet_mlflow
+
+    quiet_mlflow()
+    import mlflow
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
+    home().mkdir(parents=True, exist_ok=True)
+    client = mlflow.MlflowClient(uri)
+    encoder = weights.encoder()
+    tags = {"sightline.method": weights.method, "sightline.source": weights.source}
+    run = client.create_run(
+        experiment_of(client, "sightline", uri), run_name=f"import-{name}", tags={**tags, "mlflow.source.name": "sightline"}
+    )
+    sections = {section: values for section, values in weights.sections.items() if isinstance(values, dict)}
+    for section, values in sections.items():
+        for key, value in values.items():
+            client.log_param(run.info.run_id, f"{section}.{key}", value)
+    with tempfile.TemporaryDirectory(prefix="sightline-import-") as scratch:
+        state = encoder.state_dict()
+        saved = write_folder(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), Path(scratch))
+        usage = f"The {weights.method} encoder of the published file {weights.source}."
+        filed = register_encoder(
+            encoder,
+            name=name,
+            run_id=run.info.run_id,
+            tracking_uri=uri,
+            tags={**tags, "sightline.sha256": digest(state)},
+            usage=usage,
+            saved=saved,
+        )
+    client.set_terminated(run.info.run_id)
+    return filed
 
 
 def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.TemporaryDirectory[str], str]:

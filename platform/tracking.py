@@ -143,13 +143,7 @@ class Tracking:
                 self.problem, pause = redact(f"{type(error).__name__}: {error}"), min(pause * 2, 60.0)
 
     def _create(self, client: Any) -> str:
-        experiment = self.run.experiment
-        found = client.get_experiment_by_name(experiment.log.experiment)
-        if found is not None:
-            experiment_id = found.experiment_id
-        else:
-            location = artifact_location() if self.uri.startswith("sqlite:") else None
-            experiment_id = client.create_experiment(experiment.log.experiment, artifact_location=location)
+        experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
         tags = {
             "sightline.method": self.run.settings["method"],
             "sightline.recipe": self.run.recipe,
@@ -172,6 +166,14 @@ class Tracking:
         params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
             client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
+
+
+def experiment_of(client: Any, name: str, uri: str) -> str:
+    """The id of the MLflow experiment of this name, made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, artifact_location=artifact_location() if uri.startswith("sqlite:") else None))
 
 
 def figures(event: Event) -> Iterator[tuple[str, int, float]]:

@@ -1,0 +1,73 @@
+"""Take in weights that a method's authors published (`sightline import`): as one file, for init=, evaluate, encode, export and finetune.
+
+  sightline import ./CroCo_V2_ViTBase_SmallDecoder.pth --method croco --out croco-v2.safetensors
+  sightline import ./checkpoint-799.pth --method conmim --preset conmim-base --out conmim.safetensors --register conmim-published
+
+Settings are read from the file, over those of --preset, under section.key=value. A pickle is read as tensors and plain values alone; one
+that holds anything else is refused. Says which tensors found a place, which are missing (they stay random) and which are unexpected.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, or Flax's msgpack")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that the file does not tell, or tells wrong")
+    parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, ...")
+    parser.add_argument("--preset", metavar="RECIPE", help="recipe whose model settings to start from")
+    parser.add_argument("--out", required=True, metavar="PLACE", help="file (.safetensors) to write, or a folder for weights.safetensors")
+    parser.add_argument("--register", metavar="NAME", help="also file the encoder in the model registry, as candidate")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+
+    from sightline.platform import config
+    from sightline.platform.published import take_in
+    from sightline.platform.weights import SINGLE, write_file
+
+    overrides = config.parse_overrides(args.settings)
+    taken = take_in(Path(args.file).expanduser(), args.method, args.preset, overrides)
+    out = Path(args.out).expanduser().absolute()
+    path = write_file(taken.weights, out if out.suffix == ".safetensors" else out / SINGLE)
+    match = taken.match
+    registered = None
+    if args.register:
+        from sightline.platform.registry import register_import
+
+        registered = register_import(taken.weights, args.register).uri
+    if not args.json:
+        console = Console(highlight=False, soft_wrap=True, markup=False)
+        for label in ("matched", "resized", "missing", "unexpected"):
+            names = getattr(match, label)
+            some = "" if label == "matched" or not names else f"  {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+            console.print(f"{label:<11} {len(names):>5}{some}")
+        if taken.fresh_encoder:
+            console.print(
+                f"warning: {len(taken.fresh_encoder)} tensors of the encoder stay random: {', '.join(taken.fresh_encoder[:4])}",
+                style="yellow",
+            )
+        console.print(f"settings    {_short(taken.weights.sections['model'])}")
+        console.print(f"written to {path}; use it: sightline encode {path} DATA --out features.parquet, or init={path}")
+        if registered:
+            console.print(f"registered as {registered}")
+    return {
+        "file": str(path),
+        "method": args.method,
+        "settings": dict(taken.weights.sections),
+        "sha256": taken.weights.sha256,
+        "matched": match.matched,
+        "resized": match.resized,
+        "missing": match.missing,
+        "unexpected": match.unexpected,
+        "random": taken.fresh,
+        "registered": registered,
+    }
+
+
+def _short(section: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in section.items())
