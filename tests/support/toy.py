@@ -38,6 +38,39 @@ TOY: dict[str, Any] = {
 }
 
 
+TOY_IMAGES: dict[str, dict[str, Any]] = {
+    "conmim": {
+        "method": "conmim",
+        "model": {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "projector_hidden": 32, "projector_dim": 16}
+        | {"drop_path": 0.2, "position_table": True},
+        "pretext": {"mask_cell": 8, "mask_ratio": 0.5},
+        "optim": {"lr": 2.0e-3, "warmup": "3 steps"},
+    },
+    "loca": {
+        "method": "loca",
+        "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2, "drop_path": 0.2},
+        "pretext": {"focal_queries": 2, "query_tokens": 6, "prototypes": 24, "head_hidden": 32, "head_bottleneck": 16},
+        "augment": {"focal_size": 16},
+        "optim": {"lr": 2.0e-3, "warmup": "3 steps", "clip": 1.0},
+    },
+}
+"""The methods on single images, with everything in them that a group or a whole batch shares."""
+for _toy in TOY_IMAGES.values():
+    _toy |= {"batch": TOY["batch"], "train": {**TOY["train"], "validate_samples": 20}, "log": TOY["log"]}
+
+
+def write_images(folder: Path, rows: int, seed: int) -> Path:
+    """Blurred noise of 48 x 56 pixels, in two classes: the second one is brighter."""
+    rng = np.random.default_rng(seed)
+    with ShardWriter(folder, "images", classes=("dark", "bright")) as writer:
+        for index in range(rows):
+            label = index % 2
+            small = Image.fromarray(rng.integers(60 * label, 190 + 60 * label, (7, 8, 3), dtype=np.uint8))
+            image = np.asarray(small.resize((56, 48), Image.Resampling.BICUBIC))
+            writer.write({"id": f"{seed}-{index:04d}", "scene": f"s{index % 5}", "image": encode_image(image, 90), "label": label})
+    return folder
+
+
 def write_pairs(folder: Path, rows: int, seed: int, broken: tuple[int, ...] = ()) -> Path:
     """Blurred noise and the same, shifted: something to complete from the other view."""
     rng = np.random.default_rng(seed)
