@@ -175,7 +175,7 @@ def _merge(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
 
 def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     from sightline.platform.data.images import Fit
-    from sightline.platform.data.prepare.job import Output, pair_shards
+    from sightline.platform.data.prepare.job import Output, item_shards
     from sightline.platform.data.prepare.pairs import require_pairs
     from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time
     from sightline.platform.data.writer import skipped_table
@@ -201,7 +201,7 @@ def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     sources = tuple(source.model_copy(update={"notes": (*source.notes, *notes)}) for source in sources)
     skips = skipped_table(skip for one in found for skip in one.skips)
     outputs = [
-        Output(folders[name], pair_shards(part, fit, args.seed), sources, skips if i == 0 else ())
+        Output(folders[name], item_shards(part, fit, args.seed), sources, skips if i == 0 else ())
         for i, (name, part) in enumerate(parts.items())
     ]
     return "pairs", outputs, left_out

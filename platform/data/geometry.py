@@ -34,11 +34,11 @@ def relative_pose(cam_to_world1: np.ndarray, cam_to_world2: np.ndarray) -> np.nd
     return np.linalg.inv(np.asarray(cam_to_world2, np.float64)) @ np.asarray(cam_to_world1, np.float64)
 
 
-def resize_nearest(depth: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Depth at another size. Nearest, because a mean over an edge is a depth that exists nowhere."""
-    rows = ((np.arange(height) + 0.5) * depth.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * depth.shape[1] / width).astype(int)
-    result: np.ndarray = depth[rows[:, None], columns]
+def resize_nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Depth or class indices at another size. Nearest, because a mean over an edge is a depth, or a class, that exists nowhere."""
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
+    result: np.ndarray = values[rows[:, None], columns]
     return result
 
 

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sightline.methods.errors import BrokenSampleError
 
+from .geometry import resize_nearest
+
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
@@ -89,6 +91,10 @@ class Placement:
     cut: tuple[int, int]
     stored: tuple[int, int]
 
+    def cut_out(self, array: np.ndarray) -> np.ndarray:
+        """The box, of an array of the size of the original."""
+        return array[self.top : self.top + self.cut[0], self.left : self.left + self.cut[1]]
+
 
 def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
     """An image as it is stored, and how it got there.
@@ -111,6 +117,37 @@ def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
     if stored != cut:
         image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
     return encode_image(np.asarray(image), fit.quality), placement
+
+
+def fit_depth(data: bytes, at: Placement) -> bytes:
+    """The depth of an image as it is stored with it; where nothing changes, the bytes stay. Raises `BrokenSampleError`.
+
+    Depth may come in another size than its image: it is of the same view.
+    """
+    metres = decode_depth(data)
+    if at.cut == at.original and metres.shape == at.stored:
+        return data
+    if at.cut != at.original:
+        metres = at.cut_out(resize_nearest(metres, *at.original))
+    return encode_depth(resize_nearest(metres, *at.stored))
+
+
+def fit_segmentation(data: bytes, at: Placement, classes: int, ignore_index: int | None = None) -> bytes:
+    """The mask of an image as it is stored with it; where nothing changes, the bytes stay.
+
+    Raises `BrokenSampleError` with `reason: detail` for a mask of another size than its image and for an index that is none of
+    `classes` and not `ignore_index`.
+    """
+    indices = decode_segmentation(data)
+    if indices.shape != at.original:
+        (height, width), (h, w) = indices.shape, at.original
+        raise BrokenSampleError(f"mask and image differ in size: {width} x {height} and {w} x {h}")
+    beyond = [int(value) for value in np.unique(indices) if value >= classes and value != ignore_index]
+    if beyond:
+        raise BrokenSampleError(f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {classes} classes")
+    if at.stored == at.original:
+        return data
+    return encode_segmentation(resize_nearest(at.cut_out(indices), *at.stored))
 
 
 def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -18,7 +18,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Fit, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
-from sightline.platform.data.prepare.job import Output, pair_shards, run_job
+from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
 from sightline.platform.data.prepare.pairs import Found, require_pairs
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
@@ -34,7 +34,7 @@ def _image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 60)) -> None:
 
 
 def _prepare(found: Found, out: Path, **options: Any) -> Dataset:
-    output = Output(str(out), pair_shards(found.pairs, Fit(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
+    output = Output(str(out), item_shards(found.pairs, Fit(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
     run_job([output], "pairs", local=True, **options)
     return Dataset.open(out, "pairs")
 
@@ -262,7 +262,7 @@ def test_many_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("sightline.platform.data.prepare.job.LOCAL_SHARDS", 0)
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
-    output = Output(str(tmp_path / "out"), pair_shards(found.pairs, Fit(32), 0), ())
+    output = Output(str(tmp_path / "out"), item_shards(found.pairs, Fit(32), 0), ())
     run_job([output], "pairs", workers=2)
     remote = Dataset.open(tmp_path / "out")
     run_job([Output(str(tmp_path / "local"), output.shards, ())], "pairs", local=True)
@@ -325,7 +325,7 @@ def test_pairs_across_the_gap_belong_to_no_split(tmp_path: Path) -> None:
 
 def test_a_split_that_would_be_empty_is_a_wrong_call(tmp_path: Path) -> None:
     found = frames.find(str(_many(tmp_path / "in", 20).source.where), "walk", (8,), 0)
-    with pytest.raises(CallError, match="split 'val' has no pairs"):
+    with pytest.raises(CallError, match="split 'val' has no rows"):
         split_time(found.pairs, {"train": 0.8, "val": 0.2}, 2)
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sightline.methods.errors import CallError
 
-from .pairs import is_inside
+from .items import is_inside
 
 NAME = "cameras.json"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from sightline.methods.errors import CallError
 
 from ..manifest import Source
-from .pairs import Found, Pair, existing_folder, is_inside
+from .items import existing_folder, is_inside
+from .pairs import Found, Pair
 
 LISTING = "listing.txt"
 

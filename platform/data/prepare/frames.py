@@ -11,7 +11,8 @@ from sightline.methods.random import keyed_rng
 from ..geometry import relative_pose
 from ..manifest import Source
 from .cameras import Cameras, read_cameras
-from .pairs import Found, Pair, existing_folder, images_in
+from .items import existing_folder, images_in
+from .pairs import Found, Pair
 
 
 def find(place: str, name: str, gaps: Sequence[int], seed: int, licence: str = "unstated") -> Found:
@@ -27,12 +28,12 @@ def find(place: str, name: str, gaps: Sequence[int], seed: int, licence: str = "
         if isinstance(cameras.distortion, dict):
             notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
     found = Found(Source(where=str(folder), licence=licence, reader="frames", notes=tuple(notes)))
-    for scene, files in _sequences(folder, name).items():
+    for scene, files in sequences(folder, name).items():
         _pair_up(found, folder, scene, files, gaps, cameras, seed)
     return found
 
 
-def _sequences(folder: Path, name: str) -> dict[str, list[Path]]:
+def sequences(folder: Path, name: str) -> dict[str, list[Path]]:
     for own in (folder, folder / "images"):
         if own.is_dir() and (files := images_in(own)):
             return {name: files}

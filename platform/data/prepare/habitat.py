@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..manifest import Source
-from .pairs import Found, Pair, Skip, existing_folder, is_inside
+from .items import Skip, existing_folder, is_inside
+from .pairs import Found, Pair
 
 LISTING = "pairs.txt"
 FIRST, SECOND = "_1.jpeg", "_2.jpeg"

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from ..images import Fit
 from ..manifest import Manifest, Skipped, Source
 from ..storage import exists, open_place, read_bytes, write_bytes
 from ..writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
-from .pairs import Pair, PairRows, make_row
+from .items import Item, ItemRows, Skip
 
 STAGING = ".staging"
 LOCAL_SHARDS = 16
@@ -40,7 +41,7 @@ class RowSource(Protocol):
     @property
     def count(self) -> int: ...
 
-    def rows(self, skip: Callable[[str, str], None]) -> Iterator[dict[str, Any]]: ...
+    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,28 @@ class Output:
     shards: Sequence[RowSource]
     sources: tuple[Source, ...]
     skips: tuple[Skipped, ...] = ()
+    classes: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Stopped(BaseException):
     """Ctrl-C reached a thread that makes a shard."""
 
 
-def pair_shards(pairs: Sequence[Pair], fit: Fit, seed: int) -> list[PairRows]:
-    """All pairs in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
-    shuffled = [pairs[i] for i in keyed_rng("rows", seed).permutation(len(pairs))]
+def item_shards(items: Sequence[Item], fit: Fit, seed: int) -> list[ItemRows]:
+    """All items in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
+    shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
     weights = []
-    for pair in shuffled[:PROBED]:
+    for item in shuffled[:PROBED]:
         try:
-            weights.append(sum(len(value) for value in make_row(pair, fit).values() if isinstance(value, bytes)))
+            weights.append(sum(len(value) for value in item.row(fit).values() if isinstance(value, bytes)))
         except ValueError:  # a broken sample; the job names it
             continue
     fitting = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
     groups = -(-len(shuffled) // ROWS_PER_GROUP)
     rows = ROWS_PER_GROUP * max(1, min(fitting // ROWS_PER_GROUP, -(-groups // 8)))
-    return [PairRows(tuple(shuffled[start : start + rows]), fit) for start in range(0, len(shuffled), rows)]
+    return [ItemRows(tuple(shuffled[start : start + rows]), fit) for start in range(0, len(shuffled), rows)]
 
 
 def run_job(
@@ -104,7 +108,21 @@ def run_job(
     made = {output.folder: [part for (folder, _), part in parts.items() if folder == output.folder and part] for output in outputs}
     skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
     _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
-    manifests = [write_manifest(output.folder, kind, made[output.folder], output.sources, command, output.skips) for output in outputs]
+    shared = _shared_images([made[output.folder] for output in outputs])
+    manifests = [
+        write_manifest(
+            output.folder,
+            kind,
+            made[output.folder],
+            output.sources,
+            command,
+            output.skips,
+            output.classes,
+            output.ignore_index,
+            (*output.notes, *([f"{shared:,} images are in more than one of these splits, byte for byte"] if shared else [])),
+        )
+        for output in outputs
+    ]
     for output in outputs:
         system, path = open_place(output.folder)
         system.delete_dir(f"{path}/{STAGING}")
@@ -178,7 +196,10 @@ def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator
 def _begin(output: Output, overwrite: bool) -> None:
     """A folder that is ours: empty, or with the beginning of this very job in it."""
     system, path = open_place(output.folder)
-    digest = hashlib.sha256("\n".join(repr(source) for source in output.shards).encode()).hexdigest()
+    identity = [repr(source) for source in output.shards]
+    if output.classes:
+        identity.append(repr((output.classes, output.ignore_index)))
+    digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
     claim_folder(output.folder, overwrite)
     plan = f"{path}/{STAGING}/plan.json"
     if exists(system, plan) and json.loads(read_bytes(system, plan)).get("digest") != digest:
@@ -203,6 +224,12 @@ def _recorded(folder: str, index: int) -> ShardStats | None:
     stats = ShardStats.model_validate_json(read_bytes(system, _record(path, index)))
     whole = stats.shard is None or system.get_file_info(f"{path}/{stats.shard.name}").size == stats.shard.bytes
     return stats if whole else None
+
+
+def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
+    """Images that are in more than one output, as they are stored."""
+    counts = Counter(digest for parts in outputs for digest in {digest for part in parts for digest in part.digests})
+    return sum(count > 1 for count in counts.values())
 
 
 def _record(path: str, index: int) -> str:

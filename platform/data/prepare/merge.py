@@ -11,7 +11,8 @@ from sightline.methods.random import keyed_rng
 
 from ..dataset import Dataset
 from ..writer import SHARD_BYTES
-from .pairs import Skip
+from .images import ClassList, require_same_classes
+from .items import Skip
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,17 @@ class CopiedRows:
             yield from datasets[which].read(shard, group).to_pylist()
 
 
+def merged_classes(datasets: Sequence[Dataset]) -> ClassList:
+    """The classes of the union: those of every data set that has any. Raises `CallError` naming the first difference."""
+    labelled = [dataset for dataset in datasets if dataset.manifest.classes]
+    lists = [ClassList(dataset.manifest.classes, dataset.manifest.ignore_index) for dataset in labelled]
+    for dataset, classes in zip(labelled, lists, strict=True):
+        require_same_classes(lists[0], labelled[0].uri, classes, dataset.uri)
+    return lists[0] if lists else ClassList()
+
+
 def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
-    """The shards of the union. Raises `CallError` where kinds differ or a scene name occurs in two data sets."""
+    """The shards of the union. Raises `CallError` where kinds differ or a scene name (or, without scenes, an id) occurs twice."""
     kinds = {dataset.kind for dataset in datasets}
     if len(kinds) > 1:
         raise CallError(f"data sets of different kinds cannot be merged: {', '.join(sorted(kinds))}", "name data sets of one kind")
@@ -46,6 +56,7 @@ def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
                     "prepare one of them again with another --name",
                 )
             seen[scene] = dataset.uri
+    _refuse_twice([dataset for dataset in datasets if not dataset.manifest.scenes])
     groups = [(which, *group) for which, dataset in enumerate(datasets) for group in dataset.row_groups]
     order = keyed_rng("merge", seed).permutation(len(groups))
     weight = sum(shard.bytes for dataset in datasets for shard in dataset.manifest.shards) / sum(dataset.rows for dataset in datasets)
@@ -61,3 +72,15 @@ def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
             shards.append(CopiedRows(uris, prints, tuple(chosen), rows))
             chosen, rows = [], 0
     return [*shards, CopiedRows(uris, prints, tuple(chosen), rows)] if chosen else shards
+
+
+def _refuse_twice(datasets: Sequence[Dataset]) -> None:
+    """Rows without scenes are told apart by their ids."""
+    seen: dict[str, str] = {}
+    for dataset in datasets:
+        for name in dataset.sample_ids():
+            if name in seen:
+                raise CallError(
+                    f"row {name!r} is both in {seen[name]} and in {dataset.uri}", "prepare one of them again with another --name"
+                )
+            seen[name] = dataset.uri

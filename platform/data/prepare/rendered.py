@@ -9,7 +9,7 @@ from typing import Any
 from sightline.methods.random import keyed_rng
 
 from ..manifest import Source
-from .pairs import Skip
+from .items import Skip
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
 SCENES_PER_SHARD = 200

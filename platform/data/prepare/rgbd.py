@@ -14,7 +14,8 @@ from ..geometry import covisibility, relative_pose, resize_nearest, scale_intrin
 from ..images import decode_depth
 from ..manifest import Source
 from .cameras import NAME, Frame, read_cameras
-from .pairs import Found, Pair, existing_folder, read_file
+from .items import existing_folder, read_file
+from .pairs import Found, Pair
 
 GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Candidates lie this many frames ahead: near and far ones at a cost that stays linear in the number of frames."""

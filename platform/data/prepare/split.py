@@ -1,18 +1,30 @@
-"""Splits that keep train and val apart: by scene, or by blocks of time with a gap that belongs to neither."""
+"""Splits that keep train and val apart: by scene, by blocks of time with a gap that belongs to neither, or by drawing images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 
-from .pairs import Pair
-
 FRAMES_PER_ROUND = 100
 MAX_ROUNDS = 4
+
+
+class Timed(Protocol):
+    """What a split by time must know: the places of its images in the sequence of their scene, -1 where there is none."""
+
+    @property
+    def scene(self) -> str | None: ...
+
+    @property
+    def frames(self) -> tuple[int, ...]: ...
+
+
+T = TypeVar("T", bound=Timed)
 
 
 def parse_split(text: str) -> dict[str, float]:
@@ -34,11 +46,32 @@ def split_scenes(scenes: Sequence[str], shares: Mapping[str, float], seed: int) 
             f"{len(scenes)} scene(s) cannot be split {len(shares)} ways by scene",
             "add --split-by time-blocks (for sequences), or more scenes",
         )
-    order = [sorted(scenes)[i] for i in keyed_rng("split", seed).permutation(len(scenes))]
+    return _deal(sorted(scenes), shares, keyed_rng("split", seed))
+
+
+def split_images(ids: Sequence[str], labels: Sequence[int | None], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Id -> split, drawn image by image, of each class by itself (images without a label are one more).
+
+    Raises `CallError` for a class with fewer images than splits.
+    """
+    by_label: dict[int | None, list[str]] = {}
+    for name, label in zip(ids, labels, strict=True):
+        by_label.setdefault(label, []).append(name)
     assigned: dict[str, str] = {}
-    names = sorted(shares, key=lambda name: shares[name])  # the smallest first, so that rounding takes from the largest
-    for place, name in enumerate(names):
-        left = len(names) - place - 1
+    for label, names in by_label.items():
+        if len(names) < len(shares):
+            which = "" if label is None else f" of class {label}"
+            raise CallError(f"{len(names)} image(s){which} cannot be split {len(shares)} ways", "add images, or leave --split out")
+        assigned.update(_deal(sorted(names), shares, keyed_rng("split", seed, str(label))))
+    return assigned
+
+
+def _deal(names: Sequence[str], shares: Mapping[str, float], rng: np.random.Generator) -> dict[str, str]:
+    order = [names[i] for i in rng.permutation(len(names))]
+    assigned: dict[str, str] = {}
+    splits = sorted(shares, key=lambda name: shares[name])  # the smallest first, so that rounding takes from the largest
+    for place, name in enumerate(splits):
+        left = len(splits) - place - 1
         count = len(order) - len(assigned) if not left else max(1, round(shares[name] * len(order)))
         count = min(count, len(order) - len(assigned) - left)
         assigned.update(dict.fromkeys(order[len(assigned) : len(assigned) + count], name))
@@ -68,31 +101,32 @@ def time_blocks(frames: int, shares: Mapping[str, float], gap: int) -> list[str 
     return kept
 
 
-def split_time(pairs: Sequence[Pair], shares: Mapping[str, float], gap: int) -> tuple[dict[str, list[Pair]], int, list[str]]:
-    """(pairs of each split, pairs that belong to none, notes that say which frames are where).
+def split_time(items: Sequence[T], shares: Mapping[str, float], gap: int) -> tuple[dict[str, list[T]], int, list[str]]:
+    """(items of each split, items that belong to none, notes that say which frames are where).
 
-    A pair belongs to a split when both of its frames do. Raises `CallError` where pairs have no place in time or a split stays empty.
+    An item belongs to a split when all of its frames do. Raises `CallError` where items have no place in time or a split stays empty.
     """
-    if any(pair.frame1 < 0 for pair in pairs):
-        raise CallError("these pairs have no place in time", "use --split-by scene")
+    if any(frame < 0 for item in items for frame in item.frames):
+        raise CallError("these images have no place in time", "use another --split-by")
     if gap < 1:
         raise CallError("--split-gap must be at least 1: frames next to each other show the same", "leave it at its default")
-    counts: dict[str, int] = {}
-    for pair in pairs:
-        counts[pair.scene] = max(counts.get(pair.scene, 0), pair.frame1 + 1, pair.frame2 + 1)
+    counts: dict[str | None, int] = {}
+    for item in items:
+        counts[item.scene] = max(counts.get(item.scene, 0), *(frame + 1 for frame in item.frames))
     labels = {scene: time_blocks(count, shares, gap) for scene, count in counts.items()}
-    split: dict[str, list[Pair]] = {name: [] for name in shares}
+    split: dict[str, list[T]] = {name: [] for name in shares}
     dropped = 0
-    for pair in pairs:
-        one, two = labels[pair.scene][pair.frame1], labels[pair.scene][pair.frame2]
-        if one is None or one != two:
+    for item in items:
+        places = {labels[item.scene][frame] for frame in item.frames}
+        name = places.pop()
+        if name is None or places:
             dropped += 1
         else:
-            split[one].append(pair)
+            split[name].append(item)
     empty = [name for name, kept in split.items() if not kept]
     if empty:
         raise CallError(
-            f"split {empty[0]!r} has no pairs: its blocks of time are too short for pairs this far apart (gap of {gap} frames)",
+            f"split {empty[0]!r} has no rows: its blocks of time are too short for a gap of {gap} frames (or for pairs that far apart)",
             "use more frames, a larger share, a smaller --split-gap or smaller gaps between the images of a pair",
         )
     notes = [f"{scene}: split by time blocks, {gap} frames between: {_runs(label)}" for scene, label in labels.items()]

@@ -1,0 +1,93 @@
+"""What every source has in common: items that become rows, files of strangers, and the order of names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sightline.methods.errors import BrokenSampleError, CallError
+
+from ..images import MAX_BYTES, Fit
+
+Skip = Callable[[str, str], None]
+"""(what, why)"""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Item(Protocol):
+    """A row to be, by its files."""
+
+    @property
+    def id(self) -> str: ...
+
+    def row(self, fit: Fit) -> dict[str, Any]:
+        """The row, its images cut, resized and encoded. Raises `BrokenSampleError` with `reason: detail`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """The rows of one shard: these items, read, cut, resized and encoded."""
+
+    items: tuple[Item, ...]
+    fit: Fit
+
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+        for item in self.items:
+            try:
+                yield item.row(self.fit)
+            except BrokenSampleError as error:
+                skip_broken(skip, item.id, error)
+
+
+def skip_broken(skip: Skip, what: str, error: BrokenSampleError) -> None:
+    """Counts under the reason alone; the detail goes with the name."""
+    reason, _, detail = str(error).partition(": ")
+    skip(f"{what} ({detail})" if detail else what, reason)
+
+
+def read_file(path: str) -> bytes:
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise BrokenSampleError(f"file larger than {MAX_BYTES:,} bytes: {Path(path).name}")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BrokenSampleError(f"file is missing: {Path(path).name}") from None
+    except OSError as error:
+        raise BrokenSampleError(f"file cannot be read: {Path(path).name}, {error.strerror}") from None
+
+
+def natural(name: str | Path) -> tuple[object, ...]:
+    """A sort key that puts `frame2` before `frame10`; of a path it is the name that counts."""
+    text = name if isinstance(name, str) else name.name
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text))
+
+
+def images_in(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()), key=natural)
+
+
+def images_below(folder: Path) -> list[str]:
+    """The images in a folder and in all folders below it, as relative paths in natural order; hidden ones are left out."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted((path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)), key=natural)
+
+
+def existing_folder(place: str | Path) -> Path:
+    """Raises `CallError` where there is no such folder."""
+    folder = Path(place).expanduser().resolve()
+    if not folder.is_dir():
+        raise CallError(f"there is no folder {place}", "name the folder that holds the images")
+    return folder
+
+
+def is_inside(name: str) -> bool:
+    """A relative path that stays in its folder; lists of files come from strangers."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts

@@ -1,0 +1,76 @@
+"""A text list of images: a path a line, and after a tab or a space a label, if it has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sightline.methods.errors import CallError
+
+from ..manifest import Source
+from .images import WHOLE, ClassList, FoundImages, ImageFile, missing_classes
+from .items import existing_folder, is_inside, natural
+from .masks import read_names
+
+
+def find(place: str, name: str, licence: str = "unstated", *, root: str | None = None, classes: str | None = None) -> FoundImages:
+    """The images that the list at `place` names, relative to `root` or to the folder of the list.
+
+    A label is a name or a number. Without `classes` (a file with one name a line) the classes are the labels that occur, in natural
+    order; with it a label is one of its names or an index. Raises `CallError` for a label that is neither, and for a single class.
+    """
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise CallError(f"there is no list {place}", "name a text file with a path a line")
+    folder = existing_folder(root) if root is not None else path.parent
+    found = FoundImages(Source(where=str(path), licence=licence, reader="list"), {WHOLE: []})
+    lines = _lines(path, folder, found.skips)
+    names = () if classes is None else read_names(Path(classes).expanduser())
+    texts = sorted({label for _, _, label in lines if label is not None}, key=natural)
+    if texts and not names:
+        names = tuple(texts)
+        if len(names) < 2:
+            raise CallError(f"{path} has a single class: {names[0]}", "labels need two classes or more; leave the labels out for none")
+    index_of = {label: index for index, label in enumerate(names)}
+    for number, file, label in lines:
+        if texts and label is None:
+            found.skips.append((f"{name}/{file}", "no label, where other lines have one"))
+            continue
+        index = None if label is None else index_of.get(label)
+        if label is not None and index is None:
+            if not label.isdecimal() or int(label) >= len(names):
+                raise CallError(
+                    f"{path} line {number}: label {label!r} is none of the {len(names)} classes of {classes}", "mend the line or the list"
+                )
+            index = int(label)
+        parent = Path(file).parent.as_posix()
+        scene = None if texts else name if parent == "." else f"{name}/{parent}"
+        found.parts[WHOLE].append(ImageFile(f"{name}/{file}", f"{folder}/{file}", scene, index))
+    if texts:
+        found.classes = ClassList(names)
+        found.notes = missing_classes(found.parts, names)
+    return found
+
+
+def _lines(path: Path, folder: Path, skips: list[tuple[str, str]]) -> list[tuple[int, str, str | None]]:
+    """(line number, path, label) of every usable line. Without a tab, what follows the last space is a label unless the path has it."""
+    usable: list[tuple[int, str, str | None]] = []
+    seen: set[str] = set()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CallError(f"cannot read {path}: {error}", "give a text file with a path a line") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        file, _, label = line.strip().partition("\t")
+        if not label and " " in file and not (is_inside(file) and (folder / file).is_file()):
+            file, _, label = file.rpartition(" ")
+        file, label = file.strip(), label.strip()
+        if not is_inside(file):
+            skips.append((f"{path.name} line {number}", "a path leaves the folder"))
+        elif file in seen:
+            skips.append((f"{path.name} line {number}", "a file is listed twice"))
+        else:
+            seen.add(file)
+            usable.append((number, file, label or None))
+    return usable

@@ -1,0 +1,121 @@
+"""Images with label masks: PNG files of class indices beside the images, under the same stem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sightline.methods.errors import CallError
+
+from ..manifest import Source
+from .images import SPLITS, WHOLE, ClassList, FoundImages, ImageFile
+from .items import existing_folder, images_below, is_inside
+
+CLASSES = "classes.txt"
+LAYOUTS = (
+    ("images/{split}", "masks/{split}"),
+    ("images/{split}", "labels/{split}"),
+    ("images/{split}", "annotations/{split}"),
+    ("{split}/images", "{split}/masks"),
+    ("{split}/images", "{split}/labels"),
+    ("{split}", "{split}annot"),
+    ("images", "masks"),
+    ("images", "labels"),
+    ("images", "annotations"),
+    ("JPEGImages", "SegmentationClass"),
+)
+"""Where images and masks lie in their folder, tried in this order."""
+
+
+def find(
+    place: str,
+    name: str,
+    licence: str = "unstated",
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    classes: str | None = None,
+    ignore: int | None = None,
+) -> FoundImages:
+    """Images with the mask of the same relative path and stem. `images` and `masks` name their folders, with `{split}` if there are splits.
+
+    Raises `CallError` where no layout fits, where there is no list of classes, and for a pattern that makes no sense.
+    """
+    folder = existing_folder(place)
+    layouts = LAYOUTS if images is None and masks is None else (_asked(images, masks),)
+    folders = next((there for layout in layouts if (there := _folders(folder, *layout))), None)
+    if folders is None:
+        tried = ", ".join(f"{one} + {two}" for one, two in layouts)
+        raise CallError(
+            f"{folder} has no folders of images and masks; looked for: {tried}", "name them: --images 'rgb/{split}' --masks 'gt/{split}'"
+        )
+    listed = folder / CLASSES if classes is None else Path(classes).expanduser()
+    if not listed.is_file():
+        what = f"{folder} has no {CLASSES}" if classes is None else f"there is no file {classes}"
+        raise CallError(
+            f"{what}: masks hold numbers, and the list says what they mean",
+            "give the names of the classes, one a line, the first for index 0: --classes FILE",
+        )
+    found = FoundImages(
+        Source(where=str(folder), licence=licence, reader="masks"), classes=mask_classes(read_names(listed), ignore, str(listed))
+    )
+    for part, (of_images, of_masks) in folders.items():
+        where = f"{name}/{part}" if part else name
+        known = {Path(path).with_suffix("").as_posix(): path for path in images_below(of_masks)}
+        found.parts[part] = []
+        for path in images_below(of_images):
+            stem = Path(path).with_suffix("").as_posix()
+            item = f"{where}/{path}"
+            if stem not in known:
+                found.skips.append((item, "an image has no mask"))
+                continue
+            scene = f"{name}/{Path(stem).parent.as_posix()}" if "/" in stem else name
+            found.parts[part].append(
+                ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=found.classes)
+            )
+        found.skips += [(f"{of_masks.relative_to(folder).as_posix()}/{path}", "a mask has no image") for path in known.values()]
+    return found
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of classes, one a line, or `<index> <name>` in order of the index. Raises `CallError` for none, one, or one twice."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CallError(f"cannot read the classes in {path}: {error}", "give a text file with one name a line") from None
+    halves = [line.split(None, 1) for line in lines]
+    if all(len(half) == 2 and half[0].rstrip(":") == str(index) for index, half in enumerate(halves)):
+        lines = [half[1] for half in halves]
+    twice = [name for index, name in enumerate(lines) if name in lines[:index]]
+    if len(lines) < 2 or twice:
+        what = f"names {twice[0]!r} twice" if twice else f"names {len(lines)} class(es); there must be two or more"
+        raise CallError(f"{path} {what}", "give a text file with one name a line")
+    return tuple(lines)
+
+
+def mask_classes(names: tuple[str, ...], ignore: int | None, where: str) -> ClassList:
+    """The classes of masks. A name that the list has for `ignore` at its end is left out: it is no class."""
+    if ignore is not None and not 0 <= ignore <= 65535:
+        raise CallError(f"--ignore {ignore} is no value of a mask", "give the index of the pixels without a class, for example 255")
+    if ignore == len(names) - 1:
+        names = names[:-1]
+    if len(names) < 2:
+        raise CallError(f"{where} leaves a single class beside the ignored one", "segmentation needs two classes or more")
+    return ClassList(names, ignore)
+
+
+def _asked(images: str | None, masks: str | None) -> tuple[str, str]:
+    if images is None or masks is None:
+        raise CallError("--images and --masks belong together", "for example --images 'rgb/{split}' --masks 'gt/{split}'")
+    if not is_inside(images) or not is_inside(masks) or ("{split}" in images) != ("{split}" in masks):
+        raise CallError(
+            f"--images {images!r} --masks {masks!r}: two folders below DIR, {{split}} in both or in none",
+            "for example --images 'rgb/{split}' --masks 'gt/{split}'",
+        )
+    return images, masks
+
+
+def _folders(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path]]:
+    names = SPLITS if "{split}" in images else (WHOLE,)
+    there = {name: (folder / images.replace("{split}", name), folder / masks.replace("{split}", name)) for name in names}
+    there = {name: pair for name, pair in there.items() if all(one.is_dir() for one in pair)}
+    return there if "train" in there or WHOLE in there else {}

@@ -1,0 +1,81 @@
+"""The images of a finished pair data set as single images: each once, with its scene, its time and its depth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.methods.errors import BrokenSampleError, CallError
+
+from ..dataset import Dataset
+from ..images import Fit, fit_depth, fit_image
+from ..rows import DEPTH_COLUMNS, IMAGE_COLUMNS
+from ..writer import SHARD_BYTES
+from .items import Skip, skip_broken
+
+_VIEWS = tuple(zip(("1", "2"), IMAGE_COLUMNS["pairs"], DEPTH_COLUMNS["pairs"], strict=True))
+
+
+@dataclass(frozen=True)
+class PairFrames:
+    """The rows of one shard: (shard, row group, ((row, view), ...)) of the pair data set. The fingerprint stands for its content."""
+
+    uri: str
+    fingerprint: str
+    fit: Fit
+    groups: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
+
+    @property
+    def count(self) -> int:
+        return sum(len(places) for _, _, places in self.groups)
+
+    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+        dataset = Dataset.open(self.uri, "pairs")
+        if dataset.fingerprint != self.fingerprint:
+            raise CallError(f"{self.uri} changed while it was read", "run the same command again with --overwrite")
+        for shard, group, places in self.groups:
+            table = dataset.read(shard, group)
+            for row, view in places:
+                pair = table.slice(row, 1).to_pylist()[0]
+                name, image, depth = _VIEWS[view]
+                try:
+                    data, at = fit_image(pair[image], self.fit)
+                    kept = fit_depth(pair[depth], at) if pair[depth] is not None else None
+                    yield {"id": f"{pair['id']}#{name}", "scene": pair["scene"], "time": pair["time"], "image": data, "depth": kept}
+                except BrokenSampleError as error:
+                    skip_broken(skip, f"{pair['id']}#{name}", error)
+
+
+def frames_of(dataset: Dataset, fit: Fit) -> list[PairFrames]:
+    """The shards of its images, in stored order, which is a drawn one. Reads every image once, to find those that several pairs share."""
+    if dataset.kind != "pairs":
+        raise CallError(f"{dataset.uri} holds {dataset.kind}, not pairs", "name a data set made by `sightline prepare pairs`")
+    seen: set[bytes] = set()
+    shards: list[PairFrames] = []
+    groups: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
+    size = 0
+
+    def close() -> None:
+        nonlocal groups, size
+        if groups:
+            shards.append(PairFrames(dataset.uri, dataset.fingerprint, fit, tuple(groups)))
+        groups, size = [], 0
+
+    for shard, group, _ in dataset.row_groups:
+        table = dataset.read(shard, group, columns=[image for _, image, _ in _VIEWS])
+        places: list[tuple[int, int]] = []
+        for row, stored in enumerate(table.to_pylist()):
+            for view, (_, image, _) in enumerate(_VIEWS):
+                digest = hashlib.blake2b(stored[image], digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    places.append((row, view))
+                    size += len(stored[image])
+        if places:
+            groups.append((shard, group, tuple(places)))
+        if size >= SHARD_BYTES:
+            close()
+    close()
+    return shards
