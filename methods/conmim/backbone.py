@@ -64,7 +64,9 @@ class BiasedAttention(nn.Module):
     def project(self, x: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v as b x heads x n x head width."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        b, n, d = x.shape
+        thirds = linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads)
+        q, k, v = thirds.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
     def forward(self, x: Float[Tensor, "b n d"], bias: Bias | None) -> Float[Tensor, "b n d"]:

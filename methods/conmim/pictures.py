@@ -60,7 +60,7 @@ def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> Pi
 
 def heat(image: Float[Tensor, "b 3 h w"], shares: Float[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
     """The darkened grey image, lit where the share of a patch is large."""
-    light = (shares / shares.amax(dim=1, keepdim=True)).unflatten(1, grid)[:, None]
+    light = (shares / shares.amax(dim=1, keepdim=True)).view(-1, 1, *grid)
     light = light.repeat_interleave(image.shape[2] // grid[0], 2).repeat_interleave(image.shape[3] // grid[1], 3)
     colour = torch.tensor(HEAT, device=image.device).view(3, 1, 1)
     return image.mean(dim=1, keepdim=True) * 0.5 * (1 - light) + light * colour
@@ -76,6 +76,7 @@ def outline(
     y, x = rows - (place // across * patch)[:, None], columns - (place % across * patch)[:, None]
 
     def inside(margin: int) -> Tensor:
-        return ((y >= margin) & (y < patch - margin))[:, None, :, None] & ((x >= margin) & (x < patch - margin))[:, None, None, :]
+        found: Tensor = ((y >= margin) & (y < patch - margin))[:, None, :, None] & ((x >= margin) & (x < patch - margin))[:, None, None, :]
+        return found
 
     return torch.where(inside(0) & ~inside(width), torch.tensor(colour, device=image.device).view(3, 1, 1), image)

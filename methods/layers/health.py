@@ -15,7 +15,8 @@ def feature_std(features: Float[Tensor, "*n d"]) -> Float[Tensor, ""]:
     1: directions are spread evenly; 0: all rows point the same way (SimSiam, section 4.2).
     """
     rows = normalize(features.flatten(0, -2).float(), dim=-1)
-    return rows.std(dim=0, correction=0).mean() * rows.shape[-1] ** 0.5
+    spread: Tensor = rows.std(dim=0, correction=0).mean() * rows.shape[-1] ** 0.5
+    return spread
 
 
 @torch.no_grad()
