@@ -49,20 +49,20 @@ def split_scenes(scenes: Sequence[str], shares: Mapping[str, float], seed: int) 
     return _deal(sorted(scenes), shares, keyed_rng("split", seed))
 
 
-def split_images(ids: Sequence[str], labels: Sequence[int | None], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Id -> split, drawn image by image, of each class by itself (images without a label are one more).
+def split_images(ids: Sequence[str], classes: Sequence[str | None], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Id -> split, drawn image by image, of each class by itself (images without a class are one more).
 
     Raises `CallError` for a class with fewer images than splits.
     """
-    by_label: dict[int | None, list[str]] = {}
-    for name, label in zip(ids, labels, strict=True):
-        by_label.setdefault(label, []).append(name)
+    members: dict[str | None, list[str]] = {}
+    for name, its_class in zip(ids, classes, strict=True):
+        members.setdefault(its_class, []).append(name)
     assigned: dict[str, str] = {}
-    for label, names in by_label.items():
+    for its_class, names in members.items():
         if len(names) < len(shares):
-            which = "" if label is None else f" of class {label}"
+            which = "" if its_class is None else f" of class {its_class!r}"
             raise CallError(f"{len(names)} image(s){which} cannot be split {len(shares)} ways", "add images, or leave --split out")
-        assigned.update(_deal(sorted(names), shares, keyed_rng("split", seed, str(label))))
+        assigned.update(_deal(sorted(names), shares, keyed_rng("split", seed, str(its_class))))
     return assigned
 
 
