@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "quickstart": "the main job on an embedded default, from rendered rooms to a registered encoder, in minutes",
-    "prepare": "turn what you have (pairs, RGB-D, frames, rendered rooms) into a data set",
+    "prepare": "turn what you have (pairs, RGB-D, frames, images, masks, rendered rooms) into a data set",
     "inspect": "show what a data set holds: counts, sizes, overlap, a contact sheet",
     "pretrain": "train an encoder by a recipe, probe it, register it, report on it",
     "finetune": "train an encoder on with labels (classification, segmentation), and score it",
