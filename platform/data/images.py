@@ -142,7 +142,7 @@ def fit_segmentation(data: bytes, at: Placement, classes: int, ignore_index: int
     if indices.shape != at.original:
         (height, width), (h, w) = indices.shape, at.original
         raise BrokenSampleError(f"mask and image differ in size: {width} x {height} and {w} x {h}")
-    beyond = [int(value) for value in np.unique(indices) if value >= classes and value != ignore_index]
+    beyond = [value for value in count_indices(indices) if value >= classes and value != ignore_index]
     if beyond:
         raise BrokenSampleError(f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {classes} classes")
     if at.stored == at.original:
@@ -184,6 +184,12 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
         return np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8)
     except _DAMAGED as error:
         raise BrokenSampleError(f"damaged mask: {_first_line(error)}") from None
+
+
+def count_indices(indices: np.ndarray) -> dict[int, int]:
+    """Pixels of each value that occurs, in order."""
+    counts = np.bincount(indices.ravel())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def encode_segmentation(indices: np.ndarray) -> bytes:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 
-from .images import decode_segmentation, open_image
+from .images import count_indices, decode_segmentation, open_image
 from .manifest import MANIFEST_NAME, Manifest, Overlap, Provenance, Shard, Skipped, Source, fingerprint
 from .rows import DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
 from .storage import exists, open_place, write_bytes
@@ -276,8 +276,7 @@ class _Seen:
         if row.get("label") is not None:
             self._labels[int(row["label"])] += 1
         if row.get("segmentation") is not None:
-            values, counts = np.unique(decode_segmentation(row["segmentation"]), return_counts=True)
-            self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            self._pixels.update(count_indices(decode_segmentation(row["segmentation"])))
         for name in self._images:
             width, height = open_image(row[name]).size
             self._sizes.append((height, width))
