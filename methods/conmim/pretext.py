@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ from .config import ConMIMConfig, ConMIMModel
 from .encoder import ConMIMEncoder, layer_of, normalise
 from .schedule import conmim_schedules
 from .views import BLUR, GREY, JITTERED, SOLARISE, blur_reach
+
+STD = 0.02
 
 
 def projector(model: ConMIMModel) -> nn.Sequential:
@@ -210,7 +213,7 @@ def build(config: ConMIMConfig, live: Live) -> ConMIMPretext:
 
 @torch.no_grad()
 def initialise(network: nn.Module, model: ConMIMModel, generator: torch.Generator) -> None:
-    """Matrices, convolution, tokens and position table: normal(0, 0.02), cut at one standard deviation. Biases and bias tables 0, norms
+    """Matrices, convolution, tokens and position table: normal(0, `STD`), cut at one standard deviation. Biases and bias tables 0, norms
     1 / 0, branch factors `layer_scale`. Then the last matrices of both branches of block i, from 1, are divided by sqrt(2 i)."""
     for name, tensor in network.state_dict(keep_vars=True).items():
         last = name.rpartition(".")[2]
@@ -221,7 +224,13 @@ def initialise(network: nn.Module, model: ConMIMModel, generator: torch.Generato
         elif tensor.ndim == 1:  # norms and their running variances
             tensor.fill_(1)
         else:
-            nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02, generator=generator)
+            _cut_normal(tensor, generator)
     for i, block in enumerate(network.backbone.blocks, start=1):  # type: ignore[union-attr, arg-type]
         block.attn.proj.weight.div_((2 * i) ** 0.5)
         block.mlp.fc2.weight.div_((2 * i) ** 0.5)
+
+
+def _cut_normal(tensor: Tensor, generator: torch.Generator) -> None:
+    """By the inverse of the distribution: PyTorch's own draws the whole tensor again until every element is inside, ten times here."""
+    inside = math.erf(1 / 2**0.5)  # of the normal distribution, within one standard deviation
+    tensor.uniform_(-inside, inside, generator=generator).erfinv_().mul_(STD * 2**0.5).clamp_(-STD, STD)
