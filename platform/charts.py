@@ -86,7 +86,7 @@ def interval_chart(title: str, rows: Sequence[tuple[str, float, float | None, fl
     low_end, high_end = min([*ends, 0.0] if from_zero else ends), max(ends)
     pad = (high_end - low_end) * 0.08 or 1.0
     low_end, high_end = (0.0 if from_zero and low_end >= 0 else low_end - pad), high_end + pad
-    left, line = 150, 30
+    left, line = min(230, max(150, 20 + 7 * max(len(name) for name, *_ in rows))), 30
     height = TOP + line * len(rows) + 36
 
     def at(value: float) -> float:

@@ -19,6 +19,8 @@ from sightline.methods.errors import CallError
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.settings import Duration, Length, Settings, explain, nearest
 
+from .probes.catalog import PROBES
+
 RECIPES = Path(__file__).parent.parent / "pipelines" / "recipes"
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
 
@@ -65,10 +67,29 @@ class TrainConfig(Settings):
 
 
 class ProbeConfig(Settings):
-    names: tuple[Literal["depth"], ...] = Field(default=("depth",), description="probes at the end of training, where the data allow them")
-    train: str | None = Field(default=None, description="data set that trains probe heads; default: data.train")
-    test: str | None = Field(default=None, description="data set that tests them; default: data.val")
+    names: tuple[str, ...] = Field(default=tuple(PROBES), description="probes at the end of training, where the data allow them")
+    train: tuple[str, ...] = Field(default=(), description="data sets that train probe heads; default: data.train")
+    test: tuple[str, ...] = Field(default=(), description="those that test them, in the same order; default: data.val")
     samples: int = Field(default=1000, ge=1, description="most pairs for the method's own claims")
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PROBES:
+                raise ValueError(f"there is no probe {name!r}: {nearest(name, list(PROBES))}")
+        return value
+
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _in_couples(self) -> ProbeConfig:
+        if len(self.train or ("",)) != len(self.test or ("",)):
+            raise ValueError(f"{len(self.train)} data sets in probe.train and {len(self.test)} in probe.test: they go in couples")
+        return self
 
 
 class LogConfig(Settings):
@@ -111,6 +132,12 @@ class Experiment(Settings):
         """The run's clock for a data set of `samples` rows."""
         clock = Clock(steps=0, batch_size=self.batch.size, samples=samples)
         return Clock(steps=max(1, round(clock.in_steps(self.train.length))), batch_size=self.batch.size, samples=samples)
+
+    @property
+    def probe_data(self) -> list[tuple[str, str]]:
+        """(training, test) data sets of the probes, of which each takes the first that has what it needs."""
+        train, test = self.probe.train or (self.data.train,), self.probe.test or (self.data.val,)
+        return [(str(one), str(other)) for one, other in zip(train, test, strict=True) if one and other]
 
     def sections(self) -> dict[str, Any]:
         """Plain values as a recipe holds them; `load` of this gives an equal experiment."""

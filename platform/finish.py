@@ -20,6 +20,7 @@ from sightline.methods.random import Noise
 from . import checkpoint, summary, weights
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
+from .probes.findings import flat_metrics
 from .runs import Run
 from .tracking import Tracking
 
@@ -79,9 +80,9 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
             with console.status("measuring the method's claims"):
                 claims = measure_claims(pretext, views, val, seed=0, batch=group, limit=experiment.probe.samples, device=device)
         (run.folder / "claims.json").write_text(json.dumps(claims, indent=1))
-    probe = _probe(run, encoder, device, console)
-    metrics = {**_claim_metrics(claims), **_probe_metrics(probe)}
-    headline = summary.headline(run, claims, probe)
+    probes = _probe(run, encoder, device, console)
+    metrics = {**_claim_metrics(claims), **flat_metrics(probes)}
+    headline = summary.headline(run, claims, probes)
 
     with console.status("registering the encoder"):
         registered = _register(run, tracking, encoder, saved, found, metrics, headline)
@@ -96,7 +97,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
             "facts": summary.facts(run, train, val, found, memory.peak, sum(p.numel() for p in encoder.parameters())),
             "curves": summary.curves(run),
             "pictures": pictures,
-            "probe": probe,
+            "probes": list(probes.values()),
             "claims": claims,
             "meanings": dict(method.loss_figures),
             "time": summary.phase_seconds(run),
@@ -109,7 +110,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     )
     settings = run.folder / "settings.yaml"
     settings.write_text(experiment.to_yaml())
-    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probe.json", *_save_pictures(run, pictures)]
+    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_pictures(run, pictures)]
     with suppress(Exception):  # a tracking server that is away holds nothing up; the run's folder has it all
         _log_dataset(run, tracking, train)
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
@@ -158,20 +159,28 @@ def _log_dataset(run: Run, tracking: Tracking, train: Dataset) -> None:
     tracking.client.set_tag(run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
 
 
-def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, Any] | None:
+def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, dict[str, Any]]:
+    """Probe name -> result, kept in `probes.json`; empty where no data set tests anything."""
     experiment = run.experiment
-    train, test = experiment.probe.train or experiment.data.train, experiment.probe.test or experiment.data.val
-    if "depth" not in experiment.probe.names or train is None or test is None:
-        return None
-    from .probes.depth import run_depth_probe
+    places = experiment.probe_data
+    if not experiment.probe.names or not places:
+        return {}
+    from .probes.bench import Contender
+    from .probes.run import Couple, run_probes
 
     method = find_method(experiment.method)
-    controls = [method.build(experiment.settings, Live(seed=seed)).encoder().eval() for seed in CONTROLS]
-    with console.status("probing depth"):
-        name = "trained encoder"
-        result = run_depth_probe({name: encoder}, Dataset.open(train), Dataset.open(test), controls=controls, device=device)
-    (run.folder / "probe.json").write_text(json.dumps(result, indent=1))
-    return result
+    controls = tuple(method.build(experiment.settings, Live(seed=seed)).encoder().eval() for seed in CONTROLS)
+    couples = [Couple(Dataset.open(train), Dataset.open(test)) for train, test in places]
+    with console.status("probing the encoder") as status:
+        results = run_probes(
+            experiment.probe.names,
+            [Contender("trained encoder", encoder, controls)],
+            couples,
+            device=device,
+            progress=lambda what, share: status.update(f"{what}, {share:.0%}"),
+        )
+    (run.folder / "probes.json").write_text(json.dumps(results, indent=1))
+    return results
 
 
 def _register(
@@ -204,14 +213,3 @@ def _register(
 
 def _claim_metrics(claims: Mapping[str, Any] | None) -> dict[str, float]:
     return {f"claim/{name}": figure["value"] for name, figure in (claims or {}).get("figures", {}).items()}
-
-
-def _probe_metrics(probe: Mapping[str, Any] | None) -> dict[str, float]:
-    if not probe or "skipped" in probe:
-        return {}
-    kinds = {row["kind"]: row for row in reversed(probe["rows"])}
-    out: dict[str, float] = {}
-    for kind, label in (("encoder", ""), ("control mean", "random_")):
-        if kind in kinds:
-            out |= {f"probe/depth/{label}{metric}": figure["value"] for metric, figure in kinds[kind]["metrics"].items()}
-    return out

@@ -23,7 +23,7 @@ from .runs import redact
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` before anything starts."""
     data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
-    probe = {name: absolute(value) for name in ("train", "test") if (value := getattr(experiment.probe, name))}
+    probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
     experiment = experiment.model_copy(
         update={"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
     )
@@ -35,9 +35,8 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.group, experiment.data.block)
     if experiment.data.val is not None:
         _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
-    for uri in (experiment.probe.train, experiment.probe.test):
-        if uri is not None:
-            Dataset.open(uri)
+    for uri in (*experiment.probe.train, *experiment.probe.test):
+        Dataset.open(uri)
     if not os.environ.get("RAY_ADDRESS"):
         local_plan(experiment)
     tracking_uri(experiment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def write_report(path: str | Path, run: Mapping[str, Any]) -> Path:
 
     Keys of `run`, all but `title` optional: `title`; `kind` (what the page is of, as 'pre-training run'); `headline` (one or two plain
     sentences); `facts` [(label, value)]; `curves` {name: [(step, value)]}, those whose names end in 'loss' share a chart; `pictures`
-    [`Picture`]; `probe` (result of a probe); `claims` (result of `measure_claims`); `meanings` {figure: what it means}; `time` {phase:
+    [`Picture`]; `probes` [result of a probe]; `claims` (result of `measure_claims`); `meanings` {figure: what it means}; `time` {phase:
     seconds}; `config` {flat key: value}; `provenance` [text]; `commands` [shell line]; `next` [text]; `warnings` [text].
     """
     path = Path(path)
@@ -39,7 +39,7 @@ def write_report(path: str | Path, run: Mapping[str, Any]) -> Path:
         _facts(run.get("facts") or ()),
         _claims(run.get("claims"), run.get("meanings") or {}),
         _pictures(run.get("pictures") or ()),
-        _probe(run.get("probe")),
+        _probes(run.get("probes") or ()),
         _curves(run.get("curves") or {}),
         _section("Where the time went", stacked_bar("Training", run.get("time") or {})),
         _section("What to try next", _list(run.get("next") or (), "ol")),
@@ -119,31 +119,19 @@ def _span(figure: Mapping[str, Any], show: Any) -> str:
     return f"{show(figure['value'])}<small>{show(figure['low'])} to {show(figure['high'])}</small>"
 
 
-def _probe(probe: Mapping[str, Any] | None) -> str:
-    if not probe:
-        return ""
-    heading = f"Probe: {str(probe['title'])[:1].lower()}{str(probe['title'])[1:]}"
-    if probe.get("skipped"):
-        return _section(heading, f'<p class="note">{escape(str(probe["skipped"]))}</p>')
-    metrics: Mapping[str, Mapping[str, str]] = probe["metrics"]
+def _probes(probes: Sequence[Mapping[str, Any]]) -> str:
+    """A section for each probe, and one for those that the data did not allow."""
+    skipped = _list([probe["skipped"] for probe in probes if "skipped" in probe], "ul")
+    sections = [_probe(probe) for probe in probes if "skipped" not in probe]
+    return "\n".join([*sections, *([_section("Probes that the data did not allow", skipped)] if skipped else [])])
 
-    def shower(metric: Mapping[str, str], sign: str) -> Any:
-        if metric["unit"] == "%":
-            return lambda value: f"{value * 100:{sign}.1f}"
-        return lambda value: f"{value:{sign}.3f}"
 
-    def header(metric: Mapping[str, str], unit: str) -> str:
-        arrow = "higher is better" if metric["better"] == "higher" else "lower is better"
-        return f'<th scope="col" title="{escape(metric["means"])}">{escape(metric["label"])}{unit}<small>{arrow}</small></th>'
-
-    def unit_of(metric: Mapping[str, str], points: bool = False) -> str:
-        unit = "points" if points and metric["unit"] == "%" else metric["unit"]
-        return f", {escape(unit)}" if unit else ""
-
+def _probe(probe: Mapping[str, Any]) -> str:
+    metrics: Mapping[str, Mapping[str, str]] = {key: about for key, about in probe["metrics"].items() if "group" not in about}
     weight = {"encoder": ' class="main"', "control": ' class="minor"'}
     rows = "".join(
         f'<tr{weight.get(row["kind"], "")}><th scope="row">{escape(row["name"])}</th>'
-        + "".join(f"<td>{_span(row['metrics'][key], shower(metric, ''))}</td>" for key, metric in metrics.items())
+        + "".join(f"<td>{_span(row['metrics'][key], _shower(metric))}</td>" for key, metric in metrics.items())
         + "</tr>"
         for row in probe["rows"]
     )
@@ -154,7 +142,7 @@ def _probe(probe: Mapping[str, Any] | None) -> str:
             word = difference["metrics"][key]["verdict"]
             shade = {"better": "good", "worse": "bad"}.get(word, "")
             cells.append(
-                f'<td>{_span(difference["metrics"][key], shower(metric, "+"))}<span class="verdict {shade}">{escape(word)}</span></td>'
+                f'<td>{_span(difference["metrics"][key], _shower(metric, "+"))}<span class="verdict {shade}">{escape(word)}</span></td>'
             )
         differences += f'<tr><th scope="row">{escape(difference["name"])}</th>{"".join(cells)}</tr>'
     first = next(iter(metrics))
@@ -168,13 +156,50 @@ def _probe(probe: Mapping[str, Any] | None) -> str:
     body = [
         f"<p>{escape(probe.get('finding', ''))}</p>",
         f'<div class="charts">{chart}</div>',
-        _table("Figures, each with its interval", [header(m, unit_of(m)) for m in metrics.values()], rows),
-        _table("Differences on the same resamples", [header(m, unit_of(m, True)) for m in metrics.values()], differences),
+        _table("Figures, each with its interval", [_metric_header(m) for m in metrics.values()], rows),
+        _table("Differences on the same resamples", [_metric_header(m, points=True) for m in metrics.values()], differences),
+        _details(probe),
         f'<p class="note">{escape(meanings)}.</p><p class="note">{escape(probe["covers"])}</p>',
         f'<p class="note">{escape(counts)}. Protocol {escape(probe["probe"])} version {probe["protocol"]["version"]} '
         f"({escape(probe['protocol_hash'])}); {probe['seconds']:.0f} s.</p>",
     ]
-    return _section(heading, "\n".join(body))
+    title = str(probe["title"])
+    return _section(f"Probe: {title[:1].lower()}{title[1:]}", "\n".join(body))
+
+
+def _details(probe: Mapping[str, Any]) -> str:
+    """Figures of detail, such as the IoU of each class: a table for each group, turned, with one column for each row of the result."""
+    groups: dict[str, list[str]] = {}
+    for key, about in probe["metrics"].items():
+        if "group" in about:
+            groups.setdefault(about["group"], []).append(key)
+    shown = [row for row in probe["rows"] if row["kind"] != "control"]
+    tables = []
+    for group, keys in groups.items():
+        about = probe["metrics"]
+        lines = "".join(
+            f'<tr><th scope="row">{escape(about[key]["label"])}</th>'
+            + "".join(f"<td>{_span(row['metrics'][key], _shower(about[key]))}</td>" for row in shown)
+            + "</tr>"
+            for key in keys
+        )
+        unit = about[keys[0]]["unit"]
+        headers = [f'<th scope="col">{escape(row["name"])}</th>' for row in shown]
+        tables.append(_table(f"{group}{f', {unit}' if unit else ''}", headers, lines))
+    return "\n".join(tables)
+
+
+def _shower(metric: Mapping[str, str], sign: str = "") -> Callable[[float], str]:
+    if metric["unit"] == "%":
+        return lambda value: f"{value * 100:{sign}.1f}"
+    return lambda value: f"{value:{sign}.3f}"
+
+
+def _metric_header(metric: Mapping[str, str], *, points: bool = False) -> str:
+    unit = "points" if points and metric["unit"] == "%" else metric["unit"]
+    arrow = "higher is better" if metric["better"] == "higher" else "lower is better"
+    after = f", {escape(unit)}" if unit else ""
+    return f'<th scope="col" title="{escape(metric["means"])}">{escape(metric["label"])}{after}<small>{arrow}</small></th>'
 
 
 def _table(caption: str, headers: Sequence[str], rows: str) -> str:

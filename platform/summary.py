@@ -13,6 +13,7 @@ from sightline.methods.settings import Duration
 from . import config
 from .checkpoint import Checkpoint
 from .data.dataset import Dataset
+from .probes.findings import brief
 from .runs import Run, command_line
 
 
@@ -26,7 +27,7 @@ def phase_seconds(run: Run) -> dict[str, float]:
     return dict(seconds)
 
 
-def headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, Any] | None) -> str:
+def headline(run: Run, claims: Mapping[str, Any] | None, probes: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
     if claims:
         parts.append(claims.get("finding", ""))
@@ -35,8 +36,11 @@ def headline(run: Run, claims: Mapping[str, Any] | None, probe: Mapping[str, Any
             figures = claims["figures"]
             against = _tail(find_method(run.experiment.method).loss_figures.get(other, other))
             parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
-    if probe:
-        parts.append(probe.get("finding") or probe.get("skipped", ""))
+    done = [result for result in probes.values() if "skipped" not in result]
+    if len(done) == 1:
+        parts.append(done[0]["finding"])
+    elif done:
+        parts.append(f"Probes of the frozen encoder: {'; '.join(brief(result) for result in done)}.")
     nothing = "Trained; nothing was measured: that needs data.val, and a claim or a probe that fits the data."
     return " ".join(part for part in parts if part) or nothing
 

@@ -75,7 +75,7 @@ def coverage(level: float, draws: int, units: int, kind: str, also: str = "") ->
     many = kind.replace("block", "blocks") if "block" in kind else f"{kind}s"
     text = f"{level:.0%} percentile interval from {draws} resamples of {units} {many}{also}: "
     text += f"how far the figure would move with other {many} like these."
-    if kind != "scene":
+    if "block" in kind:
         text += " All blocks come from very few scenes, so it says nothing about other scenes."
     if units < 8:
         text += f" With {units} {many} only, such intervals are too narrow."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +13,18 @@ from jaxtyping import Float
 
 @dataclass
 class Moments:
-    """Sums over samples (x, y): all that least squares needs to know. Add up with `+`."""
+    """Sums over samples (x, y) with k targets: all that least squares needs to know. Add up with `+`."""
 
     count: int
     x: Float[torch.Tensor, " d"]
-    y: Float[torch.Tensor, ""]
+    y: Float[torch.Tensor, " k"]
     xx: Float[torch.Tensor, "d d"]
-    xy: Float[torch.Tensor, " d"]
-    yy: Float[torch.Tensor, ""]
+    xy: Float[torch.Tensor, "d k"]
+    yy: Float[torch.Tensor, " k"]
 
     @classmethod
-    def of(cls, x: Float[torch.Tensor, "n d"], y: Float[torch.Tensor, " n"]) -> Moments:
-        return cls(len(y), x.sum(0), y.sum(), x.T @ x, x.T @ y, y @ y)
+    def of(cls, x: Float[torch.Tensor, "n d"], y: Float[torch.Tensor, "n k"]) -> Moments:
+        return cls(len(y), x.sum(0), y.sum(0), x.T @ x, x.T @ y, (y * y).sum(0))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -38,30 +38,45 @@ def total(parts: Sequence[Moments]) -> Moments:
 
 @dataclass(frozen=True)
 class LinearHead:
-    """y = x @ weight + bias."""
+    """y = x @ weight + bias, k outputs."""
 
-    weight: Float[torch.Tensor, " d"]
-    bias: Float[torch.Tensor, ""]
+    weight: Float[torch.Tensor, "d k"]
+    bias: Float[torch.Tensor, " k"]
 
-    def __call__(self, x: Float[torch.Tensor, "*batch d"]) -> Float[torch.Tensor, "*batch"]:
+    def __call__(self, x: Float[torch.Tensor, "*batch d"]) -> Float[torch.Tensor, "*batch k"]:
         return x @ self.weight + self.bias
 
     def mean_squared_error(self, on: Moments) -> float:
-        """Mean of (x @ weight + bias - y)^2 over the samples behind `on`."""
+        """Mean over the samples behind `on` of the squared length of x @ weight + bias - y."""
         w, b = self.weight, self.bias
-        total = w @ on.xx @ w + on.count * b * b + on.yy + 2 * b * (w @ on.x) - 2 * (w @ on.xy) - 2 * b * on.y
-        return float(total.clamp_min(0)) / on.count
+        error = (w * (on.xx @ w)).sum(0) + on.count * b * b + on.yy + 2 * b * (on.x @ w) - 2 * (w * on.xy).sum(0) - 2 * b * on.y
+        return float(error.clamp_min(0).sum()) / on.count
 
 
 def ridge(moments: Moments, penalty: float) -> LinearHead:
-    """Minimises mean (z @ v + b - y)^2 + penalty |v|^2, with z the features standardised by the mean and deviation of `moments`."""
+    """Minimises mean |z @ v + b - y|^2 + penalty |v|^2, with z the features standardised by the mean and deviation of `moments`."""
     n = moments.count
     mean_x, mean_y = moments.x / n, moments.y / n
     covariance = moments.xx / n - torch.outer(mean_x, mean_x)
     variance = covariance.diagonal().clamp_min(0)
     scale = torch.where(variance > 1e-10 * variance.max().clamp_min(1e-30), variance.sqrt(), torch.inf)  # a constant feature says nothing
     correlation = covariance / torch.outer(scale, scale)
-    target = (moments.xy / n - mean_x * mean_y) / scale
-    system = correlation + penalty * torch.eye(len(target), dtype=target.dtype)
-    weight = torch.linalg.solve(system, target) / scale
+    target = (moments.xy / n - torch.outer(mean_x, mean_y)) / scale[:, None]
+    system = correlation + penalty * torch.eye(len(scale), dtype=target.dtype)
+    weight = torch.linalg.solve(system, target) / scale[:, None]
     return LinearHead(weight, mean_y - mean_x @ weight)
+
+
+def choose_ridge(folds: Mapping[int, Moments], penalties: Sequence[float]) -> tuple[float, LinearHead]:
+    """The penalty with the least squared error when each fold is predicted from the others, and the head fitted with it on everything.
+
+    Fold -1 joins only the final fit. Two other folds are needed.
+    """
+    usable = {fold: moments for fold, moments in folds.items() if fold >= 0}
+    errors = dict.fromkeys(penalties, 0.0)
+    for held_out, moments in usable.items():
+        rest = total([other for fold, other in usable.items() if fold != held_out])
+        for penalty in penalties:
+            errors[penalty] += ridge(rest, penalty).mean_squared_error(moments) * moments.count
+    best = min(errors, key=lambda penalty: errors[penalty])
+    return best, ridge(total(list(folds.values())), best)

@@ -23,22 +23,22 @@ class Units:
 
     names: list[str]
     kind: str
-    """'scene', 'time block', or 'block of rows' where times are unknown."""
+    """'scene', 'time block', 'block of rows' where times are unknown, or 'image' where each stands for itself."""
 
     @property
     def count(self) -> int:
         return len(set(self.names))
 
 
-def make_units(scenes: Sequence[str], times: Float[np.ndarray, " n"], resampling: Resampling) -> Units:
+def make_units(scenes: Sequence[str], times: Float[np.ndarray, " n"], resampling: Resampling, ids: Sequence[str] = ()) -> Units:
     """Scenes where there are enough of them, else blocks of equal counts in order of (scene, time), never across two scenes.
 
-    `times` are seconds; NaN where unknown, then the order of the images stands in.
+    `times` are seconds; NaN where unknown, then the order of `ids` stands in, or of the images where there are none.
     """
     if len(set(scenes)) >= resampling.min_scenes:
         return Units(list(scenes), "scene")
     scene = np.asarray(scenes, dtype=str)
-    order = np.lexsort((np.arange(len(scene)), np.nan_to_num(times, nan=0.0), scene))
+    order = np.lexsort((np.asarray(ids, dtype=str) if ids else np.arange(len(scene)), np.nan_to_num(times, nan=0.0), scene))
     names = [""] * len(scene)
     for rank, index in enumerate(order):
         names[index] = f"{scene[index]}#{rank * resampling.blocks // len(order):03d}"

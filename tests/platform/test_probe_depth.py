@@ -9,44 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_probes import PATCH, SIDE, Blind, PatchColour, blind_controls, probe, rows_by_name
 
-from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.probes.depth import run_depth_probe
-from sightline.platform.probes.depth_metrics import verdict_of
 from sightline.platform.probes.features import centre_box, fit_image, list_frames, patch_depth
+from sightline.platform.probes.figures import verdict_of
 from sightline.platform.probes.intervals import Interval
-from sightline.platform.probes.protocol import DEPTH_V1, protocol_hash
 from sightline.platform.probes.ridge import Moments, ridge
-
-PATCH, SIDE = 16, 64
-
-
-class PatchColour(torch.nn.Module):
-    """Features that hold what the images show: the mean colour of each patch, its square and its cube."""
-
-    dim, patch_size, image_size = 9, PATCH, (SIDE, SIDE)
-
-    def tokens(self, images: torch.Tensor) -> torch.Tensor:
-        colour = torch.nn.functional.avg_pool2d(images, PATCH).flatten(2).transpose(1, 2)
-        return torch.cat([colour, colour**2, colour**3], dim=2)
-
-
-class Blind(torch.nn.Module):
-    """Features that depend on the place in the image and the seed, never on the image."""
-
-    dim, patch_size, image_size = 8, PATCH, (SIDE, SIDE)
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.randn(1, (SIDE // PATCH) ** 2, 8, generator=torch.Generator().manual_seed(seed)))
-
-    def tokens(self, images: torch.Tensor) -> torch.Tensor:
-        return self.table.expand(len(images), -1, -1)
-
 
 Make = Callable[..., Dataset]
 
@@ -76,16 +48,8 @@ def make(tmp_path: Path) -> Make:
     return make
 
 
-def rows_by_name(result: dict) -> dict:
-    return {row["name"]: row for row in result["rows"]}
-
-
-def controls() -> list[torch.nn.Module]:
-    return [Blind(seed) for seed in (1, 2, 3)]
-
-
 def test_features_that_hold_depth_beat_random_weights_and_the_interval_says_so(make: Make) -> None:
-    result = run_depth_probe({"trained": PatchColour()}, make("train", 12), make("test", 8), controls=controls())
+    result = probe("depth", PatchColour(), make("train", 12), make("test", 8), blind_controls())
     rows = rows_by_name(result)
     assert rows["trained"]["metrics"]["delta1"]["value"] > 0.95
     assert rows["trained"]["metrics"]["rmse"]["value"] < 0.3 < rows["mean of 3 random"]["metrics"]["rmse"]["value"]
@@ -106,34 +70,34 @@ def test_better_than_random_weights_is_said_only_beyond_their_own_spread() -> No
 
 
 def test_features_without_depth_are_no_better_than_the_place_in_the_image(make: Make) -> None:
-    result = run_depth_probe({"trained": Blind(9)}, make("train", 8), make("test", 6), controls=controls())
+    result = probe("depth", Blind(9), make("train", 8), make("test", 6), blind_controls())
     rows, difference = rows_by_name(result), result["differences"][0]["metrics"]["rmse"]
     assert rows["trained"]["metrics"]["rmse"]["value"] == pytest.approx(rows["position"]["metrics"]["rmse"]["value"], rel=0.05)
     assert difference["low"] <= 0 <= difference["high"] or abs(difference["value"]) < 0.02
 
 
 def test_a_shuffled_target_destroys_the_advantage(make: Make) -> None:
-    result = run_depth_probe({"trained": PatchColour()}, make("train", 12, shuffled=True), make("test", 8), controls=controls())
+    result = probe("depth", PatchColour(), make("train", 12, shuffled=True), make("test", 8), blind_controls())
     assert rows_by_name(result)["trained"]["metrics"]["delta1"]["value"] < 0.7
     assert abs(result["differences"][0]["metrics"]["delta1"]["value"]) < 0.1
 
 
 def test_the_same_input_gives_the_same_numbers_and_leaves_the_encoder_as_it_was(make: Make) -> None:
     train, test, encoder = make("train", 6), make("test", 5), PatchColour().train()
-    first, second = (run_depth_probe({"trained": encoder}, train, test, controls=controls()) for _ in range(2))
+    first, second = (probe("depth", encoder, train, test, blind_controls()) for _ in range(2))
     for result in (first, second):
         result.pop("seconds")
     assert first == second and encoder.training
 
 
 def test_data_without_depth_skip_the_probe_with_a_reason(make: Make) -> None:
-    result = run_depth_probe({"trained": PatchColour()}, make("train", 6), make("test", 5, depth=False))
-    assert result["skipped"].startswith("probe depth skipped: no depth column") and "rows" not in result
+    result = probe("depth", PatchColour(), make("train", 6), make("test", 5, depth=False))
+    assert result["skipped"].startswith("probe depth skipped: no depth1, depth2 column") and "rows" not in result
 
 
 def test_neighbouring_frames_never_stand_on_both_sides(make: Make) -> None:
     train, test = make("train", 10, video=0.0), make("test", 3, video=30.0)  # training frames of 0-39 s, test frames of 30-41 s
-    result = run_depth_probe({"trained": PatchColour()}, train, test, controls=controls())
+    result = probe("depth", PatchColour(), train, test, blind_controls())
     assert result["counts"]["train_images"] == 2 * 29  # 0-28 s: 29 s is less than two seconds before 30 s
     assert result["counts"]["left_out_near_test"] == 2 * 11
     assert result["units"]["kind"] == "time block" and "nothing about other scenes" in result["covers"]
@@ -141,7 +105,7 @@ def test_neighbouring_frames_never_stand_on_both_sides(make: Make) -> None:
 
 def test_one_video_without_times_is_refused_because_neighbours_cannot_be_told_apart(make: Make) -> None:
     train = make("train", 6)
-    result = run_depth_probe({"trained": PatchColour()}, train, train)
+    result = probe("depth", PatchColour(), train, train)
     assert "its frames have no time" in result["skipped"]
 
 
@@ -150,14 +114,30 @@ def test_an_image_stored_in_two_pairs_counts_once(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "twice", "pairs") as writer:
         for index in range(3):
             writer.write({"id": str(index), "image1": image, "image2": image, "depth1": depth, "depth2": depth})
-    assert len(list_frames(Dataset.open(tmp_path / "twice"), 100)) == 1
+    assert len(list_frames(Dataset.open(tmp_path / "twice"), "depth", 100)) == 1
 
 
-def test_encoders_of_different_grids_are_refused(make: Make) -> None:
-    other = PatchColour()
-    other.patch_size = 8
-    with pytest.raises(CallError, match="different grids"):
-        run_depth_probe({"a": PatchColour(), "b": other}, make("train", 6), make("test", 5))
+def test_encoders_of_different_grids_stand_beside_each_other_without_a_difference(make: Make) -> None:
+    encoders = {"a": PatchColour(), "b": PatchColour(8, 32), "c": PatchColour()}
+    result = probe("depth", encoders, make("train", 6), make("test", 5))
+    assert {"raw pixels, 4 x 4 patches of 16 px", "position, 4 x 4 patches of 8 px"} <= rows_by_name(result).keys()
+    compared = [difference["of"] for difference in result["differences"]]
+    assert ["a", "c"] in compared and ["a", "b"] not in compared and ["b", "raw pixels, 4 x 4 patches of 8 px"] in compared
+
+
+def test_single_images_with_depth_are_probed_too(tmp_path: Path) -> None:
+    rng = keyed_rng("single images")
+    for name, count in (("train", 24), ("test", 8)):
+        with ShardWriter(tmp_path / name, "images") as writer:
+            for index in range(count):
+                true = np.kron(1 + 4 * rng.random((4, 4)), np.ones((PATCH, PATCH)))
+                grey = np.repeat((255 / true).round().astype(np.uint8)[..., None], 3, axis=2)
+                row = {"id": str(index), "scene": f"{name}{index}", "image": encode_image(grey, quality=95), "depth": encode_depth(true)}
+                writer.write(row)
+    result = probe("depth", PatchColour(), Dataset.open(tmp_path / "train"), Dataset.open(tmp_path / "test"))
+    rows = rows_by_name(result)
+    assert rows["trained"]["metrics"]["delta1"]["value"] > 0.95
+    assert rows["raw pixels"]["baseline"] == "pixels" and rows["raw pixels"]["metrics"]["delta1"]["value"] > 0.6
 
 
 def test_depth_and_image_are_cropped_alike() -> None:
@@ -182,15 +162,10 @@ def test_ridge_from_sums_is_ridge_on_the_samples() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 5, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 3.0, 0.1, 2.0, 1.0]) + 4
     x[:, 4] = 7.0  # a constant feature
-    y = x[:, 0] - 2 * x[:, 2] + torch.randn(200, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] - 2 * x[:, 2] + torch.randn(200, generator=generator, dtype=torch.float64))[:, None]
     head = ridge(Moments.of(x[:80], y[:80]) + Moments.of(x[80:], y[80:]), 0.1)
     z = (x[:, :4] - x[:, :4].mean(0)) / x[:, :4].std(0, correction=0)
     weight = torch.linalg.solve(z.T @ z / 200 + 0.1 * torch.eye(4, dtype=torch.float64), z.T @ (y - y.mean()) / 200)
     assert torch.allclose(head(x), z @ weight + y.mean())
     assert head.mean_squared_error(Moments.of(x, y)) == pytest.approx(float(((head(x) - y) ** 2).mean()))
     assert head.weight[4] == 0
-
-
-def test_a_protocol_is_known_by_its_hash() -> None:
-    assert protocol_hash(DEPTH_V1) == "9dc0e5be0def"
-    assert protocol_hash(DEPTH_V1.model_copy(update={"delta": 1.5})) != protocol_hash(DEPTH_V1)

@@ -57,7 +57,7 @@ def full(verdict: str = "better") -> dict[str, Any]:
             EVIL: [(0, 1.0), (1, 2.0)],
         },
         "pictures": [Picture(EVIL, EVIL, np.zeros((8, 12, 3), np.uint8))],
-        "probe": probe(verdict),
+        "probes": [probe(verdict)],
         "claims": claims,
         "meanings": {"psnr_true": EVIL},
         "time": {"forward": 3.0, EVIL: 1.0},
@@ -125,7 +125,7 @@ def test_a_page_of_a_run_that_has_little_to_show_has_no_empty_sections(tmp_path:
 
 
 def test_a_skipped_probe_says_why(tmp_path: Path) -> None:
-    run = {"title": "t", "probe": {"title": "Depth", "skipped": "probe depth skipped: no depth column"}}
+    run = {"title": "t", "probes": [{"title": "Depth", "skipped": "probe depth skipped: no depth column"}]}
     assert "no depth column" in Page(write_report(tmp_path / "r.html", run).read_text()).text
 
 

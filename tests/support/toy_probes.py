@@ -1,0 +1,64 @@
+"""Encoders whose features are known, for tests of probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.probes.bench import Bench, Contender
+from sightline.platform.probes.protocol import Protocol
+from sightline.platform.probes.run import Couple, run_probe
+
+PATCH, SIDE = 16, 64
+torch.set_num_threads(1)  # matrices this small lose more to threads than they gain, above all on a busy machine
+
+
+class PatchColour(torch.nn.Module):
+    """Features that hold what the images show: the mean colour of each patch, its square and its cube."""
+
+    dim = 9
+
+    def __init__(self, patch: int = PATCH, side: int = SIDE) -> None:
+        super().__init__()
+        self.patch_size, self.image_size = patch, (side, side)
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        colour = torch.nn.functional.avg_pool2d(images, self.patch_size).flatten(2).transpose(1, 2)
+        return torch.cat([colour, colour**2, colour**3], dim=2)
+
+
+class Blind(torch.nn.Module):
+    """Features that depend on the place in the image and the seed, never on the image."""
+
+    dim, patch_size, image_size = 8, PATCH, (SIDE, SIDE)
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(1, (SIDE // PATCH) ** 2, 8, generator=torch.Generator().manual_seed(seed)))
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        return self.table.expand(len(images), -1, -1)
+
+
+def blind_controls() -> tuple[torch.nn.Module, ...]:
+    return tuple(Blind(seed) for seed in (1, 2, 3))
+
+
+def probe(
+    name: str,
+    encoder: torch.nn.Module | dict[str, torch.nn.Module],
+    train: Dataset | None,
+    test: Dataset,
+    controls: tuple[torch.nn.Module, ...] = (),
+    protocol: Protocol | None = None,
+) -> dict[str, Any]:
+    """The result of a probe of one encoder (`trained`), or of several by name that share the controls."""
+    encoders = encoder if isinstance(encoder, dict) else {"trained": encoder}
+    bench = Bench([Contender(key, module, controls) for key, module in encoders.items()])
+    return run_probe(name, bench, [Couple(train, test)], protocol)
+
+
+def rows_by_name(result: dict[str, Any]) -> dict[str, Any]:
+    return {row["name"]: row for row in result["rows"]}
