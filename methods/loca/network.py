@@ -76,8 +76,10 @@ def initialise(network: LocaNetwork, generator: torch.Generator) -> None:
         match module:
             case Attention() | CrossAttention():
                 for layer in module.children():
-                    for kernel in layer.weight.split(layer.in_features):
-                        nn.init.xavier_uniform_(kernel, generator=generator)
+                    assert isinstance(layer, nn.Linear)
+                    for part in range(layer.out_features // layer.in_features):
+                        rows = slice(part * layer.in_features, (part + 1) * layer.in_features)
+                        nn.init.xavier_uniform_(layer.weight[rows], generator=generator)
                     nn.init.zeros_(layer.bias)
             case Mlp():
                 for layer in (module.fc1, module.fc2):
@@ -88,6 +90,7 @@ def initialise(network: LocaNetwork, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
             case PatchEmbed():
                 lecun_normal(module.proj.weight.flatten(1), generator)
+                assert module.proj.bias is not None
                 nn.init.zeros_(module.proj.bias)
             case PositionHead():
                 lecun_normal(module.predictor.weight, generator)

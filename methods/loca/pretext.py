@@ -65,6 +65,7 @@ class LocaPretext(nn.Module):
         self.config = config
         self.student = LocaNetwork(config)
         self.teacher = LocaNetwork(config).requires_grad_(False) if config.pretext.clustering else None
+        self.encoder_prefixes = ("student.encoder.",) if self.teacher is None else ("student.encoder.", "teacher.encoder.")
 
     def to_device(self, batch: Batch) -> Batch:
         """uint8 -> float32, colours as drawn, normalised; patch numbers as int64."""
@@ -75,7 +76,7 @@ class LocaPretext(nn.Module):
         focal = augment(_unit(batch["focal"].flatten(0, 1)), colours[:, 2:].flatten(0, 1)) if f else _unit(batch["focal"].flatten(0, 1))
         targets = {name: batch[name].long() for name in ("query_target", "focal_target")}
         boxes = {name: batch[name] for name in ("query_box", "focal_box")}
-        return {"reference": large[:b], "query": large[b:], "focal": focal.unflatten(0, (b, f)), **targets, **boxes}
+        return {"reference": large[:b], "query": large[b:], "focal": focal.view(b, f, *focal.shape[1:]), **targets, **boxes}
 
     def draw(self, batch: Batch, noise: Noise) -> Draws:
         """Drop path in training alone; there in the teacher, too."""
@@ -128,41 +129,48 @@ class LocaPretext(nn.Module):
         """
         if self.teacher is None:
             return batches
-        references = [self.see_reference(batch, self.draw(batch, noise)) for batch, noise in zip(batches, noises, strict=True)]
-        marked = self._assigned(batches, references, everywhere=True)
-        if len(marked) > 1:
-            means = [self._group_mean(batch, noise) for batch, noise in zip(marked, noises, strict=True)]
-            mean = collective.mean(torch.stack(means).mean(dim=0))
-            marked = [{**batch, "mean_prediction": mean} for batch in marked]
-        return marked
+        seen = [self.with_reference(batch, noise) for batch, noise in zip(batches, noises, strict=True)]
+        self._balance(seen, everywhere=True)
+        if len(seen) > 1:
+            groups = [self._mean_prediction(batch, noise) for batch, noise in zip(seen, noises, strict=True)]
+            mean = collective.mean(torch.stack(groups).mean(dim=0))
+            seen = [{**batch, "mean_prediction": mean} for batch in seen]
+        return seen
 
-    def _assigned(self, batches: Sequence[Batch], references: Sequence[Reference], everywhere: bool) -> list[Batch]:
-        task = self.config.pretext
-        sharp = [torch.softmax(r.cosines / task.sharpening, dim=-1) for r in references if r.cosines is not None]
-        sinkhorn(sharp, task.sinkhorn_iterations, everywhere)
-        return [
-            {**batch, "reference_kept": reference.kept, "assignments": assignment}
-            for batch, reference, assignment in zip(batches, references, sharp, strict=True)
-        ]
+    def with_reference(self, batch: Batch, noise: Noise) -> Batch:
+        """`batch` with `reference_kept` and, with clustering, `assignments`, which are not yet balanced."""
+        reference = self.see_reference(batch, self.draw(batch, noise))
+        batch = {**batch, "reference_kept": reference.kept}
+        if reference.cosines is not None:
+            batch["assignments"] = torch.softmax(reference.cosines / self.config.pretext.sharpening, dim=-1)
+        return batch
 
-    @torch.no_grad()
-    def _group_mean(self, batch: Batch, noise: Noise) -> Float[Tensor, " k"]:
-        answer = self.answer(batch, self.draw(batch, noise), batch["reference_kept"])
-        assert answer.cosines is not None
-        return torch.softmax(answer.cosines / self.config.pretext.temperature, dim=-1).mean(dim=(0, 1))
+    def alone(self, batch: Batch, noise: Noise) -> Batch:
+        """What `targets` gives, with the group taken for the whole batch."""
+        batch = self.with_reference(batch, noise)
+        self._balance([batch], everywhere=False)
+        return batch
+
+    def _balance(self, batches: Sequence[Batch], everywhere: bool) -> None:
+        if self.teacher is not None:
+            sinkhorn([batch["assignments"] for batch in batches], self.config.pretext.sinkhorn_iterations, everywhere)
+
+    def _mean_prediction(self, batch: Batch, noise: Noise) -> Float[Tensor, " k"]:
+        cosines = self.answer(batch, self.draw(batch, noise), batch["reference_kept"]).cosines
+        assert cosines is not None
+        return torch.softmax(cosines / self.config.pretext.temperature, dim=-1).mean(dim=(0, 1))
 
     def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """`position`, `cluster`, `entropy` (0 without clustering); `accuracy`: of valid tokens, the share placed on the right patch;
-        `valid`: the share of query tokens on the reference. A batch that `targets` has not seen is taken for the whole batch."""
-        draws, whole = self.draw(batch, noise), "assignments" in batch
-        if whole:
-            kept = batch["reference_kept"]
-        else:
-            reference = self.see_reference(batch, draws)
-            kept = reference.kept
-            if self.teacher is not None:
-                (batch,) = self._assigned([batch], [reference], everywhere=False)
-        answer = self.answer(batch, draws, kept)
+        """`position`, `cluster`, `entropy` (0 without clustering); `accuracy`: of the query tokens on the reference, the share placed on
+        the right patch; `valid`: their share. A batch that `targets` has not seen is taken for the whole batch."""
+        if "assignments" in batch:
+            return self.losses(batch, noise, everywhere=True)
+        return self.losses(self.alone(batch, noise), noise, everywhere=False)
+
+    def losses(self, batch: Batch, noise: Noise, everywhere: bool) -> dict[str, Tensor]:
+        """Of a batch from `targets` (the mean prediction is taken `everywhere`, where it is not in the batch) or from `alone`."""
+        draws = self.draw(batch, noise)
+        answer = self.answer(batch, draws, batch["reference_kept"])
         targets = self.query_targets(batch, draws)
         valid = targets >= 0
         right = (answer.positions.argmax(dim=-1) == targets) & valid
@@ -175,13 +183,11 @@ class LocaPretext(nn.Module):
             zero = losses["position"].new_zeros(())
             return {**losses, "cluster": zero, "entropy": zero}
         log_p = log_softmax(answer.cosines / self.config.pretext.temperature, dim=-1)
-        losses["cluster"] = cluster_loss(log_p, batch["assignments"], targets)
         group = log_p.exp().mean(dim=(0, 1))
         mean = batch.get("mean_prediction")
         if mean is None:
-            mean = collective.mean(group) if whole else group.detach()
-        losses["entropy"] = mean_entropy(group, mean)
-        return losses
+            mean = collective.mean(group) if everywhere else group.detach()
+        return {**losses, "cluster": cluster_loss(log_p, batch["assignments"], targets), "entropy": mean_entropy(group, mean)}
 
     def after_step(self, step: int, steps: int) -> None:
         if self.teacher is not None:

@@ -124,7 +124,8 @@ def draw_box(size: Grid, area: tuple[float, float], ratio: tuple[float, float], 
 def nearest(index: np.ndarray, out: int, into: np.ndarray | int) -> np.ndarray:
     """Which of `into` cells lies under the centre of each of `out` cells. All in float32, the scale too: ties fall as in TensorFlow."""
     scale = np.float32(into) / np.float32(out)
-    return np.minimum(np.floor((index.astype(np.float32) + np.float32(0.5)) * scale), np.float32(into) - 1).astype(np.int32)
+    cells: np.ndarray = np.minimum(np.floor((index.astype(np.float32) + np.float32(0.5)) * scale), np.float32(into) - 1).astype(np.int32)
+    return cells
 
 
 def reference_cells(rows: np.ndarray, columns: np.ndarray, reference: Box, grid: Grid, flip: bool = False) -> np.ndarray:
@@ -210,7 +211,8 @@ def _between(size: int, out: int) -> tuple[np.ndarray, ...]:
 
 def _blend(lines: np.ndarray, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Lines of the first axis between two neighbours each; float32."""
-    a, b = (lines[i].astype(np.float32, copy=False) for i in (first, second))
+    a: np.ndarray = lines[first].astype(np.float32, copy=False)
+    b: np.ndarray = lines[second].astype(np.float32, copy=False)
     b -= a
     b *= share[:, None, None]
     b += a
