@@ -1,4 +1,4 @@
-"""Show what a data set holds: kind, counts, sizes, scenes, overlap, where it came from, what was skipped; a contact sheet.
+"""Show what a data set holds: kind, counts, sizes, scenes, classes, overlap, where it came from, what was skipped; a contact sheet.
 
 examples:
   sightline inspect ./rooms/train
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from sightline.platform.data.manifest import Manifest
 
-SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
+SUMMARY = "show what a data set holds: counts, sizes, classes, overlap, a contact sheet"
+
+_SHOWN = 5
+"""Classes and scenes that are named before it says how many more there are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +77,10 @@ def _tell(console: Console, place: str, manifest: Manifest, verified: bool, shee
     console.print(f"  columns      {', '.join(manifest.columns)}")
     if manifest.scenes:
         biggest = sorted(manifest.scenes.items(), key=lambda item: -item[1])
-        more = f" and {len(biggest) - 5:,} more" if len(biggest) > 5 else ""
-        console.print(f"  scenes       {len(biggest):,}: {', '.join(f'{name} ({rows:,})' for name, rows in biggest[:5])}{more}")
+        more = f" and {len(biggest) - _SHOWN:,} more" if len(biggest) > _SHOWN else ""
+        console.print(f"  scenes       {len(biggest):,}: {', '.join(f'{name} ({rows:,})' for name, rows in biggest[:_SHOWN])}{more}")
+    for line in _class_lines(manifest):
+        console.print(line)
     if manifest.overlap:
         o = manifest.overlap
         console.print(f"  overlap      mean {o.mean:.2f}, {o.min:.2f} to {o.max:.2f}, of {o.count:,} pairs")
@@ -90,11 +95,41 @@ def _tell(console: Console, place: str, manifest: Manifest, verified: bool, shee
     if manifest.provenance.command:
         console.print(f"  made by      {manifest.provenance.command}")
     console.print(f"  made         {manifest.provenance.created}, Sightline {manifest.provenance.sightline_version}")
+    for note in manifest.provenance.notes:
+        console.print(f"  note         {note}")
     for item in manifest.provenance.skipped:
         console.print(f"  skipped      {item.count:,}: {item.reason} (first: {', '.join(item.examples[:3])})")
     console.print(f"  fingerprint  {manifest.fingerprint}")
     if sheet:
         console.print(f"  contact sheet written to {sheet}")
+
+
+def _class_lines(manifest: Manifest) -> list[str]:
+    """What is to be said of the classes: rows of the largest and the smallest, rows without a label, the share of pixels of each."""
+    lines = []
+    if manifest.labels:
+        labels = {index: manifest.labels.get(index, 0) for index in range(len(manifest.classes))} if manifest.classes else manifest.labels
+        ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+        said = ", ".join(f"{_named(manifest, index)} ({rows:,})" for index, rows in ordered[:_SHOWN])
+        if len(ordered) > _SHOWN:
+            smallest, rows = ordered[-1]
+            said += f", ... smallest: {_named(manifest, smallest)} ({rows:,})"
+        lines.append(f"  classes      {len(ordered):,}: {said}")
+        without = manifest.rows - sum(manifest.labels.values())
+        if without:
+            lines.append(f"  no label     {without:,} of {manifest.rows:,} rows ({without / manifest.rows:.1%})")
+    if manifest.pixels:
+        total = sum(manifest.pixels.values())
+        absent = dict.fromkeys(range(len(manifest.classes)), 0)
+        lines.append(f"  segmentation {len(manifest.classes) or len(manifest.pixels):,} classes; share of the pixels:")
+        for index, count in sorted((absent | manifest.pixels).items()):
+            name = "(ignored)" if index == manifest.ignore_index else _named(manifest, index)
+            lines.append(f"    {index:>3}  {name:<24} {count / total:>7.2%}")
+    return lines
+
+
+def _named(manifest: Manifest, index: int) -> str:
+    return manifest.classes[index] if index < len(manifest.classes) else f"class {index}"
 
 
 def _range(low: int, high: int) -> str:

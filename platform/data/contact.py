@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,15 +13,18 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import keyed_rng
 
 from .dataset import Dataset
-from .images import decode_image
+from .images import decode_image, decode_segmentation
 from .rows import IMAGE_COLUMNS
 
 _CAPTION, _MARGIN = 14, 6
 
 
 def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: int = 1400, seed: int = 0) -> bytes:
-    """PNG of `rows` drawn samples, the images of a sample side by side, with its overlap and id below. A broken image shows as text."""
-    tiles = [_tile(sample, IMAGE_COLUMNS[dataset.kind], height) for sample in _draw(dataset, rows, seed)]
+    """PNG of `rows` drawn samples, the images of a sample side by side, with its overlap, or its class, and its id below.
+
+    A mask lies over its image in colours, what is ignored stays as it is. A broken image shows as text.
+    """
+    tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
     width = max(width, *(tile.width + 2 * _MARGIN for tile in tiles))
     places: list[tuple[int, int]] = []
     x, y = _MARGIN, _MARGIN
@@ -36,25 +41,29 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
     return buffer.getvalue()
 
 
-def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, object]]:
+def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
     """A drawn row of each of some drawn row groups: few reads, also of a large data set."""
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
-    names = ["id", "overlap", *IMAGE_COLUMNS[dataset.kind]]
-    found: list[dict[str, object]] = []
+    names = ["id", "overlap", "label", "segmentation", *IMAGE_COLUMNS[dataset.kind]]
+    found: list[dict[str, Any]] = []
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
         found += dataset.read(shard, group, picked, [name for name in names if name in dataset.manifest.columns]).to_pylist()
     return found[:rows]
 
 
-def _tile(sample: dict[str, object], images: tuple[str, ...], height: int) -> Image.Image:
+def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
     views = []
-    for name in images:
+    for name in IMAGE_COLUMNS[dataset.kind]:
         try:
-            image = Image.fromarray(decode_image(sample[name]))  # type: ignore[arg-type]
-            views.append(np.asarray(image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)))
+            image = decode_image(sample[name])
+            if sample.get("segmentation") is not None:
+                image = _overlaid(image, decode_segmentation(sample["segmentation"]), dataset.manifest.ignore_index)
+            picture = Image.fromarray(image)
+            width = max(1, round(picture.width * height / picture.height))
+            views.append(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)))
         except BrokenSampleError as error:
             broken = Image.new("RGB", (height, height), "firebrick")
             ImageDraw.Draw(broken).text((4, 4), str(error)[:24], fill="white")
@@ -62,7 +71,27 @@ def _tile(sample: dict[str, object], images: tuple[str, ...], height: int) -> Im
     picture = Image.fromarray(np.concatenate(views, 1))
     tile = Image.new("RGB", (picture.width, height + _CAPTION), "white")
     tile.paste(picture, (0, 0))
-    overlap = sample.get("overlap")
-    caption = f"{overlap:.2f}  {sample['id']}" if overlap is not None else str(sample["id"])
-    ImageDraw.Draw(tile).text((0, height + 1), caption[: picture.width // 6], fill="black")
+    ImageDraw.Draw(tile).text((0, height + 1), _caption(sample, dataset.manifest.classes)[: picture.width // 6], fill="black")
     return tile
+
+
+def _caption(sample: dict[str, Any], classes: tuple[str, ...]) -> str:
+    overlap, label = sample.get("overlap"), sample.get("label")
+    if label is not None:
+        return f"{classes[label] if classes else label}  {sample['id']}"
+    return f"{overlap:.2f}  {sample['id']}" if overlap is not None else str(sample["id"])
+
+
+def _overlaid(image: np.ndarray, indices: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """The image with its mask over it, half transparent. Raises `BrokenSampleError` where their sizes differ."""
+    if indices.shape != image.shape[:2]:
+        raise BrokenSampleError("mask and image differ in size")
+    coloured = (image // 2 + class_colours(int(indices.max()) + 1)[indices] // 2).astype(np.uint8)
+    return np.where((indices == ignore_index)[..., None], image, coloured)
+
+
+def class_colours(classes: int) -> np.ndarray:
+    """uint8 classes x 3: colours that differ from their neighbours in the list, the same for every data set."""
+    hues = (np.arange(classes) * 0.618034) % 1  # the golden ratio: every next hue falls into the largest gap
+    rgb = [colorsys.hsv_to_rgb(hue, 0.9, 0.7 + 0.3 * (index % 2)) for index, hue in enumerate(hues)]
+    return (np.array(rgb) * 255).round().astype(np.uint8)
