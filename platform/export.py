@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import TimmForm
@@ -129,17 +130,19 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
     with _folder(out) as scratch:
         path = scratch / "encoder.onnx"
         example = torch.zeros(2, 3, height, width)  # two: an example of one would fix the batch at one
-        torch.onnx.export(
-            opened.encoder,
-            (example,),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["images"],
-            output_names=[output],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+        # Traced as plain products: ONNX has no fused attention, and taking one apart afterwards trips over its strides.
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.onnx.export(
+                opened.encoder,
+                (example,),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=["images"],
+                output_names=[output],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         difference = _compare(opened.encoder, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "ONNX")
     use = f'onnxruntime.InferenceSession("{out / "encoder.onnx"}").run(None, {{"images": images}})'

@@ -47,10 +47,13 @@ Network = Literal["student", "teacher"]
 
 
 def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Our `model` settings from the shapes of the tensors: a square grid, heads of 64 where there is no bias table.
+    """Our `model` settings: those that `save` put beside the tensors, else from their shapes: a square grid, heads of 64 where there is
+    no bias table.
 
     The first value of the layer scale and the normalisation are not in the tensors; they are left at their defaults.
     """
+    if "embed_dim" in content:
+        return {"model": settings_from_official(content)}
     state = weights(networks(content)["student"])
     blocks = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
     if "patch_embed.proj.weight" not in state or not blocks:

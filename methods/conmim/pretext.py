@@ -77,12 +77,13 @@ class Contrast(NamedTuple):
 class ConMIMPretext(nn.Module):
     """The torch half of ConMIM: a `Pretext`. After `to_device` a batch holds normalised `student` and `teacher` images and `mask`."""
 
+    encoder_prefixes = ("student.", "teacher.")
+
     def __init__(self, config: ConMIMConfig) -> None:
         super().__init__()
         self.config = config
         self.student = ConMIMNetwork(config.model)
         self.teacher = ConMIMNetwork(config.model).requires_grad_(False)
-        self.encoder_prefixes = (f"{config.pretext.encoder}.backbone.",)
 
     def train(self, mode: bool = True) -> ConMIMPretext:
         """The teacher never evaluates: its BatchNorm takes the statistics of its own batch, always."""
