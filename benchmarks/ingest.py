@@ -1,11 +1,15 @@
-"""Ingest: pairs/s of the stream in the steady state beside torch's DataLoader, with the same decode, crop and cores.
+"""Ingest: samples/s of the stream in the steady state beside torch's DataLoader, with the same decode, views and cores.
 
-  python benchmarks/ingest.py [--workers 2] [--blocks 5] [--out ingest.json]
+  python benchmarks/ingest.py [--recipe loca-base] [--workers 2] [--blocks 5] [--out ingest.json]
 
-Both read 256 px JPEG pairs of this machine's disk cache, decode them and cut CroCo's 224 px views with the same function. The stream
-also reads Parquet, shuffles, keys every draw and asserts every position; the DataLoader is given encoded bytes in memory and its
-sampler's order. Blocks alternate, each with a pipeline of its own; the first batches of a block are not counted. Ratios are taken
-inside a pair of blocks, their median and range are printed.
+Both read 256 px JPEGs (pairs for CroCo, single images for the others) of this machine's disk cache, decode them and cut the recipe's
+views with the same functions. The stream also reads Parquet, shuffles, keys every draw and asserts every position; the DataLoader is
+given encoded bytes in memory and its sampler's order. Blocks alternate, each with a pipeline of its own; the first batches of a block
+are not counted. Ratios are taken inside a pair of blocks, their median and range are printed.
+
+Besides: what decode and views of a sample take in one process alone, the share of the stream's worker time that they make up, and what
+one thread of training takes of the same recipe's samples in fp32, measured while nothing else runs. A stream that gives less starves
+the trainer.
 """
 
 from __future__ import annotations
@@ -13,9 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +31,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from step import samples_per_second
 
 from sightline.methods.catalog import find_method
+from sightline.methods.contract import Kind, Views
 from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
@@ -36,96 +45,174 @@ from sightline.platform.data.stream import Stream, StreamResources
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.launch import start_ray
 
-PAIRS, SIDE, BATCH, GROUP = 1024, 256, 64, 32
-WARM, TIMED = 8, 32
-"""Batches a block begins with uncounted, and counts."""
+RECIPES = ("croco-v1-base", "conmim-base", "loca-tiny", "loca-base")
+ROWS, SIDE, BATCH, GROUP = 1024, 256, 64, 32
+ROUND = 8
+"""Batches in which every lane ends a block of rows: whole rounds are counted, after one that is not."""
+ALONE, TRAINED = 128, 4
+"""Samples by which decode and views are timed in this process, and samples in a group of the training step."""
 
 
-def write_data(folder: Path) -> Dataset:
-    """Photo-like pairs: coarse noise, enlarged, with fine noise on it (about 25 kB each as JPEG)."""
-    with ShardWriter(folder, "pairs") as writer:
-        for index in range(PAIRS):
+@dataclass
+class Measured:
+    """One recipe: samples a second and seconds to the first batch, by source and block; milliseconds of one sample alone."""
+
+    recipe: str
+    kind: Kind
+    rates: dict[str, list[float]] = field(default_factory=lambda: {"stream": [], "DataLoader": []})
+    first_batch_seconds: dict[str, list[float]] = field(default_factory=lambda: {"stream": [], "DataLoader": []})
+    decode_ms: float = 0.0
+    views_ms: float = 0.0
+    training_rate: float = 0.0
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.rates["stream"], self.rates["DataLoader"], strict=True)]
+
+    @property
+    def stream_rate(self) -> float:
+        return statistics.median(self.rates["stream"])
+
+    def worker_share(self, workers: int) -> float:
+        """Of the stream's worker processes, the share of time that decode and views would need alone."""
+        return (self.decode_ms + self.views_ms) / 1000 * self.stream_rate / workers
+
+    @property
+    def feeds(self) -> float:
+        """How many threads of training the stream feeds."""
+        return self.stream_rate / self.training_rate
+
+
+def write_data(folder: Path, kind: Kind) -> Dataset:
+    """Photo-like images: coarse noise, enlarged, with fine noise on it (about 25 kB each as JPEG)."""
+    with ShardWriter(folder, kind) as writer:
+        for index in range(ROWS):
             rng = keyed_rng("ingest", index)
             small = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             image = np.clip(np.asarray(small, np.int16) + rng.integers(-8, 8, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8)
-            writer.write({"id": f"{index:05d}", "image1": encode_image(image, 90), "image2": encode_image(image[:, ::-1], 90)})
+            sides = (image, image[:, ::-1])
+            writer.write(
+                {"id": f"{index:05d}"} | {name: encode_image(side, 90) for name, side in zip(IMAGE_COLUMNS[kind], sides, strict=False)}
+            )
     return Dataset.open(folder)
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """The same rows and views for the DataLoader, endless."""
 
-    def __init__(self, dataset: Dataset, views: Any) -> None:
-        self.rows = [row for table in dataset.scan(["id", *IMAGE_COLUMNS["pairs"]]) for row in table.to_pylist()]
-        self.views = views
+    def __init__(self, dataset: Dataset, views: Views) -> None:
+        self.rows = [row for table in dataset.scan(["id", *IMAGE_COLUMNS[dataset.kind]]) for row in table.to_pylist()]
+        self.kind, self.views = dataset.kind, views
 
     def __len__(self) -> int:
         return 1 << 30
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(self.views(decode_row(self.rows[index % len(self.rows)], "pairs"), sample_rng(0, index)))
+        return dict(self.views(decode_row(self.rows[index % len(self.rows)], self.kind), sample_rng(0, index)))
 
 
-def timed(batches: Iterator[Any]) -> tuple[float, float]:
-    """(seconds to the first batch, pairs per second after the warm-up)."""
+def alone(rows: Rows) -> tuple[float, float]:
+    """Milliseconds of decode and of views for a sample, in this process."""
+    start = time.perf_counter()
+    samples = [decode_row(row, rows.kind) for row in rows.rows[:ALONE]]
+    middle = time.perf_counter()
+    for index, sample in enumerate(samples):
+        rows.views(sample, sample_rng(0, index))
+    end = time.perf_counter()
+    return 1000 * (middle - start) / len(samples), 1000 * (end - middle) / len(samples)
+
+
+def timed(batches: Iterator[Any], least: float) -> tuple[float, float]:
+    """(seconds to the first batch, samples a second after a first round, over whole rounds of at least `least` seconds)."""
     start = time.perf_counter()
     next(batches)
     first = time.perf_counter() - start
-    for _ in range(WARM):
+    for _ in range(ROUND - 1):
         next(batches)
-    start = time.perf_counter()
-    for _ in range(TIMED):
-        next(batches)
-    return first, TIMED * BATCH / (time.perf_counter() - start)
+    counted, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < least or not counted:
+        for _ in range(ROUND):
+            next(batches)
+        counted += ROUND
+    return first, counted * BATCH / passed
+
+
+def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: float, say: Callable[[str], None]) -> Measured:
+    experiment = config.load(recipe)
+    views = find_method(experiment.method).views(experiment.settings)
+    plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP)
+    rows = Rows(dataset, views)
+    measured = Measured(recipe, dataset.kind)
+    measured.decode_ms, measured.views_ms = alone(rows)
+    measured.training_rate = samples_per_second(recipe, TRAINED, torch.device("cpu"))
+    say(f"{recipe}: decode {measured.decode_ms:.2f} ms, views {measured.views_ms:.2f} ms, training {measured.training_rate:.1f}/s")
+
+    def ours() -> Iterator[Any]:
+        return iter(Stream(dataset, views, plan, range(plan.lanes), 0, 1 << 20, 0, StreamResources(1.0, float(workers))))
+
+    def loader() -> Iterator[Any]:
+        return iter(torch.utils.data.DataLoader(rows, BATCH, num_workers=workers))
+
+    for block in range(blocks):
+        for name, make in {"stream": ours, "DataLoader": loader}.items():
+            batches = make()
+            first, rate = timed(batches, least)
+            if name == "stream":
+                batches.close()  # type: ignore[attr-defined]
+            del batches
+            measured.first_batch_seconds[name].append(first)
+            measured.rates[name].append(rate)
+            say(f"{recipe}: block {block + 1}/{blocks} {name:<10} {rate:7.0f} {dataset.kind}/s, first batch {first:.1f} s")
+            time.sleep(1.0)  # what the one left running has ended
+    return measured
+
+
+def table_of(measured: Measured, workers: int) -> Table:
+    caption = (
+        f"a sample alone: decode {measured.decode_ms:.2f} ms, views {measured.views_ms:.2f} ms, "
+        f"{measured.worker_share(workers):.0%} of the stream's worker time; "
+        f"a training thread takes {measured.training_rate:.1f} {measured.kind}/s, so the stream feeds {measured.feeds:.1f}"
+    )
+    table = Table(title=measured.recipe, title_justify="left", caption=caption, caption_justify="left")
+    for heading in ("", f"{measured.kind}/s", "range", "first batch, cold", "first batch, warm"):
+        table.add_column(heading, no_wrap=True)
+    for name, rates in measured.rates.items():
+        seconds = measured.first_batch_seconds[name]
+        warm = f"{statistics.median(seconds[1:]):.1f} s" if seconds[1:] else ""
+        table.add_row(name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{seconds[0]:.1f} s", warm)
+    ratios = measured.ratios
+    table.add_row("ratio", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", "", "")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", nargs="+", default=list(RECIPES), metavar="NAME", help="default: " + ", ".join(RECIPES))
     parser.add_argument("--workers", type=int, default=2, help="decode processes of either")
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 short block; its figures mean nothing")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    warnings.filterwarnings(
+        "ignore", message="The given NumPy array is not writable"
+    )  # the DataLoader's, of views that share Pillow's memory
     torch.set_num_threads(1)
+    blocks, least = (1, 0.0) if args.quick else (args.blocks, 5.0)
+    results = []
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = write_data(Path(scratch) / "pairs")
-        experiment = config.load("croco-v1-base", {"batch.size": BATCH, "batch.group": GROUP, "train.workers": 1})
-        views = find_method("croco").views(experiment.settings)
-        plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP)
+        datasets: dict[str, Dataset] = {}
         start_ray(args.workers)
-        rows = Rows(dataset, views)
-
-        def ours() -> Iterator[Any]:
-            return iter(Stream(dataset, views, plan, range(plan.lanes), 0, 1 << 20, 0, StreamResources(1.0, float(args.workers))))
-
-        def loader() -> Iterator[Any]:
-            return iter(torch.utils.data.DataLoader(rows, BATCH, num_workers=args.workers))
-
-        makers: dict[str, Callable[[], Iterator[Any]]] = {"stream": ours, "DataLoader": loader}
-        seconds: dict[str, list[float]] = {name: [] for name in makers}
-        rates: dict[str, list[float]] = {name: [] for name in makers}
-        for block in range(args.blocks):
-            for name, make in makers.items():
-                batches = make()
-                first, rate = timed(batches)
-                if name == "stream":
-                    batches.close()  # type: ignore[attr-defined]
-                del batches
-                seconds[name].append(first)
-                rates[name].append(rate)
-                console.print(f"block {block + 1}/{args.blocks} {name:<10} {rate:7.0f} pairs/s, first batch {first:.1f} s", highlight=False)
-                time.sleep(1.0)  # what the one left running has ended
-    ratios = [a / b for a, b in zip(rates["stream"], rates["DataLoader"], strict=True)]
-    table = Table("", "pairs/s", "range", "first batch, cold", "first batch, warm")
-    for name in makers:
-        warm = statistics.median(seconds[name][1:]) if args.blocks > 1 else float("nan")
-        spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
-        table.add_row(name, f"{statistics.median(rates[name]):.0f}", spread, f"{seconds[name][0]:.1f} s", f"{warm:.1f} s")
-    table.add_row("ratio", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", "", "")
-    console.print(table)
+        for recipe in args.recipe:
+            kind = find_method(config.load(recipe).method).kind
+            if kind not in datasets:
+                datasets[kind] = write_data(Path(scratch) / kind, kind)
+            say = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
+            results.append(measure(recipe, datasets[kind], args.workers, blocks, least, say))
+            console.print(table_of(results[-1], args.workers))
     if args.out:
-        result = {"pairs_per_second": rates, "first_batch_seconds": seconds, "ratios": ratios, "workers": args.workers, "batch": BATCH}
-        Path(args.out).write_text(json.dumps(result, indent=1))
+        recipes = [asdict(m) | {"ratios": m.ratios, "worker_share": m.worker_share(args.workers), "feeds": m.feeds} for m in results]
+        Path(args.out).write_text(json.dumps({"workers": args.workers, "batch": BATCH, "recipes": recipes}, indent=1))
 
 
 if __name__ == "__main__":

@@ -171,12 +171,22 @@ def seconds_of(call: Callable[[], None], least: float, device: torch.device) -> 
             return passed / calls
 
 
-def group_of(recipe: str, scale: Scale, device: torch.device) -> int:
-    """Samples in a group, as `RECIPES` says on a CPU."""
-    if scale.quick:
-        return 2
+def group_of(recipe: str, device: torch.device) -> int:
+    """Samples in a group: the recipe's, on a CPU what `RECIPES` says."""
     small = RECIPES.get(recipe) if device.type == "cpu" else None
-    return scale.group or small or config.load(recipe).batch.group
+    return small or config.load(recipe).batch.group
+
+
+def samples_per_second(recipe: str, group: int, device: torch.device) -> float:
+    """What the training of this recipe takes from its stream, in fp32."""
+    experiment = config.load(recipe)
+    method, settings = find_method(experiment.method), experiment.settings
+    weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
+    pretext = method.build(settings, Live(seed=0)).to(device).train()
+    raw = tensors(synthetic_columns(method, settings, group), device)
+    step = our_step(pretext, experiment, weights, pretext.to_device(raw), device)
+    step("fp32")  # lays out memory and optimiser state
+    return group / seconds_of(lambda: step("fp32"), 1.0, device)
 
 
 def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str], None]) -> Measured:
@@ -184,7 +194,8 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     yardstick = YARDSTICKS[experiment.method]
     if scale.quick:
         experiment = config.load(recipe, yardstick.quick)
-    settings, method, group = experiment.settings, find_method(experiment.method), group_of(recipe, scale, device)
+    settings, method = experiment.settings, find_method(experiment.method)
+    group = 2 if scale.quick else scale.group or group_of(recipe, device)
     weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
     pretext = method.build(settings, Live(seed=0)).to(device).train()
     textbook = yardstick.textbook(pretext).to(device).train()

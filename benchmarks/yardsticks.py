@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from textbook_conmim import TextbookConmim
 from textbook_croco import TextbookCroco
-from torch import nn
+from textbook_loca import Draws, TextbookLoca, Views, from_flax
+from torch import Tensor, nn
 
 from sightline.methods.conmim.pretext import ConMIMPretext
 from sightline.methods.contract import Batch, Method, MethodConfig
 from sightline.methods.croco.official import to_official
 from sightline.methods.croco.pretext import CrocoPretext
 from sightline.methods.errors import SightlineError
+from sightline.methods.loca import official as loca_layout
+from sightline.methods.loca.config import LocaConfig
+from sightline.methods.loca.pretext import LocaPretext
 from sightline.methods.random import Noise, keyed_rng, sample_rng
 from sightline.platform.data.rows import IMAGE_COLUMNS
 from sightline.platform.data.stream import Columns
@@ -95,6 +99,49 @@ def conmim_name(ours: str) -> str:
     return ours.replace(".backbone.", ".")
 
 
+def textbook_loca(pretext: LocaPretext) -> TextbookLoca:
+    config = pretext.config
+    model, task = config.model, config.pretext
+    _refuse_unless(task.clustering, "LOCA", "clusters, never the position loss alone")
+    textbook = TextbookLoca(
+        task.temperature,
+        task.sharpening,
+        task.sinkhorn_iterations,
+        patch_size=model.patch_size,
+        grid=model.grid,
+        dim=model.encoder_dim,
+        depth=model.encoder_depth,
+        heads=model.encoder_heads,
+        mlp_dim=int(model.encoder_dim * model.mlp_ratio),
+        head_hidden=task.head_hidden,
+        head_bottleneck=task.head_bottleneck,
+        prototypes=task.prototypes,
+        drop_path=model.drop_path,
+    )
+    textbook.load_state_dict(loca_names(pretext.state_dict(), config))
+    return textbook
+
+
+def loca_names(state: Mapping[str, Tensor], config: LocaConfig) -> dict[str, Tensor]:
+    """Our tensors under the textbook's names, by way of the published layout."""
+    leaves = loca_layout.save(state, config)[0]
+    named = {}
+    for network, root in (("student", "params/"), ("teacher", "ema_params/")):
+        tree = {path.removeprefix(root): leaf for path, leaf in leaves.items() if path.startswith(root)}
+        named.update({f"{network}.{name}": tensor for name, tensor in from_flax(tree).items()})
+    return named
+
+
+def loca_inputs(pretext: LocaPretext, batch: Batch, noise: Noise) -> tuple[Views, Draws]:
+    """Focal queries lie image-major in our batch."""
+    drawn = pretext.draw(batch, noise)
+    b, f = batch["focal"].shape[:2]
+    focal_kept = None if drawn.focal_paths is None else drawn.focal_paths.unflatten(2, (b, f)).transpose(2, 3).flatten(2)
+    focal, focal_target = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("focal", "focal_target"))
+    views = Views(batch["reference"], batch["query"], focal, batch["query_target"], focal_target)
+    return views, Draws(drawn.reference, drawn.query, drawn.reference_paths, drawn.query_paths, focal_kept)
+
+
 YARDSTICKS = {
     "croco": Yardstick(
         textbook_croco,
@@ -105,5 +152,10 @@ YARDSTICKS = {
         textbook_conmim,
         lambda pretext, batch, noise: (batch["student"], batch["teacher"], batch["mask"]),
         {"model.depth": 1, "model.image_size": 64, "model.projector_hidden": 64},
+    ),
+    "loca": Yardstick(
+        textbook_loca,
+        loca_inputs,
+        {"model.encoder_depth": 2, "model.image_size": 64, "augment.focal_size": 32, "pretext.prototypes": 64, "pretext.head_hidden": 64},
     ),
 }
