@@ -119,7 +119,7 @@ def run_job(
             output.skips,
             output.classes,
             output.ignore_index,
-            (*output.notes, *([f"{shared:,} images are in more than one of these splits, byte for byte"] if shared else [])),
+            (*output.notes, *([f"in more than one of these splits, byte for byte: {shared:,} image(s)"] if shared else [])),
         )
         for output in outputs
     ]
