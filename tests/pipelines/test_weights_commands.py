@@ -1,0 +1,138 @@
+"""The commands import, export and encode: words in, one answer out, mistakes named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from made import made_run, pretext_of, toy_settings
+from toy import write_pairs
+
+from sightline.methods.croco.official import to_official
+from sightline.pipelines.__main__ import main
+from sightline.platform.encoders import open_encoder
+
+Answer = tuple[int, str, str]
+Ask = Callable[..., Answer]
+TEXT = (
+    "CroCoNet(img_size=64, enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=1, dec_num_heads=2, "
+    "pos_embed='RoPE100', mask_ratio=0.75)"
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
+    def call(*words: str | Path) -> Answer:
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def published(path: Path, without: str = "", **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A file as CroCo's trainer writes it: a pickle with an `argparse.Namespace` in it. Returns its tensors.
+
+    `without`: start of names that are left out; `more`: tensors beside the known ones.
+    """
+    run = made_run("theirs")
+    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.settings)  # type: ignore[arg-type]
+    if without:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
+    arguments = argparse.Namespace(model=TEXT, lr=1e-4, mask_ratio=0.75)
+    whole = {"model": {**tensors, **more}, "optimizer": {"state": {}}, "scaler": {}, "args": arguments, "epoch": 400}
+    torch.save(whole, path)
+    return tensors
+
+
+def test_a_published_file_comes_in_and_goes_everywhere(ask: Ask, tmp_path: Path) -> None:
+    tensors = published(tmp_path / "theirs.pth")
+    out = tmp_path / "ours.safetensors"
+    code, said, _ = ask("import", tmp_path / "theirs.pth", "--method", "croco", "--out", out, "--json")
+    answer = json.loads(said)
+    assert code == 0 and sorted(answer["matched"]) == sorted(tensors)
+    assert not (answer["missing"] or answer["unexpected"] or answer["random"])
+    assert answer["settings"]["model"]["encoder_dim"] == 32 and answer["settings"]["pretext"]["mask_ratio"] == 0.75
+    opened = open_encoder(str(out))
+    assert opened.sha256 == open_encoder("theirs").sha256 and opened.source == "theirs.pth"
+    assert ask("export", out, "--format", "official", "--out", tmp_path / "back")[0] == 0
+    assert ask("import", tmp_path / "back" / "model.safetensors", "--method", "croco", "--out", tmp_path / "again")[0] == 0
+    assert open_encoder(str(tmp_path / "again")).weights.sha256 == opened.weights.sha256
+    data = write_pairs(tmp_path / "pairs", 24, 1)
+    code, said, _ = ask("encode", out, data, "--out", tmp_path / "f.parquet")
+    assert code == 0 and "48 images" in said and len(pq.read_table(tmp_path / "f.parquet")) == 48
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(toy_settings("croco").to_yaml())
+    code, said, _ = ask("pretrain", recipe, f"init={out}", f"data.train={data}", "--dry-run", "--json")
+    begins = json.loads(said)["estimate"]["begins"]
+    assert code == 0 and begins == "the whole state of theirs.pth: 47 tensors matched, 0 stay fresh, 0 found no place"
+
+
+def test_what_found_no_place_is_told_and_a_random_encoder_is_warned_of(ask: Ask, tmp_path: Path) -> None:
+    part = published(tmp_path / "part.pth", without="enc_norm", head=torch.zeros(3))
+    code, said, _ = ask("import", tmp_path / "part.pth", "--method", "croco", "--out", tmp_path / "x")
+    assert code == 0
+    words = [line.split() for line in said.splitlines()]
+    assert ["matched", str(len(part))] in words and ["unexpected", "1", "head"] in words
+    assert ["missing", "2", "enc_norm.bias,", "enc_norm.weight"] in words
+    assert "warning: 2 tensors of the encoder stay random: backbone.enc_norm." in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["import", "{tmp}/none.pth", "--method", "croco", "--out", "x"], 2, "there is no file"),
+        (["import", "{tmp}/a.pth", "--method", "crocco", "--out", "x"], 2, "did you mean 'croco'?"),
+        (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "model.encoder_dimm=1"], 2, "did you mean 'model.encoder_dim'?"),
+        (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "model.encoder_heads=5"], 2, "encoder_heads 5 does not divide"),
+        (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "model.encoder_dim=48"], 1, "has shape"),
+        (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "--preset", "croco-tinny"], 2, "did you mean 'croco-tiny'?"),
+        (["import", "{tmp}/zero.pth", "--method", "croco", "--out", "x"], 1, "none of the 1 tensors has a CroCo name"),
+        (["import", "{tmp}/bare.pth", "--method", "croco", "--out", "x"], 1, "no tensors under 'model'"),
+        (["import", "{tmp}/a.pth", "--out", "x"], 2, "--method"),
+        (["export", "their", "--format", "timm", "--out", "x"], 2, "did you mean 'theirs'?"),
+        (["export", "theirs", "--format", "tim", "--out", "x"], 2, "invalid choice: 'tim'"),
+        (["export", "theirs", "--format", "timm", "--out", "{tmp}/a.pth"], 1, "cannot write to"),
+        (["encode", "their", "{tmp}", "--out", "f.parquet"], 2, "did you mean 'theirs'?"),
+        (["encode", "theirs", "{tmp}/home", "--out", "f.parquet"], 2, "holds no images"),
+        (["encode", "theirs", "{tmp}", "--out", "{tmp}"], 2, "is a folder"),
+        (["encode", "theirs", "{tmp}", "--out", "f.parquet", "--batch", "0"], 2, "--batch 0"),
+        (["encode", "{tmp}/a.pth", "{tmp}", "--out", "f.parquet"], 2, "is no file that Sightline wrote"),
+    ],
+)
+def test_a_wrong_call_names_the_thing_and_writes_nothing(
+    words: list[str], code: int, said: str, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    published(tmp_path / "a.pth")
+    torch.save({"model": {"layer1.weight": torch.ones(2)}, "croco_kwargs": {}}, tmp_path / "zero.pth")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "bare.pth")
+    got, out, err = ask(*(word.format(tmp=tmp_path) for word in words))
+    assert (got, out) == (code, "") and said in err and "Traceback" not in err
+    assert not (tmp_path / "x").exists() and not (tmp_path / "f.parquet").exists()
+
+
+def test_a_recipe_tells_what_a_file_does_not(ask: Ask, tmp_path: Path) -> None:
+    run = made_run("tiny", **{"model.position": "cosine"})
+    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.settings)  # type: ignore[arg-type]
+    torch.save({"model": tensors}, tmp_path / "v1.pth")
+    code, _, err = ask("import", tmp_path / "v1.pth", "--method", "croco", "--out", tmp_path / "x")
+    assert code == 1 and "has shape" in err, "a file without settings has the authors' defaults"
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(run.experiment.to_yaml())
+    code, said, _ = ask("import", tmp_path / "v1.pth", "--method", "croco", "--preset", recipe, "--out", tmp_path / "x", "--json")
+    assert code == 0 and json.loads(said)["settings"]["model"]["position"] == "cosine"
+    assert open_encoder(str(tmp_path / "x")).sha256 == open_encoder("tiny").sha256
