@@ -20,6 +20,7 @@ SUMMARY = "show what a data set holds: counts, sizes, classes, overlap, a contac
 
 _SHOWN = 5
 """Classes and scenes that are named before it says how many more there are."""
+_SHARES = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,9 +123,12 @@ def _class_lines(manifest: Manifest) -> list[str]:
         total = sum(manifest.pixels.values())
         absent = dict.fromkeys(range(len(manifest.classes)), 0)
         lines.append(f"  segmentation {len(manifest.classes) or len(manifest.pixels):,} classes; share of the pixels:")
-        for index, count in sorted((absent | manifest.pixels).items()):
+        largest = sorted((absent | manifest.pixels).items(), key=lambda item: (-item[1], item[0]))
+        for index, count in sorted(largest[:_SHARES]):
             name = "(ignored)" if index == manifest.ignore_index else _named(manifest, index)
             lines.append(f"    {index:>3}  {name:<24} {count / total:>7.2%}")
+        if len(largest) > _SHARES:
+            lines.append(f"    and {len(largest) - _SHARES:,} rarer ones")
     return lines
 
 

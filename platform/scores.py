@@ -119,7 +119,8 @@ def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
 def _groups(
     dataset: Dataset, views: Views, size: int, device: torch.device | str, counts: dict[str, int]
 ) -> Iterator[tuple[Batch, list[tuple[str, float]]]]:
-    columns = [*input_columns(dataset.kind, views), "scene", "time"]
+    needed = input_columns(dataset.kind, views)
+    columns = [*needed, "scene", "time"]
     made: list[dict[str, np.ndarray]] = []
     where: list[tuple[str, float]] = []
 
@@ -129,7 +130,7 @@ def _groups(
     for row, stored in read_rows(dataset, range(dataset.rows), columns):
         scene, moment = stored.pop("scene", None), stored.pop("time", None)
         try:
-            made.append(views(decode_row(stored, dataset.kind), sample_rng(0, row)))
+            made.append(views(decode_row(stored, dataset.kind, needed=needed), sample_rng(0, row)))
         except BrokenSampleError:
             counts["broken_samples"] += 1
             continue
