@@ -1,6 +1,6 @@
 """Ingest: samples/s of the stream in the steady state beside torch's DataLoader, with the same decode, views and cores.
 
-  python benchmarks/ingest.py [--recipe loca-base] [--workers 2] [--blocks 5] [--out ingest.json]
+  python benchmarks/ingest.py [--recipe loca-base] [--workers 2] [--blocks 3] [--out ingest.json]
 
 Both read 256 px JPEGs (pairs for CroCo, single images for the others) of this machine's disk cache, decode them and cut the recipe's
 views with the same functions. The stream also reads Parquet, shuffles, keys every draw and asserts every position; the DataLoader is
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", nargs="+", default=list(RECIPES), metavar="NAME", help="default: " + ", ".join(RECIPES))
     parser.add_argument("--workers", type=int, default=2, help="decode processes of either")
-    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a smoke run: 1 short block; its figures mean nothing")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
