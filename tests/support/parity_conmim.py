@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sightline.methods.conmim import official
-from sightline.methods.conmim.backbone import relative_index
+from sightline.methods.conmim.backbone import relative_index, table_rows
 from sightline.methods.conmim.config import ConMIMConfig, ConMIMModel, check_cells
 from sightline.methods.conmim.encoder import layer_of
 from sightline.methods.conmim.masks import block_mask, cell_mask, cells_to_patches, random_mask
@@ -43,6 +43,7 @@ FIXED = {
 PRETRAINED = {"init_std": 0.02, "use_mlp_projectors": True}
 OTHERWISE = {"norm_eps": 1e-6, "bn_eps": 1e-5, "bn_momentum": 0.1, "act": "gelu (exact erf)", "dtype": "float32"}
 HEAD = ("lm_head.weight", "lm_head.bias")
+SECOND = (6, 6)
 SOURCE = re.compile(r"https://github\.com/\S+ @ [0-9a-f]{40} .*")
 
 
@@ -62,18 +63,29 @@ def config_of(where: str, kwargs: Mapping[str, Any], task: Mapping[str, Any] | N
     return ConMIMConfig.model_validate({"model": model, "pretext": {"mask": "random", "mask_ratio": 0.5, **(task or {})}})
 
 
-def without_head(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state without the authors' unused head, whose shapes are checked here."""
+def not_built(kwargs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Parameters of the authors' model that nothing uses, and that ours leaves out, by name with their shapes: a head, or without it a
+    second shared table, always of 6 x 6 patches."""
     if kwargs.get("use_lm_head", True):
-        shapes = [tuple(state[name].shape) for name in HEAD]
-        if shapes != [(kwargs["vocab_size"], kwargs["embed_dim"]), (kwargs["vocab_size"],)]:
-            raise ParityError(f"lm_head has shapes {shapes}")
-    return {name: tensor for name, tensor in state.items() if name not in HEAD}
+        return {"lm_head.weight": (kwargs["vocab_size"], kwargs["embed_dim"]), "lm_head.bias": (kwargs["vocab_size"],)}
+    if kwargs.get("use_shared_rel_pos_bias"):
+        return {f"rel_pos_bias2.{official.TABLE}": (table_rows(SECOND), kwargs["num_heads"])}
+    return {}
+
+
+def without_unused(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state without what ours leaves out, whose shapes are checked here."""
+    left_out = not_built(kwargs)
+    shapes = {name: tuple(state[name].shape) for name in left_out}
+    index = [name.replace(official.TABLE, official.INDEX) for name in left_out if name.endswith(official.TABLE)]
+    if shapes != left_out or any(not torch.equal(state[name], relative_index(SECOND)) for name in index):
+        raise ParityError(f"unused parameters have shapes {shapes}, not {left_out}")
+    return {name: tensor for name, tensor in state.items() if name not in (*left_out, *index)}
 
 
 def fill(pretext: ConMIMPretext, network: official.Network, theirs: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> None:
     """One network from its state dict; every tensor of either must have its place in the other, every index must be ours."""
-    theirs = without_head(theirs, kwargs)
+    theirs = without_unused(theirs, kwargs)
     ours, _ = official.save(pretext.state_dict(), pretext.config, network)
     same_names(network, ours, theirs)
     for name in [n for n in ours if n.endswith(official.INDEX)]:
@@ -149,7 +161,8 @@ def pretraining(vector: Vector) -> Mapping[str, Tensor]:
     out["loss"] = pairs.mean(pairs.errors())
     out["loss"].backward()
 
-    student, teacher = parameters(pretext.student), parameters(averaged.teacher)
+    student = parameters(pretext.student)
+    teacher = parameters(averaged.teacher) | unused_after_ema(vector)
     check_ema(vector, teacher)
     small = config["max_numel_stored_teacher_ema"]
     out |= {f"teacher_ema.{name}": p for name, p in teacher.items() if p.numel() <= small}
@@ -164,8 +177,6 @@ def pretraining(vector: Vector) -> Mapping[str, Tensor]:
     stepped = parameters(pretext.teacher)
     for name in config["grad_keys"]:
         found[f"output.step_student.{name}"], found[f"output.step_teacher.{name}"] = student[name], stepped[name]
-    if small and any(p.numel() <= small for p in teacher.values()):
-        found |= head_ema(vector, small)
     return found
 
 
@@ -194,34 +205,28 @@ def check_inputs(vector: Vector, pretext: ConMIMPretext, mask: Tensor) -> None:
         raise ParityError(f"{vector.path.name}: masks of {real_counts} patches, ours of {masked}")
 
 
-def check_ema(vector: Vector, teacher: Mapping[str, nn.Parameter]) -> None:
+def check_ema(vector: Vector, teacher: Mapping[str, Tensor]) -> None:
     """The norm of every parameter after one EMA update, stored or not."""
     theirs = vector.config["teacher_ema_l2"]
-    head = head_after_ema(vector)
-    norms = {name: p.detach().double().norm().item() for name, p in {**teacher, **head}.items()}
+    norms = {name: p.detach().double().norm().item() for name, p in teacher.items()}
     same_names("teacher_ema_l2", norms, theirs)
     limits = vector.tolerance["teacher_ema"]
-    sizes = {name: p.numel() for name, p in {**teacher, **head}.items()}
+    sizes = {name: p.numel() for name, p in teacher.items()}
     for name, norm in norms.items():
         # errors of single elements add up to at most atol * sqrt(n) + rtol * norm
         if abs(norm - theirs[name]) > limits["atol"] * sizes[name] ** 0.5 + limits["rtol"] * abs(theirs[name]):
             raise ParityError(f"{vector.path.name}: teacher_ema_l2 of {name} is {theirs[name]}, ours {norm}")
 
 
-def head_after_ema(vector: Vector) -> dict[str, Tensor]:
-    """The authors' unused head follows the student like any parameter; ours has none, so its tensors go through our update here."""
-    if HEAD[0] not in vector.part("state"):
-        return {}
-    student, teacher = nn.Module(), nn.Module()
+def unused_after_ema(vector: Vector) -> dict[str, Tensor]:
+    """What ours leaves out follows the student like any parameter with the authors; its tensors go through our update here."""
+    student, teacher, names = nn.Module(), nn.Module(), not_built(vector.config["model"])
     for module, part in ((student, "state"), (teacher, "teacher")):
-        for name in HEAD:
+        for name in names:
             module.register_parameter(name.replace(".", "_"), nn.Parameter(vector.tensors[f"{part}.{name}"].clone()))
-    ema_update(teacher, student, vector.config["ema_momentum"])
-    return {name: getattr(teacher, name.replace(".", "_")).detach() for name in HEAD}
-
-
-def head_ema(vector: Vector, small: int) -> dict[str, Tensor]:
-    return {f"output.teacher_ema.{name}": t for name, t in head_after_ema(vector).items() if t.numel() <= small}
+    if names:
+        ema_update(teacher, student, vector.config["ema_momentum"])
+    return {name: getattr(teacher, name.replace(".", "_")).detach() for name in names}
 
 
 def train_step(pretext: ConMIMPretext, config: Mapping[str, Any]) -> Tensor:
@@ -230,7 +235,7 @@ def train_step(pretext: ConMIMPretext, config: Mapping[str, Any]) -> Tensor:
     unused = {"optimizer": "adamw"}
     if {k: step[k] for k in unused} != unused or step.keys() - {"optimizer", "lr", "weight_decay", "betas", "eps", "clip_grad"}:
         raise ParityError(f"unknown training step {step}")
-    same_names("params_without_gradient", HEAD if config["model"].get("use_lm_head", True) else (), config["params_without_gradient"])
+    same_names("params_without_gradient", not_built(config["model"]), config["params_without_gradient"])
     optim = OptimConfig(lr=step["lr"], weight_decay=step["weight_decay"], betas=tuple(step["betas"]), eps=step["eps"])
     groups = pretext.param_groups(optim)
     decays = [{"params": g.params, "weight_decay": optim.weight_decay if g.decay else 0.0} for g in groups]
@@ -410,9 +415,8 @@ def param_groups(document: Mapping[str, Any]) -> Any:
     ours: dict[bool, list[str]] = {}
     for group in pretext.param_groups(OptimConfig(lr=1.0)):
         ours.setdefault(group.decay, []).extend(names[id(p)] for p in group.params)
-    if document["model"].get("use_lm_head", True):  # what our rule would say of the head that we do not build
-        for name, shape in zip(HEAD, ((2, 2), (2,)), strict=True):
-            ours[not no_decay(name, nn.Parameter(torch.zeros(shape)))].append(name)
+    for name, shape in not_built(document["model"]).items():  # what our rule would say of it
+        ours[not no_decay(name, nn.Parameter(torch.zeros(shape)))].append(name)
     weight = max(group["weight_decay"] for group in document["groups"])
     return {
         "source": source(document),
@@ -447,9 +451,11 @@ def presets(document: Mapping[str, Any]) -> Any:
         if official.settings_from_official(said) != {**official.settings_from_official(kwargs), "drop_path": 0.0}:
             raise ParityError(f"{name}: settings we export are {said}")
         counted = {n: p.numel() for n, p in parameters(pretext.student).items()}
-        if flags["use_lm_head"]:
-            state |= {HEAD[0]: torch.empty(flags["vocab_size"], sizes["embed_dim"]), HEAD[1]: torch.empty(flags["vocab_size"])}
-            counted |= {n: state[n].numel() for n in HEAD}
+        left_out = {n: torch.empty(shape) for n, shape in not_built({**flags, **sizes}).items()}
+        state |= left_out | {
+            n.replace(official.TABLE, official.INDEX): relative_index(SECOND) for n in left_out if n.endswith(official.TABLE)
+        }
+        counted |= {n: t.numel() for n, t in left_out.items()}
         backbone = sum(n for name, n in counted.items() if not name.startswith(("lm_head", "projectors")))
         ours[name] = {
             **sizes,
@@ -479,11 +485,13 @@ def init_stats(document: Mapping[str, Any]) -> Any:
     state, _ = official.save(pretext.state_dict(), pretext.config, "student")
     theirs = document["tensors"]
     counters = {n for n in state if n.endswith(("num_batches_tracked", official.INDEX))}
-    same_names("init_stats", {*state, *HEAD} - counters - theirs.keys(), set())
+    same_names("init_stats", {*state, *not_built(document["model"])} - counters - theirs.keys(), set())
     ours = {}
     for name, entry in theirs.items():
         tensor = state.get(name)
-        if tensor is None and name in HEAD:  # not built here: the law of the projector's matrices and of biases
+        if (
+            tensor is None and name in not_built(document["model"]) and name in HEAD
+        ):  # not built here: the law of the projector's matrices and of biases
             tensor = state["projectors.3.weight"] if name.endswith("weight") else state["norm.bias"]
             shape = [document["model"]["vocab_size"], document["model"]["embed_dim"]][: 2 if name.endswith("weight") else 1]
         else:
@@ -645,7 +653,7 @@ TABLES = r"relative_position_(bias_table|index)"
 BLOCK = rf"blocks\.\d+\.(gamma_[12]|norm[12]\.{AFFINE}|attn\.(q_bias|v_bias|qkv\.weight|proj\.{AFFINE}|{TABLES})|mlp\.fc[12]\.{AFFINE})"
 TRUNK = rf"(cls_token|pos_embed|patch_embed\.proj\.{AFFINE}|{BLOCK}|norm\.{AFFINE}|rel_pos_bias\.{TABLES})"
 NORMS = r"projectors\.[147]\.(running_mean|running_var|num_batches_tracked)"
-PRETEXT = rf"({TRUNK}|mask_token|lm_head\.{AFFINE}|projectors\.[036]\.weight|projectors\.[14]\.{AFFINE}|{NORMS})"
+PRETEXT = rf"({TRUNK}|mask_token|rel_pos_bias2\.{TABLES}|lm_head\.{AFFINE}|projectors\.[036]\.weight|projectors\.[14]\.{AFFINE}|{NORMS})"
 KINDS: list[Kind | JsonKind] = [
     Kind(
         "pretraining",
