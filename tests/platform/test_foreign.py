@@ -130,6 +130,21 @@ def test_what_is_no_file_of_weights_is_told_by_its_content(tmp_path: Path, make:
         read(tmp_path / "x.pth")
 
 
+def test_flax_checkpoints_come_in_though_their_names_have_no_suffix(tmp_path: Path) -> None:
+    import msgpack
+
+    array = msgpack.packb(((2, 3), "float32", np.arange(6, dtype=np.float32).tobytes()))
+    whole = msgpack.packb({"params": {"kernel": msgpack.ExtType(1, array)}, "global_step": 7, "metadata": {}})
+    path = tmp_path / "checkpoint_7"
+    path.write_bytes(whole)
+    content = read(path)
+    assert content["global_step"] == 7
+    np.testing.assert_array_equal(np.asarray(content["params"]["kernel"]), np.arange(6, dtype=np.float32).reshape(2, 3))
+    path.write_bytes(whole[:-9])
+    with pytest.raises(SightlineError, match="checkpoint_7"):
+        read(path)
+
+
 def test_safetensors_bring_the_settings_beside_them(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file({"w": torch.ones(2)}, path)
