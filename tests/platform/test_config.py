@@ -120,7 +120,7 @@ def test_values_are_yaml() -> None:
     ("name", "said"),
     [
         ("croco-tinny", "no recipe 'croco-tinny': did you mean 'croco-tiny'?"),
-        ("zzz", "known: croco-small, croco-tiny"),
+        ("zzz", "croco-small, croco-tiny"),
         ("absent.yaml", "no file 'absent.yaml'"),
     ],
 )
