@@ -17,7 +17,7 @@ DECAYED_BIASES = ("attn.qkv.bias", "cross_attn.projq.bias", "cross_attn.projk.bi
 """Stored as heads x head width in the authors' tree, and so taken for matrices by their rule."""
 
 
-def warmup_then_cosine(step: float, warmup: float, length: float, peak: float, floor: float) -> float:
+def warmup_then_cosine(step: int, warmup: float, length: float, peak: float, floor: float) -> float:
     """Linear from 0 over `warmup` steps, then a cosine to `floor` at `length`, where it starts again from `peak`."""
     progress = max(0.0, step - warmup) / (length - warmup) if length > warmup else 0.0
     share = floor / peak

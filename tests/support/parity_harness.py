@@ -2,7 +2,7 @@
 
 A method's test module lists its `Kind`s. A file is a failure unless exactly one kind recognises *all* its tensor names; a kind
 that is not built yet has no check and is reported as pending. JSON files have a `JsonKind`, which makes the same document with our
-values. Run it alone: `pytest -k "parity and <method>"`.
+values; files of another format have a `BytesKind`. Run it alone: `pytest -k "parity and <method>"`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from sightline.methods.errors import SightlineError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROSE = {"README.md"}
@@ -95,6 +97,18 @@ class JsonKind:
 
 
 @dataclass(frozen=True)
+class BytesKind:
+    """A file of another format, known by its first bytes. `check` adds what it compares and what disagrees to the report.
+
+    Whatever it raises means that the file is not as it should be.
+    """
+
+    name: str
+    recognises: Callable[[bytes], bool]
+    check: Callable[[Path, bytes, Report], None]
+
+
+@dataclass(frozen=True)
 class Within:
     """Our statement about a recorded number that no one can repeat exactly, such as a statistic of random draws."""
 
@@ -165,12 +179,15 @@ def recognise(vector: Vector, kinds: Iterable[Kind]) -> Kind:
     )
 
 
-def check_file(path: Path, kinds: Iterable[Kind | JsonKind]) -> Report:
+def check_file(path: Path, kinds: Iterable[Kind | JsonKind | BytesKind]) -> Report:
     """Every result in the file against ours. Raises `ParityError` with all disagreements."""
     kinds = list(kinds)
     documents = [k for k in kinds if isinstance(k, JsonKind)]
     if documents and (content := read_json(path)) is not None:
         return check_json(path, content, documents)
+    data = path.read_bytes()
+    if other := [k for k in kinds if isinstance(k, BytesKind) and data[8:10] != b'{"' and data and k.recognises(data)]:
+        return check_bytes(path, data, other[0])
     vector = read_vector(path)
     kind = recognise(vector, [k for k in kinds if isinstance(k, Kind)])
     report = Report(path, kind.name, kind.pending)
@@ -237,6 +254,17 @@ def check_json(path: Path, content: Any, kinds: Sequence[JsonKind]) -> Report:
     except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise ParityError(f"{path.name} ({kind.name}) cannot be computed: {type(error).__name__}: {error}") from error
     compare_json(report, "", ours, content, kind.rtol)
+    if report.problems:
+        raise ParityError(f"{path.name} ({kind.name}): " + "; ".join(report.problems[:20]))
+    return report
+
+
+def check_bytes(path: Path, data: bytes, kind: BytesKind) -> Report:
+    report = Report(path, kind.name)
+    try:
+        kind.check(path, data, report)
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError, SightlineError) as error:
+        raise ParityError(f"{path.name} cannot be read as {kind.name}: {type(error).__name__}: {error}") from error
     if report.problems:
         raise ParityError(f"{path.name} ({kind.name}): " + "; ".join(report.problems[:20]))
     return report
