@@ -132,9 +132,7 @@ def test_tampered_files_fail(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["layer_norm_eps", "temperature", "sharpening", "reference_seqlen"])
 def test_other_settings_give_other_numbers(setting: str, tmp_path: Path) -> None:
     """The tolerances tell these apart, so a vector cannot agree by chance."""
-    vector = next(
-        v for p in parity.parity_files(parity.parity_folder(METHOD)) if (v := vector_of(p)) and "output.sinkhorn_targets" in v.tensors
-    )
+    vector = next(v for v in map(parity.read_vector, TENSOR_FILES) if "output.sinkhorn_targets" in v.tensors)
     value = vector.config[setting]
     changed = parity.Vector(
         vector.path, vector.tensors, {**vector.config, setting: value - 1 if value > 1 else value * 0.9}, vector.tolerance
