@@ -31,7 +31,7 @@ def timm_form(config: ConMIMConfig, state: Mapping[str, Tensor]) -> TimmForm:
             "depth": model.depth,
             "num_heads": model.heads,
             "mlp_ratio": model.mlp_ratio,
-            "init_values": model.layer_scale,
+            "init_values": model.layer_scale or 0.0,  # timm takes None for "not given" and would put its own in
             "use_abs_pos_emb": model.position_table,
             "use_rel_pos_bias": own,
             "use_shared_rel_pos_bias": shared,

@@ -1,0 +1,82 @@
+"""Golden losses: the first steps of a method on a fixed tiny set, through the trainer's own step, against a committed file.
+
+`SIGHTLINE_GOLDEN=write pytest -k golden` writes the files anew; say in the commit why the numbers changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sightline.methods.contract import Live, Method
+from sightline.methods.optim import Clock, OptimConfig
+from sightline.methods.random import keyed_rng, sample_rng
+from sightline.platform.data.stream import Group
+from sightline.platform.step import Stepper
+
+FOLDER = Path(__file__).resolve().parents[1] / "golden"
+STEPS, GROUP, LANES, IMAGES = 20, 8, 2, 24
+RTOL = 1e-4
+"""Of each loss: other CPUs and versions of PyTorch add in another order, and training carries that on."""
+
+
+def picture(number: int, size: int = 72) -> np.ndarray:
+    """A smooth texture with a disc: uint8, the same on every machine."""
+    rng = keyed_rng("golden", number)
+    small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(small).resize((size + 8, size), Image.Resampling.BILINEAR)).copy()
+    y, x = np.mgrid[:size, : size + 8]
+    centre, radius = rng.integers(16, size - 16, 2), rng.integers(6, 16)
+    image[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2] = rng.integers(0, 256, 3)
+    return image
+
+
+def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> list[dict[str, float]]:
+    """All figures of `STEPS` steps, means over the groups of each step; fp32, one thread."""
+    config = method.Config.model_validate(sections)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stepper = Stepper(
+            pretext=method.build(config, Live(seed=0)).train(),
+            optim=OptimConfig(lr=lr, weight_decay=0.05, clip=1.0),
+            clock=Clock(steps=STEPS, batch_size=GROUP * LANES, samples=IMAGES),
+            weights=config.loss.model_dump(),
+            seed=0,
+            precision="fp32",
+            device=torch.device("cpu"),
+        )
+        views, found = method.views(config), []
+        for step in range(STEPS):
+            result = stepper.step(step, [group(views, step, lane) for lane in range(LANES)])
+            found.append({**{n: v.double().mean().item() for n, v in result.losses.items()}, "grad_norm": result.grad_norm})
+        return found
+    finally:
+        torch.set_num_threads(threads)
+
+
+def group(views: Any, step: int, lane: int) -> Group:
+    first = (step * LANES + lane) * GROUP
+    rows = [views({"image": picture(p % IMAGES)}, sample_rng(0, p)) for p in range(first, first + GROUP)]
+    return Group(step, lane, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, tuple(map(str, range(GROUP))), ())
+
+
+def check(name: str, ours: list[dict[str, float]], rtol: float = RTOL) -> None:
+    """Raises `AssertionError` naming the first figure that differs from `tests/golden/<name>.json`, or that the file does not have."""
+    path = FOLDER / f"{name}.json"
+    if os.environ.get("SIGHTLINE_GOLDEN") == "write":
+        FOLDER.mkdir(exist_ok=True)
+        path.write_text(json.dumps([{k: float(f"{v:.9g}") for k, v in step.items()} for step in ours], indent=1) + "\n")
+    golden = json.loads(path.read_text())
+    assert len(golden) == len(ours) == STEPS
+    for step, (theirs, mine) in enumerate(zip(golden, ours, strict=True)):
+        assert theirs.keys() == mine.keys(), (step, theirs.keys() ^ mine.keys())
+        for figure, value in theirs.items():
+            assert abs(mine[figure] - value) <= rtol * max(1.0, abs(value)), f"step {step}: {figure} is {mine[figure]}, golden {value}"
