@@ -47,15 +47,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.encoders import open_encoder
 
     opened = open_encoder(args.model)
-    if opened.method in TASKS:
+    if opened.method.startswith("finetune_"):
         raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     overrides = {"model.image_size": list(opened.encoder.image_size), **overrides, "model.encoder": {"method": opened.method, **sections}}
     recipe = args.recipe or f"finetune-{args.task}"
     with tempfile.TemporaryDirectory(prefix="sightline-finetune-") as scratch:
         experiment = config.load(recipe, overrides)
-        if experiment.method != args.task:
-            raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: {args.task}`")
+        if experiment.method != f"finetune_{args.task}":
+            raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: finetune_{args.task}`")
         if not args.scratch:
             experiment = config.load(recipe, {**overrides, "train.init": _start(experiment, opened, scratch)})
         experiment, dataset = preflight.check(experiment)

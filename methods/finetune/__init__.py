@@ -30,7 +30,7 @@ FIGURES = {
 }
 
 classification = Method(
-    id="classification",
+    id="finetune_classification",
     kind="images",
     Config=ClassificationConfig,
     views=ClassificationViews,
@@ -39,7 +39,7 @@ classification = Method(
     loss_figures=FIGURES,
 )
 segmentation = Method(
-    id="segmentation",
+    id="finetune_segmentation",
     kind="images",
     Config=SegmentationConfig,
     views=SegmentationViews,

@@ -26,7 +26,7 @@ CROCO = {
 
 
 def make(task: str, **model: Any) -> tuple[Any, Any, Any]:
-    method = find_method(task)
+    method = find_method(f"finetune_{task}")
     sizes = {"encoder": CROCO, "classes": 3, "image_size": 32, **model}
     ignore = {"ignore_index": 3} if task == "segmentation" else {}
     config = method.Config.model_validate({"model": sizes, "pretext": ignore})
@@ -148,7 +148,7 @@ def test_the_exported_predictor_is_the_trained_network() -> None:
 
 
 def test_a_wrong_encoder_is_named() -> None:
-    method = find_method("classification")
+    method = find_method("finetune_classification")
     for encoder, message in (
         ({}, "name no method"),
         ({"method": "crocco"}, "did you mean 'croco'"),

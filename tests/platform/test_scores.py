@@ -57,7 +57,7 @@ def labelled(folder: Path, rows: int) -> Dataset:
 
 def brightness_knower(task: str) -> tuple[Any, Any]:
     """A predictor whose head is set by hand: class 1 is the brighter one."""
-    method = find_method(task)
+    method = find_method(f"finetune_{task}")
     config = method.Config.model_validate({"model": {"encoder": ENCODER, "classes": 2, "image_size": 32, "drop_path": 0}})
     pretext = method.build(config, Live(seed=0))
 
