@@ -39,7 +39,10 @@ def picture(number: int, size: int = 72) -> np.ndarray:
 
 
 def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> list[dict[str, float]]:
-    """All figures of `STEPS` steps, means over the groups of each step; fp32, one thread."""
+    """The total, its terms and the norm of the gradient for `STEPS` steps, means over the groups of each step; fp32, one thread.
+
+    Diagnostics that count, such as an accuracy, are left out: a single tie that falls the other way would show.
+    """
     config = method.Config.model_validate(sections)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,7 +59,8 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
         views, found = method.views(config), []
         for step in range(STEPS):
             result = stepper.step(step, [group(views, step, lane) for lane in range(LANES)])
-            found.append({**{n: v.double().mean().item() for n, v in result.losses.items()}, "grad_norm": result.grad_norm})
+            terms = {name: result.losses[name].double().mean().item() for name in ("loss", *stepper.weights)}
+            found.append({**terms, "grad_norm": result.grad_norm})
         return found
     finally:
         torch.set_num_threads(threads)
