@@ -32,8 +32,8 @@ ALARMS = (
     Alarm(
         "swapped_teacher_gap",
         below=0.05,
-        cause="another image's teacher does nearly as well, so only position is learnt: train longer, use smaller patches, or if the loss "
-        "has not left ln(patches), check that positions reach the network (model.position_table)",
+        cause="another image's teacher does nearly as well, so only position is learnt, as in the early part of every run; if it stays: "
+        "train longer, use smaller patches; and where `chance_gap` is 0, too, switch on model.position_table",
     ),
 )
 
