@@ -17,6 +17,7 @@ COMMANDS = {
     "pretrain": "train an encoder by a recipe, probe it, register it, report on it",
     "finetune": "train an encoder on with labels (classification, segmentation), and score it",
     "resume": "go on with a run that was stopped or killed, from its newest whole checkpoint",
+    "evaluate": "measure what encoders are worth: probes beside random weights and raw pixels",
     "encode": "write an encoder's features of your images to a Parquet file",
     "export": "write an encoder for timm, as safetensors, in its authors' layout or as ONNX",
     "import": "take in weights that a method's authors published",

@@ -39,8 +39,6 @@ def measure(bench: Bench, train: Dataset | None, test: Dataset, protocol: Corres
             true = {grid: [true_cells(pair, grid, protocol) for pair in batch] for grid in set(bench.grids.values())}
             one, two = ({size: np.stack([pair.crops[side][size] for pair in batch]) for size in batch[0].crops[side]} for side in (0, 1))
             for (name, grid, first), (_, _, second) in zip(bench.tokens(one), bench.tokens(two), strict=True):
-                if name.startswith(PIXELS):
-                    first, second = 2 * first - 1, 2 * second - 1
                 nearest = nearest_cells(first, second).numpy()
                 sums.setdefault(name, []).append(hits(nearest, true[grid], grid, protocol.within))
             for grid, cells in true.items():
@@ -159,8 +157,8 @@ def _sampled(depth: Float[np.ndarray, "h w"], x: Float[np.ndarray, " n"], y: Flo
 
 
 def nearest_cells(first: Float[torch.Tensor, "b n d"], second: Float[torch.Tensor, "b n d"]) -> Int[torch.Tensor, "b n"]:
-    """For each patch of view 1 the patch of view 2 with the largest cosine."""
-    one, two = (torch.nn.functional.normalize(x, dim=2) for x in (first, second))
+    """For each patch of view 1 the patch of view 2 with the largest cosine, the mean of each view's patches taken off."""
+    one, two = (torch.nn.functional.normalize(x - x.mean(dim=1, keepdim=True), dim=2) for x in (first, second))
     return (one @ two.transpose(1, 2)).argmax(dim=2)
 
 

@@ -90,7 +90,8 @@ def list_frames(dataset: Dataset, target: str, max_rows: int) -> list[Frame]:
 
 
 def read_frames(dataset: Dataset, frames: Sequence[Frame]) -> Iterator[tuple[Frame, np.ndarray, Any] | tuple[Frame, None, None]]:
-    """(frame, uint8 H x W x 3, target) for each frame, which must be in stored order; two Nones for a broken one.
+    """(frame, uint8 H x W x 3, target) for each frame, which must be in stored order; two Nones for a broken one, or
+    for a mask of another size than its image.
 
     A target is depth (float32 H x W, metres), a mask of class indices (H x W) or a class index.
     """
@@ -99,7 +100,9 @@ def read_frames(dataset: Dataset, frames: Sequence[Frame]) -> Iterator[tuple[Fra
     for row, stored in read_rows(dataset, list(by_row), columns):
         for frame in by_row[row]:
             try:
-                yield frame, decode_image(stored[frame.column]), _decode_target(frame, stored[frame.target])
+                image, target = decode_image(stored[frame.column]), _decode_target(frame, stored[frame.target])
+                fits = frame.target != "segmentation" or target.shape == image.shape[:2]
+                yield (frame, image, target) if fits else (frame, None, None)
             except BrokenSampleError:
                 yield frame, None, None
 

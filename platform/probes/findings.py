@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from .figures import Lineup
@@ -61,16 +61,15 @@ def flat_metrics(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return out
 
 
-def table(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(row name, its first figure with the interval, its differences or '') for a terminal, controls left out."""
+def table(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """(row name, its first figure with the interval, its differences in points) for a terminal; controls are left out."""
     metric = next(iter(result["metrics"]))
     lines = []
     for row in result["rows"]:
-        if row["kind"] == "control":
-            continue
-        mine: Sequence[Mapping[str, Any]] = [d for d in result["differences"] if d["of"][0] == row["name"]]
-        said = [f"{_signed(d['metrics'][metric])} to {d['of'][1]}: {d['metrics'][metric]['verdict']}" for d in mine]
-        lines.append((row["name"], _span(row["metrics"][metric]), "\n".join(said)))
+        if row["kind"] != "control":
+            mine = [(d["of"][1], d["metrics"][metric]) for d in result["differences"] if d["of"][0] == row["name"]]
+            said = [f"{_span(figure, '+')} against {other}: {figure['verdict']}" for other, figure in mine]
+            lines.append((row["name"], _span(row["metrics"][metric]), said))
     return lines
 
 
@@ -83,11 +82,6 @@ def _word(verdict: str) -> str:
     return verdict if verdict in ("better", "worse") else "no difference"
 
 
-def _span(figure: Mapping[str, Any]) -> str:
-    ends = f"  ({figure['low'] * 100:.1f} to {figure['high'] * 100:.1f})" if figure["low"] is not None else ""
-    return f"{figure['value'] * 100:.1f}{ends}"
-
-
-def _signed(figure: Mapping[str, Any]) -> str:
-    ends = f" ({figure['low'] * 100:+.1f} to {figure['high'] * 100:+.1f})" if figure["low"] is not None else ""
-    return f"{figure['value'] * 100:+.1f}{ends}"
+def _span(figure: Mapping[str, Any], sign: str = "") -> str:
+    ends = f" ({figure['low'] * 100:{sign}.1f} to {figure['high'] * 100:{sign}.1f})" if figure["low"] is not None else ""
+    return f"{figure['value'] * 100:{sign}.1f}{ends}"

@@ -32,8 +32,6 @@ class Protocol(Settings):
     pooling: str
     features: str
     head: str
-    gap: float = 2.0
-    """Seconds between training and test frames of one scene; training frames that are nearer are left out."""
     pixels: str
     """The raw-pixels baseline: features that no network has touched, in place of the encoder's."""
     pixel_cells: int = 8
@@ -41,12 +39,19 @@ class Protocol(Settings):
     resampling: Resampling = Resampling()
 
 
+class HeadProtocol(Protocol):
+    """A protocol that fits a head on training data."""
+
+    gap: float = 2.0
+    """Seconds between training and test frames of one scene; training frames that are nearer are left out."""
+
+
 EVERY_IMAGE = "each image once; largest centre crop of the encoder's shape, then resized to its size (bicubic, antialiased)"
 PIXELS_OF_A_PATCH = "8 x 8 mean colours of each patch of the same grid"
 PIXELS_OF_AN_IMAGE = "8 x 8 mean colours of the largest centre square"
 
 
-class DepthProtocol(Protocol):
+class DepthProtocol(HeadProtocol):
     """Monocular depth from frozen patch features: one linear map, shared by all patches, from a patch's feature to its log depth."""
 
     name: Literal["depth"] = "depth"
@@ -71,7 +76,7 @@ class DepthProtocol(Protocol):
     pixels: str = PIXELS_OF_A_PATCH
 
 
-class KnnProtocol(Protocol):
+class KnnProtocol(HeadProtocol):
     """Classification by the nearest training images: what the features call alike, without any training."""
 
     name: Literal["knn"] = "knn"
@@ -86,7 +91,7 @@ class KnnProtocol(Protocol):
     pixels: str = PIXELS_OF_AN_IMAGE
 
 
-class LinearProtocol(Protocol):
+class LinearProtocol(HeadProtocol):
     """Classification by one linear map from the image's mean feature."""
 
     name: Literal["linear"] = "linear"
@@ -98,7 +103,7 @@ class LinearProtocol(Protocol):
         "multinomial logistic regression: mean cross-entropy + penalty / 2 x the squared weights (not the biases), "
         "to its minimum by L-BFGS from zero (float64, no head seed)"
     )
-    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     folds: int = 3
     """The penalty has the least cross-entropy when each fold is predicted from the others; then all are fitted."""
     tolerance: float = 1e-6
@@ -107,7 +112,7 @@ class LinearProtocol(Protocol):
     pixels: str = PIXELS_OF_AN_IMAGE
 
 
-class SegmentationProtocol(Protocol):
+class SegmentationProtocol(HeadProtocol):
     """Semantic segmentation from frozen patch features: one linear map, shared by all patches, from a patch's feature to its classes."""
 
     name: Literal["segmentation"] = "segmentation"
@@ -138,7 +143,7 @@ class CorrespondenceProtocol(Protocol):
     images: str = "both images of a pair; largest centre crop of the encoder's shape, then resized to its size (bicubic, antialiased)"
     max_rows: tuple[int, int] = (0, 400)
     pooling: str = "none: one match a patch"
-    features: str = "divided by their length"
+    features: str = "minus the mean over the patches of their image, divided by their length"
     head: str = "none: the patch of image 2 with the largest cosine, among all patches of image 2"
     truth: str = (
         "the depth at the centre of a patch of image 1 is projected into image 2; the patch counts if the point falls in the crop, where "
@@ -154,7 +159,7 @@ class CorrespondenceProtocol(Protocol):
     metrics: tuple[str, ...] = ("recall", "recall_0_15", "recall_15_30", "recall_30_60", "recall_60_180")
     pooled: str = "all visible patches of all pairs weigh the same"
     position: str = "the same cell of the grid in image 2"
-    pixels: str = f"{PIXELS_OF_A_PATCH}, from -1 to 1"
+    pixels: str = PIXELS_OF_A_PATCH
 
 
 DEPTH = DepthProtocol()

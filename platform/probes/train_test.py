@@ -12,7 +12,7 @@ from sightline.methods.errors import CallError
 from ..data.dataset import Dataset
 from .bench import ProbeSkippedError
 from .features import Frame, list_frames
-from .protocol import Protocol, Resampling
+from .protocol import HeadProtocol, Resampling
 from .splits import Units, make_units, too_near
 
 MIN_TRAIN, MIN_TEST = 10, 2
@@ -35,7 +35,7 @@ class Split:
         return Units([names[frame.digest] for frame in frames], self.test_units.kind)
 
 
-def split_frames(train: Dataset, test: Dataset, target: str, protocol: Protocol, *, strict: bool) -> Split:
+def split_frames(train: Dataset, test: Dataset, target: str, protocol: HeadProtocol, *, strict: bool) -> Split:
     """Frames with `target`; training frames that lie within the gap of a test frame of their scene are left out.
 
     Where a scene is on both sides and its frames have no time, neighbours cannot be told apart: with `strict` the probe is skipped, else

@@ -1,0 +1,180 @@
+"""Measure what encoders are worth: probes with frozen protocols, beside the same networks with random weights and raw pixels.
+
+  sightline evaluate conmim-tiny-1121-0930 --data ./birds --data ./kitchen
+  sightline evaluate models:/croco-encoder@candidate encoder.safetensors --probe knn --probe linear --train ./birds/train --test ./birds/val
+  sightline evaluate croco-tiny-1121-0930 --probe correspondence --test ./kitchen-pairs --out kitchen.html
+
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. DATA is a data set made by `sightline prepare`; each probe
+takes the first that has what it needs. The figures are printed and written as JSON and as one HTML page. docs/probes.md has the protocols.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sightline.platform.encoders import OpenedEncoder
+    from sightline.platform.probes.bench import Contender, Progress
+    from sightline.platform.probes.run import Couple
+
+TESTS = ("val", "test")
+"""Names of the test data below --data, the first that is there."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a run, a file, or models:/NAME@alias")
+    parser.add_argument("--probe", action="append", metavar="NAME", help="a probe, may be repeated (default: all that the data allow)")
+    parser.add_argument("--data", action="append", default=[], metavar="DIR", help="folder of data sets train/ and val/; may be repeated")
+    parser.add_argument("--train", action="append", default=[], metavar="DATA", help="data that train probe heads; may be repeated")
+    parser.add_argument("--test", action="append", default=[], metavar="DATA", help="data that test them, one for each --train")
+    parser.add_argument("--controls", type=int, default=3, metavar="N", help="random-weights networks a model (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--out", metavar="REPORT.html", help="report, its JSON beside it (default: under $SIGHTLINE_HOME/evaluations)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from sightline.methods.errors import CallError
+    from sightline.platform.probes.catalog import PROBES, find_probe
+
+    names = args.probe if args.probe and args.probe != ["all"] else list(PROBES)
+    for name in names:
+        find_probe(name)
+    if args.controls < 0:
+        raise CallError(f"--controls {args.controls}: a number of networks is needed", "use 3, or 0 for none")
+    couples = _couples(args.data, args.train, args.test)
+    from rich.console import Console
+
+    from sightline.platform.encoders import open_encoder
+
+    models = list(dict.fromkeys(args.models))
+    opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
+    console = Console(stderr=args.json, highlight=False, soft_wrap=True)
+    from sightline.platform.probes.run import run_probes
+
+    with _progress() as progress:
+        results = run_probes(names, _contenders(opened, args.controls), couples, device=_device(args.device), progress=progress)
+    if all("skipped" in result for result in results.values()):
+        raise CallError(
+            "\n".join(result["skipped"] for result in results.values()), "docs/probes.md says which columns each probe needs of the data"
+        )
+    about = {name: {"method": one.method, "source": one.source, "sha256": one.sha256} for name, one in opened.items()}
+    report, document = _write(args.out, about, results)
+    for result in results.values():
+        _tell(console, result)
+    console.print(f"report: {report}\nfigures: {document}", markup=False)
+    return {"models": about, "probes": results, "report": str(report), "figures": str(document)}
+
+
+def _couples(folders: Sequence[str], train: Sequence[str], test: Sequence[str]) -> list[Couple]:
+    """The data sets in the order in which probes look at them. Raises `CallError` for those that do not go together."""
+    from sightline.methods.errors import CallError
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.home import absolute
+    from sightline.platform.probes.run import Couple
+
+    if train and len(train) != len(test):
+        raise CallError(
+            f"{len(train)} --train and {len(test)} --test: they go in couples", "name a --test for each --train, in their order"
+        )
+    pairs: list[tuple[str | None, str]] = list(zip(train, test, strict=True)) if train else [(None, place) for place in test]
+    for folder in folders:
+        place = absolute(folder).rstrip("/")
+        found = next((name for name in TESTS if "://" not in place and (Path(place) / name).exists()), TESTS[0])
+        pairs.append((f"{place}/train", f"{place}/{found}"))
+    if not pairs:
+        raise CallError("no data to evaluate on", "name --data DIR (with train/ and val/ in it), or --train DATA --test DATA")
+    return [Couple(Dataset.open(absolute(one)) if one else None, Dataset.open(absolute(other))) for one, other in pairs]
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """Short names that tell the models apart: the last part of a path where that will do."""
+    short = [Path(model).stem if "://" not in model and not model.startswith("models:") else model for model in models]
+    return short if len(set(short)) == len(short) else list(models)
+
+
+def _contenders(opened: dict[str, OpenedEncoder], count: int) -> list[Contender]:
+    """Models of one architecture share their controls, which are then measured once."""
+    from sightline.platform.probes.bench import Contender
+
+    controls: dict[str, tuple[Any, ...]] = {}
+    contenders = []
+    for name, one in opened.items():
+        key = json.dumps([one.method, one.weights.sections["model"]], sort_keys=True, default=str)
+        if key not in controls:
+            controls[key] = tuple(one.random(seed) for seed in range(1, count + 1))
+        contenders.append(Contender(name, one.encoder, controls[key]))
+    return contenders
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    from sightline.methods.errors import CallError
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise CallError("--device cuda: torch finds no GPU here", "use --device cpu")
+    return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on the terminal that is called with what is being done and the share of it; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("probing", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> tuple[Path, Path]:
+    from sightline.platform.home import home
+    from sightline.platform.probes.findings import brief
+    from sightline.platform.report import write_report
+    from sightline.platform.runs import command_line
+
+    first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
+    default = home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
+    report = Path(out).expanduser().absolute() if out else default
+    facts = [(name, f"{one['method']}, {one['source']}, SHA-256 {one['sha256'][:12]}") for name, one in models.items()]
+    write_report(
+        report,
+        {
+            "title": f"Evaluation of {', '.join(models)}",
+            "kind": "evaluation",
+            "headline": f"{next(iter(models))}: {'; '.join(found for result in results.values() if (found := brief(result)))}.",
+            "facts": facts,
+            "probes": list(results.values()),
+            "commands": [command_line(sys.argv[1:])],
+        },
+    )
+    document = report.with_suffix(".json")
+    document.write_text(json.dumps({"models": models, "probes": results}, indent=1))
+    return report, document
+
+
+def _tell(console: Console, result: dict[str, Any]) -> None:
+    from sightline.platform.probes.findings import table
+
+    if "skipped" in result:
+        console.print(f"{result['skipped']}\n", style="dim", markup=False)
+        return
+    label = next(iter(result["metrics"].values()))["label"]
+    rows = table(result)
+    width = max(len(name) for name, _, _ in rows)
+    console.print(f"{result['title']}: {label} in %, {result['seconds']:.0f} s", style="bold", markup=False)
+    for name, figure, differences in rows:
+        console.print(f"  {name:<{width}}  {figure}", markup=False)
+        for difference in differences:
+            console.print(f"    {difference}", markup=False)
+    console.print(f"{result['covers']}\n", style="dim", markup=False)

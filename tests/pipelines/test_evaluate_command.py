@@ -1,0 +1,96 @@
+"""`sightline evaluate`: any models beside each other, on the data that each probe needs, as a table, JSON and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy import TOY
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.methods.random import keyed_rng
+from sightline.pipelines.__main__ import main
+from sightline.platform import config
+from sightline.platform.data.images import encode_image
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.weights import Weights, write_folder
+
+Evaluate = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three encoders, two of them of one architecture, and a labelled data set `colours`."""
+    root = tmp_path_factory.mktemp("evaluate")
+    for name, model, seed in (("one", {}, 5), ("two", {}, 6), ("small", {"image_size": 32}, 7)):
+        settings = config.load("toy", settings={**TOY, "model": {**TOY["model"], **model}}).settings
+        encoder = find_method("croco").build(settings, Live(seed=seed)).encoder()
+        weights = Weights.of("croco", settings.model_dump(mode="json"), "encoder", encoder.state_dict(), "a test", str(root / name))
+        write_folder(weights, root / name)
+    for side, rows in (("train", 24), ("val", 12)):
+        rng = keyed_rng("colours", side)
+        with ShardWriter(root / "colours" / side, "images", classes=["dark", "light"]) as writer:
+            for index in range(rows):
+                image = rng.normal(70 if index % 2 else 180, 30, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+                writer.write({"id": str(index), "image": encode_image(image), "label": 1 - index % 2})
+    return root
+
+
+@pytest.fixture
+def evaluate(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Evaluate:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(place)
+
+    def call(*words: str) -> tuple[int, dict[str, Any], str]:
+        code = main(["evaluate", *words, "--json"])
+        out, err = capfd.readouterr()
+        return code, json.loads(out), err
+
+    return call
+
+
+def test_models_are_measured_beside_random_weights_and_raw_pixels(evaluate: Evaluate, tmp_path: Path) -> None:
+    code, result, err = evaluate(
+        "./one", "./two", "./small", "--probe", "knn", "--probe", "depth", "--data", "./colours", "--controls", "2"
+    )
+    assert code == 0 and list(result["models"]) == ["one", "two", "small"] and result["models"]["one"]["method"] == "croco"
+    rows = [row["name"] for row in result["probes"]["knn"]["rows"]]
+    assert rows[:4] == ["one", "two", "small", "mean of 2 random like one"] and "mean of 2 random like small" in rows
+    assert "mean of 2 random like two" not in rows and rows[-1] == "raw pixels"
+    assert "no depth column" in result["probes"]["depth"]["skipped"]
+    assert "against raw pixels" in err and "probe depth skipped" in err
+    report = Path(result["report"])
+    assert report.parent == tmp_path / "home" / "evaluations" and "Evaluation of one, two, small" in report.read_text()
+    assert json.loads(Path(result["figures"]).read_text())["probes"]["knn"]["protocol_hash"] == result["probes"]["knn"]["protocol_hash"]
+
+
+def test_all_probes_that_the_data_allow_are_the_default(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "page.html"
+    code, result, _ = evaluate("./one", "--train", "./colours/train", "--test", "./colours/val", "--controls", "0", "--out", str(out))
+    done = {name for name, found in result["probes"].items() if "skipped" not in found}
+    assert code == 0 and done == {"knn", "linear"} and len(result["probes"]) == 5
+    assert out.is_file() and (tmp_path / "deep" / "page.json").is_file()
+    assert [row["kind"] for row in result["probes"]["knn"]["rows"]] == ["encoder", "baseline"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["./one", "--probe", "knm", "--data", "./colours"], "did you mean 'knn'"),
+        (["./one"], "no data to evaluate on"),
+        (["./one", "--train", "./colours/train"], "1 --train and 0 --test"),
+        (["./one", "--data", "./nowhere"], "there is no data set"),
+        (["./none", "--data", "./colours"], "none"),
+        (["./one", "--probe", "depth", "--data", "./colours"], "probe depth skipped: no depth column"),
+        (["./one", "--probe", "knn", "--test", "./colours/val"], "its head needs training data"),
+        (["./one", "--controls", "-1", "--data", "./colours"], "--controls -1"),
+    ],
+)
+def test_a_wrong_call_is_told_before_any_work(evaluate: Evaluate, words: list[str], said: str) -> None:
+    code, result, _ = evaluate(*words)
+    assert code == 2 and said in result["error"] + result["mend"]
