@@ -155,7 +155,7 @@ def patch_targets(
         for axis, (cells, pixels) in enumerate(zip(query_grid, query_size, strict=True))
     )
     cells = reference_cells(rows, columns, reference, grid, reference_flip)
-    return np.where(flips[:, None, None], cells[:, :, ::-1], cells).reshape(len(queries), -1)
+    return np.where(flips[:, None, None], cells[:, :, ::-1], cells).reshape(len(queries), query_grid[0] * query_grid[1])
 
 
 def relative_box(reference: Box, query: Box) -> tuple[float, float, float, float, float]:
