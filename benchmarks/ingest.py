@@ -4,8 +4,8 @@
 
 Both read 256 px JPEGs (pairs for CroCo, single images for the others) of this machine's disk cache, decode them and cut the recipe's
 views with the same functions. The stream also reads Parquet, shuffles, keys every draw and asserts every position; the DataLoader is
-given encoded bytes in memory and its sampler's order. Blocks alternate, each with a pipeline of its own; the first batches of a block
-are not counted. Ratios are taken inside a pair of blocks, their median and range are printed.
+given encoded bytes in memory and its sampler's order. Blocks alternate, each with a pipeline of its own, whose first batches are not
+counted. Ratios are taken inside a pair of blocks, their median and range are printed.
 
 Besides: what decode and views of a sample take in one process alone, the share of the stream's worker time that they make up, and what
 one thread of training takes of the same recipe's samples in fp32, measured while nothing else runs. A stream that gives less starves
@@ -48,7 +48,10 @@ from sightline.platform.launch import start_ray
 RECIPES = ("croco-v1-base", "conmim-base", "loca-tiny", "loca-base")
 ROWS, SIDE, BATCH, GROUP = 1024, 256, 64, 32
 ROUND = 8
-"""Batches in which every lane ends a block of rows: whole rounds are counted, after one that is not."""
+"""Batches in which every lane ends a block of rows: whole rounds are counted."""
+WARM = {"stream": 5, "DataLoader": 1}
+"""Rounds before those. The stream's first window is short; that the next one is made (a second of CPU, then none for 65,000 samples)
+must not fall into the seconds that are counted."""
 ALONE, TRAINED = 128, 4
 """Samples by which decode and views are timed in this process, and samples in a group of the training step."""
 
@@ -122,12 +125,12 @@ def alone(rows: Rows) -> tuple[float, float]:
     return 1000 * (middle - start) / len(samples), 1000 * (end - middle) / len(samples)
 
 
-def timed(batches: Iterator[Any], least: float) -> tuple[float, float]:
-    """(seconds to the first batch, samples a second after a first round, over whole rounds of at least `least` seconds)."""
+def timed(batches: Iterator[Any], warm: int, least: float) -> tuple[float, float]:
+    """(seconds to the first batch, samples a second after `warm` rounds, over whole rounds of at least `least` seconds)."""
     start = time.perf_counter()
     next(batches)
     first = time.perf_counter() - start
-    for _ in range(ROUND - 1):
+    for _ in range(warm * ROUND - 1):
         next(batches)
     counted, start = 0, time.perf_counter()
     while (passed := time.perf_counter() - start) < least or not counted:
@@ -139,10 +142,11 @@ def timed(batches: Iterator[Any], least: float) -> tuple[float, float]:
 
 def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: float, say: Callable[[str], None]) -> Measured:
     experiment = config.load(recipe)
-    views = find_method(experiment.method).views(experiment.settings)
-    plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP)
+    method = find_method(experiment.method)
+    views = method.views(experiment.settings)
+    plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP, experiment.data.block)
     rows = Rows(dataset, views)
-    measured = Measured(recipe, dataset.kind)
+    measured = Measured(recipe, method.kind)
     measured.decode_ms, measured.views_ms = alone(rows)
     measured.training_rate = samples_per_second(recipe, TRAINED, torch.device("cpu"))
     say(f"{recipe}: decode {measured.decode_ms:.2f} ms, views {measured.views_ms:.2f} ms, training {measured.training_rate:.1f}/s")
@@ -156,7 +160,7 @@ def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: flo
     for block in range(blocks):
         for name, make in {"stream": ours, "DataLoader": loader}.items():
             batches = make()
-            first, rate = timed(batches, least)
+            first, rate = timed(batches, 1 if least == 0 else WARM[name], least)
             if name == "stream":
                 batches.close()  # type: ignore[attr-defined]
             del batches

@@ -24,7 +24,7 @@ Kept = Bool[Tensor, "l 2 b"]
 
 def attend(q: Float[Tensor, "b n c"], k: Float[Tensor, "b m c"], v: Float[Tensor, "b m c"], heads: int) -> Float[Tensor, "b n c"]:
     """softmax(q k^T / sqrt(d)) v for each head."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
     weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     out: Tensor = (weights @ v).transpose(1, 2).flatten(2)
     return out
@@ -107,7 +107,8 @@ class ClusterHead(nn.Module):
         x = self.fc3(self.act(self.fc2(self.act(self.fc1(x)))))
         x = x / x.norm(dim=-1, keepdim=True)
         weight = self.prototypes.weight
-        return x @ (weight / (weight.norm(dim=-1, keepdim=True) + 1e-10)).T
+        out: Tensor = x @ (weight / (weight.norm(dim=-1, keepdim=True) + 1e-10)).T
+        return out
 
 
 class Network(nn.Module):

@@ -136,7 +136,7 @@ def loca_inputs(pretext: LocaPretext, batch: Batch, noise: Noise) -> tuple[Views
     """Focal queries lie image-major in our batch."""
     drawn = pretext.draw(batch, noise)
     b, f = batch["focal"].shape[:2]
-    focal_kept = None if drawn.focal_paths is None else drawn.focal_paths.unflatten(2, (b, f)).transpose(2, 3).flatten(2)
+    focal_kept = None if drawn.focal_paths is None else drawn.focal_paths.reshape(-1, 2, b, f).transpose(2, 3).flatten(2)
     focal, focal_target = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("focal", "focal_target"))
     views = Views(batch["reference"], batch["query"], focal, batch["query_target"], focal_target)
     return views, Draws(drawn.reference, drawn.query, drawn.reference_paths, drawn.query_paths, focal_kept)

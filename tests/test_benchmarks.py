@@ -198,3 +198,16 @@ def test_the_step_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> No
         )
         faster = [a / b for a, b in zip(seconds["textbook fp32"], seconds["ours fp32"], strict=True)]
         assert network["times_textbook"]["ours fp32"] == pytest.approx(faster)
+
+
+@pytest.mark.slow
+def test_the_ingest_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "ingest.json"
+    command = [sys.executable, str(BENCHMARKS / "ingest.py"), "--quick", "--recipe", "conmim-tiny", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "a training thread takes" in " ".join(done.stdout.split()), done.stdout
+    (measured,) = json.loads(out.read_text())["recipes"]
+    assert measured["ratios"] == [pytest.approx(measured["rates"]["stream"][0] / measured["rates"]["DataLoader"][0])]
+    assert measured["feeds"] == pytest.approx(measured["rates"]["stream"][0] / measured["training_rate"])
+    assert measured["views_ms"] > 0 and measured["decode_ms"] > 0
