@@ -83,6 +83,8 @@ class Alarm:
     cause: str
     below: float = float("-inf")
     above: float = float("inf")
+    after: float = 0.0
+    """Share of the run before which the figure is not judged: some are low at first in every run."""
 
 
 @dataclass(frozen=True)

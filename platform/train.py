@@ -278,7 +278,7 @@ class _Loop:
             health = measure_health(pretext, columns, self.experiment.train.seed, self.device)
         if health:
             # Random weights look collapsed by nature: only what training made is judged.
-            warnings = alarms(health, self.method.alarms) if step else []
+            warnings = alarms(health, self.method.alarms, step / self.clock.steps) if step else []
             self.post({"kind": "health", "step": step, "figures": health, "warnings": warnings})
 
     def _save(self, pretext: Any, step: int) -> bool:

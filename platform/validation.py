@@ -89,12 +89,12 @@ def measure_health(pretext: Any, columns: Columns, seed: int, device: torch.devi
     return {name: float(value) for name, value in figures.items()}
 
 
-def alarms(health: Mapping[str, float], known: Iterable[Alarm]) -> list[str]:
-    """A sentence for each figure beyond its limit. A figure that is not a number is beyond every limit."""
+def alarms(health: Mapping[str, float], known: Iterable[Alarm], progress: float = 1.0) -> list[str]:
+    """A sentence for each figure beyond its limit, at this share of the run. A figure that is not a number is beyond every limit."""
     found = []
     for alarm in known:
         value = health.get(alarm.figure)
-        if value is not None and not alarm.below <= value <= alarm.above:
+        if value is not None and progress >= alarm.after and not alarm.below <= value <= alarm.above:
             limit = f"below {alarm.below:g}" if value < alarm.below else f"above {alarm.above:g}"
             found.append(f"{alarm.figure} = {value:.3g} ({limit}): {alarm.cause}")
     return found
