@@ -13,8 +13,8 @@ range over the blocks are printed. "Of matmul" is the rate of the step's matrix 
 and backward, counted once, on our network, without recomputation: the same work for every row) over that of large square products in the
 same precision and block.
 Aims on a CPU: fp32 no slower than the textbook; where the CPU has bf16 instructions (the matmul rows show it), ViT-B at least 1.8 times
-as fast in bf16 as in fp32; where a bf16 product is the slower one, as on CPUs without, the bf16 row is left out. `<- auto` marks what
-`precision: auto` picked in this very run; it is that row, not timed again.
+as fast in bf16 as in fp32; where a bf16 product is the slower one, as on CPUs without, there is no bf16 row. `<- auto` marks what
+`precision: auto` picks: that row, not timed again.
 """
 
 from __future__ import annotations
@@ -205,20 +205,18 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     losses = equal_losses(pretext, textbook, yardstick, weights, ready)
     say(f"{recipe}: losses agree, {losses['ours']:.6f} and {losses['textbook']:.6f}")
     flops = count_flops(pretext, weights, ready)
-    auto, _ = choose_precision(pretext, raw, weights, device, samples=2)
+    products = {name: matmul_of(scale.matmul, dtype, device) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    has_bf16 = seconds_of(products["bf16"], 0.2, device) < seconds_of(products["fp32"], 0.2, device)
+    auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"  # it would take minutes to find that out
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
     inputs = yardstick.inputs(pretext, ready, Noise(0, 0, 0))
     step = our_step(pretext, experiment, weights, ready, device)
     calls: dict[str, Callable[[], None]] = {
         "textbook fp32": textbook_step(textbook, inputs, experiment.optim, experiment.optim.peak_lr(experiment.batch.size)),
         "ours fp32": lambda: step("fp32"),
-        "ours bf16": lambda: step("bf16"),
-        "matmul fp32": matmul_of(scale.matmul, torch.float32, device),
-        "matmul bf16": matmul_of(scale.matmul, torch.bfloat16, device),
+        **({"ours bf16": lambda: step("bf16")} if has_bf16 else {}),
+        **{f"matmul {name}": product for name, product in products.items()},
     }
-    fp32, bf16 = (seconds_of(calls[f"matmul {precision}"], 0.2, device) for precision in ("fp32", "bf16"))
-    if bf16 > fp32:
-        del calls["ours bf16"]
     for call in calls.values():  # the first call lays out memory, optimiser state and kernels
         seconds_of(call, 0.0, device)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
