@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import re
 import subprocess
 import sys
 import tokenize
@@ -221,7 +222,12 @@ def test_no_code_of_the_platform_names_a_method() -> None:
     for path in sorted((ROOT / "platform").rglob("*.py")):
         with path.open("rb") as file:
             code = [t for t in tokenize.tokenize(file.readline) if t.type != tokenize.COMMENT and not t.string.startswith('"""')]
-        named = [f"{path.relative_to(ROOT)}:{t.start[0]}: {t.string}" for t in code for name in ids if name in t.string.lower()]
+        named = [
+            f"{path.relative_to(ROOT)}:{t.start[0]}: {t.string}"
+            for t in code
+            for name in ids
+            if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", t.string.lower())
+        ]
         assert not named
 
 
