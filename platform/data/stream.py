@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,10 @@ from .dataset import Dataset
 from .plan import Block, Plan
 from .rows import decode_row, input_columns
 
-WINDOW_BLOCKS = 256
-"""Blocks in one Ray dataset: large enough that its start-up (0.15 s) vanishes, small enough that making it is quick."""
-FIRST_WINDOW_BLOCKS = 8
-"""The first window is short, so that the first step need not wait for the making of a long one."""
+WINDOWS = (8, 32, 128, 256)
+"""Blocks in the first, second, third and every later Ray dataset. Making one costs the driver 4 ms a block. The first is short so that the
+first step need not wait for it, the next ones so that a short run does not pay for blocks it never reads; the last is so large that
+a start-up of 0.15 s vanishes."""
 OVERLAP_BLOCKS = 3
 """Blocks before the end of a window at which the next one starts, so that its start-up (a second) is not waited for."""
 QUEUE_BLOCKS = 2
@@ -183,9 +183,10 @@ class Stream:
 def _in_windows(schedule: Iterator[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
     runs: list[_Background] = []
+    sizes = chain(WINDOWS, repeat(WINDOWS[-1]))
 
     def start() -> int:
-        window = list(islice(schedule, WINDOW_BLOCKS if runs else FIRST_WINDOW_BLOCKS))
+        window = list(islice(schedule, next(sizes)))
         if window:
             runs.append(_Background(_run_window(window, load, resources)))
         return len(window)
