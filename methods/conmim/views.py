@@ -28,7 +28,8 @@ class ConMIMViews:
 
     def __init__(self, config: ConMIMConfig) -> None:
         self.size, self.augment = config.model.image_size, config.augment
-        self.smallest = config.model.patch_size
+        self.patch = config.model.patch_size
+        self.smallest = (self.patch, self.patch)
         self.strong = 2 if config.pretext.strong_view == "both" else 1
         task, grid = config.pretext, config.model.grid
         self.draw_mask = {
@@ -44,8 +45,8 @@ class ConMIMViews:
 
     def _crop(self, whole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width = whole.shape[:2]
-        if min(height, width) < self.smallest:
-            raise BrokenSampleError(f"image is {height} x {width} pixels (height x width), smaller than a patch of {self.smallest}")
+        if min(height, width) < self.patch:
+            raise BrokenSampleError(f"image is {height} x {width} pixels (height x width), smaller than a patch of {self.patch}")
         left, top, right, bottom = draw_box(height, width, rng, self.augment.area, self.augment.ratio)
         cut = Image.fromarray(whole[top:bottom, left:right])
         image = np.asarray(cut.resize(self.size[::-1], Image.Resampling.BICUBIC))

@@ -40,6 +40,7 @@ class LocaViews:
     def __init__(self, config: LocaConfig) -> None:
         model, self.augment, self.focal_queries = config.model, config.augment, config.pretext.focal_queries
         self.size, self.grid = model.image_size, model.grid
+        self.smallest = self.grid
         self.focal_size, self.focal_grid = self.augment.focal_size, config.focal_grid
         crops = 2 + self.focal_queries
         self.solarise, self.blur = np.zeros(crops), np.zeros(crops)
