@@ -47,7 +47,7 @@ def headline(run: Run, claims: Mapping[str, Any] | None, probes: Mapping[str, Ma
 
 def _short(figure: str) -> str:
     kind, _, what = figure.partition("_")
-    return f"{kind.upper() if len(kind) == 4 else kind} with the {what.replace('_', ' ')}:"
+    return f"{kind.upper() if not set(kind) & set('aeiou') else kind.capitalize()} with the {what.replace('_', ' ')}:"
 
 
 def _tail(meaning: str) -> str:

@@ -86,9 +86,14 @@ class ConMIMPretext(nn.Module):
         self.teacher = ConMIMNetwork(config.model).requires_grad_(False)
 
     def train(self, mode: bool = True) -> ConMIMPretext:
-        """The teacher never evaluates: its BatchNorm takes the statistics of its own batch, always."""
+        """The teacher never evaluates, and the student's projector neither: BatchNorm takes the statistics of its own group, always.
+
+        In evaluation with running statistics a loss would not compare with that of training: they lag behind the weights, and the
+        teacher has none that would fit.
+        """
         super().train(mode)
         self.teacher.train()
+        self.student.projectors.train()
         return self
 
     def to_device(self, batch: Batch) -> Batch:
