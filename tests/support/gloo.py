@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +16,18 @@ from sightline.platform.train import Job
 WORKER = Path(__file__).with_name("gloo_worker.py")
 
 
-def train_in_processes(run: Run, world: int, stop_after: int = 0) -> None:
-    """Train `run` on `world` ranks from wherever it stands, to its end or until a report has reached `stop_after` steps."""
+def train_in_processes(run: Run, world: int, kill_at: int = 0) -> None:
+    """Train `run` on `world` ranks from wherever it stands to its end, or until SIGKILL: of every rank, at the first checkpoint from step
+    `kill_at` on."""
     folder = Path(run.folder)
     described = folder / "job.json"
     described.write_text(json.dumps(asdict(Job(run.recipe, run.settings, str(folder), run.fingerprint))))
     store = folder / f"store-{uuid.uuid4().hex}"
     words = [sys.executable, str(WORKER), str(described)]
-    ranks = [
-        subprocess.Popen([*words, str(rank), str(world), str(store), str(stop_after)], stderr=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
+    ranks = [subprocess.Popen([*words, str(rank), str(world), str(store)], stderr=subprocess.PIPE, text=True) for rank in range(world)]
+    if kill_at:
+        _kill(ranks, folder, kill_at)
+        return
     problems = []
     for process in ranks:
         try:
@@ -36,3 +38,17 @@ def train_in_processes(run: Run, world: int, stop_after: int = 0) -> None:
         if process.returncode:
             problems.append(errors[-2000:])
     assert not problems, "\n".join(problems)
+
+
+def _kill(ranks: list[subprocess.Popen[str]], folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 240
+    while not any(int(path.parent.name.rpartition("-")[2]) >= step for path in folder.glob("checkpoints/step-*/complete.json")):
+        ended = any(process.poll() is not None for process in ranks)
+        if ended or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    alive = [process.poll() is None for process in ranks]
+    for process in reversed(ranks):
+        process.kill()
+        process.communicate()
+    assert all(alive), "the run ended before the kill"

@@ -1,4 +1,4 @@
-"""One rank of a real gloo group that runs the training loop without Ray: `gloo_worker.py JOB.json RANK WORLD STORE STOP_AFTER`."""
+"""One rank of a real gloo group that runs the training loop without Ray: `gloo_worker.py JOB.json RANK WORLD STORE`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from sightline.platform.train import Job, train
 
 def main() -> None:
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
-    rank, world, store, stop_after = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+    rank, world, store = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=120))
-    done = 0
 
     def post(event: dict[str, Any]) -> None:
-        nonlocal done
         if rank == 0:
             append_lines(Path(job.folder) / EVENTS, [event])
-            done = event["first"] + len(event["lr"]) if event["kind"] == "steps" else done
 
-    train(job, post, lambda: 0 < stop_after <= done)
+    train(job, post, lambda: False)
     dist.destroy_process_group()
 
 
