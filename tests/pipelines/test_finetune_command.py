@@ -1,0 +1,110 @@
+"""`sightline finetune`: an encoder of any method, its weights kept in the run, the classes of the data; wrong calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy import TOY_IMAGES, write_images, write_pairs
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.pipelines.__main__ import main
+from sightline.platform import config, jobs
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import encode_image
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.runs import Run
+from sightline.platform.weights import Weights, read_file, write_folder
+
+SMALL = ["batch.size=8", "batch.group=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Encoders of both single-image methods and a labelled data set, in the current directory."""
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in TOY_IMAGES:
+        settings = config.load("toy", settings=TOY_IMAGES[name]).settings
+        encoder = find_method(name).build(settings, Live(seed=5)).encoder()
+        sections = settings.model_dump(mode="json")
+        write_folder(Weights.of(name, sections, "encoder", encoder.state_dict(), "a test", str(tmp_path / name)), tmp_path / name)
+    write_images(tmp_path / "train", 40, 1)
+    write_images(tmp_path / "val", 20, 2)
+    return tmp_path
+
+
+@pytest.fixture
+def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs are made and checked, and not carried out."""
+    runs: list[Run] = []
+    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
+    return runs
+
+
+@pytest.mark.parametrize("method", sorted(TOY_IMAGES))
+def test_the_run_begins_with_the_encoders_weights_in_their_fine_tuning_form(method: str, made: list[Run], place: Path) -> None:
+    words = ["finetune", method, "--task", "classification", "data.train=train", "data.val=val", *SMALL]
+    assert main(words) == 0
+    run = made[0]
+    assert run.settings["model"]["classes"] == 2
+    assert run.settings["model"]["encoder"]["method"] == method
+    kept = read_file(run.folder / "init" / "weights.safetensors").tensors
+    original = read_file_of_folder(place / method)
+    same = [name for name, value in kept.items() for other in original.values() if value.shape == other.shape and torch.equal(value, other)]
+    assert len(set(same)) > 0.8 * len(kept) > 10  # resized tables and fresh norms are the rest
+    assert not any(name.startswith("predictor.head") for name in kept)
+
+
+def read_file_of_folder(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "encoder.safetensors")
+
+
+def test_from_scratch_begins_with_nothing(made: list[Run]) -> None:
+    assert main(["finetune", "conmim", "--task", "classification", "data.train=train", "--scratch", *SMALL]) == 0
+    assert made[0].settings["train"]["init"] is None
+    assert not (made[0].folder / "init").exists()
+
+
+def test_wrong_calls_name_the_thing_and_the_mend(made: list[Run], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = encode_image(np.zeros((40, 40, 3), np.uint8))
+    with ShardWriter(place / "other", "images", classes=("cat", "dog")) as writer:
+        for index in range(8):
+            writer.write({"id": str(index), "image": image, "label": index % 2})
+    write_pairs(place / "pairs", 8, 1)
+    train = ["--task", "classification", "data.train=train"]
+    for words, said in (
+        (["conmim", "--task", "classification"], "data.train is not set"),
+        (["conmim", "--task", "segmentation", "data.train=train"], "has no column 'segmentation'"),
+        (["conmim", *train, "data.val=other"], "other classes or another order of them"),
+        (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images are needed"),
+        (["conmimm", *train], "no run, folder, file or registry model 'conmimm'"),
+        (["conmim", *train, "model.image_size=33"], "no multiple of the encoder's patch_size 8"),
+        (["conmim", *train, "augment.mixupp=1"], "did you mean 'mixup'"),
+    ):
+        assert main(["finetune", *words, *SMALL]) == 2, words
+        assert said in capsys.readouterr().err
+    assert made == []
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["finetune", "conmim", "--task", "classification", "data.train=train", "data.val=val", *SMALL, "train.length=30 steps"]
+    plain = ["augment.mixup=0", "augment.cutmix=0", "augment.rand_ops=0", "augment.area=[0.5,1.0]", "optim.base_lr=0.1", "--name", "ft"]
+    assert main([*words, *plain, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert result["metrics"]["claim/accuracy"] > 0.8, "the classes differ in brightness"
+    assert result["registered"] == "models:/finetune-classification-model@candidate"
+    run = Run.open("ft")
+    assert Dataset.open(run.settings["data"]["train"]).manifest.classes == ("dark", "bright")
+    validation = [e["losses"] for e in run.events() if e["kind"] == "validation"]
+    assert {"loss", "cross_entropy", "accuracy"} == validation[-1].keys()
+    assert "accuracy" in (run.folder / "report.html").read_text()
