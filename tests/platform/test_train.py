@@ -49,6 +49,7 @@ def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, trai
     assert events[-1] == {"kind": "end", "step": 100, "history": last(run).state.history, "stopped": False}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_anywhere_ends_with_the_same_bits(toy_run: MakeRun, train_here: Train) -> None:
     whole, parts = toy_run("whole"), toy_run("parts")
     train_here(whole)
@@ -60,6 +61,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(toy_run: MakeRun, train_
     assert parts.history() == whole.history()
 
 
+@pytest.mark.slow
 def test_a_lost_attempt_is_repeated_exactly(toy_run: MakeRun, train_here: Train) -> None:
     """As after a kill: the newest checkpoints are gone, the run goes on from an older one."""
     import shutil

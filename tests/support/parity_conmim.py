@@ -145,9 +145,9 @@ def pretraining(vector: Vector) -> Mapping[str, Tensor]:
     with torch.no_grad():
         out["student_tokens_unmasked"] = copy.deepcopy(pretext).student(inputs["student_image"])[0]
         evaluated = copy.deepcopy(pretext).eval()
-        out["student_proj_eval"] = evaluated.student(inputs["student_image"], mask)[1]
-        if not evaluated.teacher.training:
-            raise ParityError("the teacher must not evaluate")
+        if not (evaluated.teacher.training and evaluated.student.projectors.training):
+            raise ParityError("teacher and projector must not evaluate: losses are measured with the group's own statistics")
+        out["student_proj_eval"] = evaluated.student.eval()(inputs["student_image"], mask)[1]
         averaged = copy.deepcopy(pretext)
         ema_update(averaged.teacher, averaged.student, config["ema_momentum"])
     with torch.no_grad():
