@@ -135,7 +135,7 @@ def test_every_folder_with_modules_is_a_package_of_the_distribution() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """Nothing in the three rooms reads a pickle, or YAML that can run code; published files enter by one door, as tensors and plain values."""
+    """Nothing in the three rooms reads a pickle, or YAML that can run code; published files enter by one door as plain values."""
     forbidden = {
         ("torch", "load"),
         ("torch", "save"),

@@ -16,9 +16,7 @@ ENCODER_SECTIONS = ("model", "pretext", "loss", "augment")
 class FinetuneModel(Settings):
     """The network: the encoder as its own method builds it, and a linear map from its features to classes."""
 
-    encoder: dict[str, Any] = Field(
-        default={}, description="method and sections of the encoder; `sightline finetune` fills it in"
-    )
+    encoder: dict[str, Any] = Field(default={}, description="method and sections of the encoder; `sightline finetune` fills it in")
     classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
     image_size: ImageSize = Field(description="pixels: one side of a square, or [height, width]")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block; 0 for encoders without it")

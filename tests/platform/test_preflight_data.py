@@ -32,7 +32,7 @@ def _check(toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch, **attribut
 
 @pytest.mark.usefixtures("home")
 def test_images_may_be_smaller_than_the_model_where_the_views_enlarge(toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CallError, match="no image of data.train can give a crop of 96 x 96"):
+    with pytest.raises(CallError, match=r"no image of data\.train can give a crop of 96 x 96"):
         _check(toy_data, monkeypatch)
     _check(toy_data, monkeypatch, smallest=(32, 32))
     with pytest.raises(CallError, match="a crop of 80 x 80"):
