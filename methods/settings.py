@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from .errors import CallError
 
@@ -56,6 +56,38 @@ def _short(size: tuple[int, int]) -> int | list[int]:
 
 ImageSize = Annotated[tuple[int, int], BeforeValidator(_height_width), PlainSerializer(_short)]
 """(height, width) in pixels; written as one side for a square."""
+
+
+def whole_patches(name: str, size: tuple[int, int], patch: int) -> None:
+    """Raises `ValueError` with the arithmetic and the nearest sizes unless patches of `patch` pixels tile an image of `size`."""
+    for side in size:
+        if side < patch or side % patch:
+            near = [s for s in (side // patch * patch, (side // patch + 1) * patch) if s > 0]
+            raise ValueError(
+                f"{name} {side} is no multiple of patch_size {patch}: {side} / {patch} = {side / patch:.2f} patches; "
+                f"the nearest sizes that work: {', '.join(map(str, near))}"
+            )
+
+
+class PatchGrid(Settings):
+    """The part of a model's settings that every ViT has: an image cut in patches."""
+
+    image_size: ImageSize = Field(default=(224, 224), description="pixels: one side of a square, or [height, width]")
+    patch_size: int = Field(default=16, ge=1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        whole_patches("image_size", self.image_size, self.patch_size)
+        return self
 
 
 def nearest(word: str, known: list[str]) -> str:

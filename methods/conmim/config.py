@@ -8,14 +8,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..contract import MethodConfig
-from ..settings import ImageSize, Settings
+from ..settings import PatchGrid, Settings
 
 
-class ConMIMModel(Settings):
+class ConMIMModel(PatchGrid):
     """A ViT in the style of BEiT and its projector. A side of the image must be a multiple of the patch."""
 
-    image_size: ImageSize = Field(default=(224, 224), description="pixels: one side of a square, or [height, width]")
-    patch_size: int = Field(default=16, ge=1)
     dim: int = Field(default=768, ge=1)
     depth: int = Field(default=12, ge=1)
     heads: int = Field(default=12, ge=1)
@@ -32,25 +30,8 @@ class ConMIMModel(Settings):
         default="imagenet", description="imagenet: ImageNet's mean and standard deviation; half: 0.5 and 0.5"
     )
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
     @model_validator(mode="after")
     def _fits(self) -> ConMIMModel:
-        p = self.patch_size
-        for side in self.image_size:
-            if side < p or side % p:
-                near = [s for s in (side // p * p, (side // p + 1) * p) if s > 0]
-                raise ValueError(
-                    f"image_size {side} is no multiple of patch_size {p}: {side} / {p} = {side / p:.2f} patches; "
-                    f"the nearest sizes that work: {', '.join(map(str, near))}"
-                )
         if self.dim % self.heads:
             raise ValueError(f"heads {self.heads} does not divide dim {self.dim}: {self.dim} / {self.heads} = {self.dim / self.heads:.2f}")
         return self

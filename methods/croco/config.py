@@ -7,14 +7,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..contract import MethodConfig
-from ..settings import ImageSize, Settings
+from ..settings import PatchGrid, Settings
 
 
-class CrocoModel(Settings):
+class CrocoModel(PatchGrid):
     """The two-view network. A side of the image must be a multiple of the patch."""
 
-    image_size: ImageSize = Field(default=(224, 224), description="pixels: one side of a square, or [height, width]")
-    patch_size: int = Field(default=16, ge=1)
     position: Literal["cosine", "rope"] = Field(default="cosine", description="cosine: v1's fixed tables; rope: v2's rotary embedding")
     rope_base: float = Field(default=100.0, gt=0)
     rope_f0: float = Field(default=1.0, gt=0)
@@ -27,25 +25,8 @@ class CrocoModel(Settings):
     mlp_ratio: float = Field(default=4.0, gt=0)
     norm_memory: bool = Field(default=True, description="a norm of the second view's tokens in each decoder block")
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
     @model_validator(mode="after")
     def _fits(self) -> CrocoModel:
-        p = self.patch_size
-        for side in self.image_size:
-            if side < p or side % p:
-                near = [s for s in (side // p * p, (side // p + 1) * p) if s > 0]
-                raise ValueError(
-                    f"image_size {side} is no multiple of patch_size {p}: {side} / {p} = {side / p:.2f} patches; "
-                    f"the nearest sizes that work: {', '.join(map(str, near))}"
-                )
         for part, dim, heads in (("encoder", self.encoder_dim, self.encoder_heads), ("decoder", self.decoder_dim, self.decoder_heads)):
             if dim % heads:
                 raise ValueError(f"{part}_heads {heads} does not divide {part}_dim {dim}: {dim} / {heads} = {dim / heads:.2f} per head")

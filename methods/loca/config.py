@@ -7,45 +7,24 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..contract import MethodConfig
-from ..settings import ImageSize, Settings
+from ..settings import ImageSize, PatchGrid, Settings, whole_patches
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def _whole_patches(name: str, size: tuple[int, int], patch: int) -> None:
-    for side in size:
-        if side < patch or side % patch:
-            near = [s for s in (side // patch * patch, (side // patch + 1) * patch) if s > 0]
-            raise ValueError(
-                f"{name} {side} is no multiple of patch_size {patch}: {side} / {patch} = {side / patch:.2f} patches; "
-                f"the nearest sizes that work: {', '.join(map(str, near))}"
-            )
-
-
-class LocaModel(Settings):
+class LocaModel(PatchGrid):
     """The ViT, without class token. The position head's block has the same width, heads and MLP."""
 
     image_size: ImageSize = Field(default=(224, 224), description="pixels of reference and random query: one side, or [height, width]")
-    patch_size: int = Field(default=16, ge=1)
     encoder_dim: int = Field(default=768, ge=1)
     encoder_depth: int = Field(default=12, ge=1)
     encoder_heads: int = Field(default=12, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0)
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block; linear from 0 at the first")
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of the reference."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
     @model_validator(mode="after")
     def _fits(self) -> LocaModel:
-        _whole_patches("image_size", self.image_size, self.patch_size)
         if self.encoder_dim % self.encoder_heads:
             dim, heads = self.encoder_dim, self.encoder_heads
             raise ValueError(f"encoder_heads {heads} does not divide encoder_dim {dim}: {dim} / {heads} = {dim / heads:.2f} per head")
@@ -136,7 +115,7 @@ class LocaConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> LocaConfig:
-        _whole_patches("augment.focal_size", self.augment.focal_size, self.model.patch_size)
+        whole_patches("augment.focal_size", self.augment.focal_size, self.model.patch_size)
         if self.reference_tokens < 1:
             n, share = self.model.patches, self.pretext.reference_keep
             raise ValueError(
