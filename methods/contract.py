@@ -147,6 +147,9 @@ class Pretext(Protocol):
     `encoder_prefixes: tuple[str, ...]`: the parts of its `state_dict` that hold a copy of the encoder, such as `("student.", "teacher.")`:
     each prefix + a name of `encoder().state_dict()` is a name of this one. A run that begins from an encoder alone fills all of them.
 
+    `encoder_form(encoder) -> nn.Module`: what those parts hold where it is not the encoder itself: another method's encoder, say,
+    with its tables resized.
+
     `predictor`, an attribute: a module with `task` (`classification` or `segmentation`), `classes` and `logits(images)`. What it predicts
     is then scored on `data.val` in place of claims.
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 TASKS = ("classification", "segmentation")
@@ -52,15 +50,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     overrides = {"model.image_size": list(opened.encoder.image_size), **overrides, "model.encoder": {"method": opened.method, **sections}}
     recipe = args.recipe or f"finetune-{args.task}"
-    with tempfile.TemporaryDirectory(prefix="sightline-finetune-") as scratch:
-        experiment = config.load(recipe, overrides)
-        if experiment.method != f"finetune_{args.task}":
-            raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: finetune_{args.task}`")
-        if not args.scratch:
-            experiment = config.load(recipe, {**overrides, "train.init": _start(experiment, opened, scratch)})
-        experiment, dataset = preflight.check(experiment)
-        name = args.name or runs.fresh_name(experiment.recipe)
-        record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
+    experiment = config.load(recipe, {**overrides, "train.init": None if args.scratch else opened.weights.place})
+    if experiment.method != f"finetune_{args.task}":
+        raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: finetune_{args.task}`")
+    experiment, dataset = preflight.check(experiment)
+    name = args.name or runs.fresh_name(experiment.recipe)
+    record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
     return jobs.execute(record, Console(stderr=args.json))
 
 
@@ -86,15 +81,3 @@ def _same_classes(train: Any, val: Any) -> None:
             f"data.train and data.val have other classes or another order of them: {', '.join(different[:5]) or 'the order differs'}",
             "prepare both from one source, or with one list of classes",
         )
-
-
-def _start(experiment: Any, opened: Any, folder: str) -> str:
-    """The encoder's weights in its fine-tuning form, as a file to start from."""
-    from sightline.methods.finetune.pretext import backbone_of
-    from sightline.platform.weights import Weights, write_file
-
-    backbone = backbone_of(opened.encoder, experiment.settings.model.image_size, experiment.settings.model.drop_path)
-    state = {f"predictor.backbone.{name}": value for name, value in backbone.state_dict().items()}
-    path = Path(folder) / "start.safetensors"
-    write_file(Weights.of(experiment.method, experiment.settings.model_dump(mode="json"), "pretext", state, opened.source, str(path)), path)
-    return str(path)

@@ -19,7 +19,7 @@ from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import Noise, keyed_rng, sample_rng
 
 from .data.dataset import Dataset
-from .data.rows import decode_row
+from .data.rows import decode_row, input_columns
 from .probes.features import frozen, read_rows, spread
 from .probes.intervals import Interval, coverage, interval, resample_counts, unit_sums
 from .probes.protocol import Resampling
@@ -71,9 +71,10 @@ def measure_claims(
 
 def _load(dataset: Dataset, views: Views, seed: int, limit: int) -> tuple[list[dict[str, np.ndarray]], list[str], np.ndarray, int]:
     samples, scenes, times, broken = [], [], [], 0
+    needed = input_columns(dataset.kind, views)
     for row, stored in read_rows(dataset, spread(dataset.rows, limit)):
         try:
-            samples.append(views(decode_row(stored, dataset.kind), sample_rng(seed, row)))
+            samples.append(views(decode_row(stored, dataset.kind, needed=needed), sample_rng(seed, row)))
         except BrokenSampleError:
             broken += 1
             continue

@@ -71,7 +71,11 @@ def find_initial(experiment: Experiment, tracking_uri: str | None = None) -> Ini
         )
     pretext = find_method(experiment.method).build(experiment.settings, Live(seed=experiment.train.seed))
     whole = weights.part == "pretext" and weights.method == experiment.method
-    offered = weights.tensors if whole or weights.part == "encoder" else weights.encoder().state_dict()
+    form = getattr(pretext, "encoder_form", None)
+    if whole or (weights.part == "encoder" and form is None):
+        offered = weights.tensors
+    else:
+        offered = (form(weights.encoder()) if form else weights.encoder()).state_dict()
     prefixes: tuple[str, ...] = ("",) if whole else getattr(pretext, "encoder_prefixes", ())
     if not prefixes:
         raise CallError(

@@ -85,6 +85,9 @@ class FinetunePretext(nn.Module):
         super().__init__()
         self.config, self.predictor = config, predictor
 
+    def encoder_form(self, encoder: nn.Module) -> nn.Module:
+        return _backbone_of(encoder, self.config)
+
     def kept(self, batch: int, noise: Noise, device: torch.device) -> Tensor | None:
         if not self.training:
             return None
@@ -197,15 +200,15 @@ def mix(
     return mixed, targets * share + targets.flip(0) * (1 - share)
 
 
-def backbone_of(encoder: Any, image_size: tuple[int, int], drop_path: float) -> Any:
+def _backbone_of(encoder: Any, config: FinetuneConfig) -> Any:
     """The fine-tuning form of an encoder: its own where the paper has one, else its tokens and their mean."""
-    return encoder.finetuning(image_size, drop_path) if hasattr(encoder, "finetuning") else Pooled(encoder)
+    return encoder.finetuning(config.model.image_size, config.model.drop_path) if hasattr(encoder, "finetuning") else Pooled(encoder)
 
 
 def _predictor(config: FinetuneConfig, live: Live, kind: type[Predictor]) -> Predictor:
     method, settings = encoder_settings(config.model.encoder)
     encoder = method.build(settings, live).encoder()
-    predictor = kind(config, backbone_of(encoder, config.model.image_size, config.model.drop_path))
+    predictor = kind(config, _backbone_of(encoder, config))
     generator = torch.Generator().manual_seed(key("weights", "head", live.seed) >> 1)
     with torch.no_grad():
         nn.init.trunc_normal_(predictor.head.weight, std=0.02, a=-2, b=2, generator=generator)

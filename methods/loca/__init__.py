@@ -48,6 +48,13 @@ ALARMS = (
         below=0.1,
     ),
     Alarm(
+        "chance_gap",
+        "queries are hardly placed better than by where patches lie on average: the plateau that every run begins with; if it stays, make "
+        "more steps (a smaller batch.size costs nothing), raise pretext.reference_keep, or raise optim.lr",
+        below=0.1,
+        after=0.5,
+    ),
+    Alarm(
         "valid",
         "hardly any query patch lies on the reference, so there is little to learn from; raise augment.reference_area or focal_area",
         below=0.1,

@@ -55,6 +55,7 @@ def test_the_run_begins_with_the_encoders_weights_in_their_fine_tuning_form(meth
     run = made[0]
     assert run.settings["model"]["classes"] == 2
     assert run.settings["model"]["encoder"]["method"] == method
+    assert run.settings["train"]["init"].partition("@")[0] == str(place / method), "where the weights came from, for good"
     kept = read_file(run.folder / "init" / "weights.safetensors").tensors
     original = read_file_of_folder(place / method)
     same = [name for name, value in kept.items() for other in original.values() if value.shape == other.shape and torch.equal(value, other)]
