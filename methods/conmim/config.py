@@ -22,6 +22,9 @@ class ConMIMModel(PatchGrid):
     relative_bias: Literal["none", "shared", "per_block", "both"] = Field(
         default="shared", description="learned bias of attention by relative position: one table for all blocks, one for each, or both"
     )
+    relative_bias_lr: float = Field(
+        default=1.0, gt=0, description="factor on the learning rate of the bias tables; AdamW moves a table by about the rate a step"
+    )
     layer_scale: float | None = Field(default=0.1, gt=0, description="first value of the factors on each branch; null: no factors")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth of the last block, in the student and the teacher")
     projector_hidden: int = Field(default=4096, ge=1)

@@ -162,17 +162,19 @@ class ConMIMPretext(nn.Module):
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
         """No decay for tensors of one dimension, position table and class token; mask token and bias tables decay.
-        `optim.layer_decay` scales the rate by depth."""
-        depth = self.config.model.depth
-        layers: dict[int, list[tuple[str, nn.Parameter]]] = {}
+        `optim.layer_decay` scales the rate by depth, `model.relative_bias_lr` that of the bias tables."""
+        depth, faster = self.config.model.depth, self.config.model.relative_bias_lr
+        parts: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in self.student.named_parameters():
             name = name.removeprefix("backbone.")
             layer = layer_of(name, depth) if optim.layer_decay != 1 else depth + 1
-            layers.setdefault(layer, []).append((name, parameter))
+            table = faster != 1 and name.endswith("relative_position_bias_table")
+            parts.setdefault((layer, table), []).append((name, parameter))
         groups = []
-        for layer, named in sorted(layers.items()):
+        for (layer, table), named in sorted(parts.items(), key=lambda part: part[0]):
             for group in decay_groups(named, no_decay):
-                group.lr_scale = optim.layer_decay ** (depth + 1 - layer)
+                group.lr_scale = optim.layer_decay ** (depth + 1 - layer) * (faster if table else 1)
+                group.name = f"{'bias tables.' if table else ''}{group.name}"
                 group.name = group.name if optim.layer_decay == 1 else f"layer{layer}.{group.name}"
                 groups.append(group)
         return groups

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 def health_figures(pretext: LocaPretext, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     """On one group, taken for the whole batch.
 
-    `position_accuracy`, `valid` as in training; `chance_gap`: ln(patches) minus the position loss. `feature_std`, `effective_rank`: of the patches of all references, as the kept encoder
-    sees them. With clustering: `prediction_entropy`: of the mean prediction, as a share of ln(prototypes); `clusters_used`:
-    exp(entropy) / prototypes, the share of prototypes that would give it if used alike; `target_entropy`: mean entropy of a
-    patch's assignment, as a share of ln(prototypes); `teacher_agreement`: cosine of student's and teacher's features of the references.
+    `position_accuracy`, `valid` as in training; `chance_gap`: ln(patches) minus the position loss. `feature_std`, `effective_rank`: of
+    the patches of all references, as the kept encoder sees them. With clustering: `prediction_entropy`: of the mean prediction, as a share
+    of ln(prototypes); `clusters_used`: exp(entropy) / prototypes, the share of prototypes that would give it if used alike;
+    `target_entropy`: mean entropy of a patch's assignment, as a share of ln(prototypes); `teacher_agreement`: cosine of student's and
+    teacher's features of the references.
     """
     config = pretext.config
     whole = pretext.alone(batch, noise)

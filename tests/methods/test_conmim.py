@@ -327,6 +327,23 @@ def test_rates_and_decay_by_depth_where_asked() -> None:
     assert sum(len(g.params) for g in layered) == len(list(pretext.student.parameters()))
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_bias_tables_learn_faster_where_asked(decay: float) -> None:
+    pretext = built(small(relative_bias="both", relative_bias_lr=30.0))
+    groups = pretext.param_groups(OptimConfig(lr=1.0, layer_decay=decay))
+    same_rate = built(small(relative_bias="both"))
+    own = {id(p): n for n, p in same_rate.named_parameters()}
+    plain = {own[id(p)]: g for g in same_rate.param_groups(OptimConfig(lr=1.0, layer_decay=decay)) for p in g.params}
+    names = {id(p): n for n, p in pretext.named_parameters()}
+    assert sum(len(g.params) for g in groups) == len(list(pretext.student.parameters()))
+    assert len({g.name for g in groups}) == len(groups)
+    for group in groups:
+        for p in group.params:
+            usual = plain[names[id(p)]]
+            assert group.decay == usual.decay
+            assert group.lr_scale == usual.lr_scale * (30 if names[id(p)].endswith("bias_table") else 1)
+
+
 def test_claims_and_health_name_what_they_promise() -> None:
     config = small()
     pretext = built(config).eval()
