@@ -86,7 +86,8 @@ class FinetunePretext(nn.Module):
         self.config, self.predictor = config, predictor
 
     def encoder_form(self, encoder: nn.Module) -> nn.Module:
-        return _backbone_of(encoder, self.config)
+        backbone: nn.Module = _backbone_of(encoder, self.config)
+        return backbone
 
     def kept(self, batch: int, noise: Noise, device: torch.device) -> Tensor | None:
         if not self.training:
