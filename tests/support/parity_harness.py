@@ -305,3 +305,17 @@ def same_names(what: str, ours: Iterable[str], theirs: Iterable[str]) -> None:
     ours, theirs = set(ours), set(theirs)
     if ours != theirs:
         raise ParityError(f"{what}: the file lacks {sorted(ours - theirs)[:5]} and has unknown {sorted(theirs - ours)[:5]}")
+
+
+def guarded(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Settings that ours refuse are a file that cannot be judged."""
+
+    def inner(given: Any) -> Any:
+        try:
+            return compute(given)
+        except (SightlineError, AssertionError, IndexError) as error:
+            if isinstance(error, ParityError):
+                raise
+            raise ParityError(f"cannot be computed: {type(error).__name__}: {error}") from error
+
+    return inner

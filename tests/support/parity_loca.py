@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
-from parity_harness import BytesKind, JsonKind, Kind, ParityError, Report, Vector, Within, compare, read_vector, same_names
+from parity_harness import BytesKind, JsonKind, Kind, ParityError, Vector, same_names
+from parity_loca_checkpoint import checkpoint
+from parity_loca_operations import (
+    balanced,
+    channels_first,
+    check_alpha,
+    cluster_operations,
+    colour_limits,
+    colours,
+    patch_limits,
+    patch_numbers,
+    resized_grids,
+    schedule_settings,
+    schedules,
+)
 from torch import Tensor
 
 from sightline.methods import collective
 from sightline.methods.contract import Batch, Live
-from sightline.methods.layers.colour import imagenet_normalise
-from sightline.methods.layers.positions import squeeze_table
-from sightline.methods.loca import colour, official
+from sightline.methods.loca import official
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.flax_layout import leaves, to_flax
-from sightline.methods.loca.network import ClusterHead
 from sightline.methods.loca.pretext import (
     Draws,
     LocaPretext,
     build,
-    cluster_loss,
-    mean_entropy,
-    position_loss,
-    sinkhorn,
 )
-from sightline.methods.loca.schedules import loca_schedules, teacher_momentum
-from sightline.methods.loca.views import Box, Resizer, patch_targets, reference_cells, relative_box
+from sightline.methods.loca.schedules import teacher_momentum
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import Noise
 from sightline.platform.data.stream import Group
-from sightline.platform.flax_msgpack import decode
 from sightline.platform.step import Stepper
 
 GIVEN = {"layer_norm_eps": 1e-6, "gelu": "tanh", "dropout_rate": 0.0, "attention_dropout_rate": 0.0, "image_layout": "NHWC"}
@@ -76,10 +78,6 @@ def fill(pretext: LocaPretext, theirs: Mapping[str, Tensor]) -> None:
     if match.missing or match.unexpected or match.resized or len(match.matched) != len(theirs):
         raise ParityError(f"state: {match.missing[:3]} missing, {match.unexpected[:3]} unexpected, {match.resized} resized")
     pretext.load_state_dict(state, strict=True)
-
-
-def channels_first(images: Tensor) -> Tensor:
-    return images.permute(0, 3, 1, 2).contiguous()
 
 
 def by_image(rows: Tensor, images: int) -> Tensor:
@@ -283,85 +281,6 @@ def train_steps(vector: Vector) -> Mapping[str, Tensor]:
     return {f"output.{name}": t for name, t in out.items()}
 
 
-def schedule_settings(base: float, alpha: float, warmup: float, steps: float) -> dict[str, Any]:
-    return {"lr": base, "min_lr": alpha * base, "warmup": f"{warmup} steps", "decay": f"{steps} steps"}
-
-
-def check_alpha(base: float, alpha: float) -> None:
-    """Theirs is the end of the cosine as a share of its start; ours always ends at 1."""
-    if abs(alpha * base - 1) > 1e-12:
-        raise ParityError(f"a teacher momentum from {base} to {alpha * base}; ours ends at 1")
-
-
-def balanced(vector: Vector) -> Mapping[str, Tensor]:
-    out = {}
-    for name in vector.part("output"):
-        case, _, iterations = name.rpartition(".iter")
-        given = vector.part("input")[case]
-        parts = [part[None].clone() for part in (given if given.ndim == 3 else given[None])]
-        sinkhorn(parts, int(iterations))
-        out[f"output.{name}"] = torch.cat(parts) if given.ndim == 3 else parts[0][0]
-    if unread := vector.part("input").keys() - {name.rpartition(".iter")[0] for name in vector.part("output")}:
-        raise ParityError(f"{vector.path.name}: no result for {sorted(unread)}")
-    return out
-
-
-def cluster_operations(vector: Vector) -> Mapping[str, Tensor]:
-    config, inputs = vector.config, vector.part("input")
-    targets = inputs["target_rows"].long()[None]
-    sharpened = torch.softmax(inputs["teacher_logits"] / config["sharpening"], dim=-1)
-    assignments = sharpened.clone()[None]
-    sinkhorn([assignments], config["sinkhorn_iterations"])
-    student, position = (inputs[name].clone().requires_grad_() for name in ("student_logits", "position_logits"))
-    log_p = torch.log_softmax(student / config["temperature"], dim=-1)
-    mean = log_p.exp().mean(dim=0)
-    terms = {"cross_entropy": cluster_loss(log_p[None], assignments, targets), "me_max": mean_entropy(mean, mean.detach())}
-    whole = sum(terms.values(), torch.zeros(()))
-    placed = position_loss(position[None], targets)
-    out = {
-        "output.sharpened": sharpened,
-        "output.assignments": assignments[0],
-        **{f"output.{name}": term.reshape(1) for name, term in terms.items()},
-        "output.mean_prediction": mean,
-        "output.feature_loss": whole.reshape(1),
-        "output.position_loss": placed.reshape(1),
-        "output.position_loss_all_invalid": position_loss(position[None], torch.full_like(targets, -1)).reshape(1),
-        "grad.student_logits": gradient(whole, student),
-        **{f"grad.student_logits.{name}": gradient(term, student) for name, term in terms.items()},
-        "grad.position_logits": gradient(placed, position),
-    }
-    state = vector.part("state")
-    names = [f"head/Dense_{i}/{leaf}" for i in range(3) for leaf in ("kernel", "bias")] + ["head/prototypes/kernel"]
-    same_names("state", names, state)
-    head = ClusterHead(
-        *(state[f"head/{n}/kernel"].shape[i] for n, i in (("Dense_0", 0), ("Dense_0", 1), ("Dense_2", 1), ("prototypes", 1)))
-    )
-    ours = {f"fc{i + 1}.weight": state[f"head/Dense_{i}/kernel"].T for i in range(3)}
-    ours |= {f"fc{i + 1}.bias": state[f"head/Dense_{i}/bias"] for i in range(3)}
-    head.load_state_dict(ours | {"prototypes": state["head/prototypes/kernel"].T})
-    features = inputs["head_features"].clone().requires_grad_()
-    logits = head(features)
-    out["output.head_logits"] = logits
-    logits.backward(inputs["head_cotangent"])
-    grads = {"head_features": features.grad, "head/prototypes/kernel": head.prototypes.grad}
-    for i, layer in enumerate((head.fc1, head.fc2, head.fc3)):
-        grads |= {f"head/Dense_{i}/kernel": layer.weight.grad, f"head/Dense_{i}/bias": layer.bias.grad}
-    wanted = [n for n in vector.part("grad") if n.startswith("head")]
-    return out | {f"grad.{n}": g.T if n.endswith("kernel") else g for n in wanted if (g := grads.get(n)) is not None}
-
-
-def gradient(of: Tensor, by: Tensor) -> Tensor:
-    return torch.autograd.grad(of, by, retain_graph=True)[0]
-
-
-def resized_grids(vector: Vector) -> Mapping[str, Tensor]:
-    out = {}
-    for name, grid in vector.part("input").items():
-        _, *new, d = vector.tensors[f"output.{name}"].shape
-        out[f"output.{name}"] = squeeze_table(grid.reshape(-1, d), (grid.shape[1], grid.shape[2]), (new[0], new[1])).view(1, *new, d)
-    return out
-
-
 def resolutions(vector: Vector) -> Mapping[str, Tensor]:
     """The encoder alone, in evaluation mode."""
     unused = {"focal_size": vector.config["reference_size"], "head_hidden_dim": 4, "head_bottleneck_dim": 4, "head_output_dim": 4}
@@ -377,157 +296,6 @@ def resolutions(vector: Vector) -> Mapping[str, Tensor]:
     pretext.load_state_dict(state, strict=False)
     with torch.no_grad():
         return {f"output.{name}": encoder.encode(channels_first(images)) for name, images in vector.part("input").items()}
-
-
-def patch_numbers(vector: Vector) -> Mapping[str, Tensor]:
-    config, inputs = vector.config, {name: t.numpy() for name, t in vector.part("input").items()}
-    side = config["reference_grid"]
-    kinds = {f"target_{kind['grid']}": kind for kind in (config["random_query"], config["focal_query"])}
-    out: dict[str, list[np.ndarray]] = {}
-    masks = {}
-    for i, (reference, query) in enumerate(zip(inputs["reference_box"].tolist(), inputs["query_box"], strict=True)):
-        box, turned = Box(*reference), bool(inputs["reference_flip"][i])
-        for name, kind in kinds.items():
-            grid, pixels = (kind["grid"],) * 2, (kind["pixels"],) * 2
-            cells = patch_targets(box, query[None], inputs["query_flip"][i : i + 1] > 0, (side, side), grid, pixels, turned)
-            out.setdefault(name, []).append(cells[0])
-        out.setdefault("box", []).append(np.array(relative_box(box, Box(*query.tolist()))))
-        height, width = inputs["image_hw"][i].tolist()
-        masks[f"full_mask_case{i}"] = reference_cells(np.arange(height), np.arange(width), box, (side, side), turned)
-    wanted = {n: torch.from_numpy(mask) for n, mask in masks.items() if f"output.{n}" in vector.tensors}
-    return {f"output.{n}": t for n, t in ({n: torch.from_numpy(np.stack(rows)) for n, rows in out.items()} | wanted).items()}
-
-
-def colours(vector: Vector) -> Mapping[str, Tensor]:
-    inputs = vector.part("input")
-    image, whole = channels_first(inputs["image"][None]), inputs["image_uint8"].numpy()
-    if not torch.allclose(inputs["image_uint8"] / 255, inputs["image"], atol=1e-7):
-        raise ParityError(f"{vector.path.name}: image is not image_uint8 / 255")
-    box = Box(*inputs["crop_box"].tolist())
-    out: dict[str, Tensor] = {}
-    for name in vector.part("output"):
-        if match := re.fullmatch(r"(brightness|contrast|saturation|hue)_\d+", name):
-            out[name] = getattr(colour, match[1])(image, inputs[name]).clamp(0, 1)
-        elif match := re.fullmatch(r"crop_resize_(?:up|down)_(\d+)", name):
-            crop = np.empty((int(match[1]),) * 2 + (3,), np.float32)
-            Resizer(whole)(box, False, crop)
-            out[name] = torch.from_numpy(crop - np.float32(0.5))  # the half that rounds where bytes are written
-        elif match := re.fullmatch(r"blur_k(\d+)_sigma([\d.]+)", name):
-            out[name] = colour.blur(image, torch.tensor([float(match[2])]), int(match[1])).clamp(0, 1)
-        else:
-            operation = {
-                "grayscale": colour.grey,
-                "solarize": colour.solarise,
-                "standardize": imagenet_normalise,
-                "blur_as_released": unblurred,
-            }
-            out[name] = operation[name](image)
-    if unread := [n for n in inputs if re.search(r"_\d+$", n) and n not in out]:
-        raise ParityError(f"{vector.path.name}: no result for {unread}")
-    return {f"output.{n}": t if n.startswith("crop") else t[0].permute(1, 2, 0) for n, t in out.items()}
-
-
-def unblurred(images: Tensor) -> Tensor:
-    """The released recipe: a kernel of 0."""
-    return colour.blur(images, torch.ones(len(images)), 0)
-
-
-def schedules(content: Any) -> Any:
-    """The document with our values; each may be as far off as the file allows."""
-    allowed = content["meta"]["tolerance"]
-    document: dict[str, Any] = {"meta": content["meta"]}
-    for name, law in content.items():
-        if name == "meta":
-            continue
-        optim = OptimConfig.model_validate(
-            {
-                **schedule_settings(law["base_lr"], law["alpha"], law["warmup_steps"], law["total_steps"]),
-                "weight_decay": law.get("weight_decay", 0.0),
-            }
-        )
-        ours = loca_schedules(optim, Clock(steps=law["total_steps"], batch_size=1, samples=1))
-        table = []
-        for row in law["table"]:
-            step = row["step"]
-            lr = ours["lr"](step)
-            entry: dict[str, Any] = {"step": step, "lr": around(lr, allowed["atol"] + allowed["rtol"] * lr)}
-            if "momentum_base" in law:
-                entry["momentum"] = around(teacher_momentum(law["momentum_base"], step, law["total_steps"]), allowed["momentum_atol"])
-            if "weight_decay" in law:
-                entry["weight_decay"] = ours["weight_decay"](step)
-            table.append(entry)
-        document[name] = {**law, "table": table}
-        if "momentum_base" in law:
-            check_alpha(law["momentum_base"], law["momentum_alpha"])
-            document[name]["momentum_alpha"] = 1 / law["momentum_base"]
-        if "steps_per_epoch" in law:
-            document[name]["steps_per_epoch"] = 1281167 // 1024
-            document[name]["total_steps"] = 100 * (1281167 // 1024)
-            document[name]["warmup_steps"] = 15 * (1281167 // 1024)
-    return document
-
-
-def around(value: float, allowed: float) -> Within:
-    return Within(value - allowed, value + allowed)
-
-
-def checkpoint(path: Path, data: bytes, report: Report) -> None:
-    """Every leaf of a Flax checkpoint: weights find their place and come out as they went in; what we do not take is as the README says."""
-    content = decode(data)
-    settings = official.settings_of(content)
-    patch = settings["model"]["patch_size"]
-    pretext = build(LocaConfig.model_validate({**settings, "augment": {"focal_size": 2 * patch}}), Live(seed=0))
-    state, match = official.load(content, pretext.state_dict(), pretext.config)
-    if match.missing or match.resized or set(match.unexpected) != {"opt_state", "rng"}:
-        report.problems.append(f"{match.missing} missing, {match.unexpected} unexpected, {match.resized} resized")
-    pretext.load_state_dict(state, strict=True)
-    ours = official.save(pretext.state_dict(), pretext.config)[0]
-    theirs = {name: t for name, t in flat(content) if name.startswith(("params/", "ema_params/"))}
-    same_names("weights", ours, theirs)
-    for name, tensor in theirs.items():
-        compare(report, name, ours[name], tensor, 0, 0)
-    moments = {
-        f"opt_state/inner_state/0/{m}/{n.removeprefix('params/')}": t
-        for n, t in ours.items()
-        if n.startswith("params/")
-        for m in ("mu", "nu")
-    }
-    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "learning_rate": 0.0, "weight_decay": 0.1}
-    fresh: dict[str, Tensor] = {name: torch.zeros_like(t) for name, t in moments.items()}
-    fresh |= {f"opt_state/hyperparams/{name}": torch.tensor(value) for name, value in numbers.items()}
-    counts = ("opt_state/count", "opt_state/hyperparams_states/learning_rate/count", "opt_state/inner_state/0/count")
-    fresh |= {name: torch.zeros((), dtype=torch.int32) for name in counts}
-    rest = {name: t for name, t in flat(content) if name not in theirs and name != "rng"}
-    same_names("optimiser", fresh, rest)
-    for name, tensor in rest.items():
-        compare(report, name, fresh[name], tensor, 0, 0)
-    values = {name: content[name] for name in ("global_step", "state", "ema_state")}
-    if values != {"global_step": 3, "state": None, "ema_state": None} or content["rng"].shape != (2,):
-        report.problems.append(f"{values} and rng {content['rng'].shape} are not as the README says")
-    report.values += len(values) + 1
-    twins(path, theirs, report)
-
-
-def twins(path: Path, weights: Mapping[str, Tensor], report: Report) -> None:
-    """The recorded steps beside the file began from the same weights."""
-    shapes = {f"state.{name}": t.shape for name, t in weights.items()}
-    near = [read_vector(other) for other in sorted(path.parent.glob("*")) if other != path and is_safetensors(other)]
-    near = [v for v in near if {n: t.shape for n, t in v.tensors.items() if n.startswith("state.")} == shapes]
-    if near and not any(all(torch.equal(t, v.tensors[f"state.{name}"]) for name, t in weights.items()) for v in near):
-        report.problems.append(f"the weights are not those of {[v.path.name for v in near]}")
-
-
-def is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(10)[8:10] == b'{"'
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from flat(part, f"{path}/{name}" if path else name)
 
 
 SCALARS = r"output\.(\w*loss|me_max|position_accuracy)"
@@ -546,14 +314,6 @@ def step_limits(vector: Vector, name: str) -> tuple[float, float]:
     if name in ("output.learning_rate", "output.ema_momentum"):
         return allowed["schedule_atol"], 0.0
     return allowed["param_atol" if "_after/" in name else "loss_atol"], 0.0
-
-
-def patch_limits(vector: Vector, name: str) -> tuple[float, float]:
-    return (vector.tolerance["box_atol"], 0.0) if name == "output.box" else (0.0, 0.0)
-
-
-def colour_limits(vector: Vector, name: str) -> tuple[float, float]:
-    return (vector.tolerance["resize_atol"], 0.0) if name.startswith("output.crop_resize") else vector.limits(name)
 
 
 PATH = r"[A-Za-z0-9_/]+"
