@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 import time
@@ -18,6 +19,9 @@ from .data.plan import Plan
 from .home import absolute, local_tracking_uri
 from .resources import ResourcePlan, plan_resources
 from .runs import redact
+
+CPU_PASS = 250_000_000
+"""Most parameters of a network whose pass is counted on the CPU, where it cannot be counted on no device: a few seconds for a ViT-B."""
 
 
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
@@ -143,7 +147,7 @@ def estimate(experiment: config.Experiment) -> Estimate:
     parameters = list(pretext.parameters())
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    flops = _flops(experiment, pretext)
+    flops = _flops(experiment, pretext, count)
     rate = _matmul_rate()
     steps = experiment.clock(dataset.rows).steps if dataset else None
     samples = steps * experiment.batch.size if steps else None
@@ -157,8 +161,18 @@ def estimate(experiment: config.Experiment) -> Estimate:
     return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, 16 * trained + 4 * (count - trained), plan, begins)
 
 
-def _flops(experiment: config.Experiment, pretext: Any) -> float | None:
-    """FLOP of a sample's forward and backward, from a pass without data; None where the method's pass needs real values."""
+def _flops(experiment: config.Experiment, pretext: Any, count: int) -> float | None:
+    """FLOP of a sample's forward and backward: from a pass on no device or, where its shapes depend on values, on the CPU. None where the
+    pass needs more than an image, or the network is too large for the CPU to answer at once."""
+    for device in ("meta", "cpu") if count <= CPU_PASS else ("meta",):
+        try:
+            return _flops_on(device, experiment, copy.deepcopy(pretext).to(device))
+        except (RuntimeError, KeyError, NotImplementedError):
+            continue
+    return None
+
+
+def _flops_on(device: str, experiment: config.Experiment, pretext: Any) -> float:
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -166,17 +180,13 @@ def _flops(experiment: config.Experiment, pretext: Any) -> float | None:
     from sightline.methods.random import Noise, sample_rng
 
     method = find_method(experiment.method)
-    try:
-        height, width = method.image_shape(experiment.settings)
-        image = np.zeros((height, width, 3), np.uint8)
-        made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
-        batch = {name: torch.from_numpy(np.stack([value, value])).to("meta") for name, value in made.items()}
-        pretext = pretext.to("meta")
-        with FlopCounterMode(display=False) as counter:
-            losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
-            sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
-    except (RuntimeError, KeyError, NotImplementedError):
-        return None
+    height, width = method.image_shape(experiment.settings)
+    image = np.zeros((height, width, 3), np.uint8)
+    made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
+    batch = {name: torch.from_numpy(np.stack([value, value])).to(device) for name, value in made.items()}
+    with FlopCounterMode(display=False) as counter:
+        losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
+        sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()
     return float(counter.get_total_flops()) / 2
 
 
