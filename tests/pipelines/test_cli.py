@@ -9,13 +9,13 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from asking import Ask
 from toy import TOY, write_pairs
 
 from sightline.pipelines.__main__ import COMMANDS, main
@@ -36,8 +36,6 @@ except SystemExit as exit:
     code = exit.code
 print(json.dumps([code, sorted(set(name.partition(".")[0] for name in sys.modules))]), file=sys.stderr)
 """
-Answer = tuple[int, str, str]
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +61,6 @@ def toy(tmp_path: Path) -> str:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(TOY))
     return str(path)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
-    """(exit code, standard output, standard error) of the words, in this process."""
-
-    def call(*words: str) -> Answer:
-        try:
-            code = main(list(words))
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def children_seconds() -> float:

@@ -4,43 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from asking import Ask
 from made import made_run, pretext_of, toy_settings
 from toy import write_pairs
 
 from sightline.methods.croco.official import to_official
-from sightline.pipelines.__main__ import main
 from sightline.platform.encoders import open_encoder
 
-Answer = tuple[int, str, str]
-Ask = Callable[..., Answer]
 TEXT = (
     "CroCoNet(img_size=64, enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=1, dec_num_heads=2, "
     "pos_embed='RoPE100', mask_ratio=0.75)"
 )
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
-    def call(*words: str | Path) -> Answer:
-        code = main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def published(path: Path, without: str = "", **more: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,0 +1,33 @@
+"""What tests of the commands share: a home of their own, and a way to ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from asking import Answer, Ask
+
+from sightline.pipelines.__main__ import main
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
+    """(exit code, standard output, standard error) of the words, in this process."""
+
+    def call(*words: str | Path) -> Answer:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
