@@ -1,0 +1,115 @@
+"""Point clouds in plain PyTorch: farthest point sampling, nearest neighbours, Chamfer distance; the same picks on CPU and GPU, ties included.
+
+Squared distances are sums of squared differences everywhere, never |a|^2 + |b|^2 - 2ab, whose rounding would decide ties.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NEAR_ORIGIN = 1e-3
+"""Squared radius in which the reference kernel (pointnet2_ops) never picks a point."""
+LARGEST = 64 * 2**20
+"""Bytes of the largest table of distances that is held at once; larger ones are made in parts."""
+
+
+def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: bool = False) -> Int[Tensor, "b g"]:
+    """Indices of `count` points: index 0, then always the point farthest from all picks so far; more picks than distinct points repeat.
+
+    Equal distances: with T = min(512, 2^floor(log2 n)), the smaller bit-reversed (index mod T) wins, then the smaller index, as the
+    reduction tree of the reference kernel has it. `skip_origin`: points within sqrt(`NEAR_ORIGIN`) of the origin are never picked (but
+    index 0), as in that kernel; where no other is left, index 0 is.
+    """
+    order = _tie_order(points.shape[1]).to(points.device)
+    x, y, z = points.detach().float()[:, order].unbind(-1)
+    least = torch.full_like(x, torch.inf)
+    if skip_origin:
+        least = torch.where(x * x + y * y + z * z <= NEAR_ORIGIN, -1.0, least)
+    picks = torch.zeros(len(points), count, dtype=torch.long, device=points.device)  # `order` begins with index 0
+    for i in range(1, count):
+        last = picks[:, i - 1, None]
+        distance = (x - x.gather(1, last)).square_()
+        distance += (y - y.gather(1, last)).square_()
+        distance += (z - z.gather(1, last)).square_()
+        torch.minimum(least, distance, out=least)
+        picks[:, i] = least.argmax(dim=1)
+    return order[picks]
+
+
+@lru_cache(maxsize=16)
+def _tie_order(n: int) -> Int[Tensor, " n"]:
+    """All indices, those first that win a tie."""
+    threads = min(512, 1 << (n.bit_length() - 1))
+    bits = threads.bit_length() - 1
+    index = torch.arange(n)
+    slot = index % threads
+    reversed_slot = torch.zeros_like(slot)
+    for bit in range(bits):
+        reversed_slot |= ((slot >> bit) & 1) << (bits - 1 - bit)
+    return torch.argsort(reversed_slot * n + index)
+
+
+def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], count: int) -> Int[Tensor, "b g k"]:
+    """Indices of the `count` nearest points of each centre by rising distance; equal distances keep the lower index.
+
+    Raises `ValueError` where there are fewer points than that.
+    """
+    b, g, n = *centres.shape[:2], points.shape[1]
+    if count > n:
+        raise ValueError(f"{count} neighbours of {n} points")
+    rows = max(1, LARGEST // (4 * b * n))
+    parts = [_nearest(part, points, count) for part in centres.detach().float().split(rows, dim=1)]
+    return torch.cat(parts, dim=1) if g else torch.empty(b, 0, count, dtype=torch.long, device=points.device)
+
+
+def _nearest(centres: Tensor, points: Tensor, count: int) -> Tensor:
+    squared = squared_distances(centres, points.detach().float())
+    found = squared.topk(min(count + 1, squared.shape[-1]), dim=-1, largest=False, sorted=True)
+    index, distance = found.indices[..., :count], found.values[..., :count]
+    index, low_first = index.sort(dim=-1)
+    distance, near_first = distance.gather(-1, low_first).sort(dim=-1, stable=True)
+    index = index.gather(-1, near_first)
+    if found.values.shape[-1] > count:  # of several points at the last distance `topk` may have taken any
+        torn = found.values[..., count] == found.values[..., count - 1]
+        if bool(torn.any()):
+            index[torn] = squared[torn].sort(dim=-1, stable=True).indices[:, :count]
+    return index
+
+
+def squared_distances(a: Float[Tensor, "*b n 3"], b: Float[Tensor, "*b m 3"]) -> Float[Tensor, "*b n m"]:
+    """Made coordinate by coordinate: no n x m x 3 table."""
+    out = torch.zeros((), device=a.device)
+    for axis in range(3):
+        out = out + (a[..., :, None, axis] - b[..., None, :, axis]).square()
+    return out
+
+
+def take(values: Float[Tensor, "b n d"], index: Int[Tensor, "b *g"]) -> Float[Tensor, "b *g d"]:
+    """Rows of each sample by index."""
+    flat = index.flatten(1)
+    rows = values.gather(1, flat[..., None].expand(-1, -1, values.shape[-1]))
+    return rows.unflatten(1, index.shape[1:])
+
+
+def chamfer(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> Float[Tensor, ""]:
+    """Mean squared distance of each point of `a` to its nearest of `b`, plus the same from `b` to `a`; no square root, no halving.
+
+    The gradient flows through the chosen pairs alone; of equally near points the lower index is chosen. 0 for no clouds.
+    """
+    to_b, to_a = chamfer_pairs(a, b)
+    if not len(a):
+        return (a.sum() + b.sum()) * 0.0
+    nearest_b = b.gather(1, to_b[..., None].expand(-1, -1, 3))
+    nearest_a = a.gather(1, to_a[..., None].expand(-1, -1, 3))
+    return (a - nearest_b).square().sum(dim=-1).mean() + (b - nearest_a).square().sum(dim=-1).mean()
+
+
+def chamfer_pairs(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> tuple[Int[Tensor, "m p"], Int[Tensor, "m q"]]:
+    """Index in `b` of the nearest point of each of `a`, and the other way round."""
+    with torch.no_grad():
+        squared = squared_distances(a.detach(), b.detach())
+        return squared.argmin(dim=2), squared.argmin(dim=1)
