@@ -1,0 +1,99 @@
+"""Settings of I2P-MAE (defaults: the released pre-training recipe). Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ..contract import MethodConfig
+from ..settings import Settings
+
+Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+class I2PModel(Settings):
+    """Three scales, the finest first: each groups points of the one below around centres. The decoder works on the two coarser ones."""
+
+    points: int = Field(default=2048, ge=1, description="points of a cloud that the network sees")
+    groups: Three = Field(default=(512, 256, 64), description="tokens of each scale")
+    neighbours: Three = Field(default=(16, 8, 8), description="points (then tokens of the scale below) in a token")
+    dims: Three = (96, 192, 384)
+    depths: Three = (5, 5, 5)
+    heads: int = Field(default=6, ge=1, description="at every scale, encoder and decoder")
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    embed: tuple[int, int] = Field(default=(128, 256), description="channels of the finest scale's small PointNet")
+    decoder_depths: tuple[int, int] = (1, 1)
+    decoder_up_blocks: int = Field(default=1, ge=1, description="residual units after the coarse tokens are spread over the finer ones")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first")
+    teacher_dim: int = Field(default=512, ge=1, description="channels of the 2-D teacher's feature maps")
+
+    @model_validator(mode="after")
+    def _fits(self) -> I2PModel:
+        sources = (self.points, *self.groups[:2])
+        for scale, (source, groups, neighbours) in enumerate(zip(sources, self.groups, self.neighbours, strict=True)):
+            of = "model.points" if scale == 0 else f"model.groups[{scale - 1}]"
+            for name, value in (("groups", groups), ("neighbours", neighbours)):
+                if value > source:
+                    raise ValueError(f"model.{name}[{scale}] {value} is more than {of} {source}: each is taken from those")
+        if odd := [dim for dim in self.dims if dim % self.heads]:
+            raise ValueError(f"heads {self.heads} does not divide dims {odd[0]}: {odd[0]} / {self.heads} = {odd[0] / self.heads:.2f}")
+        return self
+
+
+class I2PTask(Settings):
+    """What is hidden, and how closely the released code is followed."""
+
+    mask_ratio: float = Field(default=0.8, gt=0, lt=1, description="hidden share of the coarsest tokens, floor(share * tokens)")
+    mask: Literal["guided", "random"] = Field(default="guided", description="guided: salient tokens stay visible more often")
+    mask_temperature: float = Field(default=1.0, gt=0, description="of the saliency; attention is about 1/197, so at 1 the draw is nearly random")
+    views: int = Field(default=3, ge=1, le=3, description="depth views from which features are taken")
+    features_on: Literal["visible", "masked", "all"] = Field(default="visible", description="tokens whose 2-D features are predicted")
+    official: bool = Field(
+        default=True,
+        description="as the released code: no centres near the origin; token 0 of a group's first sample is always visible; tokens in no "
+        "neighbourhood are left out of the encoder. false: none of these",
+    )
+
+
+class I2PLoss(Settings):
+    points: float = Field(default=1.0, ge=0, description="Chamfer distance of the hidden tokens' neighbours")
+    features: float = Field(default=1.0, ge=0, description="squared error of the teacher's features")
+
+
+Range = tuple[float, float]
+
+
+class I2PAugment(Settings):
+    """Of the cloud, before it is rendered."""
+
+    scale: Range = Field(default=(2 / 3, 3 / 2), description="factor of each axis, uniform")
+    shift: Annotated[float, Field(ge=0)] = Field(default=0.2, description="of each axis, from U(-a, a)")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> I2PAugment:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale [{self.scale[0]:g}, {self.scale[1]:g}] must be two positive numbers in rising order")
+        return self
+
+
+class I2PConfig(MethodConfig):
+    model: I2PModel = I2PModel()
+    pretext: I2PTask = I2PTask()
+    loss: I2PLoss = I2PLoss()
+    augment: I2PAugment = I2PAugment()
+
+    @property
+    def masked(self) -> int:
+        """Hidden tokens of the coarsest scale."""
+        return int(self.pretext.mask_ratio * self.model.groups[2])
+
+    @model_validator(mode="after")
+    def _mask_fits(self) -> I2PConfig:
+        top = self.model.groups[2]
+        if not 0 < self.masked < top:
+            raise ValueError(
+                f"pretext.mask_ratio {self.pretext.mask_ratio} hides {self.masked} of the {top} tokens of the coarsest scale; at least one "
+                "must be hidden and one seen: change the ratio, or model.groups"
+            )
+        return self

@@ -1,0 +1,241 @@
+"""I2P-MAE's hierarchical encoder and decoder. Parameter names are those of the published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+from ..layers.drop_path import drop_path, linear_rates
+from ..layers.points import farthest_points, nearest, take
+from ..layers.transformer import Mlp
+from .config import I2PModel
+
+
+class Groups(NamedTuple):
+    """One scale of a cloud: centres, and for each its nearest points of the scale below, themselves included."""
+
+    picks: Int[Tensor, "b g"]
+    """Of the centres, among the points of the scale below."""
+    centres: Float[Tensor, "b g 3"]
+    members: Int[Tensor, "b g k"]
+    """Of each centre, nearest first."""
+    around: Float[Tensor, "b g k 3"]
+    """The members' coordinates."""
+
+    @property
+    def relative(self) -> Float[Tensor, "b g k 3"]:
+        return self.around - self.centres[:, :, None]
+
+
+def group_points(points: Float[Tensor, "b n 3"], model: I2PModel, *, skip_origin: bool) -> list[Groups]:
+    """The three scales of a cloud, the finest first."""
+    scales = []
+    for groups, neighbours in zip(model.groups, model.neighbours, strict=True):
+        picks = farthest_points(points, groups, skip_origin=skip_origin)
+        centres = take(points, picks)
+        members = nearest(centres, points, neighbours)
+        scales.append(Groups(picks, centres, members, take(points, members)))
+        points = centres
+    return scales
+
+
+class TokenEmbed(nn.Module):
+    """A small PointNet: what the members of a group are, then the largest of each channel.
+
+    The second half reads [largest of the group, own] of each member. The largest is the same for all of a group, so it is multiplied
+    once a group and not once a member: the same sum in another order.
+    """
+
+    def __init__(self, inputs: int, first: tuple[int, int], second: tuple[int, int]) -> None:
+        super().__init__()
+        self.first_conv = nn.Sequential(nn.Linear(inputs, first[0]), nn.BatchNorm1d(first[0]), nn.ReLU(), nn.Linear(first[0], first[1]))
+        self.second_conv = nn.Sequential(nn.Linear(2 * first[1], second[0]), nn.BatchNorm1d(second[0]), nn.ReLU(), nn.Linear(*second))
+
+    def forward(self, members: Float[Tensor, "b g k c"]) -> Float[Tensor, "b g d"]:
+        b, g, k, _ = members.shape
+        own = self.first_conv(members.flatten(0, 2))
+        largest = own.unflatten(0, (b * g, k)).amax(dim=1)
+        mix, norm, relu, out = self.second_conv
+        width = own.shape[1]
+        shared = linear(largest, mix.weight[:, :width], mix.bias)
+        mixed = linear(own, mix.weight[:, width:]).unflatten(0, (b * g, k)) + shared[:, None]
+        tokens: Tensor = out(relu(norm(mixed.flatten(0, 1))))
+        return tokens.unflatten(0, (b, g, k)).amax(dim=2)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"], seen: Bool[Tensor, "b #n n"] | None) -> Float[Tensor, "b n d"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = None if seen is None else seen[:, None]
+        out: Tensor = self.proj(scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Float[Tensor, "b n d"], seen: Tensor | None, kept: Bool[Tensor, "2 b"] | None) -> Float[Tensor, "b n d"]:
+        first, second = (None, None) if kept is None else kept.unbind(0)
+        x = x + drop_path(self.attn(self.norm1(x), seen), first, self.rate)
+        return x + drop_path(self.mlp(self.norm2(x)), second, self.rate)
+
+
+class Blocks(nn.Module):
+    """Positions are added again before every block."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], places: Float[Tensor, "b n d"], seen: Tensor | None, kept: Bool[Tensor, "l 2 b"] | None
+    ) -> Float[Tensor, "b n d"]:
+        """`seen`: the tokens that tokens look at, b x 1 x n or b x n x n; None: all. `kept`: branches that are not dropped."""
+        for i, block in enumerate(self.blocks):
+            x = block(x + places, seen, None if kept is None else kept[i])
+        return x
+
+
+def place_embed(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+class Packed(NamedTuple):
+    """The visible tokens of each sample, in index order, at the front of rows that are as long as the longest."""
+
+    index: Int[Tensor, "b l"]
+    valid: Bool[Tensor, "b l"]
+
+    @property
+    def seen(self) -> Bool[Tensor, "b 1 l"] | None:
+        return None if bool(self.valid.all()) else self.valid[:, None]
+
+
+def pack(visible: Bool[Tensor, "b g"]) -> Packed:
+    longest = int(visible.sum(dim=1).amax())
+    index = torch.argsort((~visible).to(torch.uint8), dim=1, stable=True)[:, :longest]
+    return Packed(index, visible.gather(1, index))
+
+
+def put(base: Float[Tensor, "b g d"], packed: Packed, values: Float[Tensor, "b l d"]) -> Float[Tensor, "b g d"]:
+    """`base` with the packed tokens in their places."""
+    rows = packed.index[..., None].expand_as(values)
+    return base.scatter(1, rows, torch.where(packed.valid[..., None], values, base.gather(1, rows)))
+
+
+def spread_masks(top: Bool[Tensor, "b g"], scales: Sequence[Groups], *, official: bool) -> list[Bool[Tensor, "b g"]]:
+    """Hidden tokens of each scale, the finest first: a token is visible where a visible token of the scale above has it as a member.
+
+    `official`: where anything is hidden in a scale, token 0 of the first sample below is visible, as the released code has it; and
+    with nothing hidden at the top, tokens that are no one's member stay hidden. Else nothing is hidden then.
+    """
+    masks = [top]
+    for upper, lower in zip(scales[:0:-1], scales[-2::-1], strict=True):
+        visible = torch.zeros(lower.centres.shape[:2], dtype=torch.uint8, device=top.device)
+        shown = (~masks[0])[..., None].expand(upper.members.shape).to(torch.uint8)
+        visible.scatter_reduce_(1, upper.members.flatten(1), shown.flatten(1), "amax")
+        if official:
+            visible[0, 0] = torch.maximum(visible[0, 0], masks[0].any().to(torch.uint8))
+        masks.insert(0, ~visible.bool())
+    if not official and not bool(top.any()):
+        return [torch.zeros_like(mask) for mask in masks]
+    return masks
+
+
+class Encoded(NamedTuple):
+    """Of each scale: all tokens as embedded, the visible ones packed, and those after the encoder and its norm."""
+
+    embedded: list[Tensor]
+    packed: list[Packed]
+    out: list[Tensor]
+
+
+class HierarchicalEncoder(nn.Module):
+    def __init__(self, model: I2PModel, norms: bool = True) -> None:
+        super().__init__()
+        dims = model.dims
+        self.token_embed = nn.ModuleList(
+            [TokenEmbed(3, model.embed, (2 * model.embed[1], dims[0]))]
+            + [TokenEmbed(below, (below, below), (dim, dim)) for below, dim in zip(dims, dims[1:], strict=False)]
+        )
+        self.encoder_pos_embeds = nn.ModuleList(place_embed(dim) for dim in dims)
+        rates = linear_rates(model.drop_path, sum(model.depths))
+        first = [sum(model.depths[:i]) for i in range(4)]
+        self.encoder_blocks = nn.ModuleList(
+            Blocks(dim, model.heads, model.mlp_ratio, rates[first[i] : first[i + 1]]) for i, dim in enumerate(dims)
+        )
+        self.encoder_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if norms else None
+
+    def forward(
+        self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None
+    ) -> Encoded:
+        encoded = Encoded([], [], [])
+        members, used = scales[0].relative, 0
+        for i, (groups, mask) in enumerate(zip(scales, masks, strict=True)):
+            tokens = self.token_embed[i](members)
+            packed = pack(~mask)
+            blocks = self.encoder_blocks[i]
+            places = self.encoder_pos_embeds[i](take(groups.centres, packed.index))
+            n = len(blocks.blocks)
+            x = blocks(take(tokens, packed.index), places, packed.seen, None if kept is None else kept[used : used + n])
+            used += n
+            if i + 1 < len(scales):
+                members = take(put(tokens, packed, x), scales[i + 1].members)
+            encoded.embedded.append(tokens)
+            encoded.packed.append(packed)
+            encoded.out.append(x if self.encoder_norms is None else self.encoder_norms[i](x))
+        return encoded
+
+
+class Unit(nn.Module):
+    """GELU(BN(W GELU(BN(W z))) + z)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net1 = nn.Sequential(nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.GELU())
+        self.net2 = nn.Sequential(nn.Linear(dim, dim), nn.BatchNorm1d(dim))
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return gelu(self.net2(self.net1(z)) + z)
+
+
+class TokenPropagation(nn.Module):
+    """Coarse tokens spread over finer centres: the three nearest, weighted by the inverse squared distance, beside the finer tokens."""
+
+    def __init__(self, coarse: int, fine: int, units: int) -> None:
+        super().__init__()
+        self.fuse = nn.Sequential(nn.Linear(fine + coarse, fine), nn.BatchNorm1d(fine), nn.GELU())
+        self.extraction = nn.Sequential(*(Unit(fine) for _ in range(units)))
+
+    def forward(
+        self,
+        fine: Float[Tensor, "b g d"],
+        fine_centres: Float[Tensor, "b g 3"],
+        coarse: Float[Tensor, "b h e"],
+        coarse_centres: Float[Tensor, "b h 3"],
+    ) -> Float[Tensor, "b g d"]:
+        near = nearest(fine_centres, coarse_centres, 3)
+        squared = (take(coarse_centres, near) - fine_centres[:, :, None]).square().sum(dim=-1)
+        weights = 1 / (squared + 1e-8)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        spread = (take(coarse, near) * weights[..., None]).sum(dim=2)
+        z = torch.cat([fine, spread], dim=-1)
+        out: Tensor = self.extraction(self.fuse(z.flatten(0, 1)))
+        return out.unflatten(0, fine.shape[:2])

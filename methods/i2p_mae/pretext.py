@@ -1,0 +1,145 @@
+"""I2P-MAE (Zhang et al., CVPR 2023, arXiv 2212.06785): hidden parts of a cloud are rebuilt; visible ones must know a 2-D model's features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from ..contract import Batch
+from ..layers.drop_path import draw_kept, linear_rates
+from ..layers.points import chamfer, take
+from ..random import Noise
+from .config import I2PConfig
+from .network import Blocks, Encoded, Groups, HierarchicalEncoder, TokenPropagation, group_points, place_embed, put, spread_masks
+from .views2d import at_points
+
+HEAD_BYTES = 128 * 2**20
+"""Most bytes of predicted features at once: the head makes 12,288 numbers a token."""
+
+
+class Hidden(NamedTuple):
+    """What of a group's clouds is hidden."""
+
+    saliency: Float[Tensor, "b g"] | None
+    masks: list[Bool[Tensor, "b g"]]
+    """Of each scale, the finest first."""
+
+
+class Rebuilt(NamedTuple):
+    """The decoder's tokens at the middle scale, and what it had on the way."""
+
+    coarse: Float[Tensor, "b h e"]
+    spread: Float[Tensor, "b g d"]
+    fine: Float[Tensor, "b g d"]
+    tokens: Float[Tensor, "b g d"]
+
+
+class I2PMaePretext(nn.Module):
+    """Sees, a sample: `points` (n x 3), `features` (views x channels x h x w) and `saliency` (views x h x w) of the depth views."""
+
+    def __init__(self, config: I2PConfig) -> None:
+        super().__init__()
+        self.config = config
+        model = config.model
+        _, middle, top = model.dims
+        self.mask_token = nn.Parameter(torch.zeros(1, top))
+        self.h_encoder = HierarchicalEncoder(model)
+        rates = linear_rates(model.drop_path, sum(model.decoder_depths))
+        first, second = model.decoder_depths
+        self.h_decoder = nn.ModuleList(
+            [
+                Blocks(top, model.heads, model.mlp_ratio, rates[:first]),
+                Blocks(middle, model.heads, model.mlp_ratio, rates[first : first + second]),
+            ]
+        )
+        self.decoder_pos_embeds = nn.ModuleList([place_embed(top), place_embed(middle)])
+        self.token_prop = TokenPropagation(top, middle, model.decoder_up_blocks)
+        self.decoder_norm = nn.LayerNorm(middle)
+        self.rec_head_3d = nn.Linear(middle, 3 * model.neighbours[1])
+        self.rec_head_2d = nn.Linear(middle, model.teacher_dim * model.neighbours[1] * config.pretext.views)
+
+    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        points = batch["points"]
+        scales = group_points(points, self.config.model, skip_origin=self.config.pretext.official)
+        hidden = self.hide(batch, scales, noise)
+        encoded = self.h_encoder(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), noise))
+        rebuilt = self.rebuild(scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise))
+        mask = hidden.masks[1]
+        return {
+            "points": self.points_loss(rebuilt.tokens, scales[1], mask),
+            "features": self.features_loss(rebuilt.tokens, batch, scales, mask),
+            "visible": (~mask).float().mean(),
+        }
+
+    def kept(self, what: str, depth: int, batch: int, noise: Noise) -> Tensor | None:
+        if not self.training:
+            return None
+        device = self.mask_token.device
+        return draw_kept(self.config.model.drop_path, depth, batch, noise.torch(f"drop path {what}", device))
+
+    def hide(self, batch: Batch, scales: list[Groups], noise: Noise) -> Hidden:
+        """Guided: the tokens with the largest saliency / temperature + Gumbel noise stay visible, which is a draw without replacement by
+        the softmax of the saliency."""
+        config, centres = self.config, scales[2].centres
+        b, g = centres.shape[:2]
+        uniform = torch.rand(b, g, generator=noise.torch("mask", centres.device), device=centres.device, dtype=torch.float64)
+        score = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+        saliency = None
+        if config.pretext.mask == "guided":
+            saliency = self.saliency_at(batch, centres)
+            score = score + saliency.double() / config.pretext.mask_temperature
+        shown = score.topk(g - config.masked, dim=1).indices
+        top = torch.ones(b, g, dtype=torch.bool, device=centres.device).scatter_(1, shown, False)
+        return Hidden(saliency, spread_masks(top, scales, official=config.pretext.official))
+
+    def saliency_at(self, batch: Batch, centres: Float[Tensor, "b g 3"]) -> Float[Tensor, "b g"]:
+        """Mean over the views of the saliency at the pixels of the centres."""
+        maps = batch["saliency"].float()
+        views = range(self.config.pretext.views)
+        each = [at_points(maps[:, view, None], batch["points"], centres, view)[..., 0] for view in views]
+        return torch.stack(each).mean(dim=0)
+
+    def rebuild(self, scales: list[Groups], masks: list[Tensor], encoded: Encoded, kept: Tensor | None) -> Rebuilt:
+        """Tokens of the middle scale, visible and hidden alike."""
+        order = torch.argsort(masks[2].to(torch.uint8), dim=1, stable=True)
+        centres = take(scales[2].centres, order)
+        hidden = self.mask_token.expand(len(order), order.shape[1] - encoded.out[2].shape[1], -1)
+        x = torch.cat([encoded.out[2], hidden.to(encoded.out[2].dtype)], dim=1)
+        first = len(self.h_decoder[0].blocks)
+        coarse = self.h_decoder[0](x, self.decoder_pos_embeds[0](centres), None, None if kept is None else kept[:first])
+        seen = encoded.out[1]
+        own = put(seen.new_zeros(*masks[1].shape, seen.shape[2]), encoded.packed[1], seen)
+        spread = self.token_prop(own, scales[1].centres, coarse, centres)
+        places = self.decoder_pos_embeds[1](scales[1].centres)
+        fine = self.h_decoder[1](spread, places, None, None if kept is None else kept[first:])
+        return Rebuilt(coarse, spread, fine, self.decoder_norm(fine))
+
+    def points_loss(self, tokens: Float[Tensor, "b g d"], groups: Groups, mask: Bool[Tensor, "b g"]) -> Tensor:
+        predicted = self.rec_head_3d(tokens[mask]).float()
+        return chamfer(predicted.unflatten(1, (-1, 3)), groups.relative[mask])
+
+    def features_loss(self, tokens: Float[Tensor, "b g d"], batch: Batch, scales: list[Groups], mask: Bool[Tensor, "b g"]) -> Tensor:
+        """Mean squared error over all numbers, made in parts. 0 where no token is asked for."""
+        asked = {"visible": ~mask, "masked": mask, "all": torch.ones_like(mask)}[self.config.pretext.features_on]
+        targets = self.target_features(batch, scales)
+        numbers = self.rec_head_2d.out_features
+        rows = max(1, HEAD_BYTES // (4 * numbers))
+        of_sample, of_token = asked.nonzero(as_tuple=True)
+        if not len(of_sample):
+            return tokens.sum() * 0.0
+        total = tokens.new_zeros((), dtype=torch.float32)
+        for sample, token in zip(of_sample.split(rows), of_token.split(rows), strict=True):
+            wanted = targets[sample[:, None], scales[1].members[sample, token]]
+            total = total + mse_loss(self.rec_head_2d(tokens[sample, token]).float(), wanted.flatten(1).float(), reduction="sum")
+        return total / (len(of_sample) * numbers)
+
+    @torch.no_grad()
+    def target_features(self, batch: Batch, scales: list[Groups]) -> Float[Tensor, "b n vc"]:
+        """The teacher's features of the finest centres, view after view: all neighbours of the middle scale are among them."""
+        maps = batch["features"].float()
+        views = range(self.config.pretext.views)
+        return torch.cat([at_points(maps[:, view], batch["points"], scales[0].centres, view) for view in views], dim=-1)
