@@ -1,0 +1,157 @@
+"""The published I2P-MAE layout, both ways: dicts of tensors in, dicts out. Reads and writes no file.
+
+A file holds the weights under `base_model`, with `module.` before every name where the authors' launcher wrapped the model, and the
+2-D teacher's weights (`clip_model.*`), which are not taken: a teacher is named by `model.teacher`. Our names are theirs but for the
+token propagation; linear maps are convolutions of width 1 there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..contract import Match
+from ..errors import SightlineError
+from .config import I2PConfig
+
+WRAPPERS = ("base_model", "model", "state_dict")
+TEACHER = "clip_model."
+PROPAGATION = (
+    (re.compile(r"^token_prop\.0\.fuse\.net\."), "token_prop.fuse."),
+    (re.compile(r"^token_prop\.0\.extraction\.operation\."), "token_prop.extraction."),
+)
+CONVOLUTIONS = re.compile(r"(first_conv\.[03]|second_conv\.[03]|token_prop\.0\.fuse\.net\.0|net[12]\.0|rec_head_[23]d)\.weight$")
+VIEWS = 3
+
+
+def to_ours(name: str) -> str:
+    """Our name for one of theirs."""
+    for pattern, ours in PROPAGATION:
+        name = pattern.sub(ours, name)
+    return name
+
+
+def to_theirs(name: str) -> str:
+    return name.replace("token_prop.fuse.", "token_prop.0.fuse.net.").replace("token_prop.extraction.", "token_prop.0.extraction.operation.")
+
+
+def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by their names without `module.`, whatever the file wraps them in."""
+    inner: Any = content
+    while not any(isinstance(value, Tensor) for value in inner.values()):
+        wrapper = next((w for w in WRAPPERS if isinstance(inner.get(w), Mapping)), None)
+        if wrapper is None:
+            raise SightlineError(
+                f"no tensors of I2P-MAE under {', '.join(map(str, list(inner)[:5])) or 'nothing'}", "name a file that holds `base_model`"
+            )
+        inner = inner[wrapper]
+    return {name.removeprefix("module."): value for name, value in inner.items() if isinstance(value, Tensor)}
+
+
+def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Our `model` settings: those that `save` put beside the tensors, else as far as shapes tell them. Heads, points, groups, drop path and
+    the finest scale's neighbours are not in the tensors; they are left at their defaults."""
+    if "encoder_dims" in content:
+        return {"model": settings_from_official(content)}
+    state = weights(content)
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in state:
+            raise SightlineError(f"{name} is not in the file, nor are settings beside the tensors", "name a pre-training checkpoint of I2P-MAE")
+        return tuple(state[name].shape)
+
+    def count(pattern: str) -> int:
+        return len({m[1] for name in state if (m := re.match(pattern, name))})
+
+    dims = tuple(shape(f"h_encoder.encoder_pos_embeds.{i}.2.weight")[0] for i in range(3))
+    embed = (shape("h_encoder.token_embed.0.first_conv.0.weight")[0], shape("h_encoder.token_embed.0.first_conv.3.weight")[0])
+    members = shape("rec_head_3d.weight")[0] // 3
+    model: dict[str, Any] = {
+        "dims": dims,
+        "depths": tuple(count(rf"h_encoder\.encoder_blocks\.{i}\.blocks\.(\d+)\.") for i in range(3)),
+        "embed": embed,
+        "mlp_ratio": shape("h_encoder.encoder_blocks.0.blocks.0.mlp.fc1.weight")[0] / dims[0],
+        "decoder_depths": tuple(count(rf"h_decoder\.{i}\.blocks\.(\d+)\.") for i in range(2)),
+        "decoder_up_blocks": count(r"token_prop\.0\.extraction\.operation\.(\d+)\."),
+        "teacher_dim": shape("rec_head_2d.weight")[0] // members // VIEWS,
+    }
+    if members != 8:
+        model["neighbours"] = (16, members, 8)
+    return {"model": model}
+
+
+SAME = {
+    "num_groups": "groups",
+    "group_sizes": "neighbours",
+    "encoder_dims": "dims",
+    "encoder_depths": "depths",
+    "num_heads": "heads",
+    "decoder_depths": "decoder_depths",
+    "drop_path_rate": "drop_path",
+}
+"""Their setting -> ours, where the values are the same."""
+
+
+def settings_from_official(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `model` settings from the authors' names and values, as far as they are given."""
+    ours: dict[str, Any] = {}
+    for name, key in SAME.items():
+        if name in theirs:
+            ours[key] = tuple(theirs[name]) if isinstance(theirs[name], (list, tuple)) else theirs[name]
+    if "decoder_up_blocks" in theirs:
+        ours["decoder_up_blocks"] = theirs["decoder_up_blocks"][0]
+    if "clip_config" in theirs:
+        ours["teacher_dim"] = theirs["clip_config"]["feat_dim"]
+    return ours
+
+
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], Match]:
+    """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
+    theirs = weights(content)
+    state: dict[str, Tensor] = {}
+    matched, unexpected = [], []
+    for name, tensor in theirs.items():
+        ours = to_ours(name)
+        if ours not in into:
+            unexpected.append(name)
+            continue
+        value = tensor.squeeze(-1) if CONVOLUTIONS.search(name) and tensor.ndim == 3 else tensor
+        if value.shape != into[ours].shape:
+            raise SightlineError(
+                f"{name} has shape {tuple(tensor.shape)} in the file, {tuple(into[ours].shape)} in this network",
+                "use the settings of the network that was saved",
+            )
+        state[ours] = value.to(into[ours].dtype)
+        matched.append(name)
+    if not matched:
+        raise SightlineError(
+            f"none of the {len(theirs)} tensors has a place in I2P-MAE; the first is {next(iter(theirs), 'absent')!r}",
+            "name a checkpoint of I2P-MAE",
+        )
+    missing = tuple(to_theirs(name) for name in into if name not in state)
+    return state, Match(tuple(matched), missing, tuple(unexpected))
+
+
+def save(state: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors under the official names, without the teacher; the authors' settings)."""
+    model, tensors = config.model, {}
+    for name, tensor in state.items():
+        theirs = to_theirs(name)
+        tensors[theirs] = tensor.unsqueeze(-1) if CONVOLUTIONS.search(theirs) else tensor
+    settings: dict[str, Any] = {theirs: _plain(getattr(model, ours)) for theirs, ours in SAME.items()}
+    settings |= {
+        "NAME": "I2P_MAE",
+        "mask_ratio": config.pretext.mask_ratio,
+        "decoder_dims": [model.dims[2], model.dims[1]],
+        "decoder_up_blocks": [model.decoder_up_blocks],
+        "local_radius": [0, 0, 0],
+        "clip_config": {"feat_dim": model.teacher_dim},
+    }
+    return tensors, settings
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
