@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,12 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ..contract import Batch
+from ..contract import Batch, Live
 from ..layers.drop_path import draw_kept, linear_rates
 from ..layers.points import chamfer, take
-from ..random import Noise
+from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
+from ..random import Noise, key
 from .config import I2PConfig
+from .encoder import PointEncoder
 from .network import Blocks, Encoded, Groups, HierarchicalEncoder, TokenPropagation, group_points, place_embed, put, spread_masks
+from .schedule import i2p_schedules
 from .views2d import at_points
 
 HEAD_BYTES = 128 * 2**20
@@ -41,6 +46,8 @@ class Rebuilt(NamedTuple):
 class I2PMaePretext(nn.Module):
     """Sees, a sample: `points` (n x 3), `features` (views x channels x h x w) and `saliency` (views x h x w) of the depth views."""
 
+    encoder_prefixes = ("h_encoder.",)
+
     def __init__(self, config: I2PConfig) -> None:
         super().__init__()
         self.config = config
@@ -61,6 +68,9 @@ class I2PMaePretext(nn.Module):
         self.decoder_norm = nn.LayerNorm(middle)
         self.rec_head_3d = nn.Linear(middle, 3 * model.neighbours[1])
         self.rec_head_2d = nn.Linear(middle, model.teacher_dim * model.neighbours[1] * config.pretext.views)
+
+    def to_device(self, batch: Batch) -> Batch:
+        return batch
 
     def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         points = batch["points"]
@@ -143,3 +153,51 @@ class I2PMaePretext(nn.Module):
         maps = batch["features"].float()
         views = range(self.config.pretext.views)
         return torch.cat([at_points(maps[:, view], batch["points"], scales[0].centres, view) for view in views], dim=-1)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Nothing to do: the teacher is frozen."""
+
+    def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """No decay for tensors of one dimension, and for all whose name has "token" in it: token embedding and propagation whole."""
+        return decay_groups(self.named_parameters(), no_decay)
+
+    def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
+        return i2p_schedules(optim, clock, self.config.pretext.official)
+
+    def encoder(self) -> PointEncoder:
+        encoder = PointEncoder(self.config)
+        encoder.load_state_dict(copy.deepcopy(self.h_encoder.state_dict()))
+        return encoder
+
+
+def no_decay(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 1 or name.endswith(".bias") or "token" in name
+
+
+def build(config: I2PConfig, live: Live) -> I2PMaePretext:
+    """A freshly initialised `I2PMaePretext` on the CPU, the same for the same `live.seed`; no global generator is used."""
+    with torch.device("meta"):
+        pretext = I2PMaePretext(config)
+    pretext.to_empty(device="cpu")
+    initialise(pretext, torch.Generator().manual_seed(key("weights", "i2p_mae", live.seed) >> 1))
+    return pretext
+
+
+@torch.no_grad()
+def initialise(pretext: I2PMaePretext, generator: torch.Generator) -> None:
+    """Encoder and mask token: normal(0, 0.02), biases 0. Decoder blocks: Xavier uniform, biases 0. The rest as PyTorch does it: uniform
+    within 1 / sqrt(inputs), biases too. Norms 1 / 0."""
+    norms = {id(p) for m in pretext.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
+    state = pretext.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        last = name.rpartition(".")[2]
+        if id(tensor) in norms or last.startswith(("running_", "num_")):
+            tensor.fill_(1.0 if last in ("weight", "running_var") else 0.0)
+        elif name.startswith("h_encoder.") or name == "mask_token":
+            tensor.zero_() if last == "bias" else tensor.normal_(std=0.02, generator=generator)
+        elif name.startswith("h_decoder."):
+            bound = math.sqrt(6 / sum(tensor.shape)) if tensor.ndim == 2 else 0.0
+            tensor.uniform_(-bound, bound, generator=generator)
+        else:
+            inputs = state[name.removesuffix("bias") + "weight"].shape[1] if last == "bias" else tensor.shape[1]
+            tensor.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
