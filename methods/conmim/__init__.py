@@ -33,8 +33,8 @@ ALARMS = (
         "swapped_teacher_gap",
         below=0.05,
         after=0.5,
-        cause="another image's teacher does nearly as well, so only position is learnt, as in the early part of every run; if it stays: "
-        "train longer, use smaller patches; and where `chance_gap` is 0, too, switch on model.position_table",
+        cause="another image's teacher does nearly as well, so nothing but position is learnt, as in the early part of every run; if it "
+        "stays: with `chance_gap` near 0 raise model.relative_bias_lr or train longer, else switch model.position_table off",
     ),
 )
 

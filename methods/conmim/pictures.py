@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..contract import Batch, Picture
 from ..layers.patches import patchify, unpatchify
-from ..mosaic import mosaic
+from ..mosaic import enlarge, mosaic, zoom
 from ..random import Noise
 from .encoder import denormalise
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 6
 QUERIES = 3
-SIDE = 160
-"""Smaller images are shown enlarged, by a whole factor, to about this many pixels."""
 TRUE, TOP, HEAT = (0.1, 0.9, 0.2), (0.95, 0.15, 0.1), (1.0, 0.85, 0.1)
 
 
@@ -43,8 +41,8 @@ def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> Pi
     columns = [image, seen]
     for query in range(places.shape[1]):
         columns.append(heat(image, shares[:, query], model.grid))
-    factor = max(1, SIDE // min(model.image_size))
-    columns = [column.repeat_interleave(factor, 2).repeat_interleave(factor, 3) for column in columns]
+    factor = zoom(model.image_size)
+    columns = [enlarge(column, factor) for column in columns]
     patch = model.patch_size * factor
     for query in range(places.shape[1]):
         columns[0] = outline(columns[0], places[:, query], patch, TRUE)

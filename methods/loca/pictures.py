@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from ..contract import Batch, Picture
 from ..layers.colour import imagenet_denormalise
 from ..layers.positions import grid_positions
-from ..mosaic import mosaic
+from ..mosaic import enlarge, mosaic, zoom
 from ..random import Noise
 
 if TYPE_CHECKING:
@@ -41,20 +41,22 @@ def position_picture(pretext: LocaPretext, batch: Batch, noise: Noise) -> Pictur
     seen = torch.full((model.patches,), DIM)
     seen[draws.reference.cpu()] = 1
     bright = interpolate(seen.view(1, 1, *model.grid), size=model.image_size, mode="nearest")
-    references = imagenet_denormalise(batch["reference"]).clamp(0, 1).cpu() * bright
+    factor = zoom(model.image_size)
+    size = (model.image_size[0] * factor, model.image_size[1] * factor)
+    references = enlarge(imagenet_denormalise(batch["reference"]).clamp(0, 1).cpu() * bright, factor)
     columns = [references]
-    centres = ((grid_positions(model.grid) + 0.5) * model.patch_size).long()
+    centres = ((grid_positions(model.grid) + 0.5) * model.patch_size * factor).long()
     for q in range(crops.shape[1]):
         colour = torch.tensor(COLOURS[q])
-        crop = interpolate(imagenet_denormalise(crops[:, q]).clamp(0, 1).cpu(), size=model.image_size, mode="nearest")
+        crop = interpolate(imagenet_denormalise(crops[:, q]).clamp(0, 1).cpu(), size=size, mode="nearest")
         for i, image in enumerate(crop):
-            frame(image, (0, 0, *model.image_size), colour)
+            frame(image, (0, 0, *size), colour)
             _, y, x, h, w = boxes[i, q].tolist()
             if h > 0 and w > 0:
-                side = [round(v * s) for v, s in zip((y, x, y + h, x + w), model.image_size * 2, strict=True)]
+                side = [round(v * s) for v, s in zip((y, x, y + h, x + w), size * 2, strict=True)]
                 frame(references[i], tuple(side), colour)
             for y, x in centres[places[i, q]].tolist():
-                references[i][:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = colour[:, None, None]
+                references[i][:, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = colour[:, None, None]
         columns.append(crop)
     caption = (
         f"Left: the reference; the {len(draws.reference)} of {model.patches} patches that queries see are bright. Then {what}. A box on "

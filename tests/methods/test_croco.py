@@ -270,9 +270,10 @@ def test_pictures_show_every_sample_and_keep_the_visible_patches() -> None:
     pretext = built(config)
     batch = pretext.to_device(raw_batch(config, 2))
     (picture,) = pretext.pictures(batch, NOISE)
-    assert picture.image.shape == (2 * 24 + 4, 4 * 40 + 12, 3) and picture.image.dtype == np.uint8
+    assert picture.image.shape == (2 * 6 * 24 + 4, 4 * 6 * 40 + 12, 3) and picture.image.dtype == np.uint8
     assert "4 of 15 patches" in picture.caption and "mean and contrast of each hidden patch are the true ones" in picture.caption
-    first, completed = picture.image[:24, :40], picture.image[:24, 88:128]
+    shown = picture.image[:144:6]  # enlarged six times
+    first, completed = shown[:, :240:6], shown[:, 488:728:6]
     for cell, hidden in enumerate(batch["mask"][0].tolist()):
         r, c = divmod(cell, 5)
         same = np.array_equal(first[8 * r : 8 * r + 8, 8 * c : 8 * c + 8], completed[8 * r : 8 * r + 8, 8 * c : 8 * c + 8])

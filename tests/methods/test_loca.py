@@ -375,9 +375,9 @@ def test_pictures_show_boxes_and_predictions() -> None:
     config = small()
     pretext = built(config)
     (picture,) = pretext.pictures(pretext.to_device(raw_batch(config, 2)), NOISE)
-    assert picture.image.shape == (2 * 64 + 4, 4 * 64 + 12, 3) and picture.image.dtype == np.uint8
+    assert picture.image.shape == (2 * 128 + 4, 4 * 128 + 12, 3) and picture.image.dtype == np.uint8
     assert "12 of 64 patches" in picture.caption and "focal queries" in picture.caption
-    assert (picture.image[:2, 68:132] == np.round(np.array([0.90, 0.62, 0.0]) * 255)).all()  # the frame of the first query
+    assert (picture.image[:2, 132:260] == np.round(np.array([0.90, 0.62, 0.0]) * 255)).all()  # the frame of the first query
 
 
 def test_the_method_says_what_it_is() -> None:
