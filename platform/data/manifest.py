@@ -96,6 +96,10 @@ class Manifest(_Record):
     """Names of the classes: a `label` or a value of `segmentation` is an index in this list. Empty where the classes have no names."""
     ignore_index: int | None = None
     """The value of `segmentation` that means: no class, leave this pixel out."""
+    points: tuple[int, int] | None = None
+    """Fewest and most points of a cloud."""
+    parts: tuple[str, ...] = ()
+    """Names of the parts: a value of `part` is an index in this list, or -1 for none. `Class/part` where parts belong to classes."""
     labels: dict[int, int] = Field(default_factory=dict)
     """Rows of each label that occurs; what they lack of `rows` has none."""
     pixels: dict[int, int] = Field(default_factory=dict)
@@ -107,7 +111,7 @@ class Manifest(_Record):
             raise ValueError("the rows of the shards do not add up to the rows of the data set")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have one name")
-        if fingerprint(self.kind, self.shards, self.classes, self.ignore_index) != self.fingerprint:
+        if fingerprint(self.kind, self.shards, self.classes, self.ignore_index, self.parts) != self.fingerprint:
             raise ValueError("the fingerprint does not belong to these shards and classes: the manifest was altered")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have one name")
@@ -120,7 +124,9 @@ class Manifest(_Record):
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
-def fingerprint(kind: str, shards: Sequence[Shard], classes: Sequence[str] = (), ignore_index: int | None = None) -> str:
+def fingerprint(
+    kind: str, shards: Sequence[Shard], classes: Sequence[str] = (), ignore_index: int | None = None, parts: Sequence[str] = ()
+) -> str:
     """SHA-256 over kind, schema version, the ordered shards (hash and row groups) and what their indices mean.
 
     The same content gives the same one; without classes it is what it was before there were any.
@@ -130,6 +136,8 @@ def fingerprint(kind: str, shards: Sequence[Shard], classes: Sequence[str] = (),
         digest.update(f"{shard.sha256} {shard.rows} {shard.row_groups}\n".encode())
     if classes:
         digest.update(f"classes {json.dumps(list(classes))} {ignore_index}\n".encode())
+    if parts:
+        digest.update(f"parts {json.dumps(list(parts))}\n".encode())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sightline.methods.errors import BrokenSampleError, CallError
 
+from .clouds import decode_parts, decode_points
 from .images import decode_depth, decode_image, decode_segmentation
 
 _BYTES = pa.binary()
@@ -42,9 +43,20 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("time", pa.float64()),
         ]
     ),
+    "points": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("scene", pa.string()),
+            pa.field("points", _BYTES, nullable=False),
+            pa.field("normals", _BYTES),
+            pa.field("label", pa.int64()),
+            pa.field("part", _BYTES),
+        ]
+    ),
 }
-IMAGE_COLUMNS = {"pairs": ("image1", "image2"), "images": ("image",)}
-DEPTH_COLUMNS = {"pairs": ("depth1", "depth2"), "images": ("depth",)}
+IMAGE_COLUMNS = {"pairs": ("image1", "image2"), "images": ("image",), "points": ()}
+DEPTH_COLUMNS = {"pairs": ("depth1", "depth2"), "images": ("depth",), "points": ()}
+CLOUD_COLUMNS = ("points", "normals")
 _MATRICES = {"K1": (3, 3), "K2": (3, 3), "T_2from1": (4, 4)}
 
 
@@ -63,6 +75,7 @@ def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False, needed
     """A stored row as a sample. Raises `BrokenSampleError` naming the row where a column cannot be decoded or a needed one is empty.
 
     Images become uint8 H x W x 3; `segmentation` uint8 or uint16 H x W of class indices, of the size of its image; `label` an int;
+    `points` and `normals` float32 N x 3; `part` int16 N, an index in the manifest's parts;
     `K1`, `K2` float64 3 x 3 (pixel centres at whole numbers); `T_2from1` float64 4 x 4 in metres; with `depth=True`, or where it is
     needed, depth becomes float32 H x W in metres (0 = unknown), else it is left out, because decoding it is wasted on most methods.
     A column that the row lacks is left out of the sample, unless it is one of `needed`, which `input_columns` names.
@@ -79,6 +92,10 @@ def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False, needed
                 sample[name] = decode_depth(value)
             elif name == "segmentation":
                 sample[name] = decode_segmentation(value)
+            elif name in CLOUD_COLUMNS:
+                sample[name] = decode_points(value)
+            elif name == "part":
+                sample[name] = decode_parts(value)
             elif name in _MATRICES:
                 sample[name] = np.asarray(value, np.float64).reshape(_MATRICES[name])
             else:

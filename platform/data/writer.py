@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 
+from .clouds import decode_points
 from .images import count_indices, decode_segmentation, open_image
 from .manifest import MANIFEST_NAME, Manifest, Overlap, Provenance, Shard, Skipped, Source, fingerprint
-from .rows import DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
+from .rows import CLOUD_COLUMNS, DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
 from .storage import exists, open_place, write_bytes
 
 ROWS_PER_GROUP = 64
@@ -47,8 +48,10 @@ class ShardStats(BaseModel):
     overlap_histogram: tuple[int, ...] = (0,) * 10
     labels: dict[int, int] = {}
     pixels: dict[int, int] = {}
+    points: tuple[int, int] | None = None
+    """Fewest and most of a cloud."""
     digests: tuple[str, ...] = ()
-    """Of every single image, to find those that are in two splits; not kept for pairs, whose rows share images."""
+    """Of every single image or cloud, to find those that are in two splits; not kept for pairs, whose rows share images."""
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -83,7 +86,7 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Mapping[str, 
     """
     system, path = open_place(folder)
     schema = schema_of(kind)
-    raw = {*IMAGE_COLUMNS[kind], *DEPTH_COLUMNS[kind], "segmentation"}
+    raw = {*IMAGE_COLUMNS[kind], *DEPTH_COLUMNS[kind], *CLOUD_COLUMNS, "segmentation"}
     sink = pa.BufferOutputStream()
     groups: list[int] = []
     seen = _Seen(kind)
@@ -125,6 +128,7 @@ def write_manifest(
     classes: Sequence[str] = (),
     ignore_index: int | None = None,
     notes: Sequence[str] = (),
+    part_names: Sequence[str] = (),
 ) -> Manifest:
     """Writes the manifest of the shards in `parts`: from here on the data set exists. Raises `SightlineError` for no rows at all."""
     full = [part for part in parts if part.shard is not None]
@@ -157,7 +161,7 @@ def write_manifest(
         rows=sum(shard.rows for shard in shards),
         columns=tuple(name for name in schema_of(kind).names if name in used),
         shards=shards,
-        fingerprint=fingerprint(kind, shards, classes, ignore_index),
+        fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names),
         provenance=Provenance(
             sources=tuple(sources),
             command=command,
@@ -174,6 +178,8 @@ def write_manifest(
         ignore_index=ignore_index,
         labels=dict(sorted(labels.items())),
         pixels=dict(sorted(pixels.items())),
+        points=_extremes([part.points for part in full]),
+        parts=tuple(part_names),
     )
     system, path = open_place(folder)
     write_bytes(system, f"{path}/{MANIFEST_NAME}", manifest.to_json().encode())
@@ -215,9 +221,10 @@ class ShardWriter:
         overwrite: bool = False,
         classes: Sequence[str] = (),
         ignore_index: int | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         self.folder, self.kind = str(folder), kind
-        self._classes, self._ignore_index = classes, ignore_index
+        self._classes, self._ignore_index, self._part_names = classes, ignore_index, parts
         self.manifest: Manifest | None = None
         self._sources, self._command = sources, command
         self._rows: list[Mapping[str, Any]] = []
@@ -250,7 +257,15 @@ class ShardWriter:
             self._flush()
             skipped = skipped_table(self._skips)
             self.manifest = write_manifest(
-                self.folder, self.kind, self._parts, self._sources, self._command, skipped, self._classes, self._ignore_index
+                self.folder,
+                self.kind,
+                self._parts,
+                self._sources,
+                self._command,
+                skipped,
+                self._classes,
+                self._ignore_index,
+                part_names=self._part_names,
             )
 
 
@@ -265,6 +280,7 @@ class _Seen:
         self._overlaps: list[float] = []
         self._labels: Counter[int] = Counter()
         self._pixels: Counter[int] = Counter()
+        self._points: list[tuple[int, int]] = []
         self._digests: list[str] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -280,8 +296,12 @@ class _Seen:
         for name in self._images:
             width, height = open_image(row[name]).size
             self._sizes.append((height, width))
-        if len(self._images) == 1:
-            self._digests.append(hashlib.blake2b(row[self._images[0]], digest_size=8).hexdigest())
+        single = row["points"] if "points" in row else row[self._images[0]] if len(self._images) == 1 else None
+        if "points" in row:
+            count = len(decode_points(row["points"]))
+            self._points.append((count, count))
+        if single is not None:
+            self._digests.append(hashlib.blake2b(single, digest_size=8).hexdigest())
 
     def stats(self, shard: Shard, skipped: tuple[Skipped, ...]) -> ShardStats:
         values = np.asarray(self._overlaps)
@@ -296,6 +316,7 @@ class _Seen:
             overlap_histogram=tuple(int(n) for n in histogram),
             labels=dict(self._labels),
             pixels=dict(self._pixels),
+            points=_extremes(self._points),
             digests=tuple(self._digests),
             skipped=skipped,
         )
@@ -304,6 +325,12 @@ class _Seen:
 def _extreme(sizes: Sequence[tuple[int, int] | None], pick: Any) -> tuple[int, int] | None:
     known = [size for size in sizes if size is not None]
     return (pick(h for h, _ in known), pick(w for _, w in known)) if known else None
+
+
+def _extremes(ranges: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """(least, most) of all."""
+    known = [pair for pair in ranges if pair is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
 def _leaf(field: pa.Field) -> str:

@@ -55,6 +55,7 @@ class Output:
     classes: tuple[str, ...] = ()
     ignore_index: int | None = None
     notes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 class Stopped(BaseException):
@@ -119,7 +120,8 @@ def run_job(
             output.skips,
             output.classes,
             output.ignore_index,
-            (*output.notes, *([f"in more than one of these splits, byte for byte: {shared:,} image(s)"] if shared else [])),
+            (*output.notes, *([f"in more than one of these splits, byte for byte: {shared:,} sample(s)"] if shared else [])),
+            output.parts,
         )
         for output in outputs
     ]
@@ -198,7 +200,7 @@ def _begin(output: Output, overwrite: bool) -> None:
     system, path = open_place(output.folder)
     identity = [repr(source) for source in output.shards]
     if output.classes:
-        identity.append(repr((output.classes, output.ignore_index)))
+        identity.append(repr((output.classes, output.ignore_index, *([output.parts] if output.parts else []))))
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
     claim_folder(output.folder, overwrite)
     plan = f"{path}/{STAGING}/plan.json"
@@ -227,7 +229,7 @@ def _recorded(folder: str, index: int) -> ShardStats | None:
 
 
 def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
-    """Images that are in more than one output, as they are stored."""
+    """Images or clouds that are in more than one output, as they are stored."""
     counts = Counter(digest for parts in outputs for digest in {digest for part in parts for digest in part.digests})
     return sum(count > 1 for count in counts.values())
 

@@ -1,0 +1,50 @@
+"""Point clouds as bytes and back: little-endian numbers, row after row. `np.frombuffer(row["points"], "<f4").reshape(-1, 3)` reads them anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from sightline.methods.errors import BrokenSampleError
+
+MAX_POINTS = 1_000_000
+"""Of a stored cloud."""
+NO_PART = -1
+"""In `part`: the point belongs to no part."""
+
+
+def encode_points(points: np.ndarray) -> bytes:
+    """N x 3 numbers as float32. Raises `BrokenSampleError` with `reason: detail` for anything that is no cloud."""
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise BrokenSampleError(f"not a list of (x, y, z): shape {points.shape}")
+    if not 1 <= len(points) <= MAX_POINTS:
+        raise BrokenSampleError(f"no points, or more than {MAX_POINTS:,}: {len(points):,} points")
+    with np.errstate(over="ignore"):
+        stored = points.astype("<f4")
+    bad = int((~np.isfinite(stored)).any(axis=1).sum())
+    if bad:
+        raise BrokenSampleError(f"coordinates that are not finite: {bad} of {len(points)} points")
+    return stored.tobytes()
+
+
+def decode_points(data: bytes) -> Float32[np.ndarray, "n 3"]:
+    """Raises `BrokenSampleError` where the bytes are no finite cloud of at most `MAX_POINTS` points."""
+    if not data or len(data) % 12 or len(data) > 12 * MAX_POINTS:
+        raise BrokenSampleError(f"{len(data)} bytes are no list of three float32 a point")
+    points = np.frombuffer(data, "<f4").reshape(-1, 3)
+    if not np.isfinite(points).all():
+        raise BrokenSampleError("coordinates that are not finite")
+    return points
+
+
+def encode_parts(parts: np.ndarray, points: int) -> bytes:
+    """The part of each point. Raises `BrokenSampleError` where their number differs."""
+    if parts.shape != (points,):
+        raise BrokenSampleError(f"parts do not fit the points: {parts.shape} for {points}")
+    return parts.astype("<i2").tobytes()
+
+
+def decode_parts(data: bytes) -> Int16[np.ndarray, " n"]:
+    if len(data) % 2:
+        raise BrokenSampleError(f"{len(data)} bytes are no list of int16")
+    return np.frombuffer(data, "<i2")
