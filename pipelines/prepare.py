@@ -2,6 +2,7 @@
 
   sightline prepare pairs SOURCE ... --out DIR    pairs of images of one scene from two viewpoints
   sightline prepare images SOURCE ... --out DIR   single images, with classes, masks or depth
+  sightline prepare points SOURCE ... --out DIR   point clouds, with classes or parts
   sightline prepare merge DATASET ... --out DIR   several data sets of one kind as one
 
 Work that was stopped (Ctrl-C, a kill) goes on where it was when the same command is run again.
@@ -14,7 +15,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import prepare_images
+from . import prepare_images, prepare_points
 from .prepare_options import (
     bounds,
     gaps,
@@ -54,7 +55,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{pairs,images,merge}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{pairs,images,points,merge}")
     pairs = actions.add_parser("pairs", help="pairs of images of one scene", **plain(EXAMPLES))
     readers = pairs.add_subparsers(dest="reader", required=True, metavar="SOURCE")
     for name, text in SOURCES.items():
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             reader.set_defaults(split_by="scene", split_gap=0)
         output_options(reader)
     prepare_images.add_arguments(actions)
+    prepare_points.add_arguments(actions)
     merge = actions.add_parser("merge", help="several data sets of one kind as one", **plain(EXAMPLES))
     merge.add_argument("datasets", nargs="+", metavar="DATASET", help="folders or URIs of finished data sets")
     output_options(merge)
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if not 0 <= args.max_skipped <= 1:
         raise CallError(f"--max-skipped {args.max_skipped:g} is no share", "give a number between 0 and 1")
-    kind, outputs, left_out = {"merge": _merge, "images": _images, "pairs": _pairs}[args.action](args)
+    kind, outputs, left_out = {"merge": _merge, "images": _images, "points": _points, "pairs": _pairs}[args.action](args)
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -171,6 +173,11 @@ def _merge(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
 def _images(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     outputs, left_out = prepare_images.outputs(args)
     return "images", outputs, left_out
+
+
+def _points(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
+    made, left_out = prepare_points.outputs(args)
+    return "points", made, left_out
 
 
 def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:

@@ -25,7 +25,9 @@ class I2PModel(Settings):
     embed: tuple[int, int] = Field(default=(128, 256), description="channels of the finest scale's small PointNet")
     decoder_depths: tuple[int, int] = (1, 1)
     decoder_up_blocks: int = Field(default=1, ge=1, description="residual units after the coarse tokens are spread over the finer ones")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first")
+    drop_path: float = Field(
+        default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first"
+    )
     teacher_dim: int = Field(default=512, ge=1, description="channels of the 2-D teacher's feature maps")
 
     @model_validator(mode="after")
@@ -46,7 +48,9 @@ class I2PTask(Settings):
 
     mask_ratio: float = Field(default=0.8, gt=0, lt=1, description="hidden share of the coarsest tokens, floor(share * tokens)")
     mask: Literal["guided", "random"] = Field(default="guided", description="guided: salient tokens stay visible more often")
-    mask_temperature: float = Field(default=1.0, gt=0, description="of the saliency; attention is about 1/197, so at 1 the draw is nearly random")
+    mask_temperature: float = Field(
+        default=1.0, gt=0, description="of the saliency; attention is about 1/197, so at 1 the draw is nearly random"
+    )
     views: int = Field(default=3, ge=1, le=3, description="depth views from which features are taken")
     features_on: Literal["visible", "masked", "all"] = Field(default="visible", description="tokens whose 2-D features are predicted")
     official: bool = Field(

@@ -75,7 +75,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"], seen: Bool[Tensor, "b #n n"] | None) -> Float[Tensor, "b n d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        seen: Bool[
+            Tensor,
+            (
+                b  # n n
+            ),
+        ]
+        | None,
+    ) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mask = None if seen is None else seen[:, None]
         out: Tensor = self.proj(scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
@@ -183,9 +193,7 @@ class HierarchicalEncoder(nn.Module):
         )
         self.encoder_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if norms else None
 
-    def forward(
-        self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None
-    ) -> Encoded:
+    def forward(self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None) -> Encoded:
         encoded = Encoded([], [], [])
         members, used = scales[0].relative, 0
         for i, (groups, mask) in enumerate(zip(scales, masks, strict=True)):

@@ -35,7 +35,9 @@ def to_ours(name: str) -> str:
 
 
 def to_theirs(name: str) -> str:
-    return name.replace("token_prop.fuse.", "token_prop.0.fuse.net.").replace("token_prop.extraction.", "token_prop.0.extraction.operation.")
+    return name.replace("token_prop.fuse.", "token_prop.0.fuse.net.").replace(
+        "token_prop.extraction.", "token_prop.0.extraction.operation."
+    )
 
 
 def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -60,7 +62,9 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in state:
-            raise SightlineError(f"{name} is not in the file, nor are settings beside the tensors", "name a pre-training checkpoint of I2P-MAE")
+            raise SightlineError(
+                f"{name} is not in the file, nor are settings beside the tensors", "name a pre-training checkpoint of I2P-MAE"
+            )
         return tuple(state[name].shape)
 
     def count(pattern: str) -> int:

@@ -77,7 +77,9 @@ class I2PMaePretext(nn.Module):
         scales = group_points(points, self.config.model, skip_origin=self.config.pretext.official)
         hidden = self.hide(batch, scales, noise)
         encoded = self.h_encoder(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), noise))
-        rebuilt = self.rebuild(scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise))
+        rebuilt = self.rebuild(
+            scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise)
+        )
         mask = hidden.masks[1]
         return {
             "points": self.points_loss(rebuilt.tokens, scales[1], mask),

@@ -88,7 +88,7 @@ def squared_distances(a: Float[Tensor, "*b n 3"], b: Float[Tensor, "*b m 3"]) ->
     return out
 
 
-def take(values: Float[Tensor, "b n d"], index: Int[Tensor, "b *g"]) -> Float[Tensor, "b *g d"]:
+def take(values: Float[Tensor, "b n d"], index: Int[Tensor, b * g]) -> Float[Tensor, "b *g d"]:
     """Rows of each sample by index."""
     flat = index.flatten(1)
     rows = values.gather(1, flat[..., None].expand(-1, -1, values.shape[-1]))

@@ -400,7 +400,12 @@ KINDS: list[Kind] = [
     ),
     Kind(
         "fine-tuning heads",
-        names=(r"state(_\w+)?\.\S+", r"input\.points", r"input\.\w+\.labels", r"output\.\w+\.(attn_blocked_[012]|encoder_tokens|logits|loss|accuracy)"),
+        names=(
+            r"state(_\w+)?\.\S+",
+            r"input\.points",
+            r"input\.\w+\.labels",
+            r"output\.\w+\.(attn_blocked_[012]|encoder_tokens|logits|loss|accuracy)",
+        ),
         needs=(r"output\.\w+\.logits",),
         pending="fine-tuning of clouds",
     ),

@@ -1,0 +1,157 @@
+"""What every source of clouds finds: clouds by file or by place in an array, with class and parts where they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.random import keyed_rng
+
+from ..clouds import encode_parts, encode_points
+from ..images import Fit, decode_depth
+from ..manifest import Source
+from .items import read_file
+from .meshes import Cloud, read_cloud, thinned
+
+
+class Drawn(NamedTuple):
+    """How many points of a cloud are kept (of a mesh: sampled), and the seed of their draw."""
+
+    count: int
+    seed: int
+
+    def rng(self, id: str) -> np.random.Generator:
+        return keyed_rng("cloud", self.seed, id)
+
+
+@dataclass(frozen=True, slots=True)
+class _CloudItem:
+    id: str
+    drawn: Drawn
+    scene: str | None = None
+    label: int | None = None
+    frame: int = -1
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return (self.frame,)
+
+    def cloud(self) -> Cloud:
+        raise NotImplementedError
+
+    def row(self, fit: Fit) -> dict[str, Any]:
+        """One row of kind `points`; `fit` is for images. Raises `BrokenSampleError` with `reason: detail`."""
+        cloud = self.cloud()
+        return {
+            "id": self.id,
+            "scene": self.scene,
+            "label": self.label,
+            "points": encode_points(np.asarray(cloud.points)),
+            "normals": None if cloud.normals is None else encode_points(np.asarray(cloud.normals)),
+            "part": None if cloud.part is None else encode_parts(np.asarray(cloud.part), len(cloud.points)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CloudFile(_CloudItem):
+    """A mesh or a list of points in a file of its own. `parts`: the index of the manifest for each part number of the file."""
+
+    file: str = ""
+    parts: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+
+    def cloud(self) -> Cloud:
+        cloud = read_cloud(self.file, self.drawn.count, self.drawn.rng(self.id))
+        if cloud.part is None:
+            return cloud
+        if not self.parts:
+            return cloud._replace(part=None)
+        return cloud._replace(part=renumbered(cloud.part, dict(self.parts)))
+
+
+def renumbered(part: np.ndarray, index: dict[int, int]) -> np.ndarray:
+    values = np.unique(part)
+    unknown = [value for value in values.tolist() if int(value) not in index or value != int(value)]
+    if unknown:
+        raise BrokenSampleError(f"part numbers that the class does not have: {unknown[0]:g}, known {sorted(index)}")
+    table = np.array([index[int(value)] for value in values])
+    return np.asarray(table[np.searchsorted(values, part)])
+
+
+@dataclass(frozen=True, slots=True)
+class CloudInArray(_CloudItem):
+    """One entry of the arrays of an `.npz` or HDF5 file."""
+
+    file: str = ""
+    points_key: str = ""
+    part_key: str = ""
+    index: int = 0
+
+    def cloud(self) -> Cloud:
+        points = read_array(self.file, self.points_key)[self.index]
+        part = read_array(self.file, self.part_key)[self.index] if self.part_key else None
+        if points.ndim != 2 or points.shape[1] not in (3, 6):
+            raise BrokenSampleError(f"not 3 or 6 columns: shape {points.shape}")
+        normals = points[:, 3:6] if points.shape[1] == 6 else None
+        return thinned(Cloud(points[:, :3], normals, part), self.drawn.count, self.drawn.rng(self.id))
+
+
+@dataclass(frozen=True, slots=True)
+class CloudFromDepth(_CloudItem):
+    """What a depth image sees, in the axes of its camera, in metres."""
+
+    depth: str = ""
+    K: tuple[float, ...] = ()
+
+    def cloud(self) -> Cloud:
+        depth = decode_depth(read_file(self.depth))
+        fx, _, cx, _, fy, cy, *_ = self.K
+        row, column = np.nonzero(depth > 0)
+        if not len(row):
+            raise BrokenSampleError("a depth image without a reading")
+        z = depth[row, column].astype(np.float64)
+        points = np.stack([(column - cx) / fx * z, (row - cy) / fy * z, z], axis=1)
+        return thinned(Cloud(points), self.drawn.count, self.drawn.rng(self.id))
+
+
+@lru_cache(maxsize=4)
+def read_array(file: str, key: str) -> np.ndarray:
+    """A whole array of an `.npz` or HDF5 file, kept for its next entries. Raises `CallError` naming the arrays there are."""
+    if file.endswith(".npz"):
+        with np.load(file, allow_pickle=False) as archive:
+            if key not in archive.files:
+                raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive.files)}", "see `sightline prepare points --help`")
+            return np.asarray(archive[key])
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as archive:
+            if not isinstance(archive.get(key), h5py.Dataset):
+                raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive)}", "see `sightline prepare points --help`")
+            return np.asarray(archive[key])
+    except OSError as error:
+        raise CallError(f"{file} cannot be read as HDF5: {error}", "download or copy it again") from None
+
+
+@dataclass
+class FoundClouds:
+    """What a source holds. `parts` has one entry under `WHOLE`, or one for each split that the source itself makes."""
+
+    source: Source
+    parts: dict[str, list[_CloudItem]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    part_names: tuple[str, ...] = ()
+    skips: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def existing_file(place: str | Path) -> Path:
+    """Raises `CallError` where there is no such file."""
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise CallError(f"there is no file {place}", "name the file that holds the clouds")
+    return path
