@@ -36,9 +36,7 @@ def add_arguments(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
         parser.add_argument("folders", nargs=1, metavar="FILE" if name == "arrays" else "DIR", help="what is read")
         parser.add_argument("--name", help="name of the source in ids (default: the folder's name)")
         parser.add_argument("--licence", default="unstated", help="licence of the clouds, kept in the manifest (default: %(default)s)")
-        parser.add_argument(
-            "--points", type=positive, default=8192, help="points sampled of a mesh, kept of a cloud (default: %(default)s)"
-        )
+        parser.add_argument("--points", type=positive, default=8192, help="points of a mesh or cloud (default: %(default)s)")
         if name == "scanobjectnn":
             parser.add_argument("--variant", choices=("obj_bg", "obj_only", "pb_t50_rs"), default="obj_bg", help="default: %(default)s")
         split_option(parser)

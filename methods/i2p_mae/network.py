@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -183,7 +184,7 @@ class HierarchicalEncoder(nn.Module):
         dims = model.dims
         self.token_embed = nn.ModuleList(
             [TokenEmbed(3, model.embed, (2 * model.embed[1], dims[0]))]
-            + [TokenEmbed(below, (below, below), (dim, dim)) for below, dim in zip(dims, dims[1:], strict=False)]
+            + [TokenEmbed(below, (below, below), (dim, dim)) for below, dim in pairwise(dims)]
         )
         self.encoder_pos_embeds = nn.ModuleList(place_embed(dim) for dim in dims)
         rates = linear_rates(model.drop_path, sum(model.depths))

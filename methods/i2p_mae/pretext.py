@@ -1,4 +1,4 @@
-"""I2P-MAE (Zhang et al., CVPR 2023, arXiv 2212.06785): hidden parts of a cloud are rebuilt; visible ones must know a 2-D model's features."""
+"""I2P-MAE (Zhang et al., CVPR 2023, arXiv 2212.06785): hidden parts of a cloud are rebuilt, visible ones must know 2-D features."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def at_points(
     Only the pixels asked for are made: each is a weighted sum of 4 x 4 cells, as in `interpolate(..., mode="bicubic")`.
     """
     at = pixels(seen_from(points, view)[..., :2], frame_of(seen_from(cloud, view)[..., :2])).clamp(0, SIZE - 1)
-    b, c, h, w = maps.shape
+    h, w = maps.shape[2:]
     rows, columns = bicubic_matrix(h, maps).to(maps)[at[..., 0]], bicubic_matrix(w, maps).to(maps)[at[..., 1]]  # b x m x h, b x m x w
     weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)
     return weights @ maps.flatten(2).transpose(1, 2)

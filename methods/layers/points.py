@@ -1,4 +1,4 @@
-"""Point clouds in plain PyTorch: farthest point sampling, nearest neighbours, Chamfer distance; the same picks on CPU and GPU, ties included.
+"""Point clouds in plain PyTorch: farthest point sampling, nearest neighbours, Chamfer distance; the same picks on every device.
 
 Squared distances are sums of squared differences everywhere, never |a|^2 + |b|^2 - 2ab, whose rounding would decide ties.
 """

@@ -1,4 +1,7 @@
-"""Point clouds as bytes and back: little-endian numbers, row after row. `np.frombuffer(row["points"], "<f4").reshape(-1, 3)` reads them anywhere."""
+"""Point clouds as bytes and back: little-endian numbers, row after row.
+
+`np.frombuffer(row["points"], "<f4").reshape(-1, 3)` reads them anywhere.
+"""
 
 from __future__ import annotations
 

@@ -193,8 +193,9 @@ def find_modelnet40(place: str, name: str, licence: str, drawn: Drawn) -> FoundC
     return found
 
 
-SCANOBJECTNN = tuple(
-    ["bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table", "bed", "pillow", "sink", "sofa", "toilet"]
+SCANOBJECTNN = (
+    *("bag", "bin", "box", "cabinet", "chair", "desk", "display", "door"),
+    *("shelf", "table", "bed", "pillow", "sink", "sofa", "toilet"),
 )
 VARIANTS = {
     "obj_bg": ("main_split", "_objectdataset.h5"),
