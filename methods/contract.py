@@ -50,6 +50,15 @@ class Views(Protocol):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
 
 
+class Stage(Protocol):
+    """A frozen step between views and training, on the arrays of several samples, in the data workers: a render and a 2-D teacher, say.
+
+    Returns further columns, samples first. What a sample gets must not depend on its neighbours.
+    """
+
+    def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
 class ImageEncoder(Protocol):
     """The exported encoder of images. Input: float32 RGB in [0, 1], B x 3 x H x W; normalisation is inside."""
 
@@ -190,6 +199,8 @@ class Live:
     """Live objects a method may need when it is built; settings hold values only."""
 
     seed: int
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+    """Encoders by the role that `Method.frozen` gives them, in evaluation mode. Empty where only settings are known."""
 
 
 @dataclass(frozen=True)
@@ -208,5 +219,10 @@ class Method:
     alarms: tuple[Alarm, ...] = ()
     official: Callable[[], Official] | None = None
     """Gives the authors' published layout; importing it may import torch."""
+    frozen: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    """Settings -> the encoders that a run needs besides its own, by role: {"teacher": "models:/croco-encoder@champion"}. They are found, checked
+    and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
+    stage: Callable[[Any, Live], Stage] | None = None
+    """(config, with `Live.frozen`) -> what runs between `views` and training."""
     timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None
     """(config, the encoder's state) -> the same maths in timm. Raises `SightlineError` with the reason where timm has other maths."""

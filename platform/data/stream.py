@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, repeat
@@ -113,6 +113,8 @@ class Stream:
     resources: StreamResources | None = None
     """With None the blocks are made by a thread of this process, else by Ray Data with these CPUs."""
     max_broken: float = 0.05
+    stage: Callable[[Columns], Columns] | None = None
+    """Applied to the columns of every block; with Ray in actors of their own (see `StreamResources`)."""
     samples: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
