@@ -21,6 +21,9 @@ from sightline.methods.i2p_mae.schedule import cosine, i2p_schedules
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
 from sightline.methods.optim import Clock, OptimConfig
+from sightline.methods.timm_encoder.config import TimmModel
+from sightline.methods.timm_encoder.encoder import TimmEncoder
+from sightline.methods.timm_encoder.official import timm_state
 
 GIVEN = {"NAME": "I2P_MAE", "local_radius": [0, 0, 0]}
 KNOWN = {*official.SAME, *GIVEN, "mask_ratio", "decoder_dims", "decoder_up_blocks", "clip_config"}
@@ -324,6 +327,35 @@ def rates(vector: Vector) -> Mapping[str, Tensor]:
     return out
 
 
+@guarded
+def clip_tower(vector: Vector) -> Mapping[str, Tensor]:
+    """CLIP's visual tower as timm has it, with its head on every patch token; the file's images are normalised already."""
+    config, state = vector.config, vector.part("state")
+    if config["activation"] != "x*sigmoid(1.702x)":
+        raise ParityError(f"activation {config['activation']}")
+    arguments = {
+        "img_size": config["input_resolution"],
+        "patch_size": config["patch_size"],
+        "embed_dim": config["width"],
+        "depth": config["layers"],
+        "num_heads": config["heads"],
+        "num_classes": config["output_dim"],
+    }
+    encoder = TimmEncoder(TimmModel(name="vit_base_patch16_clip_quickgelu_224", project=True, arguments=arguments)).eval()
+    encoder.network.load_state_dict(timm_state(state, encoder.network), strict=True)
+    encoder.mean.zero_()
+    encoder.std.fill_(1)
+    with torch.no_grad():
+        tokens = encoder.tokens(vector.tensors["input.image"])
+        attention = encoder.attention(vector.tensors["input.image"])
+    grid = (config["input_resolution"] // config["patch_size"],) * 2
+    return {
+        "output.feature_map": tokens.transpose(1, 2).unflatten(2, grid),
+        "output.attention": attention,
+        "output.saliency": attention[:, None, 0, 1:].unflatten(2, grid),
+    }
+
+
 ENCODER = (
     r"h_encoder\.(token_embed\.\d\.(first|second)_conv\.\d\.(weight|bias|running_mean|running_var|num_batches_tracked)|"
     r"encoder_pos_embeds\.\d\.[02]\.(weight|bias)|encoder_norms\.\d\.(weight|bias)|"
@@ -396,7 +428,8 @@ KINDS: list[Kind] = [
         "CLIP's visual tower",
         names=(r"state\.visual\.\S+", r"input\.image", r"output\.(feature_map|attention|saliency)"),
         needs=(r"output\.saliency",),
-        pending="the 2-D teachers",
+        compute=clip_tower,
+        limits=by_family,
     ),
     Kind(
         "fine-tuning heads",

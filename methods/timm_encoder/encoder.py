@@ -1,0 +1,102 @@
+"""An `ImageEncoder` made of a timm model: its patch tokens, its normalisation, and where its last block looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import CallError
+from .config import TimmModel
+
+
+class TimmEncoder(nn.Module):
+    """ViTs give the tokens after the final norm; networks with feature maps (ResNet, ConvNeXt, Swin) the cells of the last one.
+
+    `saliency`: attention of the class token in the last block, mean over heads; without a class token the mean attention that a patch
+    receives; without attention the length of its feature (ours). Rows sum to 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: TimmModel) -> None:
+        super().__init__()
+        self.network, config = _create(model)
+        self.project = model.project
+        self.register_buffer("mean", torch.tensor(config["mean"], device="cpu").view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"], device="cpu").view(-1, 1, 1), persistent=False)
+        self.prefix = int(getattr(self.network, "num_prefix_tokens", 0))
+        self.last = _last_attention(self.network)
+        if self.last is not None:
+            self.last.fused_attn = False  # its matrix is asked for
+        patches = getattr(self.network, "patch_embed", None)
+        size = getattr(patches, "img_size", None) or config["input_size"][1:]
+        self.image_size = (int(size[0]), int(size[1]))
+        self.patch_size = self._patch_size(patches)
+        self.dim = int(self.network.num_classes if model.project else self.network.num_features)
+
+    def _patch_size(self, patches: Any) -> int:
+        if self.last is not None and hasattr(patches, "patch_size"):
+            return int(patches.patch_size[0])
+        return int(self.network.feature_info[-1]["reduction"])
+
+    def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        found = self._features(images)
+        if not self.project:
+            return found
+        head: Tensor = self.network.head(self.network.fc_norm(found)) if hasattr(self.network, "fc_norm") else self.network.head(found)
+        return head
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return self.tokens(images)
+
+    def _features(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network.forward_features((images - self.mean) / self.std)
+        if found.ndim == 3:
+            return found[:, self.prefix :]
+        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC" or found.shape[-1] == self.network.num_features
+        return found.flatten(1, 2) if channels_last else found.flatten(2).transpose(1, 2)
+
+    def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+        if self.last is None:
+            length = self._features(images).norm(dim=-1)
+            return length / length.sum(dim=1, keepdim=True)
+        matrix = self.attention(images)
+        rows = matrix[:, 0, self.prefix :] if self.network.cls_token is not None else matrix[:, self.prefix :, self.prefix :].mean(dim=1)
+        return rows / rows.sum(dim=1, keepdim=True)
+
+    def attention(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m m"]:
+        """Of the last block, mean over heads, class and register tokens first; for networks that have one."""
+        assert self.last is not None
+        seen: list[Tensor] = []
+        hook = self.last.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            self._features(images)
+        finally:
+            hook.remove()
+        return seen[-1].float().mean(dim=1)
+
+
+def _create(model: TimmModel) -> tuple[Any, dict[str, Any]]:
+    import timm
+
+    try:
+        network = timm.create_model(model.name, pretrained=False, **({} if model.project else {"num_classes": 0}), **model.arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        from ..settings import nearest
+
+        known = timm.list_models()
+        near = nearest(model.name.partition(".")[0], known)
+        raise CallError(
+            f"timm cannot make {model.name!r}: {error}", f"did you mean {near!r}?" if near else "`timm.list_models()` has the names"
+        ) from None
+    return network, dict(network.pretrained_cfg)
+
+
+def _last_attention(network: Any) -> Any:
+    blocks = getattr(network, "blocks", None)
+    last = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) else None
+    return last if hasattr(last, "attn_drop") and hasattr(network, "cls_token") else None

@@ -1,0 +1,70 @@
+"""Weights of timm models, in timm's own layout or in one that timm understands (OpenAI's CLIP, DINO, DINOv2, torchvision's ResNet)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..contract import Match
+from ..errors import SightlineError
+from .config import TimmConfig
+
+WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
+PREFIX = "network."
+
+
+def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by name, without the wrappers that training codes put round them."""
+    inner: Any = content
+    while not any(isinstance(value, Tensor) for value in inner.values()):
+        wrapper = next((w for w in WRAPPERS if isinstance(inner.get(w), Mapping)), None)
+        if wrapper is None:
+            raise SightlineError(f"no tensors under {', '.join(map(str, list(inner)[:5])) or 'nothing'}", "name a file of weights")
+        inner = inner[wrapper]
+    tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    for prefix in ("module.", "backbone.", PREFIX):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The weights under timm's names, by the filter that timm has for this family."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    return dict(convert(dict(tensors), network)) if convert else dict(tensors)
+
+
+def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Nothing: a file of weights does not say which timm model it belongs to."""
+    return {}
+
+
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], Match]:
+    """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits or a shape differs."""
+    from .encoder import TimmEncoder
+
+    tensors = weights(content)
+    theirs = timm_state(tensors, TimmEncoder(config.model).network)
+    state = {PREFIX + name: tensor for name, tensor in theirs.items() if PREFIX + name in into}
+    for name, tensor in state.items():
+        if tensor.shape != into[name].shape:
+            raise SightlineError(
+                f"{name.removeprefix(PREFIX)} has shape {tuple(tensor.shape)} in the file, {tuple(into[name].shape)} in {config.model.name}",
+                "name the timm model that these weights belong to: model.name=...",
+            )
+    if not state:
+        raise SightlineError(
+            f"none of the {len(tensors)} tensors has a place in {config.model.name}; the first is {next(iter(tensors), 'absent')!r}",
+            "name the timm model that these weights belong to: model.name=...",
+        )
+    missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state)
+    unexpected = tuple(name for name in theirs if PREFIX + name not in into)
+    return state, Match(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected)
+
+
+def save(state: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors under timm's names, the model's name and arguments)."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}, config.model.model_dump(mode="json")
