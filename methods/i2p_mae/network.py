@@ -194,7 +194,10 @@ class HierarchicalEncoder(nn.Module):
         )
         self.encoder_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if norms else None
 
-    def forward(self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None) -> Encoded:
+    def forward(self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None,
+        near: Sequence[Bool[Tensor, "b g g"]] | None = None,
+    ) -> Encoded:
+        """`near`: which tokens of each scale look at which, where nothing is hidden (fine-tuning); default: all at all."""
         encoded = Encoded([], [], [])
         members, used = scales[0].relative, 0
         for i, (groups, mask) in enumerate(zip(scales, masks, strict=True)):
@@ -203,7 +206,8 @@ class HierarchicalEncoder(nn.Module):
             blocks = self.encoder_blocks[i]
             places = self.encoder_pos_embeds[i](take(groups.centres, packed.index))
             n = len(blocks.blocks)
-            x = blocks(take(tokens, packed.index), places, packed.seen, None if kept is None else kept[used : used + n])
+            seen = packed.seen if near is None else near[i]
+            x = blocks(take(tokens, packed.index), places, seen, None if kept is None else kept[used : used + n])
             used += n
             if i + 1 < len(scales):
                 members = take(put(tokens, packed, x), scales[i + 1].members)

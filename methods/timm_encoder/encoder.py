@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..contract import Live
 from ..errors import CallError
-from .config import TimmModel
+from .config import TimmConfig, TimmModel
 
 
 class TimmEncoder(nn.Module):
@@ -100,3 +102,23 @@ def _last_attention(network: Any) -> Any:
     blocks = getattr(network, "blocks", None)
     last = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) else None
     return last if hasattr(last, "attn_drop") and hasattr(network, "cls_token") else None
+
+
+class TimmPretext(nn.Module):
+    """Holds an encoder, so that its weights come in, are kept and are measured like any other's."""
+
+    encoder_prefixes = ("inner.",)
+
+    def __init__(self, model: TimmModel) -> None:
+        super().__init__()
+        self.inner = TimmEncoder(model)
+
+    def encoder(self) -> TimmEncoder:
+        return copy.deepcopy(self.inner)
+
+
+def build(config: TimmConfig, live: Live) -> TimmPretext:
+    """With timm's own random weights, the same for the same `live.seed`."""
+    with torch.random.fork_rng(devices=[]):  # timm draws from the global generator
+        torch.manual_seed(live.seed)
+        return TimmPretext(config.model)

@@ -13,7 +13,7 @@ from ..errors import SightlineError
 from .config import TimmConfig
 
 WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
-PREFIX = "network."
+PREFIX = "inner.network."
 
 
 def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
             raise SightlineError(f"no tensors under {', '.join(map(str, list(inner)[:5])) or 'nothing'}", "name a file of weights")
         inner = inner[wrapper]
     tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    for prefix in ("module.", "backbone.", PREFIX):
+    for prefix in ("module.", "backbone.", "network."):
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

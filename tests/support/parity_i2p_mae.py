@@ -13,11 +13,12 @@ from torch.nn.functional import interpolate
 
 from sightline.methods.contract import Live
 from sightline.methods.i2p_mae import official, views2d
-from sightline.methods.i2p_mae.config import I2PConfig
+from sightline.methods.i2p_mae.config import I2PConfig, I2PModel
 from sightline.methods.i2p_mae.encoder import PointEncoder
 from sightline.methods.i2p_mae.network import Groups, group_points, spread_masks
 from sightline.methods.i2p_mae.pretext import I2PMaePretext, build
 from sightline.methods.i2p_mae.schedule import cosine, i2p_schedules
+from sightline.methods.i2p_mae.transfer import Pooling, PointClassifier, smoothed_cross_entropy
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
 from sightline.methods.optim import Clock, OptimConfig
@@ -327,6 +328,39 @@ def rates(vector: Vector) -> Mapping[str, Tensor]:
     return out
 
 
+POOLING: dict[str, tuple[str, Pooling]] = {"mean + max (sum)": ("modelnet40", "sum"), "concatenate mean then max": ("scanobjectnn", "concat")}
+
+
+@guarded
+def classifiers(vector: Vector) -> Mapping[str, Tensor]:
+    """One encoder and norm under the heads of both tasks."""
+    points, out = vector.tensors["input.points"], {}
+    for words, (task, pooling) in POOLING.items():
+        config = vector.config[task]
+        if vector.config["pooling"][task] != words or vector.config["module_mode"] != "eval":
+            raise ParityError(f"{task}: pooling {vector.config['pooling'][task]}, {vector.config['module_mode']}")
+        state = {**vector.part("state"), **vector.part(f"state_{task}")}
+        model = I2PModel.model_validate({**official.settings_from_official(config), "points": points.shape[1], "embed": embed_of(state)})
+        classes = len(state["cls_head_finetune.8.bias"])
+        network = PointClassifier(model, config["local_radius"], pooling, classes).eval()
+        ours, match = official.load(state, network.state_dict(), I2PConfig())
+        if match.missing or match.unexpected:
+            raise ParityError(f"{task}: {match}")
+        network.load_state_dict(ours, strict=True)
+        labels = vector.tensors[f"input.{task}.labels"].long()
+        with torch.no_grad():
+            scales = group_points(points, model, skip_origin=True)
+            tokens = network.tokens(points)
+            logits = network.cls_head_finetune(network.pooled(tokens))
+            found = {f"attn_blocked_{i}": (~near).to(torch.uint8) for i, near in enumerate(network.near(scales))}
+            smooth = config["smooth"] if task == "modelnet40" else 0.0
+            found |= {"encoder_tokens": tokens, "logits": logits, "loss": smoothed_cross_entropy(logits, labels, smooth)}
+            found["accuracy"] = 100 * (logits.argmax(dim=1) == labels).float().mean()
+            assert torch.equal(network(points), logits)
+        out |= {f"output.{task}.{name}": value.reshape(vector.tensors[f"output.{task}.{name}"].shape) for name, value in found.items()}
+    return out
+
+
 @guarded
 def clip_tower(vector: Vector) -> Mapping[str, Tensor]:
     """CLIP's visual tower as timm has it, with its head on every patch token; the file's images are normalised already."""
@@ -440,6 +474,7 @@ KINDS: list[Kind] = [
             r"output\.\w+\.(attn_blocked_[012]|encoder_tokens|logits|loss|accuracy)",
         ),
         needs=(r"output\.\w+\.logits",),
-        pending="fine-tuning of clouds",
+        compute=classifiers,
+        limits=by_family,
     ),
 ]
