@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.methods.contract import Views
+from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import key, sample_rng
 
@@ -35,6 +35,8 @@ OVERLAP_BLOCKS = 3
 QUEUE_BLOCKS = 2
 """Finished blocks that wait in this process, besides those in Ray's object store."""
 Columns = dict[str, np.ndarray]
+ROW_COLUMNS = ("position", "id", "broken")
+"""Of a block, besides the views."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Group:
 
 @dataclass(frozen=True)
 class StreamResources:
-    """Logical CPUs of one rank's pipeline: of a task, and of all its tasks together."""
+    """Logical CPUs of one rank's pipeline: of a task, and of all its tasks together. `actors` of a stage have their own."""
 
     task_cpus: float = 1.0
     cpus: float = 1.0
+    actors: int = 1
+    actor_cpus: float = 1.0
+    actor_gpus: float = 0.0
 
 
 def load_block(block: Block, first_row: int, *, dataset: Dataset, views: Views, plan: Plan, seed: int) -> Columns:
@@ -113,8 +118,8 @@ class Stream:
     resources: StreamResources | None = None
     """With None the blocks are made by a thread of this process, else by Ray Data with these CPUs."""
     max_broken: float = 0.05
-    stage: Callable[[Columns], Columns] | None = None
-    """Applied to the columns of every block; with Ray in actors of their own (see `StreamResources`)."""
+    make_stage: Callable[[], Stage] | None = None
+    """Makes what runs on the views of every block, where it runs: in this process, or in Ray actors of its own (`StreamResources`)."""
     samples: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -177,12 +182,22 @@ class Stream:
         first_row = self.first_step * self.plan.group
         load = partial(load_block, first_row=first_row, dataset=self.dataset, views=self.views, plan=self.plan, seed=self.seed)
         if self.resources is None:
-            yield from map(load, schedule)
+            stage = self.make_stage() if self.make_stage else None
+            yield from (staged(load(block), stage) for block in schedule)
             return
-        yield from _in_windows(schedule, load, self.resources)
+        yield from _in_windows(schedule, load, self.make_stage, self.resources)
 
 
-def _in_windows(schedule: Iterator[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
+def staged(columns: Columns, stage: Stage | None) -> Columns:
+    """The columns of a block and what the stage makes of its views."""
+    if stage is None:
+        return columns
+    return {**columns, **stage({name: column for name, column in columns.items() if name not in ROW_COLUMNS})}
+
+
+def _in_windows(
+    schedule: Iterator[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources
+) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
     runs: list[_Background] = []
     sizes = chain(WINDOWS, repeat(WINDOWS[-1]))
@@ -190,7 +205,7 @@ def _in_windows(schedule: Iterator[Block], load: partial[Columns], resources: St
     def start() -> int:
         window = list(islice(schedule, next(sizes)))
         if window:
-            runs.append(_Background(_run_window(window, load, resources)))
+            runs.append(_Background(_run_window(window, load, make_stage, resources)))
         return len(window)
 
     try:
@@ -208,7 +223,28 @@ def _in_windows(schedule: Iterator[Block], load: partial[Columns], resources: St
             run.close()
 
 
-def _run_window(blocks: list[Block], load: partial[Columns], resources: StreamResources) -> Iterator[Columns]:
+class _StageActor:
+    """A stage in a process of its own, made once; mistakes travel as data, as those of tasks do."""
+
+    def __init__(self, make_stage: Callable[[], Stage]) -> None:
+        self.stage = make_stage()
+
+    def __call__(self, columns: Columns) -> Columns:
+        if "failure" in columns:
+            return columns
+        try:
+            return staged(columns, self.stage)
+        except SightlineError as error:
+            return _failure(error)
+
+
+def _failure(error: SightlineError) -> Columns:
+    return {"failure": np.asarray([str(error)], object), "mend": np.asarray([error.mend], object)}
+
+
+def _run_window(
+    blocks: list[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources
+) -> Iterator[Columns]:
     """One window as one Ray dataset of one task a block, in order. Options are set here because a driver's have no effect in a worker."""
     import logging
 
@@ -219,18 +255,30 @@ def _run_window(blocks: list[Block], load: partial[Columns], resources: StreamRe
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
-    context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=max(resources.cpus, resources.task_cpus))
+    cpus, gpus = max(resources.cpus, resources.task_cpus), 0.0
+    if make_stage is not None:
+        cpus, gpus = cpus + resources.actors * resources.actor_cpus, resources.actors * resources.actor_gpus
+    context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus, gpu=gpus)
     context.target_max_block_size = 1 << 31  # a block leaves its task as one piece
 
     def make(batch: dict[str, np.ndarray]) -> Columns:
         try:
             return load(blocks[int(batch["item"][0])])
         except SightlineError as error:  # travels as data: Ray Data wraps what a task raises and loses its cause on the way
-            return {"failure": np.asarray([str(error)], object), "mend": np.asarray([error.mend], object)}
+            return _failure(error)
 
     # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.
     items = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
     dataset = items.map_batches(make, batch_size=None, num_cpus=resources.task_cpus)
+    if make_stage is not None:
+        dataset = dataset.map_batches(
+            _StageActor,
+            fn_constructor_args=(make_stage,),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=resources.actors),
+            num_cpus=resources.actor_cpus,
+            num_gpus=resources.actor_gpus,
+        )
     for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         if "failure" in columns:
             raise SightlineError(str(columns["failure"][0]), str(columns["mend"][0]))
