@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ..contract import Batch, Live
+from ..contract import Batch, Live, Picture
 from ..layers.drop_path import draw_kept, linear_rates
+from ..layers.health import effective_rank, feature_std
 from ..layers.points import chamfer, take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
 from ..random import Noise, key
 from .config import I2PConfig
 from .encoder import PointEncoder
 from .network import Blocks, Encoded, Groups, HierarchicalEncoder, TokenPropagation, group_points, place_embed, put, spread_masks
+from .pictures import reconstruction_picture
 from .schedule import i2p_schedules
 from .views2d import at_points
 
@@ -165,6 +167,23 @@ class I2PMaePretext(nn.Module):
 
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
         return i2p_schedules(optim, clock, self.config.pretext.official)
+
+    @torch.no_grad()
+    def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of the
+        2-D features that is predicted, 0 for a network that always says their mean."""
+        tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
+        losses = self(batch, noise)
+        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+        targets = self.target_features(batch, scales).flatten(0, 1)
+        return {
+            "effective_rank": effective_rank(tokens),
+            "feature_std": feature_std(tokens),
+            "features_explained": 1 - losses["features"] / targets.var(dim=0, correction=0).mean().clamp_min(1e-12),
+        }
+
+    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+        return [reconstruction_picture(self, batch, noise)]
 
     def encoder(self) -> PointEncoder:
         encoder = PointEncoder(self.config)
