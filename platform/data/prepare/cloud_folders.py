@@ -165,13 +165,13 @@ def find_shapenet55(place: str, name: str, licence: str, drawn: Drawn) -> FoundC
             "the lists lie in the Point-BERT repository, not in the archive of the clouds; put both folders side by side",
         )
     found = FoundClouds(Source(where=str(folder), licence=licence, reader="shapenet55"))
-    names = {part: _lines(lists / f"{part}.txt") for part in ("train", "test")}
+    names = {part: list(_inside(_lines(lists / f"{part}.txt"), found)) for part in ("train", "test")}
     found.classes = tuple(sorted({line.partition("-")[0] for lines in names.values() for line in lines}))
     number = {synset: i for i, synset in enumerate(found.classes)}
     for part, lines in names.items():
         found.parts[part] = [
             CloudFile(f"{name}/{line}", drawn, label=number[line.partition("-")[0]], file=f"{clouds}/{line}")
-            for line in _inside(lines, found)
+            for line in lines
         ]
     return found
 
