@@ -200,7 +200,7 @@ class Live:
 
     seed: int
     frozen: Mapping[str, Any] = field(default_factory=dict)
-    """Encoders by the role that `Method.frozen` gives them, in evaluation mode. Empty where only settings are known."""
+    """Encoders by the setting that names them (`Method.frozen`), in evaluation mode. Empty where only settings are known."""
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,10 @@ class Method:
     official: Callable[[], Official] | None = None
     """Gives the authors' published layout; importing it may import torch."""
     frozen: Callable[[Any], Mapping[str, str]] = lambda config: {}
-    """Settings -> the encoders that a run needs besides its own, by role: {"teacher": "models:/croco-encoder@champion"}. They are found, checked
-    and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
+    """Settings -> the encoders that a run needs besides its own, by the setting that names them: {"model.teacher": "models:/it@champion"}. They
+    are found, pinned and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
+    fit: Callable[[Any, Mapping[str, Any]], Any] = lambda config, frozen: config
+    """(settings, the encoders) -> the settings with what follows from them, such as a width."""
     stage: Callable[[Any, Live], Stage] | None = None
     """(config, with `Live.frozen`) -> what runs between `views` and training."""
     timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ..contract import Alarm, Live, Method, Official
+from ..contract import Alarm, Live, Method, Official, Stage
+from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
 
@@ -34,6 +36,26 @@ def _official() -> Official:
     return official
 
 
+def _frozen(config: I2PConfig) -> dict[str, str]:
+    if config.uses_teacher and config.model.teacher is None:
+        raise CallError(
+            "model.teacher is not set: guided masks and the loss of features need a 2-D encoder",
+            "name a run, a file or models:/NAME@alias; or go without: pretext.mask=random loss.features=0",
+        )
+    return {"model.teacher": config.model.teacher} if config.model.teacher else {}
+
+
+def _fit(config: I2PConfig, frozen: Mapping[str, Any]) -> I2PConfig:
+    model = config.model.model_copy(update={"teacher_dim": frozen["model.teacher"].dim})
+    return config.model_copy(update={"model": model})
+
+
+def _stage(config: I2PConfig, live: Live) -> Stage:
+    from .stage import TeacherStage
+
+    return TeacherStage(config, live.frozen["model.teacher"])
+
+
 method = Method(
     id="i2p_mae",
     kind="points",
@@ -44,4 +66,7 @@ method = Method(
     loss_figures=FIGURES,
     alarms=ALARMS,
     official=_official,
+    frozen=_frozen,
+    fit=_fit,
+    stage=_stage,
 )

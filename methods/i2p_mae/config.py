@@ -28,7 +28,8 @@ class I2PModel(Settings):
     drop_path: float = Field(
         default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first"
     )
-    teacher_dim: int = Field(default=512, ge=1, description="channels of the 2-D teacher's feature maps")
+    teacher: str | None = Field(default=None, description="2-D encoder: a run, a file, or models:/NAME@alias; null: none, for the loss of points")
+    teacher_dim: int = Field(default=512, ge=1, description="channels of the teacher's features; follows from the teacher where one is named")
 
     @model_validator(mode="after")
     def _fits(self) -> I2PModel:
@@ -100,4 +101,14 @@ class I2PConfig(MethodConfig):
                 f"pretext.mask_ratio {self.pretext.mask_ratio} hides {self.masked} of the {top} tokens of the coarsest scale; at least one "
                 "must be hidden and one seen: change the ratio, or model.groups"
             )
+        return self
+
+    @property
+    def uses_teacher(self) -> bool:
+        return self.pretext.mask == "guided" or self.loss.features > 0
+
+    @model_validator(mode="after")
+    def _teacher_where_needed(self) -> I2PConfig:
+        if self.model.teacher is not None and not self.uses_teacher:
+            raise ValueError("model.teacher is named but not used: pretext.mask is random and loss.features 0; set one of them, or no teacher")
         return self

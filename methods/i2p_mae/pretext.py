@@ -83,9 +83,10 @@ class I2PMaePretext(nn.Module):
             scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise)
         )
         mask = hidden.masks[1]
+        taught = "features" in batch
         return {
             "points": self.points_loss(rebuilt.tokens, scales[1], mask),
-            "features": self.features_loss(rebuilt.tokens, batch, scales, mask),
+            "features": self.features_loss(rebuilt.tokens, batch, scales, mask) if taught else points.new_zeros(()),
             "visible": (~mask).float().mean(),
         }
 

@@ -1,0 +1,86 @@
+"""Encoders that a run needs besides its own, such as a 2-D teacher: found, pinned and kept in the run's folder once, when the run is made.
+
+So a resume needs neither the original nor the registry, and an alias that moves on changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.methods.errors import CallError, SightlineError
+
+from .config import Experiment
+from .weights import Weights, find, read_file, write_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from sightline.methods.contract import Stage
+
+FOLDER = "frozen"
+"""In the run's folder; one file for each setting that names an encoder."""
+
+
+def resolve(experiment: Experiment, tracking_uri: str | None = None) -> tuple[Experiment, dict[str, Weights]]:
+    """The experiment with its encoders pinned (`PLACE@sha256:HEX`), and their weights by the setting that names them.
+
+    Raises `CallError` where there is nothing of a name, or its weights are not those of the SHA-256 beside it.
+    """
+    method, found = find_method(experiment.method), {}
+    settings = experiment.settings
+    for key, given in method.frozen(settings).items():
+        name, _, sha256 = given.partition("@sha256:")
+        if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise CallError(f"{key} = {given!r}: {sha256!r} is no SHA-256", "leave the part from @sha256: on away")
+        weights = find(name, tracking_uri)
+        if sha256 and weights.sha256 != sha256:
+            raise CallError(
+                f"the weights in {weights.place} are not those of {key}: their SHA-256 is {weights.sha256[:16]}..., not {sha256[:16]}...",
+                "name the original weights, or leave the part from @sha256: on away to take these",
+            )
+        found[key] = weights
+        section, _, field = key.partition(".")
+        pinned = getattr(settings, section).model_copy(update={field: f"{weights.place}@sha256:{weights.sha256}"})
+        settings = settings.model_copy(update={section: pinned})
+    if found:
+        settings = method.fit(settings, {key: weights.encoder() for key, weights in found.items()})
+    return experiment.model_copy(update={"settings": settings}), found
+
+
+def keep(found: Mapping[str, Weights], folder: Path) -> None:
+    """Write the encoders to `frozen/` of the run's `folder`."""
+    for key, weights in found.items():
+        path = folder / FOLDER / f"{key}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_file(
+            Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, str(path)), path
+        )
+
+
+def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
+    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
+    loaded = {}
+    for key in find_method(experiment.method).frozen(experiment.settings):
+        path = folder / FOLDER / f"{key}.safetensors"
+        if not path.is_file():
+            raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
+        loaded[key] = read_file(path).encoder()
+    return loaded
+
+
+def stage_maker(experiment: Experiment, folder: Path) -> partial[Stage] | None:
+    """Makes the method's stage, in whatever process calls it; None where the method has none with these settings."""
+    method = find_method(experiment.method)
+    return partial(make_stage, experiment, folder) if method.stage is not None and method.frozen(experiment.settings) else None
+
+
+def make_stage(experiment: Experiment, folder: Path) -> Any:
+    method = find_method(experiment.method)
+    assert method.stage is not None
+    return method.stage(experiment.settings, Live(seed=experiment.train.seed, frozen=load_frozen(experiment, folder)))
