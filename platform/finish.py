@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live, Picture
+from sightline.methods.contract import Live, Picture, Stage
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import Noise
 
 from . import checkpoint, summary, weights
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
+from .frozen import make_stage, stage_maker
 from .probes.findings import flat_metrics
 from .runs import Run
 from .tracking import Tracking
@@ -65,7 +66,8 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     val = Dataset.open(experiment.data.val) if experiment.data.val else None
 
     with console.status("drawing pictures"):
-        pictures = _pictures(pretext, views, val or train, device)
+        stage = make_stage(experiment, run.folder) if stage_maker(experiment, run.folder) else None
+        pictures = _pictures(pretext, views, val or train, device, stage)
     claims = None
     if val is not None and (hasattr(pretext, "claims") or hasattr(pretext, "predictor")):
         group = experiment.batch.group
@@ -124,12 +126,12 @@ def save_encoder(run: Run, encoder: Any, step: int) -> Path:
     return weights.write_folder(weights.Weights.of(run.settings["method"], run.settings, "encoder", state, source, str(folder)), folder)
 
 
-def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any) -> list[Picture]:
+def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any, stage: Stage | None) -> list[Picture]:
     import torch
 
     from .step import tensors
 
-    for _, columns in fixed_groups(dataset, views, group=PICTURED, limit=PICTURED):
+    for _, columns in fixed_groups(dataset, views, group=PICTURED, limit=PICTURED, stage=stage):
         with torch.no_grad():
             pictures: list[Picture] = pretext.pictures(pretext.to_device(tensors(columns, device)), Noise(0, -3, 0))
         return pictures

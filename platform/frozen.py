@@ -58,9 +58,7 @@ def keep(found: Mapping[str, Weights], folder: Path) -> None:
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        write_file(
-            Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, str(path)), path
-        )
+        write_file(Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, str(path)), path)
 
 
 def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
 
@@ -83,6 +84,11 @@ class Run:
 
             initial = find_initial(experiment, tracking_uri or None)
             experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"init": initial.place})})
+        frozen = {}
+        if find_method(experiment.method).frozen(experiment.settings):
+            from .frozen import resolve
+
+            experiment, frozen = resolve(experiment, tracking_uri or None)
         folder = runs_folder() / name
         try:
             folder.mkdir(parents=True)
@@ -95,6 +101,10 @@ class Run:
         run = cls(name, folder, experiment.recipe, settings, fingerprint, created, redact(command), tracking_uri=tracking_uri)
         if initial is not None:
             initial.keep(experiment, folder)
+        if frozen:
+            from .frozen import keep
+
+            keep(frozen, folder)
         run.save()
         return run
 

@@ -29,6 +29,7 @@ from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
 from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
+from .frozen import stage_maker
 from .initial import load_initial
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
@@ -93,6 +94,7 @@ class _Loop:
         )
         self.clock = settings.clock(self.dataset.rows)
         self.views = self.method.views(settings.settings)
+        self.make_stage = stage_maker(settings, Path(job.folder))
         share = settings.lanes // collective.world_size()
         self.lanes = range(collective.rank() * share, (collective.rank() + 1) * share)
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
@@ -185,6 +187,7 @@ class _Loop:
             settings.train.seed,
             self.job.stream,
             settings.data.max_broken,
+            self.make_stage,
         )
 
     def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
@@ -267,7 +270,9 @@ class _Loop:
         with self.phases("validation"):
             if self.experiment.data.val is not None:
                 if self.validation is None:
-                    self.validation = Validation.load(self.experiment, self.views, self.device)
+                    self.validation = Validation.load(
+                        self.experiment, self.views, self.device, self.make_stage() if self.make_stage else None
+                    )
                 losses = self.validation.measure(pretext, self.weights, self.stepper.autocast())
                 columns = self.validation.groups[0][1] if self.validation.groups else columns
         if losses:

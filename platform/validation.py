@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sightline.methods import collective
-from sightline.methods.contract import Alarm, Views
+from sightline.methods.contract import Alarm, Stage, Views
 from sightline.methods.random import Noise
 
 from .config import Experiment
@@ -35,13 +35,13 @@ class Validation:
     device: torch.device
 
     @classmethod
-    def load(cls, experiment: Experiment, views: Views, device: torch.device) -> Validation:
+    def load(cls, experiment: Experiment, views: Views, device: torch.device, stage: Stage | None = None) -> Validation:
         dataset = Dataset.open(str(experiment.data.val))
         views = getattr(views, "evaluation", views)
         limit, group = experiment.train.validate_samples, experiment.batch.group
 
         def part(rank: int, world: int) -> Iterator[tuple[int, Columns]]:
-            return fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world)
+            return fixed_groups(dataset, views, group=group, limit=limit, part=rank, parts=world, stage=stage)
 
         own = list(part(collective.rank(), collective.world_size()))
         return cls(own or list(islice(part(0, world=1), 1)), bool(own), experiment.train.seed, device)

@@ -28,8 +28,12 @@ class I2PModel(Settings):
     drop_path: float = Field(
         default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first"
     )
-    teacher: str | None = Field(default=None, description="2-D encoder: a run, a file, or models:/NAME@alias; null: none, for the loss of points")
-    teacher_dim: int = Field(default=512, ge=1, description="channels of the teacher's features; follows from the teacher where one is named")
+    teacher: str | None = Field(
+        default=None, description="2-D encoder: a run, a file, or models:/NAME@alias; null: none, for the loss of points"
+    )
+    teacher_dim: int = Field(
+        default=512, ge=1, description="channels of the teacher's features; follows from the teacher where one is named"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> I2PModel:
@@ -110,5 +114,7 @@ class I2PConfig(MethodConfig):
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> I2PConfig:
         if self.model.teacher is not None and not self.uses_teacher:
-            raise ValueError("model.teacher is named but not used: pretext.mask is random and loss.features 0; set one of them, or no teacher")
+            raise ValueError(
+                "model.teacher is named but not used: pretext.mask is random and loss.features 0; set one of them, or no teacher"
+            )
         return self

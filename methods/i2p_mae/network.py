@@ -194,7 +194,11 @@ class HierarchicalEncoder(nn.Module):
         )
         self.encoder_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if norms else None
 
-    def forward(self, scales: Sequence[Groups], masks: Sequence[Bool[Tensor, "b g"]], kept: Bool[Tensor, "l 2 b"] | None = None,
+    def forward(
+        self,
+        scales: Sequence[Groups],
+        masks: Sequence[Bool[Tensor, "b g"]],
+        kept: Bool[Tensor, "l 2 b"] | None = None,
         near: Sequence[Bool[Tensor, "b g g"]] | None = None,
     ) -> Encoded:
         """`near`: which tokens of each scale look at which, where nothing is hidden (fine-tuning); default: all at all."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sightline.methods.contract import Views
+from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import key, sample_rng
 
 from .dataset import Dataset
 from .rows import decode_row, input_columns
-from .stream import Columns
+from .stream import Columns, staged
 
 
 def fixed_rows(dataset: Dataset, limit: int) -> list[tuple[int, int, int]]:
@@ -22,7 +22,9 @@ def fixed_rows(dataset: Dataset, limit: int) -> list[tuple[int, int, int]]:
     return [rows[i] for i in chosen]
 
 
-def fixed_groups(dataset: Dataset, views: Views, *, group: int, limit: int, part: int = 0, parts: int = 1) -> Iterator[tuple[int, Columns]]:
+def fixed_groups(
+    dataset: Dataset, views: Views, *, group: int, limit: int, part: int = 0, parts: int = 1, stage: Stage | None = None
+) -> Iterator[tuple[int, Columns]]:
     """(index, columns) of every `parts`-th group of a fixed sample, from the `part`-th on. Broken samples are left out."""
     rows = fixed_rows(dataset, limit)
     seed = key("fixed") >> 1
@@ -38,4 +40,4 @@ def fixed_groups(dataset: Dataset, views: Views, *, group: int, limit: int, part
             except BrokenSampleError:
                 continue
         if made:
-            yield index, {name: np.stack([views_of[name] for views_of in made]) for name in made[0]}
+            yield index, staged({name: np.stack([views_of[name] for views_of in made]) for name in made[0]}, stage)

@@ -44,7 +44,15 @@ DOUBLED = cloud(20).repeat(1, 3, 1)
 @pytest.mark.parametrize("skip_origin", [False, True])
 @pytest.mark.parametrize(
     ("points", "count"),
-    [(cloud(100), 40), (cloud(700, seed=3), 30), (LATTICE, 64), (DOUBLED, 60), (0.03 * cloud(50), 10), (torch.zeros(1, 7, 3), 7), (cloud(1), 1)],
+    [
+        (cloud(100), 40),
+        (cloud(700, seed=3), 30),
+        (LATTICE, 64),
+        (DOUBLED, 60),
+        (0.03 * cloud(50), 10),
+        (torch.zeros(1, 7, 3), 7),
+        (cloud(1), 1),
+    ],
     ids=["random", "more than 512", "lattice", "duplicates", "near the origin", "one point seven times", "one point"],
 )
 def test_farthest_points_are_those_of_the_rule(points: Tensor, count: int, skip_origin: bool) -> None:

@@ -328,7 +328,10 @@ def rates(vector: Vector) -> Mapping[str, Tensor]:
     return out
 
 
-POOLING: dict[str, tuple[str, Pooling]] = {"mean + max (sum)": ("modelnet40", "sum"), "concatenate mean then max": ("scanobjectnn", "concat")}
+POOLING: dict[str, tuple[str, Pooling]] = {
+    "mean + max (sum)": ("modelnet40", "sum"),
+    "concatenate mean then max": ("scanobjectnn", "concat"),
+}
 
 
 @guarded

@@ -170,8 +170,7 @@ def find_shapenet55(place: str, name: str, licence: str, drawn: Drawn) -> FoundC
     number = {synset: i for i, synset in enumerate(found.classes)}
     for part, lines in names.items():
         found.parts[part] = [
-            CloudFile(f"{name}/{line}", drawn, label=number[line.partition("-")[0]], file=f"{clouds}/{line}")
-            for line in lines
+            CloudFile(f"{name}/{line}", drawn, label=number[line.partition("-")[0]], file=f"{clouds}/{line}") for line in lines
         ]
     return found
 
