@@ -220,8 +220,8 @@ class Method:
     official: Callable[[], Official] | None = None
     """Gives the authors' published layout; importing it may import torch."""
     frozen: Callable[[Any], Mapping[str, str]] = lambda config: {}
-    """Settings -> the encoders that a run needs besides its own, by the setting that names them: {"model.teacher": "models:/it@champion"}. They
-    are found, pinned and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
+    """Settings -> the encoders that a run needs besides its own, by the setting that names them, such as
+    {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
     fit: Callable[[Any, Mapping[str, Any]], Any] = lambda config, frozen: config
     """(settings, the encoders) -> the settings with what follows from them, such as a width."""
     stage: Callable[[Any, Live], Stage] | None = None

@@ -171,8 +171,8 @@ class I2PMaePretext(nn.Module):
 
     @torch.no_grad()
     def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of the
-        2-D features that is predicted, 0 for a network that always says their mean."""
+        """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of
+        the 2-D features that is predicted, 0 for a network that always says their mean."""
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
         losses = self(batch, noise)
         scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)

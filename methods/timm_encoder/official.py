@@ -52,7 +52,8 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmCon
     for name, tensor in state.items():
         if tensor.shape != into[name].shape:
             raise SightlineError(
-                f"{name.removeprefix(PREFIX)} has shape {tuple(tensor.shape)} in the file, {tuple(into[name].shape)} in {config.model.name}",
+                f"{name.removeprefix(PREFIX)} has shape {tuple(tensor.shape)} in the file, {tuple(into[name].shape)} "
+                f"in {config.model.name}",
                 "name the timm model that these weights belong to: model.name=...",
             )
     if not state:

@@ -18,7 +18,7 @@ from sightline.methods.i2p_mae.encoder import PointEncoder
 from sightline.methods.i2p_mae.network import Groups, group_points, spread_masks
 from sightline.methods.i2p_mae.pretext import I2PMaePretext, build
 from sightline.methods.i2p_mae.schedule import cosine, i2p_schedules
-from sightline.methods.i2p_mae.transfer import Pooling, PointClassifier, smoothed_cross_entropy
+from sightline.methods.i2p_mae.transfer import PointClassifier, Pooling, smoothed_cross_entropy
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
 from sightline.methods.optim import Clock, OptimConfig
