@@ -221,7 +221,8 @@ class Method:
     """Gives the authors' published layout; importing it may import torch."""
     frozen: Callable[[Any], Mapping[str, str]] = lambda config: {}
     """Settings -> the encoders that a run needs besides its own, by the setting that names them, such as
-    {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias which moves on changes nothing."""
+    {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias
+    which moves on changes nothing."""
     fit: Callable[[Any, Mapping[str, Any]], Any] = lambda config, frozen: config
     """(settings, the encoders) -> the settings with what follows from them, such as a width."""
     stage: Callable[[Any, Live], Stage] | None = None
