@@ -178,7 +178,7 @@ def test_few_focal_queries(queries: int) -> None:
     losses = pretext(pretext.to_device(raw_batch(config)), NOISE)
     assert total(losses).isfinite()
     (picture,) = pretext.pictures(pretext.to_device(raw_batch(config, 2)), NOISE)
-    assert picture.image.shape == (2 * 64 + 4, 2 * 64 + 4, 3)
+    assert picture.image.shape == (2 * 128 + 4, 2 * 128 + 4, 3)
 
 
 @pytest.mark.parametrize(("size", "patch", "focal"), [([32, 48], 8, 16), (56, 14, 28)])
