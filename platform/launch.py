@@ -16,7 +16,8 @@ from sightline.methods.errors import SightlineError
 
 from .data.stream import StreamResources
 from .events import Event
-from .resources import ResourcePlan, plan_resources
+from .preflight import plan_on
+from .resources import ResourcePlan
 from .runs import EVENTS, Run, append_lines
 
 POLL_SECONDS = 0.5
@@ -58,8 +59,7 @@ def cluster_plan(run: Run) -> ResourcePlan:
     import ray
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    train = run.experiment.train
-    return plan_resources(train.workers, total.get("CPU", 0), int(total.get("GPU", 0)), device=train.device, threads=train.threads)
+    return plan_on(run.experiment, total.get("CPU", 0), int(total.get("GPU", 0)))
 
 
 class _Recorder:

@@ -50,8 +50,14 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
 def local_plan(experiment: config.Experiment) -> ResourcePlan:
     """The resource plan on this machine."""
     gpus = _local_gpus() if experiment.train.device != "cpu" else 0
-    train = experiment.train
-    return plan_resources(train.workers, len(os.sched_getaffinity(0)), gpus, device=train.device, threads=train.threads)
+    return plan_on(experiment, len(os.sched_getaffinity(0)), gpus)
+
+
+def plan_on(experiment: config.Experiment, cpus: float, gpus: int) -> ResourcePlan:
+    """The resource plan of the run on so many logical CPUs and GPUs."""
+    train, method = experiment.train, find_method(experiment.method)
+    stage = method.stage is not None and bool(method.frozen(experiment.settings))
+    return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage)
 
 
 def tracking_uri(experiment: config.Experiment) -> str:

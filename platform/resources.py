@@ -28,15 +28,21 @@ class ResourcePlan:
 
     def describe(self) -> str:
         gpus = f" + {self.worker_gpus} GPU" if self.worker_gpus else ""
+        actors = f" and {self.data.actors} x {self.data.actor_cpus:g} for the teacher" if self.data.actors else ""
         return (
             f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
             f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
-            f"Ray Data {self.workers} x {self.data.cpus:g} CPU; {self.reserve:g} CPU kept for probes"
+            f"Ray Data {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU kept for probes"
         )
 
 
-def plan_resources(workers: int, cpus: float, gpus: int, *, device: str = "auto", threads: int | None = None) -> ResourcePlan:
-    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs. Raises `CallError` with the arithmetic where it cannot fit."""
+def plan_resources(
+    workers: int, cpus: float, gpus: int, *, device: str = "auto", threads: int | None = None, stage: bool = False
+) -> ResourcePlan:
+    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors.
+
+    Raises `CallError` with the arithmetic where it cannot fit.
+    """
     if workers > cpus * MOST_WORKERS_PER_CPU:
         raise CallError(
             f"train.workers = {workers} cannot fit: {cpus:g} logical CPUs x {MOST_WORKERS_PER_CPU} workers a CPU "
@@ -54,9 +60,13 @@ def plan_resources(workers: int, cpus: float, gpus: int, *, device: str = "auto"
     worker_cpus = _down(for_workers / workers)
     for_data = cpus - reserve - worker_cpus * workers
     share = _down(for_data / workers)
-    task = min(1.0, share)
+    data = StreamResources(min(1.0, share), share)
+    if stage:
+        half = _down(share / 2)
+        actors = max(1, int(half))
+        data = StreamResources(min(1.0, half), half, actors, _down(min(1.0, half)))
     per_worker = max(1, int(cpus // workers))
-    return ResourcePlan(workers, worker_cpus, int(use_gpu), StreamResources(task, share), threads or per_worker, reserve)
+    return ResourcePlan(workers, worker_cpus, int(use_gpu), data, threads or per_worker, reserve)
 
 
 def _down(value: float) -> float:

@@ -48,7 +48,7 @@ def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -
     share = 1 - masks[1].float().mean().item()
     caption = (
         f"Left to right: the cloud as the network gets it ({points.shape[1]} points); the neighbourhoods of the {share:.0%} of its middle "
-        "tokens that the encoder sees; these with the hidden ones as they are rebuilt; the depth views, the 2-D teacher's saliency in orange."
+        "tokens that the encoder sees; these with the hidden ones rebuilt; the depth views, the 2-D teacher's saliency in orange."
     )
     return Picture("What is rebuilt of a cloud", caption, mosaic(pictures))
 

@@ -85,10 +85,15 @@ class I2PMaePretext(nn.Module):
         mask = hidden.masks[1]
         taught = "features" in batch
         return {
-            "points": self.points_loss(rebuilt.tokens, scales[1], mask),
+            "points": self.points_loss(rebuilt.tokens, scales[1], mask) + self.no_gradient_is_missing(),
             "features": self.features_loss(rebuilt.tokens, batch, scales, mask) if taught else points.new_zeros(()),
             "visible": (~mask).float().mean(),
         }
+
+    def no_gradient_is_missing(self) -> Tensor:
+        """0, with a gradient of 0 for the finest scale's norm: the authors' network has it and never uses it, and DDP waits for its gradient."""
+        assert self.h_encoder.encoder_norms is not None
+        return torch.stack([p.sum() for p in self.h_encoder.encoder_norms[0].parameters()]).sum() * 0.0
 
     def kept(self, what: str, depth: int, batch: int, noise: Noise) -> Tensor | None:
         if not self.training:

@@ -61,7 +61,7 @@ class StreamResources:
 
     task_cpus: float = 1.0
     cpus: float = 1.0
-    actors: int = 1
+    actors: int = 0
     actor_cpus: float = 1.0
     actor_gpus: float = 0.0
 
