@@ -24,9 +24,14 @@ class PointEncoder(HierarchicalEncoder):
     def tokens(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
         """After the final norm. With the official masks finer tokens that are in no neighbourhood take no part."""
         scales = self.scales(points)
-        top = torch.zeros(scales[2].centres.shape[:2], dtype=torch.bool, device=points.device)
-        out: Tensor = super().forward(scales, spread_masks(top, scales, official=self.official)).out[2]
+        masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
+        if self.official:
+            masks = spread_masks(masks[2], scales, official=True)
+        out: Tensor = self.encode(scales, masks).out[2]
         return out
+
+    def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:  # type: ignore[override]
+        return self.tokens(points)
 
     def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
         """The largest of each channel over the tokens, which is what the authors' SVM reads."""

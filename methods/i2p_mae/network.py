@@ -136,11 +136,12 @@ class Packed(NamedTuple):
 
     @property
     def seen(self) -> Bool[Tensor, "b 1 l"] | None:
-        return None if bool(self.valid.all()) else self.valid[:, None]
+        exporting = torch.compiler.is_exporting()  # where nothing may depend on values
+        return self.valid[:, None] if exporting or not bool(self.valid.all()) else None
 
 
 def pack(visible: Bool[Tensor, "b g"]) -> Packed:
-    longest = int(visible.sum(dim=1).amax())
+    longest = visible.shape[1] if torch.compiler.is_exporting() else int(visible.sum(dim=1).amax())
     index = torch.argsort((~visible).to(torch.uint8), dim=1, stable=True)[:, :longest]
     return Packed(index, visible.gather(1, index))
 
@@ -154,8 +155,7 @@ def put(base: Float[Tensor, "b g d"], packed: Packed, values: Float[Tensor, "b l
 def spread_masks(top: Bool[Tensor, "b g"], scales: Sequence[Groups], *, official: bool) -> list[Bool[Tensor, "b g"]]:
     """Hidden tokens of each scale, the finest first: a token is visible where a visible token of the scale above has it as a member.
 
-    `official`: where anything is hidden in a scale, token 0 of the first sample below is visible, as the released code has it; and
-    with nothing hidden at the top, tokens that are no one's member stay hidden. Else nothing is hidden then.
+    `official`: where anything is hidden in a scale, token 0 of the first sample below is visible, as the released code has it.
     """
     masks = [top]
     for upper, lower in zip(scales[:0:-1], scales[-2::-1], strict=True):
@@ -165,8 +165,6 @@ def spread_masks(top: Bool[Tensor, "b g"], scales: Sequence[Groups], *, official
         if official:
             visible[0, 0] = torch.maximum(visible[0, 0], masks[0].any().to(torch.uint8))
         masks.insert(0, ~visible.bool())
-    if not official and not bool(top.any()):
-        return [torch.zeros_like(mask) for mask in masks]
     return masks
 
 
@@ -194,7 +192,7 @@ class HierarchicalEncoder(nn.Module):
         )
         self.encoder_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if norms else None
 
-    def forward(
+    def encode(
         self,
         scales: Sequence[Groups],
         masks: Sequence[Bool[Tensor, "b g"]],

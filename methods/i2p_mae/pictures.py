@@ -32,7 +32,7 @@ def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -
     points, config = batch["points"], pretext.config
     scales = group_points(points, config.model, skip_origin=config.pretext.official)
     masks = pretext.hide(batch, scales, noise).masks
-    tokens = pretext.rebuild(scales, masks, pretext.h_encoder(scales, masks), None).tokens
+    tokens = pretext.rebuild(scales, masks, pretext.h_encoder.encode(scales, masks), None).tokens
     around = pretext.rec_head_3d(tokens).float().unflatten(2, (-1, 3)) + scales[1].centres[:, :, None]
     columns: list[list[Tensor]] = [[], [], []]
     for i, cloud in enumerate(points):

@@ -78,7 +78,7 @@ class I2PMaePretext(nn.Module):
         points = batch["points"]
         scales = group_points(points, self.config.model, skip_origin=self.config.pretext.official)
         hidden = self.hide(batch, scales, noise)
-        encoded = self.h_encoder(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), noise))
+        encoded = self.h_encoder.encode(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), noise))
         rebuilt = self.rebuild(
             scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise)
         )

@@ -37,7 +37,7 @@ class PointClassifier(nn.Module):
         """Before the norm."""
         scales = group_points(points, self.model, skip_origin=True)
         nothing = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
-        out: Tensor = self.h_encoder(scales, nothing, kept, self.near(scales)).out[2]
+        out: Tensor = self.h_encoder.encode(scales, nothing, kept, self.near(scales)).out[2]
         return out
 
     def near(self, scales: Sequence[Groups]) -> list[Bool[Tensor, "b g g"]]:

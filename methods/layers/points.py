@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,12 +25,12 @@ def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: 
     reduction tree of the reference kernel has it. `skip_origin`: points within sqrt(`NEAR_ORIGIN`) of the origin are never picked (but
     index 0), as in that kernel; where no other is left, index 0 is.
     """
-    order = _tie_order(points.shape[1]).to(points.device)
+    order = torch.from_numpy(_tie_order(points.shape[1])).to(points.device)
     x, y, z = points.detach().float()[:, order].unbind(-1)
     least = torch.full_like(x, torch.inf)
     if skip_origin:
         least = torch.where(x * x + y * y + z * z <= NEAR_ORIGIN, -1.0, least)
-    picks = torch.zeros(len(points), count, dtype=torch.long, device=points.device)  # `order` begins with index 0
+    picks = torch.zeros(points.shape[0], count, dtype=torch.long, device=points.device)  # `order` begins with index 0
     for i in range(1, count):
         last = picks[:, i - 1, None]
         distance = (x - x.gather(1, last)).square_()
@@ -41,16 +42,16 @@ def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: 
 
 
 @lru_cache(maxsize=16)
-def _tie_order(n: int) -> Int[Tensor, " n"]:
-    """All indices, those first that win a tie."""
+def _tie_order(n: int) -> np.ndarray:
+    """All indices, those first that win a tie. NumPy's: a tensor that is kept while a graph is exported would be none afterwards."""
     threads = min(512, 1 << (n.bit_length() - 1))
     bits = threads.bit_length() - 1
-    index = torch.arange(n)
+    index = np.arange(n)
     slot = index % threads
-    reversed_slot = torch.zeros_like(slot)
+    reversed_slot = np.zeros_like(slot)
     for bit in range(bits):
         reversed_slot |= ((slot >> bit) & 1) << (bits - 1 - bit)
-    return torch.argsort(reversed_slot * n + index)
+    return np.argsort(reversed_slot * n + index)
 
 
 def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], count: int) -> Int[Tensor, "b g k"]:
@@ -61,6 +62,8 @@ def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], cou
     b, g, n = *centres.shape[:2], points.shape[1]
     if count > n:
         raise ValueError(f"{count} neighbours of {n} points")
+    if torch.compiler.is_exporting():
+        return _nearest(centres.detach().float(), points, count)
     rows = max(1, LARGEST // (4 * b * n))
     parts = [_nearest(part, points, count) for part in centres.detach().float().split(rows, dim=1)]
     return torch.cat(parts, dim=1) if g else torch.empty(b, 0, count, dtype=torch.long, device=points.device)
@@ -68,6 +71,8 @@ def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], cou
 
 def _nearest(centres: Tensor, points: Tensor, count: int) -> Tensor:
     squared = squared_distances(centres, points.detach().float())
+    if torch.compiler.is_exporting():  # no branch may depend on values; the same picks, several times slower
+        return squared.sort(dim=-1, stable=True).indices[..., :count]
     found = squared.topk(min(count + 1, squared.shape[-1]), dim=-1, largest=False, sorted=True)
     index, distance = found.indices[..., :count], found.values[..., :count]
     index, low_first = index.sort(dim=-1)

@@ -91,7 +91,7 @@ def whole(vector: Vector) -> Mapping[str, Tensor]:
     out = {**scale_outputs(scales), **view_outputs(points, scales), **mask_outputs(masks)}
     out |= {"point_saliency": saliency, "mask_prob": torch.softmax(saliency, dim=1)}
 
-    encoded = pretext.h_encoder(scales, masks)
+    encoded = pretext.h_encoder.encode(scales, masks)
     rebuilt = pretext.rebuild(scales, masks, encoded, None)
     out |= encoded_outputs(encoded.embedded, encoded.packed, encoded.out)
     out |= {"dec_0": rebuilt.coarse, "prop_1": rebuilt.spread, "dec_1": rebuilt.fine, "dec_norm": rebuilt.tokens}
@@ -204,7 +204,7 @@ def svm(vector: Vector) -> Mapping[str, Tensor]:
     with torch.no_grad():
         scales = encoder.scales(points)
         masks = spread_masks(torch.zeros(scales[2].centres.shape[:2], dtype=torch.bool), scales, official=True)
-        encoded = encoder(scales, masks)
+        encoded = encoder.encode(scales, masks)
         out = {**mask_outputs(masks), **encoded_outputs([], encoded.packed, encoded.out), "feature": encoder.pooled(points)}
     return shaped(vector, out)
 
