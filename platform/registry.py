@@ -6,6 +6,7 @@ Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` takes torch 2.10 or new
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -29,6 +30,30 @@ from .weights import Weights, digest, write_folder
 TOLERANCE = 1e-5
 """Largest difference between the features of the encoder and those of its registered form."""
 ARTIFACT = "encoder"
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an encoder takes: float32, any batch x `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    words: str
+    tokens: str
+
+    def example(self, batch: int) -> torch.Tensor:
+        """Structure everywhere, without a random generator."""
+        ramp = torch.linspace(0, 1, batch * math.prod(self.shape)).reshape(batch, *self.shape)
+        return ramp + 0.25 * torch.sin(ramp * 1e4)
+
+
+def input_of(encoder: Any) -> Input:
+    """Of an `ImageEncoder`, or of a `PointEncoder`."""
+    if hasattr(encoder, "points"):
+        words = "coordinates, centred, the farthest at distance 1; any batch, this many points"
+        return Input("points", (int(encoder.points), 3), words, "groups")
+    words = "float32 RGB in [0, 1]; any batch, this image size"
+    return Input("images", (3, *map(int, encoder.image_size)), words, "patches in raster order")
 
 
 @dataclass(frozen=True)
@@ -67,9 +92,9 @@ def register_encoder(
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
-    size = tuple(encoder.image_size)  # type: ignore[arg-type]
+    given = input_of(encoder)
     output = str(getattr(encoder, "output", "tokens"))
-    text = f"{usage.strip()}\n\n{_example(name, alias, size, output, tracking_uri)}".strip() + "\n"
+    text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
     tags = {key: str(value) for key, value in tags.items()}
     with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
         client = mlflow.MlflowClient(tracking_uri)
@@ -79,7 +104,7 @@ def register_encoder(
         )
         try:
             folder = Path(scratch) / "model"
-            _save(encoder, size, output, folder, logged, run_id)
+            _save(encoder, given, output, folder, logged, run_id)
             (folder / "README.md").write_text(text)
             if saved is not None:
                 shutil.copytree(saved, folder / ARTIFACT)
@@ -201,7 +226,7 @@ def _line(error: Exception) -> str:
     return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
 
 
-def _save(encoder: torch.nn.Module, size: tuple[int, ...], output: str, folder: Path, logged: Any, run_id: str) -> None:
+def _save(encoder: torch.nn.Module, given: Input, output: str, folder: Path, logged: Any, run_id: str) -> None:
     """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
     import mlflow.pytorch
     import numpy as np
@@ -209,10 +234,10 @@ def _save(encoder: torch.nn.Module, size: tuple[int, ...], output: str, folder: 
     from mlflow.types import Schema, TensorSpec
 
     with _on_cpu(encoder), torch.no_grad():
-        shape = tuple(encoder(torch.zeros(2, 3, *size)).shape[1:])
+        shape = tuple(encoder(given.example(2)).shape[1:])
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, 3, *size), "images")]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
+        inputs=Schema([TensorSpec(float32, (-1, *given.shape), given.name)]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
     )
     model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id)
     with _on_cpu(encoder):
@@ -222,23 +247,22 @@ def _save(encoder: torch.nn.Module, size: tuple[int, ...], output: str, folder: 
                 str(folder),
                 mlflow_model=model,
                 signature=signature,
-                input_example=np.zeros((2, 3, *size), np.float32),  # two: an example of one would fix the batch at one
+                input_example=given.example(2).numpy(),  # two: an example of one would fix the batch at one
                 pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],  # inferring them takes seconds
                 serialization_format="pt2",
             )
         except torch._dynamo.exc.UserError as error:
             raise SightlineError(f"the encoder cannot be exported as a graph: {error}", "its forward must not depend on values") from error
-        _check(encoder, folder / "data" / "model.pt2", size)
+        _check(encoder, folder / "data" / "model.pt2", given)
 
 
-def _check(encoder: torch.nn.Module, path: Path, size: tuple[int, ...]) -> None:
+def _check(encoder: torch.nn.Module, path: Path, given: Input) -> None:
     """Compares the features of the exported program with the encoder's. Its example input stays: MLflow refuses a program without."""
     exported = torch.export.load(path).module()
     for batch in (1, 3, 7):
-        images = torch.linspace(0, 1, batch * 3 * size[0] * size[1]).reshape(batch, 3, *size)
-        images = images + 0.25 * torch.sin(images * 1e4)  # structure in every patch, without a random generator
+        example = given.example(batch)
         with torch.no_grad():
-            difference = float((exported(images) - encoder(images)).abs().max())
+            difference = float((exported(example) - encoder(example)).abs().max())
         if not difference <= TOLERANCE:
             raise SightlineError(
                 f"the exported encoder differs from the encoder by {difference:.1e} for a batch of {batch}; {TOLERANCE:g} is allowed",
@@ -275,7 +299,7 @@ def _tracking(uri: str) -> Iterator[None]:
             os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
-def _example(name: str, alias: str, size: tuple[int, ...], output: str, tracking_uri: str) -> str:
+def _example(name: str, alias: str, given: Input, output: str, tracking_uri: str) -> str:
     place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
     return f"""## Use
 
@@ -284,8 +308,8 @@ import mlflow, torch
 
 mlflow.set_tracking_uri("{place}")
 encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
-images = torch.rand(4, 3, {size[0]}, {size[1]})  # float32 RGB in [0, 1]; any batch, this image size
-{output} = encoder(images){"  # 4 x patches x dim, raster order" if output == "tokens" else ""}
+{given.name} = torch.rand(4, {", ".join(map(str, given.shape))})  # {given.words}
+{output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}
 ```
 
 Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""
