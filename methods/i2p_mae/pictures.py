@@ -63,7 +63,9 @@ def drawn(points: Float[Tensor, "n 3"]) -> Float[Tensor, "3 s s"]:
     order = torch.argsort(depth)  # far ones first, so that near ones lie on top
     shade = ((depth + 1) / 2).clamp(0, 1)[order, None]
     colour = FAR * (1 - shade) + NEAR * shade
-    column, row = (((v[order] * 0.47 + 0.5) * SIDE).long().clamp(1, SIDE - 2) for v in (right, -up))
+    column, row = (((v[order] * 0.47 + 0.5) * SIDE).long() for v in (right, -up))
+    inside = (column >= 0) & (column < SIDE - 1) & (row >= 0) & (row < SIDE - 1)
+    column, row, colour = column[inside], row[inside], colour[inside]
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
         image[row + dy, column + dx] = colour
     return image.permute(2, 0, 1)
