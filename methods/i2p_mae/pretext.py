@@ -91,7 +91,7 @@ class I2PMaePretext(nn.Module):
         }
 
     def no_gradient_is_missing(self) -> Tensor:
-        """0, with a gradient of 0 for the finest scale's norm, which the authors' network has and never uses: DDP waits for every gradient."""
+        """0, with a gradient of 0 for the finest scale's norm, which the network has and never uses: DDP waits for all gradients."""
         assert self.h_encoder.encoder_norms is not None
         return torch.stack([p.sum() for p in self.h_encoder.encoder_norms[0].parameters()]).sum() * 0.0
 
