@@ -42,13 +42,14 @@ def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -
         for column, shown in zip(columns, (cloud, seen, torch.cat([seen, around[i][hidden].flatten(0, 1)])), strict=True):
             column.append(drawn((shown - centre) / size))
     pictures = [torch.stack(column) for column in columns]
-    depth = depth_images(points, config.pretext.views).unflatten(0, (config.pretext.views, -1))
-    for view in range(config.pretext.views):
-        pictures.append(with_saliency(depth[view], batch["saliency"][:, view].float()).to(pictures[0]))
+    taught = "saliency" in batch
+    for view in range(config.pretext.views if taught else 0):
+        pictures.append(with_saliency(depth_images(points, view + 1)[-len(points) :], batch["saliency"][:, view].float()))
+    views = "; the depth views, the 2-D teacher's saliency in orange" if taught else ""
     share = 1 - masks[1].float().mean().item()
     caption = (
         f"Left to right: the cloud as the network gets it ({points.shape[1]} points); the neighbourhoods of the {share:.0%} of its middle "
-        "tokens that the encoder sees; these with the hidden ones rebuilt; the depth views, the 2-D teacher's saliency in orange."
+        f"tokens that the encoder sees; these with the hidden ones rebuilt{views}."
     )
     return Picture("What is rebuilt of a cloud", caption, mosaic(pictures))
 

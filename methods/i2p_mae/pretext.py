@@ -85,15 +85,17 @@ class I2PMaePretext(nn.Module):
         mask = hidden.masks[1]
         taught = "features" in batch
         return {
-            "points": self.points_loss(rebuilt.tokens, scales[1], mask) + self.no_gradient_is_missing(),
+            "points": self.points_loss(rebuilt.tokens, scales[1], mask) + self.no_gradient_is_missing(taught),
             "features": self.features_loss(rebuilt.tokens, batch, scales, mask) if taught else points.new_zeros(()),
             "visible": (~mask).float().mean(),
         }
 
-    def no_gradient_is_missing(self) -> Tensor:
-        """0, with a gradient of 0 for the finest scale's norm, which the network has and never uses: DDP waits for all gradients."""
+    def no_gradient_is_missing(self, taught: bool) -> Tensor:
+        """0, with gradients of 0 for what no loss reaches: the finest scale's norm, which the network has and never uses, and without a
+        teacher the head of features. DDP waits for all gradients."""
         assert self.h_encoder.encoder_norms is not None
-        return torch.stack([p.sum() for p in self.h_encoder.encoder_norms[0].parameters()]).sum() * 0.0
+        idle = [*self.h_encoder.encoder_norms[0].parameters(), *([] if taught else self.rec_head_2d.parameters())]
+        return torch.stack([p.sum() for p in idle]).sum() * 0.0
 
     def kept(self, what: str, depth: int, batch: int, noise: Noise) -> Tensor | None:
         if not self.training:
@@ -179,14 +181,12 @@ class I2PMaePretext(nn.Module):
         """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of
         the 2-D features that is predicted, 0 for a network that always says their mean."""
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
-        losses = self(batch, noise)
-        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
-        targets = self.target_features(batch, scales).flatten(0, 1)
-        return {
-            "effective_rank": effective_rank(tokens),
-            "feature_std": feature_std(tokens),
-            "features_explained": 1 - losses["features"] / targets.var(dim=0, correction=0).mean().clamp_min(1e-12),
-        }
+        figures = {"effective_rank": effective_rank(tokens), "feature_std": feature_std(tokens)}
+        if "features" in batch:
+            scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+            spread = self.target_features(batch, scales).flatten(0, 1).var(dim=0, correction=0).mean()
+            figures["features_explained"] = 1 - self(batch, noise)["features"] / spread.clamp_min(1e-12)
+        return figures
 
     def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
         return [reconstruction_picture(self, batch, noise)]
