@@ -75,6 +75,25 @@ class ImageEncoder(Protocol):
         ...
 
 
+class PointEncoder(Protocol):
+    """The exported encoder of clouds. Input: float32, B x `points` x 3, centred on the mean, the farthest point at distance 1."""
+
+    dim: int
+    points: int
+
+    def tokens(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b g d"]:
+        """Of the coarsest scale, after the final norm."""
+        ...
+
+    def pooled(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b d"]:
+        """One feature of the whole cloud, as the method's paper makes it."""
+        ...
+
+    def at_points(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b n e"]:
+        """A feature of each point."""
+        ...
+
+
 @dataclass(frozen=True)
 class Picture:
     """Something a person would want to look at: uint8 H x W x 3, with a caption that says what it shows."""

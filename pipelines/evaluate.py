@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
     from sightline.platform.probes.catalog import PROBES, find_probe
 
-    names = args.probe if args.probe and args.probe != ["all"] else list(PROBES)
-    for name in names:
+    names = args.probe if args.probe and args.probe != ["all"] else None
+    for name in names or []:
         find_probe(name)
     if args.controls < 0:
         raise CallError(f"--controls {args.controls}: a number of networks is needed", "use 3, or 0 for none")
@@ -60,8 +60,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     console = Console(stderr=args.json, highlight=False, soft_wrap=True)
     from sightline.platform.probes.run import run_probes
 
+    contenders = _contenders(opened, args.controls)
+    if names is None:
+        names = [name for name, spec in PROBES.items() if spec.eats in {contender.eats for contender in contenders}]
     with _progress() as progress:
-        results = run_probes(names, _contenders(opened, args.controls), couples, device=_device(args.device), progress=progress)
+        results = run_probes(names, contenders, couples, device=_device(args.device), progress=progress)
     if all("skipped" in result for result in results.values()):
         raise CallError(
             "\n".join(result["skipped"] for result in results.values()), "docs/probes.md says which columns each probe needs of the data"

@@ -168,15 +168,17 @@ def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, d
     if not experiment.probe.names or not places:
         return {}
     from .probes.bench import Contender
+    from .probes.catalog import find_probe
     from .probes.run import Couple, run_probes
 
     method = find_method(experiment.method)
     controls = tuple(method.build(experiment.settings, Live(seed=seed)).encoder().eval() for seed in CONTROLS)
+    contender = Contender("trained encoder", encoder, controls)
     couples = [Couple(Dataset.open(train), Dataset.open(test)) for train, test in places]
     with console.status("probing the encoder") as status:
         results = run_probes(
-            experiment.probe.names,
-            [Contender("trained encoder", encoder, controls)],
+            [name for name in experiment.probe.names if find_probe(name).eats == contender.eats],
+            [contender],
             couples,
             device=device,
             progress=lambda what, share: status.update(f"{what}, {share:.0%}"),

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .config import I2PConfig
-from .network import Groups, HierarchicalEncoder, group_points, spread_masks
+from .network import Groups, HierarchicalEncoder, group_points, interpolate, spread_masks
 
 
 class PointEncoder(HierarchicalEncoder):
@@ -36,3 +36,10 @@ class PointEncoder(HierarchicalEncoder):
     def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
         """The largest of each channel over the tokens, which is what the authors' SVM reads."""
         return self.tokens(points).amax(dim=1)
+
+    def at_points(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n e"]:
+        """The tokens of all scales at each point, side by side (e = sum of the widths); no token is left out."""
+        scales = self.scales(points)
+        masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
+        found = self.encode(scales, masks).out
+        return torch.cat([interpolate(points, s.centres, tokens) for s, tokens in zip(scales, found, strict=True)], dim=-1)

@@ -219,6 +219,15 @@ class HierarchicalEncoder(nn.Module):
         return encoded
 
 
+def interpolate(points: Float[Tensor, "b n 3"], centres: Float[Tensor, "b g 3"], tokens: Float[Tensor, "b g d"]) -> Float[Tensor, "b n d"]:
+    """Tokens at points: those of the three nearest centres, weighted by the inverse squared distance."""
+    near = nearest(points, centres, min(3, centres.shape[1]))
+    squared = (take(centres, near) - points[:, :, None]).square().sum(dim=-1)
+    weights = 1 / (squared + 1e-8)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return (take(tokens, near) * weights[..., None]).sum(dim=2)
+
+
 class Unit(nn.Module):
     """GELU(BN(W GELU(BN(W z))) + z)."""
 
@@ -246,11 +255,6 @@ class TokenPropagation(nn.Module):
         coarse: Float[Tensor, "b h e"],
         coarse_centres: Float[Tensor, "b h 3"],
     ) -> Float[Tensor, "b g d"]:
-        near = nearest(fine_centres, coarse_centres, 3)
-        squared = (take(coarse_centres, near) - fine_centres[:, :, None]).square().sum(dim=-1)
-        weights = 1 / (squared + 1e-8)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-        spread = (take(coarse, near) * weights[..., None]).sum(dim=2)
-        z = torch.cat([fine, spread], dim=-1)
+        z = torch.cat([fine, interpolate(fine_centres, coarse_centres, coarse)], dim=-1)
         out: Tensor = self.extraction(self.fuse(z.flatten(0, 1)))
         return out.unflatten(0, fine.shape[:2])

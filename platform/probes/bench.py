@@ -1,11 +1,11 @@
-"""Where encoders stand beside each other: all of them, their random-weights controls and raw pixels see the same decoded images."""
+"""Where encoders stand beside each other: who is compared, and for images what all of them see."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class ProbeSkippedError(CallError):
 
 @dataclass(frozen=True)
 class Contender:
-    """An `ImageEncoder` under a name, and the same network with other random weights.
+    """An `ImageEncoder` or a `PointEncoder` under a name, and the same network with other random weights.
 
     Contenders of one architecture may be given the same tuple of controls, which are then measured once.
     """
@@ -36,6 +36,10 @@ class Contender:
     name: str
     encoder: Any
     controls: tuple[Any, ...] = ()
+
+    @property
+    def eats(self) -> Literal["images", "points"]:
+        return "points" if hasattr(self.encoder, "points") else "images"
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ class Controls:
     mean: str
     names: tuple[str, ...]
     modules: tuple[Any, ...]
+    given: tuple[Any, ...]
+    """The `Contender.controls` from which they come."""
 
     @classmethod
-    def of(cls, contender: Contender, suffix: str) -> Controls:
-        count = len(contender.controls)
-        return cls(f"mean of {count} random{suffix}", tuple(f"random {i + 1}{suffix}" for i in range(count)), contender.controls)
+    def of(cls, given: tuple[Any, ...], suffix: str, modules: tuple[Any, ...] | None = None) -> Controls:
+        names = tuple(f"random {i + 1}{suffix}" for i in range(len(given)))
+        return cls(f"mean of {len(given)} random{suffix}", names, modules or given, given)
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Batch:
 
 
 @dataclass
-class Bench:
-    """What one comparison holds: the contenders, where they run, and pooled features that several probes share."""
+class Roster:
+    """Who is compared, where they run, and pooled features that several probes share."""
 
     contenders: Sequence[Contender]
     device: torch.device | str = "cpu"
@@ -112,13 +118,28 @@ class Bench:
         for contender in self.contenders:
             if contender.controls:
                 firsts.setdefault(id(contender.controls), contender)
-        return [Controls.of(first, f" like {first.name}" if len(firsts) > 1 else "") for first in firsts.values()]
+        return [Controls.of(first.controls, f" like {first.name}" if len(firsts) > 1 else "") for first in firsts.values()]
 
     @cached_property
     def modules(self) -> dict[str, Any]:
         """Every network by the name of its row."""
         encoders = {contender.name: contender.encoder for contender in self.contenders}
         return encoders | {name: module for some in self.controls for name, module in zip(some.names, some.modules, strict=True)}
+
+    def rows(self, baselines: Callable[[str], Mapping[str, str]], scope: Callable[[str], str] = lambda name: "") -> Lineup:
+        """The rows. Of an encoder, by name: its `baselines` (name -> short name), and what it must share with others to be compared."""
+        own = {contender.name: dict(baselines(contender.name)) for contender in self.contenders}
+        means = {c.name: [some.mean for some in self.controls if some.given is c.controls] for c in self.contenders}
+        return Lineup(
+            encoders={name: (*means[name], *against) for name, against in own.items()},
+            controls={some.mean: some.names for some in self.controls},
+            baselines={name: short for against in own.values() for name, short in against.items()},
+            scope={name: scope(name) for name in own},
+        )
+
+
+class Bench(Roster):
+    """Encoders of images, their random-weights controls and raw pixels, which all see the same decoded images."""
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
@@ -131,19 +152,12 @@ class Bench:
 
     def lineup(self, baselines: Mapping[str, str], scope: Callable[[Grid], object], of_grid: bool = True) -> Lineup:
         """The rows. `baselines`: short name -> name, one for each grid if `of_grid`; `scope`: what encoders must share to be compared."""
-        rows: dict[str, str] = {}
-        against = {}
-        for contender in self.contenders:
-            grid = self.grids[contender.name] if of_grid else None
-            own = {self.baseline(name, grid): short for short, name in baselines.items()}
-            rows |= own
-            against[contender.name] = (*(some.mean for some in self.controls if some.modules is contender.controls), *own)
-        return Lineup(
-            encoders=against,
-            controls={some.mean: some.names for some in self.controls},
-            baselines=rows,
-            scope={name: str(scope(self.grids[name])) for name in against},
-        )
+
+        def own(encoder: str) -> dict[str, str]:
+            grid = self.grids[encoder] if of_grid else None
+            return {self.baseline(name, grid): short for short, name in baselines.items()}
+
+        return self.rows(own, lambda name: str(scope(self.grids[name])))
 
     def batches(
         self, dataset: Dataset, frames: Sequence[Frame], counts: dict[str, int], extra: Sequence[tuple[int, int]] = ()

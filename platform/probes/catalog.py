@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
 
-from .protocol import CORRESPONDENCE, DEPTH, KNN, LINEAR, SEGMENTATION, Protocol
+from .protocol import (
+    CORRESPONDENCE,
+    DEPTH,
+    FEW_SHOT,
+    KNN,
+    LINEAR,
+    PART_SEGMENTATION,
+    SEGMENTATION,
+    SHAPE_KNN,
+    SHAPE_SVM,
+    Protocol,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -30,6 +41,8 @@ class ProbeSpec:
     module: str
     trains: bool = True
     """Whether a head is fitted, which takes training data."""
+    eats: Literal["images", "points"] = "images"
+    """What the encoders that it measures take."""
 
     def lacks(self, dataset: Dataset) -> str:
         """What the data set lacks for this probe, in words; empty where it will do."""
@@ -50,6 +63,7 @@ def _share(label: str, means: str) -> dict[str, str]:
 
 
 ACCURACY = {"accuracy": _share("accuracy", "share of test images whose class is found")}
+SHAPES = {"accuracy": _share("accuracy", "share of test clouds whose class is found")}
 RECALL = "share of visible patches whose nearest feature lies within one patch of the true match"
 
 PROBES: dict[str, ProbeSpec] = {
@@ -106,6 +120,48 @@ PROBES: dict[str, ProbeSpec] = {
         "Of the patches that both views see, {value} find their match within one patch",
         "correspondence",
         trains=False,
+    ),
+    "shape_svm": ProbeSpec(
+        "Shape classification by a linear SVM on frozen features",
+        SHAPE_SVM,
+        {"points": ("label",)},
+        SHAPES,
+        "A linear SVM gives {value} of the test clouds their class",
+        "shape_svm",
+        eats="points",
+    ),
+    "shape_knn": ProbeSpec(
+        "Shape classification by nearest neighbours of frozen features",
+        SHAPE_KNN,
+        {"points": ("label",)},
+        SHAPES,
+        "The nearest training clouds give {value} of the test clouds their class",
+        "shape_knn",
+        eats="points",
+    ),
+    "few_shot": ProbeSpec(
+        "Few-shot shape classification from frozen features",
+        FEW_SHOT,
+        {"points": ("label",)},
+        {
+            f"accuracy_{ways}w{shots}s": _share(f"{ways}-way {shots}-shot", f"accuracy with {shots} shapes of each of {ways} classes")
+            for ways, shots in FEW_SHOT.tasks
+        },
+        "With ten shapes of each of five classes a linear SVM finds the class of {value} of the others",
+        "few_shot",
+        eats="points",
+    ),
+    "part_segmentation": ProbeSpec(
+        "Linear part segmentation from frozen features of points",
+        PART_SEGMENTATION,
+        {"points": ("label", "part")},
+        {
+            "instance_miou": _share("instance mIoU", "IoU of the parts of a shape, mean over the shapes"),
+            "class_miou": _share("class mIoU", "the same, mean over the shapes of each category, then over the categories"),
+        },
+        "A linear map of single points reaches an instance mIoU of {value}",
+        "part_segmentation",
+        eats="points",
     ),
 }
 

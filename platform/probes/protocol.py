@@ -26,20 +26,25 @@ class Protocol(Settings):
 
     name: str
     version: int = 1
-    images: str
     max_rows: tuple[int, int]
     layer: str = "last block, after the final norm"
     pooling: str
     features: str
     head: str
+    resampling: Resampling = Resampling()
+
+
+class ImageProtocol(Protocol):
+    """Of encoders of images."""
+
+    images: str
     pixels: str
     """The raw-pixels baseline: features that no network has touched, in place of the encoder's."""
     pixel_cells: int = 8
     """Mean colours of 8 x 8 cells (192 values): of the image for probes of images, of each patch for probes of patches."""
-    resampling: Resampling = Resampling()
 
 
-class HeadProtocol(Protocol):
+class HeadProtocol(ImageProtocol):
     """A protocol that fits a head on training data."""
 
     gap: float = 2.0
@@ -136,7 +141,7 @@ class SegmentationProtocol(HeadProtocol):
     pixels: str = PIXELS_OF_A_PATCH
 
 
-class CorrespondenceProtocol(Protocol):
+class CorrespondenceProtocol(ImageProtocol):
     """Zero-shot matching of two views: is the nearest feature in the other view that of the same surface point?"""
 
     name: Literal["correspondence"] = "correspondence"
@@ -162,11 +167,103 @@ class CorrespondenceProtocol(Protocol):
     pixels: str = PIXELS_OF_A_PATCH
 
 
+class CloudProtocol(Protocol):
+    """Of encoders of point clouds."""
+
+    clouds: str = (
+        "each cloud once; as many points as the encoder takes, drawn without replacement by a generator keyed by the cloud's content; "
+        "centred on their mean, the farthest at distance 1"
+    )
+    calibration: str = (
+        "networks with random weights stand twice: as initialised, and with the BatchNorm statistics of the training clouds (averages over "
+        "batches of 32); trained encoders keep their own statistics"
+    )
+    calibrated_on: int = 512
+    """At most so many training clouds, evenly spaced."""
+
+
+class ShapeProtocol(CloudProtocol):
+    """Classification of whole clouds."""
+
+    max_rows: tuple[int, int] = (10_000, 5000)
+    pooling: str = "as the encoder's `pooled` says: the largest of each channel over the coarsest tokens for I2P-MAE"
+    handmade: str = (
+        "histograms of 32 bins of the distances between points, and of those to the mean, of 512 points; square roots of the shares"
+    )
+    metrics: tuple[str, ...] = ("accuracy",)
+
+
+class ShapeSvmProtocol(ShapeProtocol):
+    """Linear SVM, one against one, as in the papers, but with C chosen without the test data."""
+
+    name: Literal["shape_svm"] = "shape_svm"
+    features: str = "as they are: neither centred nor scaled"
+    head: str = (
+        "support vector classifier with a linear kernel (LIBSVM), one against one; C by accuracy over the folds, the smallest of equals"
+    )
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e2, 1e3, 1e4)
+    folds: int = 4
+    papers: tuple[float, ...] = (0.0093, 0.018)
+    """C of I2P-MAE for ModelNet40 and ScanObjectNN: chosen on their test sets, and for features of their size. Stated beside."""
+
+
+class ShapeKnnProtocol(ShapeProtocol):
+    """Classification by the nearest training clouds."""
+
+    name: Literal["shape_knn"] = "shape_knn"
+    features: str = "minus the mean of the training clouds, divided by their length"
+    head: str = "the k training clouds of largest cosine vote with exp(cosine / temperature); ties go to the lower class index"
+    k: int = 5
+    temperature: float = 0.07
+    handmade_head: str = "the handmade histograms have the rule that suits them better: majority of the 3 of smallest L1 distance"
+    handmade_k: int = 3
+
+
+class FewShotProtocol(ShapeProtocol):
+    """n ways, m shots: classes, support and test shapes drawn ten times (Sharma and Kaul 2020, with frozen features)."""
+
+    name: Literal["few_shot"] = "few_shot"
+    features: str = "standardised with mean and deviation of the support shapes"
+    head: str = "support vector classifier with a linear kernel, one against one, C as it stands"
+    penalty: float = 1.0
+    tasks: tuple[tuple[int, int], ...] = ((5, 10), (5, 20), (10, 10), (10, 20))
+    """(ways, shots)."""
+    queries: int = 20
+    """Test shapes of a class that are not in the support; fewer where a class has fewer, at least `min_queries`."""
+    min_queries: int = 5
+    draws: int = 10
+    metrics: tuple[str, ...] = ("accuracy_5w10s", "accuracy_5w20s", "accuracy_10w10s", "accuracy_10w20s")
+
+
+class PartProtocol(CloudProtocol):
+    """Part segmentation by a linear map of each point's frozen features."""
+
+    name: Literal["part_segmentation"] = "part_segmentation"
+    max_rows: tuple[int, int] = (2000, 1000)
+    layer: str = "every scale of the encoder with nothing left out, after its norm"
+    pooling: str = "tokens spread over the points as the encoder's `at_points` says: by inverse squared distance of the three nearest"
+    features: str = "standardised with mean and deviation of the training points of the category"
+    head: str = (
+        "ridge regression of the part's indicator, one linear map for each category (its label is given), closed form; the largest of the "
+        "category's parts wins"
+    )
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    folds: int = 4
+    position: str = "the coordinates of the point and their squares and products in place of features"
+    majority: str = "the most frequent part of the category everywhere"
+    metrics: tuple[str, ...] = ("instance_miou", "class_miou")
+    pooled: str = "IoU of each part of the category in each shape, 1 where it is in neither; mean over parts, then shapes (then categories)"
+
+
 DEPTH = DepthProtocol()
 KNN = KnnProtocol()
 LINEAR = LinearProtocol()
 SEGMENTATION = SegmentationProtocol()
 CORRESPONDENCE = CorrespondenceProtocol()
+SHAPE_SVM = ShapeSvmProtocol()
+SHAPE_KNN = ShapeKnnProtocol()
+FEW_SHOT = FewShotProtocol()
+PART_SEGMENTATION = PartProtocol()
 
 
 def as_dict(protocol: Settings) -> dict[str, Any]:

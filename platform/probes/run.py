@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..data.dataset import Dataset
-from .bench import Bench, Contender, ProbeSkippedError, Progress
+from .bench import Bench, Contender, ProbeSkippedError, Progress, Roster
 from .catalog import ProbeSpec, find_probe
+from .clouds import CloudBench
 from .figures import Found, figures_of
 from .findings import finding_of
 from .protocol import Protocol, as_dict, protocol_hash
@@ -39,12 +40,23 @@ def run_probes(
     with its hash, what the intervals cover, counts and seconds. Where the data do not allow a probe, it holds `skipped` with the reason.
     Raises `CallError` for an unknown name and for encoders that break the contract.
     """
-    bench = Bench(contenders, device, progress or (lambda what, share: None))
-    return {name: run_probe(name, bench, couples) for name in names}
+    benches = make_benches(contenders, device, progress)
+    return {name: run_probe(name, benches, couples) for name in names}
 
 
-def run_probe(name: str, bench: Bench, couples: Sequence[Couple], protocol: Protocol | None = None) -> dict[str, Any]:
-    """One probe; `protocol` replaces its frozen one."""
+def make_benches(
+    contenders: Sequence[Contender], device: torch.device | str = "cpu", progress: Progress | None = None
+) -> dict[str, Roster]:
+    """By what encoders take. Raises `CallError` where two contenders have the same name, or there is none."""
+    report = progress or (lambda what, share: None)
+    Roster(contenders)  # no two of one name, across the kinds too
+    kinds = {"images": Bench, "points": CloudBench}
+    of_kind = {kind: [contender for contender in contenders if contender.eats == kind] for kind in kinds}
+    return {kind: kinds[kind](some, device, report) for kind, some in of_kind.items() if some}
+
+
+def run_probe(name: str, benches: Mapping[str, Roster], couples: Sequence[Couple], protocol: Protocol | None = None) -> dict[str, Any]:
+    """One probe of the encoders that it can measure; `protocol` replaces its frozen one."""
     began = time.perf_counter()
     spec = find_probe(name)
     protocol = protocol or spec.protocol
@@ -56,8 +68,10 @@ def run_probe(name: str, bench: Bench, couples: Sequence[Couple], protocol: Prot
         "metrics": dict(spec.metrics),
     }
     try:
+        if spec.eats not in benches:
+            raise ProbeSkippedError(f"it measures encoders of {spec.eats}, and there is none among these")
         couple = choose_couple(spec, couples)
-        found = spec.load()(bench, couple.train, couple.test, protocol)
+        found = spec.load()(benches[spec.eats], couple.train, couple.test, protocol)
     except ProbeSkippedError as reason:
         return {**result, "skipped": f"probe {name} skipped: {reason}", "seconds": time.perf_counter() - began}
     result.update(_figures(found, spec, protocol))
