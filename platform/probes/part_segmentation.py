@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ..data.clouds import NO_PART
 from ..data.dataset import Dataset
 from .bench import POSITION, ProbeSkippedError
-from .clouds import CloudBatch, CloudBench, cloud_units
+from .clouds import Cloud, CloudBatch, CloudBench, cloud_units
 from .features import frozen
 from .figures import Found
 from .protocol import PartProtocol
@@ -50,28 +50,33 @@ def measure(bench: CloudBench, train: Dataset, test: Dataset, protocol: PartProt
             raise ProbeSkippedError(f"no category of {train.uri} has labelled parts in two training clouds or more")
         categories = sorted({cloud.label for cloud in usable})
         sums: dict[str, list[np.ndarray]] = {}
-        clouds = []
+        clouds: list[Cloud] = []
+
+        def of_category(category: int, iou: float) -> Float[np.ndarray, " k"]:
+            """A shape's IoU, and the number 1, at the place of its category."""
+            row = np.zeros((2, len(categories)))
+            row[:, categories.index(category)] = iou, 1
+            return row.reshape(-1)
+
         for batch in bench.batches(test, usable, counts, extra=[_reference(bench)]):
             for name, size, features in _features(bench, batch):
                 for cloud, x, parts in zip(batch.clouds, features, batch.parts.get(size, ()), strict=True):
                     own = np.flatnonzero(tallies[cloud.label])
                     scores = heads[name][cloud.label](x).numpy()
-                    row = np.zeros((2, len(categories)))
-                    row[:, categories.index(cloud.label)] = shape_iou(own[scores[:, own].argmax(axis=1)], parts, own), 1
-                    sums.setdefault(name, []).append(row.reshape(-1))
+                    predicted = {name: own[scores[:, own].argmax(axis=1)]}
                     if name == POSITION:
-                        most = np.full(len(parts), tallies[cloud.label].argmax())
-                        row[0, categories.index(cloud.label)] = shape_iou(most, parts, own)
-                        sums.setdefault(MAJORITY, []).append(row.reshape(-1).copy())
+                        predicted[MAJORITY] = np.full(len(parts), tallies[cloud.label].argmax())
+                    for row, found in predicted.items():
+                        sums.setdefault(row, []).append(of_category(cloud.label, shape_iou(found, parts, own)))
             clouds += batch.clouds
             bench.progress("part_segmentation probe: testing", len(clouds) / len(usable))
     counts |= {"test_clouds": len(clouds), "categories": len(categories), "parts": count}
 
     def metrics_of(sums: Float[np.ndarray, "*shape k"]) -> dict[str, np.ndarray]:
         iou, shapes = np.moveaxis(sums.reshape(*sums.shape[:-1], 2, len(categories)), -2, 0)
-        of_category = iou / shapes
-        whole = {"instance_miou": iou.sum(axis=-1) / shapes.sum(axis=-1), "class_miou": np.nanmean(of_category, axis=-1)}
-        return whole | {f"miou_{train.manifest.classes[c]}": of_category[..., i] for i, c in enumerate(categories)}
+        means = iou / shapes
+        whole = {"instance_miou": iou.sum(axis=-1) / shapes.sum(axis=-1), "class_miou": np.nanmean(means, axis=-1)}
+        return whole | {f"miou_{train.manifest.classes[c]}": means[..., i] for i, c in enumerate(categories)}
 
     about = {"unit": "%", "better": "higher", "group": "mIoU by category"}
     details = {

@@ -23,6 +23,10 @@ from sightline.platform.probes.run import Couple, run_probes
 from sightline.platform.probes.splits import Units
 
 HASHES = {
+    "part_segmentation": "fc9b2b3a5da8",
+    "few_shot": "54bb19b0fe73",
+    "shape_knn": "7d6eb0ec81f9",
+    "shape_svm": "34030cce6576",
     "knn": "945abaf3c36b",
     "linear": "31b6069ec6a1",
     "segmentation": "789d6070a4a0",
