@@ -26,7 +26,7 @@ from .runs import Run
 from .tracking import Tracking
 
 if TYPE_CHECKING:
-    from .jobs import MemoryMeter
+    from .memory import MemoryMeter
 
 CONTROLS = (1, 2, 3)
 """Seeds of the random-weights encoders that every probe is held against."""

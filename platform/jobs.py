@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +12,7 @@ from . import checkpoint
 from .data.dataset import Dataset
 from .initial import read_record
 from .launch import carry_out, start_ray
+from .memory import MemoryMeter
 from .progress import RunProgress, duration
 from .runs import Run, redact
 from .tracking import Tracking
@@ -121,29 +120,3 @@ def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, se
         "seconds": seconds,
         "peak_bytes": findings.peak_bytes,
     }
-
-
-class MemoryMeter(threading.Thread):
-    """Peak proportional set size (PSS) of this process and all it started; shared memory counts once."""
-
-    EVERY = 3.0
-
-    def __init__(self) -> None:
-        super().__init__(name="sightline-memory", daemon=True)
-        self.peak = 0
-        self._stop_asked = threading.Event()
-
-    def run(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while not self._stop_asked.wait(self.EVERY):
-            with suppress(psutil.Error):
-                total = 0
-                for process in [me, *me.children(recursive=True)]:
-                    with suppress(psutil.Error):
-                        total += process.memory_full_info().pss
-                self.peak = max(self.peak, total)
-
-    def stop(self) -> None:
-        self._stop_asked.set()

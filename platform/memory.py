@@ -1,0 +1,32 @@
+"""How much memory a run takes, with every process that it started."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+
+class MemoryMeter(threading.Thread):
+    """Peak proportional set size (PSS) of this process and all it started; shared memory counts once."""
+
+    EVERY = 3.0
+
+    def __init__(self) -> None:
+        super().__init__(name="sightline-memory", daemon=True)
+        self.peak = 0
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while not self._stop_asked.wait(self.EVERY):
+            with suppress(psutil.Error):
+                total = 0
+                for process in [me, *me.children(recursive=True)]:
+                    with suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+                self.peak = max(self.peak, total)
+
+    def stop(self) -> None:
+        self._stop_asked.set()
