@@ -21,6 +21,7 @@ class TimmEncoder(nn.Module):
     receives; without attention the length of its feature (ours). Rows sum to 1.
     """
 
+    network: Any
     mean: Tensor
     std: Tensor
 
@@ -64,11 +65,12 @@ class TimmEncoder(nn.Module):
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         if self.last is None:
-            length = self._features(images).norm(dim=-1)
+            length: Tensor = self._features(images).norm(dim=-1)
             return length / length.sum(dim=1, keepdim=True)
         matrix = self.attention(images)
         rows = matrix[:, 0, self.prefix :] if self.network.cls_token is not None else matrix[:, self.prefix :, self.prefix :].mean(dim=1)
-        return rows / rows.sum(dim=1, keepdim=True)
+        share: Tensor = rows / rows.sum(dim=1, keepdim=True)
+        return share
 
     def attention(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m m"]:
         """Of the last block, mean over heads, class and register tokens first; for networks that have one."""
@@ -85,8 +87,9 @@ class TimmEncoder(nn.Module):
 def _create(model: TimmModel) -> tuple[Any, dict[str, Any]]:
     import timm
 
+    arguments: dict[str, Any] = {**({} if model.project else {"num_classes": 0}), **model.arguments}
     try:
-        network = timm.create_model(model.name, pretrained=False, **({} if model.project else {"num_classes": 0}), **model.arguments)
+        network: Any = timm.create_model(model.name, pretrained=False, **arguments)
     except (RuntimeError, TypeError, ValueError) as error:
         from ..settings import nearest
 
