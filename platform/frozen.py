@@ -28,28 +28,31 @@ FOLDER = "frozen"
 
 
 def resolve(experiment: Experiment, tracking_uri: str | None = None) -> tuple[Experiment, dict[str, Weights]]:
-    """The experiment with its encoders pinned (`PLACE@sha256:HEX`), and their weights by the setting that names them.
+    """The experiment with its encoders pinned (`PLACE@sha256:HEX`), and each by the setting that names it.
 
-    Raises `CallError` where there is nothing of a name, or its weights are not those of the SHA-256 beside it.
+    The SHA-256 is that of the encoder's tensors: the same for a run, its registered version and its exported file. Raises `CallError`
+    where there is nothing of a name, or its encoder is not that of the SHA-256 beside it.
     """
-    method, found = find_method(experiment.method), {}
-    settings = experiment.settings
+    method, settings = find_method(experiment.method), experiment.settings
+    found, encoders = {}, {}
     for key, given in method.frozen(settings).items():
         name, _, sha256 = given.partition("@sha256:")
         if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise CallError(f"{key} = {given!r}: {sha256!r} is no SHA-256", "leave the part from @sha256: on away")
         weights = find(name, tracking_uri)
+        encoders[key] = weights.encoder()
+        state = encoders[key].state_dict()
+        weights = found[key] = Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place)
         if sha256 and weights.sha256 != sha256:
             raise CallError(
-                f"the weights in {weights.place} are not those of {key}: their SHA-256 is {weights.sha256[:16]}..., not {sha256[:16]}...",
+                f"the encoder in {weights.place} is not that of {key}: its SHA-256 is {weights.sha256[:16]}..., not {sha256[:16]}...",
                 "name the original weights, or leave the part from @sha256: on away to take these",
             )
-        found[key] = weights
         section, _, field = key.partition(".")
         pinned = getattr(settings, section).model_copy(update={field: f"{weights.place}@sha256:{weights.sha256}"})
         settings = settings.model_copy(update={section: pinned})
     if found:
-        settings = method.fit(settings, {key: weights.encoder() for key, weights in found.items()})
+        settings = method.fit(settings, encoders)
     return experiment.model_copy(update={"settings": settings}), found
 
 
@@ -57,18 +60,22 @@ def keep(found: Mapping[str, Weights], folder: Path) -> None:
     """Write the encoders to `frozen/` of the run's `folder`."""
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        write_file(Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, str(path)), path)
+        write_file(weights, path)
 
 
 def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
     """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
     loaded = {}
-    for key in find_method(experiment.method).frozen(experiment.settings):
+    for key, pinned in find_method(experiment.method).frozen(experiment.settings).items():
         path = folder / FOLDER / f"{key}.safetensors"
         if not path.is_file():
             raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
-        loaded[key] = read_file(path).encoder()
+        weights = read_file(path)
+        if weights.sha256 != pinned.rpartition("@sha256:")[2]:
+            raise SightlineError(
+                f"{path} is not the encoder {pinned} that run {folder.name} began with", "put that back, or start a new run"
+            )
+        loaded[key] = weights.encoder()
     return loaded
 
 

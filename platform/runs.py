@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
@@ -21,6 +21,9 @@ from sightline.methods.settings import nearest
 from . import config
 from .events import Event
 from .home import home, runs_folder
+
+if TYPE_CHECKING:
+    from .weights import Weights
 
 EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
 """One writer each: the process of rank 0, and the driver."""
@@ -84,7 +87,7 @@ class Run:
 
             initial = find_initial(experiment, tracking_uri or None)
             experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"init": initial.place})})
-        frozen = {}
+        frozen: dict[str, Weights] = {}
         if find_method(experiment.method).frozen(experiment.settings):
             from .frozen import resolve
 

@@ -60,13 +60,14 @@ class TokenEmbed(nn.Module):
     def forward(self, members: Float[Tensor, "b g k c"]) -> Float[Tensor, "b g d"]:
         b, g, k, _ = members.shape
         own = self.first_conv(members.flatten(0, 2))
-        largest = own.unflatten(0, (b * g, k)).amax(dim=1)
-        mix, norm, relu, out = self.second_conv
         width = own.shape[1]
+        largest = own.view(b * g, k, width).amax(dim=1)
+        mix, norm, relu, out = self.second_conv
+        assert isinstance(mix, nn.Linear)
         shared = linear(largest, mix.weight[:, :width], mix.bias)
-        mixed = linear(own, mix.weight[:, width:]).unflatten(0, (b * g, k)) + shared[:, None]
+        mixed = linear(own, mix.weight[:, width:]).view(b * g, k, -1) + shared[:, None]
         tokens: Tensor = out(relu(norm(mixed.flatten(0, 1))))
-        return tokens.unflatten(0, (b, g, k)).amax(dim=2)
+        return tokens.view(b, g, k, -1).amax(dim=2)
 
 
 class Attention(nn.Module):
@@ -79,13 +80,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        seen: Bool[
-            Tensor,
-            (
-                b  # n n
-            ),
-        ]
-        | None,
+        seen: Bool[Tensor, " b #n n"] | None,
     ) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mask = None if seen is None else seen[:, None]
@@ -131,7 +126,7 @@ def place_embed(dim: int) -> nn.Sequential:
 class Packed(NamedTuple):
     """The visible tokens of each sample, in index order, at the front of rows that are as long as the longest."""
 
-    index: Int[Tensor, "b l"]
+    picks: Int[Tensor, "b l"]
     valid: Bool[Tensor, "b l"]
 
     @property
@@ -142,17 +137,17 @@ class Packed(NamedTuple):
 
 def pack(visible: Bool[Tensor, "b g"]) -> Packed:
     longest = visible.shape[1] if torch.compiler.is_exporting() else int(visible.sum(dim=1).amax())
-    index = torch.argsort((~visible).to(torch.uint8), dim=1, stable=True)[:, :longest]
-    return Packed(index, visible.gather(1, index))
+    picks = torch.argsort((~visible).to(torch.uint8), dim=1, stable=True)[:, :longest]
+    return Packed(picks, visible.gather(1, picks))
 
 
 def put(base: Float[Tensor, "b g d"], packed: Packed, values: Float[Tensor, "b l d"]) -> Float[Tensor, "b g d"]:
     """`base` with the packed tokens in their places."""
-    rows = packed.index[..., None].expand_as(values)
+    rows = packed.picks[..., None].expand_as(values)
     return base.scatter(1, rows, torch.where(packed.valid[..., None], values, base.gather(1, rows)))
 
 
-def spread_masks(top: Bool[Tensor, "b g"], scales: Sequence[Groups], *, official: bool) -> list[Bool[Tensor, "b g"]]:
+def spread_masks(top: Bool[Tensor, "b g"], scales: Sequence[Groups], *, official: bool) -> list[Bool[Tensor, "b _"]]:
     """Hidden tokens of each scale, the finest first: a token is visible where a visible token of the scale above has it as a member.
 
     `official`: where anything is hidden in a scale, token 0 of the first sample below is visible, as the released code has it.
@@ -179,7 +174,7 @@ class Encoded(NamedTuple):
 class HierarchicalEncoder(nn.Module):
     def __init__(self, model: I2PModel, norms: bool = True) -> None:
         super().__init__()
-        dims = model.dims
+        dims, self.depths = model.dims, model.depths
         self.token_embed = nn.ModuleList(
             [TokenEmbed(3, model.embed, (2 * model.embed[1], dims[0]))]
             + [TokenEmbed(below, (below, below), (dim, dim)) for below, dim in pairwise(dims)]
@@ -195,9 +190,9 @@ class HierarchicalEncoder(nn.Module):
     def encode(
         self,
         scales: Sequence[Groups],
-        masks: Sequence[Bool[Tensor, "b g"]],
+        masks: Sequence[Bool[Tensor, "b _"]],
         kept: Bool[Tensor, "l 2 b"] | None = None,
-        near: Sequence[Bool[Tensor, "b g g"]] | None = None,
+        near: Sequence[Bool[Tensor, "b _ _"]] | None = None,
     ) -> Encoded:
         """`near`: which tokens of each scale look at which, where nothing is hidden (fine-tuning); default: all at all."""
         encoded = Encoded([], [], [])
@@ -206,10 +201,10 @@ class HierarchicalEncoder(nn.Module):
             tokens = self.token_embed[i](members)
             packed = pack(~mask)
             blocks = self.encoder_blocks[i]
-            places = self.encoder_pos_embeds[i](take(groups.centres, packed.index))
-            n = len(blocks.blocks)
+            places = self.encoder_pos_embeds[i](take(groups.centres, packed.picks))
+            n = self.depths[i]
             seen = packed.seen if near is None else near[i]
-            x = blocks(take(tokens, packed.index), places, seen, None if kept is None else kept[used : used + n])
+            x = blocks(take(tokens, packed.picks), places, seen, None if kept is None else kept[used : used + n])
             used += n
             if i + 1 < len(scales):
                 members = take(put(tokens, packed, x), scales[i + 1].members)
@@ -257,4 +252,4 @@ class TokenPropagation(nn.Module):
     ) -> Float[Tensor, "b g d"]:
         z = torch.cat([fine, interpolate(fine_centres, coarse_centres, coarse)], dim=-1)
         out: Tensor = self.extraction(self.fuse(z.flatten(0, 1)))
-        return out.unflatten(0, fine.shape[:2])
+        return out.view_as(fine)

@@ -32,7 +32,7 @@ class Hidden(NamedTuple):
     """What of a group's clouds is hidden."""
 
     saliency: Float[Tensor, "b g"] | None
-    masks: list[Bool[Tensor, "b g"]]
+    masks: list[Bool[Tensor, "b _"]]
     """Of each scale, the finest first."""
 
 
@@ -131,7 +131,7 @@ class I2PMaePretext(nn.Module):
         centres = take(scales[2].centres, order)
         hidden = self.mask_token.expand(len(order), order.shape[1] - encoded.out[2].shape[1], -1)
         x = torch.cat([encoded.out[2], hidden.to(encoded.out[2].dtype)], dim=1)
-        first = len(self.h_decoder[0].blocks)
+        first = self.config.model.decoder_depths[0]
         coarse = self.h_decoder[0](x, self.decoder_pos_embeds[0](centres), None, None if kept is None else kept[:first])
         seen = encoded.out[1]
         own = put(seen.new_zeros(*masks[1].shape, seen.shape[2]), encoded.packed[1], seen)
@@ -154,7 +154,7 @@ class I2PMaePretext(nn.Module):
         if not len(of_sample):
             return tokens.sum() * 0.0
         total = tokens.new_zeros((), dtype=torch.float32)
-        for sample, token in zip(of_sample.split(rows), of_token.split(rows), strict=True):
+        for sample, token in zip(torch.split(of_sample, rows), torch.split(of_token, rows), strict=True):
             wanted = targets[sample[:, None], scales[1].members[sample, token]]
             total = total + mse_loss(self.rec_head_2d(tokens[sample, token]).float(), wanted.flatten(1).float(), reduction="sum")
         return total / (len(of_sample) * numbers)

@@ -24,6 +24,6 @@ def i2p_schedules(optim: OptimConfig, clock: Clock, official: bool) -> dict[str,
 
     def lr(step: int) -> float:
         t = max(0, math.floor(step / per_epoch) - 1) if official else step
-        return cosine(t, warmup, length, peak, optim.min_lr)
+        return cosine(float(t), warmup, length, peak, optim.min_lr)
 
     return {"lr": lr, "weight_decay": lambda step: optim.weight_decay}

@@ -40,7 +40,7 @@ class PointClassifier(nn.Module):
         out: Tensor = self.h_encoder.encode(scales, nothing, kept, self.near(scales)).out[2]
         return out
 
-    def near(self, scales: Sequence[Groups]) -> list[Bool[Tensor, "b g g"]]:
+    def near(self, scales: Sequence[Groups]) -> list[Bool[Tensor, "b _ _"]]:
         """Which tokens of each scale are less than its radius apart."""
         return [squared_distances(s.centres, s.centres).sqrt() < radius for s, radius in zip(scales, self.radii, strict=True)]
 

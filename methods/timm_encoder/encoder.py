@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -21,28 +22,40 @@ class TimmEncoder(nn.Module):
     receives; without attention the length of its feature (ours). Rows sum to 1.
     """
 
+    network: Any
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.network, config = _create(model)
-        self.project = model.project
+        self.name, self.project = model.name, model.project
+        if model.project and not isinstance(getattr(self.network, "head", None), nn.Linear):
+            raise CallError(f"timm's {model.name} has no head that takes its tokens one by one", "leave model.project=false")
         self.register_buffer("mean", torch.tensor(config["mean"], device="cpu").view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"], device="cpu").view(-1, 1, 1), persistent=False)
         self.prefix = int(getattr(self.network, "num_prefix_tokens", 0))
-        self.last = _last_attention(self.network)
         if self.last is not None:
             self.last.fused_attn = False  # its matrix is asked for
         patches = getattr(self.network, "patch_embed", None)
         size = getattr(patches, "img_size", None) or config["input_size"][1:]
-        self.image_size = (int(size[0]), int(size[1]))
         self.patch_size = self._patch_size(patches)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.image_size = (self._whole(height), self._whole(width))
         self.dim = int(self.network.num_classes if model.project else self.network.num_features)
 
+    @property
+    def last(self) -> Any:
+        """The attention of the last block; None where there is none."""
+        return _last_attention(self.network)
+
+    def _whole(self, side: int) -> int:
+        """The next multiple of a patch: where its own size is none, as with ResNets at 176, a network with feature maps pads."""
+        return -(-int(side) // self.patch_size) * self.patch_size
+
     def _patch_size(self, patches: Any) -> int:
-        if self.last is not None and hasattr(patches, "patch_size"):
-            return int(patches.patch_size[0])
+        if self.last is not None and hasattr(patches, "feat_ratio"):
+            return int(patches.feat_ratio())
         return int(self.network.feature_info[-1]["reduction"])
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
@@ -56,18 +69,33 @@ class TimmEncoder(nn.Module):
         return self.tokens(images)
 
     def _features(self, images: Tensor) -> Tensor:
-        found: Tensor = self.network.forward_features((images - self.mean) / self.std)
-        if found.ndim == 3:
-            return found[:, self.prefix :]
-        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC" or found.shape[-1] == self.network.num_features
-        return found.flatten(1, 2) if channels_last else found.flatten(2).transpose(1, 2)
+        found = self.network.forward_features((images - self.mean) / self.std)
+        if isinstance(found, Tensor) and found.ndim == 4:
+            channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC" or found.shape[-1] == self.network.num_features
+            found = found.flatten(1, 2) if channels_last else found.flatten(2).transpose(1, 2)
+        elif isinstance(found, Tensor) and found.ndim == 3:
+            found = found[:, self.prefix :]
+        return self._one_a_patch(found, images)
+
+    def _one_a_patch(self, found: Any, images: Tensor) -> Tensor:
+        """Raises `CallError` where the network has no feature, or no attention, for each patch in raster order."""
+        rows, columns = (side // self.patch_size for side in images.shape[2:])
+        if not isinstance(found, Tensor) or found.ndim < 2 or found.shape[1] != rows * columns:
+            got = f"{found.shape[1]} of them" if isinstance(found, Tensor) and found.ndim > 1 else "none"
+            raise CallError(
+                f"timm's {self.name} does not have one feature a patch: {rows} x {columns} are needed for {images.shape[2]} x "
+                f"{images.shape[3]} pixels, it gives {got}",
+                f"give images whose sides are multiples of {self.patch_size}, or choose a ViT, a ResNet, a ConvNeXt or a Swin",
+            )
+        return found
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         if self.last is None:
-            length = self._features(images).norm(dim=-1)
+            length: Tensor = self._features(images).norm(dim=-1)
             return length / length.sum(dim=1, keepdim=True)
         matrix = self.attention(images)
         rows = matrix[:, 0, self.prefix :] if self.network.cls_token is not None else matrix[:, self.prefix :, self.prefix :].mean(dim=1)
+        rows = self._one_a_patch(rows, images)
         return rows / rows.sum(dim=1, keepdim=True)
 
     def attention(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m m"]:
@@ -85,16 +113,15 @@ class TimmEncoder(nn.Module):
 def _create(model: TimmModel) -> tuple[Any, dict[str, Any]]:
     import timm
 
+    arguments: dict[str, Any] = {**({} if model.project else {"num_classes": 0}), **model.arguments}
     try:
-        network = timm.create_model(model.name, pretrained=False, **({} if model.project else {"num_classes": 0}), **model.arguments)
-    except (RuntimeError, TypeError, ValueError) as error:
-        from ..settings import nearest
-
-        known = timm.list_models()
-        near = nearest(model.name.partition(".")[0], known)
-        raise CallError(
-            f"timm cannot make {model.name!r}: {error}", f"did you mean {near!r}?" if near else "`timm.list_models()` has the names"
-        ) from None
+        network: Any = timm.create_model(model.name, pretrained=False, **arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        if timm.is_model(model.name):
+            raise CallError(f"timm cannot make {model.name} with {arguments}: {error}", "correct model.arguments") from None
+        near = get_close_matches(model.name.partition(".")[0], timm.list_models(), n=1)
+        mend = f"did you mean {near[0]!r}?" if near else "`timm.list_models()` has the names"
+        raise CallError(f"timm has no model {model.name!r}", mend) from None
     return network, dict(network.pretrained_cfg)
 
 
@@ -119,6 +146,6 @@ class TimmPretext(nn.Module):
 
 def build(config: TimmConfig, live: Live) -> TimmPretext:
     """With timm's own random weights, the same for the same `live.seed`."""
-    with torch.random.fork_rng(devices=[]):  # timm draws from the global generator
-        torch.manual_seed(live.seed)
+    with torch.random.fork_rng(devices=[]):  # timm draws from the global generator of the CPU, which is put back
+        torch.default_generator.manual_seed(live.seed)
         return TimmPretext(config.model)

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..contract import Match
 from ..errors import SightlineError
-from .config import TimmConfig
+from .config import TimmConfig, TimmModel
 
 WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 PREFIX = "inner.network."
@@ -38,16 +39,19 @@ def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
 
 
 def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Nothing: a file of weights does not say which timm model it belongs to."""
-    return {}
+    """What `save` put beside the tensors; else nothing: a file of weights does not say which timm model it belongs to."""
+    fields = TimmModel.model_fields.keys()
+    return {"model": {name: content[name] for name in fields}} if fields <= content.keys() else {}
 
 
 def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], Match]:
-    """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits or a shape differs."""
+    """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits, a shape differs, or it is no `ImageEncoder`."""
     from .encoder import TimmEncoder
 
-    tensors = weights(content)
-    theirs = timm_state(tensors, TimmEncoder(config.model).network)
+    encoder, tensors = TimmEncoder(config.model).eval(), weights(content)
+    with torch.inference_mode():
+        encoder.saliency(torch.zeros(1, 3, *encoder.image_size))
+    theirs = timm_state(tensors, encoder.network)
     state = {PREFIX + name: tensor for name, tensor in theirs.items() if PREFIX + name in into}
     for name, tensor in state.items():
         if tensor.shape != into[name].shape:
@@ -63,7 +67,8 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmCon
         )
     missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state)
     unexpected = tuple(name for name in theirs if PREFIX + name not in into)
-    return state, Match(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected)
+    resized = tuple(name for name in theirs if name in tensors and theirs[name].shape != tensors[name].shape)
+    return state, Match(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected, resized)
 
 
 def save(state: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

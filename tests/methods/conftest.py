@@ -10,9 +10,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-install_import_hook(
-    ["sightline.methods.layers", "sightline.methods.croco", "sightline.methods.conmim", "sightline.methods.loca"], "beartype.beartype"
-)
+CHECKED = ("layers", "croco", "conmim", "loca", "i2p_mae", "timm_encoder")
+install_import_hook([f"sightline.methods.{name}" for name in CHECKED], "beartype.beartype")
 
 import parity_harness as parity  # noqa: E402
 

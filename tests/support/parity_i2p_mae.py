@@ -322,8 +322,7 @@ def rates(vector: Vector) -> Mapping[str, Tensor]:
         lr = i2p_schedules(optim, Clock(steps=7 * epochs, batch_size=2, samples=14), official=True)["lr"]
         if any(lr(7 * e) != lr(7 * e + 6) for e in range(epochs)):
             raise ParityError("a rate changes within an epoch")
-        first = cosine(0, law["warmup_epochs"], law["t_initial"], law["base_lr"], law["min_lr"])
-        assert lr(0) == first
+        assert lr(0) == cosine(*map(float, (0, law["warmup_epochs"], law["t_initial"], law["base_lr"], law["min_lr"])))
         out[f"output.{name}"] = torch.tensor([lr(7 * e) for e in range(epochs)], dtype=vector.tensors[f"output.{name}"].dtype)
     return out
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 
@@ -57,6 +58,30 @@ TOY_IMAGES: dict[str, dict[str, Any]] = {
 """The methods on single images, with everything in them that a group or a whole batch shares."""
 for _toy in TOY_IMAGES.values():
     _toy |= {"batch": TOY["batch"], "train": {**TOY["train"], "validate_samples": 20}, "log": TOY["log"]}
+
+
+TOY_POINTS: dict[str, Any] = {
+    "method": "i2p_mae",
+    "model": {"points": 64, "groups": [32, 16, 8], "neighbours": [4, 4, 4], "dims": [12, 24, 48], "depths": [1, 1, 1], "embed": [8, 16]}
+    | {"drop_path": 0.2},
+    "optim": {"lr": 2.0e-3, "warmup": "3 steps"},
+    "batch": TOY["batch"],
+    "train": {**TOY["train"], "length": "20 steps", "validate_samples": 20},
+    "log": TOY["log"],
+}
+"""I2P-MAE on clouds of 64 points; `model.teacher` is still to be named."""
+
+
+def write_points(folder: Path, rows: int, seed: int, broken: tuple[int, ...] = ()) -> Path:
+    """Points of ellipsoids and of boxes, 70 to 90 of them."""
+    rng = np.random.default_rng(seed)
+    with ShardWriter(folder, "points", classes=("round", "square")) as writer:
+        for index in range(rows):
+            points = rng.normal(size=(rng.integers(70, 90), 3))
+            points /= np.linalg.norm(points, axis=1, keepdims=True) if index % 2 else np.abs(points).max(axis=1, keepdims=True)
+            points = points * rng.uniform(0.3, 1, size=3) * (index not in broken)
+            writer.write({"id": f"{seed}-{index:04d}", "scene": f"s{index % 5}", "points": encode_points(points), "label": index % 2})
+    return folder
 
 
 def write_images(folder: Path, rows: int, seed: int) -> Path:

@@ -69,6 +69,8 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
         raise BrokenSampleError(f"cannot be read as {suffix[1:].upper()}: {name}, {type(error).__name__}: {error}") from None
     vertices, faces, first = [], [], 0
     for part in parts:
+        if not isinstance(part, trimesh.Trimesh | trimesh.PointCloud):  # curves
+            continue
         vertices.append(np.asarray(part.vertices, np.float64))
         faces.append(np.asarray(getattr(part, "faces", np.empty((0, 3), int)), np.int64) + first)
         first += len(vertices[-1])
@@ -134,7 +136,8 @@ def thinned(cloud: Cloud, count: int, rng: np.random.Generator) -> Cloud:
     if len(cloud.points) <= count:
         return cloud
     chosen = rng.permutation(len(cloud.points))[:count]
-    return Cloud(*(None if column is None else column[chosen] for column in cloud))
+    normals, part = (None if column is None else column[chosen] for column in cloud[1:])
+    return Cloud(cloud.points[chosen], normals, part)
 
 
 Reader = Callable[[str, int, np.random.Generator], Cloud]
