@@ -44,7 +44,7 @@ class Views(Protocol):
     It sees the images of its kind. Optional attributes: `columns: tuple[str, ...]`, further columns it needs, such as
     `label` (a row that lacks one is a broken sample); `evaluation: Views`, what validation sees in its place, such as a centre crop;
     `smallest: tuple[int, int]`, the smallest (height, width) of a stored image it can use, `image_shape` where it is absent: views
-    whose crops enlarge say for example (32, 32).
+    whose crops enlarge say for example (32, 32); `least: int`, the fewest points of a cloud it can use.
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
@@ -72,6 +72,23 @@ class ImageEncoder(Protocol):
 
     def saliency(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b n"]:
         """How much each patch is looked at in the last block; rows sum to 1."""
+        ...
+
+
+class PointEncoder(Protocol):
+    """The exported encoder of clouds. Input: float32, B x `points` x 3, centred on the mean, the farthest point at distance 1."""
+
+    dim: int
+    points: int
+    least: int
+    """Fewest distinct points of a cloud that it can use."""
+
+    def tokens(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b g d"]:
+        """Tokens of the coarsest scale after the final norm."""
+        ...
+
+    def pooled(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b d"]:
+        """One feature a cloud, as the method pools its tokens."""
         ...
 
 
@@ -182,7 +199,7 @@ class Pretext(Protocol):
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]: ...
 
     def encoder(self) -> torch.nn.Module:
-        """The exported module (`ImageEncoder`), sharing no storage with this one."""
+        """The exported module (`ImageEncoder` or `PointEncoder`), sharing no storage with this one."""
         ...
 
     def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
