@@ -82,6 +82,8 @@ class PointEncoder(Protocol):
     points: int
     least: int
     """Fewest distinct points of a cloud that it can use."""
+    groups: int
+    """Tokens of a cloud."""
 
     def tokens(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b g d"]:
         """Tokens of the coarsest scale after the final norm."""

@@ -102,7 +102,7 @@ class CloudInArray(_CloudItem):
 
 @dataclass(frozen=True, slots=True)
 class CloudFromDepth(_CloudItem):
-    """What a depth image sees, in the axes of its camera, in metres."""
+    """What a depth image sees, in metres: x right, y up, z towards the camera, upright as other clouds mostly are."""
 
     depth: str = ""
     K: tuple[float, ...] = ()
@@ -114,7 +114,7 @@ class CloudFromDepth(_CloudItem):
         if not len(row):
             raise BrokenSampleError("a depth image without a reading")
         z = depth[row, column].astype(np.float64)
-        points = np.stack([(column - cx) / fx * z, (row - cy) / fy * z, z], axis=1)
+        points = np.stack([(column - cx) / fx * z, (cy - row) / fy * z, -z], axis=1)
         return thinned(Cloud(points), self.drawn.count, self.drawn.rng(self.id))
 
 
