@@ -123,6 +123,8 @@ class Match:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     resized: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Known, and not of this network: another network that the authors keep in the same file."""
 
 
 @runtime_checkable
