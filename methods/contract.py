@@ -44,13 +44,12 @@ class Views(Protocol):
     It sees the images of its kind. Optional attributes: `columns: tuple[str, ...]`, further columns it needs, such as
     `label` (a row that lacks one is a broken sample); `evaluation: Views`, what validation sees in its place, such as a centre crop;
     `smallest: tuple[int, int]`, the smallest (height, width) of a stored image it can use, `image_shape` where it is absent: views
-    whose crops enlarge say for example (32, 32).
+    whose crops enlarge say for example (32, 32); `least: int`, the fewest points of a cloud it can use.
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
 
 
-@runtime_checkable
 class Stage(Protocol):
     """A frozen step between views and training, on the arrays of several samples, in the data workers: a render and a 2-D teacher, say.
 
@@ -81,13 +80,17 @@ class PointEncoder(Protocol):
 
     dim: int
     points: int
+    least: int
+    """Fewest distinct points of a cloud that it can use."""
+    groups: int
+    """Tokens of a cloud."""
 
     def tokens(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b g d"]:
-        """Of the coarsest scale, after the final norm."""
+        """Tokens of the coarsest scale after the final norm."""
         ...
 
     def pooled(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b d"]:
-        """One feature of the whole cloud, as the method's paper makes it."""
+        """One feature a cloud, as the method pools its tokens."""
         ...
 
     def at_points(self, points: Float[torch.Tensor, "b n 3"]) -> Float[torch.Tensor, "b n e"]:
@@ -124,6 +127,8 @@ class Match:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     resized: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Known, and not of this network: another network that the authors keep in the same file."""
 
 
 @runtime_checkable
@@ -202,7 +207,7 @@ class Pretext(Protocol):
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]: ...
 
     def encoder(self) -> torch.nn.Module:
-        """The exported module (`ImageEncoder`), sharing no storage with this one."""
+        """The exported module (`ImageEncoder` or `PointEncoder`), sharing no storage with this one."""
         ...
 
     def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:

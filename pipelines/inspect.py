@@ -8,6 +8,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,12 @@ def _tell(console: Console, place: str, manifest: Manifest, verified: bool, shee
     if manifest.image_min and manifest.image_max:
         (h0, w0), (h1, w1) = manifest.image_min, manifest.image_max
         console.print(f"  images       height {_range(h0, h1)}, width {_range(w0, w1)} px")
+    if manifest.points:
+        apart = f", in different places {_range(*manifest.distinct)}" if manifest.distinct not in (None, manifest.points) else ""
+        console.print(f"  points       {_range(*manifest.points)} a cloud{apart}")
+    if manifest.extent:
+        low, high = (f"{side:.4g}" for side in manifest.extent)
+        console.print(f"  extent       {low if low == high else f'{low} to {high}'} (longest side of a cloud's box, unit of the source)")
     console.print(f"  columns      {', '.join(manifest.columns)}")
     if manifest.scenes:
         biggest = sorted(manifest.scenes.items(), key=lambda item: -item[1])
@@ -106,7 +113,9 @@ def _tell(console: Console, place: str, manifest: Manifest, verified: bool, shee
 
 
 def _class_lines(manifest: Manifest) -> list[str]:
-    """What is to be said of the classes: rows of the largest and the smallest, rows without a label, the share of pixels of each."""
+    """What is to be said of the classes: rows of largest and smallest, rows without label, shares of pixels and of parts."""
+    from sightline.platform.data.clouds import NO_PART
+
     lines = []
     if manifest.labels:
         labels = {index: manifest.labels.get(index, 0) for index in range(len(manifest.classes))} if manifest.classes else manifest.labels
@@ -119,17 +128,30 @@ def _class_lines(manifest: Manifest) -> list[str]:
         without = manifest.rows - sum(manifest.labels.values())
         if without:
             lines.append(f"  no label     {without:,} of {manifest.rows:,} rows ({without / manifest.rows:.1%})")
+    if manifest.part_points:
+        total = sum(manifest.part_points.values())
+        of_parts = {i: manifest.part_points.get(i, 0) for i in range(len(manifest.parts))} | manifest.part_points
+        lines.append(f"  parts        {len(manifest.parts) or len(manifest.part_points):,}; share of the points:")
+        lines += _shares(of_parts, total, lambda index: "(no part)" if index == NO_PART else _part(manifest, index))
     if manifest.pixels:
         total = sum(manifest.pixels.values())
         absent = dict.fromkeys(range(len(manifest.classes)), 0)
         lines.append(f"  segmentation {len(manifest.classes) or len(manifest.pixels):,} classes; share of the pixels:")
-        largest = sorted((absent | manifest.pixels).items(), key=lambda item: (-item[1], item[0]))
-        for index, count in sorted(largest[:_SHARES]):
-            name = "(ignored)" if index == manifest.ignore_index else _named(manifest, index)
-            lines.append(f"    {index:>3}  {name:<24} {count / total:>7.2%}")
-        if len(largest) > _SHARES:
-            lines.append(f"    and {len(largest) - _SHARES:,} rarer ones")
+        lines += _shares(
+            absent | manifest.pixels, total, lambda index: "(ignored)" if index == manifest.ignore_index else _named(manifest, index)
+        )
     return lines
+
+
+def _shares(counts: Mapping[int, int], total: int, name: Callable[[int], str]) -> list[str]:
+    """One line for each of the largest."""
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"    {index:>3}  {name(index):<24} {count / total:>7.2%}" for index, count in sorted(largest[:_SHARES])]
+    return lines + ([f"    and {len(largest) - _SHARES:,} rarer ones"] if len(largest) > _SHARES else [])
+
+
+def _part(manifest: Manifest, index: int) -> str:
+    return manifest.parts[index] if index < len(manifest.parts) else f"part {index}"
 
 
 def _named(manifest: Manifest, index: int) -> str:

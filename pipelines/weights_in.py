@@ -42,8 +42,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         registered = register_import(taken.weights, args.register).uri
     if not args.json:
         console = Console(highlight=False, soft_wrap=True, markup=False)
-        for label in ("matched", "resized", "missing", "unexpected"):
-            names = getattr(match, label)
+        for label in ("matched", "resized", "missing", "unexpected", "left out"):
+            names = getattr(match, label.replace(" ", "_"))
+            if label == "left out" and not names:
+                continue
             some = "" if label == "matched" or not names else f"  {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
             console.print(f"{label:<11} {len(names):>5}{some}")
         if taken.fresh_encoder:
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "resized": match.resized,
         "missing": match.missing,
         "unexpected": match.unexpected,
+        "left_out": match.left_out,
         "random": taken.fresh,
         "registered": registered,
     }

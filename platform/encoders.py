@@ -20,7 +20,7 @@ class OpenedEncoder:
     """An encoder with its weights, and what it is."""
 
     encoder: Any
-    """An `ImageEncoder` in evaluation mode, on the CPU."""
+    """An `ImageEncoder` or `PointEncoder` in evaluation mode, on the CPU."""
     weights: Weights
     """What it was opened from: the whole pretext's state where the place holds it."""
 
@@ -62,6 +62,8 @@ def open_encoder(model: str, tracking_uri: str | None = None) -> OpenedEncoder:
 def load_encoder(model: str, tracking_uri: str | None = None) -> Any:
     """The encoder alone, for notebooks; `model` as in `open_encoder`.
 
-    It takes float32 RGB in [0, 1], b x 3 x h x w: `load_encoder("my-run").tokens(images)` gives b x patches x dim.
+    Of images it takes float32 RGB in [0, 1], b x 3 x h x w: `load_encoder("my-run").tokens(images)` gives b x patches x dim.
+    Of clouds it takes float32 b x `points` x 3 as `sightline.methods.clouds.fitted` makes them: `tokens(points)` gives
+    b x groups x dim, `pooled(points)` b x dim.
     """
     return open_encoder(model, tracking_uri).encoder

@@ -20,6 +20,7 @@ from sightline.methods.random import Noise
 
 from .encoders import OpenedEncoder
 from .published import to_published
+from .registry import input_of
 from .weights import SINGLE, Weights, write_file
 
 TOLERANCE = 1e-5
@@ -60,7 +61,8 @@ def _timm(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
 
     method = find_method(opened.method)
     if method.timm is None:
-        raise SightlineError(f"timm has no form of {opened.method}'s encoder", "use --format safetensors or onnx")
+        why = ": timm has encoders of images alone" if method.kind == "points" else ""
+        raise SightlineError(f"timm has no form of {opened.method}'s encoder{why}", "use --format safetensors, official or onnx")
     form = method.timm(opened.config, opened.encoder.state_dict())
     with _folder(out) as scratch:
         try:
@@ -125,11 +127,11 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
         import onnxscript  # noqa: F401  # torch's exporter needs it
     except ImportError as error:
         raise CallError(f"the ONNX packages are not installed ({error.name})", "pip install 'sightline[onnx]'") from None
-    height, width = opened.encoder.image_size
+    given = input_of(opened.encoder)
     output = str(getattr(opened.encoder, "output", "tokens"))
     with _folder(out) as scratch:
         path = scratch / "encoder.onnx"
-        example = torch.zeros(2, 3, height, width)  # two: an example of one would fix the batch at one
+        example = given.example(2)  # two: an example of one would fix the batch at one
         # Traced as plain products: ONNX has no fused attention, and taking one apart afterwards trips over its strides.
         with sdpa_kernel(SDPBackend.MATH):
             torch.onnx.export(
@@ -139,26 +141,34 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                input_names=["images"],
+                input_names=[given.name],
                 output_names=[output],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
+                custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
             )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        difference = _compare(opened.encoder, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "ONNX")
-    use = f'onnxruntime.InferenceSession("{out / "encoder.onnx"}").run(None, {{"images": images}})'
-    notes = [f"images: float32 RGB in [0, 1], any batch x 3 x {height} x {width}; normalisation is inside"]
+        difference = _compare(opened.encoder, lambda samples: torch.from_numpy(session.run(None, {given.name: samples.numpy()})[0]), "ONNX")
+    use = f'onnxruntime.InferenceSession("{out / "encoder.onnx"}").run(None, {{"{given.name}": {given.name}}})'
+    notes = [f"{given.name}: any batch x {' x '.join(map(str, given.shape))}; {given.words}"]
     return {"files": [str(out / "encoder.onnx")], "difference": difference, "use": use, "notes": notes}
 
 
+def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """For torch's exporter, which knows none: ONNX's TopK keeps the order of equal values."""
+    from onnxscript import opset18 as op
+
+    length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
+
+
 def _compare(encoder: Any, exported: Callable[[torch.Tensor], torch.Tensor], what: str) -> float:
-    """Largest difference on random images, as a share of the largest value. Raises `SightlineError` where it exceeds `TOLERANCE`."""
-    height, width = encoder.image_size
-    images = torch.rand(3, 3, height, width, generator=Noise(0, 0, 0).torch("images"))
+    """Largest difference on random samples, as a share of the largest value. Raises `SightlineError` where it exceeds `TOLERANCE`."""
+    samples = torch.rand(3, *input_of(encoder).shape, generator=Noise(0, 0, 0).torch("images"))
     with torch.no_grad():
-        own, theirs = encoder(images), exported(images)
+        own, theirs = encoder(samples), exported(samples)
     if own.shape != theirs.shape:
         raise SightlineError(
-            f"the {what} form gives {tuple(theirs.shape)}, the encoder {tuple(own.shape)} (batch x patches x dim); nothing was written",
+            f"the {what} form gives {tuple(theirs.shape)}, the encoder {tuple(own.shape)} (batch x tokens x dim); nothing was written",
             "this is a fault of the method's form; please report it",
         )
     scale = max(1.0, float(own.abs().max()))
@@ -167,8 +177,8 @@ def _compare(encoder: Any, exported: Callable[[torch.Tensor], torch.Tensor], wha
     if not difference <= TOLERANCE:
         worst = divmod(int(apart.argmax()), apart.shape[1])[1]
         raise SightlineError(
-            f"the {what} form does not give the encoder's tokens: they differ by {difference:.1e} of the largest (most at patch {worst}, "
-            f"in {(apart > TOLERANCE).float().mean():.0%} of all patches); {TOLERANCE:g} is allowed. Nothing was written",
+            f"the {what} form does not give the encoder's tokens: they differ by {difference:.1e} of the largest (most at token {worst}, "
+            f"in {(apart > TOLERANCE).float().mean():.0%} of all tokens); {TOLERANCE:g} is allowed. Nothing was written",
             "this is a fault of the method's form, or of this version of the library; please report it",
         )
     return difference

@@ -16,7 +16,8 @@ class PointEncoder(HierarchicalEncoder):
     def __init__(self, config: I2PConfig) -> None:
         super().__init__(config.model)
         self.model, self.official = config.model, config.pretext.official
-        self.dim, self.points = config.model.dims[2], config.model.points
+        self.dim, self.groups = config.model.dims[2], config.model.groups[2]
+        self.points, self.least = config.model.points, config.model.groups[0]
 
     def scales(self, points: Float[Tensor, "b n 3"]) -> list[Groups]:
         return group_points(points, self.model, skip_origin=self.official)

@@ -54,17 +54,13 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Our `model` settings: those that `save` put beside the tensors, else as far as shapes tell them. Heads, points, groups, drop path and
-    the finest scale's neighbours are not in the tensors; they are left at their defaults."""
-    if "encoder_dims" in content:
-        return {"model": settings_from_official(content)}
+    """Our settings, by the shapes of the tensors and, over these, by the settings that `save` put beside them. Heads, points, groups, drop
+    path and the finest scale's neighbours are not in the tensors: where nothing is beside them they are left at their defaults."""
     state = weights(content)
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in state:
-            raise SightlineError(
-                f"{name} is not in the file, nor are settings beside the tensors", "name a pre-training checkpoint of I2P-MAE"
-            )
+            raise SightlineError(f"{name} is not in the file", "name a pre-training checkpoint of I2P-MAE")
         return tuple(state[name].shape)
 
     def count(pattern: str) -> int:
@@ -73,6 +69,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     dims = tuple(shape(f"h_encoder.encoder_pos_embeds.{i}.2.weight")[0] for i in range(3))
     embed = (shape("h_encoder.token_embed.0.first_conv.0.weight")[0], shape("h_encoder.token_embed.0.first_conv.3.weight")[0])
     members = shape("rec_head_3d.weight")[0] // 3
+    features = shape("rec_head_2d.weight")[0] // members
     model: dict[str, Any] = {
         "dims": dims,
         "depths": tuple(count(rf"h_encoder\.encoder_blocks\.{i}\.blocks\.(\d+)\.") for i in range(3)),
@@ -80,14 +77,19 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "mlp_ratio": shape("h_encoder.encoder_blocks.0.blocks.0.mlp.fc1.weight")[0] / dims[0],
         "decoder_depths": tuple(count(rf"h_decoder\.{i}\.blocks\.(\d+)\.") for i in range(2)),
         "decoder_up_blocks": count(r"token_prop\.0\.extraction\.operation\.(\d+)\."),
-        "teacher_dim": shape("rec_head_2d.weight")[0] // members // VIEWS,
+        "teacher_dim": features // VIEWS,
     }
     if members != 8:
         model["neighbours"] = (16, members, 8)
-    return {"model": model}
+    model |= settings_from_official(content)
+    pretext = {"views": features // model["teacher_dim"]}
+    if "mask_ratio" in content:
+        pretext["mask_ratio"] = content["mask_ratio"]
+    return {"model": model, "pretext": pretext}
 
 
 SAME = {
+    "npoints": "points",
     "num_groups": "groups",
     "group_sizes": "neighbours",
     "encoder_dims": "dims",
@@ -105,10 +107,12 @@ def settings_from_official(theirs: Mapping[str, Any]) -> dict[str, Any]:
     for name, key in SAME.items():
         if name in theirs:
             ours[key] = tuple(theirs[name]) if isinstance(theirs[name], (list, tuple)) else theirs[name]
-    if "decoder_up_blocks" in theirs:
-        ours["decoder_up_blocks"] = theirs["decoder_up_blocks"][0]
-    if "clip_config" in theirs:
-        ours["teacher_dim"] = theirs["clip_config"]["feat_dim"]
+    match theirs.get("decoder_up_blocks"):
+        case [int(first), *_]:
+            ours["decoder_up_blocks"] = first
+    match theirs.get("clip_config"):
+        case {"feat_dim": int(width)} if width > 0:
+            ours["teacher_dim"] = width
     return ours
 
 
@@ -116,8 +120,11 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConf
     """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
     theirs = weights(content)
     state: dict[str, Tensor] = {}
-    matched, unexpected = [], []
+    matched, unexpected, left_out = [], [], []
     for name, tensor in theirs.items():
+        if name.startswith(TEACHER):
+            left_out.append(name)
+            continue
         ours = to_ours(name)
         if ours not in into:
             unexpected.append(name)
@@ -136,7 +143,7 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConf
             "name a checkpoint of I2P-MAE",
         )
     missing = tuple(to_theirs(name) for name in into if name not in state)
-    return state, Match(tuple(matched), missing, tuple(unexpected))
+    return state, Match(tuple(matched), missing, tuple(unexpected), left_out=tuple(left_out))
 
 
 def save(state: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

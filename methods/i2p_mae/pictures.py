@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..clouds import picture
 from ..contract import Batch, Picture
 from ..mosaic import SIDE, mosaic
 from ..random import Noise
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .pretext import I2PMaePretext
 
 SAMPLES = 6
-TURN, TILT = math.radians(35), math.radians(25)
-NEAR, FAR = torch.tensor([0.05, 0.25, 0.55]), torch.tensor([0.75, 0.85, 0.95])
 HEAT = torch.tensor([1.0, 0.55, 0.0])
 
 
@@ -55,21 +53,7 @@ def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -
 
 
 def drawn(points: Float[Tensor, "n 3"]) -> Float[Tensor, "3 s s"]:
-    """Seen from the side and a little from above; near points are dark. The unit sphere fills the picture."""
-    x, y, z = points.cpu().float().unbind(dim=1)
-    right = x * math.cos(TURN) + z * math.sin(TURN)
-    depth = -x * math.sin(TURN) + z * math.cos(TURN)
-    up, depth = y * math.cos(TILT) - depth * math.sin(TILT), y * math.sin(TILT) + depth * math.cos(TILT)
-    image = torch.ones(SIDE, SIDE, 3)
-    order = torch.argsort(depth)  # far ones first, so that near ones lie on top
-    shade = ((depth + 1) / 2).clamp(0, 1)[order, None]
-    colour = FAR * (1 - shade) + NEAR * shade
-    column, row = (((v[order] * 0.47 + 0.5) * SIDE).long() for v in (right, -up))
-    inside = (column >= 0) & (column < SIDE - 1) & (row >= 0) & (row < SIDE - 1)
-    column, row, colour = column[inside], row[inside], colour[inside]
-    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        image[row + dy, column + dx] = colour
-    return image.permute(2, 0, 1)
+    return torch.from_numpy(picture(points.cpu().float().numpy(), SIDE)).permute(2, 0, 1) / 255
 
 
 def with_saliency(depth: Float[Tensor, "b 224 224"], saliency: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 s s"]:

@@ -16,10 +16,11 @@ class I2PViews:
 
     def __init__(self, config: I2PConfig) -> None:
         self.config = config
+        self.least = config.model.groups[0]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Raises `BrokenSampleError` where the cloud has too few distinct points, no extent, or coordinates that are not finite."""
-        cloud = normalised(draw_points(np.asarray(sample["points"]), self.config.model.points, self.config.model.groups[0], rng))
+        cloud = normalised(draw_points(np.asarray(sample["points"]), self.config.model.points, self.least, rng))
         augment = self.config.augment
         scale = rng.uniform(*augment.scale, size=3)
         shift = rng.uniform(-augment.shift, augment.shift, size=3)

@@ -51,3 +51,14 @@ def decode_parts(data: bytes) -> Int16[np.ndarray, " n"]:
     if len(data) % 2:
         raise BrokenSampleError(f"{len(data)} bytes are no list of int16")
     return np.frombuffer(data, "<i2")
+
+
+def distinct(points: Float32[np.ndarray, "n 3"]) -> int:
+    """How many points are in different places."""
+    rows = points[np.lexsort(points.T)]
+    return len(rows[:1]) + int((rows[1:] != rows[:-1]).any(axis=1).sum())
+
+
+def count_parts(parts: Int16[np.ndarray, " n"]) -> dict[int, int]:
+    values, counts = np.unique(parts, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sightline.methods.clouds import normalised, picture
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import keyed_rng
 
+from .clouds import NO_PART, decode_parts, decode_points
 from .dataset import Dataset
 from .images import decode_image, decode_segmentation
-from .rows import IMAGE_COLUMNS
+from .rows import CLOUD_COLUMNS, IMAGE_COLUMNS
 
 _CAPTION, _MARGIN = 14, 6
 
@@ -22,7 +24,7 @@ _CAPTION, _MARGIN = 14, 6
 def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: int = 1400, seed: int = 0) -> bytes:
     """PNG of `rows` drawn samples, the images of a sample side by side, with its overlap, or its class, and its id below.
 
-    A mask lies over its image in colours, what is ignored stays as it is. A broken image shows as text.
+    A mask lies over its image in colours, what is ignored stays as it is; the parts of a cloud have colours. What is broken shows as text.
     """
     tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
     width = max(width, *(tile.width + 2 * _MARGIN for tile in tiles))
@@ -46,7 +48,7 @@ def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
-    names = ["id", "overlap", "label", "segmentation", *IMAGE_COLUMNS[dataset.kind]]
+    names = ["id", "overlap", "label", "segmentation", "points", "part", *IMAGE_COLUMNS[dataset.kind]]
     found: list[dict[str, Any]] = []
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
@@ -56,23 +58,41 @@ def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
 
 def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
     views = []
-    for name in IMAGE_COLUMNS[dataset.kind]:
+    for name in IMAGE_COLUMNS[dataset.kind] or ("points",):
         try:
-            image = decode_image(sample[name])
-            if sample.get("segmentation") is not None:
-                image = _overlaid(image, decode_segmentation(sample["segmentation"]), dataset.manifest.ignore_index)
-            picture = Image.fromarray(image)
-            width = max(1, round(picture.width * height / picture.height))
-            views.append(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)))
+            view = _cloud(sample, height) if name in CLOUD_COLUMNS else _image(sample, name, height, dataset.manifest.ignore_index)
         except BrokenSampleError as error:
             broken = Image.new("RGB", (height, height), "firebrick")
             ImageDraw.Draw(broken).text((4, 4), str(error)[:24], fill="white")
-            views.append(np.asarray(broken))
-    picture = Image.fromarray(np.concatenate(views, 1))
-    tile = Image.new("RGB", (picture.width, height + _CAPTION), "white")
-    tile.paste(picture, (0, 0))
-    ImageDraw.Draw(tile).text((0, height + 1), _caption(sample, dataset.manifest.classes)[: picture.width // 6], fill="black")
+            view = np.asarray(broken)
+        views.append(view)
+    shown = Image.fromarray(np.concatenate(views, 1))
+    tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
+    tile.paste(shown, (0, 0))
+    ImageDraw.Draw(tile).text((0, height + 1), _caption(sample, dataset.manifest.classes)[: shown.width // 6], fill="black")
     return tile
+
+
+def _image(sample: dict[str, Any], name: str, height: int, ignore_index: int | None) -> np.ndarray:
+    image = decode_image(sample[name])
+    if sample.get("segmentation") is not None:
+        image = _overlaid(image, decode_segmentation(sample["segmentation"]), ignore_index)
+    shown = Image.fromarray(image)
+    width = max(1, round(shown.width * height / shown.height))
+    return np.asarray(shown.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _cloud(sample: dict[str, Any], side: int) -> np.ndarray:
+    """The cloud, its parts in colours; points of no part are grey."""
+    points = decode_points(sample["points"])
+    colours = None
+    if sample.get("part") is not None:
+        part = decode_parts(sample["part"])
+        if len(part) != len(points):
+            raise BrokenSampleError("parts do not fit the points")
+        table = class_colours(int(part.max(initial=0)) + 1) / 255
+        colours = np.where((part == NO_PART)[:, None], 0.5, table[part])
+    return picture(normalised(points), side, colours)
 
 
 def _caption(sample: dict[str, Any], classes: tuple[str, ...]) -> str:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError
 
+from .clouds import NO_PART
+
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 Size: TypeAlias = tuple[int, int]
@@ -98,12 +100,18 @@ class Manifest(_Record):
     """The value of `segmentation` that means: no class, leave this pixel out."""
     points: tuple[int, int] | None = None
     """Fewest and most points of a cloud."""
+    distinct: tuple[int, int] | None = None
+    """The same, points in one place counted once."""
+    extent: tuple[float, float] | None = None
+    """Shortest and longest of the clouds, each by the longest side of its box; in the unit of the source."""
     parts: tuple[str, ...] = ()
     """Names of the parts: a value of `part` is an index in this list, or -1 for none. `Class/part` where parts belong to classes."""
     labels: dict[int, int] = Field(default_factory=dict)
     """Rows of each label that occurs; what they lack of `rows` has none."""
     pixels: dict[int, int] = Field(default_factory=dict)
     """Pixels of each value that occurs in `segmentation`, `ignore_index` included."""
+    part_points: dict[int, int] = Field(default_factory=dict)
+    """Points of each value that occurs in `part`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -118,6 +126,9 @@ class Manifest(_Record):
         beyond = [value for value in (*self.labels, *self.pixels) if not 0 <= value < len(self.classes) and value != self.ignore_index]
         if self.classes and beyond:
             raise ValueError(f"class index {beyond[0]} lies outside the {len(self.classes)} classes")
+        beyond = [value for value in self.part_points if not NO_PART <= value < len(self.parts)]
+        if self.parts and beyond:
+            raise ValueError(f"part index {beyond[0]} lies outside the {len(self.parts)} parts")
         return self
 
     def to_json(self) -> str:

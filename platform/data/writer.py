@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 
-from .clouds import decode_points
+from .clouds import count_parts, decode_parts, decode_points, distinct
 from .images import count_indices, decode_segmentation, open_image
 from .manifest import MANIFEST_NAME, Manifest, Overlap, Provenance, Shard, Skipped, Source, fingerprint
 from .rows import CLOUD_COLUMNS, DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
@@ -31,6 +31,7 @@ ROWS_PER_GROUP = 64
 SHARD_BYTES = 96 * 2**20
 """Large enough for object stores, small enough to hold in memory while it is written and to hash in under a second."""
 EXAMPLES = 5
+T = TypeVar("T", int, float)
 
 
 class ShardStats(BaseModel):
@@ -50,6 +51,9 @@ class ShardStats(BaseModel):
     pixels: dict[int, int] = {}
     points: tuple[int, int] | None = None
     """Fewest and most of a cloud."""
+    distinct: tuple[int, int] | None = None
+    extent: tuple[float, float] | None = None
+    part_points: dict[int, int] = {}
     digests: tuple[str, ...] = ()
     """Of every single image or cloud, to find those that are in two splits; not kept for pairs, whose rows share images."""
     skipped: tuple[Skipped, ...] = ()
@@ -138,10 +142,12 @@ def write_manifest(
     scenes: Counter[str] = Counter()
     labels: Counter[int] = Counter()
     pixels: Counter[int] = Counter()
+    part_points: Counter[int] = Counter()
     for part in full:
         scenes.update(part.scenes)
         labels.update(part.labels)
         pixels.update(part.pixels)
+        part_points.update(part.part_points)
     count = sum(part.overlap[0] for part in full)
     with_overlap = [part for part in full if part.overlap[0]]
     overlap = (
@@ -179,6 +185,9 @@ def write_manifest(
         labels=dict(sorted(labels.items())),
         pixels=dict(sorted(pixels.items())),
         points=_extremes([part.points for part in full]),
+        distinct=_extremes([part.distinct for part in full]),
+        extent=_extremes([part.extent for part in full]),
+        part_points=dict(sorted(part_points.items())),
         parts=tuple(part_names),
     )
     system, path = open_place(folder)
@@ -281,6 +290,9 @@ class _Seen:
         self._labels: Counter[int] = Counter()
         self._pixels: Counter[int] = Counter()
         self._points: list[tuple[int, int]] = []
+        self._distinct: list[tuple[int, int]] = []
+        self._extents: list[tuple[float, float]] = []
+        self._part_points: Counter[int] = Counter()
         self._digests: list[str] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -298,8 +310,13 @@ class _Seen:
             self._sizes.append((height, width))
         single = row["points"] if "points" in row else row[self._images[0]] if len(self._images) == 1 else None
         if "points" in row:
-            count = len(decode_points(row["points"]))
-            self._points.append((count, count))
+            cloud = decode_points(row["points"])
+            counts, side = (len(cloud), distinct(cloud)), float(np.ptp(cloud.astype(np.float64), axis=0).max())
+            self._points.append((counts[0],) * 2)
+            self._distinct.append((counts[1],) * 2)
+            self._extents.append((side, side))
+        if row.get("part") is not None:
+            self._part_points.update(count_parts(decode_parts(row["part"])))
         if single is not None:
             self._digests.append(hashlib.blake2b(single, digest_size=8).hexdigest())
 
@@ -317,6 +334,9 @@ class _Seen:
             labels=dict(self._labels),
             pixels=dict(self._pixels),
             points=_extremes(self._points),
+            distinct=_extremes(self._distinct),
+            extent=_extremes(self._extents),
+            part_points=dict(self._part_points),
             digests=tuple(self._digests),
             skipped=skipped,
         )
@@ -327,7 +347,7 @@ def _extreme(sizes: Sequence[tuple[int, int] | None], pick: Any) -> tuple[int, i
     return (pick(h for h, _ in known), pick(w for _, w in known)) if known else None
 
 
-def _extremes(ranges: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
+def _extremes(ranges: Sequence[tuple[T, T] | None]) -> tuple[T, T] | None:
     """(least, most) of all."""
     known = [pair for pair in ranges if pair is not None]
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.clouds import draw_points, normalised
+from sightline.methods.clouds import fitted
 from sightline.methods.errors import BrokenSampleError
-from sightline.methods.random import keyed_rng
 
 from ..data.dataset import Dataset
 from ..data.rows import decode_row
@@ -89,7 +88,7 @@ class CloudBench(Roster):
         for cloud, (_, stored) in zip(clouds, read_rows(dataset, [cloud.row for cloud in clouds], columns), strict=True):
             try:
                 sample = decode_row(stored, dataset.kind, needed=("points",))
-                made.append({size: fit_cloud(sample["points"], sample.get("part"), size, cloud.digest) for size in sizes})
+                made.append({size: fit_cloud(sample["points"], sample.get("part"), size) for size in sizes})
             except BrokenSampleError:
                 counts["broken_clouds"] = counts.get("broken_clouds", 0) + 1
                 continue
@@ -114,15 +113,11 @@ class CloudBench(Roster):
         return torch.from_numpy(batch.points[self.sizes[name]]).to(self.device)
 
 
-def fit_cloud(points: np.ndarray, parts: np.ndarray | None, count: int, digest: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """(`count` points as an encoder takes them, their parts): which are drawn depends on the cloud's content alone.
-
-    Raises `BrokenSampleError` for a cloud without extent.
-    """
+def fit_cloud(points: np.ndarray, parts: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(`count` points as an encoder takes them, their parts). Raises `BrokenSampleError` for a cloud without extent."""
     columns = points if parts is None else np.concatenate([points, parts[:, None].astype(points.dtype)], axis=1)
-    drawn = draw_points(columns, count, least=1, rng=keyed_rng("cloud", digest.hex(), count), width=columns.shape[1])
-    cloud = normalised(drawn[:, :3]).astype(np.float32)
-    return cloud, None if parts is None else drawn[:, 3].astype(np.int64)
+    drawn = fitted(columns, count, least=1, width=columns.shape[1])
+    return np.ascontiguousarray(drawn[:, :3]), None if parts is None else drawn[:, 3].astype(np.int64)
 
 
 def list_clouds(dataset: Dataset, max_rows: int) -> list[Cloud]:

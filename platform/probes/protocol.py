@@ -171,7 +171,7 @@ class CloudProtocol(Protocol):
     """Of encoders of point clouds."""
 
     clouds: str = (
-        "each cloud once; as many points as the encoder takes, drawn without replacement by a generator keyed by the cloud's content; "
+        "each cloud once; as many points as the encoder takes, the same draw without replacement for clouds of one size, every time; "
         "centred on their mean, the farthest at distance 1"
     )
     calibration: str = (

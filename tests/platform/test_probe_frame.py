@@ -23,10 +23,10 @@ from sightline.platform.probes.run import Couple, run_probes
 from sightline.platform.probes.splits import Units
 
 HASHES = {
-    "part_segmentation": "fc9b2b3a5da8",
-    "few_shot": "54bb19b0fe73",
-    "shape_knn": "7d6eb0ec81f9",
-    "shape_svm": "34030cce6576",
+    "part_segmentation": "647fe0e1fc5d",
+    "few_shot": "daa09841fd11",
+    "shape_knn": "9f1ca1c7134b",
+    "shape_svm": "d228b8366b84",
     "knn": "945abaf3c36b",
     "linear": "31b6069ec6a1",
     "segmentation": "789d6070a4a0",

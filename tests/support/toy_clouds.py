@@ -1,76 +1,61 @@
-"""Clouds whose class and parts are plain to see, and encoders of clouds whose features are known."""
+"""Toy clouds, and a toy experiment on them with a teacher: a LOCA of random weights that sees 224 px as 4 x 4 patches."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import toy
 
-from sightline.methods.random import keyed_rng
-from sightline.platform.data.clouds import encode_parts, encode_points
-from sightline.platform.data.dataset import Dataset
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.platform import config
+from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.weights import Weights, write_file
 
-POINTS = 64
-EXTENT = np.array([[1, 1, 1], [1, 1, 0.2], [1, 0.2, 0.2], [1, 1, 0.5], [1, 0.5, 0.5], [1, 0.5, 0.2]])
-"""Of balls, plates, rods, and what lies between."""
-
-
-class Extents(torch.nn.Module):
-    """Features that hold what the clouds show: the deviation along each axis; of a point, its coordinates and their signs."""
-
-    dim, points = 3, POINTS
-
-    def tokens(self, points: torch.Tensor) -> torch.Tensor:
-        return points.std(dim=1)[:, None]
-
-    def pooled(self, points: torch.Tensor) -> torch.Tensor:
-        return self.tokens(points).amax(dim=1)
-
-    def at_points(self, points: torch.Tensor) -> torch.Tensor:
-        return torch.cat([points, points.sign()], dim=-1)
-
-
-class BlindToClouds(Extents):
-    """Features that depend on the seed alone."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)))
-
-    def tokens(self, points: torch.Tensor) -> torch.Tensor:
-        return self.table.expand(len(points), 1, -1)
-
-    def at_points(self, points: torch.Tensor) -> torch.Tensor:
-        return self.table[:, None].expand(*points.shape[:2], -1)
+SETTINGS: dict[str, Any] = {
+    "method": "i2p_mae",
+    "model": {
+        "points": 64,
+        "groups": [16, 12, 8],
+        "neighbours": [4, 4, 4],
+        "dims": [12, 12, 24],
+        "depths": [1, 1, 1],
+        "heads": 2,
+        "embed": [8, 16],
+        "mlp_ratio": 2.0,
+    },
+    "data": {"block": 16},
+    "batch": {"size": 12, "group": 6},
+    "optim": {"lr": 1.0e-3, "warmup": "2 steps"},
+    "train": {**toy.TOY["train"], "length": "16 steps", "checkpoint_every": "5 steps"},
+    "log": {"every": 4},
+}
 
 
-class Normed(Extents):
-    """Extents behind a BatchNorm, whose running statistics a fresh network does not have."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.BatchNorm1d(3)
-
-    def tokens(self, points: torch.Tensor) -> torch.Tensor:
-        return self.norm(super().tokens(points)[:, 0])[:, None]
-
-
-def make_clouds(
-    folder: Path, rows: int, *, classes: int = 3, labels: bool = True, names: str = "bpr", parts: bool = False, points: int = 100
-) -> Dataset:
-    """Noisy balls, plates, rods and others, turn and turn about. The parts of a class: where x is negative, and the rest."""
-    rng = keyed_rng("toy clouds", folder.name)
-    listed = [f"{name}/{side}" for name in names for side in ("left", "right")] if parts else ()
-    with ShardWriter(folder, "points", classes=list(names), parts=listed) as writer:
+def write_clouds(folder: Path, rows: int = 70, broken: tuple[int, ...] = ()) -> Path:
+    """Shells of 96 points; a broken one has all its points in one place."""
+    rng = np.random.default_rng(3)
+    with ShardWriter(folder, "points") as writer:
         for index in range(rows):
-            kind = index % classes
-            cloud = rng.normal(size=(points, 3)) * EXTENT[kind] * rng.uniform(0.9, 1.1, 3)
-            row = {"id": f"{folder.name}{index}", "points": encode_points(cloud)}
-            if labels:
-                row["label"] = kind
-            if parts:
-                row["part"] = encode_parts((2 * kind + (cloud[:, 0] > cloud[:, 0].mean())).astype(int), points)
-            writer.write(row)
-    return Dataset.open(folder)
+            points = rng.normal(size=(96, 3))
+            points /= np.linalg.norm(points, axis=1, keepdims=True) / [1, 0.6, 0.3]
+            writer.write({"id": f"{index:04d}", "points": encode_points(np.zeros((96, 3)) if index in broken else points)})
+    return folder
+
+
+def write_teacher(path: Path, seed: int = 0) -> Path:
+    """A teacher of random weights as a single file."""
+    settings = {
+        **toy.TOY_IMAGES["loca"],
+        "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 1, "encoder_heads": 2},
+    }
+    experiment = config.load("toy", settings=settings)
+    encoder = find_method("loca").build(experiment.settings, Live(seed=seed)).encoder()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    return write_file(Weights.of("loca", experiment.sections(), "encoder", encoder.state_dict(), "test", str(path)), path)

@@ -143,7 +143,7 @@ def find_depth(place: str, name: str, licence: str, drawn: Drawn) -> FoundClouds
     frames = [frame for frame in cameras.frames if frame.depth] if cameras else []
     if not frames:
         raise CallError(f"{folder} has no cameras.json whose frames name depth images", "docs/data.md describes the format")
-    notes = ("axes of the camera: x right, y down, z forward; metres",)
+    notes = ("seen from the camera: x right, y up, z towards it; metres",)
     found = FoundClouds(Source(where=str(folder), licence=licence, reader="depth", notes=notes), {WHOLE: []})
     for number, frame in enumerate(sorted(frames, key=lambda f: natural(f.file))):
         if frame.intrinsics is None:
