@@ -27,16 +27,22 @@ class I2PViews:
         return {"points": (cloud * scale + shift).astype(np.float32)}
 
 
-def draw_points(points: np.ndarray, count: int, least: int, rng: np.random.Generator) -> Float[np.ndarray, "c 3"]:
-    """`count` points without replacement; a smaller cloud gives all of its points and as many drawn again as are missing.
-
-    Raises `BrokenSampleError` where fewer than `least` points are distinct, or where one is not finite.
-    """
+def coordinates(points: np.ndarray) -> Float[np.ndarray, "n 3"]:
+    """The first three columns. Raises `BrokenSampleError` where there are none, or where one is not finite."""
     if points.ndim != 2 or points.shape[1] < 3 or not len(points):
         raise BrokenSampleError(f"points of shape {points.shape} are no list of (x, y, z)")
     points = points[:, :3]
     if not np.isfinite(points).all():
         raise BrokenSampleError(f"{int((~np.isfinite(points)).any(axis=1).sum())} of {len(points)} points are not finite")
+    return points
+
+
+def draw_points(points: np.ndarray, count: int, least: int, rng: np.random.Generator) -> Float[np.ndarray, "c 3"]:
+    """`count` points without replacement; a smaller cloud gives all of its points and as many drawn again as are missing.
+
+    Raises `BrokenSampleError` where fewer than `least` points are distinct, or where one is not finite.
+    """
+    points = coordinates(points)
     if len(points) >= count:
         chosen = points[rng.choice(len(points), count, replace=False)]
     else:
