@@ -131,7 +131,7 @@ class I2PMaePretext(nn.Module):
         centres = take(scales[2].centres, order)
         hidden = self.mask_token.expand(len(order), order.shape[1] - encoded.out[2].shape[1], -1)
         x = torch.cat([encoded.out[2], hidden.to(encoded.out[2].dtype)], dim=1)
-        first = len(self.h_decoder[0].blocks)
+        first = self.config.model.decoder_depths[0]
         coarse = self.h_decoder[0](x, self.decoder_pos_embeds[0](centres), None, None if kept is None else kept[:first])
         seen = encoded.out[1]
         own = put(seen.new_zeros(*masks[1].shape, seen.shape[2]), encoded.packed[1], seen)
@@ -154,7 +154,7 @@ class I2PMaePretext(nn.Module):
         if not len(of_sample):
             return tokens.sum() * 0.0
         total = tokens.new_zeros((), dtype=torch.float32)
-        for sample, token in zip(of_sample.split(rows), of_token.split(rows), strict=True):
+        for sample, token in zip(torch.split(of_sample, rows), torch.split(of_token, rows), strict=True):
             wanted = targets[sample[:, None], scales[1].members[sample, token]]
             total = total + mse_loss(self.rec_head_2d(tokens[sample, token]).float(), wanted.flatten(1).float(), reduction="sum")
         return total / (len(of_sample) * numbers)
@@ -212,8 +212,8 @@ def build(config: I2PConfig, live: Live) -> I2PMaePretext:
 
 @torch.no_grad()
 def initialise(pretext: nn.Module, generator: torch.Generator) -> None:
-    """Of a pretext or a classifier. Encoder and mask token: normal(0, 0.02), biases 0. Decoder blocks: Xavier uniform, biases 0. The rest as PyTorch does it: uniform
-    within 1 / sqrt(inputs), biases too. Norms 1 / 0."""
+    """A pretext or a classifier. Encoder and mask token: normal(0, 0.02), biases 0. Decoder blocks: Xavier uniform, biases 0. The rest as
+    PyTorch does it: uniform within 1 / sqrt(inputs), biases too. Norms 1 / 0."""
     norms = {id(p) for m in pretext.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
     state = pretext.state_dict(keep_vars=True)
     for name, tensor in state.items():

@@ -49,7 +49,7 @@ def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], cou
     if torch.compiler.is_exporting():
         return _nearest(centres.detach().float(), points, count)
     rows = max(1, LARGEST // (4 * b * n))
-    parts = [_nearest(part, points, count) for part in centres.detach().float().split(rows, dim=1)]
+    parts = [_nearest(part, points, count) for part in torch.split(centres.detach().float(), rows, dim=1)]
     return torch.cat(parts, dim=1) if g else torch.empty(b, 0, count, dtype=torch.long, device=points.device)
 
 
@@ -81,7 +81,7 @@ def take(values: Float[Tensor, "b n d"], index: Int[Tensor, b * g]) -> Float[Ten
     """Rows of each sample by index."""
     flat = index.flatten(1)
     rows = values.gather(1, flat[..., None].expand(-1, -1, values.shape[-1]))
-    return rows.unflatten(1, index.shape[1:])
+    return torch.unflatten(rows, 1, index.shape[1:])
 
 
 def chamfer(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> Float[Tensor, ""]:
