@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if (train.kind, args.task) not in FORMS:
         raise CallError(f"there is no {args.task} of {train.kind} yet", "use --task classification")
     method, recipe = FORMS[train.kind, args.task]
+    recipe = args.recipe or recipe
+    if (named := config.read_recipe(recipe)[1]["method"]) != method:
+        raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_classes(train, args.task), **overrides}
     if overrides.get("data.val"):
         _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), train.kind))
@@ -66,11 +69,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     if sees == "images":
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
-    recipe = args.recipe or recipe
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
-    if experiment.method != method:
-        raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: {method}`")
     experiment, dataset = preflight.check(experiment)
     name = args.name or runs.fresh_name(experiment.recipe)
     record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
