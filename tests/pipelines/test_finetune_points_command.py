@@ -99,8 +99,9 @@ def test_wrong_calls_name_the_thing_and_the_mend(ask: Ask, made: list[Run], plac
 
 @pytest.mark.slow
 def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: Ask, place: Path) -> None:
-    words = ["data.train=train", "data.val=val", *SMALL, *NETWORK, "train.length=30 steps", "pretext.votes=3", "pretext.official=false"]
-    code, out, said = ask(*CALL, *words, "optim.lr=5e-3", "--name", "ft", "--json")
+    words = ["data.train=train", "data.val=val", *SMALL, *NETWORK, "pretext.votes=3", "pretext.official=false"]
+    # Batch norm forgets its first statistics by a tenth a step: after 30 steps every cloud would still look the same in evaluation.
+    code, out, said = ask(*CALL, *words, "train.length=100 steps", "optim.lr=2e-3", "--name", "ft", "--json")
     assert code == 0, said
     result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     assert result["metrics"]["claim/accuracy"] > 0.8, "a disc is no sphere"
