@@ -14,17 +14,23 @@ TURN, TILT = math.radians(35), math.radians(25)
 NEAR, FAR = np.array([0.05, 0.25, 0.55]), np.array([0.75, 0.85, 0.95])
 
 
+def coordinates(points: np.ndarray, width: int = 3) -> Float[np.ndarray, "n w"]:
+    """The first `width`, of which three are coordinates. Raises `BrokenSampleError` where there are none, or where one is not finite."""
+    if points.ndim != 2 or points.shape[1] < 3 or not len(points):
+        raise BrokenSampleError(f"points of shape {points.shape} are no list of (x, y, z)")
+    points = points[:, :width]
+    if not np.isfinite(points).all():
+        raise BrokenSampleError(f"{int((~np.isfinite(points)).any(axis=1).sum())} of {len(points)} points are not finite")
+    return points
+
+
 def draw_points(points: np.ndarray, count: int, least: int, rng: np.random.Generator, width: int = 3) -> Float[np.ndarray, "c w"]:
     """`count` points without replacement; a smaller cloud gives all of its points and as many drawn again as are missing.
 
     The first `width` columns are kept, of which three are coordinates. Raises `BrokenSampleError` where fewer than `least` points are
     distinct, or where one is not finite.
     """
-    if points.ndim != 2 or points.shape[1] < 3 or not len(points):
-        raise BrokenSampleError(f"points of shape {points.shape} are no list of (x, y, z)")
-    points = points[:, :width]
-    if not np.isfinite(points).all():
-        raise BrokenSampleError(f"{int((~np.isfinite(points)).any(axis=1).sum())} of {len(points)} points are not finite")
+    points = coordinates(points, width)
     if len(points) >= count:
         chosen = points[rng.choice(len(points), count, replace=False)]
     else:

@@ -44,7 +44,8 @@ class Views(Protocol):
     It sees the images of its kind. Optional attributes: `columns: tuple[str, ...]`, further columns it needs, such as
     `label` (a row that lacks one is a broken sample); `evaluation: Views`, what validation sees in its place, such as a centre crop;
     `smallest: tuple[int, int]`, the smallest (height, width) of a stored image it can use, `image_shape` where it is absent: views
-    whose crops enlarge say for example (32, 32); `least: int`, the fewest points of a cloud it can use.
+    whose crops enlarge say for example (32, 32); `least: int`, the fewest points of a cloud it can use; `voting: Views`, several draws of
+    a test sample for a `predictor` to vote on, or None.
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
@@ -184,8 +185,9 @@ class Pretext(Protocol):
     `encoder_form(encoder) -> nn.Module`: what those parts hold where it is not the encoder itself: another method's encoder, say,
     with its tables resized.
 
-    `predictor`, an attribute: a module with `task` (`classification` or `segmentation`), `classes` and `logits(images)`. What it predicts
-    is then scored on `data.val` in place of claims.
+    `predictor`, an attribute: a module with `task` (`classification` or `segmentation`), `classes` and `logits(inputs)`. What it predicts
+    is then scored on `data.val` in place of claims. `input` names its inputs in a batch; `image` where it is absent. Where its views have
+    `voting`, whose inputs are rounds x draws x one input, a round's mean logits are scored, too.
 
     `pictures` and `claims` below may be left out, too.
     """

@@ -1,8 +1,9 @@
-"""Fine-tune an encoder with labels: classification or semantic segmentation, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds with labels: classification or semantic segmentation, scored on held-out data with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
+  sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. The classes are those of the training data. A fine-tuning
 run is a run like any other: it can be resumed, its metrics go to MLflow, and the fine-tuned model is registered.
@@ -15,13 +16,19 @@ import sys
 from typing import Any
 
 TASKS = ("classification", "segmentation")
+FORMS = {
+    ("images", "classification"): ("finetune_classification", "finetune-classification"),
+    ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
+    ("points", "classification"): ("finetune_points", "finetune-points-modelnet40"),
+}
+"""(kind of the data, task) -> (method, its recipe where none is named)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run, a file, or models:/NAME@alias")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--recipe", help="YAML file of settings in place of the shipped recipe of the task")
+    parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
@@ -34,25 +41,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     overrides = config.parse_overrides(args.settings)
     if not overrides.get("data.train"):
-        raise CallError("data.train is not set", "give labelled data made by `sightline prepare images`: data.train=FOLDER")
-    train = Dataset.open(absolute(str(overrides["data.train"])), "images")
+        raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
+    train = Dataset.open(absolute(str(overrides["data.train"])))
+    if train.kind == "pairs":
+        raise CallError(f"{train.uri} holds pairs, but images or points are needed", "name labelled data of kind images or points")
+    if (train.kind, args.task) not in FORMS:
+        raise CallError(f"there is no {args.task} of {train.kind} yet", "use --task classification")
+    method, recipe = FORMS[train.kind, args.task]
+    recipe = args.recipe or recipe
+    if (named := config.read_recipe(recipe)[1]["method"]) != method:
+        raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_classes(train, args.task), **overrides}
     if overrides.get("data.val"):
-        _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), "images"))
+        _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), train.kind))
     from rich.console import Console
 
+    from sightline.methods.catalog import find_method
     from sightline.platform import jobs, preflight, runs
     from sightline.platform.encoders import open_encoder
 
     opened = open_encoder(args.model)
     if opened.method.startswith("finetune_"):
         raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
+    sees = "points" if find_method(opened.method).kind == "points" else "images"
+    if sees != train.kind:
+        raise CallError(f"{args.model} is an encoder of {sees}, and {train.uri} holds {train.kind}", f"name an encoder of {train.kind}")
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
-    overrides = {"model.image_size": list(opened.encoder.image_size), **overrides, "model.encoder": {"method": opened.method, **sections}}
-    recipe = args.recipe or f"finetune-{args.task}"
-    experiment = config.load(recipe, {**overrides, "train.init": None if args.scratch else opened.weights.place})
-    if experiment.method != f"finetune_{args.task}":
-        raise CallError(f"{recipe} is a recipe of method {experiment.method}", f"use one with `method: finetune_{args.task}`")
+    if sees == "images":
+        overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
+    init = None if args.scratch else opened.weights.place
+    experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
     experiment, dataset = preflight.check(experiment)
     name = args.name or runs.fresh_name(experiment.recipe)
     record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
@@ -60,16 +78,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _classes(train: Any, task: str) -> dict[str, Any]:
-    """`model.classes` and `pretext.ignore_index` as the data set has them."""
+    """What the method's settings take from the data set: `model.classes`, of images `pretext.ignore_index`, too."""
     from sightline.methods.errors import CallError
 
     column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
     if column not in manifest.columns or len(manifest.classes) < 2:
         raise CallError(
             f"{train.uri} has no column {column!r} with two classes or more",
-            f"make one with `sightline prepare images {'classes' if task == 'classification' else 'masks'} ...`",
+            f"make one with `sightline prepare {train.kind} {'classes' if task == 'classification' else 'masks'} ...`",
         )
-    return {"model.classes": len(manifest.classes), "pretext.ignore_index": manifest.ignore_index}
+    ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == "images" else {}
+    return {"model.classes": len(manifest.classes), **ignored}
 
 
 def _same_classes(train: Any, val: Any) -> None:

@@ -81,7 +81,7 @@ def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> N
     if lacking:
         raise CallError(
             f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
-            "prepare the data with it: see `sightline prepare images --help`",
+            f"prepare the data with it: see `sightline prepare {method.kind} --help`",
         )
     smallest = dataset.manifest.image_min
     height, width = getattr(views, "smallest", method.image_shape(experiment.settings))

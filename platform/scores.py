@@ -23,17 +23,19 @@ from .probes.splits import make_units
 
 RESAMPLING = Resampling()
 IGNORED = 255
+VOTE = "vote"
 
 
 def measure_scores(pretext: Any, views: Views, dataset: Dataset, *, batch: int, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Scores of `pretext.predictor` on every row of `dataset`, seen as validation sees it, in the shape of `measure_claims`.
 
-    Classification: `accuracy` and `accuracy_top5` (from six classes on). Segmentation: `miou`, the mean over the classes that occur,
-    `pixel_accuracy`, and `iou` of each class. Pixels are those of the network's input, no sliding window. Raises `SightlineError` where no
-    row can be used.
+    Classification: `accuracy` and `accuracy_top5` (from six classes on); where the views have `voting`, `vote`: of the mean logits over the
+    draws of the first round, and with N rounds `best_of_N`, chosen on these data. Segmentation: `miou`, the mean over the classes that
+    occur, `pixel_accuracy`, and `iou` of each class. Pixels are those of the network's input, no sliding window. Raises `SightlineError`
+    where no row can be used.
     """
     began = time.perf_counter()
-    predictor = pretext.predictor
+    predictor, voting = pretext.predictor, getattr(views, "voting", None)
     rows: list[np.ndarray] = []
     scenes: list[str] = []
     times: list[float] = []
@@ -41,34 +43,38 @@ def measure_scores(pretext: Any, views: Views, dataset: Dataset, *, batch: int, 
     with frozen([pretext], device):
         for group, where in _groups(dataset, getattr(views, "evaluation", views), batch, device, counts):
             prepared = pretext.to_device(group)
-            logits = predictor.logits(prepared["image"]).float()
+            logits = predictor.logits(prepared[_input(predictor)]).float()
             if predictor.task == "segmentation":
                 rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
             else:
                 rows.append(hits(logits, prepared["label"]).cpu().numpy())
             scenes += [scene for scene, _ in where]
             times += [moment for _, moment in where]
+        votes = _voted(pretext, voting, dataset, batch, device) if voting and rows else None
     if not rows:
         raise SightlineError(f"no usable labelled row in {dataset.uri}", "look at it with `sightline inspect`")
     values = np.concatenate(rows).astype(np.float64)
+    if votes is not None:
+        values = np.concatenate([values, votes], axis=1)
     # Photographs of a class are independent of each other; frames of a video are not.
     segmenting = predictor.task == "segmentation"
     units = make_units(scenes, np.array(times), RESAMPLING) if segmenting else None
     names, sums = unit_sums(values, units.names if units else [str(i) for i in range(len(values))])
     weights = resample_counts(len(names), RESAMPLING.draws, RESAMPLING.seed)
-    kind = units.kind if units else "image"
+    one = {"points": "cloud"}.get(dataset.kind, "image")
+    kind = units.kind if units else one
     score = _segmentation if segmenting else _classification
     whole, draws = score(sums.sum(axis=0)[None]), score(weights @ sums)
     figures = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
-    first = next(iter(figures))
-    found = figures[first]
+    told = [name for place, name in enumerate(figures) if place == 0 or name == VOTE]
+    spans = [f"{name} {figures[name].value:.3f} ({figures[name].low:.3f} to {figures[name].high:.3f})" for name in told]
     result: dict[str, Any] = {
         "figures": {name: value.as_dict() for name, value in figures.items()},
         "differences": [],
         "units": {"kind": kind, "count": len(names)},
         "covers": coverage(RESAMPLING.level, RESAMPLING.draws, len(names), kind),
         "counts": counts,
-        "finding": f"{first} {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {counts['samples']:,} test images.",
+        "finding": f"{', '.join(spans)} on {counts['samples']:,} test {one}s.",
         "seconds": time.perf_counter() - began,
     }
     if segmenting:
@@ -78,8 +84,25 @@ def measure_scores(pretext: Any, views: Views, dataset: Dataset, *, batch: int, 
     return result
 
 
+def _input(predictor: Any) -> str:
+    return str(getattr(predictor, "input", "image"))
+
+
+def _voted(pretext: Any, voting: Views, dataset: Dataset, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
+    """Of each sample and round: whether the class of the largest mean logits is right."""
+    rows = []
+    for group, _ in _groups(dataset, voting, batch, device, {"samples": 0, "broken_samples": 0}):
+        prepared = pretext.to_device(group)
+        rounds = []
+        for one in prepared[_input(pretext.predictor)].unbind(dim=1):
+            logits = torch.stack([pretext.predictor.logits(inputs).float() for inputs in one.unbind(dim=1)]).mean(dim=0)
+            rounds.append(logits.argmax(dim=1) == prepared["label"])
+        rows.append(torch.stack(rounds, dim=1).double().cpu().numpy())
+    return np.concatenate(rows)
+
+
 def hits(logits: Float[torch.Tensor, "b c"], labels: Int[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 3"]:
-    """For each image: 1, whether the best class is right, whether it is among the best five."""
+    """For each sample: 1, whether the best class is right, whether it is among the best five."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     many = logits.shape[1] > 5
     return torch.stack([torch.ones(len(labels), device=best.device), best[:, 0].float(), best.any(dim=1).float() * many], dim=1)
@@ -102,9 +125,18 @@ def class_iou(matrix: Float[np.ndarray, "*n c c"]) -> Float[np.ndarray, "*n c"]:
     return np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
 
 
-def _classification(sums: Float[np.ndarray, "n 3"]) -> dict[str, np.ndarray]:
-    figures = {"accuracy": sums[:, 1] / sums[:, 0]}
-    return figures | ({"accuracy_top5": sums[:, 2] / sums[:, 0]} if sums[:, 2].any() else {})
+def _classification(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
+    """Of sums of `hits`, and of the rounds of votes after them."""
+    shares = sums[:, 1:] / sums[:, :1]
+    figures = {"accuracy": shares[:, 0]}
+    if sums[:, 2].any():
+        figures["accuracy_top5"] = shares[:, 1]
+    rounds = shares[:, 2:]
+    if rounds.shape[1]:
+        figures[VOTE] = rounds[:, 0]
+    if rounds.shape[1] > 1:
+        figures[f"best_of_{rounds.shape[1]}"] = rounds.max(axis=1)
+    return figures
 
 
 def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:

@@ -134,13 +134,13 @@ class ClassificationPretext(FinetunePretext):
         images, classes = batch["image"], self.config.model.classes
         if not self.training:
             logits = self.predictor.logits(images).float()
-            return {"cross_entropy": cross_entropy(logits, batch["label"]), "accuracy": _accuracy(logits, batch["label"])}
+            return {"cross_entropy": cross_entropy(logits, batch["label"]), "accuracy": accuracy(logits, batch["label"])}
         images = erase_boxes(images, batch["erase"], noise.torch("erase", images.device))
         smoothing = self.config.pretext.label_smoothing
         targets = one_hot(batch["label"], classes).float() * (1 - smoothing) + smoothing / classes
         images, targets = mix(images, targets, noise, self.config.augment.mixup, self.config.augment.cutmix)
         logits = self.predictor.logits(images, self.kept(len(images), noise, images.device)).float()
-        return {"cross_entropy": cross_entropy(logits, targets), "accuracy": _accuracy(logits, targets.argmax(dim=1))}
+        return {"cross_entropy": cross_entropy(logits, targets), "accuracy": accuracy(logits, targets.argmax(dim=1))}
 
 
 class SegmentationPretext(FinetunePretext):
@@ -161,7 +161,8 @@ class SegmentationPretext(FinetunePretext):
         return {"cross_entropy": losses / total, "accuracy": right / total}
 
 
-def _accuracy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Tensor:
+def accuracy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Share of right predictions."""
     return (logits.argmax(dim=1) == labels).float().mean()
 
 

@@ -22,7 +22,8 @@ def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, f
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def _checked(label: int, classes: int) -> np.ndarray:
+def class_index(label: int, classes: int) -> np.ndarray:
+    """int64. Raises `BrokenSampleError` for a class that the model does not have."""
     if not 0 <= label < classes:
         raise BrokenSampleError(f"label {label} is none of the {classes} classes (0 .. {classes - 1})")
     return np.asarray(label, np.int64)
@@ -40,7 +41,7 @@ class ClassificationViews:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         augment, (h, w) = self.config.augment, self.size
-        label = _checked(sample["label"], self.config.model.classes)
+        label = class_index(sample["label"], self.config.model.classes)
         whole = sample["image"]
         box = draw_box(whole.shape[0], whole.shape[1], rng, augment.area, augment.ratio)
         image = Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=box)
@@ -65,7 +66,7 @@ class _ClassificationCentre:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         whole, (h, w) = sample["image"], self.size
         image = Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=centre_box(whole.shape[0], whole.shape[1], self.size))
-        label = _checked(sample["label"], self.config.model.classes)
+        label = class_index(sample["label"], self.config.model.classes)
         return {"image": np.asarray(image), "label": label, "erase": np.zeros(4, np.int64)}
 
 

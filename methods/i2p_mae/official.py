@@ -58,25 +58,12 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     path and the finest scale's neighbours are not in the tensors: where nothing is beside them they are left at their defaults."""
     state = weights(content)
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in state:
-            raise SightlineError(f"{name} is not in the file", "name a pre-training checkpoint of I2P-MAE")
-        return tuple(state[name].shape)
-
-    def count(pattern: str) -> int:
-        return len({m[1] for name in state if (m := re.match(pattern, name))})
-
-    dims = tuple(shape(f"h_encoder.encoder_pos_embeds.{i}.2.weight")[0] for i in range(3))
-    embed = (shape("h_encoder.token_embed.0.first_conv.0.weight")[0], shape("h_encoder.token_embed.0.first_conv.3.weight")[0])
-    members = shape("rec_head_3d.weight")[0] // 3
-    features = shape("rec_head_2d.weight")[0] // members
+    members = _shape(state, "rec_head_3d.weight")[0] // 3
+    features = _shape(state, "rec_head_2d.weight")[0] // members
     model: dict[str, Any] = {
-        "dims": dims,
-        "depths": tuple(count(rf"h_encoder\.encoder_blocks\.{i}\.blocks\.(\d+)\.") for i in range(3)),
-        "embed": embed,
-        "mlp_ratio": shape("h_encoder.encoder_blocks.0.blocks.0.mlp.fc1.weight")[0] / dims[0],
-        "decoder_depths": tuple(count(rf"h_decoder\.{i}\.blocks\.(\d+)\.") for i in range(2)),
-        "decoder_up_blocks": count(r"token_prop\.0\.extraction\.operation\.(\d+)\."),
+        **encoder_shapes(state),
+        "decoder_depths": tuple(_count(state, rf"h_decoder\.{i}\.blocks\.(\d+)\.") for i in range(2)),
+        "decoder_up_blocks": _count(state, r"token_prop\.0\.extraction\.operation\.(\d+)\."),
         "teacher_dim": features // VIEWS,
     }
     if members != 8:
@@ -86,6 +73,27 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "mask_ratio" in content:
         pretext["mask_ratio"] = content["mask_ratio"]
     return {"model": model, "pretext": pretext}
+
+
+def encoder_shapes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The `model` settings that the shapes of the encoder's tensors tell."""
+    dims = tuple(_shape(state, f"h_encoder.encoder_pos_embeds.{i}.2.weight")[0] for i in range(3))
+    return {
+        "dims": dims,
+        "depths": tuple(_count(state, rf"h_encoder\.encoder_blocks\.{i}\.blocks\.(\d+)\.") for i in range(3)),
+        "embed": tuple(_shape(state, f"h_encoder.token_embed.0.first_conv.{i}.weight")[0] for i in (0, 3)),
+        "mlp_ratio": _shape(state, "h_encoder.encoder_blocks.0.blocks.0.mlp.fc1.weight")[0] / dims[0],
+    }
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    if name not in state:
+        raise SightlineError(f"{name} is not in the file", "name a checkpoint of I2P-MAE")
+    return tuple(state[name].shape)
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({m[1] for name in state if (m := re.match(pattern, name))})
 
 
 SAME = {

@@ -211,9 +211,9 @@ def build(config: I2PConfig, live: Live) -> I2PMaePretext:
 
 
 @torch.no_grad()
-def initialise(pretext: I2PMaePretext, generator: torch.Generator) -> None:
-    """Encoder and mask token: normal(0, 0.02), biases 0. Decoder blocks: Xavier uniform, biases 0. The rest as PyTorch does it: uniform
-    within 1 / sqrt(inputs), biases too. Norms 1 / 0."""
+def initialise(pretext: nn.Module, generator: torch.Generator) -> None:
+    """A pretext or a classifier. Encoder and mask token: normal(0, 0.02), biases 0. Decoder blocks: Xavier uniform, biases 0. The rest as
+    PyTorch does it: uniform within 1 / sqrt(inputs), biases too. Norms 1 / 0."""
     norms = {id(p) for m in pretext.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
     state = pretext.state_dict(keep_vars=True)
     for name, tensor in state.items():

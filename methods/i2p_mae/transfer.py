@@ -14,28 +14,34 @@ from .config import I2PModel
 from .network import Groups, HierarchicalEncoder, group_points
 
 HIDDEN = 256
+DROPPED = 0.5
+"""Of the features between the layers of the head, in training."""
 Pooling = Literal["sum", "concat"]
 """Mean and largest over the tokens: added (ModelNet40) or side by side (ScanObjectNN)."""
 
 
 class PointClassifier(nn.Module):
-    """Parameter names are those of the published fine-tuned checkpoints."""
+    """Clouds in, class logits out. Parameter names are those of the published fine-tuned checkpoints."""
 
-    def __init__(self, model: I2PModel, radii: Sequence[float], pooling: Pooling, classes: int) -> None:
+    task, input, output = "classification", "points", "logits"
+
+    def __init__(self, model: I2PModel, radii: Sequence[float], pooling: Pooling, classes: int, official: bool = True) -> None:
         super().__init__()
-        self.model, self.radii, self.pooling = model, tuple(radii), pooling
+        self.model, self.radii, self.pooling, self.official = model, tuple(radii), pooling, official
+        self.points, self.classes = model.points, classes
         top = model.dims[2]
         self.h_encoder = HierarchicalEncoder(model, norms=False)
         self.norm = nn.LayerNorm(top)
         self.cls_head_finetune = nn.Sequential(
-            *(nn.Linear(top if pooling == "sum" else 2 * top, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Dropout(0.5)),
-            *(nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Dropout(0.5)),
+            # The identities stand for the authors' dropout: torch's draws from the global generator and could not be replayed.
+            *(nn.Linear(top if pooling == "sum" else 2 * top, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Identity()),
+            *(nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Identity()),
             nn.Linear(HIDDEN, classes),
         )
 
     def tokens(self, points: Float[Tensor, "b n 3"], kept: Tensor | None = None) -> Float[Tensor, "b g d"]:
         """Before the norm."""
-        scales = group_points(points, self.model, skip_origin=True)
+        scales = group_points(points, self.model, skip_origin=self.official)
         nothing = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
         out: Tensor = self.h_encoder.encode(scales, nothing, kept, self.near(scales)).out[2]
         return out
@@ -49,9 +55,23 @@ class PointClassifier(nn.Module):
         mean, largest = tokens.mean(dim=1), tokens.amax(dim=1)
         return mean + largest if self.pooling == "sum" else torch.cat([mean, largest], dim=1)
 
-    def forward(self, points: Float[Tensor, "b n 3"], kept: Tensor | None = None) -> Float[Tensor, "b c"]:
-        logits: Tensor = self.cls_head_finetune(self.pooled(self.tokens(points, kept)))
-        return logits
+    def head(self, pooled: Float[Tensor, "b e"], alive: Bool[Tensor, "2 b h"] | None = None) -> Float[Tensor, "b c"]:
+        """`alive`: the features that are not dropped after the first and after the second layer; None: all."""
+        x, drops = pooled, iter(() if alive is None else alive)
+        for layer in self.cls_head_finetune:
+            x = layer(x)
+            if alive is not None and isinstance(layer, nn.Identity):
+                x = x * next(drops).to(x.dtype) / (1 - DROPPED)
+        return x
+
+    def logits(
+        self, points: Float[Tensor, "b n 3"], kept: Tensor | None = None, alive: Bool[Tensor, "2 b h"] | None = None
+    ) -> Float[Tensor, "b c"]:
+        """`kept`: branches of the encoder that are not dropped."""
+        return self.head(self.pooled(self.tokens(points, kept)), alive)
+
+    def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b c"]:
+        return self.logits(points)
 
 
 def smoothed_cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float) -> Float[Tensor, ""]:

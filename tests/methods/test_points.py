@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sightline.methods.farthest import farthest
 from sightline.methods.layers import points as layer
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
 
@@ -58,6 +59,7 @@ DOUBLED = cloud(20).repeat(1, 3, 1)
 def test_farthest_points_are_those_of_the_rule(points: Tensor, count: int, skip_origin: bool) -> None:
     picks = farthest_points(points, count, skip_origin=skip_origin)
     assert picks[0].tolist() == plain_farthest(points[0].numpy(), count, skip_origin)
+    assert farthest(points[0].numpy(), count, skip_origin=skip_origin).tolist() == picks[0].tolist(), "NumPy's are the same"
 
 
 def test_every_sample_of_a_batch_is_picked_by_itself() -> None:

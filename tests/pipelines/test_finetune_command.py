@@ -86,7 +86,7 @@ def test_wrong_calls_name_the_thing_and_the_mend(made: list[Run], place: Path, c
         (["conmim", "--task", "classification"], "data.train is not set"),
         (["conmim", "--task", "segmentation", "data.train=train"], "has no column 'segmentation'"),
         (["conmim", *train, "data.val=other"], "other classes or another order of them"),
-        (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images are needed"),
+        (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images or points are needed"),
         (["conmimm", *train], "no run, folder, file or registry model 'conmimm'"),
         (["conmim", *train, "model.image_size=33"], "no multiple of the encoder's patch_size 8"),
         (["conmim", *train, "augment.mixupp=1"], "did you mean 'mixup'"),

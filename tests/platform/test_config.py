@@ -29,7 +29,11 @@ def refusal(*pairs: str) -> CallError:
 @pytest.mark.parametrize("recipe", config.recipe_names())
 def test_every_shipped_recipe_loads_and_round_trips(recipe: str) -> None:
     # A fine-tuning recipe takes encoder and classes from what it is given.
-    given = {"model.encoder": {"method": "croco"}, "model.classes": 3, "model.image_size": 224} if recipe.startswith("finetune-") else {}
+    given: dict[str, Any] = {}
+    if recipe.startswith("finetune-points-"):
+        given = {"model.encoder": {"method": "i2p_mae"}, "model.classes": 3}
+    elif recipe.startswith("finetune-"):
+        given = {"model.encoder": {"method": "croco"}, "model.classes": 3, "model.image_size": 224}
     experiment = load(recipe, given)
     assert experiment.recipe == recipe
     assert load(recipe, settings=experiment.sections()) == experiment

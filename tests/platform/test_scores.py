@@ -15,6 +15,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
@@ -97,3 +98,47 @@ def test_no_usable_row_is_an_error_that_names_the_data(tmp_path: Path) -> None:
     pretext, views = brightness_knower("classification")
     with pytest.raises(SightlineError, match="no usable labelled row"):
         measure_scores(pretext, views, Dataset.open(tmp_path / "data"), batch=8)
+
+
+class Voter(torch.nn.Module):
+    """The class of a number is its sign."""
+
+    task, input, classes = "classification", "points", 2
+
+    def logits(self, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([-numbers, numbers], dim=1)
+
+
+class Drawn:
+    """Draws are put in by hand: `draws[row]` is rounds x draws, the plain view sees the first."""
+
+    columns = ("points", "label")
+
+    def __init__(self, draws: np.ndarray, whole: bool = False) -> None:
+        self.draws, self.whole = draws, whole
+        self.voting = None if whole else Drawn(draws, whole=True)
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        seen = self.draws[int(sample["points"][0, 0])]
+        return {"points": seen if self.whole else seen[0, 0], "label": np.asarray(sample["label"])}
+
+
+def test_votes_are_the_mean_logits_and_the_best_of_rounds_has_its_own_name(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "data", "points", classes=("negative", "positive")) as writer:
+        for index in range(4):
+            writer.write({"id": str(index), "points": encode_points(np.full((1, 3), index)), "label": 1})
+    rounds = np.array(
+        [
+            [[-1.0, 3.0], [-1, -1]],  # plain wrong, first round right: the mean decides, not the number of wins
+            [[1.0, -3.0], [1, 1]],
+            [[1.0, 1.0], [1, 1]],
+            [[-1.0, -1.0], [2, -1]],
+        ]
+    )
+    pretext = torch.nn.Module()
+    pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
+    found = measure_scores(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3)["figures"]
+    assert {name: figure["value"] for name, figure in found.items()} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
+    found = measure_scores(pretext, Drawn(rounds[:, :1]), Dataset.open(tmp_path / "data"), batch=3)
+    assert found["figures"].keys() == {"accuracy", "vote"}
+    assert "vote 0.500" in found["finding"] and found["finding"].endswith("on 4 test clouds.")

@@ -1,0 +1,133 @@
+"""`sightline finetune` with an encoder of clouds: its weights kept in the run, the whole command, wrong calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from asking import Ask
+from toy import TOY_IMAGES, write_images
+from toy_discs import ENCODER, MODEL, write_clouds
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import Live
+from sightline.platform import config, jobs
+from sightline.platform.data.clouds import encode_points
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.runs import Run
+from sightline.platform.weights import Weights, read_file, write_folder
+
+NETWORK = [f"model.{key}={json.dumps(value)}" for key, value in MODEL.items()]
+SMALL = ["batch.size=8", "batch.group=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32", "train.threads=1"]
+CALL = ["finetune", "clouds", "--task", "classification"]
+
+
+@pytest.fixture
+def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Encoders of clouds and of images and labelled data sets, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, settings in (("clouds", ENCODER), ("images", TOY_IMAGES["conmim"])):
+        experiment = config.load("toy", settings=settings | {"optim": {"lr": 1e-3}})
+        encoder = find_method(experiment.method).build(experiment.settings, Live(seed=5)).encoder()
+        sections = experiment.settings.model_dump(mode="json")
+        weights = Weights.of(experiment.method, sections, "encoder", encoder.state_dict(), "a test", str(tmp_path / name))
+        write_folder(weights, tmp_path / name)
+    write_clouds(tmp_path / "train", 40, 1)
+    write_clouds(tmp_path / "val", 20, 2)
+    return tmp_path
+
+
+@pytest.fixture
+def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs are made and checked, and not carried out."""
+    runs: list[Run] = []
+    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
+    return runs
+
+
+def test_the_run_begins_with_all_of_the_encoder_but_its_norms(ask: Ask, made: list[Run], place: Path) -> None:
+    code, _, said = ask(*CALL, "data.train=train", "data.val=val", *SMALL, *NETWORK)
+    assert code == 0, said
+    run = made[0]
+    assert (run.settings["method"], run.settings["model"]["classes"]) == ("finetune_points", 2)
+    assert run.recipe == "finetune-points-modelnet40"
+    kept = read_file(run.folder / "init" / "weights.safetensors").tensors
+    from safetensors.torch import load_file
+
+    original = load_file(place / "clouds" / "encoder.safetensors")
+    assert {name for name in original if "predictor.h_encoder." + name not in kept} == {n for n in original if "encoder_norms" in n}
+    assert all(torch.equal(value, original[name.removeprefix("predictor.h_encoder.")]) for name, value in kept.items())
+
+
+def test_from_scratch_begins_with_nothing_and_recipes_can_be_named(ask: Ask, made: list[Run]) -> None:
+    words = ["data.train=train", *SMALL, *NETWORK, "--scratch", "--recipe", "finetune-points-scanobjectnn"]
+    code, _, said = ask(*CALL, *words)
+    assert code == 0, said
+    assert made[0].settings["train"]["init"] is None and not (made[0].folder / "init").exists()
+    assert made[0].settings["augment"]["rotation"] == 180 and made[0].settings["model"]["pooling"] == "concat"
+
+
+def test_wrong_calls_name_the_thing_and_the_mend(ask: Ask, made: list[Run], place: Path) -> None:
+    cloud = encode_points(np.random.default_rng(0).random((96, 3)))
+    with ShardWriter(place / "other", "points", classes=("chair", "sofa")) as writer:
+        for index in range(8):
+            writer.write({"id": str(index), "points": cloud, "label": index % 2})
+    with ShardWriter(place / "unlabelled", "points") as writer:
+        for index in range(8):
+            writer.write({"id": str(index), "points": cloud})
+    write_images(place / "photos", 8, 1)
+    task = ["--task", "classification"]
+    for words, told in (
+        (["clouds", *task, "data.train=unlabelled"], "no column 'label' with two classes or more"),
+        (["clouds", *task, "data.train=train", "data.val=other"], "other classes or another order of them"),
+        (["clouds", "--task", "segmentation", "data.train=train"], "no segmentation of points"),
+        (["images", *task, "data.train=train"], "images is an encoder of images, and"),
+        (["clouds", *task, "data.train=photos"], "clouds is an encoder of points, and"),
+        (["clouds", *task, "data.train=train", "model.points=2048"], "use pretext.votes=0"),
+        (["clouds", *task, "data.train=train", "model.neighbours=[6,17,3]"], "17 is more than model.groups[0] 16"),
+        (["clouds", *task, "data.train=train", "--recipe", "finetune-classification"], "use one with `method: finetune_points`"),
+    ):
+        code, _, said = ask("finetune", words[0], *NETWORK, *SMALL, *words[1:])
+        assert code == 2, words
+        assert told in " ".join(said.split()), (words, said)
+    assert made == []
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: Ask, place: Path) -> None:
+    words = ["data.train=train", "data.val=val", *SMALL, *NETWORK, "pretext.votes=3", "pretext.official=false"]
+    # Batch norm forgets its first statistics by a tenth a step: after 30 steps every cloud would still look the same in evaluation.
+    code, out, said = ask(*CALL, *words, "train.length=100 steps", "optim.lr=2e-3", "--name", "ft", "--json")
+    assert code == 0, said
+    result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    assert result["metrics"]["claim/accuracy"] > 0.8, "a disc is no sphere"
+    assert result["metrics"]["claim/vote"] > 0.8 and "claim/best_of_49" not in result["metrics"]
+    assert result["registered"] == "models:/finetune-points-model@candidate"
+    run = Run.open("ft")
+    claims = json.loads((run.folder / "claims.json").read_text())
+    assert claims["figures"]["vote"]["units"] == 20 and claims["finding"].endswith("on 20 test clouds.")
+    assert "vote" in (run.folder / "report.html").read_text()
+
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{place / 'home' / 'mlflow.db'}")
+    model: Any = mlflow.pytorch.load_model(result["registered"])
+    from sightline.platform.encoders import open_encoder
+
+    opened = open_encoder(result["registered"]).encoder
+    points = torch.randn(5, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(points), opened(points))
+    code, _, said = ask("export", "ft", "--format", "official", "--out", place / "official")
+    assert code == 0, said
+    code, _, said = ask(
+        "import", place / "official" / "model.safetensors", "--method", "finetune_points", "--out", place / "back.safetensors"
+    )
+    assert code == 0, said
+    back = open_encoder(str(place / "back.safetensors")).encoder
+    with torch.no_grad():
+        assert torch.equal(back(points), opened(points))
