@@ -58,24 +58,33 @@ def keep(found: Mapping[str, Weights], folder: Path) -> None:
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        write_file(Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, str(path)), path)
+        write_file(as_encoder(weights, str(path)), path)
 
 
-def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
-    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
-    loaded = {}
+def as_encoder(weights: Weights, place: str = "") -> Weights:
+    """The encoder alone, whatever it came in: so its SHA-256 is the same from a run and from a file."""
+    return Weights.of(weights.method, weights.sections, "encoder", weights.encoder().state_dict(), weights.source, place)
+
+
+def kept_encoders(experiment: Experiment, folder: Path) -> dict[str, Weights]:
+    """The kept encoders' weights by setting. Raises `SightlineError` where one is gone or altered."""
+    kept = {}
     for key in find_method(experiment.method).frozen(experiment.settings):
         path = folder / FOLDER / f"{key}.safetensors"
         if not path.is_file():
             raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
-        loaded[key] = read_file(path).encoder()
-    return loaded
+        kept[key] = read_file(path)
+    return kept
+
+
+def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
+    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
+    return {key: weights.encoder() for key, weights in kept_encoders(experiment, folder).items()}
 
 
 def stage_maker(experiment: Experiment, folder: Path) -> partial[Stage] | None:
     """Makes the method's stage, in whatever process calls it; None where the method has none with these settings."""
-    method = find_method(experiment.method)
-    return partial(make_stage, experiment, folder) if method.stage is not None and method.frozen(experiment.settings) else None
+    return partial(make_stage, experiment, folder) if experiment.has_stage else None
 
 
 def make_stage(experiment: Experiment, folder: Path) -> Any:
