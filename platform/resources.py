@@ -70,10 +70,13 @@ def plan_resources(
 
 
 def stage_resources(cpus: float) -> StreamResources:
-    """A cluster for a stage alone, before training: a quarter loads samples, because rendering and a teacher take far longer."""
-    load = float(max(1, int(cpus) // 4)) if cpus >= 2 else _down(cpus / 2)
+    """A cluster for a stage alone, before training: an eighth loads samples, because rendering and a teacher take far longer.
+
+    A task of loading gets another share than an actor, or Ray Data would run both in the actor and leave the eighth idle.
+    """
+    load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
     rest = cpus - load
-    return StreamResources(min(1.0, load), load, max(1, int(rest)), _down(min(1.0, rest)))
+    return StreamResources(min(0.5, load), load, max(1, int(rest)), _down(min(1.0, rest)))
 
 
 def _down(value: float) -> float:

@@ -49,12 +49,11 @@ class Made:
         for piece in block.pieces:
             numbers = range(piece.start, piece.stop)
             rows += self.dataset.read(piece.shard, piece.row_group, rows=numbers, columns=columns).to_pylist()
-            places += [(piece.shard, piece.row_group, row, piece.epoch) for row in numbers]
+            places += [(piece.shard, piece.row_group, row, piece.epoch % max(1, self.variants)) for row in numbers]
 
         def sample(index: int, position: int) -> tuple[str, Columns]:
             row = rows[index]
-            *place, epoch = places[index]
-            rng = variant_rng(self.seed, *place, epoch % self.variants) if self.variants else sample_rng(self.seed, position)
+            rng = variant_rng(self.seed, *places[index]) if self.variants else sample_rng(self.seed, position)
             try:
                 return str(row["id"]), self.views(decode_row(row, kind, needed=columns), rng)
             except BrokenSampleError as error:
