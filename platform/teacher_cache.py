@@ -27,7 +27,7 @@ from .data.cache import VERSION, Cache, CacheShard, key_of, load_part, mend, par
 from .data.dataset import Dataset
 from .data.shards import ShardFolder
 from .data.storage import exists, is_local, open_place, read_bytes, write_bytes
-from .data.stream import StreamResources, run_blocks
+from .data.stream import WINDOWS, StreamResources, run_blocks
 from .home import absolute, home
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ def build(
         progress(done, total)
         system, path = open_place(uri)
         system.create_dir(f"{path}/{STAGING}", recursive=True)
-        made = run_blocks(iter(missing), partial(load_part, samples=samples), make_stage, resources)
+        load = partial(load_part, samples=samples)
+        made = run_blocks(iter(missing), load, make_stage, resources, WINDOWS[-1:])  # each window starts the stage's actors anew
         try:
             for part, columns in zip(missing, made, strict=True):
                 one = kept[part_name(part)] = write_part(uri, part, columns)

@@ -149,22 +149,30 @@ class Stream:
 
 
 def run_blocks(
-    blocks: Iterator[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources | None
+    blocks: Iterator[Block],
+    load: partial[Columns],
+    make_stage: Callable[[], Stage] | None,
+    resources: StreamResources | None,
+    windows: Sequence[int] = WINDOWS,
 ) -> Iterator[Columns]:
     """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else by Ray Data."""
     if resources is None:
         stage = make_stage() if make_stage else None
         yield from (staged(load(block), stage) for block in blocks)
     else:
-        yield from _in_windows(blocks, load, make_stage, resources)
+        yield from _in_windows(blocks, load, make_stage, resources, windows)
 
 
 def _in_windows(
-    schedule: Iterator[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources
+    schedule: Iterator[Block],
+    load: partial[Columns],
+    make_stage: Callable[[], Stage] | None,
+    resources: StreamResources,
+    windows: Sequence[int],
 ) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
     runs: list[_Background] = []
-    sizes = chain(WINDOWS, repeat(WINDOWS[-1]))
+    sizes = chain(windows, repeat(windows[-1]))
 
     def start() -> int:
         window = list(islice(schedule, next(sizes)))

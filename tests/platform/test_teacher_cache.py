@@ -12,7 +12,7 @@ from toy_clouds import SETTINGS, write_clouds, write_teacher
 
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError, SightlineError
-from sightline.platform import config, preflight, teacher_cache
+from sightline.platform import checkpoint, config, preflight, teacher_cache
 from sightline.platform.data import cache as cache_files
 from sightline.platform.data.cache import Cache
 from sightline.platform.data.dataset import Dataset
@@ -136,6 +136,21 @@ def test_ray_makes_and_reads_the_cache_that_this_process_makes(make: Callable[..
     there, here = build(run, StreamResources(0.4, 0.4, 1, 0.4)), build(other)
     assert there.uri != here.uri and there.manifest == here.manifest, "byte for byte, by their SHA-256"
     assert same(groups(run, there, resources=StreamResources(0.4, 0.4)), groups(run, None))
+
+
+@pytest.mark.slow
+def test_a_run_through_ray_makes_its_cache_first_and_reads_it_with_two_workers(make: Callable[..., Run], ray_head: None) -> None:
+    from sightline.platform.launch import carry_out
+
+    alone, two = make("alone", **{"train.workers": 1}), make("two", **{"train.workers": 2})
+    train(Job(alone.recipe, alone.settings, str(alone.folder), alone.fingerprint), lambda event: None, lambda: False)
+    events: list[dict[str, Any]] = []
+    carry_out(two, events.append)
+    kinds = [event["kind"] for event in events]
+    assert two.status == "trained" and kinds.index("cache") < kinds.index("start")
+    assert [event["text"] for event in two.events() if event["kind"] == "cache"][-1].endswith("4 broken samples")
+    states = [checkpoint.newest(run.folder / "checkpoints") for run in (alone, two)]
+    assert states[0] and states[1] and states[0].state.history == states[1].state.history
 
 
 # The key ---------------------------------------------------------------------------------------------------------------------------
