@@ -230,6 +230,11 @@ class Live:
     """Encoders by the setting that names them (`Method.frozen`), in evaluation mode. Empty where only settings are known."""
 
 
+def every_setting(config: MethodConfig) -> dict[str, Any]:
+    """`section.key` -> plain value, of all the method's sections."""
+    return {f"{section}.{key}": value for section, values in config.model_dump(mode="json").items() for key, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Method:
     """A method as the platform sees it. Making one imports no torch; `build` does."""
@@ -254,5 +259,8 @@ class Method:
     """(settings, the encoders) -> the settings with what follows from them, such as a width."""
     stage: Callable[[Any, Live], Stage] | None = None
     """(config, with `Live.frozen`) -> what runs between `views` and training."""
+    stage_settings: Callable[[Any], Mapping[str, Any]] = every_setting
+    """Settings -> those that decide what `views` and `stage` give, as plain values: a cache of it is kept under them. The encoders of
+    `frozen` are known by their weights, so the settings that name them need not be there."""
     timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None
     """(config, the encoder's state) -> the same maths in timm. Raises `SightlineError` with the reason where timm has other maths."""

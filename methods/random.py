@@ -1,7 +1,7 @@
 """The two sources of randomness, both keyed; no global generator is ever used.
 
-Draws of a *sample* come from `sample_rng(seed, position)`, draws of a *group* from `Noise(seed, step, group)`. So a run can be
-replayed from any step, and a sample looks the same whoever processes it.
+Draws of a *sample* come from `sample_rng(seed, position)`, or from `variant_rng` where every row has a fixed number of draws; draws of a
+*group* from `Noise(seed, step, group)`. So a run can be replayed from any step, and a sample looks the same whoever processes it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def keyed_rng(*parts: int | str) -> np.random.Generator:
 def sample_rng(seed: int, position: int) -> np.random.Generator:
     """The generator of the sample at `position` in the plan of a run with `seed`."""
     return keyed_rng("sample", seed, position)
+
+
+def variant_rng(seed: int, shard: int, row_group: int, row: int, variant: int) -> np.random.Generator:
+    """The generator of one of a stored row's fixed draws, wherever in the plan the row stands."""
+    return keyed_rng("variant", seed, shard, row_group, row, variant)
 
 
 @dataclass(frozen=True)

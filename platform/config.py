@@ -1,6 +1,6 @@
 """The settings of an experiment: recipe + overrides -> one validated `Experiment`. One key scheme from YAML to code to MLflow.
 
-A method owns the sections `model, pretext, loss, augment`; the platform owns `data, batch, optim, train, probe, log`.
+A method owns the sections `model, pretext, loss, augment`; the platform owns `data, teacher_cache, batch, optim, train, probe, log`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ class DataConfig(Settings):
     val: str | None = Field(default=None, description="data set for the validation curve, pictures and probes")
     block: int = Field(default=256, ge=1, description="rows that are read, shuffled and decoded together")
     max_broken: float = Field(default=0.05, ge=0, le=1, description="share of broken samples at which a run stops")
+
+
+class TeacherCacheConfig(Settings):
+    variants: int = Field(
+        default=0, ge=0, le=1000, description="fixed draws of each sample, made once and kept; 0: new draws at every visit"
+    )
+    folder: str | None = Field(default=None, description="where caches lie, each under its key; default: $SIGHTLINE_HOME/teacher-cache")
 
 
 class BatchConfig(Settings):
@@ -103,6 +110,7 @@ class LogConfig(Settings):
 
 PLATFORM_SECTIONS: dict[str, type[Settings]] = {
     "data": DataConfig,
+    "teacher_cache": TeacherCacheConfig,
     "batch": BatchConfig,
     "optim": OptimConfig,
     "train": TrainConfig,
@@ -118,6 +126,7 @@ class Experiment(Settings):
     method: str
     settings: MethodConfig = Field(description="the method's own sections: model, pretext, loss, augment")
     data: DataConfig
+    teacher_cache: TeacherCacheConfig
     batch: BatchConfig
     optim: OptimConfig
     train: TrainConfig
@@ -127,6 +136,12 @@ class Experiment(Settings):
     @property
     def lanes(self) -> int:
         return self.batch.size // self.batch.group
+
+    @property
+    def has_stage(self) -> bool:
+        """Whether frozen functions run between views and training."""
+        method = find_method(self.method)
+        return method.stage is not None and bool(method.frozen(self.settings))
 
     def clock(self, samples: int) -> Clock:
         """The run's clock for a data set of `samples` rows."""
@@ -230,6 +245,12 @@ def load(recipe: str, overrides: Mapping[str, Any] | None = None, settings: Mapp
         raise CallError("\n".join(problems), "`--dry-run` prints every setting")
     experiment = Experiment.model_construct(recipe=name, method=method.id, **parts)
     _check_workers(experiment)
+    if experiment.teacher_cache.variants and not experiment.has_stage:
+        raise CallError(
+            f"teacher_cache.variants = {experiment.teacher_cache.variants}: {method.id} has no teacher with these settings, so there is "
+            "nothing to keep",
+            "leave teacher_cache.variants out",
+        )
     return experiment
 
 
@@ -258,4 +279,7 @@ def fingerprint(experiment: Experiment) -> str:
     sections = experiment.sections()
     sections["train"] = {key: value for key, value in sections["train"].items() if key not in HOW}
     sections["data"] = {"block": experiment.data.block}
+    kept = sections.pop("teacher_cache")["variants"]
+    if kept:  # without a cache the text is what it was before there was one
+        sections["teacher_cache"] = {"variants": kept}
     return json.dumps({key: value for key, value in sections.items() if key not in ("log", "probe")}, sort_keys=True)

@@ -60,29 +60,33 @@ def keep(found: Mapping[str, Weights], folder: Path) -> None:
     """Write the encoders to `frozen/` of the run's `folder`."""
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
+        path.parent.mkdir(exist_ok=True)
         write_file(weights, path)
 
 
-def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
-    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
-    loaded = {}
+def kept_encoders(experiment: Experiment, folder: Path) -> dict[str, Weights]:
+    """The kept encoders' weights by setting. Raises `SightlineError` where one is gone or altered."""
+    kept = {}
     for key, pinned in find_method(experiment.method).frozen(experiment.settings).items():
         path = folder / FOLDER / f"{key}.safetensors"
         if not path.is_file():
             raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
-        weights = read_file(path)
-        if weights.sha256 != pinned.rpartition("@sha256:")[2]:
+        kept[key] = read_file(path)
+        if kept[key].sha256 != pinned.rpartition("@sha256:")[2]:
             raise SightlineError(
                 f"{path} is not the encoder {pinned} that run {folder.name} began with", "put that back, or start a new run"
             )
-        loaded[key] = weights.encoder()
-    return loaded
+    return kept
+
+
+def load_frozen(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
+    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
+    return {key: weights.encoder() for key, weights in kept_encoders(experiment, folder).items()}
 
 
 def stage_maker(experiment: Experiment, folder: Path) -> partial[Stage] | None:
     """Makes the method's stage, in whatever process calls it; None where the method has none with these settings."""
-    method = find_method(experiment.method)
-    return partial(make_stage, experiment, folder) if method.stage is not None and method.frozen(experiment.settings) else None
+    return partial(make_stage, experiment, folder) if experiment.has_stage else None
 
 
 def make_stage(experiment: Experiment, folder: Path) -> Any:

@@ -17,7 +17,7 @@ from sightline.methods.errors import SightlineError
 from .data.stream import StreamResources
 from .events import Event
 from .preflight import plan_on
-from .resources import ResourcePlan
+from .resources import ResourcePlan, stage_resources
 from .runs import EVENTS, Run, append_lines
 
 POLL_SECONDS = 0.5
@@ -144,6 +144,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
     """
     import ray
 
+    cache = _teacher_cache(run, on_event)
     plan = cluster_plan(run)
     run.attempts += 1
     run.status = "running"
@@ -156,6 +157,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         "fingerprint": run.fingerprint,
         "stream": asdict(plan.data),
         "threads": plan.threads,
+        "teacher_cache": cache,
     }
     outcome: dict[str, Any] = {}
 
@@ -190,6 +192,32 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
+
+
+def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
+    """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
+    if not run.experiment.teacher_cache.variants:
+        return None
+    import ray
+
+    from .teacher_cache import cache_of_run
+
+    def say(text: str) -> None:
+        event = {"kind": "cache", "text": text}
+        run.note([event])
+        on_event(event)
+
+    try:
+        return cache_of_run(
+            run.experiment,
+            run.folder,
+            stage_resources(ray.cluster_resources().get("CPU", 0)),  # type: ignore[no-untyped-call]
+            lambda done, total: on_event({"kind": "cache", "done": done, "total": total}),
+            say,
+        ).uri
+    except KeyboardInterrupt:
+        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}")
+        raise
 
 
 class _Fit(threading.Thread):

@@ -55,8 +55,8 @@ def local_plan(experiment: config.Experiment) -> ResourcePlan:
 
 def plan_on(experiment: config.Experiment, cpus: float, gpus: int) -> ResourcePlan:
     """The resource plan of the run on so many logical CPUs and GPUs."""
-    train, method = experiment.train, find_method(experiment.method)
-    stage = method.stage is not None and bool(method.frozen(experiment.settings))
+    train = experiment.train
+    stage = experiment.has_stage and not experiment.teacher_cache.variants  # which a cache has run before
     return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage)
 
 
@@ -121,6 +121,8 @@ class Estimate:
     plan: str
     begins: str | None = None
     """What `train.init` gives."""
+    teacher_cache: str | None = None
+    """What it takes, or where it lies already."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,7 +140,8 @@ class Estimate:
             rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
             length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
         begins = [("begins with", self.begins)] if self.begins else []
-        return [("parameters", need), *begins, ("cost", cost), ("length", length), ("resources", self.plan)]
+        cache = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), *cache, ("resources", self.plan)]
 
 
 def estimate(experiment: config.Experiment) -> Estimate:
@@ -164,7 +167,16 @@ def estimate(experiment: config.Experiment) -> Estimate:
         from .initial import find_initial
 
         begins = find_initial(experiment, tracking_uri(experiment)).describe()
-    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, 16 * trained + 4 * (count - trained), plan, begins)
+    cache = None
+    if dataset and experiment.teacher_cache.variants:
+        from .teacher_cache import foretell
+
+        told = foretell(experiment, dataset, tracking_uri(experiment))
+        cache = (
+            told if isinstance(told, str) else f"{told.describe()}, made before training; about {_time(told.seconds)} on one CPU process"
+        )
+    memory = 16 * trained + 4 * (count - trained)
+    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, memory, plan, begins, cache)
 
 
 def _flops(experiment: config.Experiment, pretext: Any, count: int) -> float | None:

@@ -29,6 +29,7 @@ class RunProgress:
             disable=not console.is_terminal,
         )
         self.task: TaskID | None = None
+        self.making: TaskID | None = None
         self.steps = 0
         self.validation = ""
         self.started = 0.0
@@ -47,6 +48,10 @@ class RunProgress:
 
     def show(self, event: Event) -> None:
         match event["kind"]:
+            case "cache" if "text" in event:
+                self.say(event["text"])
+            case "cache":
+                self._cache(event["done"], event["total"])
             case "start":
                 self._start(event)
             case "steps":
@@ -69,6 +74,15 @@ class RunProgress:
         if self.task is None:
             self.task = self.bar.add_task("training", total=event["steps"], figures="")
         self.bar.update(self.task, completed=event["first_step"])
+
+    def _cache(self, done: int, total: int) -> None:
+        if self.making is None:
+            self.making = self.bar.add_task("teacher cache", total=total, figures="samples")
+        self.bar.update(self.making, completed=done)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last_line > LOG_SECONDS:
+            self.say(f"teacher cache {done:,}/{total:,} samples")
+            self.last_line = now
 
     def _steps(self, event: Event) -> None:
         done = event["first"] + len(event["lr"])

@@ -69,6 +69,16 @@ def plan_resources(
     return ResourcePlan(workers, worker_cpus, int(use_gpu), data, threads or per_worker, reserve)
 
 
+def stage_resources(cpus: float) -> StreamResources:
+    """A cluster for a stage alone, before training: an eighth loads samples, because rendering and a teacher take far longer.
+
+    A task of loading gets another share than an actor, or Ray Data would run both in the actor and leave the eighth idle.
+    """
+    load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
+    rest = cpus - load
+    return StreamResources(min(0.5, load), load, max(1, int(rest)), _down(min(1.0, rest)))
+
+
 def _down(value: float) -> float:
     """Ray counts in ten-thousandths; whole numbers where there is at least one."""
     return float(int(value)) if value >= 1 else int(value * 100) / 100

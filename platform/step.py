@@ -19,7 +19,8 @@ from sightline.methods.contract import Batch
 from sightline.methods.optim import Clock, OptimConfig, Schedule
 from sightline.methods.random import Noise
 
-from .data.stream import Columns, Group
+from .data.blocks import Columns
+from .data.stream import Group
 
 
 class Phases:

@@ -62,11 +62,13 @@ def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak
     samples = sum(e["samples"] for e in steps)
     wait = sum(e["phases"].get("data_wait", 0.0) for e in steps)
     last = starts[-1]
+    variants = run.settings.get("teacher_cache", {}).get("variants", 0)
     return [
         ("Method", f"{run.settings['method']} ({run.recipe})"),
         ("Training data", f"{train.rows:,} {train.kind} from {len(train.manifest.scenes) or 1} scenes"),
         ("Validation data", f"{val.rows:,} {val.kind}" if val else "none"),
         ("Data fingerprint", run.fingerprint[:16]),
+        *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
         ("Parameters", f"{last['parameters'] / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
         ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
         ("Training time", f"{seconds:,.0f} s"),

@@ -25,6 +25,7 @@ from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
 
 from . import checkpoint, config
+from .data.cache import Cache
 from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
 from .data.stream import Group, Stream, StreamResources
@@ -49,6 +50,8 @@ class Job:
     stream: StreamResources | None = None
     """Logical CPUs of each rank's pipeline; None: no Ray, one worker in this process."""
     threads: int = 1
+    teacher_cache: str | None = None
+    """The finished cache of the experiment's `teacher_cache.variants`; None: views and stage are made as they are needed."""
 
     @property
     def experiment(self) -> config.Experiment:
@@ -97,6 +100,7 @@ class _Loop:
         self.make_stage = stage_maker(settings, Path(job.folder))
         share = settings.lanes // collective.world_size()
         self.lanes = range(collective.rank() * share, (collective.rank() + 1) * share)
+        self.cache = self._cache()
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
         self.validation: Validation | None = None
@@ -188,7 +192,17 @@ class _Loop:
             self.job.stream,
             settings.data.max_broken,
             self.make_stage,
+            settings.teacher_cache.variants,
+            self.cache,
         )
+
+    def _cache(self) -> Cache | None:
+        if self.job.teacher_cache is None:
+            return None
+        cache = Cache.find(self.job.teacher_cache, tuple(self.dataset.row_groups))
+        if cache is None:
+            raise SightlineError(f"there is no finished cache in {self.job.teacher_cache}", "`sightline resume` makes it anew")
+        return cache
 
     def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
         """A resume goes on with the same data, plan and settings, or not at all."""

@@ -15,9 +15,9 @@ from sightline.methods.contract import Alarm, Stage, Views
 from sightline.methods.random import Noise
 
 from .config import Experiment
+from .data.blocks import Columns
 from .data.dataset import Dataset
 from .data.fixed import fixed_groups
-from .data.stream import Columns
 from .step import buffers_kept, tensors, total
 
 STEP = -2

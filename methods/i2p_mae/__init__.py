@@ -56,6 +56,12 @@ def _stage(config: I2PConfig, live: Live) -> Stage:
     return TeacherStage(config, live.frozen["model.teacher"])
 
 
+def _stage_settings(config: I2PConfig) -> dict[str, Any]:
+    augment = {f"augment.{key}": value for key, value in config.augment.model_dump(mode="json").items()}
+    least = config.model.groups[0]
+    return {"model.points": config.model.points, "model.groups[0]": least, "pretext.views": config.pretext.views, **augment}
+
+
 method = Method(
     id="i2p_mae",
     kind="points",
@@ -69,4 +75,5 @@ method = Method(
     frozen=_frozen,
     fit=_fit,
     stage=_stage,
+    stage_settings=_stage_settings,
 )

@@ -10,9 +10,9 @@ from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import key, sample_rng
 
+from .blocks import Columns, staged
 from .dataset import Dataset
 from .rows import decode_row, input_columns
-from .stream import Columns, staged
 
 
 def fixed_rows(dataset: Dataset, limit: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ read of its row groups, and any position is found again from a few integers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -34,6 +34,8 @@ class Piece:
     row_group: int
     start: int
     stop: int
+    epoch: int = 0
+    """How often these rows stood in the plan before."""
 
     @property
     def rows(self) -> int:
@@ -135,7 +137,7 @@ class Plan:
             if offset < len(pieces):
                 order = keyed_rng("epoch", self.seed, epoch).permutation(len(pieces))
                 for index in order[offset :: self.lanes]:
-                    yield pieces[index]
+                    yield replace(pieces[index], epoch=epoch)
             taken = max(0, -(-(len(pieces) - offset) // self.lanes))
             offset += taken * self.lanes - len(pieces)
             epoch += 1

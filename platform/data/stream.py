@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, repeat
-from typing import Any
 
 import numpy as np
 
 from sightline.methods.contract import Stage, Views
-from sightline.methods.errors import BrokenSampleError, SightlineError
-from sightline.methods.random import key, sample_rng
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import key
 
+from .blocks import Columns, Made, load_block, staged
+from .cache import Cache
 from .dataset import Dataset
 from .plan import Block, Plan
-from .rows import decode_row, input_columns
 
 WINDOWS = (8, 32, 128, 256)
 """Blocks in the first, second, third and every later Ray dataset. Making one costs the driver 4 ms a block. The first is short so that the
@@ -34,9 +34,6 @@ OVERLAP_BLOCKS = 3
 """Blocks before the end of a window at which the next one starts, so that its start-up (a second) is not waited for."""
 QUEUE_BLOCKS = 2
 """Finished blocks that wait in this process, besides those in Ray's object store."""
-Columns = dict[str, np.ndarray]
-ROW_COLUMNS = ("position", "id", "broken")
-"""Of a block, besides the views."""
 
 
 @dataclass(frozen=True)
@@ -66,44 +63,6 @@ class StreamResources:
     actor_gpus: float = 0.0
 
 
-def load_block(block: Block, first_row: int, *, dataset: Dataset, views: Views, plan: Plan, seed: int) -> Columns:
-    """The columns of a block from its lane row `first_row` on: the views, `position`, `id` and `broken` ('' or the reason).
-
-    A broken sample keeps its place: the next usable row of the block stands in, with the draws of the place it takes.
-    """
-    columns = input_columns(dataset.kind, views)
-    rows: list[dict[str, Any]] = []
-    for piece in block.pieces:
-        table = dataset.read(piece.shard, piece.row_group, rows=range(piece.start, piece.stop), columns=columns)
-        rows += table.to_pylist()
-    order = block.order()
-    skip = max(0, first_row - block.start)
-    positions = [plan.position(block.lane, block.start + place) for place in range(skip, len(order))]
-    arrays: Columns = {}
-    ids, broken = [], []
-    for out, place in enumerate(range(skip, len(order))):
-        reason = ""
-        for index in np.roll(order, -place):
-            row = rows[index]
-            try:
-                made = views(decode_row(row, dataset.kind, needed=columns), sample_rng(seed, positions[out]))
-            except BrokenSampleError as error:
-                reason = reason or f"{row['id']}: {error}"
-                continue
-            break
-        else:
-            raise SightlineError(
-                f"no usable sample in a whole block of {len(order)} rows; the first: {reason}", "run `sightline inspect DATASET`"
-            )
-        if not arrays:
-            arrays = {name: np.empty((len(positions), *np.shape(value)), np.asarray(value).dtype) for name, value in made.items()}
-        for name, value in made.items():
-            arrays[name][out] = value
-        ids.append(str(row["id"]))
-        broken.append(reason)
-    return {**arrays, "position": np.asarray(positions, np.int64), "id": np.asarray(ids, object), "broken": np.asarray(broken, object)}
-
-
 @dataclass
 class Stream:
     """The groups of `lanes` for the steps `[first_step, steps)`, step after step, lanes in order. One stream per rank."""
@@ -120,6 +79,10 @@ class Stream:
     max_broken: float = 0.05
     make_stage: Callable[[], Stage] | None = None
     """Makes what runs on the views of every block, where it runs: in this process, or in Ray actors of its own (`StreamResources`)."""
+    variants: int = 0
+    """More than 0: so many fixed draws of every row, see `blocks.Made`."""
+    cache: Cache | None = None
+    """Of these variants: the samples come from it, and no stage runs."""
     samples: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -180,27 +143,36 @@ class Stream:
     def _blocks(self) -> Iterator[Columns]:
         schedule = self.plan.schedule(self.lanes, self.first_step, self.steps)
         first_row = self.first_step * self.plan.group
-        load = partial(load_block, first_row=first_row, dataset=self.dataset, views=self.views, plan=self.plan, seed=self.seed)
-        if self.resources is None:
-            stage = self.make_stage() if self.make_stage else None
-            yield from (staged(load(block), stage) for block in schedule)
-            return
-        yield from _in_windows(schedule, load, self.make_stage, self.resources)
+        samples = self.cache or Made(self.dataset, self.views, self.seed, self.variants)
+        load = partial(load_block, first_row=first_row, samples=samples, plan=self.plan)
+        yield from run_blocks(schedule, load, None if self.cache else self.make_stage, self.resources)
 
 
-def staged(columns: Columns, stage: Stage | None) -> Columns:
-    """The columns of a block and what the stage makes of its views."""
-    if stage is None:
-        return columns
-    return {**columns, **stage({name: column for name, column in columns.items() if name not in ROW_COLUMNS})}
+def run_blocks(
+    blocks: Iterator[Block],
+    load: partial[Columns],
+    make_stage: Callable[[], Stage] | None,
+    resources: StreamResources | None,
+    windows: Sequence[int] = WINDOWS,
+) -> Iterator[Columns]:
+    """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else by Ray Data."""
+    if resources is None:
+        stage = make_stage() if make_stage else None
+        yield from (staged(load(block), stage) for block in blocks)
+    else:
+        yield from _in_windows(blocks, load, make_stage, resources, windows)
 
 
 def _in_windows(
-    schedule: Iterator[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources
+    schedule: Iterator[Block],
+    load: partial[Columns],
+    make_stage: Callable[[], Stage] | None,
+    resources: StreamResources,
+    windows: Sequence[int],
 ) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
     runs: list[_Background] = []
-    sizes = chain(WINDOWS, repeat(WINDOWS[-1]))
+    sizes = chain(windows, repeat(windows[-1]))
 
     def start() -> int:
         window = list(islice(schedule, next(sizes)))

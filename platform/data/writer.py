@@ -86,7 +86,7 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Mapping[str, 
     """Writes shard number `index` of the data set in `folder`. `skips` may grow while `rows` is consumed; it is read at the end.
 
     The shard is built in memory and lands whole. Images are stored as they are (they are compressed already), every page with a
-    checksum, and without Arrow's own type metadata (see `dataset._open_shard`).
+    checksum, and without Arrow's own type metadata (see `shards._open_shard`).
     """
     system, path = open_place(folder)
     schema = schema_of(kind)

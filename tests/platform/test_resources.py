@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sightline.methods.errors import CallError
-from sightline.platform.resources import MOST_WORKERS_PER_CPU, ResourcePlan, plan_resources
+from sightline.platform.resources import MOST_WORKERS_PER_CPU, ResourcePlan, plan_resources, stage_resources
 
 CPUS = (1, 2, 3, 4, 16, 96)
 
@@ -92,3 +92,10 @@ def test_the_plan_is_told_in_words() -> None:
     assert plan_resources(2, 2, 0).describe() == (
         "2 workers x 0.37 CPU, 1 torch thread each; Ray Data 2 x 0.38 CPU; 0.5 CPU kept for probes"
     )
+
+
+@pytest.mark.parametrize(("cpus", "actors"), [(1, 1), (2, 1), (3, 2), (16, 14), (96, 84)])
+def test_a_stage_alone_has_the_cluster_but_for_what_loads_its_samples(cpus: int, actors: int) -> None:
+    shares = stage_resources(cpus)
+    assert shares.actors == actors and 0 < shares.task_cpus <= shares.cpus and shares.task_cpus != shares.actor_cpus
+    assert shares.cpus + shares.actors * shares.actor_cpus <= cpus

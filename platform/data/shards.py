@@ -1,0 +1,123 @@
+"""The Parquet files of a folder, as its manifest vouches for them: opened with care, read by row group, compared byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from sightline.methods.errors import SightlineError
+
+from .manifest import Shard
+from .storage import is_local, open_place
+
+_MAX_FOOTER = 64 * 2**20
+_SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int32(), pa.int64(), pa.uint8(), pa.float32(), pa.float64())
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """Files in `uri`. What is wrong with one is a `SightlineError` that names it, with `mend`."""
+
+    uri: str
+    shards: tuple[Shard, ...]
+    mend: str
+
+    def check_sizes(self) -> None:
+        """That every file is there with its size."""
+        system, path = open_place(self.uri)
+        infos = system.get_file_info([f"{path}/{shard.name}" for shard in self.shards])
+        for shard, info in zip(self.shards, infos, strict=True):
+            self._check_size(shard, info)
+
+    def read(self, shard_index: int, row_group_index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row group, all columns or those named. Raises where it is missing, truncated, altered or holds a type that is not allowed."""
+        shard = self.shards[shard_index]
+        try:
+            file = self._file(shard)
+            names = [name for name in columns if name in file.schema_arrow.names] if columns is not None else None
+            table = file.read_row_group(row_group_index, columns=names, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise self.broken(shard, f"is damaged in row group {row_group_index} ({_first_line(error)})") from None
+        if table.num_rows != shard.row_groups[row_group_index]:
+            raise self.broken(shard, f"has {table.num_rows} rows in row group {row_group_index}, not {shard.row_groups[row_group_index]}")
+        return table
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Reads every byte and compares SHA-256. Calls `progress(bytes done, bytes in all)`."""
+        system, path = open_place(self.uri)
+        total, done = sum(shard.bytes for shard in self.shards), 0
+        for shard in self.shards:
+            digest = hashlib.sha256()
+            try:
+                with system.open_input_stream(f"{path}/{shard.name}", compression=None) as stream:
+                    while chunk := stream.read(4 * 2**20):
+                        digest.update(chunk)
+                        done += len(chunk)
+                        if progress:
+                            progress(done, total)
+            except OSError as error:
+                raise self.broken(shard, f"cannot be read ({_first_line(error)})") from None
+            if digest.hexdigest() != shard.sha256:
+                raise self.broken(shard, "was altered: its SHA-256 is not that of the manifest")
+
+    def broken(self, shard: Shard, what: str) -> SightlineError:
+        return SightlineError(f"shard {shard.name} of {self.uri} {what}", self.mend)
+
+    def _file(self, shard: Shard) -> pq.ParquetFile:
+        system, path = open_place(self.uri)
+        version = 0
+        if is_local(system):  # a file replaced under a running process must not be read through an old handle
+            info = system.get_file_info(f"{path}/{shard.name}")
+            self._check_size(shard, info)
+            version = info.mtime_ns
+        return _open_shard(self.uri, shard, self.mend, version, threading.get_ident())
+
+    def _check_size(self, shard: Shard, info: fs.FileInfo) -> None:
+        if info.type == fs.FileType.NotFound:
+            raise self.broken(shard, "is missing")
+        if info.size != shard.bytes:
+            raise self.broken(shard, f"has {info.size:,} bytes instead of {shard.bytes:,}: it was truncated or replaced")
+
+
+@lru_cache(maxsize=64)
+def _open_shard(uri: str, shard: Shard, mend: str, version: int, thread: int) -> pq.ParquetFile:
+    """An opened shard, kept per thread (a Parquet reader is not safe to share). `version` and `thread` are there for the key.
+
+    Types are checked before the file reaches the Parquet reader: on opening, it would restore the types named in the
+    `ARROW:schema` entry of the footer, and for a registered extension type (Ray registers some) that runs code chosen by the file.
+    Our shards are written without that entry, and key and value lie uncompressed in the footer.
+    """
+    system, path = open_place(uri)
+    place = f"{path}/{shard.name}"
+    refuse = ShardFolder(uri, (shard,), mend).broken
+    source = pa.memory_map(place) if is_local(system) else system.open_input_file(place)
+    if shard.bytes < 12:
+        raise refuse(shard, "is not a Parquet file")
+    source.seek(shard.bytes - 8)
+    length, magic = struct.unpack("<I4s", source.read(8))
+    if magic != b"PAR1" or length > min(_MAX_FOOTER, shard.bytes - 8):
+        raise refuse(shard, "is not a Parquet file (pickles and other formats are never read)")
+    source.seek(shard.bytes - 8 - length)
+    if b"ARROW:" in source.read(length):
+        raise refuse(shard, "carries Arrow type metadata, which Sightline never writes and does not trust")
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    for field in file.schema_arrow:
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if kind not in _SCALARS and not pa.types.is_fixed_size_binary(kind):
+            raise refuse(shard, f"holds column {field.name!r} of type {field.type}, which is not allowed")
+    rows = tuple(file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups))
+    if rows != shard.row_groups:
+        raise refuse(shard, "has other row groups than the manifest says")
+    return file
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
