@@ -196,14 +196,18 @@ def _in_windows(
 
 
 class _StageActor:
-    """A stage in a process of its own, made once; mistakes travel as data, as those of tasks do."""
+    """A stage in a process of its own, made once a window; mistakes travel as data, as those of tasks do."""
 
     def __init__(self, make_stage: Callable[[], Stage]) -> None:
-        self.stage = make_stage()
+        self.failure: Columns = {}
+        try:
+            self.stage = make_stage()
+        except SightlineError as error:
+            self.failure = _failure(error)
 
     def __call__(self, columns: Columns) -> Columns:
-        if "failure" in columns:
-            return columns
+        if self.failure or "failure" in columns:
+            return self.failure or columns
         try:
             return staged(columns, self.stage)
         except SightlineError as error:
@@ -250,6 +254,7 @@ def _run_window(
             compute=ray.data.ActorPoolStrategy(size=resources.actors),
             num_cpus=resources.actor_cpus,
             num_gpus=resources.actor_gpus,
+            scheduling_strategy="SPREAD",  # the default; said aloud it keeps Ray Data from loading the blocks in the actors, too
         )
     for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         if "failure" in columns:

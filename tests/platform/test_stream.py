@@ -1,19 +1,23 @@
-"""The stream: exact order, keyed draws, substitutes for broken samples."""
+"""The stream: exact order, keyed draws, substitutes for broken samples; a stage, wherever it runs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stages
+from stages import Failing, Signed, Telling, told, unmade
 from toy import TOY, write_pairs
 
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.fixed import fixed_groups
 from sightline.platform.data.plan import Plan
 from sightline.platform.data.stream import Group, Stream, StreamResources
 
@@ -80,3 +84,103 @@ def test_ray_data_gives_exactly_what_this_process_gives(toy_data: dict[str, str]
     here = [g for step in stream(toy_data["data.train"], steps=40) for g in step]
     there = [g for step in stream(toy_data["data.train"], steps=40, resources=StreamResources(0.38, 0.38)) for g in step]
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
+
+
+HERE, ONE, TWO = None, StreamResources(0.38, 0.38, 1, 0.38), StreamResources(0.38, 0.38, 2, 0.38)
+EVERYWHERE = [
+    pytest.param(HERE, id="here"),
+    pytest.param(ONE, id="one actor", marks=pytest.mark.slow),
+    pytest.param(TWO, id="two actors", marks=pytest.mark.slow),
+]
+
+
+def head_for(resources: StreamResources | None, request: pytest.FixtureRequest) -> None:
+    """Ray's actors cannot import what lies here, so the stages travel as code."""
+    if resources is not None:
+        request.getfixturevalue("ray_head")
+        import ray.cloudpickle
+
+        ray.cloudpickle.register_pickle_by_value(stages)
+
+
+@pytest.mark.parametrize("resources", EVERYWHERE)
+def test_a_stage_adds_its_columns_and_changes_nothing_else(
+    resources: StreamResources | None, toy_data: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """Views, ids and places are those of a stream without; what the stage says belongs to the sample beside it."""
+    head_for(resources, request)
+    plain = [g for step in stream(toy_data["data.train"]) for g in step]
+    staged = [g for step in stream(toy_data["data.train"], resources=resources, make_stage=Telling) for g in step]
+    assert len(plain) == len(staged) == 120
+    processes = set()
+    for one, two in zip(plain, staged, strict=True):
+        assert same(one, two) and list(two.arrays) == [*one.arrays, "told", "process"]
+        assert (two.step, two.lane, two.digest) == (one.step, one.lane, one.digest)
+        assert np.array_equal(two.arrays["told"], told(next(iter(one.arrays.values()))))
+        processes |= set(two.arrays["process"].tolist())
+    assert (processes == {os.getpid()}) == (resources is None)
+
+
+@pytest.mark.slow
+def test_blocks_are_not_loaded_in_the_actors_of_the_stage(toy_data: dict[str, str], request: pytest.FixtureRequest) -> None:
+    """Ray Data merges operators where it can; loading would then wait for the stage."""
+    head_for(ONE, request)
+    signed = stream(toy_data["data.train"], resources=ONE, make_stage=Telling)
+    signed.views = Signed(signed.views)
+    groups = [g for step in signed for g in step]
+    loaders, processes = ({int(p) for g in groups for p in g.arrays[name]} for name in ("loader", "process"))
+    assert not loaders & processes and os.getpid() not in loaders | processes
+
+
+def test_a_stage_begins_anywhere(toy_data: dict[str, str]) -> None:
+    whole = list(stream(toy_data["data.train"], make_stage=Telling))
+    later = list(stream(toy_data["data.train"], first=13, make_stage=Telling))
+    assert all(same(a, b) for x, y in zip(whole[13:], later, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("resources", EVERYWHERE[:2])
+def test_the_stand_in_of_a_broken_sample_goes_through_the_stage(
+    resources: StreamResources | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    head_for(resources, request)
+    broken = str(write_pairs(tmp_path / "broken", 90, 1, broken=(7,)))
+    groups = [g for step in stream(broken, max_broken=0.2, resources=resources, make_stage=Telling) for g in step]
+    assert any(group.broken for group in groups)
+    for group in groups:
+        assert np.array_equal(group.arrays["told"], told(next(iter(group.arrays.values()))))
+
+
+@pytest.mark.parametrize("resources", EVERYWHERE[:2])
+@pytest.mark.parametrize(
+    ("make_stage", "rows", "says", "mend"),
+    [
+        pytest.param(Failing, (), "the teacher sees nothing", "put a light on", id="in the stage"),
+        pytest.param(unmade, (), "the teacher is gone", "find it", id="as it is made"),
+        pytest.param(Telling, range(90), "no usable sample in a whole block", "sightline inspect", id="before it"),
+    ],
+)
+def test_an_error_reaches_the_consumer_with_its_words(
+    make_stage: Any,
+    rows: Sequence[int],
+    says: str,
+    mend: str,
+    resources: StreamResources | None,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    head_for(resources, request)
+    data = str(write_pairs(tmp_path / "data", 90, 1, broken=tuple(rows)))
+    with pytest.raises(SightlineError, match=says) as caught:
+        list(stream(data, resources=resources, make_stage=make_stage))
+    assert mend in caught.value.mend
+
+
+def test_fixed_groups_go_through_the_stage(toy_data: dict[str, str]) -> None:
+    dataset = Dataset.open(toy_data["data.val"])
+    views = find_method("croco").views(config.load("toy", {}, settings=TOY).settings)
+    plain = list(fixed_groups(dataset, views, group=4, limit=10))
+    staged = list(fixed_groups(dataset, views, group=4, limit=10, stage=Telling()))
+    assert [index for index, _ in plain] == [index for index, _ in staged] and len(plain) == 3
+    for (_, one), (_, two) in zip(plain, staged, strict=True):
+        assert list(two) == [*one, "told", "process"] and all(np.array_equal(one[name], two[name]) for name in one)
+        assert np.array_equal(two["told"], told(next(iter(one.values()))))
