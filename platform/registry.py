@@ -50,7 +50,8 @@ class Input:
 def input_of(encoder: Any) -> Input:
     """Of an `ImageEncoder`, or of a `PointEncoder`."""
     if hasattr(encoder, "points"):
-        words = "coordinates, centred, the farthest at distance 1; any batch, this many points"
+        prepared = "centred, the farthest at distance 1" if getattr(encoder, "normalised", True) else "as in the training data"
+        words = f"coordinates, {prepared}; any batch, this many points"
         return Input("points", (int(encoder.points), 3), words, "groups")
     words = "float32 RGB in [0, 1]; any batch, this image size"
     return Input("images", (3, *map(int, encoder.image_size)), words, "patches in raster order")

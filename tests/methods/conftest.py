@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 install_import_hook(
-    ["sightline.methods.layers", "sightline.methods.croco", "sightline.methods.conmim", "sightline.methods.loca"], "beartype.beartype"
+    [f"sightline.methods.{name}" for name in ("layers", "croco", "conmim", "loca", "farthest", "finetune_points")], "beartype.beartype"
 )
 
 import parity_harness as parity  # noqa: E402
