@@ -61,7 +61,10 @@ class Stage(Protocol):
 
 
 class ImageEncoder(Protocol):
-    """The exported encoder of images. Input: float32 RGB in [0, 1], B x 3 x H x W; normalisation is inside."""
+    """The exported encoder of images. Input: float32 RGB in [0, 1], B x 3 x H x W; normalisation is inside.
+
+    An optional `tokens_and_saliency(images)` gives both from one pass.
+    """
 
     dim: int
     patch_size: int

@@ -50,7 +50,8 @@ class Input:
 def input_of(encoder: Any) -> Input:
     """Of an `ImageEncoder`, or of a `PointEncoder`."""
     if hasattr(encoder, "points"):
-        words = "float32 coordinates, centred on the mean, the farthest at distance 1; any batch, this many points"
+        prepared = "centred on the mean, the farthest at distance 1" if getattr(encoder, "normalised", True) else "as in the training data"
+        words = f"float32 coordinates, {prepared}; any batch, this many points"
         return Input("points", (int(encoder.points), 3), words, "groups")
     words = "float32 RGB in [0, 1]; any batch, this image size; normalisation is inside"
     return Input("images", (3, *map(int, encoder.image_size)), words, "patches in raster order")

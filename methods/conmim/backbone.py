@@ -176,11 +176,12 @@ class ConMIMBackbone(nn.Module):
         out: Tensor = self.norm(self.blocks_out(images, mask, kept))
         return out
 
-    def last_attention(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b heads n1 n1"]:
-        """The attention of the last block, nothing masked: queries x keys."""
+    def last_attention(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n1 d"], Float[Tensor, "b heads n1 n1"]]:
+        """(tokens as `forward` gives them, the attention of the last block: queries x keys), nothing masked."""
         x, biases = self._start(images, None)
         for block, bias in zip(self.blocks[:-1], biases[:-1], strict=True):
             x = block(x, bias)
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        return last.attn.weights(last.norm1(x), biases[-1])
+        assert self.norm is not None
+        return self.norm(last(x, biases[-1])), last.attn.weights(last.norm1(x), biases[-1])

@@ -55,8 +55,13 @@ class ConMIMEncoder(nn.Module):
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block from all tokens, mean over heads, the class token left out; rows sum to 1."""
-        received = self.backbone.last_attention(normalise(images, self.model)).mean(dim=(1, 2))[:, 1:]
-        return received / received.sum(dim=1, keepdim=True)
+        return self.tokens_and_saliency(images)[1]
+
+    def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Both from one pass."""
+        tokens, attention = self.backbone.last_attention(normalise(images, self.model))
+        received = attention.mean(dim=(1, 2))[:, 1:]
+        return tokens[:, 1:], received / received.sum(dim=1, keepdim=True)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)

@@ -78,12 +78,16 @@ class CrocoEncoder(nn.Module):
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
+        return self.tokens_and_saliency(images)[1]
+
+    def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Both from one pass."""
         x, rotary = self._start(images)
         for block in self.enc_blocks[:-1]:
             x = block(x, rotary)
         last = self.enc_blocks[-1]
         assert isinstance(last, EncoderBlock)
-        return last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
+        return self.enc_norm(last(x, rotary)), last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 for the patch embedding, i + 1 for block i, depth + 1 after them."""

@@ -39,5 +39,8 @@ class TeacherStage:
         if images.shape[2:] != (height, width):
             images = interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         images = images.expand(-1, 3, -1, -1)
-        tokens = self.teacher.tokens(images)
-        return tokens.transpose(1, 2).unflatten(2, grid), self.teacher.saliency(images).unflatten(1, grid)
+        if hasattr(self.teacher, "tokens_and_saliency"):
+            tokens, saliency = self.teacher.tokens_and_saliency(images)
+        else:
+            tokens, saliency = self.teacher.tokens(images), self.teacher.saliency(images)
+        return tokens.transpose(1, 2).unflatten(2, grid), saliency.unflatten(1, grid)

@@ -24,6 +24,8 @@ class PointClassifier(nn.Module):
     """Clouds in, class logits out. Parameter names are those of the published fine-tuned checkpoints."""
 
     task, input, output = "classification", "points", "logits"
+    normalised = True
+    """Whether the clouds it was trained on are centred, the farthest point at distance 1."""
 
     def __init__(self, model: I2PModel, radii: Sequence[float], pooling: Pooling, classes: int, official: bool = True) -> None:
         super().__init__()

@@ -59,12 +59,16 @@ class LocaEncoder(nn.Module):
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
+        return self.tokens_and_saliency(images)[1]
+
+    def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Both from one pass."""
         x = self.embed(imagenet_normalise(images))
         for block in self.blocks[:-1]:
             x = block(x)
         last = self.blocks[-1]
         assert isinstance(last, EncoderBlock)
-        return last.attn.weights(last.norm1(x)).mean(dim=(1, 2))
+        return self.norm(last(x)).float(), last.attn.weights(last.norm1(x)).mean(dim=(1, 2))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)

@@ -59,7 +59,9 @@ class TimmEncoder(nn.Module):
         return int(self.network.feature_info[-1]["reduction"])
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        found = self._features(images)
+        return self._projected(self._features(images))
+
+    def _projected(self, found: Tensor) -> Tensor:
         if not self.project:
             return found
         head: Tensor = self.network.head(self.network.fc_norm(found)) if hasattr(self.network, "fc_norm") else self.network.head(found)
@@ -90,24 +92,29 @@ class TimmEncoder(nn.Module):
         return found
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
-        if self.last is None:
-            length: Tensor = self._features(images).norm(dim=-1)
-            return length / length.sum(dim=1, keepdim=True)
-        matrix = self.attention(images)
+        return self.tokens_and_saliency(images)[1]
+
+    def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Both from one pass."""
+        found, matrix = self.features_and_attention(images)
+        if matrix is None:
+            length: Tensor = found.norm(dim=-1)
+            return self._projected(found), length / length.sum(dim=1, keepdim=True)
         rows = matrix[:, 0, self.prefix :] if self.network.cls_token is not None else matrix[:, self.prefix :, self.prefix :].mean(dim=1)
         rows = self._one_a_patch(rows, images)
-        return rows / rows.sum(dim=1, keepdim=True)
+        return self._projected(found), rows / rows.sum(dim=1, keepdim=True)
 
-    def attention(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m m"]:
-        """Of the last block, mean over heads, class and register tokens first; for networks that have one."""
-        assert self.last is not None
+    def features_and_attention(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(features, attention of the last block: b x m x m, mean over heads, class and register tokens first; None without attention)."""
+        if self.last is None:
+            return self._features(images), None
         seen: list[Tensor] = []
         hook = self.last.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:
-            self._features(images)
+            found = self._features(images)
         finally:
             hook.remove()
-        return seen[-1].float().mean(dim=1)
+        return found, seen[-1].float().mean(dim=1)
 
 
 def _create(model: TimmModel) -> tuple[Any, dict[str, Any]]:

@@ -211,7 +211,8 @@ def test_the_student_is_the_encoder_where_the_settings_say_so() -> None:
 def test_saliency_is_the_attention_of_the_last_block() -> None:
     encoder = lively(built(small())).encoder().eval()
     images = torch.rand(2, 3, 32, 32)
-    attention = encoder.backbone.last_attention(images)
+    tokens, attention = encoder.backbone.last_attention(images)
+    assert torch.equal(tokens, encoder.backbone(images))
     assert attention.shape == (2, 2, 17, 17)
     torch.testing.assert_close(attention.sum(-1), torch.ones(2, 2, 17))
     block = encoder.backbone.blocks[-1].attn

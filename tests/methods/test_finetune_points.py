@@ -19,6 +19,7 @@ from sightline.methods.finetune_points.pretext import turned
 from sightline.methods.i2p_mae.transfer import DROPPED, smoothed_cross_entropy
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import Noise, keyed_rng
+from sightline.platform.registry import input_of
 
 METHOD = find_method("finetune_points")
 STILL = {"scale": [1, 1], "shift": 0}
@@ -92,21 +93,27 @@ def test_each_cloud_is_scaled_and_shifted_by_axis_after_it_is_normalised() -> No
         scale, shift = np.polyfit(still[:, axis], augmented[:, axis], 1)
         np.testing.assert_allclose(still[:, axis] * scale + shift, augmented[:, axis], atol=1e-5)
         assert 0.5 <= scale <= 2 and abs(shift) <= 0.3
-    raw = METHOD.views(configured(augment={**STILL, "normalise": False})).evaluation(one, keyed_rng("x"))["points"]
-    assert rows(raw) == rows(one["points"])
+    whole = configured(augment={**STILL, "normalise": False})
+    assert rows(METHOD.views(whole).evaluation(one, keyed_rng("x"))["points"]) == rows(one["points"])
+    assert [input_of(build(c).encoder()).words for c in (config, whole)] == [
+        "coordinates, centred, the farthest at distance 1; any batch, this many points",
+        "coordinates, as in the training data; any batch, this many points",
+    ]
 
 
 def test_one_rotation_about_y_turns_the_whole_group() -> None:
     points = torch.randn(5, 20, 3, generator=torch.Generator().manual_seed(0))
-    out = turned(points, 180, Noise(0, 3, 0))
+    out = turned(points, 180.0, Noise(0, 3, 0))
     assert torch.equal(out[..., 1], points[..., 1])
     torch.testing.assert_close(out.norm(dim=-1), points.norm(dim=-1))
     before, after = (torch.atan2(p[..., 0], p[..., 2]) for p in (points, out))
     angle = torch.remainder(after - before + 1e-3, 2 * math.pi)
     assert angle.max() - angle.min() < 1e-4
-    assert not torch.allclose(out, turned(points, 180, Noise(0, 4, 0)))
-    assert torch.equal(out, turned(points, 180, Noise(0, 3, 0)))
-    small = torch.remainder(torch.atan2(*turned(points, 10, Noise(0, 9, 0))[0, 0, [0, 2]]) - before[0, 0] + math.pi, 2 * math.pi) - math.pi
+    assert not torch.allclose(out, turned(points, 180.0, Noise(0, 4, 0)))
+    assert torch.equal(out, turned(points, 180.0, Noise(0, 3, 0)))
+    small = (
+        torch.remainder(torch.atan2(*turned(points, 10.0, Noise(0, 9, 0))[0, 0, [0, 2]]) - before[0, 0] + math.pi, 2 * math.pi) - math.pi
+    )
     assert abs(math.degrees(small)) <= 10
 
 
@@ -116,7 +123,7 @@ def test_a_group_is_turned_in_training_alone() -> None:
     data, noise = batch(config), Noise(0, 0, 0)
     trained, other = build(config), build(still)
     assert trained(data, noise)["cross_entropy"] != other(data, noise)["cross_entropy"]
-    moved = {**data, "points": turned(data["points"], 180, noise)}
+    moved = {**data, "points": turned(data["points"], 180.0, noise)}
     assert trained(data, noise)["cross_entropy"] == other(moved, noise)["cross_entropy"]
     trained, other = build(config).eval(), build(still).eval()
     assert trained(data, noise)["cross_entropy"] == other(data, noise)["cross_entropy"]

@@ -383,7 +383,7 @@ def clip_tower(vector: Vector) -> Mapping[str, Tensor]:
     encoder.std.fill_(1)
     with torch.no_grad():
         tokens = encoder.tokens(vector.tensors["input.image"])
-        attention = encoder.attention(vector.tensors["input.image"])
+        _, attention = encoder.features_and_attention(vector.tensors["input.image"])
     grid = (config["input_resolution"] // config["patch_size"],) * 2
     return {
         "output.feature_map": tokens.transpose(1, 2).unflatten(2, grid),
