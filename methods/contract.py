@@ -51,6 +51,7 @@ class Views(Protocol):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
 
 
+@runtime_checkable
 class Stage(Protocol):
     """A frozen step between views and training, on the arrays of several samples, in the data workers: a render and a 2-D teacher, say.
 

@@ -5,15 +5,12 @@ Squared distances are sums of squared differences everywhere, never |a|^2 + |b|^
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-NEAR_ORIGIN = 1e-3
-"""Squared radius in which the reference kernel (pointnet2_ops) never picks a point."""
+from ..farthest import NEAR_ORIGIN, tie_order
+
 LARGEST = 64 * 2**20
 """Bytes of the largest table of distances that is held at once; larger ones are made in parts."""
 
@@ -25,7 +22,7 @@ def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: 
     reduction tree of the reference kernel has it. `skip_origin`: points within sqrt(`NEAR_ORIGIN`) of the origin are never picked (but
     index 0), as in that kernel; where no other is left, index 0 is.
     """
-    order = torch.from_numpy(_tie_order(points.shape[1])).to(points.device)
+    order = torch.from_numpy(tie_order(points.shape[1])).to(points.device)
     x, y, z = points.detach().float()[:, order].unbind(-1)
     least = torch.full_like(x, torch.inf)
     if skip_origin:
@@ -39,19 +36,6 @@ def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: 
         torch.minimum(least, distance, out=least)
         picks[:, i] = least.argmax(dim=1)
     return order[picks]
-
-
-@lru_cache(maxsize=16)
-def _tie_order(n: int) -> np.ndarray:
-    """All indices, those first that win a tie. NumPy's: a tensor that is kept while a graph is exported would be none afterwards."""
-    threads = min(512, 1 << (n.bit_length() - 1))
-    bits = threads.bit_length() - 1
-    index = np.arange(n)
-    slot = index % threads
-    reversed_slot = np.zeros_like(slot)
-    for bit in range(bits):
-        reversed_slot |= ((slot >> bit) & 1) << (bits - 1 - bit)
-    return np.argsort(reversed_slot * n + index)
 
 
 def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], count: int) -> Int[Tensor, "b g k"]:

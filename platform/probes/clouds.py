@@ -141,5 +141,5 @@ def _norms(module: Any) -> list[torch.nn.modules.batchnorm._BatchNorm]:
 
 def _batch(members: list[Cloud], made: list[dict[int, tuple[np.ndarray, np.ndarray | None]]]) -> CloudBatch:
     points = {size: np.stack([one[size][0] for one in made]) for size in made[0]}
-    parts = {size: [one[size][1] for one in made] for size in made[0]}
-    return CloudBatch(members, points, {size: np.stack(some) for size, some in parts.items() if all(p is not None for p in some)})  # type: ignore[misc]
+    parts = {size: [part for one in made if (part := one[size][1]) is not None] for size in made[0]}
+    return CloudBatch(members, points, {size: np.stack(some) for size, some in parts.items() if len(some) == len(members)})

@@ -10,8 +10,8 @@ from sightline.methods.contract import Live
 
 SETTINGS = {
     "croco": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 3, "decoder_dim": 48}},
-    "conmim": {"model": {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "heads": 3}},
-    "loca": {"model": {"reference_size": 32, "patch_size": 8, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 3}},
+    "conmim": {"model": {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "heads": 3}, "pretext": {"mask": "random"}},
+    "loca": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 3}},
     "timm": {"model": {"name": "resnet18"}},
 }
 

@@ -22,7 +22,7 @@ from .meshes import Cloud, read_cloud, thinned
 class Drawn(NamedTuple):
     """How many points of a cloud are kept (of a mesh: sampled), and the seed of their draw."""
 
-    count: int
+    points: int
     seed: int
 
     def rng(self, id: str) -> np.random.Generator:
@@ -65,7 +65,7 @@ class CloudFile(_CloudItem):
     parts: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def cloud(self) -> Cloud:
-        cloud = read_cloud(self.file, self.drawn.count, self.drawn.rng(self.id))
+        cloud = read_cloud(self.file, self.drawn.points, self.drawn.rng(self.id))
         if cloud.part is None:
             return cloud
         if not self.parts:
@@ -97,7 +97,7 @@ class CloudInArray(_CloudItem):
         if points.ndim != 2 or points.shape[1] not in (3, 6):
             raise BrokenSampleError(f"not 3 or 6 columns: shape {points.shape}")
         normals = points[:, 3:6] if points.shape[1] == 6 else None
-        return thinned(Cloud(points[:, :3], normals, part), self.drawn.count, self.drawn.rng(self.id))
+        return thinned(Cloud(points[:, :3], normals, part), self.drawn.points, self.drawn.rng(self.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class CloudFromDepth(_CloudItem):
             raise BrokenSampleError("a depth image without a reading")
         z = depth[row, column].astype(np.float64)
         points = np.stack([(column - cx) / fx * z, (cy - row) / fy * z, -z], axis=1)
-        return thinned(Cloud(points), self.drawn.count, self.drawn.rng(self.id))
+        return thinned(Cloud(points), self.drawn.points, self.drawn.rng(self.id))
 
 
 @lru_cache(maxsize=4)
