@@ -254,7 +254,7 @@ def _run_window(
             compute=ray.data.ActorPoolStrategy(size=resources.actors),
             num_cpus=resources.actor_cpus,
             num_gpus=resources.actor_gpus,
-            scheduling_strategy="SPREAD",  # the default; said aloud it keeps Ray Data from loading the blocks in the actors, too
+            memory=1,  # a byte: where both operators ask for the same, Ray Data merges them and loads the blocks in the actors, too
         )
     for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         if "failure" in columns:

@@ -80,6 +80,8 @@ def test_tampered_files_fail(path: Path, tmp_path: Path) -> None:
         tampered["a state tensor less"] = {states[0]: None}
         tampered["a state tensor more"] = {"state.surprise!": torch.zeros(2)}
         tampered["a wrong weight"] = {states[0]: -vector.tensors[states[0]] + 0.1}
+    results = sorted(parity.recognise(vector, KINDS).recorded(vector))
+    tampered |= {f"no {name}": {name: None} for name in (results[0], results[-1])}
     for what, change in tampered.items():
         with pytest.raises(parity.ParityError):
             parity.check_file(write(vector, tmp_path / what.replace(" ", "-"), **change), KINDS)

@@ -30,6 +30,8 @@ GIVEN = {"NAME": "I2P_MAE", "local_radius": [0, 0, 0]}
 KNOWN = {*official.SAME, *GIVEN, "mask_ratio", "decoder_dims", "decoder_up_blocks", "clip_config"}
 FLAT = re.compile(r"(indices|masks|pixels)")
 GRADIENT, KINKED = 2e-3, 2e-2
+GRADIENTS = 11
+"""A whole model's file has those of as many parameters."""
 FIRST = "h_encoder.token_embed.0.first_conv.0.weight"
 
 
@@ -121,6 +123,8 @@ def whole(vector: Vector) -> Mapping[str, Tensor]:
         theirs = official.to_theirs(name)
         if f"grad.{theirs}" in vector.tensors and parameter.grad is not None:
             grads[f"grad.{theirs}"] = parameter.grad.view(vector.tensors[f"grad.{theirs}"].shape)
+    if len(grads) < GRADIENTS:
+        raise ParityError(f"{vector.path.name}: {len(grads)} gradients of {GRADIENTS}")
     return {**shaped(vector, out), **grads}
 
 
