@@ -47,7 +47,7 @@ def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     """The data sets to make; nothing is left out between splits."""
     from sightline.methods.errors import CallError
     from sightline.platform.data.images import Fit
-    from sightline.platform.data.prepare.cloud_folders import FINDERS
+    from sightline.platform.data.prepare.cloud_layouts import FINDERS
     from sightline.platform.data.prepare.clouds import Drawn
     from sightline.platform.data.prepare.images import WHOLE
     from sightline.platform.data.prepare.job import Output, item_shards
@@ -69,7 +69,8 @@ def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     empty = [part for part, items in parts.items() if not items]
     if empty or not parts:
         what = f"split {empty[0]!r} of {found.source.where}" if empty and empty[0] else found.source.where
-        raise CallError(f"no clouds were found in {what}", "see `sightline prepare points --help` for the layouts")
+        why = f"; not taken: {found.skips[0][0]}, {found.skips[0][1]}" if found.skips else ""
+        raise CallError(f"no clouds were found in {what}{why}", "see `sightline prepare points --help` for the layouts")
     skips = skipped_table(found.skips)
     made = [
         Output(

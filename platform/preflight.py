@@ -22,6 +22,8 @@ from .runs import redact
 
 CPU_PASS = 250_000_000
 """Most parameters of a network whose pass is counted on the CPU, where it cannot be counted on no device: a few seconds for a ViT-B."""
+CLOUD = 1 << 15
+"""Points of the cloud whose cost is counted: more than any network looks at."""
 
 
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
@@ -83,6 +85,13 @@ def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> N
             f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
             f"prepare the data with it: see `sightline prepare {method.kind} --help`",
         )
+    distinct = dataset.manifest.distinct or dataset.manifest.points
+    least = getattr(views, "least", 0)
+    if distinct and distinct[1] < least:
+        raise CallError(
+            f"no cloud of {name} has enough points: at most {distinct[1]:,} in different places; {method.id} needs {least:,} here",
+            f"prepare the data with --points {least} or more, or lower the setting (its groups are taken from the points)",
+        )
     smallest = dataset.manifest.image_min
     height, width = getattr(views, "smallest", method.image_shape(experiment.settings))
     if smallest is None or (smallest[0] >= height and smallest[1] >= width):
@@ -121,6 +130,9 @@ class Estimate:
     plan: str
     begins: str | None = None
     """What `train.init` gives."""
+    frozen: str | None = None
+    """What runs between views and training, and its cost."""
+    stage_gflops_per_sample: float | None = None
     teacher_cache: str | None = None
     """What it takes, or where it lies already."""
 
@@ -140,27 +152,33 @@ class Estimate:
             rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
             length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
         begins = [("begins with", self.begins)] if self.begins else []
-        cache = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
-        return [("parameters", need), *begins, ("cost", cost), ("length", length), *cache, ("resources", self.plan)]
+        begins += [("frozen", self.frozen)] if self.frozen else []
+        kept = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), *kept, ("resources", self.plan)]
 
 
 def estimate(experiment: config.Experiment) -> Estimate:
     """Parameters, arithmetic and a rough time, from the network itself on no device."""
     from sightline.methods.contract import Live
 
+    from . import frozen
+
     method = find_method(experiment.method)
     dataset = Dataset.open(absolute(experiment.data.train), method.kind) if experiment.data.train else None
     if dataset:
         check(experiment)
+    experiment, found = frozen.resolve(experiment, tracking_uri(experiment))
+    encoders = {key: weights.encoder() for key, weights in found.items()}
     pretext = method.build(experiment.settings, Live(seed=0))
     parameters = list(pretext.parameters())
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    flops = _flops(experiment, pretext, count)
+    stage = method.stage(experiment.settings, Live(seed=0, frozen=encoders)) if method.stage is not None and encoders else None
+    flops, before = _flops(experiment, pretext, count, stage)
     rate = _matmul_rate()
     steps = experiment.clock(dataset.rows).steps if dataset else None
     samples = steps * experiment.batch.size if steps else None
-    seconds = samples * flops / (0.4 * rate) if samples and flops else None
+    seconds = samples * (flops + (before or 0)) / (0.4 * rate) if samples and flops else None
     plan = local_plan(experiment).describe()
     begins = None
     if experiment.train.init is not None:
@@ -176,32 +194,67 @@ def estimate(experiment: config.Experiment) -> Estimate:
             told if isinstance(told, str) else f"{told.describe()}, made before training; about {_time(told.seconds)} on one CPU process"
         )
     memory = 16 * trained + 4 * (count - trained)
-    return Estimate(count, flops and flops / 1e9, rate / 1e9, samples, steps, seconds, memory, plan, begins, cache)
+    held = [f"{key}: {found[key].source}, {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M parameters" for key, e in encoders.items()]
+    held += [f"{before / 1e9:.2f} GFLOP a sample, in the data workers"] if before else []
+    return Estimate(
+        parameters=count,
+        gflops_per_sample=flops and flops / 1e9,
+        matmul_gflops=rate / 1e9,
+        samples=samples,
+        steps=steps,
+        seconds=seconds,
+        weights_bytes=memory,
+        plan=plan,
+        begins=begins,
+        frozen="; ".join(held) or None,
+        stage_gflops_per_sample=before and before / 1e9,
+        teacher_cache=cache,
+    )
 
 
-def _flops(experiment: config.Experiment, pretext: Any, count: int) -> float | None:
-    """FLOP of a sample's forward and backward: from a pass on no device or, where its shapes depend on values, on the CPU. None where the
-    pass needs more than an image, or the network is too large for the CPU to answer at once."""
+def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) -> tuple[float | None, float | None]:
+    """FLOP of a sample: forward and backward, and in the stage before (None without one). The first from a pass on no device or, where its
+    shapes depend on values, on the CPU; None where the pass needs more than an image or a cloud, or the network is too large for the CPU
+    to answer at once."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    columns = _two_samples(experiment)
+    before = None
+    if stage is not None and columns:
+        with FlopCounterMode(display=False) as counter:
+            columns |= stage(columns)
+        before = float(counter.get_total_flops()) / 2
     for device in ("meta", "cpu") if count <= CPU_PASS else ("meta",):
         try:
-            return _flops_on(device, experiment, copy.deepcopy(pretext).to(device))
+            return _flops_on(device, experiment, copy.deepcopy(pretext).to(device), columns), before
         except (RuntimeError, KeyError, NotImplementedError):
             continue
-    return None
+    return None, before
 
 
-def _flops_on(device: str, experiment: config.Experiment, pretext: Any) -> float:
+def _two_samples(experiment: config.Experiment) -> dict[str, Any]:
+    """What the views make of a black image or of a cloud."""
     import numpy as np
+
+    from sightline.methods.random import keyed_rng, sample_rng
+
+    method = find_method(experiment.method)
+    image = np.zeros((*method.image_shape(experiment.settings), 3), np.uint8)
+    cloud = keyed_rng("cost").normal(size=(CLOUD, 3))
+    try:
+        made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image, "points": cloud}, sample_rng(0, 0))
+    except KeyError:  # further columns, which nobody can guess
+        return {}
+    return {name: np.stack([value, value]) for name, value in made.items()}
+
+
+def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns: dict[str, Any]) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from sightline.methods.random import Noise, sample_rng
+    from sightline.methods.random import Noise
 
-    method = find_method(experiment.method)
-    height, width = method.image_shape(experiment.settings)
-    image = np.zeros((height, width, 3), np.uint8)
-    made = method.views(experiment.settings)({"image1": image, "image2": image, "image": image}, sample_rng(0, 0))
-    batch = {name: torch.from_numpy(np.stack([value, value])).to(device) for name, value in made.items()}
+    batch = {name: torch.from_numpy(value).to(device) for name, value in columns.items()}
     with FlopCounterMode(display=False) as counter:
         losses = pretext(pretext.to_device(batch), Noise(0, 0, 0))
         sum(losses[name] for name in experiment.settings.loss.model_dump()).backward()

@@ -46,7 +46,10 @@ def _frozen(config: I2PConfig) -> dict[str, str]:
 
 
 def _fit(config: I2PConfig, frozen: Mapping[str, Any]) -> I2PConfig:
-    model = config.model.model_copy(update={"teacher_dim": frozen["model.teacher"].dim})
+    teacher = frozen["model.teacher"]
+    if not hasattr(teacher, "saliency"):
+        raise CallError(f"model.teacher = {config.model.teacher} is no encoder of images", "name a run, a file or a model that sees images")
+    model = config.model.model_copy(update={"teacher_dim": teacher.dim})
     return config.model_copy(update={"model": model})
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..contract import MethodConfig
 from ..settings import Settings
 
-Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _one_a_scale(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise ValueError("three whole numbers are needed, one a scale, the finest first")
+    return value
+
+
+Three = Annotated[tuple[Count, Count, Count], BeforeValidator(_one_a_scale)]
 
 
 class I2PModel(Settings):
@@ -22,8 +31,8 @@ class I2PModel(Settings):
     depths: Three = (5, 5, 5)
     heads: int = Field(default=6, ge=1, description="at every scale, encoder and decoder")
     mlp_ratio: float = Field(default=4.0, gt=0)
-    embed: tuple[int, int] = Field(default=(128, 256), description="channels of the finest scale's small PointNet")
-    decoder_depths: tuple[int, int] = (1, 1)
+    embed: tuple[Count, Count] = Field(default=(128, 256), description="channels of the finest scale's small PointNet")
+    decoder_depths: tuple[Count, Count] = (1, 1)
     decoder_up_blocks: int = Field(default=1, ge=1, description="residual units after the coarse tokens are spread over the finer ones")
     drop_path: float = Field(
         default=0.1, ge=0, lt=1, description="rate of the last block, of encoder and decoder; linear from 0 at the first"
@@ -68,6 +77,12 @@ class I2PTask(Settings):
 class I2PLoss(Settings):
     points: float = Field(default=1.0, ge=0, description="Chamfer distance of the hidden tokens' neighbours")
     features: float = Field(default=1.0, ge=0, description="squared error of the teacher's features")
+
+    @model_validator(mode="after")
+    def _learns(self) -> I2PLoss:
+        if self.points == self.features == 0:
+            raise ValueError("loss.points and loss.features are both 0: nothing would be learned")
+        return self
 
 
 Range = tuple[float, float]

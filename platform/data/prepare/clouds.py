@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +16,14 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 
-from ..clouds import encode_parts, encode_points
+from ..clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
 from ..images import Fit, decode_depth
 from ..manifest import Source
 from .items import read_file
 from .meshes import Cloud, read_cloud, thinned
+
+MAX_ARRAY = 16 * 2**30
+"""Bytes of one array of an HDF5 file, which can name any number of zeros in a few bytes."""
 
 
 class Drawn(NamedTuple):
@@ -47,11 +54,14 @@ class _CloudItem:
     def row(self, fit: Fit) -> dict[str, Any]:
         """One row of kind `points`; `fit` is for images. Raises `BrokenSampleError` with `reason: detail`."""
         cloud = self.cloud()
+        points = encode_points(np.asarray(cloud.points))
+        if distinct(decode_points(points)) < 2:
+            raise BrokenSampleError(f"all points are in one place: {len(cloud.points)} points")
         return {
             "id": self.id,
             "scene": self.scene,
             "label": self.label,
-            "points": encode_points(np.asarray(cloud.points)),
+            "points": points,
             "normals": None if cloud.normals is None else encode_points(np.asarray(cloud.normals)),
             "part": None if cloud.part is None else encode_parts(np.asarray(cloud.part), len(cloud.points)),
         }
@@ -89,13 +99,16 @@ class CloudInArray(_CloudItem):
     file: str = ""
     points_key: str = ""
     part_key: str = ""
+    parts: int = 0
     index: int = 0
 
     def cloud(self) -> Cloud:
         points = read_array(self.file, self.points_key)[self.index]
         part = read_array(self.file, self.part_key)[self.index] if self.part_key else None
-        if points.ndim != 2 or points.shape[1] not in (3, 6):
-            raise BrokenSampleError(f"not 3 or 6 columns: shape {points.shape}")
+        if points.ndim != 2 or points.shape[1] not in (3, 6) or points.dtype.kind not in "fiu":
+            raise BrokenSampleError(f"not 3 or 6 columns of numbers: shape {points.shape} of {points.dtype}")
+        if part is not None and not ((part >= NO_PART) & (part < self.parts)).all():
+            raise BrokenSampleError(f"part numbers beyond the list of parts: {part.max()}, {self.parts} parts")
         normals = points[:, 3:6] if points.shape[1] == 6 else None
         return thinned(Cloud(points[:, :3], normals, part), self.drawn.points, self.drawn.rng(self.id))
 
@@ -114,6 +127,8 @@ class CloudFromDepth(_CloudItem):
         if not len(row):
             raise BrokenSampleError("a depth image without a reading")
         z = depth[row, column].astype(np.float64)
+        if not fx or not fy:
+            raise BrokenSampleError(f"intrinsics without a focal length: {fx}, {fy}")
         points = np.stack([(column - cx) / fx * z, (cy - row) / fy * z, -z], axis=1)
         return thinned(Cloud(points), self.drawn.points, self.drawn.rng(self.id))
 
@@ -121,20 +136,41 @@ class CloudFromDepth(_CloudItem):
 @lru_cache(maxsize=4)
 def read_array(file: str, key: str) -> np.ndarray:
     """A whole array of an `.npz` or HDF5 file, kept for its next entries. Raises `CallError` naming the arrays there are."""
-    if file.endswith(".npz"):
-        with np.load(file, allow_pickle=False) as archive:
-            if key not in archive.files:
-                raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive.files)}", "see `sightline prepare points --help`")
-            return np.asarray(archive[key])
+    with arrays_of(file) as archive:
+        if key not in archive:
+            raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive)}", "see `sightline prepare points --help`")
+        return np.asarray(archive[key])
+
+
+@contextmanager
+def arrays_of(file: str) -> Iterator[Mapping[str, Any]]:
+    """The arrays of an `.npz` or HDF5 file by name; of HDF5 those alone that lie in the file itself and are no larger than `MAX_ARRAY`.
+
+    Raises `CallError` where the file is not whole, or holds pickled objects.
+    """
+    suffix = Path(file).suffix.lower()
+    try:
+        if suffix == ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+            return
+        import h5py
+
+        with h5py.File(file, "r") as archive:
+            yield {key: archive[key] for key in archive if _own_array(archive, key)}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        what = "an .npz" if suffix == ".npz" else "HDF5"
+        raise CallError(f"{file} cannot be read as {what}: {error}", "name an .npz or HDF5 file; if it is one, get it again") from None
+
+
+def _own_array(archive: Any, key: str) -> bool:
+    """Links into other files, and arrays that lie in them, are left alone: the file comes from a stranger."""
     import h5py
 
-    try:
-        with h5py.File(file, "r") as archive:
-            if not isinstance(archive.get(key), h5py.Dataset):
-                raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive)}", "see `sightline prepare points --help`")
-            return np.asarray(archive[key])
-    except OSError as error:
-        raise CallError(f"{file} cannot be read as HDF5: {error}", "download or copy it again") from None
+    if not isinstance(archive.get(key, getlink=True), h5py.HardLink) or not isinstance(archive[key], h5py.Dataset):
+        return False
+    array = archive[key]
+    return not array.external and not array.is_virtual and array.nbytes <= MAX_ARRAY
 
 
 @dataclass

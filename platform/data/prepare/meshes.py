@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,12 @@ SUFFIXES = (*MESHES, ".ply", *ARRAYS)
 PICKLES = (".pkl", ".pickle", ".dat", ".pt", ".pth")
 KEYS = ("points", "xyz", "pc", "arr_0")
 """Of an `.npz` with several arrays, the first of these."""
+
+
+MAX_ARRAYS = 512 * 2**20
+"""Bytes that the arrays of an `.npz` unpack to."""
+MAX_SCENE = 20_000_000
+"""Vertices of a scene, a geometry counted as often as it stands there."""
 
 
 class Cloud(NamedTuple):
@@ -60,11 +68,18 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
 
     if suffix == ".off":
         data = _mended_off(data)
+    if _cut_short(data, suffix):
+        raise BrokenSampleError(f"cut short: {name} has less than its header says")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scene = trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], process=False, resolver=None, skip_materials=True)
+            placed = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+            if sum(len(part.vertices) for part in placed) > MAX_SCENE:
+                raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {name}")
             parts = scene.dump()
+    except BrokenSampleError:
+        raise
     except Exception as error:  # a reader of strangers' files raises whatever it meets
         raise BrokenSampleError(f"cannot be read as {suffix[1:].upper()}: {name}, {type(error).__name__}: {error}") from None
     vertices, faces, first = [], [], 0
@@ -84,10 +99,22 @@ def _mended_off(data: bytes) -> bytes:
     return b"OFF\n" + data[3:] if data[:3] == b"OFF" and data[3:4].isdigit() else data
 
 
+def _cut_short(data: bytes, suffix: str) -> bool:
+    """Of text whose reader takes what is left: a PLY with fewer lines than elements, an STL without its last line."""
+    if suffix == ".stl":
+        return data.lstrip()[:6].lower() == b"solid " and b"facet" in data[:1000] and b"endsolid" not in data.lower()
+    header, end, body = data.partition(b"end_header")
+    if suffix != ".ply" or not end or b"format ascii" not in header:
+        return False
+    elements = sum(int(count) for count in re.findall(rb"^element\s+\S+\s+(\d{1,12})", header, re.MULTILINE))
+    return sum(bool(line.strip()) for line in body.splitlines()) < elements
+
+
 def sampled(vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.Generator) -> Cloud:
     """Points of the surface, each face by its area, with the normals of their faces."""
-    if not np.isfinite(vertices).all():
-        raise BrokenSampleError(f"coordinates that are not finite: {int((~np.isfinite(vertices)).any(axis=1).sum())} vertices")
+    wrong = ~(np.abs(vertices) <= np.finfo(np.float32).max).all(axis=1)
+    if wrong.any():
+        raise BrokenSampleError(f"coordinates that are not finite: {int(wrong.sum())} vertices")
     corner, one, two = (vertices[faces[:, i]] for i in range(3))
     across = np.cross(one - corner, two - corner)
     doubled = np.linalg.norm(across, axis=1)
@@ -107,6 +134,10 @@ def _array(data: bytes, suffix: str) -> np.ndarray:
         if suffix == ".npy":
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
         if suffix == ".npz":
+            with zipfile.ZipFile(io.BytesIO(data)) as members:
+                unpacked = sum(member.file_size for member in members.infolist())
+            if unpacked > MAX_ARRAYS:
+                raise BrokenSampleError(f"arrays of more than {MAX_ARRAYS:,} bytes: they unpack to {unpacked:,}")
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 names = archive.files
                 key = names[0] if len(names) == 1 else next((k for k in KEYS if k in names), None)
@@ -115,7 +146,11 @@ def _array(data: bytes, suffix: str) -> np.ndarray:
                 return np.asarray(archive[key])
         text = data.decode("utf-8", "strict")
         first = text.lstrip().split("\n", 1)[0]
-        return np.loadtxt(io.StringIO(text), delimiter="," if "," in first else None, ndmin=2, max_rows=MAX_POINTS + 1)
+        counted = suffix == ".pts" and first.strip().isdigit()  # the first line of a .pts is often the number of points
+        delimiter = "," if "," in first else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file without a number: the columns tell
+            return np.loadtxt(io.StringIO(text), delimiter=delimiter, ndmin=2, max_rows=MAX_POINTS + 1, skiprows=int(counted))
     except BrokenSampleError:
         raise
     except Exception as error:
