@@ -2,20 +2,23 @@
 
   sightline import ./CroCo_V2_ViTBase_SmallDecoder.pth --method croco --out croco-v2.safetensors
   sightline import ./checkpoint-799.pth --method conmim --preset conmim-base --out conmim.safetensors --register conmim-published
+  sightline import random:0 --method timm model.name=vit_tiny_patch16_224 --out untaught.safetensors
 
 Settings are read from the file, over those of --preset, under section.key=value. A pickle is read as tensors and plain values alone; one
 that holds anything else is refused. Says which tensors found a place, which are missing (they stay random) and which are unexpected.
+random:SEED in place of a file gives a network that nothing has taught, for controls.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, or Flax's msgpack")
+    parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, Flax's msgpack, or random:SEED")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that the file does not tell, or tells wrong")
     parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, ...")
     parser.add_argument("--preset", metavar="RECIPE", help="recipe whose model settings to start from")
@@ -27,11 +30,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.platform import config
-    from sightline.platform.published import take_in
+    from sightline.platform.published import random_weights, take_in
     from sightline.platform.weights import SINGLE, write_file
 
     overrides = config.parse_overrides(args.settings)
-    taken = take_in(Path(args.file).expanduser(), args.method, args.preset, overrides)
+    seed = re.fullmatch(r"random:(\d{1,18})", args.file)
+    if seed:
+        taken = random_weights(int(seed[1]), args.method, args.preset, overrides)
+    else:
+        taken = take_in(Path(args.file).expanduser(), args.method, args.preset, overrides)
     out = Path(args.out).expanduser().absolute()
     path = write_file(taken.weights, out if out.suffix == ".safetensors" else out / SINGLE)
     match = taken.match
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         registered = register_import(taken.weights, args.register).uri
     if not args.json:
         console = Console(highlight=False, soft_wrap=True, markup=False)
-        for label in ("matched", "resized", "missing", "unexpected", "left out"):
+        for label in () if seed else ("matched", "resized", "missing", "unexpected", "left out"):
             names = getattr(match, label.replace(" ", "_"))
             if label == "left out" and not names:
                 continue

@@ -64,6 +64,16 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
     return Taken(Weights.of(method_id, sections, "pretext", pretext.state_dict(), path.name, place), match, fresh, inside)
 
 
+def random_weights(seed: int, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
+    """What no file has taught: the weights that `seed` gives a network of these settings. Raises `CallError` for wrong words or settings."""
+    method = find_method(method_id)
+    _check_keys(method, overrides)
+    config = _settings(method, _preset(preset, method) if preset else {}, {}, overrides, Path(f"random:{seed}"))
+    state = method.build(config, Live(seed=seed)).state_dict()
+    source = f"random weights, seed {seed}"
+    return Taken(Weights.of(method_id, config.model_dump(mode="json"), "pretext", state, source, source), Match((), (), ()), (), ())
+
+
 def to_published(weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors under the authors' names, what stands beside them in their file). Raises `SightlineError` for an encoder alone."""
     official = _official(find_method(weights.method))

@@ -115,3 +115,16 @@ def test_a_recipe_tells_what_a_file_does_not(ask: Ask, tmp_path: Path) -> None:
     code, said, _ = ask("import", tmp_path / "v1.pth", "--method", "croco", "--preset", recipe, "--out", tmp_path / "x", "--json")
     assert code == 0 and json.loads(said)["settings"]["model"]["position"] == "cosine"
     assert open_encoder(str(tmp_path / "x")).sha256 == open_encoder("tiny").sha256
+
+
+def test_random_weights_are_those_of_their_seed(ask: Ask, tmp_path: Path) -> None:
+    small = ("model.image_size=32", "model.patch_size=8", "model.encoder_dim=16", "model.encoder_depth=1", "model.encoder_heads=2")
+    sums = []
+    for seed, name in ((0, "one"), (0, "again"), (1, "other")):
+        code, said, _ = ask("import", f"random:{seed}", "--method", "loca", *small, "--out", tmp_path / f"{name}.safetensors")
+        assert code == 0 and "matched" not in said and "encoder_dim=16" in said
+        opened = open_encoder(str(tmp_path / f"{name}.safetensors"))
+        assert opened.source == f"random weights, seed {seed}"
+        sums.append(opened.sha256)
+    assert sums[0] == sums[1] != sums[2]
+    assert ask("import", "random:x", "--method", "loca", "--out", tmp_path / "none.safetensors")[0] == 2
