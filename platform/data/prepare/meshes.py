@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scene = trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], process=False, resolver=None, skip_materials=True)
-            placed = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+            placed: list[Any] = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
             if sum(len(part.vertices) for part in placed) > MAX_SCENE:
                 raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {name}")
             parts = scene.dump()
@@ -84,6 +84,8 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
         raise BrokenSampleError(f"cannot be read as {suffix[1:].upper()}: {name}, {type(error).__name__}: {error}") from None
     vertices, faces, first = [], [], 0
     for part in parts:
+        if not isinstance(part, trimesh.Trimesh | trimesh.PointCloud):  # curves
+            continue
         vertices.append(np.asarray(part.vertices, np.float64))
         faces.append(np.asarray(getattr(part, "faces", np.empty((0, 3), int)), np.int64) + first)
         first += len(vertices[-1])
@@ -169,7 +171,8 @@ def thinned(cloud: Cloud, count: int, rng: np.random.Generator) -> Cloud:
     if len(cloud.points) <= count:
         return cloud
     chosen = rng.permutation(len(cloud.points))[:count]
-    return Cloud(*(None if column is None else column[chosen] for column in cloud))
+    normals, part = (None if column is None else column[chosen] for column in cloud[1:])
+    return Cloud(cloud.points[chosen], normals, part)
 
 
 Reader = Callable[[str, int, np.random.Generator], Cloud]
