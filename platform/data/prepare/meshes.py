@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scene = trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], process=False, resolver=None, skip_materials=True)
-            placed = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+            placed: list[Any] = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
             if sum(len(part.vertices) for part in placed) > MAX_SCENE:
                 raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {name}")
             parts = scene.dump()
