@@ -2,16 +2,19 @@
 
   python benchmarks/step.py [--recipe conmim-tiny loca-tiny] [--threads 1] [--blocks 5] [--out step.json]
 
-Two networks a method: the tiny recipe in its own groups, and a ViT-B/16 at 224 px in small groups on a CPU. Ours goes through `Stepper`,
-as in a run: AdamW (fused), gradient norm and finite check included. The textbook is `textbook_<method>.py` in fp32 with
-`torch.optim.AdamW` as it comes. Both start from the same weights and draws, and nothing is timed before their losses agree on the
-same batch. The move of an EMA teacher counts on both sides. The batch is ready on the device: decoding, colour and normalisation
-count in neither.
+Two networks a method: the tiny recipe in its own groups, and the published size (a ViT-B/16 at 224 px) in small groups on a CPU. Ours
+goes through `Stepper`, as in a run: AdamW (fused), gradient norm and finite check included. The textbook is `textbook_<method>.py` in
+fp32 with `torch.optim.AdamW` as it comes. Both start from the same weights and draws, and nothing is timed before their losses agree on
+the same batch. The move of an EMA teacher counts on both sides. The batch is ready on the device: decoding, colour and normalisation
+count in neither. Of clouds all that lies between points and update counts: farthest points, neighbours and groups of three scales, the
+mask, and the pixels read off the 2-D teacher's maps; render and teacher belong to the stream (`teacher.py`). I2P-MAE's textbook resizes
+these maps whole to 224 x 224, as the paper has it: nine tenths of its step on a CPU. The lean textbook reads the pixels alone
+(`grid_sample`) and is the rival of the rest.
 
 All variants and the matrix products take turns within a block (A B C A B C ...). Ratios are taken inside a block; their median and
 range over the blocks are printed. "Of matmul" is the rate of the step's matrix products and attention (teacher forward, student forward
 and backward, counted once, on our network, without recomputation: the same work for every row) over that of large square products in the
-same precision and block.
+same precision and block. What is no such product costs time there and counts no operation: norms, the optimiser, all search in clouds.
 Aims on a CPU: fp32 no slower than the textbook; where the CPU has bf16 instructions (the matmul rows show it), ViT-B at least 1.8 times
 as fast in bf16 as in fp32; where a bf16 product is the slower one, as on CPUs without, there is no bf16 row. `<- auto` marks what
 `precision: auto` picks: that row, not timed again.
@@ -55,8 +58,12 @@ RECIPES = {
     "conmim-base": 2,
     "loca-tiny": None,
     "loca-base": 2,
+    "i2p-mae-tiny": None,
+    "i2p-mae-base": 4,
 }
 """What is measured, and the samples in a group on a CPU (None: the recipe's, as on a GPU)."""
+SAMPLES = {"pairs": "pairs", "images": "images", "points": "clouds"}
+"""Of each kind of data."""
 TOLERANCE = 1e-4
 """Largest difference of the two losses, which are of the order of 1 on fresh weights."""
 MOMENTUM = 0.996
@@ -202,6 +209,10 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     textbook = yardstick.textbook(pretext).to(device).train()
     raw = tensors(synthetic_columns(method, settings, group), device)
     ready = pretext.to_device(raw)
+    textbooks = {"textbook fp32": textbook}
+    if yardstick.lean is not None:
+        textbooks["lean textbook fp32"] = yardstick.lean(pretext).to(device).train()
+        equal_losses(pretext, textbooks["lean textbook fp32"], yardstick, weights, ready)
     losses = equal_losses(pretext, textbook, yardstick, weights, ready)
     say(f"{recipe}: losses agree, {losses['ours']:.6f} and {losses['textbook']:.6f}")
     flops = count_flops(pretext, weights, ready)
@@ -210,9 +221,9 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"  # it would take minutes to find that out
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
     inputs = yardstick.inputs(pretext, ready, Noise(0, 0, 0))
-    step = our_step(pretext, experiment, weights, ready, device)
+    step, lr = our_step(pretext, experiment, weights, ready, device), experiment.optim.peak_lr(experiment.batch.size)
     calls: dict[str, Callable[[], None]] = {
-        "textbook fp32": textbook_step(textbook, inputs, experiment.optim, experiment.optim.peak_lr(experiment.batch.size)),
+        **{name: textbook_step(plain, inputs, experiment.optim, lr) for name, plain in textbooks.items()},
         "ours fp32": lambda: step("fp32"),
         **({"ours bf16": lambda: step("bf16")} if has_bf16 else {}),
         **{f"matmul {name}": product for name, product in products.items()},
@@ -226,7 +237,7 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
         say(f"{recipe}: block {block + 1}/{scale.blocks}  " + "  ".join(f"{name} {seconds[name][-1]:.3g} s" for name in calls))
     rates = {name: [2 * scale.matmul**3 / s for s in seconds.pop(f"matmul {name}")] for name in ("fp32", "bf16")}
     parameters = sum(p.numel() for p in pretext.parameters() if p.requires_grad)
-    return Measured(recipe, method.kind, parameters, group, losses, auto, flops, seconds, rates)
+    return Measured(recipe, SAMPLES[method.kind], parameters, group, losses, auto, flops, seconds, rates)
 
 
 def spread(values: Sequence[float], digits: str) -> str:
@@ -277,7 +288,7 @@ def main() -> None:
     parser.add_argument("--recipe", nargs="+", default=list(RECIPES), metavar="NAME", help="default: " + ", ".join(RECIPES))
     parser.add_argument("--threads", type=int, default=1, help="torch threads, on a CPU (default 1)")
     parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--group", type=int, help="samples in a group (default: the recipe's; on a CPU 2 or 4 of a ViT-B)")
+    parser.add_argument("--group", type=int, help="samples in a group (default: the recipe's; on a CPU 2 or 4 of the published size)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 2 blocks on cut-down networks; its figures mean nothing")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()

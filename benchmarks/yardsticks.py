@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from textbook_conmim import TextbookConmim
 from textbook_croco import TextbookCroco
+from textbook_i2p import TextbookI2P
 from textbook_loca import Draws, TextbookLoca, Views, from_flax
 from torch import Tensor, nn
 
@@ -16,6 +19,8 @@ from sightline.methods.contract import Batch, Method, MethodConfig
 from sightline.methods.croco.official import to_official
 from sightline.methods.croco.pretext import CrocoPretext
 from sightline.methods.errors import SightlineError
+from sightline.methods.i2p_mae import official as i2p_layout
+from sightline.methods.i2p_mae.pretext import I2PMaePretext
 from sightline.methods.loca import official as loca_layout
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.pretext import LocaPretext
@@ -29,20 +34,51 @@ class Yardstick(NamedTuple):
 
     `inputs`: its arguments for a batch after `to_device` and the draws that `noise` gives ours; it returns the loss.
     `quick`: settings that cut a recipe down for a smoke run.
+    `lean`: the textbook without a waste that would outweigh all else, where it has one; takes the same arguments.
     """
 
     textbook: Callable[[Any], nn.Module]
     inputs: Callable[[Any, Batch, Noise], tuple[Any, ...]]
     quick: dict[str, Any]
+    lean: Callable[[Any], nn.Module] | None = None
+
+
+TEACHER_GRID = 14
+"""Rows and columns of a teacher's maps: a ViT of patches of 16 at 224 px."""
 
 
 def synthetic_columns(method: Method, settings: MethodConfig, samples: int, seed: int = 0) -> Columns:
-    """The method's own views of noise images as large as its network sees them, as the stream would give them."""
-    views, names = method.views(settings), IMAGE_COLUMNS[method.kind]
-    height, width = method.image_shape(settings)
+    """The method's own views of noise, as the stream would give them: images as large as its network sees them, or clouds, with what a
+    teacher would say of them."""
+    views = method.views(settings)
+    drawn = synthetic_clouds if method.kind == "points" else synthetic_images
+    rows = [views(sample, sample_rng(seed, index)) for index, sample in enumerate(drawn(method, settings, samples, seed))]
+    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    if method.stage is not None:
+        columns |= synthetic_maps(settings.pretext.views, settings.model.teacher_dim, samples, seed)  # type: ignore[attr-defined]
+    return columns
+
+
+def synthetic_images(method: Method, settings: MethodConfig, samples: int, seed: int) -> list[dict[str, np.ndarray]]:
+    names, (height, width) = IMAGE_COLUMNS[method.kind], method.image_shape(settings)
     images = keyed_rng("benchmark", seed).integers(0, 256, (samples, len(names), height, width, 3), dtype=np.uint8)
-    rows = [views(dict(zip(names, each, strict=True)), sample_rng(seed, index)) for index, each in enumerate(images)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return [dict(zip(names, each, strict=True)) for each in images]
+
+
+def synthetic_clouds(method: Method, settings: MethodConfig, samples: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Points on stretched spheres, twice as many as the network sees."""
+    rng = keyed_rng("benchmark clouds", seed)
+    points = rng.normal(size=(samples, 2 * settings.model.points, 3))  # type: ignore[attr-defined]
+    points *= rng.uniform(0.3, 1.0, (samples, 1, 3)) / np.linalg.norm(points, axis=-1, keepdims=True)
+    return [{"points": each.astype(np.float32)} for each in points]
+
+
+def synthetic_maps(views: int, width: int, samples: int, seed: int) -> Columns:
+    """`features` and `saliency` of a teacher that says anything; saliency sums to 1 over each map."""
+    rng = keyed_rng("benchmark teacher", seed)
+    features = rng.normal(size=(samples, views, width, TEACHER_GRID, TEACHER_GRID)).astype(np.float16)
+    saliency = rng.random((samples, views, TEACHER_GRID, TEACHER_GRID), dtype=np.float32)
+    return {"features": features, "saliency": saliency / saliency.sum(axis=(2, 3), keepdims=True)}
 
 
 def _refuse_unless(known: bool, method: str, what: str) -> None:
@@ -142,6 +178,43 @@ def loca_inputs(pretext: LocaPretext, batch: Batch, noise: Noise) -> tuple[Views
     return views, Draws(drawn.reference, drawn.query, drawn.reference_paths, drawn.query_paths, focal_kept)
 
 
+def textbook_i2p(pretext: I2PMaePretext, resize: bool = True) -> TextbookI2P:
+    config = pretext.config
+    model, task, loss = config.model, config.pretext, config.loss
+    known = task.mask == "guided" and task.features_on == "visible" and task.official and loss.points == loss.features == 1
+    _refuse_unless(known, "I2P-MAE", "guided masks as released, features on visible tokens, and both losses with weight 1")
+    textbook = TextbookI2P(
+        groups=model.groups,
+        neighbours=model.neighbours,
+        embed=model.embed,
+        dims=model.dims,
+        depths=model.depths,
+        decoder_depths=model.decoder_depths,
+        up_blocks=model.decoder_up_blocks,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        drop_path=model.drop_path,
+        masked=config.masked,
+        mask_temperature=task.mask_temperature,
+        features=model.teacher_dim * task.views,
+        resize=resize,
+    )
+    textbook.load_state_dict(i2p_layout.save(pretext.state_dict(), config)[0])
+    return textbook
+
+
+def i2p_inputs(pretext: I2PMaePretext, batch: Batch, noise: Noise) -> tuple[Tensor | None, ...]:
+    model, points = pretext.config.model, batch["points"]
+    generator = noise.torch("mask", points.device)
+    uniform = torch.rand(len(points), model.groups[2], generator=generator, device=points.device, dtype=torch.float64)
+    gumbel = -torch.log(-torch.log(uniform))
+    kept = [
+        pretext.kept(part, sum(depths), len(points), noise)
+        for part, depths in (("encoder", model.depths), ("decoder", model.decoder_depths))
+    ]
+    return points, batch["features"], batch["saliency"], gumbel, *kept
+
+
 YARDSTICKS = {
     "croco": Yardstick(
         textbook_croco,
@@ -157,5 +230,18 @@ YARDSTICKS = {
         textbook_loca,
         loca_inputs,
         {"model.encoder_depth": 2, "model.image_size": 64, "augment.focal_size": 32, "pretext.prototypes": 64, "pretext.head_hidden": 64},
+    ),
+    "i2p_mae": Yardstick(
+        textbook_i2p,
+        i2p_inputs,
+        {
+            "model.points": 256,
+            "model.groups": (64, 32, 16),
+            "model.neighbours": (8, 4, 4),
+            "model.dims": (24, 48, 96),
+            "model.depths": (1, 1, 1),
+            "model.teacher_dim": 16,
+        },
+        partial(textbook_i2p, resize=False),
     ),
 }
