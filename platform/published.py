@@ -65,7 +65,7 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
 
 
 def random_weights(seed: int, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
-    """What no file has taught: the weights that `seed` gives a network of these settings. Raises `CallError` for wrong words or settings."""
+    """What `seed` gives a network of these settings, untaught. Raises `CallError` for wrong words or settings."""
     method = find_method(method_id)
     _check_keys(method, overrides)
     config = _settings(method, _preset(preset, method) if preset else {}, {}, overrides, Path(f"random:{seed}"))
