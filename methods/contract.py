@@ -232,6 +232,8 @@ class Live:
     seed: int
     frozen: Mapping[str, Any] = field(default_factory=dict)
     """Encoders by the setting that names them (`Method.frozen`), in evaluation mode. Empty where only settings are known."""
+    device: str = "cpu"
+    """Where a stage computes."""
 
 
 def every_setting(config: MethodConfig) -> dict[str, Any]:

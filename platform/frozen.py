@@ -90,6 +90,10 @@ def stage_maker(experiment: Experiment, folder: Path) -> partial[Stage] | None:
 
 
 def make_stage(experiment: Experiment, folder: Path) -> Any:
+    """On the GPU that this process sees, if it sees one and `train.device` allows it."""
+    import torch
+
     method = find_method(experiment.method)
     assert method.stage is not None
-    return method.stage(experiment.settings, Live(seed=experiment.train.seed, frozen=load_frozen(experiment, folder)))
+    device = "cuda" if experiment.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return method.stage(experiment.settings, Live(seed=experiment.train.seed, frozen=load_frozen(experiment, folder), device=device))

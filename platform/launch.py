@@ -207,11 +207,12 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
         run.note([event])
         on_event(event)
 
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     try:
         return cache_of_run(
             run.experiment,
             run.folder,
-            stage_resources(ray.cluster_resources().get("CPU", 0)),  # type: ignore[no-untyped-call]
+            stage_resources(total.get("CPU", 0), int(total.get("GPU", 0)) if run.experiment.train.device != "cpu" else 0),
             lambda done, total: on_event({"kind": "cache", "done": done, "total": total}),
             say,
         ).uri

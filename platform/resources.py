@@ -15,20 +15,24 @@ from .data.stream import StreamResources
 MOST_WORKERS_PER_CPU = 4
 """More workers than this on one CPU spend their time on each other."""
 
+TEACHERS_GPU = 0.25
+"""Of a worker's GPU, where the actors of a stage have none of their own."""
+
 
 @dataclass(frozen=True)
 class ResourcePlan:
     workers: int
     worker_cpus: float
-    worker_gpus: int
+    worker_gpus: float
     data: StreamResources
     threads: int
     reserve: float
     """Logical CPUs left to probes and the driver."""
 
     def describe(self) -> str:
-        gpus = f" + {self.worker_gpus} GPU" if self.worker_gpus else ""
-        actors = f" and {self.data.actors} x {self.data.actor_cpus:g} for the teacher" if self.data.actors else ""
+        gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
+        theirs = f" + {self.data.actor_gpus:g} GPU" if self.data.actor_gpus else ""
+        actors = f" and {self.data.actors} x {self.data.actor_cpus:g} CPU{theirs} for the teacher" if self.data.actors else ""
         return (
             f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
             f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
@@ -40,6 +44,8 @@ def plan_resources(
     workers: int, cpus: float, gpus: int, *, device: str = "auto", threads: int | None = None, stage: bool = False
 ) -> ResourcePlan:
     """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors.
+
+    Where workers have GPUs, so have the stage's actors: those that no worker takes or, where there are none, a quarter of each worker's.
 
     Raises `CallError` with the arithmetic where it cannot fit.
     """
@@ -60,23 +66,28 @@ def plan_resources(
     worker_cpus = _down(for_workers / workers)
     for_data = cpus - reserve - worker_cpus * workers
     share = _down(for_data / workers)
-    data = StreamResources(min(1.0, share), share)
+    data, worker_gpus = StreamResources(min(1.0, share), share), float(use_gpu)
     if stage:
         half = _down(share / 2)
-        actors = max(1, int(half))
-        data = StreamResources(min(1.0, half), half, actors, _down(min(1.0, half)))
+        actors, actor_gpus = max(1, int(half)), 0.0
+        if use_gpu:
+            spare = int(gpus - workers) // workers
+            actors, actor_gpus = (spare, 1.0) if spare else (1, TEACHERS_GPU)
+            worker_gpus = 1.0 if spare else 1.0 - TEACHERS_GPU
+        data = StreamResources(min(1.0, half), half, actors, _down(min(1.0, half / actors)), actor_gpus)
     per_worker = max(1, int(cpus // workers))
-    return ResourcePlan(workers, worker_cpus, int(use_gpu), data, threads or per_worker, reserve)
+    return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve)
 
 
-def stage_resources(cpus: float) -> StreamResources:
+def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
     """A cluster for a stage alone, before training: an eighth loads samples, because rendering and a teacher take far longer.
 
     A task of loading gets another share than an actor, or Ray Data would run both in the actor and leave the eighth idle.
     """
     load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
     rest = cpus - load
-    return StreamResources(min(0.5, load), load, max(1, int(rest)), _down(min(1.0, rest)))
+    actors = gpus or max(1, int(rest))
+    return StreamResources(min(0.5, load), load, actors, _down(min(1.0, rest / actors)), float(bool(gpus)))
 
 
 def _down(value: float) -> float:

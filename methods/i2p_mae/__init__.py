@@ -56,7 +56,7 @@ def _fit(config: I2PConfig, frozen: Mapping[str, Any]) -> I2PConfig:
 def _stage(config: I2PConfig, live: Live) -> Stage:
     from .stage import TeacherStage
 
-    return TeacherStage(config, live.frozen["model.teacher"])
+    return TeacherStage(config, live.frozen["model.teacher"], live.device)
 
 
 def _stage_settings(config: I2PConfig) -> dict[str, Any]:

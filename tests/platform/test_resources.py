@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sightline.methods.errors import CallError
-from sightline.platform.resources import MOST_WORKERS_PER_CPU, ResourcePlan, plan_resources, stage_resources
+from sightline.platform.resources import plan_resources, stage_resources
 
 CPUS = (1, 2, 3, 4, 16, 96)
 
@@ -58,6 +58,19 @@ def test_with_gpus_each_worker_has_one() -> None:
     assert "8 workers x 1 CPU + 1 GPU" in plan.describe()
     assert plan_resources(8, 96, 8, device="cpu").worker_gpus == 0
     assert plan_resources(1, 1, 1).worker_gpus == 1, "one GPU beside one CPU is enough"
+
+
+def test_a_stage_has_gpus_where_workers_have_them() -> None:
+    shared = plan_resources(8, 96, 8, stage=True)
+    assert (shared.worker_gpus, shared.data.actors, shared.data.actor_gpus) == (0.75, 1, 0.25)
+    own = plan_resources(2, 64, 8, stage=True)
+    assert (own.worker_gpus, own.data.actors, own.data.actor_gpus) == (1, 3, 1) and "+ 1 GPU for the teacher" in own.describe()
+    assert 2 * own.data.actors * own.data.actor_cpus + 2 * own.data.cpus + 2 * own.worker_cpus + own.reserve <= 64
+    for plan, gpus in ((shared, 8), (own, 8)):
+        assert plan.workers * (plan.worker_gpus + plan.data.actors * plan.data.actor_gpus) <= gpus
+    on_cpu = plan_resources(2, 64, 8, device="cpu", stage=True)
+    assert on_cpu.worker_gpus == on_cpu.data.actor_gpus == 0 and on_cpu.data.actors > 1
+    assert (stage_resources(16, 2).actors, stage_resources(16, 2).actor_gpus, stage_resources(16).actor_gpus) == (2, 1, 0)
 
 
 def test_threads_are_those_asked_for() -> None:
