@@ -31,7 +31,7 @@ class PointEncoder(HierarchicalEncoder):
         out: Tensor = self.encode(scales, masks).out[2]
         return out
 
-    def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:  # type: ignore[override]
+    def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
         return self.tokens(points)
 
     def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:

@@ -29,7 +29,7 @@ MAX_ARRAY = 16 * 2**30
 class Drawn(NamedTuple):
     """How many points of a cloud are kept (of a mesh: sampled), and the seed of their draw."""
 
-    count: int
+    points: int
     seed: int
 
     def rng(self, id: str) -> np.random.Generator:
@@ -75,7 +75,7 @@ class CloudFile(_CloudItem):
     parts: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def cloud(self) -> Cloud:
-        cloud = read_cloud(self.file, self.drawn.count, self.drawn.rng(self.id))
+        cloud = read_cloud(self.file, self.drawn.points, self.drawn.rng(self.id))
         if cloud.part is None:
             return cloud
         if not self.parts:
@@ -110,7 +110,7 @@ class CloudInArray(_CloudItem):
         if part is not None and not ((part >= NO_PART) & (part < self.parts)).all():
             raise BrokenSampleError(f"part numbers beyond the list of parts: {part.max()}, {self.parts} parts")
         normals = points[:, 3:6] if points.shape[1] == 6 else None
-        return thinned(Cloud(points[:, :3], normals, part), self.drawn.count, self.drawn.rng(self.id))
+        return thinned(Cloud(points[:, :3], normals, part), self.drawn.points, self.drawn.rng(self.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class CloudFromDepth(_CloudItem):
         if not fx or not fy:
             raise BrokenSampleError(f"intrinsics without a focal length: {fx}, {fy}")
         points = np.stack([(column - cx) / fx * z, (cy - row) / fy * z, -z], axis=1)
-        return thinned(Cloud(points), self.drawn.count, self.drawn.rng(self.id))
+        return thinned(Cloud(points), self.drawn.points, self.drawn.rng(self.id))
 
 
 @lru_cache(maxsize=4)
