@@ -155,9 +155,9 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
 
 def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """For torch's exporter, which knows none: ONNX's TopK keeps the order of equal values."""
-    import onnxscript
+    from onnxscript import opset18
 
-    op: Any = onnxscript.opset18
+    op: Any = opset18  # its types take no constants
     length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
     return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 

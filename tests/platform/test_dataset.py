@@ -161,7 +161,7 @@ def test_single_images_with_labels_are_a_kind_too(tmp_path: Path) -> None:
     assert (sample["label"], sample["image"].shape, sample["depth"].shape) == (2, (40, 50, 3), (40, 50))
     assert decode_image(contact_sheet(dataset, rows=3)).shape[2] == 3
     with pytest.raises(CallError, match="cannot be stored yet"):
-        ShardWriter(tmp_path / "clouds", "points")
+        ShardWriter(tmp_path / "meshes", "meshes")  # type: ignore[arg-type]
 
 
 # Faults ------------------------------------------------------------------------------------------------------------------------------

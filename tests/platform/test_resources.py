@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sightline.methods.errors import CallError
-from sightline.platform.resources import plan_resources, stage_resources
+from sightline.platform.resources import MOST_WORKERS_PER_CPU, ResourcePlan, plan_resources, stage_resources
 
 CPUS = (1, 2, 3, 4, 16, 96)
 

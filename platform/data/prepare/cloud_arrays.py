@@ -62,7 +62,7 @@ def cloud_count(path: Path, key: str) -> int:
     shape = read_array(str(path), key).shape
     if len(shape) != 3:
         raise CallError(f"array {key!r} of {path} has shape {shape}", "clouds x points x 3 is needed")
-    return shape[0]
+    return int(shape[0])
 
 
 def labels_of(path: Path, key: str, names: set[str], count: int, classes: tuple[str, ...]) -> list[int | None]:
