@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from toy import TOY_POINTS
 
 from sightline.methods.errors import SightlineError
 
@@ -98,20 +99,40 @@ def artifacts(store: dict[str, Any]) -> list[Path]:
     return [path for path in (store["folder"] / "artifacts").rglob("*") if path.is_file()]
 
 
-def test_it_loads_by_alias_without_sightline_and_without_pickle_for_any_batch(store: dict[str, Any], filed: Any, tmp_path: Path) -> None:
+def agrees_with_a_stranger(encoder: torch.nn.Module, given: torch.Tensor, uri: str, model: str, folder: Path) -> None:
+    """`given`: seven inputs."""
     import numpy as np
 
-    images = torch.rand(7, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    np.save(tmp_path / "images.npy", images.numpy())
+    np.save(folder / "given.npy", given.numpy())
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, store["uri"], filed.uri, str(tmp_path / "images.npy"), str(tmp_path / "tokens.npz")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", STRANGER, uri, model, str(folder / "given.npy"), str(folder / "tokens.npz")]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    with torch.no_grad(), np.load(tmp_path / "tokens.npz") as tokens:
+    with torch.no_grad(), np.load(folder / "tokens.npz") as tokens:
         for batch in (1, 3, 7):
-            expected = Encoder().eval()(images[:batch])
-            assert np.abs(tokens[str(batch)] - expected.numpy()).max() <= 1e-5
-    assert not (tmp_path / "mlruns").exists() and not (tmp_path / "mlflow.db").exists()
+            assert np.abs(tokens[str(batch)] - encoder(given[:batch]).numpy()).max() <= 1e-5
+    assert not (folder / "mlruns").exists() and not (folder / "mlflow.db").exists()
+
+
+def test_it_loads_by_alias_without_sightline_and_without_pickle_for_any_batch(store: dict[str, Any], filed: Any, tmp_path: Path) -> None:
+    images = torch.rand(7, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    agrees_with_a_stranger(Encoder().eval(), images, store["uri"], filed.uri, tmp_path)
+
+
+def test_an_encoder_of_clouds_is_filed_and_loaded_the_same_way(store: dict[str, Any], tmp_path: Path) -> None:
+    from sightline.methods.catalog import find_method
+    from sightline.methods.contract import Live
+    from sightline.platform.registry import input_of, register_encoder
+
+    method = find_method("i2p_mae")
+    encoder = method.build(method.Config.model_validate({"model": TOY_POINTS["model"]}), Live(seed=0)).encoder().eval()
+    given = input_of(encoder)
+    assert (given.name, given.shape) == ("points", (64, 3))
+    filed = register_encoder(encoder, name="clouds", run_id=store["run"], tracking_uri=store["uri"], tags={})
+    points = torch.randn(7, 64, 3, generator=torch.Generator().manual_seed(1)) / 3
+    agrees_with_a_stranger(encoder, points, store["uri"], filed.uri, tmp_path)
+    version = store["client"].get_model_version_by_alias("clouds", "candidate")
+    assert "points = torch.rand(4, 64, 3)" in version.description and "# 4 x groups x dim" in version.description
 
 
 def test_no_file_is_a_pickle_and_weights_lie_as_raw_numbers(store: dict[str, Any], filed: Any) -> None:
