@@ -155,6 +155,12 @@ def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConf
     return step
 
 
+def device_name(device: torch.device, threads: int) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
+
+
 def matmul_of(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
     """A product of two square matrices of `size`: 2 * size^3 operations."""
     generator = torch.Generator().manual_seed(0)
@@ -301,11 +307,7 @@ def main() -> None:
     else:
         scale = Scale(args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=2048 if device.type == "cpu" else 8192)
     progress = Console(stderr=True)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU ({torch.backends.cpu.get_cpu_capability()}), {args.threads} thread{'s' * (args.threads > 1)}"
-    )
+    name = device_name(device, args.threads)
     tables, results = [], []
     for recipe in args.recipe:
         measured = measure(recipe, scale, device, lambda line: progress.print(line, highlight=False, soft_wrap=True))

@@ -48,15 +48,19 @@ TEACHER_GRID = 14
 
 
 def synthetic_columns(method: Method, settings: MethodConfig, samples: int, seed: int = 0) -> Columns:
-    """The method's own views of noise, as the stream would give them: images as large as its network sees them, or clouds, with what a
-    teacher would say of them."""
-    views = method.views(settings)
-    drawn = synthetic_clouds if method.kind == "points" else synthetic_images
-    rows = [views(sample, sample_rng(seed, index)) for index, sample in enumerate(drawn(method, settings, samples, seed))]
-    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    """What the stream would give: the method's own views, and what a 2-D teacher would say of them where the method has one."""
+    columns = synthetic_views(method, settings, samples, seed)
     if method.stage is not None:
         columns |= synthetic_maps(settings.pretext.views, settings.model.teacher_dim, samples, seed)  # type: ignore[attr-defined]
     return columns
+
+
+def synthetic_views(method: Method, settings: MethodConfig, samples: int, seed: int = 0) -> Columns:
+    """The method's own views of noise images as large as its network sees them, or of noisy clouds."""
+    views = method.views(settings)
+    drawn = synthetic_clouds if method.kind == "points" else synthetic_images
+    rows = [views(sample, sample_rng(seed, index)) for index, sample in enumerate(drawn(method, settings, samples, seed))]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def synthetic_images(method: Method, settings: MethodConfig, samples: int, seed: int) -> list[dict[str, np.ndarray]]:
