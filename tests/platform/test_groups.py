@@ -1,4 +1,4 @@
-"""A run is the same whatever number of workers carries it out: BatchNorm, group draws, whole-batch terms. Real gloo processes."""
+"""A run is the same whatever number of workers carries it out: BatchNorm, group draws, whole-batch terms, a teacher. Real gloo ranks."""
 
 from __future__ import annotations
 
@@ -10,27 +10,42 @@ from typing import Any
 import pytest
 import torch
 from gloo import train_in_processes
-from toy import TOY_IMAGES, write_images
+from made import made_run
+from toy import TOY_IMAGES, TOY_POINTS, write_images, write_points
 
+from sightline.methods.catalog import find_method
 from sightline.platform import checkpoint, config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs import Run
 
 pytestmark = pytest.mark.slow
-METHODS = sorted(TOY_IMAGES)
+TOYS = {**TOY_IMAGES, "i2p_mae": TOY_POINTS}
+METHODS = sorted(TOYS)
 MakeRun = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("images")
-    return {"data.train": str(write_images(root / "train", 90, 1)), "data.val": str(write_images(root / "val", 20, 2))}
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """By the kind of the method's toy."""
+    root = tmp_path_factory.mktemp("data")
+    writers = {"images": write_images, "points": write_points}
+    return {
+        kind: {"data.train": str(write(root / kind / "train", 90, 1)), "data.val": str(write(root / kind / "val", 20, 2))}
+        for kind, write in writers.items()
+    }
 
 
 @pytest.fixture
-def make(home: Path, data: dict[str, str]) -> MakeRun:
+def make(home: Path, data: dict[str, dict[str, str]]) -> MakeRun:
+    """The runs of clouds learn from a 2-D teacher."""
+
     def run(method: str, name: str, **overrides: Any) -> Run:
-        experiment = config.load("toy", {**data, **overrides}, settings=copy.deepcopy(TOY_IMAGES[method]))
+        kind = find_method(method).kind
+        if kind == "points":
+            if not (home / "runs" / "teacher").exists():
+                made_run("teacher")
+            overrides = {"model.teacher": "teacher", **overrides}
+        experiment = config.load("toy", {**data[kind], **overrides}, settings=copy.deepcopy(TOYS[method]))
         return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
 
     return run
@@ -40,6 +55,10 @@ def last(run: Run) -> checkpoint.Checkpoint:
     found = checkpoint.newest(run.folder / "checkpoints")
     assert found is not None
     return found
+
+
+def steps_of(run: Run) -> int:
+    return int(run.experiment.train.length.amount)
 
 
 def figures(run: Run, kind: str) -> dict[tuple[int, str], float]:
@@ -55,7 +74,7 @@ def test_one_and_two_and_three_workers_give_the_same_losses(method: str, make: M
     for world, run in runs.items():
         train_in_processes(run, world)
     one = runs[1]
-    assert len(one.history()) == 18
+    assert len(one.history()) == steps_of(one)
     for world in (2, 3):
         other = runs[world]
         assert last(other).state.history == last(one).state.history
@@ -86,7 +105,7 @@ def test_two_workers_killed_in_the_middle_go_on_to_the_same_bits(method: str, ma
     whole, killed = make(method, f"{method}-whole", **{"train.workers": 2}), make(method, f"{method}-killed", **{"train.workers": 2})
     train_in_processes(whole, 2)
     train_in_processes(killed, 2, kill_at=6)
-    assert 6 <= last(killed).state.step < 18
+    assert 6 <= last(killed).state.step < steps_of(killed)
     train_in_processes(killed, 2)
     assert last(killed).state == last(whole).state
     assert killed.history() == whole.history()
