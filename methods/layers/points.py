@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..farthest import NEAR_ORIGIN, tie_order
 
-LARGEST = 64 * 2**20
-"""Bytes of the largest table of distances that is held at once; larger ones are made in parts."""
+LARGEST, LARGEST_ON_CPU = 64 * 2**20, 4 * 2**20
+"""Bytes of the largest table of distances that is held at once; larger ones are made in parts. On a CPU it should stay in the cache."""
 
 
 def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: bool = False) -> Int[Tensor, "b g"]:
@@ -22,20 +22,24 @@ def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: 
     reduction tree of the reference kernel has it. `skip_origin`: points within sqrt(`NEAR_ORIGIN`) of the origin are never picked (but
     index 0), as in that kernel; where no other is left, index 0 is.
     """
-    order = torch.from_numpy(tie_order(points.shape[1])).to(points.device)
-    x, y, z = points.detach().float()[:, order].unbind(-1)
+    order = torch.from_numpy(tie_order(points.shape[1])).to(points.device)  # begins with index 0
+    places = points.detach().float()[:, order].permute(2, 0, 1).contiguous()
+    away = places.square()
+    x, y, z = away
     least = torch.full_like(x, torch.inf)
     if skip_origin:
-        least = torch.where(x * x + y * y + z * z <= NEAR_ORIGIN, -1.0, least)
-    picks = torch.zeros(points.shape[0], count, dtype=torch.long, device=points.device)  # `order` begins with index 0
-    for i in range(1, count):
-        last = picks[:, i - 1, None]
-        distance = (x - x.gather(1, last)).square_()
-        distance += (y - y.gather(1, last)).square_()
-        distance += (z - z.gather(1, last)).square_()
+        least = torch.where(x + y + z <= NEAR_ORIGIN, -1.0, least)
+    last = torch.zeros_like(points[:, 0, 0], dtype=torch.long)
+    picks = [last]
+    for _ in range(1, count):  # few operations: on a GPU their launches are all that costs
+        torch.sub(places, places.gather(2, last[None, :, None].expand(3, -1, -1)), out=away)
+        x, y, z = away.square_()
+        distance = x + y
+        distance += z
         torch.minimum(least, distance, out=least)
-        picks[:, i] = least.argmax(dim=1)
-    return order[picks]
+        last = least.argmax(dim=1)
+        picks.append(last)
+    return order[torch.stack(picks, dim=1)]
 
 
 def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], count: int) -> Int[Tensor, "b g k"]:
@@ -48,7 +52,7 @@ def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], cou
         raise ValueError(f"{count} neighbours of {n} points")
     if torch.compiler.is_exporting():
         return _nearest(centres.detach().float(), points, count)
-    rows = max(1, LARGEST // (4 * b * n))
+    rows = max(1, (LARGEST_ON_CPU if points.device.type == "cpu" else LARGEST) // (4 * b * n))
     parts = [_nearest(part, points, count) for part in torch.split(centres.detach().float(), rows, dim=1)]
     return torch.cat(parts, dim=1) if g else torch.empty(b, 0, count, dtype=torch.long, device=points.device)
 
@@ -59,6 +63,8 @@ def _nearest(centres: Tensor, points: Tensor, count: int) -> Tensor:
         return squared.sort(dim=-1, stable=True).indices[..., :count]
     found = squared.topk(min(count + 1, squared.shape[-1]), dim=-1, largest=False, sorted=True)
     index, distance = found.indices[..., :count], found.values[..., :count]
+    if not bool((found.values[..., 1:] == found.values[..., :-1]).any()):
+        return index
     index, low_first = index.sort(dim=-1)
     distance, near_first = distance.gather(-1, low_first).sort(dim=-1, stable=True)
     index = index.gather(-1, near_first)
@@ -71,9 +77,9 @@ def _nearest(centres: Tensor, points: Tensor, count: int) -> Tensor:
 
 def squared_distances(a: Float[Tensor, "*b n 3"], b: Float[Tensor, "*b m 3"]) -> Float[Tensor, "*b n m"]:
     """Made coordinate by coordinate: no n x m x 3 table."""
-    out = torch.zeros((), device=a.device)
-    for axis in range(3):
-        out = out + (a[..., :, None, axis] - b[..., None, :, axis]).square()
+    out = (a[..., :, None, 0] - b[..., None, :, 0]).square_()
+    for axis in (1, 2):
+        out += (a[..., :, None, axis] - b[..., None, :, axis]).square_()
     return out
 
 

@@ -77,7 +77,7 @@ def test_nearest_are_in_order_and_ties_keep_the_lower_index(points: Tensor, coun
     for b in range(len(points)):
         table = ((centres[b, :, None].numpy() - points[b].numpy()) ** 2).astype(np.float32).sum(axis=-1)
         assert np.array_equal(found[b].numpy(), np.argsort(table, axis=1, kind="stable")[:, :count])
-    monkeypatch.setattr(layer, "LARGEST", 4 * points.shape[1])  # one centre at a time
+    monkeypatch.setattr(layer, "LARGEST_ON_CPU", 4 * points.shape[1])  # one centre at a time
     assert torch.equal(nearest(centres, points, count), found)
 
 
@@ -98,7 +98,7 @@ def test_no_table_of_distances_is_larger_than_its_limit(monkeypatch: pytest.Monk
         return out
 
     monkeypatch.setattr(layer, "squared_distances", noted)
-    monkeypatch.setattr(layer, "LARGEST", 1 << 16)
+    monkeypatch.setattr(layer, "LARGEST_ON_CPU", 1 << 16)
     points = cloud(300, batch=4)
     nearest(points[:, :64], points, 8)
     assert len(made) > 1 and max(made) <= 1 << 16
@@ -133,3 +133,16 @@ def test_take_gathers_rows_by_index_of_any_shape() -> None:
     values = torch.arange(24.0).view(2, 4, 3)
     index = torch.tensor([[[0, 3]], [[2, 2]]])
     assert torch.equal(take(values, index), torch.stack([values[0, [0, 3]][None], values[1, [2, 2]][None]]))
+
+
+def test_search_is_exported_for_batches_of_any_size() -> None:
+    class Search(torch.nn.Module):
+        def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+            picks = farthest_points(points, 8, skip_origin=True)
+            return picks, nearest(take(points, picks), points, 4)
+
+    sizes = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    exported = torch.export.export(Search(), (cloud(40, batch=2),), dynamic_shapes=sizes).run_decompositions().module()
+    points = cloud(40, batch=5, seed=1)
+    for found, expected in zip(exported(points), Search()(points), strict=True):
+        assert torch.equal(found, expected)
