@@ -164,9 +164,10 @@ def estimate(experiment: config.Experiment) -> Estimate:
 def _flops(experiment: config.Experiment, pretext: Any, count: int) -> float | None:
     """FLOP of a sample's forward and backward: from a pass on no device or, where its shapes depend on values, on the CPU. None where the
     pass needs more than an image, or the network is too large for the CPU to answer at once."""
-    for device in ("meta", "cpu") if count <= CPU_PASS else ("meta",):
+    small = count <= CPU_PASS
+    for device in ("meta", "cpu") if small else ("meta",):
         try:
-            return _flops_on(device, experiment, copy.deepcopy(pretext).to(device))
+            return _flops_on(device, experiment, (copy.deepcopy(pretext) if small else pretext).to(device))
         except (RuntimeError, KeyError, NotImplementedError):
             continue
     return None
