@@ -224,9 +224,10 @@ def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) 
         with FlopCounterMode(display=False) as counter:
             columns |= stage(columns)
         before = float(counter.get_total_flops()) / 2
-    for device in ("meta", "cpu") if count <= CPU_PASS else ("meta",):
+    small = count <= CPU_PASS
+    for device in ("meta", "cpu") if small else ("meta",):
         try:
-            return _flops_on(device, experiment, copy.deepcopy(pretext).to(device), columns), before
+            return _flops_on(device, experiment, (copy.deepcopy(pretext) if small else pretext).to(device), columns), before
         except (RuntimeError, KeyError, NotImplementedError):
             continue
     return None, before

@@ -174,8 +174,8 @@ class ConMIMPretext(nn.Module):
         for (layer, table), named in sorted(parts.items(), key=lambda part: part[0]):
             for group in decay_groups(named, no_decay):
                 group.lr_scale = optim.layer_decay ** (depth + 1 - layer) * (faster if table else 1)
-                group.name = f"{'bias tables.' if table else ''}{group.name}"
-                group.name = group.name if optim.layer_decay == 1 else f"layer{layer}.{group.name}"
+                parts_of = (f"layer{layer}" if optim.layer_decay != 1 else "", "bias tables" if table else "", group.name)
+                group.name = ".".join(filter(None, parts_of))
                 groups.append(group)
         return groups
 
