@@ -96,8 +96,8 @@ def test_each_cloud_is_scaled_and_shifted_by_axis_after_it_is_normalised() -> No
     whole = configured(augment={**STILL, "normalise": False})
     assert rows(METHOD.views(whole).evaluation(one, keyed_rng("x"))["points"]) == rows(one["points"])
     assert [input_of(build(c).encoder()).words for c in (config, whole)] == [
-        "coordinates, centred, the farthest at distance 1; any batch, this many points",
-        "coordinates, as in the training data; any batch, this many points",
+        "float32 coordinates, centred on the mean, the farthest at distance 1; any batch, this many points",
+        "float32 coordinates, as in the training data; any batch, this many points",
     ]
 
 

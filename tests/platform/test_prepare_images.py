@@ -172,7 +172,7 @@ def test_an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     (tmp_path / "in/val/a/0.png").write_bytes((tmp_path / "in/train/b/1.png").read_bytes())
     sets = _prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
     for dataset in sets.values():
-        assert dataset.manifest.provenance.notes == ("in more than one of these splits, byte for byte: 1 image(s)",)
+        assert dataset.manifest.provenance.notes == ("in more than one of these splits, byte for byte: 1 sample(s)",)
 
 
 # Masks -------------------------------------------------------------------------------------------------------------------------------

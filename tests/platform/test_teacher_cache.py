@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 from toy_clouds import SETTINGS, write_clouds, write_teacher
 
 from sightline.methods.catalog import find_method
@@ -204,18 +205,20 @@ def test_a_method_that_does_not_say_what_its_stage_reads_is_keyed_by_all_its_set
     assert told and told == {name: value for name, value in flat.items() if name.partition(".")[0] in config.METHOD_SECTIONS}
 
 
-class _Reads:
-    """Settings that note what is read of them."""
+def _watched(settings: BaseModel, name: str, seen: set[str]) -> Any:
+    """The settings, noting what is read of them."""
+    values = {key: getattr(settings, key) for key in type(settings).model_fields}
+    inner = {key: _watched(value, f"{name}{key}.", seen) for key, value in values.items() if isinstance(value, BaseModel)}
 
-    def __init__(self, of: Any, name: str, seen: set[str]) -> None:
-        self.__dict__.update(of_=of, name_=name, seen_=seen)
+    class Watched(type(settings)):  # type: ignore[misc]
+        def __getattribute__(self, key: str) -> Any:
+            if key in values and key not in inner:
+                seen.add(name + key)
+            return super().__getattribute__(key)
 
-    def __getattr__(self, name: str) -> Any:
-        value, path = getattr(self.of_, name), f"{self.name_}.{name}" if self.name_ else name
-        if hasattr(value, "model_fields"):
-            return _Reads(value, path, self.seen_)
-        self.seen_.add(path)
-        return value
+    watched = Watched.model_construct(**values | inner)
+    seen.clear()
+    return watched
 
 
 def test_views_and_stage_read_no_setting_that_the_key_leaves_out(make: Callable[..., Run]) -> None:
@@ -224,7 +227,7 @@ def test_views_and_stage_read_no_setting_that_the_key_leaves_out(make: Callable[
 
     run, method, seen = make("run"), find_method("i2p_mae"), set[str]()
     settings = run.experiment.settings
-    watched: Any = _Reads(settings, "", seen)
+    watched = _watched(settings, "", seen)
     assert method.stage is not None
     stage = method.stage(watched, Live(seed=0, frozen=load_frozen(run.experiment, run.folder)))
     made = method.views(watched)({"points": np.random.Generator(np.random.Philox(1)).normal(size=(80, 3))}, np.random.default_rng(0))
