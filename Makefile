@@ -36,6 +36,8 @@ types: setup
 bench: setup
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/tokeniser.py
+	$(BIN)/python benchmarks/teacher.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typing
