@@ -234,6 +234,7 @@ def test_the_encoder_exports_with_any_batch(bias: str) -> None:
 
 @pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize(("table", "scale", "size"), [(True, 0.1, 32), (False, None, [32, 48])])
+@pytest.mark.slow
 def test_timm_gives_the_same_tokens(bias: str, table: bool, scale: float | None, size: Any) -> None:
     import timm
 

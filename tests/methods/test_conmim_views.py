@@ -88,6 +88,7 @@ def test_without_crops_and_flips_the_image_is_resized_as_pillow_does() -> None:
     assert np.array_equal(drawn(still, 1, image)["image"][0], np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)))
 
 
+@pytest.mark.slow
 def test_parameters_of_the_strong_view_have_the_distribution_of_the_settings() -> None:
     colours = drawn(config({"image_size": 32}, {"mask_cell": 16}), 3000)["colours"][:, 0]
     for place, (low, high) in enumerate([(0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)]):

@@ -135,6 +135,7 @@ def test_take_gathers_rows_by_index_of_any_shape() -> None:
     assert torch.equal(take(values, index), torch.stack([values[0, [0, 3]][None], values[1, [2, 2]][None]]))
 
 
+@pytest.mark.slow
 def test_search_is_exported_for_batches_of_any_size() -> None:
     class Search(torch.nn.Module):
         def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,7 @@ def test_a_wrong_call_names_the_thing_and_writes_nothing(words: list[str], code:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_came_in_teach_a_run(ask: Ask, tmp_path: Path) -> None:
     checkpoint(tmp_path / "vit.pth")
     file = tmp_path / "vit.safetensors"

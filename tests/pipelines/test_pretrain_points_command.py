@@ -62,6 +62,7 @@ def test_a_wrong_setting_is_answered_before_anything_starts(
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["cloudy", "teacher"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_network_and_what_runs_before_it(ask: Ask, place: Path, home: Path) -> None:
     words = ["pretrain", place / "toy.yaml", f"data.train={place}/clouds", "--dry-run"]
     code, out, _ = ask(*words, TEACHER.format(at=place), "--json")

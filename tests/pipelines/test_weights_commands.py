@@ -117,6 +117,7 @@ def test_a_recipe_tells_what_a_file_does_not(ask: Ask, tmp_path: Path) -> None:
     assert open_encoder(str(tmp_path / "x")).sha256 == open_encoder("tiny").sha256
 
 
+@pytest.mark.slow
 def test_random_weights_are_those_of_their_seed(ask: Ask, tmp_path: Path) -> None:
     small = ("model.image_size=32", "model.patch_size=8", "model.encoder_dim=16", "model.encoder_depth=1", "model.encoder_heads=2")
     sums = []

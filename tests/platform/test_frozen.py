@@ -77,6 +77,7 @@ def test_a_teacher_is_pinned_by_place_and_content_and_kept(form: str, tmp_path: 
     assert pinned(again) == pinned(run)
 
 
+@pytest.mark.slow
 def test_what_happens_to_the_original_changes_no_resume(clouds: str, train_here: Train) -> None:
     """It is trained on, then deleted: the run ends with the bits of one that was never stopped."""
     source = made_run("teacher")

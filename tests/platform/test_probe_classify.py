@@ -42,6 +42,7 @@ def make(tmp_path: Path) -> Make:
 
 
 @pytest.mark.parametrize("name", ["knn", "linear"])
+@pytest.mark.slow
 def test_features_that_hold_the_class_beat_random_weights_but_not_the_pixels_that_show_it(make: Make, name: str) -> None:
     result = probe(name, PatchColour(), make("train", 60), make("test", 45), blind_controls())
     rows = {row: found["metrics"]["accuracy"]["value"] for row, found in rows_by_name(result).items()}
@@ -59,6 +60,7 @@ def test_images_of_a_video_are_resampled_together_and_folders_of_a_class_are_not
     assert probe("knn", PatchColour(), train, make("more", 20, scene="none"))["units"]["kind"] == "image"
 
 
+@pytest.mark.slow
 def test_encoders_of_any_size_and_patch_are_compared(make: Make) -> None:
     result = probe("linear", {"a": PatchColour(), "b": PatchColour(8, 32)}, make("train", 30), make("test", 20))
     assert ["a", "b"] in [difference["of"] for difference in result["differences"]]
@@ -116,6 +118,7 @@ def test_the_linear_head_is_the_minimum_whatever_the_scale_and_correlation_of_fe
         logistic(x, labels, 3, 0.01, 1e-30)
 
 
+@pytest.mark.slow
 def test_features_without_any_class_are_at_chance(make: Make) -> None:
     result = probe("linear", Blind(4), make("train", 30), make("test", 30))
     assert rows_by_name(result)["trained"]["metrics"]["accuracy"]["value"] == pytest.approx(1 / 3)

@@ -55,6 +55,7 @@ def test_the_svm_states_the_accuracy_with_the_papers_c_beside(data: tuple[Datase
     assert rows_by_name(result)["trained"]["penalty"] in result["protocol"]["penalties"]
 
 
+@pytest.mark.slow
 def test_few_shots_are_measured_over_ten_draws_with_their_deviation(tmp_path: Path, data: tuple[Dataset, Dataset]) -> None:
     assert "5 classes with at least 15 labelled clouds each" in probe("few_shot", Extents(), *data)["skipped"]
     couple = [make_clouds(tmp_path / side, rows, classes=6, names="bprcst") for side, rows in (("train", 60), ("test", 36))]

@@ -71,9 +71,13 @@ class Fickle(Encoder):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_store(tmp_path_factory.mktemp("registry"))
+
+
+def make_store(folder: Path) -> dict[str, Any]:
     import mlflow
 
-    folder = tmp_path_factory.mktemp("registry")
+    folder.mkdir(exist_ok=True)
     uri = f"sqlite:///{folder}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("test", artifact_location=(folder / "artifacts").as_uri())
@@ -119,12 +123,12 @@ def test_it_loads_by_alias_without_sightline_and_without_pickle_for_any_batch(st
     agrees_with_a_stranger(Encoder().eval(), images, store["uri"], filed.uri, tmp_path)
 
 
-def test_an_encoder_of_clouds_is_filed_and_loaded_the_same_way(store: dict[str, Any], tmp_path: Path) -> None:
+def test_an_encoder_of_clouds_is_filed_and_loaded_the_same_way(tmp_path: Path) -> None:
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import Live
     from sightline.platform.registry import input_of, register_encoder
 
-    method = find_method("i2p_mae")
+    store, method = make_store(tmp_path / "store"), find_method("i2p_mae")
     encoder = method.build(method.Config.model_validate({"model": TOY_POINTS["model"]}), Live(seed=0)).encoder().eval()
     given = input_of(encoder)
     assert (given.name, given.shape) == ("points", (64, 3))

@@ -57,6 +57,7 @@ def collapsing(home: Path, toy_data: dict[str, str], monkeypatch: pytest.MonkeyP
     return make
 
 
+@pytest.mark.slow
 def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     assert "may be collapsing: effective_rank = 0.01" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_health_is_measured_without_validation_data(
     collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]]
 ) -> None:

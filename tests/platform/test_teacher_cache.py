@@ -86,6 +86,7 @@ def test_cached_and_live_agree_bit_for_bit_over_two_epochs_with_broken_samples(m
     assert same(groups(run, build(run), lanes=[1]), live[1::2]), "one of two workers"
 
 
+@pytest.mark.slow
 def test_a_row_has_so_many_draws_and_no_more(make: Callable[..., Run]) -> None:
     run = make("run", **{"teacher_cache.variants": 2})
     seen: dict[str, list[bytes]] = {}
@@ -265,6 +266,7 @@ def test_a_cache_is_made_once_and_found_by_every_run_of_its_key(make: Callable[.
     assert again == first and sum(stages) == made and "made before" in said[2]
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_goes_on(make: Callable[..., Run], stages: list[int], home: Path, tmp_path: Path) -> None:
     run = make("run")
     with pytest.raises(KeyboardInterrupt):
@@ -353,6 +355,7 @@ def test_variants_belong_to_what_is_learned_and_their_place_does_not(place: Plac
     assert told(variants=2) == told(variants=2, folder="/elsewhere")
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_the_cache_costs(home: Path, place: Place, make: Callable[..., Run]) -> None:
     experiment = config.load("toy", place, settings=SETTINGS)
     told = dict(preflight.estimate(experiment).lines())["teacher cache"]

@@ -76,6 +76,7 @@ def test_a_lost_attempt_is_repeated_exactly(toy_run: MakeRun, train_here: Train)
     assert weights(lost) == weights(whole)
 
 
+@pytest.mark.slow
 def test_history_tells_other_samples_apart(toy_run: MakeRun, train_here: Train) -> None:
     one, two = toy_run("one", **{"train.length": "3 steps"}), toy_run("two", **{"train.length": "3 steps", "train.seed": 1})
     train_here(one)
@@ -83,6 +84,7 @@ def test_history_tells_other_samples_apart(toy_run: MakeRun, train_here: Train) 
     assert last(one).state.history != last(two).state.history
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_not_applied_and_names_its_samples(toy_run: MakeRun, train_here: Train, monkeypatch: Any) -> None:
     from sightline.methods.croco.pretext import CrocoPretext
 
@@ -101,6 +103,7 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_names_its_samples(toy_run:
     assert all(bool(torch.isfinite(value).all()) for value in last(run).tensors("model").values())
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_leaves_the_previous_checkpoint_whole(toy_run: MakeRun, train_here: Train, monkeypatch: Any) -> None:
     import safetensors.torch
 
@@ -132,6 +135,7 @@ def test_other_data_or_settings_are_refused_at_a_resume(toy_run: MakeRun, train_
         train_here(run)
 
 
+@pytest.mark.slow
 def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: Train) -> None:
     run = toy_run("auto", **{"train.precision": "auto", "train.length": "12 steps"})
     events = train_here(run, stop_after=3)
@@ -140,6 +144,7 @@ def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: 
     assert note["seconds"]["fp32"] > 0 and note["seconds"]["bf16"] > 0
 
 
+@pytest.mark.slow
 def test_a_step_is_the_mean_over_its_groups(toy_run: MakeRun, train_here: Train) -> None:
     """Accumulating six groups gives the gradient of their mean: the first update is that of one group six times as large."""
     groups, whole = toy_run("groups", **{"train.length": "2 steps"}), toy_run("one-group", **{"train.length": "2 steps", "batch.group": 12})
