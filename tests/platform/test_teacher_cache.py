@@ -163,6 +163,7 @@ def key(run: Run) -> str:
     return cache_files.key_of(teacher_cache.ingredients(run.experiment, dataset, kept_encoders(run.experiment, run.folder)))
 
 
+@pytest.mark.slow
 def test_the_key_changes_with_what_a_sample_is_made_of(make: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_data, other_teacher = write_clouds(tmp_path / "data", 69), write_teacher(tmp_path / "other.safetensors", seed=1)
     changes: list[dict[str, Any]] = [
@@ -284,6 +285,7 @@ def test_a_build_that_was_killed_goes_on(make: Callable[..., Run], stages: list[
 
 
 @pytest.mark.parametrize("harm", ["bits", "short", "gone", "manifest", "other"])
+@pytest.mark.slow
 def test_a_damaged_cache_is_refused_with_its_file_and_the_mend(harm: str, make: Callable[..., Run]) -> None:
     run = make("run")
     cache = build(run)
@@ -314,6 +316,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(make: Callable[..., R
     assert not list((home / "teacher-cache").rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_row_group_without_a_usable_row_is_kept_as_such(make: Callable[..., Run], tmp_path: Path) -> None:
     data = write_clouds(tmp_path / "data", 70, broken=tuple(range(64, 70)))
     run = make("run", **{"data.train": str(data)})
