@@ -268,5 +268,7 @@ class Method:
     stage_settings: Callable[[Any], Mapping[str, Any]] = every_setting
     """Settings -> those that decide what `views` and `stage` give, as plain values: a cache of it is kept under them. The encoders of
     `frozen` are known by their weights, so the settings that name them need not be there."""
+    search_space: Mapping[str, str] = field(default_factory=dict)
+    """The paper's ablations as ranges by setting, as `sightline sweep --space` takes them: what is swept where none is named."""
     timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None
     """(config, the encoder's state) -> the same maths in timm. Raises `SightlineError` with the reason where timm has other maths."""

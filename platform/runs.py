@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from .home import home, runs_folder
 if TYPE_CHECKING:
     from .weights import Weights
 
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
 """One writer each: the process of rank 0, and the driver."""
 
@@ -51,6 +52,14 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[Event]:
         with suppress(ValueError):
             if line.endswith(b"\n"):
                 yield json.loads(line)
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """JSON that its owner alone may read, replaced in one move."""
+    part = path.with_name(f".{path.name}")
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(values, indent=1, default=str))
+    part.replace(path)
 
 
 @dataclass
@@ -83,7 +92,7 @@ class Run:
 
         Raises `CallError` where a run of this name exists, and where `train.init` names nothing that fits.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name):
+        if not RUN_NAME.fullmatch(name):
             raise CallError(f"{name!r} is no run name", "use letters, digits, '.', '_' and '-'")
         initial = None
         if experiment.train.init is not None:
@@ -143,10 +152,7 @@ class Run:
 
     def save(self) -> None:
         """Replaced in one move, so that a kill leaves the old record or the new. For the owner's eyes: see `tracking_uri`."""
-        part = self.folder / ".run.json"
-        part.touch(mode=0o600)
-        part.write_text(json.dumps({k: v for k, v in asdict(self).items() if k != "folder"}, indent=1, default=str))
-        part.replace(self.folder / "run.json")
+        write_record(self.folder / "run.json", {k: v for k, v in asdict(self).items() if k != "folder"})
 
     def append(self, events: list[Event]) -> None:
         """Record what rank 0 told; called by the process that trains, before the checkpoint that contains it is written."""

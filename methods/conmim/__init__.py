@@ -68,4 +68,5 @@ method = Method(
     alarms=ALARMS,
     official=_official,
     timm=_timm,
+    search_space={"pretext.mask_ratio": "0.4,0.5,0.6,0.75,0.85", "pretext.temperature": "log:0.05..0.2"},
 )

@@ -57,4 +57,5 @@ method = Method(
     loss_figures=FIGURES,
     official=_official,
     timm=_timm,
+    search_space={"pretext.mask_ratio": "0.5..0.95"},
 )

@@ -79,4 +79,5 @@ method = Method(
     fit=_fit,
     stage=_stage,
     stage_settings=_stage_settings,
+    search_space={"pretext.mask_ratio": "0.6,0.7,0.8,0.9", "loss.features": "log:0.1..10"},
 )

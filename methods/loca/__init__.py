@@ -91,4 +91,10 @@ method = Method(
     alarms=ALARMS,
     official=_official,
     timm=_timm,
+    search_space={
+        "pretext.reference_keep": "0.05,0.1,0.2,0.3,0.5,1.0",
+        "loss.position": "log:0.1..10",
+        "loss.cluster": "log:0.1..10",
+        "loss.entropy": "log:0.1..10",
+    },
 )

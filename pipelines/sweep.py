@@ -1,0 +1,64 @@
+"""Search settings: many runs of one recipe, compared by what their encoders are worth; the winner is registered as champion.
+
+  sightline sweep croco-tiny data.train=./pairs/train data.val=./pairs/val --space pretext.mask_ratio=0.5..0.95 --trials 12
+  sightline sweep loca-tiny data.train=./birds/train data.val=./birds/val --space loss.position=log:0.1..10 --search optuna
+  sightline sweep croco-tiny data.train=./pairs/train data.val=./pairs/val --space model.position=cosine,rope --search grid
+
+A DOMAIN is a range (0.5..0.95; in steps 0.5..0.95/0.05; on a logarithmic scale log:0.1..10) or values with commas; whole numbers stay whole.
+Without --space the method's own search space is taken. Trial 0 has the recipe's own settings. Trials are measured at rungs, by a probe of
+their encoder, and asynchronous successive halving (ASHA) stops those that fall behind. Each trial is a run: `sightline resume TRIAL` measures,
+registers and reports it alone. `sightline resume SWEEP` goes on with a sweep that was stopped or killed. docs/sweeps.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a shipped recipe or a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides that all trials share")
+    parser.add_argument("--space", action="append", default=[], metavar="KEY=DOMAIN", help="a setting and its domain, or a YAML file of them")
+    parser.add_argument("--trials", type=int, metavar="N", help="how many, the recipe's own settings included (default: 16; of a grid all)")
+    parser.add_argument("--search", choices=("random", "grid", "optuna"), default="random")
+    parser.add_argument("--scheduler", choices=("asha", "none"), default="asha", help="none: every trial trains to its end")
+    parser.add_argument("--objective", metavar="PROBE.METRIC", help="what trials are compared by (default: the first probe the data allow)")
+    parser.add_argument("--rungs", type=int, default=3, metavar="N", help="times a whole trial is measured (default: %(default)s)")
+    parser.add_argument("--reduction", type=int, default=3, metavar="N", help="one of N goes on from a rung (default: %(default)s)")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: one a CPU or GPU)")
+    parser.add_argument("--seed", type=int, default=0, help="of the search; training has train.seed (default: %(default)s)")
+    parser.add_argument("--insist", action="store_true", help="compare by a pretext loss although the space changes what it measures")
+    parser.add_argument("--name", help="the sweep's name; its trials are NAME-000, NAME-001, ... (default: the recipe and the time)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the first trials, and start nothing")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from sightline.platform import config, preflight, runs
+
+    experiment = config.load(args.recipe, config.parse_overrides(args.settings))
+    experiment, dataset = preflight.check(experiment)
+    from rich.console import Console
+
+    from sightline.platform.sweep import plan as planning
+
+    options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
+    plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
+    console = Console(stderr=args.json)
+    if args.dry_run:
+        first = planning.first_trials(plan)
+        console.print("\n".join(planning.describe(plan, first)), highlight=False, soft_wrap=True, markup=False)
+        return {"plan": plan.model_dump(mode="json"), "first_trials": first}
+    from sightline.platform.sweep.execute import execute
+    from sightline.platform.sweep.record import Sweep
+
+    sweep = Sweep.create(
+        args.name or f"{runs.fresh_name(experiment.recipe)}-sweep",
+        planning.trial_settings(experiment, plan),
+        dataset.fingerprint,
+        plan,
+        runs.command_line(sys.argv[1:]),
+        preflight.tracking_uri(experiment),
+    )
+    return execute(sweep, console)

@@ -1,0 +1,223 @@
+"""Carries a sweep out on Ray Tune, from wherever its record stands. The driver alone writes the sweep's record, the runs' state and MLflow.
+
+Ray keeps private files of its own below the sweep's folder; none of them is read again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from sightline.methods.errors import CallError, SightlineError
+
+from .. import checkpoint
+from ..runs import Run
+from ..tracking import Tracking
+from ..train import Job
+from .record import Sweep, Trial
+from .schedule import Recorded
+from .search import propose
+from .trial import STOP, trainable
+
+Say = Callable[[str], None]
+RESTARTS = 2
+"""Of a trial whose process died."""
+
+
+class Trials(Searcher):
+    """Hands out trials: first those that are open, then new ones. A trial whose settings do not go together has failed at once."""
+
+    def __init__(self, sweep: Sweep, say: Say) -> None:
+        super().__init__(metric="objective", mode="max" if sweep.plan.better == "higher" else "min")
+        self.sweep, self.say = sweep, say
+        self.live: dict[int, _Live] = {}
+        open_ones = [trial.number for trial in sweep.trials() if trial.status == "open"]
+        self.waiting = [*open_ones, *(n for n in range(sweep.plan.trials) if n not in {t.number for t in sweep.trials()})]
+
+    def suggest(self, trial_id: str) -> Any:
+        while self.waiting:
+            number = self.waiting.pop(0)
+            if settings := self._begin(number):
+                return settings
+        return Searcher.FINISHED
+
+    def _begin(self, number: int) -> dict[str, Any] | None:
+        sweep, trials = self.sweep, self.sweep.trials()
+        trial = next((one for one in trials if one.number == number), None)
+        if trial is None:
+            trial = Trial(number, propose(sweep.plan, number, trials))
+            sweep.note([{"kind": "proposed", "trial": number, "settings": trial.settings}])
+        if trial.stopped:  # the decision was made, and the driver died before it said so
+            self.end(trial, "finished" if sweep.plan.steps in trial.results else "pruned")
+            return None
+        try:
+            run = run_of(sweep, trial)
+        except CallError as error:
+            self.end(trial, "failed", str(error))
+            return None
+        run.attempts += 1
+        run.status = "running"
+        run.save()
+        self.live[number] = _Live(run, Tracking(run))
+        self.live[number].tracking.start()
+        shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "the recipe's own settings"
+        self.say(f"trial {number:03d} {'goes on' if run.attempts > 1 else 'begins'}: {shown}")
+        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads)
+        plan = sweep.plan
+        return {
+            "trial": number,
+            "job": asdict(job),
+            "objective": plan.objective,
+            "rungs": list(plan.rungs),
+            "known": list(trial.results),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback below knows more."""
+
+    def end(self, trial: Trial, status: str, error: str = "", seconds: dict[str, float] | None = None) -> None:
+        self.sweep.note([{"kind": "end", "trial": trial.number, "status": status, "error": error, "seconds": seconds or {}}])
+        score = f", {self.sweep.plan.objective} {trial.last:.4g}" if trial.last is not None else ""
+        self.say(f"trial {trial.number:03d} {status}{score}{f': {error}' if error else ''}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the record has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+    def __deepcopy__(self, memo: Any) -> Trials:  # Tune works on a copy; the record is one
+        return self
+
+    def __reduce__(self) -> Any:  # of Ray's private files, which nobody reads
+        return (str, ("sightline trials",))
+
+
+class _Live:
+    """A trial under way."""
+
+    def __init__(self, run: Run, tracking: Tracking) -> None:
+        self.run, self.tracking, self.began = run, tracking, time.monotonic()
+
+
+class Ends(tune.Callback):  # type: ignore[misc]
+    """Writes down how each trial ended."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial, "its process died" if not trial.error_file else _last_line(trial.error_file))
+
+    def _ended(self, tuned: Any, error: str | None) -> None:
+        number = tuned.config["trial"]
+        live, sweep = self.trials.live.pop(number), self.trials.sweep
+        trial = next(one for one in sweep.trials() if one.number == number)
+        failed = [event for event in live.run.events() if event["kind"] == "failed"]
+        if sweep.plan.steps in trial.results:
+            status, run_status, said = "finished", "trained", "FINISHED"
+        elif error or failed:
+            status, run_status, said = "failed", "failed", "FAILED"
+            error = failed[-1]["what"] if failed else error
+        elif trial.stopped:
+            status, run_status, said = "pruned", "stopped", "FINISHED"
+        else:
+            status, run_status, said = "cancelled", "stopped", "KILLED"
+        live.run.status = run_status
+        live.run.save()
+        live.tracking.close(said, metrics=_metrics(sweep, trial))
+        whole = {"whole": time.monotonic() - live.began, "training": _training(live.run), **(tuned.last_result or {}).get("seconds", {})}
+        self.trials.end(trial, status, "" if status != "failed" else str(error), whole)
+
+    def __deepcopy__(self, memo: Any) -> Ends:
+        return self
+
+    def __reduce__(self) -> Any:
+        return (str, ("sightline ends",))
+
+
+def run_of(sweep: Sweep, trial: Trial) -> Run:
+    """The trial's run, made where there is none. Raises `CallError` where its settings do not go together."""
+    name = sweep.run_name(trial.number)
+    try:
+        return Run.open(name)
+    except CallError:
+        experiment = sweep.experiment_of(trial)
+        command = f"{sweep.command}  # trial {trial.number}"
+        return Run.create(name, experiment, sweep.fingerprint, command, sweep.tracking_uri, parent=sweep.mlflow_run_id)
+
+
+def carry_out(sweep: Sweep, say: Say) -> None:
+    """Runs all trials that are not at their end. Returns where they are, or where the person stopped it; raises `SightlineError`."""
+    plan = sweep.plan
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that failed has no objective
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    trials = Trials(sweep, say)
+    if not trials.waiting:
+        return
+    sweep.status = "running"
+    sweep.save()
+    gpus = _gpus(sweep)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"CPU": 1.0, **({"GPU": 1.0} if gpus else {})}),
+        tune_config=tune.TuneConfig(
+            num_samples=len(trials.waiting),
+            search_alg=trials,
+            scheduler=Recorded(sweep),
+            max_concurrent_trials=plan.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{sweep.name}-{int(time.time())}",
+            storage_path=str(sweep.folder / "ray"),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            callbacks=[Ends(trials)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        for number, live in list(trials.live.items()):
+            live.run.status = "stopped"
+            live.run.save()
+            live.tracking.close("KILLED")
+            say(f"trial {number:03d} stopped under way")
+    sweep.status = "stopped" if any(trial.status == "open" for trial in sweep.trials()) or trials.waiting else "trained"
+    sweep.save()
+
+
+def ask_stop(run: Run) -> None:
+    """An early end of the trial that is this run."""
+    (run.folder / STOP).touch()
+
+
+def _gpus(sweep: Sweep) -> bool:
+    import ray
+
+    device = sweep.settings["train"]["device"]
+    return device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+
+
+def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
+    return {} if trial.last is None else {f"objective/{sweep.plan.objective.replace('.', '/')}": trial.last}
+
+
+def _training(run: Run) -> float:
+    return sum(event["seconds"] for event in run.events() if event["kind"] == "steps")
+
+
+def _last_line(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else "its process died"

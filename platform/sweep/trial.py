@@ -1,0 +1,124 @@
+"""One trial, in a process of Ray Tune: a training that is measured at each rung. It writes its run's record and checkpoints alone; the
+driver keeps the sweep's record and MLflow. What it finds on disk it does not do again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import CallError, SightlineError
+
+from .. import checkpoint, config
+from ..events import Event
+from ..runs import EVENTS, append_lines
+from ..train import Job, train
+
+STOP = "stop"
+"""A file of this name in a run's folder asks for an early end of a trial."""
+
+
+@dataclass
+class TrialRun:
+    """`report(step, objective)` ends the process's part by `SystemExit` where the scheduler stops the trial."""
+
+    job: Job
+    objective: str
+    rungs: tuple[int, ...]
+    known: frozenset[int]
+    """Rungs whose objective is on record."""
+    report: Callable[[int, float, dict[str, float]], None]
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.job.folder)
+        self.validation: dict[str, float] = {}
+        self.ended: Event = {}
+        self.began = time.perf_counter()
+        self.measuring = 0.0
+
+    def run(self) -> None:
+        found = checkpoint.newest(self.job.checkpoints)
+        if found and found.state.step in self.rungs and found.state.step not in self.known:
+            self._measure(found.state.step)
+            if found.state.step == self.rungs[-1]:
+                return
+        train(self.job, self._post, lambda: (self.folder / STOP).exists())
+        if self.ended.get("step") == self.rungs[-1]:
+            self._measure(self.rungs[-1])
+
+    def _post(self, event: Event) -> None:
+        append_lines(self.folder / EVENTS, [event])
+        if event["kind"] == "validation":
+            self.validation = event["losses"]
+        elif event["kind"] == "end":
+            self.ended = event
+        elif event["kind"] == "failed":
+            raise SightlineError(event["what"], event["mend"])
+        elif event["kind"] == "nonfinite":
+            raise SightlineError(
+                f"the loss of step {event['step']} is not finite", f"samples of the group: {', '.join(event['ids'][:8])}"
+            )
+        elif event["kind"] == "checkpoint" and event["step"] in self.rungs[:-1] and event["step"] not in self.known:
+            self._measure(event["step"])
+
+    def _measure(self, step: int) -> None:
+        """The last rung is measured after the training has ended, so that its record is whole."""
+        start = time.perf_counter()
+        if self.objective.startswith("val/"):
+            value = self._last_validation(step)[self.objective.removeprefix("val/")]
+        else:
+            value = measure_probe(self.job.experiment, self.job.checkpoints, step, self.objective)
+        self.measuring += time.perf_counter() - start
+        self.report(step, value, {"measuring": self.measuring, "process": time.perf_counter() - self.began})
+
+    def _last_validation(self, step: int) -> dict[str, float]:
+        from ..runs import parse_lines
+
+        if not self.validation:
+            with (self.folder / EVENTS).open("rb") as file:
+                found = [event for event in parse_lines(file) if event["kind"] == "validation" and event["step"] == step]
+            self.validation = found[-1]["losses"]
+        return self.validation
+
+
+def measure_probe(experiment: config.Experiment, checkpoints: Path, step: int, objective: str) -> float:
+    """A probe's figure for the encoder of the checkpoint at `step`. Raises `SightlineError` where the checkpoint is not there any more."""
+    import torch
+
+    from sightline.methods.catalog import find_method
+    from sightline.methods.contract import Live
+
+    from ..data.dataset import Dataset
+    from ..probes.bench import Contender
+    from ..probes.run import Couple, run_probes
+
+    found = checkpoint.newest(checkpoints)
+    if found is None or found.state.step != step:
+        raise SightlineError(f"the checkpoint of step {step} is not there to be measured", "raise train.keep")
+    name, _, metric = objective.partition(".")
+    pretext = find_method(experiment.method).build(experiment.settings, Live(seed=experiment.train.seed))
+    pretext.load_state_dict(found.tensors("model"))
+    device = torch.device("cuda" if experiment.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    contender = Contender("trial", pretext.encoder().to(device).eval())
+    couples = [Couple(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
+    result = run_probes([name], [contender], couples, device=device)[name]
+    if "skipped" in result:
+        raise CallError(result["skipped"])
+    (row,) = [row for row in result["rows"] if row["name"] == "trial"]
+    return float(row["metrics"][metric]["value"])
+
+
+def trainable(settings: dict[str, Any]) -> None:
+    """What Ray Tune runs. An error of ours is kept in the run's record, since a repetition would bring it again."""
+    from ray import tune
+
+    def report(step: int, objective: float, seconds: dict[str, float]) -> None:
+        tune.report({"step": step, "objective": objective, "seconds": seconds})
+
+    job = Job(**settings["job"])
+    try:
+        TrialRun(job, settings["objective"], tuple(settings["rungs"]), frozenset(settings["known"]), report).run()
+    except SightlineError as error:
+        append_lines(Path(job.folder) / EVENTS, [{"kind": "failed", "what": str(error), "mend": error.mend}])
