@@ -2,6 +2,7 @@
 
   sightline resume croco-tiny-1121-0930
   sightline resume croco-tiny-1121-0930 train.workers=1
+  sightline resume croco-tiny-1121-0930-sweep
 
 A run is named by its name, its folder or its MLflow run id. The effective history is that of a run that never stopped, also with
 another number of workers; settings that would change what is learned are refused. Data that moved are named anew (data.train=FOLDER,
@@ -32,8 +33,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.methods.errors import CallError, SightlineError
-    from sightline.platform import checkpoint, config, jobs, preflight, runs
+    from sightline.platform import checkpoint, config, home, jobs, preflight, runs
 
+    if home.sweep_record(args.run) is not None:
+        return resume_sweep(args)
     record = runs.Run.open(args.run)
     experiment = record.experiment
     if args.settings:
@@ -60,6 +63,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
         console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(harmed)}")
     return jobs.execute(record, console)
+
+
+def resume_sweep(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+
+    from sightline.methods.errors import CallError
+    from sightline.platform.sweep.execute import execute
+    from sightline.platform.sweep.record import Sweep
+
+    if args.settings:
+        raise CallError(f"{args.run} is a sweep, and its settings are fixed", "leave the settings out, or start a new sweep")
+    return execute(Sweep.open(args.run), Console(stderr=args.json))
 
 
 def changed(record: Run, overrides: dict[str, Any]) -> Experiment:

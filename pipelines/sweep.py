@@ -4,10 +4,11 @@
   sightline sweep loca-tiny data.train=./birds/train data.val=./birds/val --space loss.position=log:0.1..10 --search optuna
   sightline sweep croco-tiny data.train=./pairs/train data.val=./pairs/val --space model.position=cosine,rope --search grid
 
-A DOMAIN is a range (0.5..0.95; in steps 0.5..0.95/0.05; on a logarithmic scale log:0.1..10) or values with commas; whole numbers stay whole.
-Without --space the method's own search space is taken. Trial 0 has the recipe's own settings. Trials are measured at rungs, by a probe of
-their encoder, and asynchronous successive halving (ASHA) stops those that fall behind. Each trial is a run: `sightline resume TRIAL` measures,
-registers and reports it alone. `sightline resume SWEEP` goes on with a sweep that was stopped or killed. docs/sweeps.md says more.
+A DOMAIN is a range (0.5..0.95; in steps 0.5..0.95/0.05; on a logarithmic scale log:0.1..10) or values with commas; whole numbers stay
+whole. Without --space the method's own search space is taken. Trial 0 has the recipe's own settings. Trials are measured at rungs, by a
+probe of their encoder, and asynchronous successive halving (ASHA) stops those that fall behind. Each trial is a run: `sightline resume
+TRIAL` measures, registers and reports it alone. `sightline resume SWEEP` goes on with a sweep that was stopped or killed. docs/sweeps.md
+says more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a shipped recipe or a YAML file")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides that all trials share")
-    parser.add_argument("--space", action="append", default=[], metavar="KEY=DOMAIN", help="a setting and its domain, or a YAML file of them")
+    parser.add_argument("--space", action="append", default=[], metavar="KEY=DOMAIN", help="setting and domain, or a YAML file of them")
     parser.add_argument("--trials", type=int, metavar="N", help="how many, the recipe's own settings included (default: 16; of a grid all)")
     parser.add_argument("--search", choices=("random", "grid", "optuna"), default="random")
     parser.add_argument("--scheduler", choices=("asha", "none"), default="asha", help="none: every trial trains to its end")

@@ -111,6 +111,31 @@ def interval_chart(title: str, rows: Sequence[tuple[str, float, float | None, fl
     return _figure(escape(title), _svg(f"{title}: {said}", height, "".join(parts)), [])
 
 
+def parallel_chart(title: str, axes: Sequence[tuple[str, str, str]], lines: Sequence[tuple[str, Sequence[float], float, bool]]) -> str:
+    """Parallel coordinates. `axes`: (name, what stands at the bottom, at the top). `lines`: (name, place on each axis in [0, 1], shade in
+    [0, 1], emphasised); the best shade is drawn last."""
+    if len(axes) < 2 or not lines:
+        return ""
+    left, right, top, bottom = 60, WIDTH - 60, TOP + 22, HEIGHT - BOTTOM
+
+    def at(axis: int, share: float) -> tuple[float, float]:
+        return left + axis * (right - left) / (len(axes) - 1), bottom - share * (bottom - top)
+
+    parts = []
+    for index, (name, low, high) in enumerate(axes):
+        x, _ = at(index, 0)
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        for text, y, kind in ((name, HEIGHT - 6, "name"), (low, bottom + 16, ""), (high, top - 8, "")):
+            parts.append(f'<text class="{kind}" x="{x:.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>')
+    for _, places, shade, emphasised in sorted(lines, key=lambda line: (line[3], line[2])):
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(index, share) for index, share in enumerate(places)))
+        pale = f'stroke="var(--c0)" stroke-width="1.4" opacity="{0.15 + 0.6 * shade:.2f}"'
+        look = 'stroke="var(--c1)" stroke-width="3"' if emphasised else pale
+        parts.append(f'<polyline {look} points="{drawn}"/>')
+    said = "; ".join(name for name, *_ in lines)
+    return _figure(escape(title), _svg(f"{title}: {said}", HEIGHT, "".join(parts)), [])
+
+
 def stacked_bar(title: str, parts: Mapping[str, float]) -> str:
     """Shares of a whole (seconds) as one bar, with a legend that gives each in numbers."""
     known = {name: value for name, value in parts.items() if value > 0}

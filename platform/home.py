@@ -14,6 +14,12 @@ def runs_folder() -> Path:
     return home() / "runs"
 
 
+def sweep_record(reference: str) -> Path | None:
+    """The record of the sweep with this name or folder; None where there is none."""
+    places = (Path(reference), home() / "sweeps" / reference)
+    return next((place / "sweep.json" for place in places if (place / "sweep.json").is_file()), None)
+
+
 def local_tracking_uri() -> str:
     return f"sqlite:///{home() / 'mlflow.db'}"
 

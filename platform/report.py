@@ -28,8 +28,9 @@ def write_report(path: str | Path, run: Mapping[str, Any]) -> Path:
 
     Keys of `run`, all but `title` optional: `title`; `kind` (what the page is of, as 'pre-training run'); `headline` (one or two plain
     sentences); `facts` [(label, value)]; `curves` {name: [(step, value)]}, those whose names end in 'loss' share a chart; `pictures`
-    [`Picture`]; `probes` [result of a probe]; `claims` (result of `measure_claims`); `meanings` {figure: what it means}; `time` {phase:
-    seconds}; `config` {flat key: value}; `provenance` [text]; `commands` [shell line]; `next` [text]; `warnings` [text].
+    [`Picture`]; `sections` [(heading, HTML of `charts` and `text_table`)]; `probes` [result of a probe]; `claims` (result of
+    `measure_claims`); `meanings` {figure: what it means}; `time` {phase: seconds};
+    `config` {flat key: value}; `provenance` [text]; `commands` [shell line]; `next` [text]; `warnings` [text].
     """
     path = Path(path)
     title = str(run["title"])
@@ -39,6 +40,7 @@ def write_report(path: str | Path, run: Mapping[str, Any]) -> Path:
         _facts(run.get("facts") or ()),
         _claims(run.get("claims"), run.get("meanings") or {}),
         _pictures(run.get("pictures") or ()),
+        *(_section(heading, body) for heading, body in run.get("sections") or ()),
         _probes(run.get("probes") or ()),
         _curves(run.get("curves") or {}),
         _section("Where the time went", stacked_bar("Training", run.get("time") or {})),
@@ -264,6 +266,18 @@ def _rest(name: str) -> str:
 
 def _commands(commands: Sequence[str]) -> str:
     return f"<pre><code>{escape(chr(10).join(str(line) for line in commands))}</code></pre>" if commands else ""
+
+
+def text_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], main: int | None = None) -> str:
+    """A table of texts, each escaped; row `main` is emphasised."""
+    lines = "".join(
+        f"<tr{' class=main' if index == main else ''}>"
+        + f'<th scope="row">{escape(str(row[0]))}</th>'
+        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:])
+        + "</tr>"
+        for index, row in enumerate(rows)
+    )
+    return _table(caption, [f'<th scope="col">{escape(heading)}</th>' for heading in headings[1:]], lines)
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -9,14 +9,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
-from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.errors import CallError
 
-from .. import checkpoint
 from ..runs import Run
 from ..tracking import Tracking
 from ..train import Job
@@ -106,7 +106,7 @@ class _Live:
         self.run, self.tracking, self.began = run, tracking, time.monotonic()
 
 
-class Ends(tune.Callback):  # type: ignore[misc]
+class Ends(tune.Callback):
     """Writes down how each trial ended."""
 
     def __init__(self, trials: Trials) -> None:
@@ -206,7 +206,8 @@ def _gpus(sweep: Sweep) -> bool:
     import ray
 
     device = sweep.settings["train"]["device"]
-    return device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return device != "cpu" and bool(total.get("GPU", 0))
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
@@ -214,10 +215,9 @@ def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
 
 
 def _training(run: Run) -> float:
-    return sum(event["seconds"] for event in run.events() if event["kind"] == "steps")
+    return float(sum(event["seconds"] for event in run.events() if event["kind"] == "steps"))
 
 
 def _last_line(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
+    lines = [line.strip() for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "its process died"

@@ -1,4 +1,4 @@
-"""A sweep's record: a folder with what was asked for (`sweep.json`) and what came of each trial (`trials.jsonl`). A resume reads no more."""
+"""A sweep's record: a folder with what was asked for (`sweep.json`) and what came of it (`trials.jsonl`). A resume reads no more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.settings import Settings, nearest
 
 from .. import config
-from ..home import home, runs_folder
+from ..home import home, runs_folder, sweep_record
 from ..runs import RUN_NAME, append_lines, parse_lines, redact, without_password, write_record
 from .space import Space, parse_domain
 
@@ -86,9 +86,7 @@ class Sweep:
     winner: int | None = None
 
     @classmethod
-    def create(
-        cls, name: str, experiment: config.Experiment, fingerprint: str, plan: SweepPlan, command: str, tracking_uri: str
-    ) -> Sweep:
+    def create(cls, name: str, experiment: config.Experiment, fingerprint: str, plan: SweepPlan, command: str, tracking_uri: str) -> Sweep:
         """Raises `CallError` where the name is taken."""
         if not RUN_NAME.fullmatch(name):
             raise CallError(f"{name!r} is no sweep name", "use letters, digits, '.', '_' and '-'")
@@ -108,15 +106,13 @@ class Sweep:
     @classmethod
     def open(cls, reference: str) -> Sweep:
         """By name or folder. Raises `CallError`."""
-        for folder in (Path(reference), sweeps_folder() / reference):
-            path = folder / "sweep.json"
-            if path.is_file():
-                try:
-                    values = json.loads(path.read_text())
-                    plan = SweepPlan.model_validate(values.pop("plan"))
-                    return cls(**{**values, "folder": folder.absolute(), "plan": plan})
-                except (OSError, ValueError, TypeError) as error:
-                    raise CallError(f"{path} is not readable: {error}") from error
+        if path := sweep_record(reference):
+            try:
+                values = json.loads(path.read_text())
+                plan = SweepPlan.model_validate(values.pop("plan"))
+                return cls(**{**values, "folder": path.parent.absolute(), "plan": plan})
+            except (OSError, ValueError, TypeError) as error:
+                raise CallError(f"{path} is not readable: {error}") from error
         names = sweep_names()
         raise CallError(f"no sweep {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no sweeps under {home()}")
 

@@ -15,6 +15,10 @@ class _Known(NamedTuple):
     trial_id: str
 
 
+NOBODY: Any = None
+"""The controller, which the rungs do not ask."""
+
+
 class Recorded(ASHAScheduler):
     """Every result goes to the record together with the decision about it, before the trial hears of that."""
 
@@ -32,9 +36,9 @@ class Recorded(ASHAScheduler):
         if plan.scheduler == "none":
             self._brackets[0]._rungs = []
         for number, step, objective in sweep.results():
-            known = _Known(str(number))
-            super().on_trial_add(None, known)
-            super().on_trial_result(None, known, {"step": step, "objective": objective})
+            known: Any = _Known(str(number))
+            super().on_trial_add(NOBODY, known)
+            super().on_trial_result(NOBODY, known, {"step": step, "objective": objective})
 
     def __deepcopy__(self, memo: Any) -> Recorded:
         return self
@@ -64,5 +68,5 @@ class Recorded(ASHAScheduler):
         self._trial_info.pop(_known(trial).trial_id, None)
 
 
-def _known(trial: Any) -> _Known:
+def _known(trial: Any) -> Any:
     return _Known(str(trial.config["trial"]))

@@ -57,9 +57,7 @@ class TrialRun:
         elif event["kind"] == "failed":
             raise SightlineError(event["what"], event["mend"])
         elif event["kind"] == "nonfinite":
-            raise SightlineError(
-                f"the loss of step {event['step']} is not finite", f"samples of the group: {', '.join(event['ids'][:8])}"
-            )
+            raise SightlineError(f"the loss of step {event['step']} is not finite", f"samples of the group: {', '.join(event['ids'][:8])}")
         elif event["kind"] == "checkpoint" and event["step"] in self.rungs[:-1] and event["step"] not in self.known:
             self._measure(event["step"])
 
