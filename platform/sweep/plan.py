@@ -54,11 +54,11 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         if asked.trials not in (None, count):
             raise CallError(f"--trials {asked.trials}: the grid and the recipe's own settings make {count}", "leave --trials out")
     else:
-        count = asked.trials or 16
+        count = 16 if asked.trials is None else asked.trials
     if not 1 <= count <= MOST_TRIALS:
         raise CallError(f"{count} trials: 1 to {MOST_TRIALS} are allowed", "use fewer values, or --search random with --trials N")
-    if asked.rungs < 1 or asked.reduction < 2:
-        raise CallError(f"--rungs {asked.rungs} --reduction {asked.reduction}: at least 1 rung, and a reduction of at least 2")
+    if asked.rungs < 1 or asked.reduction < 2 or asked.concurrent == 0 or asked.seed < 0:
+        raise CallError("--rungs and --concurrent must be at least 1, --reduction at least 2, --seed at least 0")
     if experiment.train.workers > 1:
         raise CallError(f"train.workers = {experiment.train.workers}: a sweep's trials have one worker each", "use train.workers=1")
     steps = experiment.clock(dataset.rows).steps

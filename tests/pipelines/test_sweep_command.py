@@ -1,0 +1,143 @@
+"""`sightline sweep` as a person runs it: stopped, killed, gone on with, to a champion; and what single trials do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from toy import TOY_IMAGES, write_images
+
+from sightline.pipelines.__main__ import main
+from sightline.platform.runs import Run
+from sightline.platform.sweep.record import Sweep
+
+SPACE = ["--space", "pretext.mask_ratio=0.2..0.8", "--space", "pretext.temperature=log:0.05..0.5"]
+RATES = ["--space", "optim.lr=log:1e-4..1e-1", "--space", "optim.weight_decay=log:1e-3..1", "--objective", "val/loss"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "train", 40, 1)
+    write_images(tmp_path / "val", 30, 2)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**TOY_IMAGES["conmim"], "probe": {"names": ["knn"]}}))
+    return tmp_path
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err[-3000:]
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def sweep(name: str, *words: str) -> subprocess.Popen[str]:
+    return start("sweep", "toy.yaml", "data.train=train", "data.val=val", *words, "--name", name)
+
+
+def until(name: str, results: int) -> Sweep:
+    """The sweep when so many results are on record."""
+    for _ in range(1200):
+        time.sleep(0.1)
+        if (Path("home/sweeps") / name / "trials.jsonl").exists() and len(Sweep.open(name).results()) >= results:
+            return Sweep.open(name)
+    raise AssertionError(f"{name} has no {results} results")
+
+
+def measured(name: str) -> list[tuple[Any, ...]]:
+    return [(trial.number, trial.settings, trial.results, trial.status) for trial in Sweep.open(name).trials()]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Path) -> None:
+    words = [*RATES, "--trials", "6", "--concurrent", "1"]
+    whole = finish(sweep("whole", *words))
+    assert whole["status"] == "finished" and whole["registered"] == "models:/conmim-encoder@champion"
+    trials = Sweep.open("whole").trials()
+    assert {trial.status for trial in trials} == {"finished", "pruned"}, "something was stopped early, or the test shows nothing"
+    assert whole["winner"]["trial"] == min((t for t in trials if t.status == "finished"), key=lambda t: (t.results[18], t.number)).number
+
+    process = sweep("harmed", *words)
+    until("harmed", 2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process)["status"] == "stopped"
+    process = start("resume", "harmed")
+    done = until("harmed", 6)
+    process.kill()
+    process.communicate()
+    time.sleep(3)
+    before = {trial.number: trial for trial in done.trials() if trial.status != "open"}
+    result = finish(start("resume", "harmed"))
+    assert result["status"] == "finished" and result["winner"]["settings"] == whole["winner"]["settings"]
+    assert measured("harmed") == measured("whole")
+    for number in before:
+        attempts = Run.open(f"harmed-{number:03d}").attempts
+        assert attempts <= 2, "a finished trial does not run again"
+    starts = [event["first_step"] for n in range(6) for event in Run.open(f"harmed-{n:03d}").events() if event["kind"] == "start"]
+    assert len(starts) > 6 and any(first > 0 for first in starts), "a trial went on from its checkpoint"
+    _is_nested(whole)
+
+
+def _is_nested(result: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    found = Sweep.open("whole")
+    client = MlflowClient(found.tracking_uri)
+    for trial in found.trials():
+        filed = client.get_run(str(Run.open(found.run_name(trial.number)).mlflow_run_id))
+        assert filed.data.tags["mlflow.parentRunId"] == result["mlflow_run_id"] and filed.info.status == "FINISHED"
+        assert filed.data.metrics["objective/val/loss"] == pytest.approx(trial.last)
+    version = client.get_model_version_by_alias("conmim-encoder", "champion")
+    assert version.tags["sightline.sweep"] == "whole" and version.tags["sightline.trial"] == str(result["winner"]["trial"])
+    page = Path(result["report"]).read_text()
+    assert page.startswith("<!doctype html>") and "Importance of each setting" in page and "optim.weight_decay" in page
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_or_is_stopped_ends_nothing_else(place: Path) -> None:
+    """A ratio that masks nothing is allowed by the ends of its range only; a file asks trial 2 to end."""
+    text = "0.05,0.5,0.6"  # of 16 cells 0.05 hides one: allowed; see the batch below
+    process = sweep("odd", "--space", f"pretext.mask_ratio={text}", "--space", "batch.group=2,12", "--search", "grid", "--concurrent", "2")
+    for _ in range(600):
+        time.sleep(0.1)
+        if Path("home/runs/odd-002").exists():
+            break
+    (Path("home/runs/odd-002") / "stop").touch()
+    result = finish(process)
+    states = {row["trial"]: row["status"] for row in result["trials"]}
+    assert states[2] == "cancelled" and len(states) == 7 and list(states.values()).count("finished") >= 1
+
+
+def test_a_dry_run_shows_the_first_trials_and_makes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "toy.yaml", "data.train=train", "data.val=val", *SPACE, "--trials", "4", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "knn.accuracy, higher is better" in shown and "trial 003" in shown and "step 2, 6, 18 of 18" in shown
+    assert not (place / "home").exists()
+
+
+def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["data.train=train", "data.val=val"]
+    for words, message in (
+        (["sweep", "toy.yaml", *data, "--space", "pretext.mask_ration=0.1..0.9"], "did you mean 'mask_ratio'"),
+        (["sweep", "toy.yaml", *data, "--objective", "val/loss"], "do not compare"),
+        (["sweep", "toy.yaml", *data, "--search", "bayes"], "invalid choice: 'bayes'"),
+        (["resume", "no-such-sweep"], "no runs under"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    assert not (place / "home" / "sweeps").exists()
