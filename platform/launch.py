@@ -21,6 +21,8 @@ from .resources import ResourcePlan, stage_resources
 from .runs import EVENTS, Run, append_lines
 
 POLL_SECONDS = 0.5
+LAST_SECONDS = 30.0
+"""That workers have for their last checkpoint, where what watches them has failed."""
 OBJECT_STORE_SHARE = 0.2
 MOST_OBJECT_STORE = 8 << 30
 
@@ -142,14 +144,11 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 
     `on_event` sees every event once, after it is on disk.
     """
-    import ray
-
     cache = _teacher_cache(run, on_event)
     plan = cluster_plan(run)
     run.attempts += 1
     run.status = "running"
     run.save()
-    recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
     job = {
         "recipe": run.recipe,
         "settings": run.settings,
@@ -161,22 +160,15 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
     }
     outcome: dict[str, Any] = {}
 
-    def take() -> None:
-        events = ray.get(recorder.drain.remote())
+    def see(events: list[Event]) -> None:
         run.note([event for event in events if not event.pop("recorded", False)])
         for event in events:
-            if event["kind"] in ("failed", "nonfinite", "end"):
-                outcome.setdefault(event["kind"], event)
+            outcome.setdefault(event["kind"], event)
             on_event(event)
 
-    with _asking_to_stop(lambda: recorder.ask_stop.remote()):
-        fit = _Fit(run, plan, {"job": job, "recorder": recorder})
-        fit.start()
-        while fit.is_alive():
-            fit.join(POLL_SECONDS)
-            take()
-        take()
-    ray.kill(recorder)
+    asked = threading.Event()
+    with _asking_to_stop(asked.set):
+        error = fit(job, plan, f"{run.name}-{run.attempts}", run.experiment.train.max_failures, see, asked.is_set)
     run.status = "failed"
     run.save()
     if failed := outcome.get("failed"):
@@ -188,10 +180,37 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         )
     if "end" not in outcome:
         raise SightlineError(
-            f"training ended without a result: {fit.error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
+            f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
+
+
+def fit(
+    job: dict[str, Any], plan: ResourcePlan, name: str, restarts: int, see: Callable[[list[Event]], None], stop: Callable[[], bool]
+) -> BaseException | None:
+    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, those that
+    rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
+    import ray
+
+    recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
+    running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
+    running.start()
+    try:
+        while running.is_alive():
+            running.join(POLL_SECONDS)
+            if not asked and stop():
+                recorder.ask_stop.remote()
+                asked = True
+            see(ray.get(recorder.drain.remote()))
+        see(ray.get(recorder.drain.remote()))
+    except BaseException:
+        recorder.ask_stop.remote()
+        running.join(LAST_SECONDS)
+        raise
+    finally:
+        ray.kill(recorder)
+    return running.error
 
 
 def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
@@ -224,16 +243,16 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
 class _Fit(threading.Thread):
     """`TorchTrainer.fit` in a thread of its own: the main thread keeps the signals and the screen."""
 
-    def __init__(self, run: Run, plan: ResourcePlan, config: dict[str, Any]) -> None:
+    def __init__(self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], restarts: int) -> None:
         super().__init__(name="sightline-fit", daemon=True)
-        self.run_record, self.plan, self.config = run, plan, config
+        self.run_name, self.storage, self.plan, self.config, self.restarts = run, storage, plan, config, restarts
         self.error: BaseException | None = None
 
     def run(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        record, plan = self.run_record, self.plan
+        plan = self.plan
         resources: dict[str, float] = {"CPU": plan.worker_cpus}
         if plan.worker_gpus:
             resources["GPU"] = plan.worker_gpus
@@ -244,9 +263,9 @@ class _Fit(threading.Thread):
                 torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=600),
                 scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=bool(plan.worker_gpus), resources_per_worker=resources),
                 run_config=RunConfig(
-                    name=f"{record.name}-{record.attempts}-{int(time.time())}",  # Ray silently continues a run of the same name
-                    storage_path=str(Path(record.folder) / "ray"),
-                    failure_config=FailureConfig(max_failures=record.experiment.train.max_failures),
+                    name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
+                    storage_path=str(self.storage),
+                    failure_config=FailureConfig(max_failures=self.restarts),
                 ),
             ).fit()
         except BaseException as error:

@@ -51,7 +51,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
 
 def local_plan(experiment: config.Experiment) -> ResourcePlan:
     """The resource plan on this machine."""
-    gpus = _local_gpus() if experiment.train.device != "cpu" else 0
+    gpus = local_gpus() if experiment.train.device != "cpu" else 0
     return plan_on(experiment, len(os.sched_getaffinity(0)), gpus)
 
 
@@ -106,7 +106,7 @@ def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> N
         )
 
 
-def _local_gpus() -> int:
+def local_gpus() -> int:
     """GPUs that Ray would find here, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -76,6 +76,7 @@ class Trials(Searcher):
             "objective": plan.objective,
             "rungs": list(plan.rungs),
             "known": list(trial.results),
+            "share": 1 / plan.concurrent,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -167,9 +168,8 @@ def carry_out(sweep: Sweep, say: Say) -> None:
         return
     sweep.status = "running"
     sweep.save()
-    gpus = _gpus(sweep)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": 1.0, **({"GPU": 1.0} if gpus else {})}),
+        tune.with_resources(trainable, _resources(sweep)),
         tune_config=tune.TuneConfig(
             num_samples=len(trials.waiting),
             search_alg=trials,
@@ -202,12 +202,15 @@ def ask_stop(run: Run) -> None:
     (run.folder / STOP).touch()
 
 
-def _gpus(sweep: Sweep) -> bool:
+def _resources(sweep: Sweep) -> dict[str, float]:
+    """Of a trial's process: all that it trains with or, where its workers are others, little."""
     import ray
 
-    device = sweep.settings["train"]["device"]
+    train = sweep.settings["train"]
+    if train["workers"] > 1:
+        return {"CPU": 0.1}
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return device != "cpu" and bool(total.get("GPU", 0))
+    return {"CPU": 1.0, "GPU": 1.0} if train["device"] != "cpu" and total.get("GPU", 0) else {"CPU": 1.0}
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:

@@ -13,6 +13,7 @@ from sightline.methods.settings import nearest
 
 from .. import config
 from ..data.dataset import Dataset
+from ..preflight import local_gpus
 from ..probes.catalog import PROBES, ProbeSpec
 from .record import SweepPlan
 from .search import grid, propose
@@ -23,6 +24,8 @@ TASK = ("model", "pretext", "loss", "augment")
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
 """Sections that all trials share."""
 MOST_TRIALS = 1000
+KEPT = 3
+"""Checkpoints of a trial: with several workers training goes on while one is measured."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,10 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         raise CallError(f"{count} trials: 1 to {MOST_TRIALS} are allowed", "use fewer values, or --search random with --trials N")
     if asked.rungs < 1 or asked.reduction < 2 or asked.concurrent == 0 or asked.seed < 0:
         raise CallError("--rungs and --concurrent must be at least 1, --reduction at least 2, --seed at least 0")
-    if experiment.train.workers > 1:
-        raise CallError(f"train.workers = {experiment.train.workers}: a sweep's trials have one worker each", "use train.workers=1")
     steps = experiment.clock(dataset.rows).steps
     cores = len(os.sched_getaffinity(0))
-    concurrent = asked.concurrent or max(1, cores // (experiment.train.threads or 1))
+    workers = experiment.train.workers
+    concurrent = asked.concurrent or max(1, local_gpus() // workers if workers > 1 else cores // (experiment.train.threads or 1))
     return SweepPlan(
         space={key: str(domain) for key, domain in space.items()},
         trials=count,
@@ -89,7 +91,7 @@ def rungs(steps: int, reduction: int, count: int) -> tuple[int, ...]:
 def trial_settings(experiment: config.Experiment, plan: SweepPlan) -> config.Experiment:
     """What all trials have: a checkpoint at every rung, and no reading of the validation data but at them."""
     every = f"{plan.rungs[0]} steps"
-    changed = {"train.checkpoint_every": every, "train.validate_every": every, "probe.names": []}
+    changed = {"train.checkpoint_every": every, "train.validate_every": every, "train.keep": KEPT, "probe.names": []}
     return config.load(experiment.recipe, changed, settings=experiment.sections())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sightline.methods.errors import CallError, SightlineError
 
 from .. import checkpoint, config
 from ..events import Event
-from ..runs import EVENTS, append_lines
+from ..runs import EVENTS, NOTICES, append_lines
 from ..train import Job, train
 
 STOP = "stop"
@@ -30,6 +30,8 @@ class TrialRun:
     known: frozenset[int]
     """Rungs whose objective is on record."""
     report: Callable[[int, float, dict[str, float]], None]
+    share: float = 1.0
+    """Of the cluster, for trials whose workers are processes of Ray Train."""
 
     def __post_init__(self) -> None:
         self.folder = Path(self.job.folder)
@@ -44,12 +46,41 @@ class TrialRun:
             self._measure(found.state.step)
             if found.state.step == self.rungs[-1]:
                 return
-        train(self.job, self._post, lambda: (self.folder / STOP).exists())
+        self._train()
         if self.ended.get("step") == self.rungs[-1]:
             self._measure(self.rungs[-1])
 
+    def _train(self) -> None:
+        """One worker trains here, without a second set of processes; several by Ray Train."""
+        experiment = self.job.experiment
+        if experiment.train.workers == 1:
+            train(self.job, self._post, self._asked_to_stop)
+            return
+        import ray
+
+        from ..launch import fit
+        from ..preflight import plan_on
+
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        plan = plan_on(experiment, total.get("CPU", 0) * self.share, int(total.get("GPU", 0) * self.share))
+        job = {**asdict(self.job), "stream": asdict(plan.data), "threads": plan.threads}
+        error = fit(job, plan, self.folder.name, experiment.train.max_failures, self._see_all, self._asked_to_stop)
+        if not self.ended:
+            raise SightlineError(f"training ended without a result: {error}", f"see {self.folder / 'ray'}")
+
+    def _asked_to_stop(self) -> bool:
+        return (self.folder / STOP).exists()
+
+    def _see_all(self, events: list[Event]) -> None:
+        append_lines(self.folder / NOTICES, [event for event in events if not event.pop("recorded", False)])
+        for event in events:
+            self._see(event)
+
     def _post(self, event: Event) -> None:
         append_lines(self.folder / EVENTS, [event])
+        self._see(event)
+
+    def _see(self, event: Event) -> None:
         if event["kind"] == "validation":
             self.validation = event["losses"]
         elif event["kind"] == "end":
@@ -92,8 +123,8 @@ def measure_probe(experiment: config.Experiment, checkpoints: Path, step: int, o
     from ..probes.bench import Contender
     from ..probes.run import Couple, run_probes
 
-    found = checkpoint.newest(checkpoints)
-    if found is None or found.state.step != step:
+    found = next((one for one in checkpoint.checkpoints(checkpoints) if one.state.step == step), None)
+    if found is None:
         raise SightlineError(f"the checkpoint of step {step} is not there to be measured", "raise train.keep")
     name, _, metric = objective.partition(".")
     pretext = find_method(experiment.method).build(experiment.settings, Live(seed=experiment.train.seed))
@@ -117,6 +148,6 @@ def trainable(settings: dict[str, Any]) -> None:
 
     job = Job(**settings["job"])
     try:
-        TrialRun(job, settings["objective"], tuple(settings["rungs"]), frozenset(settings["known"]), report).run()
+        TrialRun(job, settings["objective"], tuple(settings["rungs"]), frozenset(settings["known"]), report, settings["share"]).run()
     except SightlineError as error:
         append_lines(Path(job.folder) / EVENTS, [{"kind": "failed", "what": str(error), "mend": error.mend}])
