@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="-- COMMAND ...", help="a sightline command with all its words")
-    parser.add_argument("--address", metavar="URL", help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, loopback)")
-    parser.add_argument("--home", metavar="FOLDER", help="$SIGHTLINE_HOME of the job: a folder that all nodes share (default: the cluster's)")
+    parser.add_argument(
+        "--address", metavar="URL", help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, loopback)"
+    )
+    parser.add_argument(
+        "--home", metavar="FOLDER", help="$SIGHTLINE_HOME of the job: a folder that all nodes share (default: the cluster's)"
+    )
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and leave")
-    parser.add_argument("--insecure", action="store_true", help="accept plain HTTP to another machine, and a cluster without authentication")
+    parser.add_argument(
+        "--insecure", action="store_true", help="accept plain HTTP to another machine, and a cluster without authentication"
+    )
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--follow", metavar="JOB", help="show the log of a job from its beginning, until it ends")
     other.add_argument("--stop", metavar="JOB", help="ask a job to end and wait for it; a training run leaves a checkpoint")
@@ -37,20 +43,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     given = args.follow or args.stop
     if bool(given) == bool(args.words):
-        raise CallError("name a command, or a job with --follow or --stop", "for example: sightline submit -- pretrain croco-tiny data.train=...")
+        raise CallError(
+            "name a command, or a job with --follow or --stop", "for example: sightline submit -- pretrain croco-tiny data.train=..."
+        )
     if args.words:
         _check(args.words)
     client = submit.connect(submit.find_address(args.address), args.insecure)
     if args.stop:
         return _stop(client, args.stop)
     if args.follow:
-        return _follow(client, args.follow, {})
+        return _follow(client, args.follow, {}, args.json)
     words = [*args.words, "--json"] if args.json and "--json" not in args.words else args.words
     job, digest = submit.submit(client, words, args.home)
     _say(f"{job}: code {digest} on {client.get_address()}; stop it with: sightline submit --stop {job}")
     if args.no_wait:
         return {"job": job, "code": digest, "address": client.get_address()}
-    return _follow(client, job, {"code": digest})
+    return _follow(client, job, {"code": digest}, args.json)
 
 
 def _check(words: list[str]) -> None:
@@ -64,15 +72,15 @@ def _check(words: list[str]) -> None:
     parse(words)
 
 
-def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any]) -> dict[str, Any]:
+def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any], as_json: bool) -> dict[str, Any]:
     from sightline.platform import submit
 
     told: list[str] = []
+    screen = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
         told.append(text)
-        sys.stdout.write(text)  # with --json the standard output is the error output until the end
-        sys.stdout.flush()
+        print(text, end="", file=screen, flush=True)
 
     try:
         details = submit.follow(client, job, write)

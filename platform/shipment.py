@@ -1,8 +1,8 @@
 """The code as it travels: one wheel, packed from the modules that run here, and the check on arrival that these are the ones that run.
 
-The wheel names no dependencies: Ray installs it with `pip install --target`, which would fetch all of them anew for every job. They are what
-the nodes hold; `verify` compares that with what this version asks for. Its version ends in the digest of its content, because Ray takes a wheel
-of a name that it knows for the same wheel.
+The wheel names no dependencies: Ray installs it with `pip install --target`, which would fetch all of them anew for every job. They are
+what the nodes hold; `verify_driver` compares that with what this version asks for. Its version ends in the digest of its content, because
+Ray takes a wheel of a name that it knows for the same wheel.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def find_address(given: str | None) -> str:
     address = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CallError(f"{redact(address)!r} is no address of a job server", f"give the dashboard's, for example --address {DEFAULT_ADDRESS}")
+        raise CallError(
+            f"{redact(address)!r} is no address of a job server", f"give the dashboard's, for example --address {DEFAULT_ADDRESS}"
+        )
     if parts.username or parts.password:
         raise CallError("the address holds a password, which would be shown in logs", TOKEN_MEND)
     return address.rstrip("/")
