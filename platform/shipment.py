@@ -40,9 +40,10 @@ class Code:
 
     @property
     def digest(self) -> str:
-        """Of what runs: files, entry points and requirements; 12 hexadecimal digits of SHA-256."""
+        """Of all but the release; 12 hexadecimal digits of SHA-256."""
         told = hashlib.sha256()
-        for name, content in [*sorted(self.files.items()), ("", "\n".join((*self.requirements, self.entry_points)).encode())]:
+        about = "\n".join((self.python, *self.requirements, self.entry_points)).encode()
+        for name, content in [*sorted(self.files.items()), ("", about)]:
             told.update(f"{len(name)} {name} {len(content)} ".encode() + content)
         return told.hexdigest()[:12]
 

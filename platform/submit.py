@@ -161,8 +161,8 @@ def _variables(code: Code, folder: str | None, here: bool) -> dict[str, str]:
 def _is_here(client: JobSubmissionClient) -> bool:
     """Whether the head is this machine, by its session's folder. A loopback address does not say so: it may be a tunnel."""
     nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
-    head = next((node["raylet"] for node in nodes if node["raylet"].get("isHeadNode")), {})
-    return bool(head.get("sessionDir")) and Path(head["sessionDir"]).is_dir()
+    sessions = [node["raylet"].get("sessionDir") for node in nodes if node["raylet"].get("isHeadNode")]
+    return any(session and Path(session).is_dir() for session in sessions)
 
 
 def _travelling(words: Sequence[str], folder: Path) -> list[str]:
