@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": "write an encoder's features of your images to a Parquet file",
     "export": "write an encoder for timm, as safetensors, in its authors' layout or as ONNX",
     "import": "take in weights that a method's authors published",
+    "submit": "run any of these as a job of a running Ray cluster, with the code as it is here",
 }
 MODULES = {"import": "weights_in"}
 """Of commands whose word is none that a module may have."""
@@ -89,7 +90,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _call(words: list[str]) -> Any:
-    """Find the command, read its words, run it."""
+    """Read the words, run the command."""
+    if os.environ.get("SIGHTLINE_SHIPPED"):
+        from sightline.platform.shipment import verify_driver
+
+        verify_driver()
+    args = parse(words)
+    return _module(words[0]).run(args)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Find the command and read its words; `--help` and `--version` are answered. Raises `CallError`."""
     from sightline.methods.errors import CallError
 
     command = words[0]
@@ -101,16 +112,16 @@ def _call(words: list[str]) -> Any:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         raise CallError(f"unknown command {command!r}: " + (f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"))
     parser = _parser(command)
-    # Settings may stand on both sides of an option; sub-commands, which `prepare` has, exclude that.
-    args = parser.parse_args(words[1:]) if command == "prepare" else parser.parse_intermixed_args(words[1:])
-    return _module(command).run(args)
+    # Settings may stand on both sides of an option; sub-commands, which `prepare` has, and the words of another command exclude that.
+    return parser.parse_args(words[1:]) if command in ("prepare", "submit") else parser.parse_intermixed_args(words[1:])
 
 
 def _guarded(words: list[str]) -> int:
     """Run with errors told in one sentence, and with exactly one JSON document on standard output where `--json` asks for it."""
     from sightline.methods.errors import SightlineError
 
-    as_json, debug = "--json" in words, "--debug" in words
+    own = words[: words.index("--")] if "--" in words else words
+    as_json, debug = "--json" in own, "--debug" in own
     real_stdout = os.dup(1) if as_json else None
     if as_json:  # libraries print to standard output; a script must be able to read ours
         sys.stdout.flush()

@@ -96,7 +96,10 @@ def _worker(config: dict[str, Any]) -> None:
 
     from sightline.methods import collective
 
+    from .shipment import verify
     from .train import Job, train
+
+    verify()
 
     recorder = config["recorder"]
     if ray.get(recorder.has_failed.remote()):

@@ -205,18 +205,3 @@ def test_the_wheel_holds_exactly_the_modules_and_recipes_of_the_tree(tmp_path: P
     tree = {f"sightline/{path.relative_to(ROOT)}" for path in modules(*ROOMS)}
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "pipelines" / "recipes").glob("*.yaml")}
     assert names == tree | recipes
-
-
-@pytest.mark.slow
-def test_the_cluster_file_is_one_that_rays_launcher_takes() -> None:
-    """A head that trains nothing, workers from none upwards, a dashboard that nobody outside reaches."""
-    import yaml
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(cluster))
-    kinds = cluster["available_node_types"]
-    head = kinds.pop(cluster["head_node_type"])
-    assert head["resources"]["CPU"] == 0 and all(kind["min_workers"] == 0 for kind in kinds.values())
-    (start,) = (line for line in cluster["head_start_ray_commands"] if "ray start" in line)
-    assert "--dashboard-host=127.0.0.1" in start and "--num-cpus=0" in start

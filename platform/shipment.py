@@ -1,0 +1,146 @@
+"""The code as it travels: one wheel, packed from the modules that run here, and the check on arrival that these are the ones that run.
+
+The wheel names no dependencies: Ray installs it with `pip install --target`, which would fetch all of them anew for every job. They are
+what the nodes hold; `verify_driver` compares that with what this version asks for. Its version ends in the digest of its content, because
+Ray takes a wheel of a name that it knows for the same wheel.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from sightline.methods.errors import CallError, SightlineError
+
+DIGEST = "SIGHTLINE_SHIPPED"
+"""Environment variable of a job: the digest of the code that was sent."""
+ROOMS = ("methods", "platform", "pipelines")
+SUFFIXES = (".py", ".yaml")
+REQUIREMENTS = "requirements.txt"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Time of every file in the wheel, so that the same code is the same wheel."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The modules and recipes of the three rooms (path in the wheel -> content), and what their distribution says of them."""
+
+    files: dict[str, bytes]
+    release: str
+    python: str
+    requirements: tuple[str, ...]
+    entry_points: str
+
+    @property
+    def digest(self) -> str:
+        """Of all but the release; 12 hexadecimal digits of SHA-256."""
+        told = hashlib.sha256()
+        about = "\n".join((self.python, *self.requirements, self.entry_points)).encode()
+        for name, content in [*sorted(self.files.items()), ("", about)]:
+            told.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+        return told.hexdigest()[:12]
+
+
+def running_code() -> Code:
+    """The code that imports find in this process, be it an editable checkout, an installed package or a wheel that was sent."""
+    files: dict[str, bytes] = {}
+    for room in ROOMS:
+        spec = find_spec(f"sightline.{room}")
+        if spec is None or not spec.submodule_search_locations:
+            raise SightlineError(f"sightline.{room} is not importable", "install Sightline anew")
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                files[f"sightline/{room}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    about = distribution("sightline")
+    return Code(
+        files=files,
+        release=about.version.partition("+")[0],
+        python=about.metadata["Requires-Python"] or "",
+        requirements=_requirements(about),
+        entry_points=(about.read_text("entry_points.txt") or "").strip(),
+    )
+
+
+def _requirements(about: Distribution) -> tuple[str, ...]:
+    return tuple(about.requires or (about.read_text(REQUIREMENTS) or "").splitlines())
+
+
+def pack(code: Code, folder: Path) -> Path:
+    """Write the wheel of `code` to `folder`. Nothing is built and nothing is fetched."""
+    release = f"{code.release}+{code.digest}"
+    about = f"sightline-{release}.dist-info"
+    python = f"Requires-Python: {code.python}\n" if code.python else ""
+    files = {
+        **code.files,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: sightline\nVersion: {release}\n{python}".encode(),
+        f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: sightline\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": code.entry_points.encode(),
+        f"{about}/{REQUIREMENTS}": "\n".join(code.requirements).encode(),
+    }
+    record = [f"{name},sha256={_hash(content)},{len(content)}" for name, content in files.items()]
+    files[f"{about}/RECORD"] = "\n".join([*record, f"{about}/RECORD,,", ""]).encode()
+    wheel = folder / f"sightline-{release}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def _hash(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def verify() -> None:
+    """In a job that was sent: that this process runs the code that was sent. Elsewhere nothing. Raises `SightlineError`."""
+    sent = os.environ.get(DIGEST)
+    if sent and (code := running_code()).digest != sent:
+        where = next(iter(find_spec("sightline.platform").submodule_search_locations))  # type: ignore[union-attr, arg-type]
+        raise SightlineError(
+            f"code {sent} was sent, but code {code.digest} runs here, from {where}",
+            "another Sightline comes first on this node's path: take it out of PYTHONPATH, or uninstall it there",
+        )
+
+
+def verify_driver() -> None:
+    """`verify`, and that this node has what the code asks for and a place for what it makes. Raises `CallError` too."""
+    if not os.environ.get(DIGEST):
+        return
+    verify()
+    if lacking := unmet(running_code().requirements):
+        raise CallError(
+            f"the cluster does not have what this version of Sightline asks for: {'; '.join(lacking)} (asked from {sys.executable})",
+            "install it on every node, in the environment that `ray start` runs in: see setup_commands in cluster.yaml",
+        )
+    if not os.environ.get("SIGHTLINE_HOME"):
+        raise CallError(
+            "the job has no SIGHTLINE_HOME: a run would lie in a folder that the job leaves behind",
+            "name a folder that all nodes share: sightline submit --home FOLDER -- ..., or set it where `ray start` runs",
+        )
+
+
+def unmet(requirements: tuple[str, ...]) -> list[str]:
+    """The requirements that this environment does not meet, and why."""
+    from packaging.requirements import Requirement
+
+    lacking = []
+    for requirement in map(Requirement, requirements):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            lacking.append(f"no {requirement.name}")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            lacking.append(f"{requirement.name} {found}, not {requirement.specifier}")
+    return lacking

@@ -1,0 +1,121 @@
+"""`submit` on a real head: loopback, token authentication, a dashboard of its own. Stopped by the processes that were started here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from heads import WAIT, free_port, head, until
+from toy import TOY, write_pairs
+
+from sightline.platform import checkpoint, shipment, submit
+from sightline.platform.runs import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the jobs are submitted from."""
+    folder = tmp_path_factory.mktemp("work")
+    write_pairs(folder / "train", 90, 1)
+    long = {**TOY["train"], "length": "100000 steps", "checkpoint_every": "100000 steps", "validate_every": "100000 steps"}
+    (folder / "toy.yaml").write_text(yaml.safe_dump({**TOY, "train": long}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a person whose cluster runs."""
+    words = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
+    with head(tmp_path_factory.mktemp("r"), free_port(), words, {}) as person:
+        yield person
+
+
+def sightline(work: Path, cluster: dict[str, str], *words: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "sightline.pipelines", *words]
+    done = subprocess.run(command, env=cluster, cwd=work, capture_output=True, text=True, timeout=WAIT)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, cluster: dict[str, str]) -> None:
+    code, out, err = sightline(
+        work, cluster, "submit", "--json", "--no-wait", "--", "pretrain", "toy.yaml", "data.train=train", "--name", "first"
+    )
+    assert code == 0, err
+    job = json.loads(out)["job"]
+    folder = work / "sightline-runs" / "runs" / "first"
+
+    def trains() -> bool:
+        return (folder / "events.jsonl").exists() and any(event["kind"] == "steps" for event in Run._read(folder).events())
+
+    try:
+        until(trains)
+        assert checkpoint.newest(folder / "checkpoints") is None, "the stop alone is to leave one"
+        command = [sys.executable, "-m", "sightline.pipelines", "submit", "--follow", job]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, env=cluster, cwd=work, text=True, **pipes) as following:
+            assert any("run first" in line for line in following.stdout or ())
+            following.send_signal(signal.SIGINT)
+            _, said = following.communicate(timeout=WAIT)
+        assert following.returncode == 130 and f"{job} goes on" in said
+    finally:
+        code, out, err = sightline(work, cluster, "submit", "--json", "--stop", job)
+    assert code == 0, err
+    assert json.loads(out) == {"job": job, "status": "STOPPED"}
+    assert "go on with: sightline resume first" in err
+    run, found = Run._read(folder), checkpoint.newest(folder / "checkpoints")
+    assert run.status == "stopped" and found is not None and found.state.step == max(run.history()) + 1
+
+    code, out, err = sightline(work, cluster, "submit", "--follow", job)
+    assert code == 1 and "run first: recipe toy" in out and "was stopped" in err
+
+
+def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_code(
+    work: Path, cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the editable install that is on the same node's path."""
+    code, out, err = sightline(work, cluster, "submit", "--json", "--", "inspect", "train")
+    assert code == 0, err
+    assert json.loads(out)["result"]["rows"] == 90
+    code, out, err = sightline(work, cluster, "submit", "--", "inspect", "nothing-here")
+    assert code == 2 and "nothing-here" in out and "exit code 2" in err
+
+    sent = shipment.running_code()
+    words = sent.files["sightline/pipelines/inspect.py"].decode() + '\n\ndef run(args):\n    print("the code that was sent")\n'
+    changed = replace(sent, files={**sent.files, "sightline/pipelines/inspect.py": words.encode()})
+    for name, value in cluster.items():
+        if name.startswith("RAY_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(work)
+    assert ends(monkeypatch, changed, changed)[1].endswith("the code that was sent\n")
+    status, log = ends(monkeypatch, changed, sent)
+    assert status == "FAILED" and f"code {sent.digest} was sent, but code {changed.digest} runs here" in log
+    status, log = ends(monkeypatch, replace(sent, requirements=(*sent.requirements, "no-such-thing>=3")), None)
+    assert status == "FAILED" and "no no-such-thing" in log
+    assert ends(monkeypatch, replace(sent, python=">=99"), None) == ("PYTHON", "")
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, wheel: shipment.Code, said: shipment.Code | None) -> tuple[str, str]:
+    """Status and log of an `inspect` with the wheel of one code and the digest of another (None: its own)."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with monkeypatch.context() as here:
+        here.setattr(submit, "running_code", lambda: said or wheel)
+        here.setattr(submit, "pack", lambda code, folder: shipment.pack(wheel, folder))
+        client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])
+        job, _ = submit.submit(client, ["inspect", "train"])
+    log: list[str] = []
+    details = submit.follow(client, job, log.append)
+    if details.driver_exit_code is None:
+        with pytest.raises(submit.CallError, match="the cluster's Python does not fit"):
+            submit.check_end(job, details)
+        return "PYTHON", ""
+    return details.status.value, "".join(log)
