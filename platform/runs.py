@@ -69,12 +69,16 @@ class Run:
     """created | running | stopped | failed | trained | finished"""
     attempts: int = 0
     mlflow_run_id: str | None = None
+    parent: str | None = None
+    """MLflow run id of the run that this one is nested in."""
     tracking_uri: str = ""
     """The one place that keeps a password, for the next connection; `settings` and `command` are shown and sent, so they hold none."""
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str) -> Run:
+    def create(
+        cls, name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str, parent: str | None = None
+    ) -> Run:
         """The run's record, and the weights it begins from (`train.init`, from here on with their SHA-256).
 
         Raises `CallError` where a run of this name exists, and where `train.init` names nothing that fits.
@@ -101,7 +105,8 @@ class Run:
             ) from None
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
-        run = cls(name, folder, experiment.recipe, settings, fingerprint, created, redact(command), tracking_uri=tracking_uri)
+        record = (name, folder, experiment.recipe, settings, fingerprint, created, redact(command))
+        run = cls(*record, parent=parent, tracking_uri=tracking_uri)
         if initial is not None:
             initial.keep(experiment, folder)
         if frozen:

@@ -154,6 +154,8 @@ class Tracking:
         }
         if commit := this_commit():
             tags["mlflow.source.git.commit"] = commit
+        if self.run.parent:
+            tags["mlflow.parentRunId"] = self.run.parent
         tags = {key: redact(value) for key, value in tags.items()}
         return str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
 

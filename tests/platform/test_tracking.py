@@ -309,6 +309,16 @@ def test_settings_that_failed_to_arrive_come_later_in_the_same_mlflow_run(tracke
     assert server.runs == 1 and set(server.params) == set(tracking.run.experiment.flat())
 
 
+def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = toy_run("alone")
+    nested = Run.create("nested", alone.experiment, alone.fingerprint, "test", "", parent="abc")
+    for run, tag in ((alone, None), (reopened(nested), "abc")):
+        server = Server()
+        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri, server=server: server)
+        Tracking(run).close("FINISHED")
+        assert server.runs == 1 and server.tags.get("mlflow.parentRunId") == tag
+
+
 def test_a_password_connects_and_is_shown_nowhere(tracked: Callable[[Server], Tracking]) -> None:
     server = Server(2)
     tracking = tracked(server)
