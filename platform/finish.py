@@ -191,6 +191,8 @@ def _register(
     run: Run, tracking: Tracking, encoder: Any, saved: Path, found: checkpoint.Checkpoint, metrics: Mapping[str, float], headline: str
 ) -> str | None:
     """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
+    from mlflow.exceptions import MlflowException
+
     from .registry import register_encoder
 
     experiment = run.experiment
@@ -206,12 +208,14 @@ def _register(
     }
     try:
         _ = tracking.client
-    except Exception as error:
-        tracking.problem = f"{type(error).__name__}: {error}"
+    except Exception:  # of a database they are of many types
         return None
-    filed = register_encoder(
-        encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
-    )
+    try:
+        filed = register_encoder(
+            encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
+        )
+    except (MlflowException, OSError):  # the server went away in the middle
+        return None
     return str(filed.uri)
 
 

@@ -28,7 +28,7 @@ def quiet_mlflow() -> None:
     """MLflow's import speaks of migrations and telemetry; none of it is for the person who started a run."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server answers an upload when it has stored the file
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -121,16 +121,17 @@ class Tracking:
         try:
             client = self.client
             self.deliver()
+            there = client.get_run(self.run.mlflow_run_id).data.metrics if metrics else {}
             for name, value in (metrics or {}).items():
-                client.log_metric(self.run.mlflow_run_id, name, value)
+                if there.get(name) != value:  # measured again by a resume, it is the same figure
+                    client.log_metric(self.run.mlflow_run_id, name, value)
             for path in artifacts or []:
                 if path.exists():
                     client.log_artifact(self.run.mlflow_run_id, str(path))
             client.set_terminated(self.run.mlflow_run_id, status=status)
             self.problem = None
         except Exception as error:
-            first_line = str(error).partition("\n")[0]
-            self.problem = redact(f"{type(error).__name__}: {first_line}")
+            self.problem = first_line(error)
 
     def _work(self) -> None:
         pause = 2.0
@@ -140,7 +141,7 @@ class Tracking:
                 self.deliver()
                 self.problem, pause = None, 2.0
             except Exception as error:
-                self.problem, pause = redact(f"{type(error).__name__}: {error}"), min(pause * 2, 60.0)
+                self.problem, pause = first_line(error), min(pause * 2, 60.0)
 
     def _create(self, client: Any) -> str:
         experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
@@ -168,6 +169,11 @@ class Tracking:
         params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
             client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong with MLflow, in a line without passwords."""
+    return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def experiment_of(client: Any, name: str, uri: str) -> str:
