@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .frozen import make_stage, stage_maker
 from .probes.findings import flat_metrics
-from .runs import Run
+from .runs import Run, this_commit
 from .tracking import Tracking
 
 if TYPE_CHECKING:
@@ -113,8 +112,6 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     settings = run.folder / "settings.yaml"
     settings.write_text(experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_pictures(run, pictures)]
-    with suppress(Exception):  # a tracking server that is away holds nothing up; the run's folder has it all
-        _log_dataset(run, tracking, train)
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
 
@@ -146,19 +143,6 @@ def _save_pictures(run: Run, pictures: list[Picture]) -> list[Path]:
         paths.append(run.folder / f"picture-{index + 1}.png")
         Image.fromarray(picture.image).save(paths[-1])
     return paths
-
-
-def _log_dataset(run: Run, tracking: Tracking, train: Dataset) -> None:
-    """The training data as MLflow's dataset input, with the fingerprint as its digest, and its licences as a tag."""
-    from mlflow.entities import Dataset as LoggedDataset
-    from mlflow.entities import DatasetInput
-
-    profile = json.dumps({"num_rows": train.rows, "kind": train.kind})
-    source = json.dumps({"uri": train.uri})
-    logged = LoggedDataset(Path(train.uri).name, train.fingerprint[:36], "sightline", source, profile=profile)
-    tracking.client.log_inputs(run.mlflow_run_id, datasets=[DatasetInput(logged)])
-    licences = "; ".join(sorted({source.licence for source in train.manifest.provenance.sources}))
-    tracking.client.set_tag(run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
 
 
 def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, dict[str, Any]]:
@@ -204,6 +188,7 @@ def _register(
         "sightline.run": run.name,
         "sightline.fingerprint": run.fingerprint,
         "sightline.history": found.state.history,
+        **({"sightline.commit": commit} if (commit := this_commit()) else {}),
         **{f"sightline.{key}": f"{value:.6g}" for key, value in metrics.items()},
     }
     try:

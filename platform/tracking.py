@@ -74,6 +74,7 @@ class Tracking:
                 else:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
                 self._log_params(client)
+                self._log_data(client)
                 self._client = client
             return self._client
 
@@ -146,6 +147,7 @@ class Tracking:
     def _create(self, client: Any) -> str:
         experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
         tags = {
+            **self.run.experiment.log.tags,
             "sightline.method": self.run.settings["method"],
             "sightline.recipe": self.run.recipe,
             "sightline.fingerprint": self.run.fingerprint,
@@ -169,6 +171,29 @@ class Tracking:
         params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
             client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
+
+    def _log_data(self, client: Any) -> None:
+        """The data sets as MLflow's dataset inputs, with their fingerprints as digests, and the licences of the training data as a tag.
+
+        Those that the MLflow run has already it takes as the same.
+        """
+        from mlflow.entities import Dataset as LoggedDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        from .data.dataset import Dataset
+
+        data, inputs = self.run.experiment.data, []
+        for use, uri in (("training", data.train), ("validation", data.val)):
+            if not uri:
+                continue
+            dataset = Dataset.open(uri)
+            source, profile = json.dumps({"uri": redact(dataset.uri)}), json.dumps({"num_rows": dataset.rows, "kind": dataset.kind})
+            logged = LoggedDataset(Path(dataset.uri).name, dataset.fingerprint[:36], "sightline", source, profile=profile)
+            inputs.append(DatasetInput(logged, [InputTag("mlflow.data.context", use)]))
+            if use == "training":
+                licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
+                client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
+        client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
 
 
 def first_line(error: Exception) -> str:
@@ -196,6 +221,8 @@ def figures(event: Event) -> Iterator[tuple[str, int, float]]:
         last = event["first"] + steps
         yield "speed/samples_per_second", last, event["samples"] / event["seconds"]
         yield "speed/data_wait", last, event["phases"].get("data_wait", 0.0) / event["seconds"]
+        for name, value in event.get("system", {}).items():
+            yield f"system/{name}", last, value
     elif event["kind"] == "validation":
         for name, value in event["losses"].items():
             yield f"val/{name}", event["step"], value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from toy import TOY
 
 from sightline.platform import jobs
 from sightline.platform.events import Event
-from sightline.platform.runs import Run
+from sightline.platform.runs import Run, this_commit
 from sightline.platform.train import Job, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.filterwarnings("ignore")]  # MLflow's own warnings
@@ -50,8 +51,6 @@ def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> None:
 
 def delivered(run: Run) -> int:
     """Bytes of the spool that the server has taken."""
-    import json
-
     path = run.folder / "tracking.json"
     return int(json.loads(path.read_text())["offset"]) if path.exists() else 0
 
@@ -74,6 +73,10 @@ def has_everything(server: MlflowServer, run: Run, steps: int) -> None:
     (version,) = client.search_model_versions("name = 'croco-encoder'")
     assert client.get_model_version_by_alias("croco-encoder", "candidate").version == version.version
     assert version.run_id == run_id and version.tags["sightline.run"] == run.name
+    assert version.tags["sightline.fingerprint"] == run.fingerprint and version.tags["sightline.recipe"] == run.recipe
+    assert version.tags.get("sightline.commit") == filed.data.tags.get("mlflow.source.git.commit") == this_commit()
+    data = {given.tags[0].value: given.dataset.digest for given in filed.inputs.dataset_inputs}
+    assert data.keys() == {"training", "validation"} and data["training"] == run.fingerprint[:36]
 
 
 def loads_back(server: MlflowServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +99,7 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
     server: MlflowServer, toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down at the start, up at step 8, killed at step 24 with figures on their way, up again at step 40; 60 steps."""
-    run = toy_run("restless", **{"train.length": "60 steps", "log.every": 2, "probe.names": []})
+    run = toy_run("restless", **{"train.length": "60 steps", "log.every": 2, "log.system_metrics": True, "probe.names": []})
     run.tracking_uri = server.uri
     run.save()
     waited: list[float] = []
@@ -140,6 +143,7 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
     monkeypatch.setattr(jobs, "carry_out", carry_out)
     result = jobs.execute(run, Console(stderr=True))
     assert result["undelivered"] is None and result["registered"] == "models:/croco-encoder@candidate"
+    assert points(server, run, "system/cpu_utilization_percentage") == list(range(2, 61, 2))
     assert max(waited) < 5, "to record a step is to write a line"
     has_everything(server, run, 60)
     loads_back(server, run, monkeypatch)
