@@ -50,7 +50,8 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> li
     paths = sorted(folder.glob("step-*"), reverse=True)
     if not paths or checkpoint.problem(paths[0]) is not None:
         return []
-    wanted, whole = keep or (1 if finished else run.experiment.train.keep), []
+    wanted = keep or (1 if finished else run.experiment.train.keep)
+    whole: list[Path] = []
     for path in paths:
         if len(whole) < wanted and (not whole or checkpoint.problem(path) is None):
             whole.append(path)
