@@ -21,7 +21,7 @@ from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .frozen import make_stage, stage_maker
 from .probes.findings import flat_metrics
-from .runs import Run, this_commit
+from .runs import Run
 from .tracking import Tracking
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _register(
         "sightline.run": run.name,
         "sightline.fingerprint": run.fingerprint,
         "sightline.history": found.state.history,
-        **({"sightline.commit": commit} if (commit := this_commit()) else {}),
+        **({"sightline.commit": run.commit} if run.commit else {}),
         **{f"sightline.{key}": f"{value:.6g}" for key, value in metrics.items()},
     }
     try:

@@ -71,6 +71,8 @@ class Run:
     mlflow_run_id: str | None = None
     parent: str | None = None
     """MLflow run id of the run that this one is nested in."""
+    commit: str | None = None
+    """Of Sightline's checkout, when the run was made."""
     tracking_uri: str = ""
     """The one place that keeps a password, for the next connection; `settings` and `command` are shown and sent, so they hold none."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -106,7 +108,7 @@ class Run:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
         record = (name, folder, experiment.recipe, settings, fingerprint, created, redact(command))
-        run = cls(*record, parent=parent, tracking_uri=tracking_uri)
+        run = cls(*record, parent=parent, commit=this_commit(), tracking_uri=tracking_uri)
         if initial is not None:
             initial.keep(experiment, folder)
         if frozen:

@@ -18,7 +18,7 @@ from typing import Any
 
 from .events import Event
 from .home import artifact_location, local_tracking_uri
-from .runs import EVENTS, Run, parse_lines, redact, this_commit
+from .runs import EVENTS, Run, parse_lines, redact
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
@@ -155,8 +155,8 @@ class Tracking:
             "sightline.command": self.run.command,
             "mlflow.source.name": "sightline",
         }
-        if commit := this_commit():
-            tags["mlflow.source.git.commit"] = commit
+        if self.run.commit:
+            tags["mlflow.source.git.commit"] = self.run.commit
         if self.run.parent:
             tags["mlflow.parentRunId"] = self.run.parent
         tags = {key: redact(value) for key, value in tags.items()}

@@ -99,7 +99,9 @@ def test_the_next_command_is_whole_and_names_only_what_there_is(home: Path, toy_
 
 
 @pytest.mark.parametrize("kind", ["loose", "packed", "detached", "worktree", "none"])
-def test_the_commit_is_found_however_git_keeps_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_found_however_git_keeps_it(
+    kind: str, toy_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = "ab" * 20
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "tree" / "platform" / "runs.py"))
     git = tmp_path / "tree" / ".git"
@@ -121,3 +123,5 @@ def test_the_commit_is_found_however_git_keeps_it(kind: str, tmp_path: Path, mon
         (own / "worktrees" / "here" / "commondir").write_text("../..\n")
         git.write_text(f"gitdir: {own / 'worktrees' / 'here'}\n")
     assert runs.this_commit() == (None if kind == "none" else commit)
+    made = toy_run("made")
+    assert made.commit == runs.this_commit() == Run.open("made").commit

@@ -44,6 +44,15 @@ class MlflowServer:
             time.sleep(0.25)
         raise AssertionError((self.folder / "log").read_text()[-3000:])
 
+    def pause(self) -> None:
+        """It takes connections and answers none, until `go_on`."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL to all its processes; nothing where it does not run."""
         if self.process is not None:
