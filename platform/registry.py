@@ -136,8 +136,8 @@ def register_encoder(
 
 
 def _registered(name: str, filed: Any, alias: str) -> Registered:
-    number = str(filed.version)
-    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", str(filed.model_id))
+    number, model_id = str(filed.version), filed.source.removeprefix("models:/")  # its own `model_id` the SQL registry leaves empty
+    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
 
 
 def register_import(weights: Weights, name: str) -> Registered:
