@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": "write an encoder's features of your images to a Parquet file",
     "export": "write an encoder for timm, as safetensors, in its authors' layout or as ONNX",
     "import": "take in weights that a method's authors published",
+    "clean": "free the disk of checkpoints that no run needs any more",
     "submit": "run any of these as a job of a running Ray cluster, with the code as it is here",
 }
 MODULES = {"import": "weights_in"}

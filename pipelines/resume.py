@@ -7,6 +7,7 @@
 A run is named by its name, its folder or its MLflow run id. The effective history is that of a run that never stopped, also with
 another number of workers; settings that would change what is learned are refused. Data that moved are named anew (data.train=FOLDER,
 data.val=FOLDER): they must be the same data, by their fingerprint. `log.tracking_uri` can change while nothing was recorded there.
+A run that has its last step is not trained: it is measured, registered and reported again, and MLflow gets what it missed.
 """
 
 from __future__ import annotations

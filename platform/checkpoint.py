@@ -138,6 +138,24 @@ def problem(path: Path) -> str | None:
     return None
 
 
+def set_aside(path: Path) -> Path:
+    """Take the checkpoint at `path` its name, in one move; where it lies now, to be deleted, if not here by the next `write`."""
+    return path if path.name.startswith(".part-") else path.rename(path.with_name(f".part-{uuid.uuid4().hex[:8]}"))
+
+
+def leave_out(file: Path) -> None:
+    """Delete one file of a checkpoint that verifies; it verifies without it, whenever this is cut short."""
+    complete = file.parent / COMPLETE
+    files = json.loads(complete.read_text())["files"]
+    if files.pop(file.name, None):
+        part = file.parent / f".{COMPLETE}"
+        part.write_text(json.dumps({"files": files}, indent=1))
+        _sync(part)
+        part.replace(complete)
+        _sync(file.parent)
+    file.unlink()
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]) -> dict[str, torch.Tensor]:
     """The optimiser's state as flat tensors `<parameter>|<quantity>`."""
     import torch

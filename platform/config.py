@@ -103,6 +103,8 @@ class LogConfig(Settings):
     every: int = Field(default=10, ge=1, description="steps between reports")
     experiment: str = "sightline"
     tracking_uri: str | None = Field(default=None, description="MLflow server; default: SQLite under $SIGHTLINE_HOME")
+    tags: dict[str, str] = Field(default={}, description="tags of the MLflow run, besides Sightline's own")
+    system_metrics: bool = Field(default=False, description="CPU, memory, disk, network and GPU at each report")
     register_as: str | None = Field(default=None, description="name in the model registry; default: <method>-encoder", alias="register")
 
     model_config = ConfigDict(populate_by_name=True)

@@ -10,7 +10,8 @@ Event = dict[str, Any]
 `worker`     rank, pid, host; from every rank
 `cache`      done, total, in samples; or text: of the cache that is made or found before training
 `start`      device, precision, parameters, first_step, steps, workers
-`steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples
+`steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples;
+             system {name: value}, with `log.system_metrics`
 `broken`     step, reasons; from any rank: samples that a substitute stands in for
 `validation` step, losses {name: value}
 `health`     step, figures {name: value}, warnings: a sentence for each figure that tells of a collapse

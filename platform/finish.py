@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,8 +112,6 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     settings = run.folder / "settings.yaml"
     settings.write_text(experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_pictures(run, pictures)]
-    with suppress(Exception):  # a tracking server that is away holds nothing up; the run's folder has it all
-        _log_dataset(run, tracking, train)
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
 
@@ -148,19 +145,6 @@ def _save_pictures(run: Run, pictures: list[Picture]) -> list[Path]:
     return paths
 
 
-def _log_dataset(run: Run, tracking: Tracking, train: Dataset) -> None:
-    """The training data as MLflow's dataset input, with the fingerprint as its digest, and its licences as a tag."""
-    from mlflow.entities import Dataset as LoggedDataset
-    from mlflow.entities import DatasetInput
-
-    profile = json.dumps({"num_rows": train.rows, "kind": train.kind})
-    source = json.dumps({"uri": train.uri})
-    logged = LoggedDataset(Path(train.uri).name, train.fingerprint[:36], "sightline", source, profile=profile)
-    tracking.client.log_inputs(run.mlflow_run_id, datasets=[DatasetInput(logged)])
-    licences = "; ".join(sorted({source.licence for source in train.manifest.provenance.sources}))
-    tracking.client.set_tag(run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
-
-
 def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, dict[str, Any]]:
     """Probe name -> result, kept in `probes.json`; empty where no data set tests anything."""
     experiment = run.experiment
@@ -191,6 +175,8 @@ def _register(
     run: Run, tracking: Tracking, encoder: Any, saved: Path, found: checkpoint.Checkpoint, metrics: Mapping[str, float], headline: str
 ) -> str | None:
     """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
+    from mlflow.exceptions import MlflowException
+
     from .registry import register_encoder
 
     experiment = run.experiment
@@ -202,16 +188,19 @@ def _register(
         "sightline.run": run.name,
         "sightline.fingerprint": run.fingerprint,
         "sightline.history": found.state.history,
+        **({"sightline.commit": run.commit} if run.commit else {}),
         **{f"sightline.{key}": f"{value:.6g}" for key, value in metrics.items()},
     }
     try:
         _ = tracking.client
-    except Exception as error:
-        tracking.problem = f"{type(error).__name__}: {error}"
+    except Exception:  # of a database they are of many types
         return None
-    filed = register_encoder(
-        encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
-    )
+    try:
+        filed = register_encoder(
+            encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
+        )
+    except (MlflowException, OSError):  # the server went away in the middle
+        return None
     return str(filed.uri)
 
 

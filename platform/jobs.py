@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from . import checkpoint
 from .data.dataset import Dataset
@@ -40,7 +41,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
             console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False, soft_wrap=True)
         if run.status == "stopped":
             tracking.close("KILLED")
-            return _stopped(run, console)
+            return _stopped(run, tracking, console)
         from .finish import finish
 
         findings = finish(run, tracking, console, memory)
@@ -81,14 +82,21 @@ def _train(run: Run, tracking: Tracking, console: Console) -> None:
         ray.shutdown()  # what follows is one process, and the workers' memory is wanted back
 
 
-def _stopped(run: Run, console: Console) -> dict[str, Any]:
+def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
     steps = max(run.history(), default=-1) + 1
     console.print(
         f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}",
         highlight=False,
         soft_wrap=True,
     )
-    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder)}
+    _tell_undelivered(run, tracking.problem, console)
+    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": tracking.problem}
+
+
+def _tell_undelivered(run: Run, problem: str | None, console: Console) -> None:
+    if problem:
+        again = f"sightline resume {shlex.quote(run.name)}"
+        console.print(f"[yellow]MLflow was away ({escape(problem)}); nothing is lost: `{again}` delivers the rest", soft_wrap=True)
 
 
 def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
@@ -105,14 +113,15 @@ def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, se
     for label, text in lines:
         if text:
             console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
-    if tracking.problem:
-        console.print(f"[yellow]MLflow was not reachable ({redact(tracking.problem)}); `sightline resume {run.name}` delivers the rest")
+    undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
+    _tell_undelivered(run, undelivered, console)
     return {
         "run": run.name,
         "status": run.status,
         "folder": str(run.folder),
         "report": str(findings.report),
         "registered": findings.registered,
+        "undelivered": undelivered,
         "mlflow_run_id": run.mlflow_run_id,
         "tracking_uri": uri,
         "headline": findings.headline,

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -82,6 +82,7 @@ def register_encoder(
 ) -> Registered:
     """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
 
+    What this run has filed of the same weights before is not filed again: its tags and its alias are set anew.
     The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives what the encoder's `forward` gives:
     patch tokens (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is checked
     against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the encoder is and how good; a loading example
@@ -96,9 +97,17 @@ def register_encoder(
     given = input_of(encoder)
     output = str(getattr(encoder, "output", "tokens"))
     text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
-    tags = {key: str(value) for key, value in tags.items()}
+    sha256 = digest(encoder.state_dict())
+    tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
     with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
         client = mlflow.MlflowClient(tracking_uri)
+        for filed in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if filed.tags.get("sightline.sha256") == sha256:
+                for key, value in tags.items():
+                    client.set_model_version_tag(name, filed.version, key, value)
+                client.update_model_version(name, filed.version, text)
+                client.set_registered_model_alias(name, alias, filed.version)
+                return _registered(name, filed, alias)
         run = client.get_run(run_id)
         logged = client.create_logged_model(
             run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
@@ -115,16 +124,19 @@ def register_encoder(
             raise
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        try:
-            client.get_registered_model(name)
-        except MlflowException:
-            client.create_registered_model(name)
+        if not client.search_registered_models(f"name = '{name}'"):
+            with suppress(MlflowException):  # another run may have made it since
+                client.create_registered_model(name)
         filed = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
         )
         client.set_registered_model_alias(name, alias, filed.version)
-    number = str(filed.version)
-    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", logged.model_id)
+    return _registered(name, filed, alias)
+
+
+def _registered(name: str, filed: Any, alias: str) -> Registered:
+    number, model_id = str(filed.version), filed.source.removeprefix("models:/")  # its own `model_id` the SQL registry leaves empty
+    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
 
 
 def register_import(weights: Weights, name: str) -> Registered:
@@ -155,7 +167,7 @@ def register_import(weights: Weights, name: str) -> Registered:
             name=name,
             run_id=run.info.run_id,
             tracking_uri=uri,
-            tags={**tags, "sightline.sha256": digest(state)},
+            tags=tags,
             usage=usage,
             saved=saved,
         )

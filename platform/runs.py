@@ -80,6 +80,8 @@ class Run:
     mlflow_run_id: str | None = None
     parent: str | None = None
     """MLflow run id of the run that this one is nested in."""
+    commit: str | None = None
+    """Of Sightline's checkout, when the run was made."""
     tracking_uri: str = ""
     """The one place that keeps a password, for the next connection; `settings` and `command` are shown and sent, so they hold none."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -115,7 +117,7 @@ class Run:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
         record = (name, folder, experiment.recipe, settings, fingerprint, created, redact(command))
-        run = cls(*record, parent=parent, tracking_uri=tracking_uri)
+        run = cls(*record, parent=parent, commit=this_commit(), tracking_uri=tracking_uri)
         if initial is not None:
             initial.keep(experiment, folder)
         if frozen:
@@ -212,10 +214,18 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def this_commit() -> str | None:
-    """The commit of the checkout Sightline runs from, where there is one; read without starting git."""
+    """The commit of the checkout or worktree Sightline runs from, where there is one; read without starting git."""
     git = Path(__file__).parent.parent / ".git"
     try:
+        if git.is_file():  # a worktree: its own HEAD, the common references
+            git = Path(git.read_text().removeprefix("gitdir:").strip())
         head = (git / "HEAD").read_text().strip()
-        return (git / head[5:]).read_text().strip() if head.startswith("ref: ") else head
+        if not head.startswith("ref: "):
+            return head
+        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (common / head[5:]).is_file():
+            return (common / head[5:]).read_text().strip()
+        packed = (line.split() for line in (common / "packed-refs").read_text().splitlines())
+        return next((words[0] for words in packed if words[1:] == [head[5:]]), None)
     except OSError:
         return None

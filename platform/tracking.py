@@ -18,7 +18,7 @@ from typing import Any
 
 from .events import Event
 from .home import artifact_location, local_tracking_uri
-from .runs import EVENTS, Run, parse_lines, redact, this_commit
+from .runs import EVENTS, Run, parse_lines, redact
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
@@ -28,7 +28,7 @@ def quiet_mlflow() -> None:
     """MLflow's import speaks of migrations and telemetry; none of it is for the person who started a run."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server answers an upload when it has stored the file
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -74,6 +74,7 @@ class Tracking:
                 else:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
                 self._log_params(client)
+                self._log_data(client)
                 self._client = client
             return self._client
 
@@ -121,16 +122,17 @@ class Tracking:
         try:
             client = self.client
             self.deliver()
+            there = client.get_run(self.run.mlflow_run_id).data.metrics if metrics else {}
             for name, value in (metrics or {}).items():
-                client.log_metric(self.run.mlflow_run_id, name, value)
+                if there.get(name) != value:  # measured again by a resume, it is the same figure
+                    client.log_metric(self.run.mlflow_run_id, name, value)
             for path in artifacts or []:
                 if path.exists():
                     client.log_artifact(self.run.mlflow_run_id, str(path))
             client.set_terminated(self.run.mlflow_run_id, status=status)
             self.problem = None
         except Exception as error:
-            first_line = str(error).partition("\n")[0]
-            self.problem = redact(f"{type(error).__name__}: {first_line}")
+            self.problem = first_line(error)
 
     def _work(self) -> None:
         pause = 2.0
@@ -140,11 +142,12 @@ class Tracking:
                 self.deliver()
                 self.problem, pause = None, 2.0
             except Exception as error:
-                self.problem, pause = redact(f"{type(error).__name__}: {error}"), min(pause * 2, 60.0)
+                self.problem, pause = first_line(error), min(pause * 2, 60.0)
 
     def _create(self, client: Any) -> str:
         experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
         tags = {
+            **self.run.experiment.log.tags,
             "sightline.method": self.run.settings["method"],
             "sightline.recipe": self.run.recipe,
             "sightline.fingerprint": self.run.fingerprint,
@@ -152,8 +155,8 @@ class Tracking:
             "sightline.command": self.run.command,
             "mlflow.source.name": "sightline",
         }
-        if commit := this_commit():
-            tags["mlflow.source.git.commit"] = commit
+        if self.run.commit:
+            tags["mlflow.source.git.commit"] = self.run.commit
         if self.run.parent:
             tags["mlflow.parentRunId"] = self.run.parent
         tags = {key: redact(value) for key, value in tags.items()}
@@ -168,6 +171,34 @@ class Tracking:
         params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
             client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
+
+    def _log_data(self, client: Any) -> None:
+        """The data sets as MLflow's dataset inputs, with their fingerprints as digests, and the licences of the training data as a tag.
+
+        Those that the MLflow run has already it takes as the same.
+        """
+        from mlflow.entities import Dataset as LoggedDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        from .data.dataset import Dataset
+
+        data, inputs = self.run.experiment.data, []
+        for use, uri in (("training", data.train), ("validation", data.val)):
+            if not uri:
+                continue
+            dataset = Dataset.open(uri)
+            source, profile = json.dumps({"uri": redact(dataset.uri)}), json.dumps({"num_rows": dataset.rows, "kind": dataset.kind})
+            logged = LoggedDataset(Path(dataset.uri).name, dataset.fingerprint[:36], "sightline", source, profile=profile)
+            inputs.append(DatasetInput(logged, [InputTag("mlflow.data.context", use)]))
+            if use == "training":
+                licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
+                client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
+        client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong with MLflow, in a line without passwords."""
+    return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def experiment_of(client: Any, name: str, uri: str) -> str:
@@ -190,6 +221,8 @@ def figures(event: Event) -> Iterator[tuple[str, int, float]]:
         last = event["first"] + steps
         yield "speed/samples_per_second", last, event["samples"] / event["seconds"]
         yield "speed/data_wait", last, event["phases"].get("data_wait", 0.0) / event["seconds"]
+        for name, value in event.get("system", {}).items():
+            yield f"system/{name}", last, value
     elif event["kind"] == "validation":
         for name, value in event["losses"].items():
             yield f"val/{name}", event["step"], value

@@ -34,6 +34,7 @@ from .frozen import stage_maker
 from .initial import load_initial
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
+from .system import SystemMeter
 from .validation import Validation, alarms, measure_health
 
 
@@ -104,6 +105,7 @@ class _Loop:
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
         self.validation: Validation | None = None
+        self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:
         experiment, found = self.experiment, checkpoint.newest(self.job.checkpoints)
@@ -266,6 +268,7 @@ class _Loop:
                     "seconds": time.perf_counter() - log.start,
                     "phases": self.phases.take(),
                     "samples": steps * self.plan.batch,
+                    **({"system": self.system.read()} if self.system else {}),
                 }
             )
         return _Log(log.first + steps)

@@ -11,7 +11,7 @@ from rich.console import Console
 from .. import jobs
 from ..launch import start_ray
 from ..report import write_report
-from ..runs import Run, redact, this_commit
+from ..runs import Run, redact
 from ..tracking import experiment_of, quiet_mlflow
 from . import summary
 from .record import Sweep, Trial
@@ -79,7 +79,7 @@ def _crown(sweep: Sweep, winner: Trial, console: Console) -> str | None:
 
     client, name = MlflowClient(tracking_uri=run.tracking_uri), address.removeprefix("models:/").partition("@")[0]
     version = client.get_model_version_by_alias(name, "candidate").version
-    for key, value in {"sweep": sweep.name, "trial": str(winner.number), "commit": this_commit() or "unknown"}.items():
+    for key, value in {"sweep": sweep.name, "trial": str(winner.number)}.items():
         client.set_model_version_tag(name, version, f"sightline.{key}", value)
     client.set_registered_model_alias(name, CHAMPION, version)
     return f"models:/{name}@{CHAMPION}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import finish, start
 from toy import TOY, write_pairs
 
 from sightline.platform import checkpoint
@@ -20,22 +19,6 @@ from sightline.platform.runs import Run
 from sightline.platform.train import Job, train
 
 pytestmark = pytest.mark.slow
-
-
-def start(home: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "SIGHTLINE_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.parent, start_new_session=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err[-3000:]
-    result: dict[str, Any] = json.loads(out)
-    return result
 
 
 def wait_for_step(folder: Path, step: int) -> None:

@@ -161,6 +161,17 @@ def test_it_says_what_it_is_where_it_came_from_and_how_to_use_it(store: dict[str
     assert "torch==" in needs.read_text() and "sightline" not in needs.read_text()
 
 
+def test_the_same_weights_of_the_same_run_are_filed_once(store: dict[str, Any], filed: Any) -> None:
+    from sightline.platform.registry import register_encoder
+
+    again = register_encoder(
+        Encoder(), name="kitchen", run_id=store["run"], tracking_uri=store["uri"], tags={"new": "1"}, usage="Trained on a kitchen."
+    )
+    assert again == filed
+    (version,) = store["client"].search_model_versions("name = 'kitchen'")
+    assert version.tags["new"] == "1" and version.tags["fingerprint"] == "abc"
+
+
 def test_an_export_that_disagrees_is_not_registered(store: dict[str, Any]) -> None:
     from sightline.platform.registry import register_encoder
 

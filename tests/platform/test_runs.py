@@ -12,7 +12,7 @@ import pytest
 from toy import TOY
 
 from sightline.methods.errors import CallError
-from sightline.platform import config
+from sightline.platform import config, runs
 from sightline.platform.runs import EVENTS, Run, append_lines, command_line, fresh_name
 from sightline.platform.summary import next_steps
 
@@ -96,3 +96,32 @@ def test_the_next_command_is_whole_and_names_only_what_there_is(home: Path, toy_
     config.load("croco-tiny", config.parse_overrides(words(shipped)[3:]))
     own = Run.create("own", config.load("my own", given, settings=TOY), "f", "", "")
     assert words(own)[2] == str(own.folder / "settings.yaml"), "the name of a file is no recipe"
+
+
+@pytest.mark.parametrize("kind", ["loose", "packed", "detached", "worktree", "none"])
+def test_the_commit_is_found_however_git_keeps_it(
+    kind: str, toy_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "ab" * 20
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "tree" / "platform" / "runs.py"))
+    git = tmp_path / "tree" / ".git"
+    git.mkdir(parents=True)
+    if kind in ("loose", "worktree"):
+        (git / "refs" / "heads").mkdir(parents=True)
+        (git / "refs" / "heads" / "main").write_text(f"{commit}\n")
+    elif kind == "packed":
+        (git / "packed-refs").write_text(
+            f"# pack-refs with: peeled\n{'cd' * 20} refs/heads/other\n{commit} refs/heads/main\n^{'ef' * 20}\n"
+        )
+    if kind != "none":
+        (git / "HEAD").write_text(commit if kind == "detached" else "ref: refs/heads/main\n")
+    if kind == "worktree":
+        own = tmp_path / "common"
+        git.rename(own)
+        (own / "worktrees" / "here").mkdir(parents=True)
+        (own / "worktrees" / "here" / "HEAD").write_text("ref: refs/heads/main\n")
+        (own / "worktrees" / "here" / "commondir").write_text("../..\n")
+        git.write_text(f"gitdir: {own / 'worktrees' / 'here'}\n")
+    assert runs.this_commit() == (None if kind == "none" else commit)
+    made = toy_run("made")
+    assert made.commit == runs.this_commit() == Run.open("made").commit

@@ -52,6 +52,11 @@ def test_steps_give_losses_rate_norm_and_speed() -> None:
     }
 
 
+def test_system_metrics_stand_at_the_report_they_were_read_at() -> None:
+    event = {**steps(10, [3.0, 2.0]), "system": {"cpu_utilization_percentage": 55.0}}
+    assert [found for found in figures(event) if found[0].startswith("system/")] == [("system/cpu_utilization_percentage", 12, 55.0)]
+
+
 def test_validation_stands_at_its_step_and_other_events_give_nothing() -> None:
     assert list(figures(validation(6, 0.5))) == [("val/loss", 6, 0.5)]
     for event in ({"kind": "start"}, {"kind": "checkpoint", "step": 3}, {"kind": "end", "step": 9}, {"kind": "broken", "step": 1}):
@@ -212,6 +217,7 @@ class Server:
         self.metrics: list[tuple[str, int, int]] = []
         self.params: dict[str, str] = {}
         self.tags: dict[str, str] = {}
+        self.inputs: list[Any] = []
 
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(experiment_id="1")
@@ -221,7 +227,13 @@ class Server:
         return SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))
 
     def get_run(self, run_id: str) -> Any:
-        return SimpleNamespace(data=SimpleNamespace(params=self.params))
+        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}))
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def log_inputs(self, run_id: str, datasets: Any) -> None:
+        self.inputs = datasets
 
     def update_run(self, run_id: str, status: str) -> None:
         pass
@@ -317,6 +329,19 @@ def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, 
         monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri, server=server: server)
         Tracking(run).close("FINISHED")
         assert server.runs == 1 and server.tags.get("mlflow.parentRunId") == tag
+
+
+def test_data_sets_are_inputs_and_tags_are_those_of_sightline_and_of_the_person(
+    toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, server = toy_run("tagged", **{"log.tags": {"owner": "ann", "sightline.recipe": "mine"}}), Server()
+    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: server)
+    Tracking(run).close("FINISHED")
+    assert server.tags["owner"] == "ann" and server.tags["sightline.recipe"] == "toy" and server.tags["sightline.licence"]
+    found = {given.tags[0].value: given.dataset for given in server.inputs}
+    assert found.keys() == {"training", "validation"}
+    assert found["training"].digest == run.fingerprint[:36] != found["validation"].digest
+    assert json.loads(found["training"].profile) == {"num_rows": 90, "kind": "pairs"}
 
 
 def test_a_password_connects_and_is_shown_nowhere(tracked: Callable[[Server], Tracking]) -> None:

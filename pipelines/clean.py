@@ -1,0 +1,51 @@
+"""Free the disk of checkpoints that no run needs any more. Lists them with their sizes; deletes only with --yes.
+
+  sightline clean
+  sightline clean croco-tiny-1121-0930 --yes
+  sightline clean --keep 1 --yes
+
+A finished run keeps its newest checkpoint without the optimizer's state, which nothing would go on from; it stays good for probes, export,
+init= and a repeated report. Any other run keeps its newest checkpoints whole, as many as its train.keep, or --keep. Of a run whose newest
+checkpoint does not verify everything stays. The model registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="name, folder or MLflow run id; default: all runs under $SIGHTLINE_HOME")
+    parser.add_argument(
+        "--keep", type=int, metavar="N", help="checkpoints that each run keeps; default: 1 when finished, else its train.keep"
+    )
+    parser.add_argument("--keep-optimizer", action="store_true", help="leave the optimizer's state to finished runs, too")
+    parser.add_argument("--yes", action="store_true", help="delete what is listed")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sightline.methods.errors import CallError
+    from sightline.platform.clean import find_waste
+    from sightline.platform.runs import Run, all_runs
+
+    if args.keep is not None and args.keep < 1:
+        raise CallError("--keep must be at least 1", "a run needs its newest checkpoint")
+    chosen = [Run.open(reference) for reference in args.runs] if args.runs else all_runs()
+    console = Console(stderr=args.json, highlight=False)
+    with console.status("verifying checkpoints"):
+        waste = [item for one in chosen for item in find_waste(one, args.keep, args.keep_optimizer)]
+    size = sum(item.bytes for item in waste)
+    table = Table(box=None, show_header=False)
+    for item in waste:
+        table.add_row(item.run, item.status, item.what, f"{item.bytes / 1e6:,.1f} MB")
+    console.print(table)
+    if args.yes:
+        for item in waste:
+            item.remove()
+    end = "deleted" if args.yes else "nothing was deleted; --yes deletes it"
+    console.print(f"{size / 1e6:,.1f} MB, {end}" if waste else f"nothing can go of {len(chosen)} runs")
+    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes}
