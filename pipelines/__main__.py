@@ -18,6 +18,7 @@ COMMANDS = {
     "finetune": "train an encoder on with labels (classification, segmentation), and score it",
     "resume": "go on with a run or a sweep that was stopped or killed",
     "sweep": "search settings: many runs of one recipe, compared by probes; the winner becomes champion",
+    "compare": "train several recipes on one budget with several seeds, and measure them by the same probes",
     "evaluate": "measure what encoders are worth: probes beside random weights and raw pixels",
     "encode": "write an encoder's features of your images to a Parquet file",
     "export": "write an encoder for timm, as safetensors, in its authors' layout or as ONNX",

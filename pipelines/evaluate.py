@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
     from sightline.platform.encoders import OpenedEncoder
     from sightline.platform.probes.bench import Contender, Progress
-    from sightline.platform.probes.run import Couple
-
-TESTS = ("val", "test")
-"""Names of the test data below --data, the first that is there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +46,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         find_probe(name)
     if args.controls < 0:
         raise CallError(f"--controls {args.controls}: a number of networks is needed", "use 3, or 0 for none")
-    couples = _couples(args.data, args.train, args.test)
+    from sightline.platform.probes.couples import find_couples
+
+    couples = find_couples(args.data, args.train, args.test)
     from rich.console import Console
 
     from sightline.platform.encoders import open_encoder
@@ -75,27 +73,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         _tell(console, result)
     console.print(f"report: {report}\nfigures: {document}", markup=False)
     return {"models": about, "probes": results, "report": str(report), "figures": str(document)}
-
-
-def _couples(folders: Sequence[str], train: Sequence[str], test: Sequence[str]) -> list[Couple]:
-    """The data sets in the order in which probes look at them. Raises `CallError` for those that do not go together."""
-    from sightline.methods.errors import CallError
-    from sightline.platform.data.dataset import Dataset
-    from sightline.platform.home import absolute
-    from sightline.platform.probes.run import Couple
-
-    if train and len(train) != len(test):
-        raise CallError(
-            f"{len(train)} --train and {len(test)} --test: they go in couples", "name a --test for each --train, in their order"
-        )
-    pairs: list[tuple[str | None, str]] = list(zip(train, test, strict=True)) if train else [(None, place) for place in test]
-    for folder in folders:
-        place = absolute(folder).rstrip("/")
-        found = next((name for name in TESTS if "://" not in place and (Path(place) / name).exists()), TESTS[0])
-        pairs.append((f"{place}/train", f"{place}/{found}"))
-    if not pairs:
-        raise CallError("no data to evaluate on", "name --data DIR (with train/ and val/ in it), or --train DATA --test DATA")
-    return [Couple(Dataset.open(absolute(one)) if one else None, Dataset.open(absolute(other))) for one, other in pairs]
 
 
 def _names(models: Sequence[str]) -> list[str]:

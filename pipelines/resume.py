@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError, SightlineError
     from sightline.platform import checkpoint, config, home, jobs, preflight, runs
 
-    if home.sweep_record(args.run) is not None:
-        return resume_sweep(args)
+    if home.sweep_record(args.run) is not None or home.comparison_record(args.run) is not None:
+        return resume_many(args)
     record = runs.Run.open(args.run)
     experiment = record.experiment
     if args.settings:
@@ -66,16 +66,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return jobs.execute(record, console)
 
 
-def resume_sweep(args: argparse.Namespace) -> dict[str, Any]:
+def resume_many(args: argparse.Namespace) -> dict[str, Any]:
+    """A sweep or a comparison."""
     from rich.console import Console
 
     from sightline.methods.errors import CallError
-    from sightline.platform.sweep.execute import execute
-    from sightline.platform.sweep.record import Sweep
+    from sightline.platform import home
 
     if args.settings:
-        raise CallError(f"{args.run} is a sweep, and its settings are fixed", "leave the settings out, or start a new sweep")
-    return execute(Sweep.open(args.run), Console(stderr=args.json))
+        raise CallError(f"{args.run} holds several runs, and their settings are fixed", "leave the settings out, or start a new one")
+    console = Console(stderr=args.json)
+    if home.sweep_record(args.run) is not None:
+        from sightline.platform.sweep.execute import execute as sweep
+        from sightline.platform.sweep.record import Sweep
+
+        return sweep(Sweep.open(args.run), console)
+    from sightline.platform.compare.execute import execute as compare
+    from sightline.platform.compare.record import Comparison
+
+    return compare(Comparison.open(args.run), console)
 
 
 def changed(record: Run, overrides: dict[str, Any]) -> Experiment:

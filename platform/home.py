@@ -16,8 +16,17 @@ def runs_folder() -> Path:
 
 def sweep_record(reference: str) -> Path | None:
     """The record of the sweep with this name or folder; None where there is none."""
-    places = (Path(reference), home() / "sweeps" / reference)
-    return next((place / "sweep.json" for place in places if (place / "sweep.json").is_file()), None)
+    return _record(reference, "sweeps", "sweep.json")
+
+
+def comparison_record(reference: str) -> Path | None:
+    """The record of the comparison with this name or folder; None where there is none."""
+    return _record(reference, "comparisons", "comparison.json")
+
+
+def _record(reference: str, kind: str, file: str) -> Path | None:
+    places = (Path(reference), home() / kind / reference)
+    return next((place / file for place in places if (place / file).is_file()), None)
 
 
 def local_tracking_uri() -> str:

@@ -130,7 +130,7 @@ def _probes(probes: Sequence[Mapping[str, Any]]) -> str:
 
 def _probe(probe: Mapping[str, Any]) -> str:
     metrics: Mapping[str, Mapping[str, str]] = {key: about for key, about in probe["metrics"].items() if "group" not in about}
-    weight = {"encoder": ' class="main"', "control": ' class="minor"'}
+    weight = {"encoder": ' class="main"', "control": ' class="minor"', "seed": ' class="minor"'}
     rows = "".join(
         f'<tr{weight.get(row["kind"], "")}><th scope="row">{escape(row["name"])}</th>'
         + "".join(f"<td>{_span(row['metrics'][key], _shower(metric))}</td>" for key, metric in metrics.items())
@@ -175,7 +175,7 @@ def _details(probe: Mapping[str, Any]) -> str:
     for key, about in probe["metrics"].items():
         if "group" in about:
             groups.setdefault(about["group"], []).append(key)
-    shown = [row for row in probe["rows"] if row["kind"] != "control"]
+    shown = [row for row in probe["rows"] if row["kind"] not in ("control", "seed")]
     tables = []
     for group, keys in groups.items():
         about = probe["metrics"]

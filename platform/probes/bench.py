@@ -36,6 +36,15 @@ class Contender:
     name: str
     encoder: Any
     controls: tuple[Any, ...] = ()
+    seeds: tuple[Any, ...] = ()
+    """The same training with other seeds; the row `name` is then the mean of `encoder` and these."""
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """By the name of the row that is measured."""
+        if not self.seeds:
+            return {self.name: self.encoder}
+        return {f"{self.name}, seed {i + 1}": module for i, module in enumerate((self.encoder, *self.seeds))}
 
     @property
     def eats(self) -> Literal["images", "points"]:
@@ -123,7 +132,7 @@ class Roster:
     @cached_property
     def modules(self) -> dict[str, Any]:
         """Every network by the name of its row."""
-        encoders = {contender.name: contender.encoder for contender in self.contenders}
+        encoders = {name: module for contender in self.contenders for name, module in contender.modules.items()}
         return encoders | {name: module for some in self.controls for name, module in zip(some.names, some.modules, strict=True)}
 
     def rows(self, baselines: Callable[[str], Mapping[str, str]], scope: Callable[[str], str] = lambda name: "") -> Lineup:
@@ -135,6 +144,7 @@ class Roster:
             controls={some.mean: some.names for some in self.controls},
             baselines={name: short for against in own.values() for name, short in against.items()},
             scope={name: scope(name) for name in own},
+            seeds={contender.name: tuple(contender.modules) for contender in self.contenders if contender.seeds},
         )
 
 
@@ -143,8 +153,8 @@ class Bench(Roster):
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
-        """Of every network."""
-        return {name: Grid.of(module) for name, module in self.modules.items()}
+        """Of every network, and of those that have several seeds by their common name."""
+        return {name: Grid.of(module) for name, module in {**{c.name: c.encoder for c in self.contenders}, **self.modules}.items()}
 
     def baseline(self, name: str, grid: Grid | None) -> str:
         """The row of a baseline; it names its grid where several stand beside each other."""

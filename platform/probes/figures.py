@@ -31,6 +31,8 @@ class Lineup:
     """Baseline -> its short name, such as `pixels`."""
     scope: Mapping[str, str]
     """Encoders of different scopes are not comparable and get no difference."""
+    seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of encoders that were trained with several seeds: the rows of which theirs is the mean."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,13 @@ def figures_of(
         draws = {name: dict(metrics_of(drawn @ total)) for name, total in by_unit.items()}
     metrics = {m: about for m, about in metrics.items() if all(np.isfinite(figures[m]) for figures in value.values())}
     kinds = dict.fromkeys(lineup.encoders, "encoder")
-    for mean, controls in lineup.controls.items():
-        kinds |= {mean: "control mean", **dict.fromkeys(controls, "control")}
-        value[mean] = {m: np.asarray(np.mean([value[name][m] for name in controls])) for m in metrics}
-        draws[mean] = {m: average_over_seeds(np.stack([draws[name][m] for name in controls]), resampling.seed) for m in metrics}
+    for members in lineup.seeds.values():
+        kinds |= dict.fromkeys(members, "seed")
+    for mean, members in lineup.controls.items():
+        kinds |= {mean: "control mean", **dict.fromkeys(members, "control")}
+    for mean, members in {**lineup.seeds, **lineup.controls}.items():
+        value[mean] = {m: np.asarray(np.mean([value[name][m] for name in members])) for m in metrics}
+        draws[mean] = {m: average_over_seeds(np.stack([draws[name][m] for name in members]), resampling.seed) for m in metrics}
     kinds |= dict.fromkeys(lineup.baselines, "baseline")
 
     def figure(values: Mapping[str, Any], many: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +99,8 @@ def figures_of(
         differences.append({"name": f"{one} minus {other}", "of": [one, other], "metrics": found})
     networks = sum(map(len, lineup.controls.values()))
     also = f" and of the {networks} random-weights networks" if networks else ""
+    if lineup.seeds:
+        also += f" and of the {' and '.join(sorted({str(len(rows)) for rows in lineup.seeds.values()}))} training seeds"
     return {
         "metrics": dict(metrics),
         "rows": rows,

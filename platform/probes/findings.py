@@ -66,7 +66,7 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     metric = next(iter(result["metrics"]))
     lines = []
     for row in result["rows"]:
-        if row["kind"] != "control":
+        if row["kind"] not in ("control", "seed"):
             mine = [(d["of"][1], d["metrics"][metric]) for d in result["differences"] if d["of"][0] == row["name"]]
             said = [f"{_span(figure, '+')} against {other}: {figure['verdict']}" for other, figure in mine]
             lines.append((row["name"], _span(row["metrics"][metric]), said))

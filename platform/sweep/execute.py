@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 
-from .. import jobs
+from .. import jobs, parents
 from ..launch import start_ray
 from ..report import write_report
-from ..runs import Run, redact
-from ..tracking import experiment_of, quiet_mlflow
+from ..runs import Run
+from ..tracking import quiet_mlflow
 from . import summary
 from .record import Sweep, Trial
 
@@ -30,7 +29,10 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     say(f"sweep {sweep.name}: recipe {sweep.recipe}, {sweep.plan.trials} trials, {sweep.plan.objective}")
-    _begin_parent(sweep, say)
+    if sweep.mlflow_run_id is None:
+        texts = {**sweep.plan.space, "objective": sweep.plan.objective, "search": sweep.plan.search}
+        sweep.mlflow_run_id = parents.begin(sweep, "sweep", sweep.settings["log"]["experiment"], texts, say)
+        sweep.save()
     start_ray()
     carry_out(sweep, say)
     import ray
@@ -46,7 +48,8 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
     report = write_report(sweep.folder / "report.html", summary.page(sweep, registered))
     sweep.status = "finished"
     sweep.save()
-    _end_parent(sweep, report, winner, say)
+    metrics = {f"objective/{sweep.plan.objective.replace('.', '/')}": winner.last} if winner and winner.last is not None else {}
+    parents.end(sweep, report, metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
     say("")
     for label, text in (
         ("found", summary.headline(sweep)),
@@ -83,37 +86,3 @@ def _crown(sweep: Sweep, winner: Trial, console: Console) -> str | None:
         client.set_model_version_tag(name, version, f"sightline.{key}", value)
     client.set_registered_model_alias(name, CHAMPION, version)
     return f"models:/{name}@{CHAMPION}"
-
-
-def _begin_parent(sweep: Sweep, say: Any) -> None:
-    """The MLflow run that the trials are nested in. Without it they stand alone."""
-    if sweep.mlflow_run_id is not None:
-        return
-    try:
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=sweep.tracking_uri)
-        experiment = experiment_of(client, sweep.settings["log"]["experiment"], sweep.tracking_uri)
-        tags = {"sightline.sweep": sweep.name, "sightline.recipe": sweep.recipe, "sightline.command": sweep.command}
-        tags |= {"sightline.fingerprint": sweep.fingerprint, "mlflow.source.name": "sightline"}
-        sweep.mlflow_run_id = str(client.create_run(experiment, run_name=sweep.name, tags=tags).info.run_id)
-        for key, text in {**sweep.plan.space, "objective": sweep.plan.objective, "search": sweep.plan.search}.items():
-            client.log_param(sweep.mlflow_run_id, key, text)
-        sweep.save()
-    except Exception as error:
-        say(f"MLflow is not reachable ({redact(str(error).partition(chr(10))[0])}); the trials will not be nested in a run of the sweep")
-
-
-def _end_parent(sweep: Sweep, report: Any, winner: Trial | None, say: Any) -> None:
-    if sweep.mlflow_run_id is None:
-        return
-    with suppress(Exception):
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=sweep.tracking_uri)
-        if winner is not None and winner.last is not None:
-            client.log_metric(sweep.mlflow_run_id, f"objective/{sweep.plan.objective.replace('.', '/')}", winner.last)
-            client.set_tag(sweep.mlflow_run_id, "sightline.winner", sweep.run_name(winner.number))
-        client.log_artifact(sweep.mlflow_run_id, str(report))
-        client.set_terminated(sweep.mlflow_run_id, status="FINISHED")

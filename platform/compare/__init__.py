@@ -1,0 +1,1 @@
+"""Comparisons: several recipes on one budget, with several seeds, measured by the same probes."""

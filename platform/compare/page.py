@@ -1,0 +1,125 @@
+"""What a comparison found, as lines for a terminal, metrics and a page."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from ..charts import line_chart
+from ..probes.findings import brief, table
+from ..report import text_table
+from ..runs import Run
+from .record import Comparison
+
+
+def costs(comparison: Comparison) -> list[dict[str, Any]]:
+    """Of each entry, medians over its seeds: training seconds, samples a second, TFLOP, peak memory, data wait; and its MLflow runs."""
+    rows = []
+    for entry in comparison.entries:
+        runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
+        steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
+        seconds = [sum(event["seconds"] for event in events) for events in steps]
+        samples = [sum(event["samples"] for event in events) for events in steps]
+        waits = [sum(event["phases"].get("data_wait", 0.0) for event in events) for events in steps]
+        rows.append(
+            {
+                "label": entry.label,
+                "recipe": entry.recipe,
+                "samples": entry.samples,
+                "seconds": statistics.median(seconds),
+                "samples_per_second": statistics.median(a / b for a, b in zip(samples, seconds, strict=True)),
+                "tflop": entry.gflops_per_sample and entry.gflops_per_sample * entry.samples / 1000,
+                "peak_gib": statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
+                "data_wait": statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
+                "mlflow_run_ids": [run.mlflow_run_id for run in runs],
+            }
+        )
+    return rows
+
+
+def headline(comparison: Comparison, probes: dict[str, Any]) -> str:
+    found = [text for result in probes.values() if (text := brief(result))]
+    names = ", ".join(entry.label for entry in comparison.entries)
+    head = f"{names} on {comparison.budget} each, {len(comparison.seeds)} training seed{'s' * (len(comparison.seeds) > 1)}."
+    return f"{head} {comparison.entries[0].label}: {'; '.join(found)}." if found else f"{head} No probe could be measured."
+
+
+def metrics(comparison: Comparison, probes: dict[str, Any]) -> dict[str, float]:
+    """`LABEL/PROBE/METRIC`: means over the seeds."""
+    labels = {entry.label for entry in comparison.entries}
+    return {
+        f"{row['name']}/{name}/{key}": row["metrics"][key]["value"]
+        for name, result in probes.items()
+        if "skipped" not in result
+        for row in result["rows"]
+        if row["name"] in labels
+        for key, about in result["metrics"].items()
+        if "group" not in about
+    }
+
+
+def lines(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """For a terminal: each probe with its intervals, then the costs."""
+    out = [""]
+    for result in probes.values():
+        if "skipped" in result:
+            out += [result["skipped"], ""]
+            continue
+        found = table(result)
+        width = max(len(name) for name, _, _ in found)
+        out.append(result["title"])
+        for name, figure, differences in found:
+            out += [f"  {name:<{width}}  {figure}", *(f"    {text}" for text in differences)]
+        out.append("")
+    width = max(len(row["label"]) for row in rows)
+    out += [f"{row['label']:<{width}}  {', '.join(f'{key} {value}' for key, value in _told(row).items())}" for row in rows]
+    return out
+
+
+def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `write_report` takes."""
+    told = [_told(row) for row in rows]
+    body = [
+        [row["label"], row["recipe"], *shown.values(), ", ".join(str(one) for one in row["mlflow_run_ids"])]
+        for row, shown in zip(rows, told, strict=True)
+    ]
+    headings = ["", "recipe", *told[0], "MLflow runs"]
+    curves = "".join(
+        line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
+        for entry in comparison.entries
+    )
+    skipped = [result["skipped"] for result in probes.values() if "skipped" in result]
+    return {
+        "title": f"{comparison.name}: a comparison",
+        "kind": "comparison",
+        "headline": headline(comparison, probes),
+        "facts": [
+            ("budget", comparison.budget),
+            ("training seeds", ", ".join(map(str, comparison.seeds))),
+            ("random-weights networks", str(comparison.controls)),
+        ],
+        "sections": [
+            ("What it cost", text_table("Medians over the seeds", headings, body)),
+            ("Losses", f'<div class="charts">{curves}</div><p class="note">Losses of different methods do not compare.</p>'),
+        ],
+        "probes": [result for result in probes.values() if "skipped" not in result],
+        "commands": [comparison.command, f"sightline resume {comparison.name}"],
+        "warnings": [*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
+    }
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "samples": f"{row['samples']:,}",
+        "training": f"{row['seconds']:.0f} s",
+        "samples/s": f"{row['samples_per_second']:.1f}",
+        "TFLOP": f"{row['tflop']:.3g}" if row["tflop"] else "not countable",
+        "peak memory": f"{row['peak_gib']:.1f} GiB",
+        "data wait": f"{row['data_wait']:.0%}",
+    }
+
+
+def _losses(comparison: Comparison, entry: Any, seed: int) -> list[tuple[float, float]]:
+    history = Run.open(comparison.run_name(entry, seed)).history()
+    batch = entry.settings["batch"]["size"]
+    return [((step + 1) * batch, figures["loss"]) for step, figures in history.items()]

@@ -1,0 +1,52 @@
+"""The MLflow run that the runs of a sweep or a comparison are nested in. A server that is away costs the nesting and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from .runs import redact
+from .tracking import experiment_of, quiet_mlflow
+
+
+class Parent(Protocol):
+    name: str
+    command: str
+    tracking_uri: str
+    mlflow_run_id: str | None
+
+
+def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str], say: Callable[[str], None]) -> str | None:
+    """The id of a new MLflow run; None where the server is away."""
+    try:
+        quiet_mlflow()
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=parent.tracking_uri)
+        tags = {f"sightline.{kind}": parent.name, "sightline.command": redact(parent.command), "mlflow.source.name": "sightline"}
+        run = client.create_run(experiment_of(client, experiment, parent.tracking_uri), run_name=parent.name, tags=tags)
+        for key, text in params.items():
+            client.log_param(run.info.run_id, key, text)
+        return str(run.info.run_id)
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        say(f"MLflow is not reachable ({redact(first_line)}); the runs will not be nested in one of the {kind}")
+        return None
+
+
+def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    if parent.mlflow_run_id is None:
+        return
+    with suppress(Exception):  # all of it stands in the folder, too
+        quiet_mlflow()
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=parent.tracking_uri)
+        for key, value in metrics.items():
+            client.log_metric(parent.mlflow_run_id, key, value)
+        for key, text in tags.items():
+            client.set_tag(parent.mlflow_run_id, key, text)
+        client.log_artifact(parent.mlflow_run_id, str(report))
+        client.set_terminated(parent.mlflow_run_id, status="FINISHED")

@@ -1,0 +1,146 @@
+"""`sightline compare`: the same budget, the same seeds, the same probes; stopped and gone on with; wrong calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from toy import TOY_IMAGES, write_images
+
+from sightline.methods.errors import CallError
+from sightline.pipelines.__main__ import main
+from sightline.pipelines.compare import make_entries
+from sightline.platform import checkpoint, config
+from sightline.platform.compare.budget import gflops, measure_speed, parse_budget
+from sightline.platform.compare.record import Comparison
+from sightline.platform.runs import Run
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "data/train", 40, 1)
+    write_images(tmp_path / "data/val", 30, 2)
+    for name, settings in TOY_IMAGES.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("20000 samples", (20000, "samples")),
+        ("1 sample", (1, "samples")),
+        ("2e4 samples", (20000, "samples")),
+        ("10 minutes", (600, "seconds")),
+        ("1.5 hours", (5400, "seconds")),
+        ("30 seconds", (30, "seconds")),
+        ("1e15 FLOP", (1e15, "flop")),
+        ("1e15 flops", (1e15, "flop")),
+    ],
+)
+def test_a_budget_is_read(text: str, budget: tuple[float, str]) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten minutes", "0 samples", "-5 samples", "10 epochs", "5 parsecs"])
+def test_a_text_that_is_no_budget_is_told(text: str) -> None:
+    with pytest.raises(CallError, match="is no budget"):
+        parse_budget(text)
+
+
+def test_each_entry_gets_what_the_budget_pays_for(place: Path) -> None:
+    words = ["conmim.yaml", "loca.yaml", "data.train=data/train"]
+    same = make_entries(words, "120 samples", QUIET)
+    assert [entry.label for entry in same] == ["conmim", "loca"] and {entry.samples for entry in same} == {120}
+    assert all(config.load(e.recipe, settings=e.settings).clock(40).steps == 10 for e in same)
+    costs = [gflops(config.load(entry.recipe, settings=entry.settings)) for entry in same]
+    assert costs[0] and costs[1] and costs[0] != costs[1]
+    paid = make_entries(words, f"{costs[0] * 240 * 1e9:.9g} flop", QUIET)
+    assert paid[0].samples == pytest.approx(240, abs=1) and paid[1].samples == pytest.approx(240 * costs[0] / costs[1], abs=1)
+
+
+def test_a_file_names_entries_with_settings_of_their_own(place: Path) -> None:
+    entries = {"high": {"recipe": "conmim.yaml"}, "low": {"recipe": "conmim.yaml", "pretext.mask_ratio": 0.25}}
+    (place / "two.yaml").write_text(yaml.safe_dump({"entries": entries}, sort_keys=False))
+    high, low = make_entries(["two.yaml", "data.train=data/train"], "24 samples", QUIET)
+    assert (low.settings["pretext"]["mask_ratio"], high.settings["pretext"]["mask_ratio"]) == (0.25, 0.5)
+    assert low.label == "low" and low.settings["data"]["train"].endswith("data/train")
+
+
+def test_speed_is_that_of_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.platform.compare import budget
+
+    monkeypatch.setattr(budget, "SPEED_SECONDS", 0.3)
+    experiment = config.load("conmim.yaml", {"data.train": str(place / "data/train")})
+    assert 20 < measure_speed(experiment) < 20_000
+
+
+def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["data.train=data/train", "--data", "data"]
+    for words, message in (
+        ([*data, "conmim.yaml", "--budget", "ten"], "is no budget"),
+        ([*data, "conmim.yaml", "conmim.yaml", "--budget", "9 samples"], "named twice"),
+        ([*data, "--budget", "9 samples"], "no recipe is named"),
+        ([*data, "conmin", "--budget", "9 samples"], "no recipe 'conmin'"),
+        ([*data, "conmim.yaml", "--budget", "9 samples", "--probe", "knnn"], "did you mean 'knn'"),
+        (["conmim.yaml", "--budget", "9 samples"], "no data to evaluate on"),
+        ([*data, "conmim.yaml", "--budget", "9 samples", "--seeds", "0"], "at least 1 seed"),
+    ):
+        assert main(["compare", *words]) == 2, words
+        assert message in capsys.readouterr().err
+    assert not (place / "home" / "comparisons").exists()
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err[-3000:]
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_stopped_goes_on_to_a_page_with_means_over_seeds(place: Path) -> None:
+    words = ["conmim.yaml", "loca.yaml", "data.train=data/train", "train.checkpoint_every=5 steps", "--data", "data"]
+    process = start("compare", *words, "--budget", "600 samples", "--seeds", "2", "--controls", "2", "--probe", "knn", "--name", "both")
+    for _ in range(900):
+        time.sleep(0.1)
+        if Path("home/runs/both-loca-s0/checkpoints").exists():
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    stopped = finish(process)
+    assert stopped["status"] == "stopped"
+    result = finish(start("resume", "both"))
+    assert result["status"] == "finished" and Run.open("both-conmim-s0").attempts == 1, "what was trained is not trained again"
+    comparison = Comparison.open("both")
+    for entry in comparison.entries:
+        for seed in (0, 1):
+            run = Run.open(comparison.run_name(entry, seed))
+            found = checkpoint.newest(run.folder / "checkpoints")
+            assert found is not None and found.state.step == 50 and found.state.seed == seed and run.parent == result["mlflow_run_id"]
+    rows = {row["name"]: row for row in result["probes"]["knn"]["rows"]}
+    for label in ("conmim", "loca"):
+        each = [rows[f"{label}, seed {n}"]["metrics"]["accuracy"]["value"] for n in (1, 2)]
+        assert rows[label]["metrics"]["accuracy"]["value"] == pytest.approx(sum(each) / 2) and rows[label]["kind"] == "encoder"
+    assert {tuple(d["of"]) for d in result["probes"]["knn"]["differences"]} >= {("conmim", "loca")}
+    assert [row["label"] for row in result["costs"]] == ["conmim", "loca"] and all(row["peak_gib"] > 0 for row in result["costs"])
+    page = Path(result["report"]).read_text()
+    assert "What it cost" in page and "2 training seeds" in page and str(result["costs"][0]["mlflow_run_ids"][0]) in page
