@@ -136,8 +136,10 @@ class Ends(tune.Callback):
         live.run.status = run_status
         live.run.save()
         live.tracking.close(said, metrics=_metrics(sweep, trial))
-        whole = {"whole": time.monotonic() - live.began, "training": _training(live.run), **(tuned.last_result or {}).get("seconds", {})}
-        self.trials.end(trial, status, "" if status != "failed" else str(error), whole)
+        spent = (tuned.last_result or {}).get("seconds", {"measuring": 0.0, "inside": 0.0})
+        training = _training(live.run) - spent["inside"]  # rungs are measured between two reports of the training
+        seconds = {"whole": time.monotonic() - live.began, "training": training, "measuring": spent["measuring"]}
+        self.trials.end(trial, status, "" if status != "failed" else str(error), seconds if live.run.attempts == 1 else {})
 
     def __deepcopy__(self, memo: Any) -> Ends:
         return self
@@ -218,6 +220,7 @@ def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
 
 
 def _training(run: Run) -> float:
+    """Seconds of all steps that are on record."""
     return float(sum(event["seconds"] for event in run.events() if event["kind"] == "steps"))
 
 

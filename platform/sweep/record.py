@@ -59,7 +59,7 @@ class Trial:
     """open | finished | pruned | cancelled | failed"""
     error: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Where its time went, by what: training, measuring, whole."""
+    """Where its time went: whole, training, measuring. Empty for a trial that was begun more than once."""
 
     @property
     def last(self) -> float | None:

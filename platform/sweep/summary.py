@@ -82,7 +82,7 @@ def _settings(trial: Trial) -> str:
 
 
 def _overhead(trials: list[Trial]) -> str:
-    spent = sorted(t.seconds["whole"] - t.seconds["training"] - t.seconds.get("measuring", 0.0) for t in trials if "whole" in t.seconds)
+    spent = sorted(t.seconds["whole"] - t.seconds["training"] - t.seconds["measuring"] for t in trials if "whole" in t.seconds)
     return f"{spent[len(spent) // 2]:.1f} s (median), besides training and measuring" if spent else "not measured"
 
 

@@ -37,8 +37,7 @@ class TrialRun:
         self.folder = Path(self.job.folder)
         self.validation: dict[str, float] = {}
         self.ended: Event = {}
-        self.began = time.perf_counter()
-        self.measuring = 0.0
+        self.measuring = self.inside = 0.0
 
     def run(self) -> None:
         found = checkpoint.newest(self.job.checkpoints)
@@ -99,8 +98,11 @@ class TrialRun:
             value = self._last_validation(step)[self.objective.removeprefix("val/")]
         else:
             value = measure_probe(self.job.experiment, self.job.checkpoints, step, self.objective)
-        self.measuring += time.perf_counter() - start
-        self.report(step, value, {"measuring": self.measuring, "process": time.perf_counter() - self.began})
+        spent = time.perf_counter() - start
+        self.measuring += spent
+        if step != self.rungs[-1]:
+            self.inside += spent
+        self.report(step, value, {"measuring": self.measuring, "inside": self.inside})
 
     def _last_validation(self, step: int) -> dict[str, float]:
         from ..runs import parse_lines
