@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, clust
         assert checkpoint.newest(folder / "checkpoints") is None, "the stop alone is to leave one"
         command = [sys.executable, "-m", "sightline.pipelines", "submit", "--follow", job]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, env=cluster, cwd=work, text=True, **pipes) as following:
+        heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and hands that on
+        with subprocess.Popen(command, env=cluster, cwd=work, text=True, preexec_fn=heeded, **pipes) as following:
             assert any("run first" in line for line in following.stdout or ())
             following.send_signal(signal.SIGINT)
             _, said = following.communicate(timeout=WAIT)
