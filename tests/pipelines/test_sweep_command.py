@@ -71,6 +71,7 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
     trials = Sweep.open("whole").trials()
     assert {trial.status for trial in trials} == {"finished", "pruned"}, "something was stopped early, or the test shows nothing"
     assert whole["winner"]["trial"] == min((t for t in trials if t.status == "finished"), key=lambda t: (t.results[18], t.number)).number
+    _is_nested(whole)
 
     process = sweep("harmed", *words)
     until("harmed", 2)
@@ -90,7 +91,6 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
         assert attempts <= 2, "a finished trial does not run again"
     starts = [event["first_step"] for n in range(6) for event in Run.open(f"harmed-{n:03d}").events() if event["kind"] == "start"]
     assert len(starts) > 6 and any(first > 0 for first in starts), "a trial went on from its checkpoint"
-    _is_nested(whole)
 
 
 def _is_nested(result: dict[str, Any]) -> None:
