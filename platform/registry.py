@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -115,10 +115,9 @@ def register_encoder(
             raise
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        try:
-            client.get_registered_model(name)
-        except MlflowException:
-            client.create_registered_model(name)
+        if not client.search_registered_models(f"name = '{name}'"):
+            with suppress(MlflowException):  # another run may have made it since
+                client.create_registered_model(name)
         filed = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
         )
