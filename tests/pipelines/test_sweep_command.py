@@ -65,12 +65,12 @@ def measured(name: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Path) -> None:
-    words = [*RATES, "--trials", "6", "--concurrent", "1"]
+    words = ["train.length=240 steps", *RATES, "--trials", "6", "--concurrent", "1"]  # long enough to be met in the middle of a trial
     whole = finish(sweep("whole", *words))
     assert whole["status"] == "finished" and whole["registered"] == "models:/conmim-encoder@champion"
     trials = Sweep.open("whole").trials()
     assert {trial.status for trial in trials} == {"finished", "pruned"}, "something was stopped early, or the test shows nothing"
-    assert whole["winner"]["trial"] == min((t for t in trials if t.status == "finished"), key=lambda t: (t.results[18], t.number)).number
+    assert whole["winner"]["trial"] == min((t for t in trials if t.status == "finished"), key=lambda t: (t.results[240], t.number)).number
     _is_nested(whole)
 
     process = sweep("harmed", *words)
