@@ -11,6 +11,7 @@ import copy
 
 import torch
 from jaxtyping import Bool, Float, Int
+from textbook_layers import Mlp
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
@@ -74,18 +75,6 @@ class Attention(nn.Module):
         if shared is not None:
             logits = logits + shared
         out: Tensor = self.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
-        return out
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
+from textbook_layers import Mlp
 from torch import Tensor, nn
 
 
@@ -73,18 +74,6 @@ class CrossAttention(nn.Module):
         q = rope_2d(self.split(self.projq(x)), positions, self.base)
         k = rope_2d(self.split(self.projk(y)), positions_y, self.base)
         out: Tensor = self.proj(attend(q, k, self.split(self.projv(y))))
-        return out
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
+from textbook_layers import Mlp
 from textbook_points import TokenEmbed, back_project, chamfer, farthest_point_sample, index_points, knn, sample_back, square_distance
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -34,18 +35,6 @@ class Attention(nn.Module):
         if bias is not None:
             logits = logits + bias
         out: Tensor = self.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, n, d))
-        return out
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 

@@ -8,6 +8,8 @@ import pytest
 from asking import Answer, Ask
 
 from sightline.pipelines.__main__ import main
+from sightline.platform import jobs
+from sightline.platform.runs import Run
 
 
 @pytest.fixture
@@ -31,3 +33,11 @@ def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs are made and checked, and not carried out."""
+    runs: list[Run] = []
+    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
+    return runs

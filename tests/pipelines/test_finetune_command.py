@@ -14,7 +14,7 @@ from toy import TOY_IMAGES, write_images, write_pairs
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.pipelines.__main__ import main
-from sightline.platform import config, jobs
+from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
@@ -40,14 +40,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Runs are made and checked, and not carried out."""
-    runs: list[Run] = []
-    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
-    return runs
-
-
 @pytest.mark.parametrize("method", sorted(TOY_IMAGES))
 def test_the_run_begins_with_the_encoders_weights_in_their_fine_tuning_form(method: str, made: list[Run], place: Path) -> None:
     words = ["finetune", method, "--task", "classification", "data.train=train", "data.val=val", *SMALL]
@@ -69,7 +61,7 @@ def read_file_of_folder(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "encoder.safetensors")
 
 
-def test_from_scratch_begins_with_nothing(made: list[Run]) -> None:
+def test_from_scratch_begins_with_nothing(made: list[Run], place: Path) -> None:
     assert main(["finetune", "conmim", "--task", "classification", "data.train=train", "--scratch", *SMALL]) == 0
     assert made[0].settings["train"]["init"] is None
     assert not (made[0].folder / "init").exists()

@@ -15,7 +15,7 @@ from toy_discs import ENCODER, MODEL, write_clouds
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
-from sightline.platform import config, jobs
+from sightline.platform import config
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.runs import Run
@@ -41,14 +41,6 @@ def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Runs are made and checked, and not carried out."""
-    runs: list[Run] = []
-    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
-    return runs
-
-
 def test_the_run_begins_with_all_of_the_encoder_but_its_norms(ask: Ask, made: list[Run], place: Path) -> None:
     code, _, said = ask(*CALL, "data.train=train", "data.val=val", *SMALL, *NETWORK)
     assert code == 0, said
@@ -63,7 +55,7 @@ def test_the_run_begins_with_all_of_the_encoder_but_its_norms(ask: Ask, made: li
     assert all(torch.equal(value, original[name.removeprefix("predictor.h_encoder.")]) for name, value in kept.items())
 
 
-def test_from_scratch_begins_with_nothing_and_recipes_can_be_named(ask: Ask, made: list[Run]) -> None:
+def test_from_scratch_begins_with_nothing_and_recipes_can_be_named(ask: Ask, made: list[Run], place: Path) -> None:
     words = ["data.train=train", *SMALL, *NETWORK, "--scratch", "--recipe", "finetune-points-scanobjectnn"]
     code, _, said = ask(*CALL, *words)
     assert code == 0, said

@@ -217,13 +217,16 @@ def test_it_makes_no_claims_and_need_not(recipe: str, data: dict[str, str]) -> N
 
 def test_no_code_of_the_platform_names_a_method() -> None:
     """Comments and docstrings may say where an idea comes from."""
-    ids = [name for name in method_ids() if name not in ("outside_mae", "timm")]  # timm is first of all a library that weights go out to
+    ids = [name for name in method_ids() if name != "outside_mae"]
     assert "croco" in ids
     words = re.compile(rf"(?<![a-z0-9])({'|'.join(ids)})(?![a-z0-9])")  # as words: "local" holds "loca"
     for path in sorted((ROOT / "platform").rglob("*.py")):
         with path.open("rb") as file:
             code = [t for t in tokenize.tokenize(file.readline) if t.type != tokenize.COMMENT and not t.string.startswith('"""')]
-        assert [f"{path.relative_to(ROOT)}:{t.start[0]}: {t.string}" for t in code if words.search(t.string.lower())] == []
+        named = [f"{path.relative_to(ROOT)}:{t.start[0]}: {t.string}" for t in code if words.search(t.string.lower())]
+        if path.name == "export.py":  # timm is first of all a library, which weights go out to
+            named = [token for token in named if set(words.findall(token.lower())) != {"timm"}]
+        assert named == []
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_images import DATA, needs, prepare, rows_of, write_image
 from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import Fit, decode_image, decode_segmentation, encode_depth, encode_image, encode_segmentation
-from sightline.platform.data.prepare import folders, frames, listed, masks
-from sightline.platform.data.prepare.images import WHOLE, FoundImages, joined, with_scenes
+from sightline.platform.data.images import Fit, decode_image, encode_depth, encode_image, encode_segmentation
+from sightline.platform.data.prepare import folders, frames, listed
+from sightline.platform.data.prepare.images import WHOLE, joined, with_scenes
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged, merged_classes
 from sightline.platform.data.prepare.pair_frames import frames_of
@@ -23,53 +24,19 @@ from sightline.platform.data.prepare.split import split_images, split_time
 from sightline.platform.data.rows import decode_row
 from sightline.platform.data.writer import ShardWriter
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-
-
-def _real(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not (DATA / name).is_dir(), reason=f"../shared/data/{name} is not here")
-
-
-def _image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 60)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(seed).integers(0, 255, (5, 6, 3)).astype(np.uint8)
-    Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
-
-
-def _mask(path: Path, indices: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_segmentation(indices))
-
-
-def _prepare(found: FoundImages, out: Path, fit: Fit | None = None, **options: Any) -> dict[str, Dataset]:
-    """The data sets of a source by the names of its parts."""
-    found = joined([found])
-    source, classes, notes = (found.source,), found.classes, tuple(found.notes)
-    outputs = [
-        Output(str(out / part), item_shards(images, fit or Fit(), 0), source, (), classes.names, classes.ignore_index, notes)
-        for part, images in found.parts.items()
-    ]
-    run_job(outputs, "images", local=True, **options)
-    return {part: Dataset.open(out / part, "images") for part in found.parts}
-
-
-def _rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for table in dataset.scan() for row in table.to_pylist()}
-
-
 # Folders -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_read_with_all_below_it_in_natural_order(tmp_path: Path) -> None:
     for i, name in enumerate(("10.jpg", "2.png", "sub/deep/a.webp", ".hidden/x.jpg")):
-        _image(tmp_path / "in" / name, seed=i)
+        write_image(tmp_path / "in" / name, seed=i)
     (tmp_path / "in/notes.txt").write_text("no image")
     found = folders.find_folder(str(tmp_path / "in"), "photos")
     assert [image.id for image in found.parts[WHOLE]] == ["photos/2.png", "photos/10.jpg", "photos/sub/deep/a.webp"]
-    dataset = _prepare(found, tmp_path / "out")[WHOLE]
+    dataset = prepare(found, tmp_path / "out")[WHOLE]
     assert dataset.manifest.scenes == {"photos": 2, "photos/sub/deep": 1}
     assert dataset.manifest.columns == ("id", "scene", "image")
-    assert _rows(dataset)["photos/10.jpg"]["image"] == (tmp_path / "in/10.jpg").read_bytes(), (
+    assert rows_of(dataset)["photos/10.jpg"]["image"] == (tmp_path / "in/10.jpg").read_bytes(), (
         "an image that need not shrink keeps its bytes"
     )
 
@@ -81,14 +48,14 @@ def test_a_folder_without_images_is_a_wrong_call(tmp_path: Path) -> None:
 
 def test_images_of_32_px_are_stored_and_smaller_and_broken_ones_are_counted(tmp_path: Path) -> None:
     for i in range(5):
-        _image(tmp_path / f"in/{i}.png", seed=i, size=(32, 32))
-    _image(tmp_path / "in/5.png", size=(31, 80))
+        write_image(tmp_path / f"in/{i}.png", seed=i, size=(32, 32))
+    write_image(tmp_path / "in/5.png", size=(31, 80))
     (tmp_path / "in/6.jpg").write_bytes(b"not an image")
     (tmp_path / "in/7.png").write_bytes((tmp_path / "in/0.png").read_bytes()[:-60])
     found = folders.find_folder(str(tmp_path / "in"), "x")
     with pytest.raises(SightlineError, match="3 of 8 rows had to be skipped"):
-        _prepare(found, tmp_path / "out")
-    dataset = _prepare(found, tmp_path / "out", max_skipped=0.5)[WHOLE]
+        prepare(found, tmp_path / "out")
+    dataset = prepare(found, tmp_path / "out", max_skipped=0.5)[WHOLE]
     assert dataset.rows == 5 and dataset.manifest.image_min == (32, 32)
     reasons = {item.reason: item.examples for item in dataset.manifest.provenance.skipped}
     assert set(reasons) == {"tiny image (a side under 32 px)", "not a readable image (JPEG, PNG, WEBP)", "damaged PNG image"}
@@ -97,7 +64,7 @@ def test_images_of_32_px_are_stored_and_smaller_and_broken_ones_are_counted(tmp_
 
 def test_scenes_and_frame_numbers_are_found_in_names(tmp_path: Path) -> None:
     for i, name in enumerate(("A_007.jpg", "A_020.jpg", "B_001.jpg", "readme.jpg")):
-        _image(tmp_path / "in" / name, seed=i)
+        write_image(tmp_path / "in" / name, seed=i)
     found = folders.find_folder(str(tmp_path / "in"), "x")
     placed = with_scenes(found.parts[WHOLE], "x", WHOLE, re.compile(r"^([^_]+)_(\d+)"), found.skips)
     assert [(image.scene, image.frame, image.time) for image in placed] == [("x/A", 0, 7.0), ("x/A", 1, 20.0), ("x/B", 0, 1.0)]
@@ -112,22 +79,22 @@ def test_scenes_and_frame_numbers_are_found_in_names(tmp_path: Path) -> None:
 def _classes(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
     for number, (name, count) in enumerate(counts.items()):
         for i in range(count):
-            _image(folder / f"{name}/{i}.png", seed=seed + 100 * number + i)
+            write_image(folder / f"{name}/{i}.png", seed=seed + 100 * number + i)
 
 
 def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
     _classes(tmp_path / "in", {"dog": 3, "cat": 2, "train": 2})
-    dataset = _prepare(folders.find_classes(str(tmp_path / "in"), "pets"), tmp_path / "out")[WHOLE]
+    dataset = prepare(folders.find_classes(str(tmp_path / "in"), "pets"), tmp_path / "out")[WHOLE]
     assert dataset.manifest.classes == ("cat", "dog", "train"), "a class may be called train"
     assert dataset.manifest.labels == {0: 2, 1: 3, 2: 2}
-    assert all(row["label"] == ("cat", "dog", "train").index(name.split("/")[1]) for name, row in _rows(dataset).items())
+    assert all(row["label"] == ("cat", "dog", "train").index(name.split("/")[1]) for name, row in rows_of(dataset).items())
     assert dataset.manifest.scenes == {}, "a class is no scene"
 
 
 def test_split_folders_share_one_list_of_classes(tmp_path: Path) -> None:
     _classes(tmp_path / "in/train", {"a": 2, "b": 2, "c": 2})
     _classes(tmp_path / "in/val", {"c": 1, "a": 1}, seed=500)
-    sets = _prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
+    sets = prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
     assert sets["train"].manifest.classes == sets["val"].manifest.classes == ("a", "b", "c")
     assert sets["val"].manifest.labels == {0: 1, 2: 1}
     assert "val has no image of class b" in sets["val"].manifest.provenance.notes
@@ -138,7 +105,7 @@ def test_class_folders_that_make_no_sense_are_wrong_calls(tmp_path: Path) -> Non
     with pytest.raises(CallError, match="a single class folder: only") as caught:
         folders.find_classes(str(tmp_path / "one"), "x")
     assert "images folder" in caught.value.mend
-    _image(tmp_path / "flat/a.jpg")
+    write_image(tmp_path / "flat/a.jpg")
     with pytest.raises(CallError, match="no class folders"):
         folders.find_classes(str(tmp_path / "flat"), "x")
     _classes(tmp_path / "new/train", {"a": 1, "b": 1})
@@ -152,7 +119,7 @@ def test_class_folders_that_make_no_sense_are_wrong_calls(tmp_path: Path) -> Non
 
 def test_an_image_beside_the_class_folders_is_skipped(tmp_path: Path) -> None:
     _classes(tmp_path / "in", {"a": 1, "b": 1})
-    _image(tmp_path / "in/stray.jpg")
+    write_image(tmp_path / "in/stray.jpg")
     assert folders.find_classes(str(tmp_path / "in"), "x").skips == [("stray.jpg", "an image lies beside the class folders")]
 
 
@@ -170,123 +137,9 @@ def test_an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     _classes(tmp_path / "in/train", {"a": 3, "b": 3})
     _classes(tmp_path / "in/val", {"a": 1, "b": 2}, seed=500)
     (tmp_path / "in/val/a/0.png").write_bytes((tmp_path / "in/train/b/1.png").read_bytes())
-    sets = _prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
+    sets = prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
     for dataset in sets.values():
         assert dataset.manifest.provenance.notes == ("in more than one of these splits, byte for byte: 1 sample(s)",)
-
-
-# Masks -------------------------------------------------------------------------------------------------------------------------------
-
-
-def _street(folder: Path, count: int = 4, images: str = "images", masks_: str = "masks") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "classes.txt").write_text("0 sky\n1 road\n2 car\n3 nothing\n")
-    for i in range(count):
-        _image(folder / f"{images}/{i}.jpg", seed=i)
-        indices = np.zeros((40, 60), np.uint8)
-        indices[20:], indices[30:, 40:], indices[:5, :5] = 1, 2, 3
-        _mask(folder / f"{masks_}/{i}.png", indices)
-
-
-def test_masks_go_with_their_images_and_their_pixels_are_counted(tmp_path: Path) -> None:
-    _street(tmp_path / "in")
-    dataset = _prepare(masks.find(str(tmp_path / "in"), "street", ignore=3), tmp_path / "out")[WHOLE]
-    manifest = dataset.manifest
-    assert (manifest.classes, manifest.ignore_index) == (("sky", "road", "car"), 3), "the ignored one is no class"
-    assert manifest.pixels == {0: 4 * 1175, 1: 4 * 1000, 2: 4 * 200, 3: 4 * 25}
-    sample = decode_row(_rows(dataset)["street/2.jpg"], "images")
-    np.testing.assert_array_equal(sample["segmentation"], decode_segmentation((tmp_path / "in/masks/2.png").read_bytes()))
-    assert sample["segmentation"].dtype == np.uint8
-
-
-def test_a_cut_and_a_resize_take_the_mask_along(tmp_path: Path) -> None:
-    """The mask marks the bright half of its image, so the stored two must still agree; an ignored value is not mixed with others."""
-    picture = np.zeros((80, 120, 3), np.uint8)
-    picture[:, 70:] = 255
-    (tmp_path / "in/images").mkdir(parents=True)
-    (tmp_path / "in/images/a.png").write_bytes(b"")
-    Image.fromarray(picture).save(tmp_path / "in/images/a.png")
-    indices = np.where(picture[..., 0] > 0, 1, 0).astype(np.uint16)
-    indices[40:] = 500
-    _mask(tmp_path / "in/masks/a.png", indices)
-    (tmp_path / "in/classes.txt").write_text("dark\nbright\n")
-    dataset = _prepare(masks.find(str(tmp_path / "in"), "x", ignore=500), tmp_path / "out", Fit(40, square=True))[WHOLE]
-    sample = decode_row(dataset.read(0, 0).to_pylist()[0], "images")
-    assert sample["image"].shape == (40, 40, 3) and sample["segmentation"].dtype == np.uint16
-    np.testing.assert_array_equal(sample["segmentation"][:20], (sample["image"][:20, :, 0] > 127).astype(int))
-    assert (sample["segmentation"][20:] == 500).all()
-
-
-@pytest.mark.parametrize(
-    ("images", "masks_", "parts"),
-    [
-        ("train", "trainannot", {"train", "val"}),
-        ("images/train", "masks/train", {"train", "val"}),
-        ("train/images", "train/labels", {"train", "val"}),
-        ("JPEGImages", "SegmentationClass", {WHOLE}),
-    ],
-)
-def test_the_usual_layouts_of_masks_are_known(tmp_path: Path, images: str, masks_: str, parts: set[str]) -> None:
-    _street(tmp_path / "in", 2, images, masks_)
-    _street(tmp_path / "in", 2, images.replace("train", "val"), masks_.replace("train", "val"))
-    found = masks.find(str(tmp_path / "in"), "x")
-    assert set(found.parts) == parts and all(len(images) == 2 for images in found.parts.values()) and not found.skips
-
-
-def test_other_layouts_are_named(tmp_path: Path) -> None:
-    _street(tmp_path / "in", 2, "rgb/train", "gt/train")
-    with pytest.raises(CallError, match=r"no folders of images and masks; looked for: images/\{split\}") as caught:
-        masks.find(str(tmp_path / "in"), "x")
-    assert "--images" in caught.value.mend
-    found = masks.find(str(tmp_path / "in"), "x", images="rgb/{split}", masks="gt/{split}")
-    assert {part: len(images) for part, images in found.parts.items()} == {"train": 2}
-    for wrong in ({"images": "rgb"}, {"images": "../x", "masks": "y"}, {"images": "rgb/{split}", "masks": "gt"}):
-        with pytest.raises(CallError, match="--images"):
-            masks.find(str(tmp_path / "in"), "x", **wrong)
-
-
-def test_masks_need_a_list_of_classes_that_makes_sense(tmp_path: Path) -> None:
-    _street(tmp_path / "in")
-    names = tmp_path / "names.txt"
-    for text, said in (("sky\nsky\n", "names 'sky' twice"), ("sky\n", "names 1 class"), ("\n", "names 0 class")):
-        names.write_text(text)
-        with pytest.raises(CallError, match=re.escape(said)):
-            masks.find(str(tmp_path / "in"), "x", classes=str(names))
-    names.write_text("sky\nground\n")
-    with pytest.raises(CallError, match="a single class beside the ignored one"):
-        masks.find(str(tmp_path / "in"), "x", classes=str(names), ignore=1)
-    (tmp_path / "in/classes.txt").unlink()
-    with pytest.raises(CallError, match=r"no classes\.txt: masks hold numbers"):
-        masks.find(str(tmp_path / "in"), "x")
-
-
-def test_masks_that_do_not_fit_are_skipped_with_the_name_and_the_reason(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    _street(folder, 8)
-    _mask(folder / "masks/0.png", np.zeros((40, 50), np.uint8))
-    _mask(folder / "masks/1.png", np.full((40, 60), 17, np.uint8))
-    _image(folder / "masks/2.png")
-    (folder / "masks/3.png").unlink()
-    _mask(folder / "masks/orphan.png", np.zeros((40, 60), np.uint8))
-    Image.new("L", (60, 40)).save(folder / "masks/4.jpg")
-    (folder / "masks/4.png").unlink()
-    found = masks.find(str(folder), "x")
-    assert sorted(found.skips) == [("masks/orphan.png", "a mask has no image"), ("x/3.jpg", "an image has no mask")]
-    dataset = _prepare(found, tmp_path / "out", max_skipped=0.6)[WHOLE]
-    assert dataset.rows == 3
-    assert {item.reason: item.examples[0] for item in dataset.manifest.provenance.skipped} == {
-        "mask and image differ in size": "x/0.jpg (50 x 40 and 60 x 40, 0.png)",
-        "mask holds a class index beyond the list of classes": "x/1.jpg (index 17, 4 classes, 1.png)",
-        "mask holds colours, not class indices": "x/2.jpg (PNG of mode RGB, 2.png)",
-        "mask is no PNG": "x/4.jpg (JPEG changes the indices, 4.jpg)",
-    }
-
-
-def test_a_palette_mask_is_its_indices(tmp_path: Path) -> None:
-    palette = Image.new("P", (60, 40), 2)
-    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
-    palette.save(tmp_path / "mask.png")
-    assert (decode_segmentation((tmp_path / "mask.png").read_bytes()) == 2).all()
 
 
 # Lists -------------------------------------------------------------------------------------------------------------------------------
@@ -294,8 +147,8 @@ def test_a_palette_mask_is_its_indices(tmp_path: Path) -> None:
 
 def _list(tmp_path: Path, *lines: str) -> str:
     for i in range(4):
-        _image(tmp_path / f"in/{i}.jpg", seed=i)
-    _image(tmp_path / "in/with space.jpg", seed=9)
+        write_image(tmp_path / f"in/{i}.jpg", seed=i)
+    write_image(tmp_path / "in/with space.jpg", seed=9)
     (tmp_path / "in/list.txt").write_text("\n".join(lines))
     return str(tmp_path / "in/list.txt")
 
@@ -336,7 +189,7 @@ def test_lines_without_label_among_others_are_skipped_and_one_class_is_refused(t
 def test_frames_keep_time_and_depth_and_split_by_blocks_of_time(tmp_path: Path) -> None:
     entries = []
     for i in range(40):
-        _image(tmp_path / f"in/color/{i}.jpg", seed=i)
+        write_image(tmp_path / f"in/color/{i}.jpg", seed=i)
         (tmp_path / "in/depth").mkdir(exist_ok=True)
         (tmp_path / f"in/depth/{i}.png").write_bytes(encode_depth(np.full((40, 60), 1 + i / 100)))
         entries.append({"file": f"color/{i}.jpg", "depth": f"depth/{i}.png", "time_s": i / 10})
@@ -346,15 +199,15 @@ def test_frames_keep_time_and_depth_and_split_by_blocks_of_time(tmp_path: Path) 
     split, dropped, _ = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 4)
     assert (len(split["train"]), len(split["val"]), dropped) == (28, 8, 4)
     found.parts = {WHOLE: split["val"]}
-    dataset = _prepare(found, tmp_path / "out", Fit(32, square=True))[WHOLE]
-    sample = decode_row(_rows(dataset)["walk/color/35.jpg"], "images", depth=True)
+    dataset = prepare(found, tmp_path / "out", Fit(32, square=True))[WHOLE]
+    sample = decode_row(rows_of(dataset)["walk/color/35.jpg"], "images", depth=True)
     assert sample["depth"].shape == sample["image"].shape[:2] == (32, 32) and sample["time"] == 3.5
     np.testing.assert_allclose(sample["depth"], 1.35)
 
 
 def test_frames_of_plain_folders_are_sequences(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "a/10.jpg", "a/2.jpg", "b/1.jpg"):
-        _image(tmp_path / "in" / name)
+        write_image(tmp_path / "in" / name)
     images = folders.find_frames(str(tmp_path / "in"), "x").parts[WHOLE]
     assert [(image.id, image.scene, image.time) for image in images] == [
         ("x/a/1.jpg", "x/a", 0.0),
@@ -366,13 +219,13 @@ def test_frames_of_plain_folders_are_sequences(tmp_path: Path) -> None:
 
 def test_every_image_of_a_pair_data_set_is_taken_once(tmp_path: Path) -> None:
     for i in range(6):
-        _image(tmp_path / f"in/{i}.jpg", seed=i)
+        write_image(tmp_path / f"in/{i}.jpg", seed=i)
     pairs = frames.find(str(tmp_path / "in"), "walk", (1, 2), 0).pairs
     run_job([Output(str(tmp_path / "pairs"), item_shards(pairs, Fit(), 0), ())], "pairs", local=True)
     dataset = Dataset.open(tmp_path / "pairs")
     run_job([Output(str(tmp_path / "out"), frames_of(dataset, Fit()), ())], "images", local=True)
     images = Dataset.open(tmp_path / "out", "images")
-    assert {row["image"] for row in _rows(images).values()} == {(tmp_path / f"in/{i}.jpg").read_bytes() for i in range(6)}
+    assert {row["image"] for row in rows_of(images).values()} == {(tmp_path / f"in/{i}.jpg").read_bytes() for i in range(6)}
     assert images.rows == 6 and images.manifest.scenes == {"walk": 6} and dataset.rows == 9
     with pytest.raises(CallError, match="holds images, not pairs"):
         frames_of(images, Fit())
@@ -413,16 +266,6 @@ def test_the_fingerprint_vouches_for_the_classes(tmp_path: Path) -> None:
         Dataset.open(tmp_path / "1")
 
 
-def test_a_job_with_other_classes_is_another_job(tmp_path: Path) -> None:
-    _street(tmp_path / "in")
-    (tmp_path / "in/masks/0.png").write_bytes(b"broken")
-    with pytest.raises(SightlineError, match="1 of 4 rows had to be skipped"):
-        _prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out")
-    with pytest.raises(CallError, match="beginning of another preparation"):
-        _prepare(masks.find(str(tmp_path / "in"), "x", ignore=3), tmp_path / "out")
-    assert _prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out", max_skipped=0.3)[WHOLE].rows == 3
-
-
 def test_a_needed_label_or_mask_that_is_missing_or_does_not_fit_is_a_broken_sample() -> None:
     row = {"id": "x/1", "image": encode_image(np.zeros((40, 60, 3), np.uint8)), "label": None}
     row["segmentation"] = encode_segmentation(np.ones((40, 60), np.uint8))
@@ -447,13 +290,13 @@ def _png(array: np.ndarray) -> bytes:
 # Real data ---------------------------------------------------------------------------------------------------------------------------
 
 
-@_real("imagenet-mini")
+@needs("imagenet-mini")
 def test_imagenet_mini_shrinks_to_its_short_side(tmp_path: Path) -> None:
     found = folders.find_folder(str(DATA / "imagenet-mini"), "imagenet")
     found.parts[WHOLE] = found.parts[WHOLE][::8]
-    dataset = _prepare(found, tmp_path / "out", Fit(128))[WHOLE]
+    dataset = prepare(found, tmp_path / "out", Fit(128))[WHOLE]
     assert dataset.rows == 25 and dataset.manifest.columns == ("id", "scene", "image")
-    for name, row in list(_rows(dataset).items())[:8]:
+    for name, row in list(rows_of(dataset).items())[:8]:
         original = decode_image((DATA / "imagenet-mini" / name.removeprefix("imagenet/")).read_bytes())
         stored = decode_image(row["image"])
         assert min(stored.shape[:2]) == min(128, *original.shape[:2])
@@ -461,39 +304,24 @@ def test_imagenet_mini_shrinks_to_its_short_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@_real("cifar10-mini")
+@needs("cifar10-mini")
 def test_cifar_mini_keeps_its_splits_its_classes_and_every_byte(tmp_path: Path) -> None:
-    sets = _prepare(folders.find_classes(str(DATA / "cifar10-mini"), "cifar"), tmp_path / "out")
+    sets = prepare(folders.find_classes(str(DATA / "cifar10-mini"), "cifar"), tmp_path / "out")
     assert {name: dataset.rows for name, dataset in sets.items()} == {"train": 2000, "test": 1000}
     for split, dataset in sets.items():
         assert dataset.manifest.classes[0] == "airplane" and set(dataset.manifest.labels.values()) == {200 if split == "train" else 100}
-        for name, row in _rows(dataset).items():
+        for name, row in rows_of(dataset).items():
             path = DATA / "cifar10-mini" / name.removeprefix("cifar/")
             assert row["image"] == path.read_bytes() and dataset.manifest.classes[row["label"]] == path.parent.name
 
 
-@pytest.mark.slow
-@_real("camvid-320")
-def test_camvid_has_its_masks_to_the_pixel(tmp_path: Path) -> None:
-    sets = _prepare(masks.find(str(DATA / "camvid-320"), "camvid", ignore=11), tmp_path / "out")
-    assert {name: dataset.rows for name, dataset in sets.items()} == {"train": 367, "val": 101}
-    manifest = sets["val"].manifest
-    assert (len(manifest.classes), manifest.classes[8], manifest.ignore_index) == (11, "Car", 11)
-    counts = np.zeros(12, int)
-    for name, row in _rows(sets["val"]).items():
-        original = np.asarray(Image.open(DATA / "camvid-320/valannot" / Path(name).with_suffix(".png").name))
-        np.testing.assert_array_equal(decode_segmentation(row["segmentation"]), original)
-        counts += np.bincount(original.ravel(), minlength=12)
-    assert manifest.pixels == dict(enumerate(counts.tolist()))
-
-
-@_real("kitchen-rgbd")
+@needs("kitchen-rgbd")
 def test_the_kitchen_is_images_with_depth(tmp_path: Path) -> None:
     found = folders.find_frames(str(DATA / "kitchen-rgbd"), "kitchen")
     split, dropped, notes = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 8)
     assert (len(split["train"]), len(split["val"]), dropped) == (176, 50, 24) and "8 frames between" in notes[0]
     found.parts = {WHOLE: split["val"]}
-    dataset = _prepare(found, tmp_path / "out", Fit(120))[WHOLE]
+    dataset = prepare(found, tmp_path / "out", Fit(120))[WHOLE]
     sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "images", depth=True)
     assert sample["image"].shape == (120, 160, 3) and sample["depth"].shape == (120, 160)
     assert 0.3 < np.median(sample["depth"][sample["depth"] > 0]) < 6
