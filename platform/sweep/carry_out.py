@@ -28,6 +28,8 @@ from .trial import STOP, trainable
 Say = Callable[[str], None]
 RESTARTS = 2
 """Of a trial whose process died."""
+PROGRESS = 30.0
+"""Seconds between two lines that say how far the trials are."""
 
 
 class Trials(Searcher):
@@ -108,10 +110,19 @@ class _Live:
 
 
 class Ends(tune.Callback):
-    """Writes down how each trial ended."""
+    """Writes down how each trial ended, and says now and then how far the others are."""
 
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
+        self.said = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.trials.live and time.monotonic() - self.said >= PROGRESS:
+            self.said = time.monotonic()
+            sweep = self.trials.sweep
+            ended = sum(trial.status != "open" for trial in sweep.trials())
+            steps = (f"{number:03d} at step {_step(live.run)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
+            self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(steps)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial, None)
@@ -222,6 +233,10 @@ def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
 def _training(run: Run) -> float:
     """Seconds of all steps that are on record."""
     return float(sum(event["seconds"] for event in run.events() if event["kind"] == "steps"))
+
+
+def _step(run: Run) -> int:
+    return max((event["first"] + len(event["lr"]) for event in run.events() if event["kind"] == "steps"), default=0)
 
 
 def _last_line(path: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from heads import WAIT, free_port, head, until
+from ray._private.authentication_test_utils import reset_auth_token_state
 from toy import TOY, write_pairs
 
 from sightline.platform import checkpoint, shipment, submit
@@ -109,6 +110,7 @@ def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_c
 def ends(monkeypatch: pytest.MonkeyPatch, wheel: shipment.Code, said: shipment.Code | None) -> tuple[str, str]:
     """Status and log of an `inspect` with the wheel of one code and the digest of another (None: its own)."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    reset_auth_token_state()  # another test of this process may have started a Ray of its own, whose token Ray keeps
     with monkeypatch.context() as here:
         here.setattr(submit, "running_code", lambda: said or wheel)
         here.setattr(submit, "pack", lambda code, folder: shipment.pack(wheel, folder))
