@@ -48,6 +48,7 @@ def start_ray(cpus: int | None = None) -> None:
     with contextlib.suppress(OSError):
         store = min(store, int(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize * 0.9))
     ray.init(
+        "local",  # without an address Ray would join whatever was started by `ray start` on this machine
         num_cpus=cpus or len(os.sched_getaffinity(0)),
         include_dashboard=False,
         object_store_memory=max(store, 256 << 20),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
 from collections import Counter
@@ -170,9 +169,10 @@ def _run_threads(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iter
 def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
     import ray
 
+    from ...launch import start_ray
+
     started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    start_ray()
     remote = ray.remote(num_cpus=1, max_retries=3)(make_shard)
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     waiting = list(reversed(tasks))
