@@ -1,0 +1,55 @@
+"""What the pages and the help tell people to type is what the commands take; links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sightline.pipelines.__main__ import COMMANDS, _module, parse
+from sightline.platform import config
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RECIPES = {path.stem for path in (ROOT / "pipelines" / "recipes").glob("*.yaml")}
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip().startswith("sightline ") and " ... " not in line:
+            yield shlex.split(line, comments=True)[1:]
+
+
+def _told() -> Iterator[tuple[str, list[str]]]:
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.S | re.M):
+            for words in _lines(block):
+                yield page.name, words
+    for command in COMMANDS:
+        for words in _lines(_module(command).__doc__ or ""):
+            yield f"{command} --help", words
+
+
+TOLD = [pytest.param(place, words, id=f"{place}-{' '.join(words)}"[:90]) for place, words in _told()]
+
+
+@pytest.mark.parametrize(("place", "words"), TOLD)
+def test_a_line_that_is_told_is_a_line_that_is_taken(place: str, words: list[str]) -> None:
+    args = parse(words)
+    if words[0] == "submit" and "--" in words:
+        test_a_line_that_is_told_is_a_line_that_is_taken(place, words[words.index("--") + 1 :])
+    if words[0] in ("pretrain", "sweep") and args.recipe in RECIPES:
+        config.load(args.recipe, config.parse_overrides(args.settings))
+
+
+def test_there_are_such_lines() -> None:
+    assert len(TOLD) > 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_files_that_are_there(page: Path) -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
