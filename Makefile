@@ -19,11 +19,12 @@ quickstart: setup
 	@$(BIN)/sightline quickstart
 	@echo "(first: . .venv/bin/activate puts sightline and mlflow on the path)"
 
+# Two files of tests at a time: each starts a Ray of its own and waits for it half of its time.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -141,3 +141,15 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
         assert main(words) == 2
         assert message in capsys.readouterr().err
     assert not (place / "home" / "sweeps").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_figures_of_one(place: Path) -> None:
+    words = ["train.length=12 steps", *RATES, "--rungs", "2", "--reduction", "2", "--concurrent", "1"]
+    assert finish(sweep("two", "train.workers=2", *words, "--trials", "2"))["status"] == "finished"
+    assert finish(sweep("one", *words, "--trials", "1"))["status"] == "finished"
+    pairs, (single,) = Sweep.open("two").trials(), Sweep.open("one").trials()
+    assert len(pairs) == 2 and all(trial.results for trial in pairs)
+    assert pairs[0].settings == single.settings and pairs[0].results == pytest.approx(single.results, rel=1e-3)
+    starts = [event for event in Run.open("two-000").events() if event["kind"] == "start"]
+    assert [event["workers"] for event in starts] == [2]
