@@ -299,17 +299,20 @@ def _tracking(uri: str) -> Iterator[None]:
     """MLflow's SQL registry looks up `models:/` sources through its global tracking URI, so that is set here and put back."""
     import mlflow
 
-    # MLflow keeps what it was told in the environment, too; a value that it only guessed must not get there.
-    before, before_registry = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_REGISTRY_URI")
+    # MLflow writes what it was told into the environment, too, and reads it there where it was told nothing.
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
-        mlflow.set_registry_uri(before_registry or "")
-        if before_registry is None:
-            os.environ.pop("MLFLOW_REGISTRY_URI", None)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _example(name: str, alias: str, given: Input, output: str, tracking_uri: str) -> str:

@@ -123,6 +123,21 @@ def test_it_loads_by_alias_without_sightline_and_without_pickle_for_any_batch(st
     agrees_with_a_stranger(Encoder().eval(), images, store["uri"], filed.uri, tmp_path)
 
 
+def test_mlflow_is_left_as_it_was_found(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the environment named an address: what it names later must count."""
+    import mlflow
+
+    from sightline.platform.registry import _tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    with _tracking(store["uri"]):
+        assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == store["uri"]
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:2")
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == "http://127.0.0.1:2" and "MLFLOW_REGISTRY_URI" not in os.environ
+
+
 def test_an_encoder_of_clouds_is_filed_and_loaded_the_same_way(tmp_path: Path) -> None:
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import Live
