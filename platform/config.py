@@ -57,6 +57,7 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto measures at the start what pays on the machine")
     threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
+    actors: int | None = Field(default=None, ge=1, description="actors of a frozen teacher for each worker; default: as `--dry-run` says")
     compile: bool = False
     seed: int = Field(default=0, ge=0)
     validate_every: Length = Field(default=Duration(amount=5, unit="epochs"))
@@ -247,12 +248,9 @@ def load(recipe: str, overrides: Mapping[str, Any] | None = None, settings: Mapp
         raise CallError("\n".join(problems), "`--dry-run` prints every setting")
     experiment = Experiment.model_construct(recipe=name, method=method.id, **parts)
     _check_workers(experiment)
-    if experiment.teacher_cache.variants and not experiment.has_stage:
-        raise CallError(
-            f"teacher_cache.variants = {experiment.teacher_cache.variants}: {method.id} has no teacher with these settings, so there is "
-            "nothing to keep",
-            "leave teacher_cache.variants out",
-        )
+    for key, value in (("teacher_cache.variants", experiment.teacher_cache.variants), ("train.actors", experiment.train.actors)):
+        if value and not experiment.has_stage:
+            raise CallError(f"{key} = {value}: {method.id} has no teacher with these settings", f"leave {key} out")
     return experiment
 
 
@@ -272,7 +270,18 @@ def _check_workers(experiment: Experiment) -> None:
         )
 
 
-HOW = ("workers", "device", "threads", "compile", "keep", "max_failures", "checkpoint_every", "validate_every", "validate_samples")
+HOW = (
+    "workers",
+    "device",
+    "threads",
+    "actors",
+    "compile",
+    "keep",
+    "max_failures",
+    "checkpoint_every",
+    "validate_every",
+    "validate_samples",
+)
 """Settings of `train` that say how a run is carried out, not what is learned."""
 
 

@@ -59,7 +59,7 @@ def plan_on(experiment: config.Experiment, cpus: float, gpus: int) -> ResourcePl
     """The resource plan of the run on so many logical CPUs and GPUs."""
     train = experiment.train
     stage = experiment.has_stage and not experiment.teacher_cache.variants  # which a cache has run before
-    return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage)
+    return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage, actors=train.actors)
 
 
 def tracking_uri(experiment: config.Experiment) -> str:

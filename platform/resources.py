@@ -41,9 +41,17 @@ class ResourcePlan:
 
 
 def plan_resources(
-    workers: int, cpus: float, gpus: int, *, device: str = "auto", threads: int | None = None, stage: bool = False
+    workers: int,
+    cpus: float,
+    gpus: int,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    stage: bool = False,
+    actors: int | None = None,
 ) -> ResourcePlan:
-    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors.
+    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors, so many a
+    worker or as many as have a CPU each.
 
     Where workers have GPUs, so have the stage's actors: those that no worker takes or, where there are none, a quarter of each worker's.
 
@@ -69,12 +77,12 @@ def plan_resources(
     data, worker_gpus = StreamResources(min(1.0, share), share), float(use_gpu)
     if stage:
         half = _down(share / 2)
-        actors, actor_gpus = max(1, int(half)), 0.0
+        spare = int(gpus - workers) // workers if use_gpu else 0
+        count, actor_gpus = actors or (max(1, int(half)) if not use_gpu else spare or 1), 0.0
         if use_gpu:
-            spare = int(gpus - workers) // workers
-            actors, actor_gpus = (spare, 1.0) if spare else (1, TEACHERS_GPU)
             worker_gpus = 1.0 if spare else 1.0 - TEACHERS_GPU
-        data = StreamResources(min(1.0, half), half, actors, _down(min(1.0, half / actors)), actor_gpus)
+            actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count))
+        data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
     per_worker = max(1, int(cpus // workers))
     return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve)
 

@@ -122,7 +122,9 @@ def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
         places = [_place(domain, settings[key]) for key, domain in domains.items()]
         lines.append((f"trial {trial.number:03d} {number(trial.last)}", [*places, share], shade, trial is best or trial == best))
     axes = [(key.partition(".")[2], *_ends(domain)) for key, domain in domains.items()]
-    return parallel_chart("Settings and objective, where each was last measured", [*axes, (sweep.plan.objective, number(low), number(high))], lines)
+    return parallel_chart(
+        "Settings and objective, where each was last measured", [*axes, (sweep.plan.objective, number(low), number(high))], lines
+    )
 
 
 def _curves(trials: list[Trial]) -> str:

@@ -73,6 +73,16 @@ def test_a_stage_has_gpus_where_workers_have_them() -> None:
     assert (stage_resources(16, 2).actors, stage_resources(16, 2).actor_gpus, stage_resources(16).actor_gpus) == (2, 1, 0)
 
 
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (16, 0), (64, 8), (64, 2)])
+def test_actors_of_a_stage_are_as_many_as_asked_for_and_still_fit(cpus: int, gpus: int) -> None:
+    for actors in (1, 3, 7):
+        plan = plan_resources(2, cpus, gpus, stage=True, actors=actors)
+        data = plan.data
+        assert data.actors == actors and data.actor_cpus > 0 and (data.actor_gpus > 0) == (gpus > 0)
+        assert used(plan) + 2 * actors * data.actor_cpus <= cpus + 1e-9
+        assert 2 * (plan.worker_gpus + actors * data.actor_gpus) <= gpus + 1e-9
+
+
 def test_threads_are_those_asked_for() -> None:
     assert plan_resources(2, 16, 0, threads=3).threads == 3
     assert plan_resources(4, 2, 0).threads == 1
