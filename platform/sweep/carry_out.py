@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
@@ -109,10 +110,11 @@ class _Live:
         self.run, self.tracking, self.began = run, tracking, time.monotonic()
 
 
-class Ends(tune.Callback):
-    """Writes down how each trial ended, and says now and then how far the others are."""
+class Ends(TrialProgressCallback):
+    """Writes down how each trial ended, and says now and then how far the others are. Stands in for Tune's own lines."""
 
     def __init__(self, trials: Trials) -> None:
+        super().__init__()
         self.trials = trials
         self.said = time.monotonic()
 
@@ -123,6 +125,9 @@ class Ends(tune.Callback):
             ended = sum(trial.status != "open" for trial in sweep.trials())
             steps = (f"{number:03d} at step {_step(live.run)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
             self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(steps)}")
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Said by the scheduler, which decides on it."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial, None)

@@ -150,7 +150,7 @@ def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment
     plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], trials=5, concurrent=1))
     assert (plan.objective, plan.better, plan.steps, plan.rungs) == ("knn.accuracy", "higher", 18, (2, 6, 18))
     shared = trial_settings(experiment, plan)
-    assert str(shared.train.checkpoint_every) == "2 steps" and shared.probe.names == ()
+    assert str(shared.train.checkpoint_every) == "2 steps" and shared.probe.names == experiment.probe.names
     own = make_plan(experiment, dataset, Asked())
     assert set(own.space) == set(find_method("conmim").search_space)
     for asked, message in [
