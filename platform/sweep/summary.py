@@ -7,9 +7,12 @@ from typing import Any
 
 from ..charts import interval_chart, line_chart, number, parallel_chart
 from ..report import text_table
+from ..runs import Run
 from .record import Sweep, Trial
 from .space import Choice, Domain, Range
 
+SHOWN = 16
+"""Trials with a curve."""
 LEAST = 8
 """Trials below which nothing is said about the importance of a setting."""
 
@@ -51,7 +54,7 @@ def page(sweep: Sweep, registered: str | None) -> dict[str, Any]:
     """What `write_report` takes."""
     plan, trials, best = sweep.plan, sweep.trials(), sweep.best()
     sections = [
-        ("What was searched", f'<div class="charts">{_parallel(sweep, trials, best)}{_curves(trials)}</div>'),
+        ("What was searched", f'<div class="charts">{_parallel(sweep, trials, best)}{_curves(trials)}{_losses(sweep, trials)}</div>'),
         ("Importance of each setting", _importance(sweep, trials)),
         ("Trials", _table(sweep, trials, best)),
     ]
@@ -127,9 +130,23 @@ def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
     )
 
 
+def _furthest(trials: list[Trial]) -> list[Trial]:
+    return sorted((trial for trial in trials if trial.results), key=lambda trial: -len(trial.results))[:SHOWN]
+
+
 def _curves(trials: list[Trial]) -> str:
-    shown = sorted((trial for trial in trials if trial.results), key=lambda trial: -len(trial.results))[:16]
-    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in shown}, "step", "")
+    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step", "")
+
+
+def _losses(sweep: Sweep, trials: list[Trial]) -> str:
+    """Means over a fiftieth of the steps."""
+    width, curves = max(1, sweep.plan.steps // 50), {}
+    for trial in _furthest(trials):
+        parts: dict[int, list[float]] = {}
+        for step, figures in Run.open(sweep.run_name(trial.number)).history().items():
+            parts.setdefault(step // width, []).append(figures["loss"])
+        curves[f"{trial.number:03d}"] = [((part + 0.5) * width, sum(losses) / len(losses)) for part, losses in parts.items()]
+    return line_chart("Training loss, which compares only where the task is the same", curves, "step", "")
 
 
 def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], float] | None:
@@ -171,6 +188,6 @@ def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
         full = _full(sweep, trial)
         steps = [number(trial.results[step]) if step in trial.results else "" for step in sweep.plan.rungs]
         name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
-        rows.append([name, trial.status, *(full[key] for key in keys), *steps, f"{trial.seconds.get('whole', 0):.0f}"])
+        rows.append([name, trial.status, *(full[key] for key in keys), *steps, f"{trial.seconds['whole']:.0f}" if trial.seconds else ""])
     headings = ["run", "status", *keys, *(f"step {step}" for step in sweep.plan.rungs), "seconds"]
     return text_table(f"{sweep.plan.objective}, those that came furthest first", headings, rows, 0 if best else None)

@@ -105,7 +105,12 @@ def _is_nested(result: dict[str, Any]) -> None:
     version = client.get_model_version_by_alias("conmim-encoder", "champion")
     assert version.tags["sightline.sweep"] == "whole" and version.tags["sightline.trial"] == str(result["winner"]["trial"])
     page = Path(result["report"]).read_text()
-    assert page.startswith("<!doctype html>") and "Importance of each setting" in page and "optim.weight_decay" in page
+    assert (
+        page.startswith("<!doctype html>")
+        and "Importance of each setting" in page
+        and "optim.weight_decay" in page
+        and "Training loss" in page
+    )
 
 
 @pytest.mark.slow
