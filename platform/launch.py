@@ -109,6 +109,8 @@ def _worker(config: dict[str, Any]) -> None:
     asked: list[Any] = []
 
     def post(event: Event) -> None:
+        if event["kind"] == "worker":
+            event = {**event, "node": ray.get_runtime_context().get_node_id()}
         # Rank 0 writes its own record: a driver that is killed must not take along what a checkpoint already holds.
         if lead:
             append_lines(Path(job.folder) / EVENTS, [event])
@@ -195,8 +197,11 @@ def fit(
     """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, those that
     rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
+    # On the driver's node, as Ray Train's own controller: the end of another node must not take it along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    recorder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Recorder).remote()
     running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
     running.start()
     try:
@@ -264,7 +269,13 @@ class _Fit(threading.Thread):
                 _worker,
                 train_loop_config=self.config,
                 torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=600),
-                scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=bool(plan.worker_gpus), resources_per_worker=resources),
+                scaling_config=ScalingConfig(
+                    num_workers=plan.workers,
+                    use_gpu=bool(plan.worker_gpus),
+                    resources_per_worker=resources,
+                    # Fractions of CPUs would all be packed on one node; GPUs of one node talk faster to each other.
+                    placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
+                ),
                 run_config=RunConfig(
                     name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
                     storage_path=str(self.storage),
