@@ -14,9 +14,9 @@ from typing import Any
 
 from sightline.methods.errors import SightlineError
 
+from .cluster import Turn, await_room, leaving
 from .data.stream import StreamResources
 from .events import Event
-from .preflight import plan_on
 from .resources import ResourcePlan, stage_resources
 from .runs import EVENTS, Run, append_lines
 
@@ -54,14 +54,6 @@ def start_ray(cpus: int | None = None) -> None:
         _node_ip_address="127.0.0.1",
         **quiet,
     )
-
-
-def cluster_plan(run: Run) -> ResourcePlan:
-    """The run's resource plan on the cluster that Ray is connected to."""
-    import ray
-
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return plan_on(run.experiment, total.get("CPU", 0), int(total.get("GPU", 0)))
 
 
 class _Recorder:
@@ -149,8 +141,28 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 
     `on_event` sees every event once, after it is on disk.
     """
-    cache = _teacher_cache(run, on_event)
-    plan = cluster_plan(run)
+
+    def say(text: str, kind: str = "cluster") -> None:
+        event = {"kind": kind, "text": text}
+        run.note([event])
+        on_event(event)
+
+    if run.experiment.teacher_cache.variants:
+        await_room(run.experiment, say)[1].give()
+    cache, moved = _teacher_cache(run, on_event, say), False
+    while True:
+        plan, turn = await_room(run.experiment, say, patient=moved)
+        try:
+            moved = _attempt(run, plan, turn, cache, on_event)
+        finally:
+            turn.give()
+        if not moved:
+            return
+        say("a node with workers was told to end: going on elsewhere, from a checkpoint of the last step")
+
+
+def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_event: Callable[[Event], None]) -> bool:
+    """Train until the end, or until somebody stops the run, or until a node with workers is told to end: True in this case alone."""
     run.attempts += 1
     run.status = "running"
     run.save()
@@ -164,16 +176,21 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         "teacher_cache": cache,
     }
     outcome: dict[str, Any] = {}
+    where: dict[int, str] = {}
 
     def see(events: list[Event]) -> None:
         run.note([event for event in events if not event.pop("recorded", False)])
         for event in events:
             outcome.setdefault(event["kind"], event)
+            if event["kind"] == "worker":
+                where[event["rank"]] = event["node"]
+                turn.give()
             on_event(event)
 
     asked = threading.Event()
     with _asking_to_stop(asked.set):
-        error = fit(job, plan, f"{run.name}-{run.attempts}", run.experiment.train.max_failures, see, asked.is_set)
+        name, restarts = f"{run.name}-{run.attempts}", run.experiment.train.max_failures
+        error = fit(job, plan, name, restarts, see, lambda: asked.is_set() or not leaving().isdisjoint(where.values()))
     run.status = "failed"
     run.save()
     if failed := outcome.get("failed"):
@@ -189,6 +206,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
+    return run.status == "stopped" and not asked.is_set()
 
 
 def fit(
@@ -221,18 +239,13 @@ def fit(
     return running.error
 
 
-def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
+def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[[str, str], None]) -> str | None:
     """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
     if not run.experiment.teacher_cache.variants:
         return None
     import ray
 
     from .teacher_cache import cache_of_run
-
-    def say(text: str) -> None:
-        event = {"kind": "cache", "text": text}
-        run.note([event])
-        on_event(event)
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     try:
@@ -241,10 +254,10 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
             run.folder,
             stage_resources(total.get("CPU", 0), int(total.get("GPU", 0)) if run.experiment.train.device != "cpu" else 0),
             lambda done, total: on_event({"kind": "cache", "done": done, "total": total}),
-            say,
+            lambda text: say(text, "cache"),
         ).uri
     except KeyboardInterrupt:
-        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}")
+        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}", "cache")
         raise
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults import STEPS, bits, last, make, starts
-from toy import TOY, write_pairs
+from toy import write_pairs
 
 from sightline.methods.errors import SightlineError
 from sightline.platform import config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,14 @@ class Nodes:
         for process in self.started[node].all_processes["raylet"]:
             os.kill(process.process.pid, signal.SIGKILL)
             process.process.wait()
+
+    def preempt(self, node: str, seconds: float) -> None:
+        """The notice that a cloud gives: Ray is told that the node ends in so many seconds. It stays until somebody ends it."""
+        from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+        deadline = int((time.time() + seconds) * 1000)
+        taken, why = ray._raylet.GcsClient(address=self.address).drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "preempted", deadline)
+        assert taken, why
 
     def only(self, *cpus: int) -> list[str]:
         """Exactly these nodes besides the head: nodes that are up stay as far as they fit, others are removed, missing ones join."""
