@@ -23,6 +23,8 @@ from .runs import EVENTS, Run, append_lines
 POLL_SECONDS = 0.5
 LAST_SECONDS = 30.0
 """That workers have for their last checkpoint, where what watches them has failed."""
+MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
+DIED = "Ray Train's controller died: going on from the newest checkpoint"
 OBJECT_STORE_SHARE = 0.2
 MOST_OBJECT_STORE = 8 << 30
 
@@ -149,20 +151,23 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 
     if run.experiment.teacher_cache.variants:
         await_room(run.experiment, say)[1].give()
-    cache, moved = _teacher_cache(run, on_event, say), False
+    cache, again, deaths = _teacher_cache(run, on_event, say), "", 0
     while True:
-        plan, turn = await_room(run.experiment, say, patient=moved)
+        plan, turn = await_room(run.experiment, say, patient=bool(again))
         try:
-            moved = _attempt(run, plan, turn, cache, on_event)
+            again = _attempt(run, plan, turn, cache, on_event, deaths < run.experiment.train.max_failures)
         finally:
             turn.give()
-        if not moved:
+        if not again:
             return
-        say("a node with workers was told to end: going on elsewhere, from a checkpoint of the last step")
+        deaths += again == DIED
+        say(again)
 
 
-def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_event: Callable[[Event], None]) -> bool:
-    """Train until the end, or until somebody stops the run, or until a node with workers is told to end: True in this case alone."""
+def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_event: Callable[[Event], None], may_die: bool) -> str:
+    """Train until the end or until somebody stops the run: empty. Else why the run goes on: `MOVED`, or `DIED` where that may be."""
+    import ray
+
     run.attempts += 1
     run.status = "running"
     run.save()
@@ -201,12 +206,14 @@ def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_eve
             "look at these samples with `sightline inspect`, lower optim.base_lr, or use train.precision=fp32",
         )
     if "end" not in outcome:
+        if may_die and isinstance(error, ray.exceptions.RayActorError):
+            return DIED
         raise SightlineError(
             f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
-    return run.status == "stopped" and not asked.is_set()
+    return MOVED if run.status == "stopped" and not asked.is_set() else ""
 
 
 def fit(
