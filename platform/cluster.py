@@ -37,7 +37,8 @@ class Turn:
         ray.get(self.group.ready())
 
     def give(self) -> None:
-        self.group = _drop(self.group)
+        _drop(self.group)
+        self.group = None
 
 
 def await_room(experiment: Experiment, say: Callable[[str], None], patient: bool = False) -> tuple[ResourcePlan, Turn]:
@@ -66,7 +67,8 @@ def await_room(experiment: Experiment, say: Callable[[str], None], patient: bool
             if wanted is None:
                 time.sleep(LOOK_SECONDS)
             elif wanted.wait(LOOK_SECONDS):
-                wanted = _drop(wanted)
+                _drop(wanted)
+                wanted = None
     except BaseException:
         turn.give()
         raise
@@ -79,15 +81,15 @@ def up() -> Shares:
     import ray
 
     going = leaving()
-    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going}
-    return {node: {name: has.get(name, 0.0) for name in ("CPU", "GPU")} for node, has in nodes.items()}
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes}
 
 
 def leaving() -> set[str]:
     """Nodes that were told to end, as by a notice of preemption; work goes on there until they do."""
     from ray._private.state import state
 
-    return set(state.get_draining_nodes())  # type: ignore[no-untyped-call]
+    return set(state.get_draining_nodes())
 
 
 def most_resources() -> dict[str, float] | None:

@@ -222,11 +222,10 @@ def fit(
     """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, those that
     rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # On the driver's node, as Ray Train's own controller: the end of another node must not take it along.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    recorder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Recorder).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    recorder: Any = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()
     running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
     running.start()
     try:

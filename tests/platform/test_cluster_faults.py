@@ -18,6 +18,7 @@ import ray
 import yaml
 from commands import finish, start
 from faults import QUICK, STEPS, bits, last, make, starts
+from gloo import train_in_processes
 from heads import until
 from nodes import STORE, Nodes, cluster
 from toy import TOY
@@ -39,9 +40,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def whole(nodes: Nodes, toy_data: dict[str, str]) -> Run:
-    """The run of two workers to which nothing happened."""
+    """The run of two workers to which nothing happened, not even Ray."""
     run = make("undisturbed", toy_data, **TWO)
-    carry_out(run, lambda event: None)
+    train_in_processes(run, 2)
     return run
 
 
@@ -125,7 +126,7 @@ def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str
 def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_data: dict[str, str]) -> None:
     """A notice of preemption, with a minute to go, between two checkpoints: no step is lost, and nothing waits for the deadline."""
     nodes.only(1, 1, 1)
-    steps = {"train.length": "240 steps", "train.checkpoint_every": "120 steps", "train.validate_every": "120 steps"}
+    steps = {"train.length": "160 steps", "train.checkpoint_every": "80 steps", "train.validate_every": "80 steps"}
     run, at, lost = make("preempted", toy_data, **TWO, **steps), list[float](), list[float]()
     where: dict[int, str] = {}
 
@@ -140,13 +141,13 @@ def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_
 
     carry_out(run, on_event)
     gone = {event["node"] for event in run.events() if event["kind"] == "worker"} - set(where.values())
-    assert len(starts(run)) == 2 and 0 < starts(run)[1] < 120, "not between two checkpoints"
+    assert len(starts(run)) == 2 and 0 < starts(run)[1] < 80, "not between two checkpoints"
     made = [event["first"] + number for event in run.events() if event["kind"] == "steps" for number in range(len(event["lr"]))]
-    assert made == list(range(240)), "a step was lost or made twice"
+    assert made == list(range(160)), "a step was lost or made twice"
     assert gone and not gone & set(where.values())
     print(f"\nFAULT notice of preemption: {lost[0]:.1f} s until training goes on, from step {starts(run)[1]}, the last one made")
     undisturbed = make("unpreempted", toy_data, **TWO, **steps)
-    carry_out(undisturbed, lambda event: None)
+    train_in_processes(undisturbed, 2)
     same(run, undisturbed)
 
 
