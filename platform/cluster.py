@@ -34,7 +34,8 @@ class Turn:
         import ray
 
         self.group = ray.util.placement_group([{HEAD: 0.6}])
-        ray.get(self.group.ready())
+        while not self.group.wait(60):
+            continue
 
     def give(self) -> None:
         _drop(self.group)
