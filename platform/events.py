@@ -7,8 +7,9 @@ from typing import Any
 
 Event = dict[str, Any]
 """On disk every event carries `time`, seconds since 1970. `kind` is one of
-`worker`     rank, pid, host; from every rank
+`worker`     rank, pid, host; from every rank. On Ray also node: its id
 `cache`      done, total, in samples; or text: of the cache that is made or found before training
+`cluster`    text: what the run waits for, or where it goes on
 `start`      device, precision, parameters, first_step, steps, workers
 `steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples;
              system {name: value}, with `log.system_metrics`

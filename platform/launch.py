@@ -14,15 +14,17 @@ from typing import Any
 
 from sightline.methods.errors import SightlineError
 
+from .cluster import Turn, await_room, leaving
 from .data.stream import StreamResources
 from .events import Event
-from .preflight import plan_on
 from .resources import ResourcePlan, stage_resources
 from .runs import EVENTS, Run, append_lines
 
 POLL_SECONDS = 0.5
 LAST_SECONDS = 30.0
 """That workers have for their last checkpoint, where what watches them has failed."""
+MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
+DIED = "Ray Train's controller died: going on from the newest checkpoint"
 OBJECT_STORE_SHARE = 0.2
 MOST_OBJECT_STORE = 8 << 30
 
@@ -55,14 +57,6 @@ def start_ray(cpus: int | None = None) -> None:
         _node_ip_address="127.0.0.1",
         **quiet,
     )
-
-
-def cluster_plan(run: Run) -> ResourcePlan:
-    """The run's resource plan on the cluster that Ray is connected to."""
-    import ray
-
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return plan_on(run.experiment, total.get("CPU", 0), int(total.get("GPU", 0)))
 
 
 class _Recorder:
@@ -110,6 +104,8 @@ def _worker(config: dict[str, Any]) -> None:
     asked: list[Any] = []
 
     def post(event: Event) -> None:
+        if event["kind"] == "worker":
+            event = {**event, "node": ray.get_runtime_context().get_node_id()}
         # Rank 0 writes its own record: a driver that is killed must not take along what a checkpoint already holds.
         if lead:
             append_lines(Path(job.folder) / EVENTS, [event])
@@ -148,8 +144,31 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 
     `on_event` sees every event once, after it is on disk.
     """
-    cache = _teacher_cache(run, on_event)
-    plan = cluster_plan(run)
+
+    def say(text: str, kind: str = "cluster") -> None:
+        event = {"kind": kind, "text": text}
+        run.note([event])
+        on_event(event)
+
+    if run.experiment.teacher_cache.variants:
+        await_room(run.experiment, say)[1].give()
+    cache, again, deaths = _teacher_cache(run, on_event, say), "", 0
+    while True:
+        plan, turn = await_room(run.experiment, say, patient=bool(again))
+        try:
+            again = _attempt(run, plan, turn, cache, on_event, deaths < run.experiment.train.max_failures)
+        finally:
+            turn.give()
+        if not again:
+            return
+        deaths += again == DIED
+        say(again)
+
+
+def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_event: Callable[[Event], None], may_die: bool) -> str:
+    """Train until the end or until somebody stops the run: empty. Else why the run goes on: `MOVED`, or `DIED` where that may be."""
+    import ray
+
     run.attempts += 1
     run.status = "running"
     run.save()
@@ -163,16 +182,21 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         "teacher_cache": cache,
     }
     outcome: dict[str, Any] = {}
+    where: dict[int, str] = {}
 
     def see(events: list[Event]) -> None:
         run.note([event for event in events if not event.pop("recorded", False)])
         for event in events:
             outcome.setdefault(event["kind"], event)
+            if event["kind"] == "worker":
+                where[event["rank"]] = event["node"]
+                turn.give()
             on_event(event)
 
     asked = threading.Event()
     with _asking_to_stop(asked.set):
-        error = fit(job, plan, f"{run.name}-{run.attempts}", run.experiment.train.max_failures, see, asked.is_set)
+        name, restarts = f"{run.name}-{run.attempts}", run.experiment.train.max_failures
+        error = fit(job, plan, name, restarts, see, lambda: asked.is_set() or not leaving().isdisjoint(where.values()))
     run.status = "failed"
     run.save()
     if failed := outcome.get("failed"):
@@ -183,11 +207,14 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
             "look at these samples with `sightline inspect`, lower optim.base_lr, or use train.precision=fp32",
         )
     if "end" not in outcome:
+        if may_die and isinstance(error, ray.exceptions.RayActorError):
+            return DIED
         raise SightlineError(
             f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
+    return MOVED if run.status == "stopped" and not asked.is_set() else ""
 
 
 def fit(
@@ -197,7 +224,9 @@ def fit(
     rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
     import ray
 
-    recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
+    # On the driver's node, as Ray Train's own controller: the end of another node must not take it along.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    recorder: Any = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()
     running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
     running.start()
     try:
@@ -217,18 +246,13 @@ def fit(
     return running.error
 
 
-def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
+def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[[str, str], None]) -> str | None:
     """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
     if not run.experiment.teacher_cache.variants:
         return None
     import ray
 
     from .teacher_cache import cache_of_run
-
-    def say(text: str) -> None:
-        event = {"kind": "cache", "text": text}
-        run.note([event])
-        on_event(event)
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     try:
@@ -237,10 +261,10 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
             run.folder,
             stage_resources(total.get("CPU", 0), int(total.get("GPU", 0)) if run.experiment.train.device != "cpu" else 0),
             lambda done, total: on_event({"kind": "cache", "done": done, "total": total}),
-            say,
+            lambda text: say(text, "cache"),
         ).uri
     except KeyboardInterrupt:
-        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}")
+        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}", "cache")
         raise
 
 
@@ -265,7 +289,13 @@ class _Fit(threading.Thread):
                 _worker,
                 train_loop_config=self.config,
                 torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=600),
-                scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=bool(plan.worker_gpus), resources_per_worker=resources),
+                scaling_config=ScalingConfig(
+                    num_workers=plan.workers,
+                    use_gpu=bool(plan.worker_gpus),
+                    resources_per_worker=resources,
+                    # Fractions of CPUs would all be packed on one node; GPUs of one node talk faster to each other.
+                    placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
+                ),
                 run_config=RunConfig(
                     name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
                     storage_path=str(self.storage),

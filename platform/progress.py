@@ -48,7 +48,7 @@ class RunProgress:
 
     def show(self, event: Event) -> None:
         match event["kind"]:
-            case "cache" if "text" in event:
+            case "cluster" | "cache" if "text" in event:
                 self.say(event["text"])
             case "cache":
                 self._cache(event["done"], event["total"])

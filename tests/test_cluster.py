@@ -28,7 +28,13 @@ def where():
     own = ray.get_runtime_context().get_node_id()
     return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
 asked = [where.options(num_cpus=16, num_gpus=1).remote(), where.options(num_cpus=16).remote()]
-print(json.dumps(ray.get(asked, timeout=300)))
+found = ray.get(asked, timeout=300)
+
+from sightline.platform import cluster, config
+said = []
+plan, turn = cluster.await_room(config.load("croco-tiny", {"train.workers": 2}), said.append)
+turn.give()
+print(json.dumps([*found, said, [plan.workers, plan.worker_gpus], sum(has["GPU"] for has in cluster.up().values())]))
 """
 
 
@@ -67,7 +73,10 @@ def test_the_setup_installs_the_versions_that_were_tested() -> None:
 
 @pytest.mark.timeout(1500)
 def test_the_node_types_come_up_when_work_asks_for_them(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """With the head's own start command, and Ray's provider that starts nodes as processes of this machine in the cloud's place."""
+    """For tasks of Ray, and for a run that needs one GPU more.
+
+    With the head's own start command, and Ray's provider that starts nodes as processes of this machine in the cloud's place.
+    """
     from ray._private.services import get_node_ip_address
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
@@ -93,7 +102,8 @@ def test_the_node_types_come_up_when_work_asks_for_them(tmp_path_factory: pytest
         driver = {**person, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
         done = subprocess.run([sys.executable, "-c", BUSY], env=driver, cwd=scratch, capture_output=True, text=True, timeout=WAIT)
         assert done.returncode == 0, done.stderr[-3000:] + _monitor(scratch)
-    gpu, cpu = json.loads(done.stdout.splitlines()[-1])
+    gpu, cpu, said, plan, gpus = json.loads(done.stdout.splitlines()[-1])
+    assert len(said) == 1 and "needs 2 x 1 CPU + 1 GPU" in said[0] and (plan, gpus) == ([2, 1], 2)
     assert (gpu["CPU"], gpu["GPU"]) == (16, 1) and (cpu["CPU"], cpu.get("GPU")) == (16, None)
     assert not any(name == "node:__internal_head__" for node in (gpu, cpu) for name in node)
 

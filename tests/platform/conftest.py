@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,12 @@ def job_of(run: Run) -> Job:
     return Job(run.recipe, run.settings, str(run.folder), run.fingerprint)
 
 
-@pytest.fixture(scope="session")
-def ray_head() -> Iterator[None]:
-    """One head with two logical CPUs for all tests that need Ray: starting one takes seconds."""
-    import ray
-
+@pytest.fixture(scope="module")
+def ray_head() -> None:
+    """A head with two logical CPUs: the one that is up, because starting one takes seconds, or a new one where a test has ended it."""
     from sightline.platform.launch import start_ray
 
     start_ray(cpus=2)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

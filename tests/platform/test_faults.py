@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from toy import TOY, write_pairs
+from faults import STEPS, bits, last, make, starts
+from toy import write_pairs
 
 from sightline.methods.errors import SightlineError
-from sightline.platform import checkpoint, config
-from sightline.platform.data.dataset import Dataset
+from sightline.platform import config
 from sightline.platform.launch import carry_out
 from sightline.platform.runs import Run
 
 pytestmark = pytest.mark.slow
-STEPS = 24
-QUICK = {"train.length": f"{STEPS} steps", "log.every": 3}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +27,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGHTLINE_HOME", str(root))
         yield root
-
-
-def make(name: str, data: dict[str, str], **overrides: Any) -> Run:
-    experiment = config.load("toy", {**data, **QUICK, **overrides}, settings=TOY)
-    return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +41,6 @@ def undisturbed(place: Path, toy_data: dict[str, str], ray_head: None) -> Callab
         return made[workers]
 
     return run
-
-
-def last(run: Run) -> checkpoint.Checkpoint:
-    found = checkpoint.newest(run.folder / "checkpoints")
-    assert found is not None
-    return found
-
-
-def bits(run: Run) -> str:
-    """One hash over the bits of all weights and of the optimiser's state at the end."""
-    digest = hashlib.sha256()
-    for stem in ("model", "optimizer"):
-        for name, value in sorted(last(run).tensors(stem).items()):
-            digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def starts(run: Run) -> list[int]:
-    return [event["first_step"] for event in run.events() if event["kind"] == "start"]
 
 
 @pytest.mark.parametrize("workers", [2, 3])

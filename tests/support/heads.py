@@ -62,11 +62,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(there: Callable[[], Any]) -> Any:
+def until(there: Callable[[], Any], pause: float = 0.5) -> Any:
     """What `there` gives, once it gives something."""
     limit = time.monotonic() + WAIT
     while time.monotonic() < limit:
         if found := there():
             return found
-        time.sleep(0.5)
+        time.sleep(pause)
     raise AssertionError("waited in vain")
