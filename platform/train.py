@@ -6,6 +6,7 @@ settings, the data set and the step, so an attempt that follows a kill repeats e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,10 +33,15 @@ from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
 from .frozen import stage_maker
 from .initial import load_initial
+from .locks import TRAINING, alone
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
 from .system import SystemMeter
 from .validation import Validation, alarms, measure_health
+
+PATIENCE = 120.0
+"""Seconds that another process has to end its training of the run: the workers of a killed driver write for some seconds more, and NFS 4
+frees the locks of a dead machine after 90."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,19 @@ class Job:
 def train(job: Job, post: Post, stop: Stop) -> None:
     """Train from the newest checkpoint to the end, or to an early end that `stop` asks for, or to the first loss that is not finite.
 
-    `post` is called with the events of `events.py`, by rank 0 alone unless an event says otherwise.
+    `post` is called with the events of `events.py`, by rank 0 alone unless an event says otherwise. Raises `SightlineError` where another
+    process trains the run for longer than `PATIENCE`.
     """
     torch.set_num_threads(job.threads)
-    loop = _Loop(job, post, stop)
-    loop.run()
+    with _alone(job) if collective.rank() == 0 else contextlib.nullcontext():
+        _Loop(job, post, stop).run()
+
+
+def _alone(job: Job) -> contextlib.AbstractContextManager[None]:
+    """By the process that writes checkpoints and record."""
+    folder = Path(job.folder)
+    mend = "wait for it, or stop it (Ctrl-C, or `kill` with its process id), and then go on with `sightline resume`"
+    return alone(folder / TRAINING, f"run {folder.name} is being trained", mend, PATIENCE)
 
 
 @dataclass
@@ -108,7 +122,7 @@ class _Loop:
         self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:
-        experiment, found = self.experiment, checkpoint.newest(self.job.checkpoints)
+        experiment, found = self.experiment, self._found()
         self._check_same(found)
         pretext = self.method.build(experiment.settings, Live(seed=experiment.train.seed)).to(self.device).train()
         if found:
@@ -205,6 +219,20 @@ class _Loop:
         if cache is None:
             raise SightlineError(f"there is no finished cache in {self.job.teacher_cache}", "`sightline resume` makes it anew")
         return cache
+
+    def _found(self) -> checkpoint.Checkpoint | None:
+        """The newest checkpoint as rank 0 finds it, which then knows that nobody else writes one; the same on every rank."""
+        found = checkpoint.newest(self.job.checkpoints) if self.lead else None
+        step = int(collective.broadcast(torch.tensor([found.state.step if found else -1], device=self.device)))
+        if self.lead or step < 0:
+            return found
+        for one in checkpoint.checkpoints(self.job.checkpoints):
+            if one.state.step == step and checkpoint.problem(one.path) is None:
+                return one
+        raise SightlineError(
+            f"{socket.gethostname()} does not find the checkpoint of step {step} in {self.job.checkpoints}",
+            "put $SIGHTLINE_HOME on a folder that all nodes share",
+        )
 
     def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
         """A resume goes on with the same data, plan and settings, or not at all."""
