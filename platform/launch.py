@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from sightline.methods.errors import SightlineError
 
 from .data.stream import StreamResources
 from .events import Event
+from .nodes import folder_here, identity, mark
 from .preflight import plan_on
 from .resources import ResourcePlan, stage_resources
-from .runs import EVENTS, Run, append_lines
+from .runs import EVENTS, NOTICES, Run, append_lines, write_down
+from .storage import Storage
 
 POLL_SECONDS = 0.5
 LAST_SECONDS = 30.0
@@ -105,14 +108,15 @@ def _worker(config: dict[str, Any]) -> None:
     if ray.get(recorder.has_failed.remote()):
         return  # the attempt after a failure that no restart mends
     job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
-    lead = collective.rank() == 0
+    lead, shared = collective.rank() == 0, Path(job.folder)
     asked: list[Any] = []
 
     def post(event: Event) -> None:
-        # Rank 0 writes its own record: a driver that is killed must not take along what a checkpoint already holds.
-        if lead:
-            append_lines(Path(job.folder) / EVENTS, [event])
-        recorder.post.remote({**event, "recorded": lead})
+        # Rank 0 writes its own record where it can: a driver that is killed must not take along what a checkpoint already holds.
+        here = lead and folder == shared
+        if here:
+            append_lines(folder / EVENTS, [event])
+        recorder.post.remote({**event, "record": None if here else EVENTS if lead else NOTICES})
 
     def stop() -> bool:
         if not asked:
@@ -121,7 +125,8 @@ def _worker(config: dict[str, Any]) -> None:
         return bool(ray.get(asked.pop())) if done else False
 
     try:
-        train(job, post, stop)
+        folder = folder_here(shared, config["token"], job.experiment)
+        train(replace(job, folder=str(folder)), post, stop)
     except Exception as error:
         if failure := _no_restart_mends(error):
             ray.get(recorder.post.remote({"kind": "failed", "what": str(failure), "mend": failure.mend}))
@@ -147,6 +152,9 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 
     `on_event` sees every event once, after it is on disk.
     """
+    storage = Storage.of(run.experiment, run.folder)
+    if storage:
+        storage.claim(identity(run.folder))
     cache = _teacher_cache(run, on_event)
     plan = cluster_plan(run)
     run.attempts += 1
@@ -164,7 +172,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
     outcome: dict[str, Any] = {}
 
     def see(events: list[Event]) -> None:
-        run.note([event for event in events if not event.pop("recorded", False)])
+        write_down(run.folder, events)
         for event in events:
             outcome.setdefault(event["kind"], event)
             on_event(event)
@@ -172,6 +180,12 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
     asked = threading.Event()
     with _asking_to_stop(asked.set):
         error = fit(job, plan, f"{run.name}-{run.attempts}", run.experiment.train.max_failures, see, asked.is_set)
+    if storage:
+        here, say = None, partial(_say, run, on_event, "storage")
+        try:
+            here = storage.pull(say)
+        except SightlineError as problem:
+            say(str(problem))
     run.status = "failed"
     run.save()
     if failed := outcome.get("failed"):
@@ -185,6 +199,11 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         raise SightlineError(
             f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
+    if storage and (here is None or here.state.step < outcome["end"]["step"]):
+        raise SightlineError(
+            f"the checkpoint of step {outcome['end']['step']} is neither in {storage} nor on this node, only on that which trained",
+            f"when the storage answers again: `sightline resume {run.name}`",
+        )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
 
@@ -192,12 +211,13 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
 def fit(
     job: dict[str, Any], plan: ResourcePlan, name: str, restarts: int, see: Callable[[list[Event]], None], stop: Callable[[], bool]
 ) -> BaseException | None:
-    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, those that
-    rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
+    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, for
+    `write_down`. Returns what Ray Train raised, if anything."""
     import ray
 
+    folder = Path(job["folder"])
     recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
-    running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
+    running, asked = _Fit(name, folder / "ray", plan, {"job": job, "recorder": recorder, "token": mark(folder)}, restarts), False
     running.start()
     try:
         while running.is_alive():
@@ -216,6 +236,12 @@ def fit(
     return running.error
 
 
+def _say(run: Run, on_event: Callable[[Event], None], kind: str, text: str) -> None:
+    event = {"kind": kind, "text": text}
+    run.note([event])
+    on_event(event)
+
+
 def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
     """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
     if not run.experiment.teacher_cache.variants:
@@ -224,11 +250,7 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None]) -> str | None:
 
     from .teacher_cache import cache_of_run
 
-    def say(text: str) -> None:
-        event = {"kind": "cache", "text": text}
-        run.note([event])
-        on_event(event)
-
+    say = partial(_say, run, on_event, "cache")
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     try:
         return cache_of_run(

@@ -36,6 +36,8 @@ from .initial import load_initial
 from .locks import TRAINING, alone
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
+from .storage import PATIENCE as STORAGE_PATIENCE
+from .storage import Storage, Uploads
 from .system import SystemMeter
 from .validation import Validation, alarms, measure_health
 
@@ -51,7 +53,7 @@ class Job:
     recipe: str
     settings: dict[str, Any]
     folder: str
-    """The run's folder, on storage that all workers share."""
+    """The run's folder, as this process has it."""
     fingerprint: str
     """Of the training data that the run began with."""
     stream: StreamResources | None = None
@@ -119,6 +121,8 @@ class _Loop:
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
         self.validation: Validation | None = None
+        self.storage = Storage.of(settings, Path(job.folder))
+        self.uploads = Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
         self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:
@@ -128,7 +132,7 @@ class _Loop:
         if found:
             pretext.load_state_dict(found.tensors("model"))
         elif experiment.train.init is not None:
-            load_initial(pretext, Path(self.job.folder))
+            load_initial(pretext, experiment, Path(self.job.folder))
         first = found.state.step if found else 0
         self.history = found.state.history if found else ""
         stream = iter(self._stream(first))
@@ -159,6 +163,9 @@ class _Loop:
             self._steps(pretext, first, groups, stream)
         else:
             self.post({"kind": "end", "step": first, "history": self.history, "stopped": False})
+        if self.uploads:
+            self.uploads.finish()
+            self._tell_uploads()
 
     def _steps(self, pretext: Any, first: int, groups: list[Group], stream: Iterator[list[Group]]) -> None:
         train, every, last = self.experiment.train, self.experiment.log.every, self.clock.steps
@@ -222,17 +229,28 @@ class _Loop:
 
     def _found(self) -> checkpoint.Checkpoint | None:
         """The newest checkpoint as rank 0 finds it, which then knows that nobody else writes one; the same on every rank."""
-        found = checkpoint.newest(self.job.checkpoints) if self.lead else None
+        found = self._newest() if self.lead else None
+        if found and self.uploads:
+            self.uploads.finish(STORAGE_PATIENCE)  # the other nodes need what is here alone
         step = int(collective.broadcast(torch.tensor([found.state.step if found else -1], device=self.device)))
         if self.lead or step < 0:
             return found
-        for one in checkpoint.checkpoints(self.job.checkpoints):
-            if one.state.step == step and checkpoint.problem(one.path) is None:
-                return one
+        if found := self._newest(step):
+            return found
         raise SightlineError(
             f"{socket.gethostname()} does not find the checkpoint of step {step} in {self.job.checkpoints}",
-            "put $SIGHTLINE_HOME on a folder that all nodes share",
+            "put $SIGHTLINE_HOME on a folder that all nodes share, or set train.storage=URI",
         )
+
+    def _newest(self, step: int | None = None) -> checkpoint.Checkpoint | None:
+        return self.storage.pull(self._tell, step) if self.storage else checkpoint.newest(self.job.checkpoints, step)
+
+    def _tell(self, text: str) -> None:
+        self.post_from_any_rank({"kind": "storage", "text": text})
+
+    def _tell_uploads(self) -> None:
+        for text in self.uploads.news() if self.uploads else ():
+            self._tell(text)
 
     def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
         """A resume goes on with the same data, plan and settings, or not at all."""
@@ -278,6 +296,7 @@ class _Loop:
 
     def _report(self, log: _Log) -> _Log:
         """Gather what the ranks saw, chain the history, tell the driver."""
+        self._tell_uploads()
         steps = len(log.results)
         if steps:
             names = list(log.results[0].losses)
@@ -354,6 +373,8 @@ class _Loop:
                         self.job.checkpoints, state, {"model": pretext.state_dict(), "optimizer": optimizer}, train.keep
                     )
                     self.post({"kind": "checkpoint", "step": step, "path": str(path), "seconds": time.perf_counter() - start})
+                    if self.uploads:
+                        self.uploads.begin()
                 except SightlineError as error:
                     failed = 1
                     self.post({"kind": "failed", "what": str(error), "mend": error.mend})

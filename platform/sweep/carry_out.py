@@ -17,7 +17,9 @@ from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
 
+from ..nodes import identity, mark
 from ..runs import Run
+from ..storage import Storage
 from ..tracking import Tracking
 from ..train import Job
 from .record import Sweep, Trial
@@ -63,6 +65,8 @@ class Trials(Searcher):
         except CallError as error:
             self.end(trial, "failed", str(error))
             return None
+        if storage := Storage.of(run.experiment, run.folder):
+            storage.claim(identity(run.folder))
         run.attempts += 1
         run.status = "running"
         run.save()
@@ -75,6 +79,7 @@ class Trials(Searcher):
         return {
             "trial": number,
             "job": asdict(job),
+            "token": mark(run.folder),
             "objective": plan.objective,
             "rungs": list(plan.rungs),
             "known": list(trial.results),
