@@ -25,7 +25,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
 
-from . import checkpoint, config
+from . import checkpoint, config, storage
 from .data.cache import Cache
 from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
@@ -36,8 +36,6 @@ from .initial import load_initial
 from .locks import TRAINING, alone
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
-from .storage import PATIENCE as STORAGE_PATIENCE
-from .storage import Storage, Uploads
 from .system import SystemMeter
 from .validation import Validation, alarms, measure_health
 
@@ -121,8 +119,8 @@ class _Loop:
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
         self.validation: Validation | None = None
-        self.storage = Storage.of(settings, Path(job.folder))
-        self.uploads = Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
+        self.storage = storage.Storage.of(settings, Path(job.folder))
+        self.uploads = storage.Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
         self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:
@@ -231,7 +229,7 @@ class _Loop:
         """The newest checkpoint as rank 0 finds it, which then knows that nobody else writes one; the same on every rank."""
         found = self._newest() if self.lead else None
         if found and self.uploads:
-            self.uploads.finish(STORAGE_PATIENCE)  # the other nodes need what is here alone
+            self.uploads.finish(storage.PATIENCE)  # the other nodes need what is here alone
         step = int(collective.broadcast(torch.tensor([found.state.step if found else -1], device=self.device)))
         if self.lead or step < 0:
             return found

@@ -61,7 +61,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return {"folder": str(there), "file": f"file://{there}", "memory": f"memory://{tmp_path.name}/runs"}[request.param]
 
 
-QUICK = {"train.length": "9 steps", "train.checkpoint_every": "3 steps", "data.val": None}
+QUICK = {"batch.group": 12, "train.length": "9 steps", "train.checkpoint_every": "3 steps", "data.val": None}
 
 
 def reach(folder: Path, step: int, keep: int = 2) -> Path:
