@@ -121,8 +121,9 @@ def test_half_an_upload_is_not_seen_and_the_next_mends_it(file: str, place: Plac
     place.before = cut
     with pytest.raises(OSError, match="connection reset"):
         mine.push(keep=1)
-    found = other.pull(print)
-    assert found is not None and found.state.step == 6, "the one before is still there"
+    said: list[str] = []
+    found = other.pull(said.append)
+    assert found is not None and found.state.step == 6 and not said, "the one before is still there, and the new one does not exist"
     place.before = lambda call, path: None
     mine.push(keep=1)
     found = other.pull(print)
