@@ -125,7 +125,7 @@ def _worker(config: dict[str, Any]) -> None:
         return bool(ray.get(asked.pop())) if done else False
 
     try:
-        folder = folder_here(shared, config["token"], job.experiment)
+        folder = folder_here(shared, job.token, job.experiment)
         train(replace(job, folder=str(folder)), post, stop)
     except Exception as error:
         if failure := _no_restart_mends(error):
@@ -168,6 +168,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         "stream": asdict(plan.data),
         "threads": plan.threads,
         "teacher_cache": cache,
+        "token": mark(run.folder),
     }
     outcome: dict[str, Any] = {}
 
@@ -215,9 +216,8 @@ def fit(
     `write_down`. Returns what Ray Train raised, if anything."""
     import ray
 
-    folder = Path(job["folder"])
     recorder: Any = ray.remote(num_cpus=0)(_Recorder).remote()
-    running, asked = _Fit(name, folder / "ray", plan, {"job": job, "recorder": recorder, "token": mark(folder)}, restarts), False
+    running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
     running.start()
     try:
         while running.is_alive():

@@ -129,7 +129,8 @@ class Storage:
             part.mkdir(parents=True)
             try:
                 for info in system.get_file_info(fs.FileSelector(f"{place}/checkpoints/{name}")):
-                    _download(system, info.path, part / info.base_name)
+                    if info.type == fs.FileType.File:
+                        _download(system, info.path, part / info.base_name)
                 if (problem := checkpoint.problem(part)) is None:
                     shutil.rmtree(here / name, ignore_errors=True)  # there it does not verify
                     part.rename(here / name)

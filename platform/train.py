@@ -59,6 +59,8 @@ class Job:
     threads: int = 1
     teacher_cache: str | None = None
     """The finished cache of the experiment's `teacher_cache.variants`; None: views and stage are made as they are needed."""
+    token: str = ""
+    """By which a worker knows whether it sees the driver's folder (`nodes.py`)."""
 
     @property
     def experiment(self) -> config.Experiment:

@@ -74,12 +74,11 @@ class Trials(Searcher):
         self.live[number].tracking.start()
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "the recipe's own settings"
         self.say(f"trial {number:03d} {'goes on' if run.attempts > 1 else 'begins'}: {shown}")
-        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads)
+        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads, token=mark(run.folder))
         plan = sweep.plan
         return {
             "trial": number,
             "job": asdict(job),
-            "token": mark(run.folder),
             "objective": plan.objective,
             "rungs": list(plan.rungs),
             "known": list(trial.results),

@@ -151,7 +151,7 @@ def trainable(settings: dict[str, Any]) -> None:
         tune.report({"step": step, "objective": objective, "seconds": seconds})
 
     job = Job(**settings["job"])
-    if not sees(Path(job.folder), settings["token"]):
+    if not sees(Path(job.folder), job.token):
         raise SightlineError(
             f"the node {socket.gethostname()} does not see the run's folder {job.folder}",
             "put $SIGHTLINE_HOME on a folder that all nodes share",
