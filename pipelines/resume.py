@@ -32,9 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
+    from rich.markup import escape
 
     from sightline.methods.errors import CallError, SightlineError
     from sightline.platform import checkpoint, config, home, jobs, preflight, runs
+    from sightline.platform.nodes import identity
+    from sightline.platform.storage import Storage
 
     if home.sweep_record(args.run) is not None or home.comparison_record(args.run) is not None:
         return resume_many(args)
@@ -54,6 +57,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     record.settings = runs.without_password(experiment).sections()
     console = Console(stderr=args.json)
+    if storage := Storage.of(experiment, record.folder):
+        storage.claim(identity(record.folder))
+        storage.pull(lambda text: console.print(f"[yellow]{escape(text)}"))
     folder = record.folder / "checkpoints"
     if harmed := checkpoint.harmed(folder):
         found = checkpoint.newest(folder)

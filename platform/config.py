@@ -65,6 +65,7 @@ class TrainConfig(Settings):
     checkpoint_every: Length = Field(default=Duration(amount=1, unit="epochs"))
     keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
+    storage: str | None = Field(default=None, description="folder or URI where checkpoints are also put, for nodes that share no folder")
 
     @field_validator("length", "checkpoint_every", "validate_every")
     @classmethod
@@ -278,6 +279,7 @@ HOW = (
     "compile",
     "keep",
     "max_failures",
+    "storage",
     "checkpoint_every",
     "validate_every",
     "validate_samples",

@@ -17,6 +17,7 @@ Event = dict[str, Any]
 `validation` step, losses {name: value}
 `health`     step, figures {name: value}, warnings: a sentence for each figure that tells of a collapse
 `checkpoint` step, path, seconds
+`storage`    text: of checkpoints that cannot be put into `train.storage`, or fetched from there
 `nonfinite`  step, ids; from any rank
 `failed`     what, mend
 `end`        step, history, stopped

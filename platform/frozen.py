@@ -16,6 +16,7 @@ from sightline.methods.contract import Live
 from sightline.methods.errors import CallError, SightlineError
 
 from .config import Experiment
+from .storage import Storage
 from .weights import Weights, find, read_file, write_file
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ def keep(found: Mapping[str, Weights], folder: Path) -> None:
 
 
 def kept_encoders(experiment: Experiment, folder: Path) -> dict[str, Weights]:
-    """The kept encoders' weights by setting. Raises `SightlineError` where one is gone or altered."""
+    """The kept encoders' weights by setting, fetched where this node lacks them. Raises `SightlineError` where one is gone or altered."""
     kept = {}
     for key, pinned in find_method(experiment.method).frozen(experiment.settings).items():
         path = folder / FOLDER / f"{key}.safetensors"
+        if storage := Storage.of(experiment, folder):
+            storage.fetch(f"{FOLDER}/{key}.safetensors")
         if not path.is_file():
             raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
         kept[key] = read_file(path)

@@ -17,6 +17,7 @@ from sightline.methods.contract import Live, Match
 from sightline.methods.errors import CallError, SightlineError
 
 from .config import Experiment
+from .storage import Storage
 from .weights import Part, Weights, find, read_file, write_file
 
 if TYPE_CHECKING:
@@ -124,8 +125,13 @@ def _differences(weights: Weights, experiment: Experiment) -> str:
     return f"use the settings of these weights: {words}" if words else "use the recipe and settings that these weights were trained with"
 
 
-def load_initial(pretext: Any, folder: Path) -> None:
-    """Fill a fresh pretext with the weights kept in the run's `folder`. Raises `SightlineError` where they are gone or altered."""
+def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
+    """Fill a fresh pretext with the weights kept in the run's `folder`, fetched where this node lacks them.
+
+    Raises `SightlineError` where they are gone or altered.
+    """
+    if storage := Storage.of(experiment, folder):
+        storage.fetch(WEIGHTS)
     try:
         weights = read_file(folder / WEIGHTS)
     except CallError:

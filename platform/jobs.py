@@ -13,6 +13,7 @@ from . import checkpoint
 from .data.dataset import Dataset
 from .initial import read_record
 from .launch import carry_out, start_ray
+from .locks import by_one_driver
 from .memory import MemoryMeter
 from .progress import RunProgress, duration
 from .runs import Run, redact
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .finish import Findings
 
 
+@by_one_driver
 def execute(run: Run, console: Console) -> dict[str, Any]:
     """Carry `run` out from wherever it stands to its report. Returns a JSON-able result; raises `SightlineError`.
 

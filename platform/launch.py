@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from sightline.methods.errors import SightlineError
 from .cluster import Turn, await_room, leaving
 from .data.stream import StreamResources
 from .events import Event
+from .nodes import folder_here, identity, mark
 from .resources import ResourcePlan, stage_resources
-from .runs import EVENTS, Run, append_lines
+from .runs import EVENTS, NOTICES, Run, append_lines, write_down
+from .storage import Storage
 
 POLL_SECONDS = 0.5
 LAST_SECONDS = 30.0
@@ -100,16 +102,17 @@ def _worker(config: dict[str, Any]) -> None:
     if ray.get(recorder.has_failed.remote()):
         return  # the attempt after a failure that no restart mends
     job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
-    lead = collective.rank() == 0
+    lead, shared = collective.rank() == 0, Path(job.folder)
     asked: list[Any] = []
 
     def post(event: Event) -> None:
         if event["kind"] == "worker":
             event = {**event, "node": ray.get_runtime_context().get_node_id()}
-        # Rank 0 writes its own record: a driver that is killed must not take along what a checkpoint already holds.
-        if lead:
-            append_lines(Path(job.folder) / EVENTS, [event])
-        recorder.post.remote({**event, "recorded": lead})
+        # Rank 0 writes its own record where it can: a driver that is killed must not take along what a checkpoint already holds.
+        here = lead and folder == shared
+        if here:
+            append_lines(folder / EVENTS, [event])
+        recorder.post.remote({**event, "record": None if here else EVENTS if lead else NOTICES})
 
     def stop() -> bool:
         if not asked:
@@ -118,7 +121,8 @@ def _worker(config: dict[str, Any]) -> None:
         return bool(ray.get(asked.pop())) if done else False
 
     try:
-        train(job, post, stop)
+        folder = folder_here(shared, job.token, job.experiment)
+        train(replace(job, folder=str(folder)), post, stop)
     except Exception as error:
         if failure := _no_restart_mends(error):
             ray.get(recorder.post.remote({"kind": "failed", "what": str(failure), "mend": failure.mend}))
@@ -150,13 +154,15 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         run.note([event])
         on_event(event)
 
+    if storage := Storage.of(run.experiment, run.folder):
+        storage.claim(identity(run.folder))
     if run.experiment.teacher_cache.variants:
         await_room(run.experiment, say)[1].give()
     cache, again, deaths = _teacher_cache(run, on_event, say), "", 0
     while True:
         plan, turn = await_room(run.experiment, say, patient=bool(again))
         try:
-            again = _attempt(run, plan, turn, cache, on_event, deaths < run.experiment.train.max_failures)
+            again = _attempt(run, plan, turn, cache, on_event, say, deaths < run.experiment.train.max_failures)
         finally:
             turn.give()
         if not again:
@@ -165,7 +171,15 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         say(again)
 
 
-def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_event: Callable[[Event], None], may_die: bool) -> str:
+def _attempt(
+    run: Run,
+    plan: ResourcePlan,
+    turn: Turn,
+    cache: str | None,
+    on_event: Callable[[Event], None],
+    say: Callable[..., None],
+    may_die: bool,
+) -> str:
     """Train until the end or until somebody stops the run: empty. Else why the run goes on: `MOVED`, or `DIED` where that may be."""
     import ray
 
@@ -180,12 +194,13 @@ def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_eve
         "stream": asdict(plan.data),
         "threads": plan.threads,
         "teacher_cache": cache,
+        "token": mark(run.folder),
     }
     outcome: dict[str, Any] = {}
     where: dict[int, str] = {}
 
     def see(events: list[Event]) -> None:
-        run.note([event for event in events if not event.pop("recorded", False)])
+        write_down(run.folder, events)
         for event in events:
             outcome.setdefault(event["kind"], event)
             if event["kind"] == "worker":
@@ -197,6 +212,12 @@ def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_eve
     with _asking_to_stop(asked.set):
         name, restarts = f"{run.name}-{run.attempts}", run.experiment.train.max_failures
         error = fit(job, plan, name, restarts, see, lambda: asked.is_set() or not leaving().isdisjoint(where.values()))
+    if storage := Storage.of(run.experiment, run.folder):
+        here = None
+        try:
+            here = storage.pull(lambda text: say(text, "storage"))
+        except SightlineError as problem:
+            say(str(problem), "storage")
     run.status = "failed"
     run.save()
     if failed := outcome.get("failed"):
@@ -212,6 +233,11 @@ def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_eve
         raise SightlineError(
             f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
+    if storage and (here is None or here.state.step < outcome["end"]["step"]):
+        raise SightlineError(
+            f"the checkpoint of step {outcome['end']['step']} is neither in {storage} nor on this node, only on that which trained",
+            f"when the storage answers again: `sightline resume {run.name}`",
+        )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
     return MOVED if run.status == "stopped" and not asked.is_set() else ""
@@ -220,8 +246,8 @@ def _attempt(run: Run, plan: ResourcePlan, turn: Turn, cache: str | None, on_eve
 def fit(
     job: dict[str, Any], plan: ResourcePlan, name: str, restarts: int, see: Callable[[list[Event]], None], stop: Callable[[], bool]
 ) -> BaseException | None:
-    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, those that
-    rank 0 has written down with `recorded`. Returns what Ray Train raised, if anything."""
+    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, for
+    `write_down`. Returns what Ray Train raised, if anything."""
     import ray
 
     # On the driver's node, as Ray Train's own controller: the end of another node must not take it along.
@@ -246,7 +272,7 @@ def fit(
     return running.error
 
 
-def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[[str, str], None]) -> str | None:
+def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[..., None]) -> str | None:
     """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
     if not run.experiment.teacher_cache.variants:
         return None

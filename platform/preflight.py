@@ -30,9 +30,13 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` before anything starts."""
     data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
     probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
-    experiment = experiment.model_copy(
-        update={"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
-    )
+    sections: dict[str, Any] = {"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
+    if experiment.train.storage is not None:
+        from .storage import check as check_storage
+
+        check_storage(experiment.train.storage)
+        sections["train"] = experiment.train.model_copy(update={"storage": absolute(experiment.train.storage)})
+    experiment = experiment.model_copy(update=sections)
     if experiment.data.train is None:
         raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
     method = find_method(experiment.method)

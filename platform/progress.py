@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .events import Event
@@ -58,6 +59,8 @@ class RunProgress:
                 self._steps(event)
             case "validation":
                 self.validation = f"  val {event['losses']['loss']:.4f}"
+            case "storage":
+                self.say(f"[yellow]{escape(event['text'])}")
             case "health":
                 for warning in event["warnings"]:
                     self.say(f"[yellow]step {event['step']}: the representation may be collapsing: {warning}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
-"""One writer each: the process of rank 0, and the driver."""
+"""One writer each: the process of rank 0, where it sees the run's folder, and the driver."""
 
 
 def append_lines(path: Path, events: list[Event]) -> None:
@@ -44,6 +44,13 @@ def append_lines(path: Path, events: list[Event]) -> None:
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write("".join(json.dumps({"time": now, **event}) + "\n" for event in events).encode())
+
+
+def write_down(folder: Path, events: list[Event]) -> None:
+    """Record in the run's `folder` what workers told: each event in the file that its `record` names, if it is not there already (None)."""
+    records = [event.pop("record", NOTICES) for event in events]
+    for name in (EVENTS, NOTICES):
+        append_lines(folder / name, [event for event, record in zip(events, records, strict=True) if record == name])
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[Event]:

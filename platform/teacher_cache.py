@@ -8,7 +8,6 @@ those of its settings that views and stage read, the weights of the frozen encod
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from .data.shards import ShardFolder
 from .data.storage import exists, is_local, open_place, read_bytes, write_bytes
 from .data.stream import WINDOWS, StreamResources, run_blocks
 from .home import absolute, home
+from .locks import alone
 
 if TYPE_CHECKING:
     from sightline.methods.contract import Stage
@@ -213,8 +213,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not is_local(system):
         yield
         return
-    with (Path(path) / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with alone(Path(path) / ".lock", f"the cache in {uri} is being made"):
         yield
 
 

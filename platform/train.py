@@ -6,6 +6,7 @@ settings, the data set and the step, so an attempt that follows a kill repeats e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
 
-from . import checkpoint, config
+from . import checkpoint, config, storage
 from .data.cache import Cache
 from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
@@ -32,10 +33,15 @@ from .data.stream import Group, Stream, StreamResources
 from .events import Post, Stop
 from .frozen import stage_maker
 from .initial import load_initial
+from .locks import TRAINING, alone
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
 from .system import SystemMeter
 from .validation import Validation, alarms, measure_health
+
+PATIENCE = 120.0
+"""Seconds that another process has to end its training of the run: the workers of a killed driver write for some seconds more, and NFS 4
+frees the locks of a dead machine after 90."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Job:
     recipe: str
     settings: dict[str, Any]
     folder: str
-    """The run's folder, on storage that all workers share."""
+    """The run's folder, as this process has it."""
     fingerprint: str
     """Of the training data that the run began with."""
     stream: StreamResources | None = None
@@ -53,6 +59,8 @@ class Job:
     threads: int = 1
     teacher_cache: str | None = None
     """The finished cache of the experiment's `teacher_cache.variants`; None: views and stage are made as they are needed."""
+    token: str = ""
+    """By which a worker knows whether it sees the driver's folder (`nodes.py`)."""
 
     @property
     def experiment(self) -> config.Experiment:
@@ -66,11 +74,19 @@ class Job:
 def train(job: Job, post: Post, stop: Stop) -> None:
     """Train from the newest checkpoint to the end, or to an early end that `stop` asks for, or to the first loss that is not finite.
 
-    `post` is called with the events of `events.py`, by rank 0 alone unless an event says otherwise.
+    `post` is called with the events of `events.py`, by rank 0 alone unless an event says otherwise. Raises `SightlineError` where another
+    process trains the run for longer than `PATIENCE`.
     """
     torch.set_num_threads(job.threads)
-    loop = _Loop(job, post, stop)
-    loop.run()
+    with _alone(job) if collective.rank() == 0 else contextlib.nullcontext():
+        _Loop(job, post, stop).run()
+
+
+def _alone(job: Job) -> contextlib.AbstractContextManager[None]:
+    """By the process that writes checkpoints and record."""
+    folder = Path(job.folder)
+    mend = "wait for it, or stop it (Ctrl-C, or `kill` with its process id), and then go on with `sightline resume`"
+    return alone(folder / TRAINING, f"run {folder.name} is being trained", mend, PATIENCE)
 
 
 @dataclass
@@ -105,16 +121,18 @@ class _Loop:
         self.weights = {name: float(weight) for name, weight in settings.settings.loss.model_dump().items()}
         self.phases = Phases()
         self.validation: Validation | None = None
+        self.storage = storage.Storage.of(settings, Path(job.folder))
+        self.uploads = storage.Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
         self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:
-        experiment, found = self.experiment, checkpoint.newest(self.job.checkpoints)
+        experiment, found = self.experiment, self._found()
         self._check_same(found)
         pretext = self.method.build(experiment.settings, Live(seed=experiment.train.seed)).to(self.device).train()
         if found:
             pretext.load_state_dict(found.tensors("model"))
         elif experiment.train.init is not None:
-            load_initial(pretext, Path(self.job.folder))
+            load_initial(pretext, experiment, Path(self.job.folder))
         first = found.state.step if found else 0
         self.history = found.state.history if found else ""
         stream = iter(self._stream(first))
@@ -145,6 +163,9 @@ class _Loop:
             self._steps(pretext, first, groups, stream)
         else:
             self.post({"kind": "end", "step": first, "history": self.history, "stopped": False})
+        if self.uploads:
+            self.uploads.finish()
+            self._tell_uploads()
 
     def _steps(self, pretext: Any, first: int, groups: list[Group], stream: Iterator[list[Group]]) -> None:
         train, every, last = self.experiment.train, self.experiment.log.every, self.clock.steps
@@ -206,6 +227,31 @@ class _Loop:
             raise SightlineError(f"there is no finished cache in {self.job.teacher_cache}", "`sightline resume` makes it anew")
         return cache
 
+    def _found(self) -> checkpoint.Checkpoint | None:
+        """The newest checkpoint as rank 0 finds it, which then knows that nobody else writes one; the same on every rank."""
+        found = self._newest() if self.lead else None
+        if found and self.uploads:
+            self.uploads.finish(storage.PATIENCE)  # the other nodes need what is here alone
+        step = int(collective.broadcast(torch.tensor([found.state.step if found else -1], device=self.device)))
+        if self.lead or step < 0:
+            return found
+        if found := self._newest(step):
+            return found
+        raise SightlineError(
+            f"{socket.gethostname()} does not find the checkpoint of step {step} in {self.job.checkpoints}",
+            "put $SIGHTLINE_HOME on a folder that all nodes share, or set train.storage=URI",
+        )
+
+    def _newest(self, step: int | None = None) -> checkpoint.Checkpoint | None:
+        return self.storage.pull(self._tell, step) if self.storage else checkpoint.newest(self.job.checkpoints, step)
+
+    def _tell(self, text: str) -> None:
+        self.post_from_any_rank({"kind": "storage", "text": text})
+
+    def _tell_uploads(self) -> None:
+        for text in self.uploads.news() if self.uploads else ():
+            self._tell(text)
+
     def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
         """A resume goes on with the same data, plan and settings, or not at all."""
         if self.dataset.fingerprint != self.job.fingerprint:
@@ -250,6 +296,7 @@ class _Loop:
 
     def _report(self, log: _Log) -> _Log:
         """Gather what the ranks saw, chain the history, tell the driver."""
+        self._tell_uploads()
         steps = len(log.results)
         if steps:
             names = list(log.results[0].losses)
@@ -326,6 +373,8 @@ class _Loop:
                         self.job.checkpoints, state, {"model": pretext.state_dict(), "optimizer": optimizer}, train.keep
                     )
                     self.post({"kind": "checkpoint", "step": step, "path": str(path), "seconds": time.perf_counter() - start})
+                    if self.uploads:
+                        self.uploads.begin()
                 except SightlineError as error:
                     failed = 1
                     self.post({"kind": "failed", "what": str(error), "mend": error.mend})

@@ -12,6 +12,7 @@ from .. import checkpoint, parents
 from ..data.dataset import Dataset
 from ..encoders import open_encoder
 from ..launch import carry_out, start_ray
+from ..locks import by_one_driver
 from ..memory import MemoryMeter
 from ..probes.bench import Contender
 from ..probes.catalog import PROBES
@@ -25,6 +26,7 @@ from . import page
 from .record import Comparison
 
 
+@by_one_driver
 def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     """Carries `comparison` out from wherever it stands. Returns a JSON-able result; raises `SightlineError`.
 

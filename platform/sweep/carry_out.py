@@ -18,7 +18,9 @@ from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
 
+from ..nodes import identity, mark
 from ..runs import Run
+from ..storage import Storage
 from ..tracking import Tracking
 from ..train import Job
 from .record import Sweep, Trial
@@ -64,6 +66,8 @@ class Trials(Searcher):
         except CallError as error:
             self.end(trial, "failed", str(error))
             return None
+        if storage := Storage.of(run.experiment, run.folder):
+            storage.claim(identity(run.folder))
         run.attempts += 1
         run.status = "running"
         run.save()
@@ -71,7 +75,7 @@ class Trials(Searcher):
         self.live[number].tracking.start()
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "the recipe's own settings"
         self.say(f"trial {number:03d} {'goes on' if run.attempts > 1 else 'begins'}: {shown}")
-        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads)
+        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads, token=mark(run.folder))
         plan = sweep.plan
         return {
             "trial": number,

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from .. import jobs, parents
 from ..launch import start_ray
+from ..locks import by_one_driver
 from ..report import write_report
 from ..runs import Run
 from ..tracking import quiet_mlflow
@@ -18,6 +19,7 @@ from .record import Sweep, Trial
 CHAMPION = "champion"
 
 
+@by_one_driver
 def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
     """Carries `sweep` out from wherever it stands. Returns a JSON-able result; raises `SightlineError`.
 

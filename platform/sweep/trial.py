@@ -3,6 +3,7 @@ driver keeps the sweep's record and MLflow. What it finds on disk it does not do
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,8 @@ from sightline.methods.errors import CallError, SightlineError
 
 from .. import checkpoint, config
 from ..events import Event
-from ..runs import EVENTS, NOTICES, append_lines
+from ..nodes import sees
+from ..runs import EVENTS, append_lines, write_down
 from ..train import Job, train
 
 STOP = "stop"
@@ -71,7 +73,7 @@ class TrialRun:
         return (self.folder / STOP).exists()
 
     def _see_all(self, events: list[Event]) -> None:
-        append_lines(self.folder / NOTICES, [event for event in events if not event.pop("recorded", False)])
+        write_down(self.folder, events)
         for event in events:
             self._see(event)
 
@@ -149,6 +151,11 @@ def trainable(settings: dict[str, Any]) -> None:
         tune.report({"step": step, "objective": objective, "seconds": seconds})
 
     job = Job(**settings["job"])
+    if not sees(Path(job.folder), job.token):
+        raise SightlineError(
+            f"the node {socket.gethostname()} does not see the run's folder {job.folder}",
+            "put $SIGHTLINE_HOME on a folder that all nodes share",
+        )
     try:
         TrialRun(job, settings["objective"], tuple(settings["rungs"]), frozenset(settings["known"]), report, settings["share"]).run()
     except SightlineError as error:

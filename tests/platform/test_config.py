@@ -209,6 +209,7 @@ HOW = {
     "train.compile": True,
     "train.keep": 5,
     "train.max_failures": 0,
+    "train.storage": "s3://bucket/runs",
     "train.checkpoint_every": "7 steps",
     "train.validate_every": "7 steps",
     "train.validate_samples": 7,

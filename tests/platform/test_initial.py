@@ -27,7 +27,7 @@ def begun(method: str, init: str, **overrides: Any) -> Any:
     """A fresh pretext after a run that begins from `init` was made."""
     run = Run.create("begun", toy_settings(method, init=init, **overrides), "f" * 64, "test", "")
     pretext = find_method(method).build(run.experiment.settings, Live(seed=99))
-    load_initial(pretext, run.folder)
+    load_initial(pretext, run.experiment, run.folder)
     return run, pretext
 
 
