@@ -59,7 +59,7 @@ class TrialRun:
             return
         import ray
 
-        from ..launch import fit
+        from ..fit import fit
         from ..preflight import plan_on
 
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
