@@ -14,8 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sightline.platform.encoders import OpenedEncoder
-    from sightline.platform.probes.bench import Contender, Progress
+    from sightline.platform.probes.bench import Contender
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.platform.encoders import open_encoder
+    from sightline.platform.progress import doing
 
     models = list(dict.fromkeys(args.models))
     opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contenders = _contenders(opened, args.controls)
     if names is None:
         names = [name for name, spec in PROBES.items() if spec.eats in {contender.eats for contender in contenders}]
-    with _progress() as progress:
+    with doing(Console(stderr=True), "probing") as progress:
         results = run_probes(names, contenders, couples, device=_device(args.device), progress=progress)
     if all("skipped" in result for result in results.values()):
         raise CallError(
@@ -103,18 +103,6 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise CallError("--device cuda: torch finds no GPU here", "use --device cpu")
     return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on the terminal that is called with what is being done and the share of it; nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("probing", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
 def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> tuple[Path, Path]:

@@ -21,6 +21,7 @@ from .data.dataset import Dataset
 from .data.fixed import fixed_groups
 from .frozen import make_stage, stage_maker
 from .probes.findings import flat_metrics
+from .progress import doing
 from .runs import Run
 from .tracking import Tracking
 
@@ -64,7 +65,7 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
     train = Dataset.open(str(experiment.data.train))
     val = Dataset.open(experiment.data.val) if experiment.data.val else None
 
-    with console.status("drawing pictures"):
+    with doing(console, "drawing pictures"):
         stage = make_stage(experiment, run.folder) if stage_maker(experiment, run.folder) else None
         pictures = _pictures(pretext, views, val or train, device, stage)
     claims = None
@@ -73,19 +74,19 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
         if hasattr(pretext, "predictor"):
             from .scores import measure_scores
 
-            with console.status("scoring the fine-tuned model"):
+            with doing(console, "scoring the fine-tuned model"):
                 claims = measure_scores(pretext, views, val, batch=group, device=device)
         else:
             from .claims import measure_claims
 
-            with console.status("measuring the method's claims"):
+            with doing(console, "measuring the method's claims"):
                 claims = measure_claims(pretext, views, val, seed=0, batch=group, limit=experiment.probe.samples, device=device)
         (run.folder / "claims.json").write_text(json.dumps(claims, indent=1))
     probes = _probe(run, encoder, device, console)
     metrics = {**_claim_metrics(claims), **flat_metrics(probes)}
     headline = summary.headline(run, claims, probes)
 
-    with console.status("registering the encoder"):
+    with doing(console, "registering the encoder"):
         registered = _register(run, tracking, encoder, saved, found, metrics, headline)
     next_steps = summary.next_steps(run, registered)
     from .report import write_report
@@ -159,13 +160,13 @@ def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, d
     controls = tuple(method.build(experiment.settings, Live(seed=seed)).encoder().eval() for seed in CONTROLS)
     contender = Contender("trained encoder", encoder, controls)
     couples = [Couple(Dataset.open(train), Dataset.open(test)) for train, test in places]
-    with console.status("probing the encoder") as status:
+    with doing(console, "probing the encoder") as tell:
         results = run_probes(
             [name for name in experiment.probe.names if find_probe(name).eats == contender.eats],
             [contender],
             couples,
             device=device,
-            progress=lambda what, share: status.update(f"{what}, {share:.0%}"),
+            progress=tell,
         )
     (run.folder / "probes.json").write_text(json.dumps(results, indent=1))
     return results

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -99,6 +101,28 @@ class RunProgress:
             left = (now - self.started) / max(1, done - self.first) * (self.steps - done)
             self.say(f"step {done}/{self.steps}  {figures}  {left:.0f} s left")
             self.last_line = now
+
+
+@contextmanager
+def doing(console: Console, what: str) -> Iterator[Callable[[str, float], None]]:
+    """Work without steps: a spinner, or where there is no terminal a line at its begin, and at times one of what is told meanwhile.
+
+    Gives a function of what is done now and the share of it that is done.
+    """
+    last = time.monotonic()
+    if not console.is_terminal:
+        console.print(what, highlight=False, soft_wrap=True, markup=False)
+    with console.status(what) as status:
+
+        def tell(now: str, share: float) -> None:
+            nonlocal last
+            text = f"{now}, {share:.0%}"
+            status.update(escape(text))
+            if not console.is_terminal and time.monotonic() - last > LOG_SECONDS:
+                last = time.monotonic()
+                console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+        yield tell
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from ..probes.bench import Contender
 from ..probes.catalog import PROBES
 from ..probes.couples import find_couples
 from ..probes.run import run_probes
-from ..progress import RunProgress
+from ..progress import RunProgress, doing
 from ..report import write_report
 from ..runs import Run
 from ..tracking import Tracking
@@ -57,8 +57,8 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     import ray
 
     ray.shutdown()
-    with console.status("measuring") as status:
-        probes = _measure(comparison, lambda what, share: status.update(f"{what}, {share:.0%}"))
+    with doing(console, "measuring") as tell:
+        probes = _measure(comparison, tell)
     (comparison.folder / "probes.json").write_text(json.dumps(probes, indent=1))
     costs = page.costs(comparison)
     report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
