@@ -75,7 +75,10 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
 
 def _short(result: Mapping[str, Any], name: str) -> str:
     row = next(row for row in result["rows"] if row["name"] == name)
-    return {"control mean": "random weights", "baseline": {"pixels": "raw pixels"}.get(row.get("baseline", ""), name)}.get(row["kind"], "")
+    kind = ", calibrated" * row["name"].endswith(", calibrated")
+    return {"control mean": f"random weights{kind}", "baseline": {"pixels": "raw pixels"}.get(row.get("baseline", ""), name)}.get(
+        row["kind"], ""
+    )
 
 
 def _word(verdict: str) -> str:

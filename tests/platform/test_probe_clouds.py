@@ -17,6 +17,7 @@ from sightline.platform.probes.bench import Contender
 from sightline.platform.probes.clouds import CloudBench, fit_cloud, list_clouds
 from sightline.platform.probes.features import frozen
 from sightline.platform.probes.few_shot import draw
+from sightline.platform.probes.findings import brief
 from sightline.platform.probes.part_segmentation import shape_iou
 from sightline.platform.probes.protocol import FEW_SHOT
 from sightline.platform.probes.run import make_benches
@@ -98,6 +99,7 @@ def test_controls_with_running_statistics_stand_twice(data: tuple[Dataset, Datas
     fresh = (Normed(), Normed())
     result = probe("shape_knn", Extents(), *data, fresh)
     assert {"mean of 2 random", "mean of 2 random, calibrated"} <= {row["name"] for row in result["rows"]}
+    assert "random weights, calibrated " in brief(result) and brief(result).count("random weights ") == 1
     assert torch.equal(fresh[0].norm.running_mean, torch.zeros(3)), "what the caller gave is untouched"
     bench = CloudBench([Contender("trained", Extents(), fresh)])
     clouds = list_clouds(data[0], 1000)
