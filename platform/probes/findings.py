@@ -75,10 +75,9 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
 
 def _short(result: Mapping[str, Any], name: str) -> str:
     row = next(row for row in result["rows"] if row["name"] == name)
-    kind = ", calibrated" * row["name"].endswith(", calibrated")
-    return {"control mean": f"random weights{kind}", "baseline": {"pixels": "raw pixels"}.get(row.get("baseline", ""), name)}.get(
-        row["kind"], ""
-    )
+    if row["kind"] == "control mean":
+        return "random weights" + ", calibrated" * name.endswith(", calibrated")
+    return {"pixels": "raw pixels"}.get(row.get("baseline", ""), name) if row["kind"] == "baseline" else ""
 
 
 def _word(verdict: str) -> str:
