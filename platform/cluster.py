@@ -6,6 +6,7 @@ and then wait for each other's CPUs for ever.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -42,34 +43,32 @@ class Turn:
         self.group = None
 
 
-def await_room(experiment: Experiment, say: Callable[[str], None], patient: bool = False) -> tuple[ResourcePlan, Turn]:
+def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[ResourcePlan, Turn]:
     """The run's plan on what others leave of the cluster, and the turn to keep until the workers stand.
 
-    Waits, after one sentence to `say`, while other runs hold what is needed, and where the cluster can grow, which it is asked to do.
-    Raises `CallError` where it cannot grow and is too small, unless `patient`.
+    Waits, after one sentence to `say`, while other runs hold what is needed, and for nodes that may still join a cluster, of which an
+    autoscaler is asked. Raises `CallError` where this machine alone is too small.
     """
     turn, wanted, said = Turn(), None, False
     try:
         while True:
             turn.take()
-            nodes, most = up(), most_resources()
-            if plan := _plan(experiment, nodes, _left(nodes), most):
+            nodes = up()
+            if plan := _plan(experiment, nodes, _left(nodes)):
                 return plan, turn
             turn.give()
-            if not (most or patient or _plan(experiment, nodes, nodes, most)):
+            if not os.environ.get("RAY_ADDRESS"):
                 raise _too_small(experiment, nodes)
-            bundle = _bundle(experiment, most or _sum(nodes))
+            bundle = _bundle(experiment, nodes)
             if not said:
                 need = f"{experiment.train.workers} x {_told(bundle)}"
                 say(f"waiting for the cluster: needs {need} for its workers; there is {_told(_sum(nodes))}, others hold {_held(nodes)}")
                 said = True
-            if most and wanted is None:  # what is wanted and not there is what an autoscaler looks at
-                wanted = _want([bundle] * experiment.train.workers)
-            if wanted is None:
-                time.sleep(LOOK_SECONDS)
-            elif wanted.wait(LOOK_SECONDS):
+            wanted = wanted or _want([bundle] * experiment.train.workers)  # what is wanted and not there is what an autoscaler looks at
+            if wanted.wait(LOOK_SECONDS):
                 _drop(wanted)
                 wanted = None
+                time.sleep(LOOK_SECONDS)
     except BaseException:
         turn.give()
         raise
@@ -93,17 +92,10 @@ def leaving() -> set[str]:
     return set(state.get_draining_nodes())
 
 
-def most_resources() -> dict[str, float] | None:
-    """What an autoscaling cluster can grow to; None where nobody starts nodes."""
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config()  # type: ignore[return-value]
-
-
-def _plan(experiment: Experiment, nodes: Shares, left: Shares, most: Mapping[str, float] | None) -> ResourcePlan | None:
+def _plan(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePlan | None:
     """The plan on `left`, where all its workers find a node; its threads are those of the empty cluster, whoever else is there."""
-    free, gpus = _sum(left), _sum(nodes)["GPU"] or (most or {}).get("GPU", 0)
-    if experiment.train.device == "auto" and gpus and free["GPU"] < experiment.train.workers:
+    free = _sum(left)
+    if experiment.train.device == "auto" and _sum(nodes)["GPU"] and free["GPU"] < experiment.train.workers:
         return None  # rather than on CPUs
     try:
         whole = plan_on(experiment, _sum(nodes)["CPU"], int(_sum(nodes)["GPU"]))
@@ -146,10 +138,10 @@ def _held(nodes: Shares) -> str:
     return _told({name: total[name] - left[name] for name in total})
 
 
-def _bundle(experiment: Experiment, most: Mapping[str, float]) -> dict[str, float]:
+def _bundle(experiment: Experiment, nodes: Shares) -> dict[str, float]:
     """What one worker asks for."""
-    gpu = experiment.train.device != "cpu" and (most.get("GPU", 0) > 0 or experiment.train.device == "cuda")
-    return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+    device = experiment.train.device
+    return {"CPU": 1.0, "GPU": 1.0} if device == "cuda" or (device == "auto" and _sum(nodes)["GPU"]) else {"CPU": 1.0}
 
 
 def _sum(nodes: Shares) -> dict[str, float]:

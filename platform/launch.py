@@ -73,7 +73,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
         await_room(run.experiment, say)[1].give()
     cache, again, deaths = _teacher_cache(run, on_event, say), "", 0
     while True:
-        plan, turn = await_room(run.experiment, say, patient=bool(again))
+        plan, turn = await_room(run.experiment, say)
         try:
             again = _attempt(run, plan, turn, cache, on_event, say, deaths < run.experiment.train.max_failures)
         finally:

@@ -22,19 +22,17 @@ pytestmark = pytest.mark.slow
 
 BUSY = """
 import json, ray
+from sightline.platform import cluster, config
 ray.init(log_to_driver=False, logging_level="ERROR")
 @ray.remote
 def where():
     own = ray.get_runtime_context().get_node_id()
     return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
 asked = [where.options(num_cpus=16, num_gpus=1).remote(), where.options(num_cpus=16).remote()]
-found = ray.get(asked, timeout=300)
-
-from sightline.platform import cluster, config
 said = []
-plan, turn = cluster.await_room(config.load("croco-tiny", {"train.workers": 2}), said.append)
+plan, turn = cluster.await_room(config.load("croco-tiny", {"train.workers": 2, "train.device": "cuda"}), said.append)
 turn.give()
-print(json.dumps([*found, said, [plan.workers, plan.worker_gpus], sum(has["GPU"] for has in cluster.up().values())]))
+print(json.dumps([*ray.get(asked, timeout=300), said, [plan.workers, plan.worker_gpus], sum(has["GPU"] for has in cluster.up().values())]))
 """
 
 

@@ -23,10 +23,10 @@ def shares(*nodes: tuple[float, float]) -> Shares:
 def test_a_second_run_leaves_room_for_the_data_of_both() -> None:
     """Two runs that each planned on the whole of two CPUs held them with their workers, and waited for ever for their data."""
     nodes = shares((1, 0), (1, 0))
-    first = _plan(experiment(**{"train.workers": 2}), nodes, nodes, None)
+    first = _plan(experiment(**{"train.workers": 2}), nodes, nodes)
     assert first is not None
     left = shares((1 - first.worker_cpus, 0), (1 - first.worker_cpus, 0))
-    second = _plan(experiment(**{"train.workers": 2}), nodes, left, None)
+    second = _plan(experiment(**{"train.workers": 2}), nodes, left)
     assert second is not None
     assert 1 - first.worker_cpus - second.worker_cpus >= max(first.data.task_cpus, second.data.task_cpus)
 
@@ -34,27 +34,27 @@ def test_a_second_run_leaves_room_for_the_data_of_both() -> None:
 def test_threads_do_not_depend_on_who_else_is_there() -> None:
     """With other threads the weights would differ in their last bits."""
     nodes, run = shares((8, 0), (8, 0)), experiment(**{"train.workers": 2, "train.threads": None})
-    plans = [_plan(run, nodes, left, None) for left in (nodes, shares((4, 0), (3, 0)))]
+    plans = [_plan(run, nodes, left) for left in (nodes, shares((4, 0), (3, 0)))]
     assert [plan and plan.threads for plan in plans] == [8, 8]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "left", "most"),
+    ("device", "nodes", "left"),
     [
-        (shares((8, 1), (8, 1)), shares((7, 0), (8, 1)), None),
-        (shares((16, 0)), shares((16, 0)), {"CPU": 48.0, "GPU": 4.0}),
-        (shares((1, 2), (64, 0)), shares((1, 2), (64, 0)), None),
-        ({}, {}, {"CPU": 48.0}),
+        ("auto", shares((8, 1), (8, 1)), shares((7, 0), (8, 1))),
+        ("cuda", shares((16, 0)), shares((16, 0))),
+        ("auto", shares((1, 2), (64, 0)), shares((1, 2), (64, 0))),
+        ("cpu", {}, {}),
     ],
     ids=["another run holds a GPU", "GPUs are still to come", "no CPU beside a GPU", "no node is up"],
 )
-def test_what_does_not_fit_now_waits(nodes: Shares, left: Shares, most: dict[str, float] | None) -> None:
-    assert _plan(experiment(**{"train.workers": 2}), nodes, left, most) is None
+def test_what_does_not_fit_now_waits(device: str, nodes: Shares, left: Shares) -> None:
+    assert _plan(experiment(**{"train.workers": 2, "train.device": device}), nodes, left) is None
 
 
 def alone(nodes: Shares, patch: pytest.MonkeyPatch) -> None:
-    for name, value in {"up": nodes, "most_resources": None}.items():
-        patch.setattr(cluster, name, lambda value=value: value)
+    patch.delenv("RAY_ADDRESS", raising=False)
+    patch.setattr(cluster, "up", lambda: nodes)
     patch.setattr(cluster, "_left", lambda nodes: nodes)
     patch.setattr(cluster.Turn, "take", lambda self: None)
     patch.setattr(cluster.Turn, "give", lambda self: None)
@@ -67,17 +67,25 @@ def alone(nodes: Shares, patch: pytest.MonkeyPatch) -> None:
         (shares((1, 2), (64, 0)), r"2 workers x 1 CPU \+ 1 GPU find no place on the nodes: 1 CPU \+ 2 GPU; 64 CPU"),
     ],
 )
-def test_what_will_never_fit_is_refused_with_the_arithmetic(nodes: Shares, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_cannot_hold_is_refused_with_the_arithmetic(nodes: Shares, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(nodes, monkeypatch)
     with pytest.raises(CallError, match=said):
         await_room(experiment(**{"train.workers": 2}), print)
 
 
+class Wanted:
+    def wait(self, seconds: float) -> bool:
+        return True
+
+
 def test_the_wait_is_told_once_and_ends_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes, said, looks = shares((4, 2)), list[str](), iter([shares((3, 1)), shares((3, 1)), shares((3, 1)), shares((3, 1)), shares((4, 2))])
+    nodes, said, looks = shares((4, 2)), list[str](), iter([shares((3, 1))] * 4 + [shares((4, 2))])
     alone(nodes, monkeypatch)
     monkeypatch.setattr(cluster, "_left", lambda nodes: next(looks))
+    monkeypatch.setattr(cluster, "_want", lambda bundles: Wanted())
+    monkeypatch.setattr(cluster, "_drop", lambda group: None)
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.0)
+    monkeypatch.setenv("RAY_ADDRESS", "there")
     plan, _ = await_room(experiment(**{"train.workers": 2}), said.append)
     assert (plan.workers, plan.worker_gpus) == (2, 1)
     assert said == ["waiting for the cluster: needs 2 x 1 CPU + 1 GPU for its workers; there is 4 CPU + 2 GPU, others hold 1 CPU + 1 GPU"]
