@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -27,11 +26,10 @@ from .config import Experiment
 from .data.storage import exists, open_place, read_bytes, write_bytes
 from .locks import alone
 from .runs import redact
+from .tracking import first_line
 
 PATIENCE = 60.0
 """Seconds in which a storage that does not answer is asked again."""
-LAST_PATIENCE = 300.0
-"""Seconds that the last checkpoint of a training has to be put there."""
 KEPT_FILES = ("init/*", "frozen/*")
 """In a run's folder, besides checkpoints: what workers read."""
 CHUNK = 8 << 20
@@ -173,64 +171,11 @@ class Storage:
                     raise
                 if time.monotonic() + pause > until:
                     raise SightlineError(
-                        f"train.storage does not answer: {self}: {_line(error)}",
+                        f"train.storage does not answer: {self}: {first_line(error)}",
                         "look at its address and your access to it, then go on with `sightline resume`; nothing is lost",
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
-
-
-class Uploads:
-    """Puts the newest checkpoint into the storage beside the training, which never waits for it but at its end."""
-
-    def __init__(self, storage: Storage, keep: int) -> None:
-        self.storage, self.keep = storage, keep
-        self._thread = threading.Thread()
-        self._problem: str | None = None
-        self._told: str | None = None
-
-    def begin(self) -> None:
-        """Called when there is a new checkpoint: one whose upload failed is no more the newest, and is left out."""
-        if not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._push, name="sightline-upload", daemon=True)
-            self._thread.start()
-
-    def finish(self, patience: float | None = None) -> None:
-        """Returns when the newest checkpoint is there, or after `patience` seconds (by default `LAST_PATIENCE`) of trying."""
-        until, pause = time.monotonic() + (LAST_PATIENCE if patience is None else patience), 1.0
-        if self._thread.is_alive():  # perhaps with an older one
-            self._thread.join(until - time.monotonic())
-        while True:
-            self.begin()
-            self._thread.join(max(0.0, until - time.monotonic()))
-            if self._thread.is_alive():
-                self._problem = "the upload takes too long"
-            if self._problem is None:
-                return
-            if time.monotonic() + pause > until:
-                self._told = None  # said again
-                return
-            time.sleep(pause)
-            pause = min(2 * pause, 30.0)
-
-    def news(self) -> list[str]:
-        """What a person should know and was not told yet."""
-        problem = self._problem
-        if problem == self._told:
-            return []
-        self._told = problem
-        if problem is None:
-            return [f"{self.storage} answers again; the newest checkpoint is there"]
-        return [
-            f"the newest checkpoint is not in {self.storage}: {problem}; it lies in {self.storage.folder}, and the next one is tried again"
-        ]
-
-    def _push(self) -> None:
-        try:
-            self.storage.push(self.keep)
-            self._problem = None
-        except Exception as error:  # whatever the libraries behind fsspec raise
-            self._problem = _line(error)
 
 
 def check(uri: str) -> None:
@@ -247,7 +192,7 @@ def check(uri: str) -> None:
         raise
     except Exception as error:  # whatever the libraries behind fsspec raise
         mend = "check the address and your access to it, or train without: train.storage=null"
-        raise CallError(f"train.storage cannot be reached: {uri}: {_line(error)}", mend) from error
+        raise CallError(f"train.storage cannot be reached: {uri}: {first_line(error)}", mend) from error
 
 
 def _steps(system: fs.FileSystem, place: str) -> list[str]:
@@ -271,7 +216,3 @@ def _remove(system: fs.FileSystem, path: str) -> None:
 def _download(system: fs.FileSystem, source: str, target: Path) -> None:
     with system.open_input_stream(source, compression=None) as stream, target.open("wb") as file:
         shutil.copyfileobj(stream, file, CHUNK)
-
-
-def _line(error: Exception) -> str:
-    return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")

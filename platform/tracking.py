@@ -197,7 +197,7 @@ class Tracking:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong with MLflow, in a line without passwords."""
+    """What went wrong, in a line without passwords."""
     return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 

@@ -37,6 +37,7 @@ from .locks import TRAINING, alone
 from .precision import choose_precision
 from .step import Phases, Stepper, StepResult, tensors
 from .system import SystemMeter
+from .uploads import Uploads
 from .validation import Validation, alarms, measure_health
 
 PATIENCE = 120.0
@@ -122,7 +123,7 @@ class _Loop:
         self.phases = Phases()
         self.validation: Validation | None = None
         self.storage = storage.Storage.of(settings, Path(job.folder))
-        self.uploads = storage.Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
+        self.uploads = Uploads(self.storage, settings.train.keep) if self.storage and self.lead else None
         self.system = SystemMeter(job.folder, self.device) if self.lead and settings.log.system_metrics else None
 
     def run(self) -> None:

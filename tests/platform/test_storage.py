@@ -15,11 +15,12 @@ import torch
 from pyarrow import fs
 
 from sightline.methods.errors import CallError, SightlineError
-from sightline.platform import checkpoint, nodes, preflight, storage
+from sightline.platform import checkpoint, nodes, preflight, storage, uploads
 from sightline.platform.checkpoint import TrainState
 from sightline.platform.runs import Run
-from sightline.platform.storage import Storage, Uploads
+from sightline.platform.storage import Storage
 from sightline.platform.train import Job, train
+from sightline.platform.uploads import Uploads
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -33,7 +34,7 @@ class Place:
         self.real = storage.open_place
         monkeypatch.setattr(storage, "open_place", self)
         monkeypatch.setattr(storage, "PATIENCE", 0.0)
-        monkeypatch.setattr(storage, "LAST_PATIENCE", 1.5)
+        monkeypatch.setattr(uploads, "LAST_PATIENCE", 1.5)
 
     def __call__(self, uri: str) -> tuple[Any, str]:
         self.system, path = self.real(uri)
@@ -207,17 +208,17 @@ def test_an_address_that_will_not_do_is_refused_before_anything_starts(uri: str,
 
 def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) -> None:
     mine, gate = Storage(str(tmp_path / "there"), tmp_path / "one" / "run"), threading.Event()
-    uploads = Uploads(mine, keep=2)
+    beside = Uploads(mine, keep=2)
     place.before = lambda call, path: gate.wait(30) and None
     reach(mine.folder, 6)
-    uploads.begin()
+    beside.begin()
     reach(mine.folder, 12)
-    uploads.begin()
-    uploads.finish(patience=0.1)
-    assert "takes too long" in uploads.news()[0] and not uploads.news(), "said once"
+    beside.begin()
+    beside.finish(patience=0.1)
+    assert "takes too long" in beside.news()[0] and not beside.news(), "said once"
     gate.set()
-    uploads.finish(patience=30)
-    assert "answers again" in uploads.news()[0]
+    beside.finish(patience=30)
+    assert "answers again" in beside.news()[0]
     assert storage._complete(*mine._open())[0] == "step-00000012", "what came while another was under way"
 
 
