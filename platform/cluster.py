@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[Reso
         while True:
             turn.take()
             nodes = up()
-            if plan := _plan(experiment, nodes, _left(nodes)):
+            if plan := _largest(experiment, nodes, _left(nodes)):
                 return plan, turn
             turn.give()
             if not os.environ.get("RAY_ADDRESS"):
@@ -74,6 +74,28 @@ def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[Reso
         raise
     finally:
         _drop(wanted)
+
+
+def can_grow(experiment: Experiment, plan: ResourcePlan, where: Iterable[str]) -> bool:
+    """Whether an elastic run whose workers stand on the nodes `where` would find room for more of them now."""
+    if plan.workers == experiment.train.workers:
+        return False
+    nodes = up()
+    left = {node: dict(has) for node, has in _left(nodes).items()}
+    for node in where:
+        if node in left:
+            left[node]["CPU"] += plan.worker_cpus
+            left[node]["GPU"] += plan.worker_gpus
+    larger = _largest(experiment, nodes, left)
+    return larger is not None and larger.workers > plan.workers
+
+
+def _largest(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePlan | None:
+    """The plan with the most workers that find a node; an elastic run may have fewer than it wants."""
+    most = experiment.train.workers
+    counts = range(most, (experiment.train.least_workers or most) - 1, -1)
+    plans = (_plan(experiment.with_workers(count), nodes, left) for count in counts if experiment.lanes % count == 0)
+    return next((plan for plan in plans if plan), None)
 
 
 def up() -> Shares:

@@ -54,6 +54,7 @@ class TrainConfig(Settings):
     init: str | None = Field(default=None, description="weights to begin from: a run, a file, or models:/NAME@alias; short form init=")
     length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
     workers: int = Field(default=1, ge=1, description="data-parallel workers; must divide batch.size / batch.group")
+    least_workers: int | None = Field(default=None, ge=1, description="elastic: with how few to go on while nodes are missing")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto measures at the start what pays on the machine")
     threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
@@ -140,6 +141,10 @@ class Experiment(Settings):
     @property
     def lanes(self) -> int:
         return self.batch.size // self.batch.group
+
+    def with_workers(self, count: int) -> Experiment:
+        """The same on another number of workers."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"workers": count})})
 
     @property
     def has_stage(self) -> bool:
@@ -261,7 +266,9 @@ def _fields(method: Method, section: str) -> list[str]:
 
 
 def _check_workers(experiment: Experiment) -> None:
-    lanes, workers = experiment.lanes, experiment.train.workers
+    lanes, workers, least = experiment.lanes, experiment.train.workers, experiment.train.least_workers
+    if least and least > workers:
+        raise CallError(f"train.least_workers = {least} is more than train.workers = {workers}", "it is with how few to go on")
     if lanes % workers:
         fits = [n for n in range(1, lanes + 1) if lanes % n == 0]
         raise CallError(
@@ -273,6 +280,7 @@ def _check_workers(experiment: Experiment) -> None:
 
 HOW = (
     "workers",
+    "least_workers",
     "device",
     "threads",
     "actors",

@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from sightline.methods.errors import SightlineError
 
-from .cluster import Turn, await_room, leaving
+from .cluster import Turn, await_room, can_grow, leaving
 from .events import Event
 from .fit import fit
 from .nodes import identity, mark
@@ -21,7 +22,11 @@ from .runs import Run, write_down
 from .storage import Storage
 
 MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
+GROWN = "there is room for more workers: going on with them, from a checkpoint of the last step"
+FEWER = "a worker died: going on from the newest checkpoint with as many as there is room for"
 DIED = "Ray Train's controller died: going on from the newest checkpoint"
+GROW_SECONDS = 5.0
+"""Between two looks for more room."""
 OBJECT_STORE_SHARE = 0.2
 MOST_OBJECT_STORE = 8 << 30
 
@@ -80,7 +85,7 @@ def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
             turn.give()
         if not again:
             return
-        deaths += again == DIED
+        deaths += again in (DIED, FEWER)
         say(again)
 
 
@@ -93,9 +98,13 @@ def _attempt(
     say: Callable[..., None],
     may_die: bool,
 ) -> str:
-    """Train until the end or until somebody stops the run: empty. Else why the run goes on: `MOVED`, or `DIED` where that may be."""
+    """Train until the end or until somebody stops the run: empty. Else why it goes on: one of the sentences above.
+
+    An elastic run has no restarts within Ray Train, which would wait for as many workers as before.
+    """
     import ray
 
+    elastic, experiment = run.experiment.train.least_workers is not None, run.experiment
     run.attempts += 1
     run.status = "running"
     run.save()
@@ -121,10 +130,19 @@ def _attempt(
                 turn.give()
             on_event(event)
 
-    asked = threading.Event()
+    asked, why, looked = threading.Event(), "", time.monotonic()
+
+    def stops() -> bool:
+        nonlocal why, looked
+        if not leaving().isdisjoint(where.values()):
+            why = MOVED
+        elif elastic and len(where) == plan.workers and time.monotonic() - looked > GROW_SECONDS:
+            looked = time.monotonic()
+            why = GROWN if can_grow(experiment, plan, where.values()) else ""
+        return asked.is_set() or bool(why)
+
     with _asking_to_stop(asked.set):
-        name, restarts = f"{run.name}-{run.attempts}", run.experiment.train.max_failures
-        error = fit(job, plan, name, restarts, see, lambda: asked.is_set() or not leaving().isdisjoint(where.values()))
+        error = fit(job, plan, f"{run.name}-{run.attempts}", 0 if elastic else experiment.train.max_failures, see, stops)
     if storage := Storage.of(run.experiment, run.folder):
         here = None
         try:
@@ -143,6 +161,8 @@ def _attempt(
     if "end" not in outcome:
         if may_die and isinstance(error, ray.exceptions.RayActorError):
             return DIED
+        if may_die and elastic and not asked.is_set():
+            return FEWER
         raise SightlineError(
             f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
         )
@@ -153,7 +173,7 @@ def _attempt(
         )
     run.status = "stopped" if outcome["end"]["stopped"] else "trained"
     run.save()
-    return MOVED if run.status == "stopped" and not asked.is_set() else ""
+    return why if run.status == "stopped" and not asked.is_set() else ""
 
 
 def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[..., None]) -> str | None:

@@ -23,7 +23,8 @@ from heads import until
 from nodes import STORE, Nodes, cluster
 from toy import TOY
 
-from sightline.platform import checkpoint
+from sightline.platform import checkpoint, launch, resources
+from sightline.platform import cluster as room
 from sightline.platform.launch import carry_out
 from sightline.platform.runs import Run
 
@@ -149,6 +150,42 @@ def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_
     undisturbed = make("unpreempted", toy_data, **TWO, **steps)
     train_in_processes(undisturbed, 2)
     same(run, undisturbed)
+
+
+def test_an_elastic_run_goes_on_with_the_nodes_there_are(nodes: Nodes, toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker, then three when two more nodes are seen, then two when one of them is killed; one worker a CPU at most."""
+    first, *_ = nodes.only(1, 1, 1)
+    real, seen = room.up, {first}
+    monkeypatch.setattr(resources, "MOST_WORKERS_PER_CPU", 1)
+    monkeypatch.setattr(launch, "GROW_SECONDS", 0.5)
+    monkeypatch.setattr(room, "up", lambda: {node: has for node, has in real().items() if node in seen or not has["CPU"]})
+    steps = {"train.length": "240 steps", "train.checkpoint_every": "12 steps", "train.validate_every": "240 steps"}
+    elastic = {"train.workers": 3, "train.least_workers": 1}
+    run, workers, killed, lost = make("elastic", toy_data, **elastic, **steps), dict[int, str](), list[float](), list[float]()
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["kind"] == "worker":
+            workers[event["rank"]] = event["node"]
+        if event["kind"] == "start" and killed and not lost:
+            lost.append(time.monotonic() - killed[0])
+        if event["kind"] == "checkpoint":
+            seen.update(nodes.up())
+            if len(workers) == 3 and not killed:
+                killed.append(time.monotonic())
+                nodes.kill(workers[1])
+
+    carry_out(run, on_event)
+    counts = [event["workers"] for event in run.events() if event["kind"] == "start"]
+    assert counts == [1, 3, 2]
+    undisturbed = make("inelastic", toy_data, **TWO, **steps)
+    train_in_processes(undisturbed, 2)
+    assert last(run).state.samples == last(undisturbed).state.samples and last(run).state.history == last(undisturbed).state.history
+    ours, theirs = run.history(), undisturbed.history()
+    assert list(ours) == list(theirs) == list(range(240))
+    np.testing.assert_allclose([ours[s]["loss"] for s in ours], [theirs[s]["loss"] for s in theirs], rtol=1e-4)
+    print(
+        f"\nFAULT elastic, {counts} workers: {lost[0]:.1f} s from the death of a node until two workers train, from step {starts(run)[-1]}"
+    )
 
 
 def test_the_driver_dies_and_the_run_is_resumed(nodes: Nodes, toy_data: dict[str, str], whole: Run, tmp_path: Path) -> None:

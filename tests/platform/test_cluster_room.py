@@ -9,7 +9,7 @@ from toy import TOY
 
 from sightline.methods.errors import CallError
 from sightline.platform import cluster, config
-from sightline.platform.cluster import Shares, _plan, await_room
+from sightline.platform.cluster import Shares, _largest, _plan, await_room, can_grow
 
 
 def experiment(**overrides: Any) -> config.Experiment:
@@ -50,6 +50,29 @@ def test_threads_do_not_depend_on_who_else_is_there() -> None:
 )
 def test_what_does_not_fit_now_waits(device: str, nodes: Shares, left: Shares) -> None:
     assert _plan(experiment(**{"train.workers": 2, "train.device": device}), nodes, left) is None
+
+
+def test_an_elastic_run_takes_the_most_workers_that_fit_and_divide_its_groups() -> None:
+    run = experiment(**{"train.workers": 3, "train.least_workers": 1, "train.device": "auto"})
+    nodes = shares((4, 1), (4, 1), (4, 1))
+    for free, count in ((nodes, 3), (shares((4, 1), (4, 0), (4, 1)), 2), (shares((4, 1), (4, 0), (4, 0)), 1)):
+        plan = _largest(run, nodes, free)
+        assert plan is not None and (plan.workers, plan.worker_gpus) == (count, 1)
+    assert _largest(run, nodes, shares((4, 0), (4, 0), (4, 0))) is None
+    six = experiment(**{"batch.size": 24, "batch.group": 4, "train.workers": 6, "train.least_workers": 2, "train.device": "auto"})
+    wide = shares(*[(4, 1)] * 5)
+    assert (plan := _largest(six, wide, wide)) is not None and plan.workers == 3, "neither 5 nor 4 divide 6 groups"
+
+
+def test_an_elastic_run_counts_its_own_place_when_it_looks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = experiment(**{"train.workers": 3, "train.least_workers": 1, "train.device": "auto"})
+    nodes = shares((4, 1), (4, 1), (4, 1))
+    plan = _largest(run, nodes, shares((4, 1), (4, 0), (4, 0)))
+    assert plan is not None
+    monkeypatch.setattr(cluster, "up", lambda: nodes)
+    for others, grows in ((shares((3, 0), (4, 0), (4, 0)), False), (shares((3, 0), (4, 0), (4, 1)), True)):
+        monkeypatch.setattr(cluster, "_left", lambda nodes, others=others: others)
+        assert can_grow(run, plan, ["0"]) is grows
 
 
 def alone(nodes: Shares, patch: pytest.MonkeyPatch) -> None:
