@@ -8,12 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from heads import WAIT, free_port, head
+from heads import WAIT, free_port, head, short_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -69,8 +70,14 @@ def test_the_setup_installs_the_versions_that_were_tested() -> None:
     assert not {"constraints.txt", "pyproject.toml", "platform", "methods", "pipelines"} & set(CLUSTER["rsync_exclude"])
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
 @pytest.mark.timeout(1500)
-def test_the_node_types_come_up_when_work_asks_for_them(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_node_types_come_up_when_work_asks_for_them(scratch: Path) -> None:
     """For tasks of Ray, and for a run that needs one GPU more.
 
     With the head's own start command, and Ray's provider that starts nodes as processes of this machine in the cloud's place.
@@ -78,7 +85,6 @@ def test_the_node_types_come_up_when_work_asks_for_them(tmp_path_factory: pytest
     from ray._private.services import get_node_ip_address
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-    scratch = tmp_path_factory.mktemp("c")
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     types = {name: {**kind, "node_config": {}} for name, kind in CLUSTER["available_node_types"].items()}

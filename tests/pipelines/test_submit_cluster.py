@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from heads import WAIT, free_port, head, until
+from heads import WAIT, free_port, head, short_folder, until
 from ray._private.authentication_test_utils import reset_auth_token_state
 from toy import TOY, write_pairs
 
@@ -35,10 +35,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def cluster() -> Iterator[dict[str, str]]:
     """The environment of a person whose cluster runs."""
     words = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
-    with head(tmp_path_factory.mktemp("r"), free_port(), words, {}) as person:
+    with short_folder() as scratch, head(scratch, free_port(), words, {}) as person:
         yield person
 
 

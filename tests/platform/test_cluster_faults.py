@@ -34,7 +34,7 @@ TWO = {"train.workers": 2}
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch, cluster(tmp_path_factory.mktemp("f"), 1, 1) as up:
+    with pytest.MonkeyPatch.context() as patch, cluster(1, 1) as up:
         patch.setenv("SIGHTLINE_HOME", str(tmp_path_factory.mktemp("home")))
         yield up
 

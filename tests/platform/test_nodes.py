@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch, cluster(tmp_path_factory.mktemp("n"), 1, 1) as up:
+    with pytest.MonkeyPatch.context() as patch, cluster(1, 1) as up:
         patch.setenv("SIGHTLINE_HOME", str(tmp_path_factory.mktemp("nodes")))
         yield up
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -54,6 +55,13 @@ def head(scratch: Path, port: int, words: Sequence[str], environment: dict[str, 
         for child in ours:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """For sockets, whose paths must be short: pytest's own folders lie too deep where tests run in several processes."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import ray
-from heads import until
+from heads import short_folder, until
 
 STORE = 80 << 20
 """Bytes of each node's object store: about the least that Ray takes."""
@@ -71,13 +71,10 @@ class Nodes:
 
 
 @contextmanager
-def cluster(scratch: Path, *cpus: int) -> Iterator[Nodes]:
-    """A head and nodes of so many logical CPUs, joined by this process and, by its environment, by every command that it starts.
-
-    Sockets lie below `scratch`, and their paths must be short.
-    """
+def cluster(*cpus: int) -> Iterator[Nodes]:
+    """A head and nodes of so many logical CPUs, joined by this process and, by its environment, by every command that it starts."""
     ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, short_folder() as scratch:
         patch.setenv("RAY_TMPDIR", str(scratch))  # Ray notes its newest cluster there, for others to join
         for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_raylet_start_wait_time_s": "300"}.items():
             patch.setenv(name, value)
