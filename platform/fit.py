@@ -82,7 +82,8 @@ class _Fit(threading.Thread):
                 run_config=RunConfig(
                     name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
                     storage_path=str(self.storage),
-                    failure_config=FailureConfig(max_failures=self.restarts),
+                    # Ray Train would ask for workers that find no place again and again.
+                    failure_config=FailureConfig(max_failures=self.restarts, controller_failure_limit=-1 if self.restarts else 0),
                 ),
             ).fit()
         except BaseException as error:
