@@ -153,8 +153,8 @@ def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_
 
 
 def test_an_elastic_run_goes_on_with_the_nodes_there_are(nodes: Nodes, toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, then three when two more nodes are seen, then two or three when one of them is killed: as long as Ray holds it alive there is
-    room for three, and where they need less than half a CPU each, there is on two nodes, too. One worker a CPU at most."""
+    """One worker, then three when two more nodes are seen, then two when one of them is killed; or three, where Ray still held it alive:
+    they need less than half a CPU each, so two nodes have room for them. Planned is one worker a CPU at most."""
     first, *_ = nodes.only(1, 1, 1)
     real, seen = room.up, {first}
     monkeypatch.setattr(resources, "MOST_WORKERS_PER_CPU", 1)
