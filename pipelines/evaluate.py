@@ -82,16 +82,16 @@ def _names(models: Sequence[str]) -> list[str]:
 
 
 def _contenders(opened: dict[str, OpenedEncoder], count: int) -> list[Contender]:
-    """Models of one architecture share their controls, which are then measured once."""
+    """Models of one architecture, whose random weights are the same, share their controls, which are then measured once."""
     from sightline.platform.probes.bench import Contender
+    from sightline.platform.weights import digest
 
     controls: dict[str, tuple[Any, ...]] = {}
     contenders = []
     for name, one in opened.items():
-        key = json.dumps([one.method, one.weights.sections["model"]], sort_keys=True, default=str)
-        if key not in controls:
-            controls[key] = tuple(one.random(seed) for seed in range(1, count + 1))
-        contenders.append(Contender(name, one.encoder, controls[key]))
+        fresh = tuple(one.random(seed) for seed in range(1, count + 1))
+        shared = controls.setdefault(" ".join([one.method, *(digest(network.state_dict()) for network in fresh)]), fresh)
+        contenders.append(Contender(name, one.encoder, shared))
     return contenders
 
 
