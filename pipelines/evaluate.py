@@ -82,16 +82,21 @@ def _names(models: Sequence[str]) -> list[str]:
 
 
 def _contenders(opened: dict[str, OpenedEncoder], count: int) -> list[Contender]:
-    """Models of one architecture, whose random weights are the same, share their controls, which are then measured once."""
+    """Models of one architecture share their controls, which are then measured once: networks of the same random weights and answers."""
+    import torch
+
     from sightline.platform.probes.bench import Contender
+    from sightline.platform.registry import input_of
     from sightline.platform.weights import digest
 
     controls: dict[str, tuple[Any, ...]] = {}
     contenders = []
     for name, one in opened.items():
         fresh = tuple(one.random(seed) for seed in range(1, count + 1))
-        shared = controls.setdefault(" ".join([one.method, *(digest(network.state_dict()) for network in fresh)]), fresh)
-        contenders.append(Contender(name, one.encoder, shared))
+        given = input_of(one.encoder).example(2)
+        with torch.no_grad():
+            same = [digest({**network.state_dict(), "given": given, "tokens": network.tokens(given)}) for network in fresh]
+        contenders.append(Contender(name, one.encoder, controls.setdefault(" ".join(same), fresh)))
     return contenders
 
 
