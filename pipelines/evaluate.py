@@ -92,7 +92,7 @@ def _contenders(opened: dict[str, OpenedEncoder], count: int) -> list[Contender]
     controls: dict[str, tuple[Any, ...]] = {}
     contenders = []
     for name, one in opened.items():
-        fresh = tuple(one.random(seed) for seed in range(1, count + 1))
+        fresh: tuple[Any, ...] = tuple(one.random(seed) for seed in range(1, count + 1))
         given = input_of(one.encoder).example(2)
         with torch.no_grad():
             same = [digest({**network.state_dict(), "given": given, "tokens": network.tokens(given)}) for network in fresh]

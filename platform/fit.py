@@ -83,7 +83,10 @@ class _Fit(threading.Thread):
                     name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
                     storage_path=str(self.storage),
                     # Ray Train would ask for workers that find no place again and again.
-                    failure_config=FailureConfig(max_failures=self.restarts, controller_failure_limit=-1 if self.restarts else 0),
+                    failure_config=FailureConfig(
+                        max_failures=self.restarts,
+                        controller_failure_limit=-1 if self.restarts else 0,  # type: ignore[call-arg]  # of Train V2
+                    ),
                 ),
             ).fit()
         except BaseException as error:
