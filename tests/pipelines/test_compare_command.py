@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from commands import finish, start
 from rich.console import Console
 from toy import TOY_IMAGES, write_images
 
@@ -105,22 +102,24 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
     assert not (place / "home" / "comparisons").exists()
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err[-3000:]
-    result: dict[str, Any] = json.loads(out)
-    return result
-
-
 @pytest.mark.slow
 def test_a_comparison_that_was_stopped_goes_on_to_a_page_with_means_over_seeds(place: Path) -> None:
     words = ["conmim.yaml", "loca.yaml", "data.train=data/train", "train.checkpoint_every=5 steps", "--data", "data"]
-    process = start("compare", *words, "--budget", "600 samples", "--seeds", "2", "--controls", "2", "--probe", "knn", "--name", "both")
+    process = start(
+        Path.cwd() / "home",
+        "compare",
+        *words,
+        "--budget",
+        "600 samples",
+        "--seeds",
+        "2",
+        "--controls",
+        "2",
+        "--probe",
+        "knn",
+        "--name",
+        "both",
+    )
     for _ in range(900):
         time.sleep(0.1)
         if Path("home/runs/both-loca-s0/checkpoints").exists():
@@ -128,7 +127,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_a_page_with_means_over_seeds(p
     os.killpg(process.pid, signal.SIGINT)
     stopped = finish(process)
     assert stopped["status"] == "stopped"
-    result = finish(start("resume", "both"))
+    result = finish(start(Path.cwd() / "home", "resume", "both"))
     assert result["status"] == "finished" and Run.open("both-conmim-s0").attempts == 1, "what was trained is not trained again"
     comparison = Comparison.open("both")
     for entry in comparison.entries:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import finish, start
 from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
@@ -34,20 +33,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sightline.pipelines", *words, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err[-3000:]
-    result: dict[str, Any] = json.loads(out)
-    return result
-
-
 def sweep(name: str, *words: str) -> subprocess.Popen[str]:
-    return start("sweep", "toy.yaml", "data.train=train", "data.val=val", *words, "--name", name)
+    return start(Path.cwd() / "home", "sweep", "toy.yaml", "data.train=train", "data.val=val", *words, "--name", name)
 
 
 def until(name: str, results: int) -> Sweep:
@@ -77,13 +64,13 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
     until("harmed", 2)
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process)["status"] == "stopped"
-    process = start("resume", "harmed")
+    process = start(Path.cwd() / "home", "resume", "harmed")
     done = until("harmed", 6)
     process.kill()
     process.communicate()
     time.sleep(3)
     before = {trial.number: trial for trial in done.trials() if trial.status != "open"}
-    result = finish(start("resume", "harmed"))
+    result = finish(start(Path.cwd() / "home", "resume", "harmed"))
     assert result["status"] == "finished" and result["winner"]["settings"] == whole["winner"]["settings"]
     assert measured("harmed") == measured("whole")
     for number in before:

@@ -27,7 +27,7 @@ def start(home: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Its result, once it has ended well."""
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err[-3000:]
     result: dict[str, Any] = json.loads(out)
     return result
