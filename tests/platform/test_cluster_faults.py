@@ -108,7 +108,7 @@ carry_out(Run.open(sys.argv[1]), lambda event: None)
 
 
 def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str, str], whole: Run) -> None:
-    """Somebody's objects fill the store of each node; what training needs besides is spilled, and neither run waits for ever."""
+    """Somebody's objects fill the store of each node; neither run waits for ever."""
     nodes.only(1, 1)
     fill = ray.remote(num_cpus=0)(lambda: ray.put(np.ones(STORE // 5, np.uint8)))
     held = [ray.get(fill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote()) for node in nodes.up() for _ in range(4)]
