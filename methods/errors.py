@@ -24,3 +24,8 @@ class CallError(SightlineError):
 
 class BrokenSampleError(ValueError):
     """One sample cannot be used (undecodable, too small). The stream substitutes it, counts it and names it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, cut to a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -78,10 +78,9 @@ def plan_resources(
     if stage:
         half = _down(share / 2)
         spare = int(gpus - workers) // workers if use_gpu else 0
-        count, actor_gpus = actors or (max(1, int(half)) if not use_gpu else spare or 1), 0.0
-        if use_gpu:
-            worker_gpus = 1.0 if spare else 1.0 - TEACHERS_GPU
-            actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count))
+        count = actors or max(1, spare if use_gpu else int(half))
+        actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count)) if use_gpu else 0.0
+        worker_gpus -= TEACHERS_GPU if use_gpu and not spare else 0.0
         data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
     per_worker = max(1, int(cpus // workers))
     return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve)

@@ -209,6 +209,11 @@ def redact(text: str) -> str:
     return re.sub(r"://[^/\s]+@", "://***@", text)
 
 
+def safe_line(error: Exception) -> str:
+    """What went wrong, in a line without passwords."""
+    return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+
+
 def without_password(experiment: config.Experiment) -> config.Experiment:
     """The experiment as it is shown, recorded and sent."""
     uri = experiment.log.tracking_uri

@@ -25,8 +25,7 @@ from .checkpoint import COMPLETE, Checkpoint
 from .config import Experiment
 from .data.storage import exists, open_place, read_bytes, write_bytes
 from .locks import alone
-from .runs import redact
-from .tracking import first_line
+from .runs import redact, safe_line
 
 PATIENCE = 60.0
 """Seconds in which a storage that does not answer is asked again."""
@@ -171,7 +170,7 @@ class Storage:
                     raise
                 if time.monotonic() + pause > until:
                     raise SightlineError(
-                        f"train.storage does not answer: {self}: {first_line(error)}",
+                        f"train.storage does not answer: {self}: {safe_line(error)}",
                         "look at its address and your access to it, then go on with `sightline resume`; nothing is lost",
                     ) from error
             time.sleep(pause)
@@ -192,7 +191,7 @@ def check(uri: str) -> None:
         raise
     except Exception as error:  # whatever the libraries behind fsspec raise
         mend = "check the address and your access to it, or train without: train.storage=null"
-        raise CallError(f"train.storage cannot be reached: {uri}: {first_line(error)}", mend) from error
+        raise CallError(f"train.storage cannot be reached: {uri}: {safe_line(error)}", mend) from error
 
 
 def _steps(system: fs.FileSystem, place: str) -> list[str]:

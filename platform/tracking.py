@@ -18,7 +18,7 @@ from typing import Any
 
 from .events import Event
 from .home import artifact_location, local_tracking_uri
-from .runs import EVENTS, Run, parse_lines, redact
+from .runs import EVENTS, Run, parse_lines, redact, safe_line
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
@@ -132,7 +132,7 @@ class Tracking:
             client.set_terminated(self.run.mlflow_run_id, status=status)
             self.problem = None
         except Exception as error:
-            self.problem = first_line(error)
+            self.problem = safe_line(error)
 
     def _work(self) -> None:
         pause = 2.0
@@ -142,7 +142,7 @@ class Tracking:
                 self.deliver()
                 self.problem, pause = None, 2.0
             except Exception as error:
-                self.problem, pause = first_line(error), min(pause * 2, 60.0)
+                self.problem, pause = safe_line(error), min(pause * 2, 60.0)
 
     def _create(self, client: Any) -> str:
         experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
@@ -194,11 +194,6 @@ class Tracking:
                 licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
                 client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
         client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, in a line without passwords."""
-    return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def experiment_of(client: Any, name: str, uri: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from .runs import safe_line
 from .storage import Storage
-from .tracking import first_line
 
 LAST_PATIENCE = 300.0
 """Seconds that the last checkpoint of a training has to be put there."""
@@ -62,4 +62,4 @@ class Uploads:
             self.storage.push(self.keep)
             self._problem = None
         except Exception as error:  # whatever the libraries behind fsspec raise
-            self._problem = first_line(error)
+            self._problem = safe_line(error)

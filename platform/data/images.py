@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sightline.methods.errors import BrokenSampleError
+from sightline.methods.errors import BrokenSampleError, first_line
 
 from .geometry import resize_nearest
 
@@ -62,7 +62,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         return np.array(to_rgb(image))  # a copy, because Pillow lends its memory read-only
     except _DAMAGED as error:
-        raise BrokenSampleError(f"damaged {image.format} image: {_first_line(error)}") from None
+        raise BrokenSampleError(f"damaged {image.format} image: {first_line(error)}") from None
 
 
 def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
@@ -158,7 +158,7 @@ def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         return np.asarray(image).astype(np.float32) / np.float32(DEPTH_UNIT)
     except _DAMAGED as error:
-        raise BrokenSampleError(f"damaged depth image: {_first_line(error)}") from None
+        raise BrokenSampleError(f"damaged depth image: {first_line(error)}") from None
 
 
 def encode_depth(depth: np.ndarray) -> bytes:
@@ -183,7 +183,7 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     try:
         return np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8)
     except _DAMAGED as error:
-        raise BrokenSampleError(f"damaged mask: {_first_line(error)}") from None
+        raise BrokenSampleError(f"damaged mask: {first_line(error)}") from None
 
 
 def count_indices(indices: np.ndarray) -> dict[int, int]:
@@ -197,7 +197,3 @@ def encode_segmentation(indices: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(indices).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

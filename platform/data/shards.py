@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from sightline.methods.errors import SightlineError
+from sightline.methods.errors import SightlineError, first_line
 
 from .manifest import Shard
 from .storage import is_local, open_place
@@ -45,7 +45,7 @@ class ShardFolder:
             names = [name for name in columns if name in file.schema_arrow.names] if columns is not None else None
             table = file.read_row_group(row_group_index, columns=names, use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise self.broken(shard, f"is damaged in row group {row_group_index} ({_first_line(error)})") from None
+            raise self.broken(shard, f"is damaged in row group {row_group_index} ({first_line(error)})") from None
         if table.num_rows != shard.row_groups[row_group_index]:
             raise self.broken(shard, f"has {table.num_rows} rows in row group {row_group_index}, not {shard.row_groups[row_group_index]}")
         return table
@@ -64,7 +64,7 @@ class ShardFolder:
                         if progress:
                             progress(done, total)
             except OSError as error:
-                raise self.broken(shard, f"cannot be read ({_first_line(error)})") from None
+                raise self.broken(shard, f"cannot be read ({first_line(error)})") from None
             if digest.hexdigest() != shard.sha256:
                 raise self.broken(shard, "was altered: its SHA-256 is not that of the manifest")
 
@@ -117,7 +117,3 @@ def _open_shard(uri: str, shard: Shard, mend: str, version: int, thread: int) ->
     if rows != shard.row_groups:
         raise refuse(shard, "has other row groups than the manifest says")
     return file
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
