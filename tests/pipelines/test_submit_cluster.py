@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from heads import WAIT, free_port, head, short_folder, until
-from ray._private.authentication_test_utils import reset_auth_token_state
+from heads import WAIT, as_person, free_port, head, short_folder, until
 from toy import TOY, write_pairs
 
 from sightline.platform import checkpoint, shipment, submit
@@ -82,9 +81,7 @@ def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, clust
     assert code == 1 and "run first: recipe toy" in out and "was stopped" in err
 
 
-def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_code(
-    work: Path, cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_code(work: Path, cluster: dict[str, str]) -> None:
     """Not the editable install that is on the same node's path."""
     code, out, err = sightline(work, cluster, "submit", "--json", "--", "inspect", "train")
     assert code == 0, err
@@ -95,23 +92,19 @@ def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_c
     sent = shipment.running_code()
     words = sent.files["sightline/pipelines/inspect.py"].decode() + '\n\ndef run(args):\n    print("the code that was sent")\n'
     changed = replace(sent, files={**sent.files, "sightline/pipelines/inspect.py": words.encode()})
-    for name, value in cluster.items():
-        if name.startswith("RAY_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.chdir(work)
-    assert ends(monkeypatch, changed, changed)[1].endswith("the code that was sent\n")
-    status, log = ends(monkeypatch, changed, sent)
-    assert status == "FAILED" and f"code {sent.digest} was sent, but code {changed.digest} runs here" in log
-    status, log = ends(monkeypatch, replace(sent, requirements=(*sent.requirements, "no-such-thing>=3")), None)
-    assert status == "FAILED" and "no no-such-thing" in log
-    assert ends(monkeypatch, replace(sent, python=">=99"), None) == ("PYTHON", "")
+    with as_person(cluster) as patch:
+        patch.chdir(work)
+        assert ends(patch, changed, changed)[1].endswith("the code that was sent\n")
+        status, log = ends(patch, changed, sent)
+        assert status == "FAILED" and f"code {sent.digest} was sent, but code {changed.digest} runs here" in log
+        status, log = ends(patch, replace(sent, requirements=(*sent.requirements, "no-such-thing>=3")), None)
+        assert status == "FAILED" and "no no-such-thing" in log
+        assert ends(patch, replace(sent, python=">=99"), None) == ("PYTHON", "")
 
 
-def ends(monkeypatch: pytest.MonkeyPatch, wheel: shipment.Code, said: shipment.Code | None) -> tuple[str, str]:
+def ends(patch: pytest.MonkeyPatch, wheel: shipment.Code, said: shipment.Code | None) -> tuple[str, str]:
     """Status and log of an `inspect` with the wheel of one code and the digest of another (None: its own)."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    reset_auth_token_state()  # another test of this process may have started a Ray of its own, whose token Ray keeps
-    with monkeypatch.context() as here:
+    with patch.context() as here:
         here.setattr(submit, "running_code", lambda: said or wheel)
         here.setattr(submit, "pack", lambda code, folder: shipment.pack(wheel, folder))
         client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])

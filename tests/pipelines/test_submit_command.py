@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asking import Ask
+from heads import as_person
 
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform import submit
@@ -55,7 +56,7 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[Server]:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,13 +71,11 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http, as_person({}) as patch:
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{http.server_address[1]}")
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        monkeypatch.chdir(tmp_path)
+        patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+        patch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{http.server_address[1]}")
+        patch.chdir(tmp_path)
         yield state
         http.shutdown()
 

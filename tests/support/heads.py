@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+from ray._private.authentication_test_utils import reset_auth_token_state
 
 WAIT = 600
 """Seconds: a machine may be busy."""
@@ -55,6 +57,25 @@ def head(scratch: Path, port: int, words: Sequence[str], environment: dict[str, 
         for child in ours:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+@contextmanager
+def as_person(environment: dict[str, str]) -> Iterator[pytest.MonkeyPatch]:
+    """This process with the `RAY_` variables of `environment` and token authentication; afterwards as before.
+
+    Ray reads mode and token once per process: without the resets, every cluster that a later test starts here would refuse its own driver.
+    """
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("RAY_ADDRESS", raising=False)
+            for name, value in environment.items():
+                if name.startswith("RAY_"):
+                    patch.setenv(name, value)
+            patch.setenv("RAY_AUTH_MODE", "token")
+            reset_auth_token_state()
+            yield patch
+    finally:
+        reset_auth_token_state()
 
 
 @contextmanager
