@@ -63,7 +63,7 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / name_of(state.step)
+    final = folder / f"step-{state.step:08d}"
     part = folder / f".part-{uuid.uuid4().hex[:8]}"
     try:
         part.mkdir()
@@ -94,11 +94,6 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     return final
 
 
-def name_of(step: int) -> str:
-    """Of the folder of its checkpoint."""
-    return f"step-{step:08d}"
-
-
 def checkpoints(folder: Path) -> Iterator[Checkpoint]:
     """The checkpoints that are complete by name and size, newest first."""
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -118,12 +113,9 @@ def harmed(folder: Path) -> list[str]:
     return problems
 
 
-def newest(folder: Path, step: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint, or that of `step`, whose every file has the recorded SHA-256; None where there is none."""
-    for checkpoint in checkpoints(folder):
-        if step in (None, checkpoint.state.step) and problem(checkpoint.path) is None:
-            return checkpoint
-    return None
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every file has the recorded SHA-256; None where there is none."""
+    return next((found for found in checkpoints(folder) if problem(found.path) is None), None)
 
 
 def problem(path: Path) -> str | None:

@@ -94,34 +94,28 @@ class Storage:
             if step not in kept:
                 _remove(system, f"{place}/checkpoints/{step}")
 
-    def pull(self, say: Say, step: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or that of `step`, which is then here. Fetched once on each node, whatever processes ask.
+    def pull(self, say: Say) -> Checkpoint | None:
+        """The newest checkpoint that verifies, which is then here. Fetched once on a node, whatever processes ask.
 
         A storage that does not answer is told to `say` where there is a checkpoint here, and else a `SightlineError`.
         """
         here = self.folder / "checkpoints"
-        if step is not None and (found := checkpoint.newest(here, step)):
-            return found
         with alone(self.folder / ".storage.lock", f"checkpoints of {self.folder.name} are being fetched"):
-            found = checkpoint.newest(here, step)
-            if found and step is not None:
-                return found
+            found = checkpoint.newest(here)
             try:
-                self._insist(lambda: self._fetch_newest(here, found, step, say))
+                self._insist(lambda: self._fetch_newest(here, found, say))
             except SightlineError as error:
                 if found is None:
                     raise
                 say(f"{error}; going on from {found.path.name}, the newest here")
                 return found
-            return checkpoint.newest(here, step)
+            return checkpoint.newest(here)
 
-    def _fetch_newest(self, here: Path, found: Checkpoint | None, step: int | None, say: Say) -> None:
+    def _fetch_newest(self, here: Path, found: Checkpoint | None, say: Say) -> None:
         system, place = self._open()
         for name in _complete(system, place):
             if found and name <= found.path.name:
                 return
-            if step is not None and name != checkpoint.name_of(step):
-                continue
             part = here / f".part-{uuid.uuid4().hex[:8]}"
             part.mkdir(parents=True)
             try:

@@ -25,7 +25,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
 from sightline.methods.errors import SightlineError
 
-from . import checkpoint, config, storage
+from . import checkpoint, config, restart, storage
 from .data.cache import Cache
 from .data.dataset import Dataset
 from .data.plan import PLAN_VERSION, Plan
@@ -128,7 +128,6 @@ class _Loop:
 
     def run(self) -> None:
         experiment, found = self.experiment, self._found()
-        self._check_same(found)
         pretext = self.method.build(experiment.settings, Live(seed=experiment.train.seed)).to(self.device).train()
         if found:
             pretext.load_state_dict(found.tensors("model"))
@@ -228,23 +227,18 @@ class _Loop:
             raise SightlineError(f"there is no finished cache in {self.job.teacher_cache}", "`sightline resume` makes it anew")
         return cache
 
-    def _found(self) -> checkpoint.Checkpoint | None:
-        """The newest checkpoint as rank 0 finds it, which then knows that nobody else writes one; the same on every rank."""
-        found = self._newest() if self.lead else None
-        if found and self.uploads:
-            self.uploads.finish(storage.PATIENCE)  # the other nodes need what is here alone
-        step = int(collective.broadcast(torch.tensor([found.state.step if found else -1], device=self.device)))
-        if self.lead or step < 0:
-            return found
-        if found := self._newest(step):
-            return found
-        raise SightlineError(
-            f"{socket.gethostname()} does not find the checkpoint of step {step} in {self.job.checkpoints}",
-            "put $SIGHTLINE_HOME on a folder that all nodes share, or set train.storage=URI",
-        )
-
-    def _newest(self, step: int | None = None) -> checkpoint.Checkpoint | None:
-        return self.storage.pull(self._tell, step) if self.storage else checkpoint.newest(self.job.checkpoints, step)
+    def _found(self) -> restart.Restart | None:
+        """A resume goes on with the same data, plan and settings, or not at all."""
+        if self.dataset.fingerprint != self.job.fingerprint:
+            raise SightlineError(
+                f"the data set {self.experiment.data.train} is not the one this run began with "
+                f"(fingerprint {self.dataset.fingerprint[:12]}, not {self.job.fingerprint[:12]})",
+                "point the run at the original data, or start a new run",
+            )
+        found = restart.find(self.job.checkpoints, self.storage, self.uploads, self._tell, self.device)
+        if found:
+            restart.check_same(found.state, self.experiment, self.dataset.fingerprint)
+        return found
 
     def _tell(self, text: str) -> None:
         self.post_from_any_rank({"kind": "storage", "text": text})
@@ -253,27 +247,7 @@ class _Loop:
         for text in self.uploads.news() if self.uploads else ():
             self._tell(text)
 
-    def _check_same(self, found: checkpoint.Checkpoint | None) -> None:
-        """A resume goes on with the same data, plan and settings, or not at all."""
-        if self.dataset.fingerprint != self.job.fingerprint:
-            raise SightlineError(
-                f"the data set {self.experiment.data.train} is not the one this run began with "
-                f"(fingerprint {self.dataset.fingerprint[:12]}, not {self.job.fingerprint[:12]})",
-                "point the run at the original data, or start a new run",
-            )
-        if found is None:
-            return
-        for name, ours, theirs in (
-            ("plan version", PLAN_VERSION, found.state.plan_version),
-            ("settings", _settings_hash(self.experiment), found.state.settings),
-            ("data fingerprint", self.dataset.fingerprint, found.state.fingerprint),
-        ):
-            if ours != theirs:
-                raise SightlineError(
-                    f"the checkpoint {found.path.name} has another {name} than this run", "start a new run, or restore the old one"
-                )
-
-    def _precision(self, pretext: Any, groups: list[Group], found: checkpoint.Checkpoint | None) -> str:
+    def _precision(self, pretext: Any, groups: list[Group], found: restart.Restart | None) -> str:
         """Decided once for a run: what the checkpoint says, else the settings, else a measurement that rank 0 makes and notes."""
         wanted = found.state.precision if found else self.experiment.train.precision
         if wanted != "auto":
@@ -364,7 +338,7 @@ class _Loop:
                     seed=train.seed,
                     plan_version=PLAN_VERSION,
                     fingerprint=self.dataset.fingerprint,
-                    settings=_settings_hash(self.experiment),
+                    settings=restart.settings_hash(self.experiment),
                     precision=self.precision,
                     history=self.history,
                 )
@@ -380,10 +354,6 @@ class _Loop:
                     failed = 1
                     self.post({"kind": "failed", "what": str(error), "mend": error.mend})
             return not self._agree(bool(failed))
-
-
-def _settings_hash(experiment: config.Experiment) -> str:
-    return hashlib.sha256(config.fingerprint(experiment).encode()).hexdigest()
 
 
 def _device(wanted: str) -> torch.device:

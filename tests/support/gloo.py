@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sightline.platform.runs import Run
@@ -16,15 +16,23 @@ from sightline.platform.train import Job
 WORKER = Path(__file__).with_name("gloo_worker.py")
 
 
-def train_in_processes(run: Run, world: int, kill_at: int = 0) -> None:
+def train_in_processes(run: Run, world: int, kill_at: int = 0, elsewhere: Path | None = None) -> None:
     """Train `run` on `world` ranks from wherever it stands to its end, or until SIGKILL: of every rank, at the first checkpoint from step
-    `kill_at` on."""
+    `kill_at` on. `elsewhere`: the folder that all but rank 0 take for the run's."""
     folder = Path(run.folder)
-    described = folder / "job.json"
-    described.write_text(json.dumps(asdict(Job(run.recipe, run.settings, str(folder), run.fingerprint))))
+    job = Job(run.recipe, run.settings, str(folder), run.fingerprint)
+    described, other = folder / "job.json", folder / "job-elsewhere.json"
+    described.write_text(json.dumps(asdict(job)))
+    other.write_text(json.dumps(asdict(replace(job, folder=str(elsewhere or folder)))))
     store = folder / f"store-{uuid.uuid4().hex}"
-    words = [sys.executable, str(WORKER), str(described)]
-    ranks = [subprocess.Popen([*words, str(rank), str(world), str(store)], stderr=subprocess.PIPE, text=True) for rank in range(world)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(other if rank else described), str(rank), str(world), str(store)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
     if kill_at:
         _kill(ranks, folder, kill_at)
         return
