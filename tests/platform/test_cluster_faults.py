@@ -107,21 +107,42 @@ carry_out(Run.open(sys.argv[1]), lambda event: None)
 """
 
 
-def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str, str], whole: Run) -> None:
-    """Somebody's objects fill the store of each node; neither run waits for ever."""
+def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str, str]) -> None:
+    """More of somebody's objects than each node's store holds. The workers of the first run are halted until the second trains."""
+    from ray._private.internal_api import memory_summary
+
     nodes.only(1, 1)
     fill = ray.remote(num_cpus=0)(lambda: ray.put(np.ones(STORE // 5, np.uint8)))
-    held = [ray.get(fill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote()) for node in nodes.up() for _ in range(4)]
-    runs = [make(f"beside-{number}", toy_data, **TWO) for number in (1, 2)]
-    began = time.monotonic()
-    drivers = [subprocess.Popen([sys.executable, "-c", CARRY, run.name], stderr=subprocess.PIPE, text=True) for run in runs]
+    held = [ray.get(fill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote()) for node in nodes.up() for _ in range(6)]
+    assert "Spilled" in memory_summary(nodes.address, stats_only=True)
+    steps = {"train.length": "60 steps", "train.checkpoint_every": "30 steps", "train.validate_every": "30 steps"}
+    runs, drivers = [make(f"beside-{number}", toy_data, **TWO, **steps) for number in (1, 2)], []
+    began, halted = time.monotonic(), list[int]()
+    try:
+        for run in runs:
+            drivers.append(subprocess.Popen([sys.executable, "-c", CARRY, run.name], stderr=subprocess.PIPE, text=True))
+            until(lambda run=run, driver=drivers[-1]: starts(run) or driver.poll() is not None, 0.02)  # type: ignore[misc]
+            if not halted:
+                halted = [event["pid"] for event in run.events() if event["kind"] == "worker"]
+                for pid in halted:
+                    os.kill(pid, signal.SIGSTOP)
+                assert last_of(run) != "end"
+    finally:
+        for pid in halted:
+            os.kill(pid, signal.SIGCONT)
     errors = [driver.communicate(timeout=600)[1] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], errors
     del held
+    undisturbed = make("alone", toy_data, **TWO, **steps)
+    train_in_processes(undisturbed, 2)
     for run in runs:
-        same(Run.open(run.name), whole)
+        same(Run.open(run.name), undisturbed)
     waited = [any(event["kind"] == "cluster" for event in run.events()) for run in runs]
     print(f"\nFAULT two runs on full stores: both in {time.monotonic() - began:.1f} s; waited: {waited}")
+
+
+def last_of(run: Run) -> str:
+    return str(list(run.events())[-1]["kind"])
 
 
 def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_data: dict[str, str]) -> None:

@@ -78,6 +78,7 @@ def cluster(*cpus: int) -> Iterator[Nodes]:
         patch.setenv("RAY_TMPDIR", str(scratch))  # Ray notes its newest cluster there, for others to join
         for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_raylet_start_wait_time_s": "300"}.items():
             patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for what tests hand to workers
         (scratch / "ray").mkdir()
         nodes = Nodes(scratch)
         try:

@@ -25,6 +25,22 @@ class Signed:
         return {**self.views(sample, rng), "loader": np.asarray(os.getpid())}
 
 
+class Located:
+    """Views with the Ray node on which they are made, as a number."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        import ray
+
+        return {**self.views(sample, rng), "node": np.asarray(node_number(ray.get_runtime_context().get_node_id()))}
+
+
+def node_number(node: str) -> int:
+    return int(node[:15], 16)
+
+
 class Telling:
     """One figure of each sample, and the process that made it."""
 
