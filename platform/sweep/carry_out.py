@@ -156,9 +156,9 @@ class Ends(TrialProgressCallback):
         live.run.status = run_status
         live.run.save()
         live.tracking.close(said, metrics=_metrics(sweep, trial))
-        spent = (tuned.last_result or {}).get("seconds", {"measuring": 0.0, "inside": 0.0})
-        training = _training(live.run) - spent["inside"]  # rungs are measured between two reports of the training
-        seconds = {"whole": time.monotonic() - live.began, "training": training, "measuring": spent["measuring"]}
+        measured = {int(step): spent for step, spent in (tuned.last_result or {}).get("seconds", {}).items()}
+        whole, training = time.monotonic() - live.began, _training(live.run, measured)
+        seconds = {"whole": whole, "training": training, "measuring": sum(measured.values())}
         self.trials.end(trial, status, "" if status != "failed" else str(error), seconds if live.run.attempts == 1 else {})
 
     def __deepcopy__(self, memo: Any) -> Ends:
@@ -239,9 +239,11 @@ def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
     return {} if trial.last is None else {f"objective/{sweep.plan.objective.replace('.', '/')}": trial.last}
 
 
-def _training(run: Run) -> float:
-    """Seconds of all steps that are on record."""
-    return float(sum(event["seconds"] for event in run.events() if event["kind"] == "steps"))
+def _training(run: Run, measured: dict[int, float]) -> float:
+    """Seconds from the first batch to the last thing on record, without those of rungs that were measured between steps."""
+    times = [event["time"] for event in run.events() if event["kind"] != "worker"]
+    last = _step(run)
+    return times[-1] - times[0] - sum(spent for step, spent in measured.items() if step < last) if times else 0.0
 
 
 def _step(run: Run) -> int:

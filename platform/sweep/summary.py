@@ -86,7 +86,7 @@ def _settings(trial: Trial) -> str:
 
 def _overhead(trials: list[Trial]) -> str:
     spent = sorted(t.seconds["whole"] - t.seconds["training"] - t.seconds["measuring"] for t in trials if "whole" in t.seconds)
-    return f"{spent[len(spent) // 2]:.1f} s (median), besides training and measuring" if spent else "not measured"
+    return f"{spent[len(spent) // 2]:.1f} s (median), besides its training and the measuring at its rungs" if spent else "not measured"
 
 
 def _place(domain: Domain, value: Any) -> float:

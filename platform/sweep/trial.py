@@ -24,7 +24,8 @@ STOP = "stop"
 
 @dataclass
 class TrialRun:
-    """`report(step, objective)` ends the process's part by `SystemExit` where the scheduler stops the trial."""
+    """`report(step, objective, seconds)` ends the process's part by `SystemExit` where the scheduler stops the trial. `seconds`: what was
+    spent on measuring, by step."""
 
     job: Job
     objective: str
@@ -39,7 +40,7 @@ class TrialRun:
         self.folder = Path(self.job.folder)
         self.validation: dict[str, float] = {}
         self.ended: Event = {}
-        self.measuring = self.inside = 0.0
+        self.measuring: dict[str, float] = {}
 
     def run(self) -> None:
         found = checkpoint.newest(self.job.checkpoints)
@@ -100,11 +101,8 @@ class TrialRun:
             value = self._last_validation(step)[self.objective.removeprefix("val/")]
         else:
             value = measure_probe(self.job.experiment, self.job.checkpoints, step, self.objective)
-        spent = time.perf_counter() - start
-        self.measuring += spent
-        if step != self.rungs[-1]:
-            self.inside += spent
-        self.report(step, value, {"measuring": self.measuring, "inside": self.inside})
+        self.measuring[str(step)] = time.perf_counter() - start
+        self.report(step, value, self.measuring)
 
     def _last_validation(self, step: int) -> dict[str, float]:
         from ..runs import parse_lines

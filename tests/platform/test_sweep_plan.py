@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,3 +222,16 @@ def test_rungs_that_are_filled_from_the_record_decide_as_if_nothing_had_happened
         assert decide(harmed, results[:cut]) + decide(Sweep.open(harmed.name), results[cut:]) == whole
     assert Sweep.open("whole").results() == results
     assert [trial.stopped for trial in Sweep.open("whole").trials()] == [whole[3 * n + 2] == "STOP" for n in range(12)]
+
+
+def test_rungs_that_were_measured_between_steps_are_no_training() -> None:
+    """Steps 0 to 6 in 4 s, 3 s of a rung, steps 6 to 9 in 2 s, then the last rung."""
+    from sightline.platform.sweep.carry_out import _training
+
+    steps = [{"kind": "steps", "first": 0, "lr": [0.0] * 6, "time": 13.0}, {"kind": "steps", "first": 6, "lr": [0.0] * 3, "time": 19.0}]
+    events = [{"kind": "worker", "time": 9.0}, {"kind": "start", "time": 10.0}, *steps]
+    run: Any = SimpleNamespace(events=lambda: iter(events))
+    assert _training(run, {6: 3.0, 9: 5.0}) == 6.0
+    events.pop()
+    assert _training(run, {6: 3.0}) == 3.0, "stopped at the rung"
+    assert _training(SimpleNamespace(events=lambda: iter(())), {}) == 0.0  # type: ignore[arg-type]
