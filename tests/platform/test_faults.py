@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import STEPS, bits, last, make, starts
+from gloo import train_in_processes
 from toy import write_pairs
 
 from sightline.methods.errors import SightlineError
@@ -31,13 +33,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Path, toy_data: dict[str, str], ray_head: None) -> Callable[[int], Run]:
-    """The run of this many workers to which nothing happened, made once."""
+    """The run of this many workers to which nothing happened, not even Ray; made once."""
     made: dict[int, Run] = {}
 
     def run(workers: int) -> Run:
         if workers not in made:
             made[workers] = make(f"undisturbed-{workers}", toy_data, **{"train.workers": workers})
-            carry_out(made[workers], lambda event: None)
+            train_in_processes(made[workers], workers)
         return made[workers]
 
     return run
@@ -51,15 +53,20 @@ def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
     run = make(f"killed-{workers}", toy_data, **{"train.workers": workers})
     pids: dict[int, int] = {}
     killed: list[int] = []
+    times: list[float] = []
 
     def on_event(event: dict[str, Any]) -> None:
         if event["kind"] == "worker" and not killed:
             pids[event["rank"]] = event["pid"]
+        if event["kind"] == "start" and killed:
+            times.append(time.monotonic())
         if event["kind"] == "checkpoint" and event["step"] >= 6 and not killed:
             killed.append(pids[workers - 1])
+            times.append(time.monotonic())
             os.kill(killed[0], signal.SIGKILL)
 
     carry_out(run, on_event)
+    print(f"\nFAULT SIGKILL of a worker of {workers}: {times[1] - times[0]:.1f} s until training goes on")
     whole = undisturbed(workers)
     assert killed and len(starts(run)) == 2, "the kill came too late to matter"
     assert 0 < starts(run)[1] < STEPS

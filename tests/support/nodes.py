@@ -28,6 +28,7 @@ class Nodes:
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self.address = str(self.cluster.address)
         self.started: dict[str, Any] = {}
+        self.leaving: set[str] = set()
 
     def add(self, cpus: int, **resources: float) -> str:
         node = self.cluster.add_node(num_cpus=cpus, object_store_memory=STORE, **resources)
@@ -47,12 +48,13 @@ class Nodes:
         deadline = int((time.time() + seconds) * 1000)
         taken, why = ray._raylet.GcsClient(address=self.address).drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "preempted", deadline)
         assert taken, why
+        self.leaving.add(node)
 
     def only(self, *cpus: int) -> list[str]:
         """Exactly these nodes besides the head: nodes that are up stay as far as they fit, others are removed, missing ones join."""
         wanted, kept = list(cpus), []
         for node, has in self.up().items():
-            if has in wanted:
+            if has in wanted and node not in self.leaving:
                 wanted.remove(has)
                 kept.append(node)
             else:
