@@ -36,6 +36,19 @@ def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str],
         return None
 
 
+def page_of(tracking_uri: str, run_id: str | None) -> str | None:
+    """The address of an MLflow run's page on its server; None where there is no server, or it is away."""
+    if run_id is None or not tracking_uri.startswith(("http://", "https://")):
+        return None
+    with suppress(Exception):
+        quiet_mlflow()
+        from mlflow import MlflowClient
+
+        experiment = MlflowClient(tracking_uri=tracking_uri).get_run(run_id).info.experiment_id
+        return f"{redact(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    return None
+
+
 def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     if parent.mlflow_run_id is None:
         return

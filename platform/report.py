@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -268,12 +269,28 @@ def _commands(commands: Sequence[str]) -> str:
     return f"<pre><code>{escape(chr(10).join(str(line) for line in commands))}</code></pre>" if commands else ""
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell of a `text_table`; without an address its text alone."""
+
+    text: str
+    address: str | None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _cell(cell: Any) -> str:
+    text = escape(str(cell))
+    return f'<a href="{escape(cell.address)}">{text}</a>' if isinstance(cell, Link) and cell.address else text
+
+
 def text_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], main: int | None = None) -> str:
     """A table of texts, each escaped; row `main` is emphasised."""
     lines = "".join(
         f"<tr{' class=main' if index == main else ''}>"
         + f'<th scope="row">{escape(str(row[0]))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:])
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for index, row in enumerate(rows)
     )

@@ -6,8 +6,9 @@ import statistics
 from typing import Any
 
 from ..charts import line_chart
+from ..parents import page_of
 from ..probes.findings import brief, table
-from ..report import text_table
+from ..report import Link, text_table
 from ..runs import Run
 from .record import Comparison
 
@@ -32,6 +33,7 @@ def costs(comparison: Comparison) -> list[dict[str, Any]]:
                 "peak_gib": statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
                 "data_wait": statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
                 "mlflow_run_ids": [run.mlflow_run_id for run in runs],
+                "mlflow_pages": [page_of(run.tracking_uri, run.mlflow_run_id) for run in runs],
             }
         )
     return rows
@@ -80,10 +82,10 @@ def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, An
     """What `write_report` takes."""
     told = [_told(row) for row in rows]
     body = [
-        [row["label"], row["recipe"], *shown.values(), ", ".join(str(one) for one in row["mlflow_run_ids"])]
+        [row["label"], row["recipe"], *shown.values(), *map(Link, map(str, row["mlflow_run_ids"]), row["mlflow_pages"])]
         for row, shown in zip(rows, told, strict=True)
     ]
-    headings = ["", "recipe", *told[0], "MLflow runs"]
+    headings = ["", "recipe", *told[0], *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
     curves = "".join(
         line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
         for entry in comparison.entries

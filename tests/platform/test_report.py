@@ -13,7 +13,8 @@ import pytest
 from sightline.methods.contract import Picture
 from sightline.methods.errors import SightlineError
 from sightline.platform.charts import line_chart, nice_ticks, number, seconds, stacked_bar
-from sightline.platform.report import write_report
+from sightline.platform.parents import page_of
+from sightline.platform.report import Link, text_table, write_report
 
 EVIL = '<script>alert("x")</script>&\'" onload=x'
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
@@ -152,3 +153,13 @@ def test_a_report_that_cannot_be_written_names_its_place(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(SightlineError, match="cannot write the report"):
         write_report(tmp_path / "file" / "r.html", {"title": "t"})
+
+
+def test_a_cell_may_lead_somewhere() -> None:
+    there = text_table("runs", ["", "run"], [["one", Link("a<b", 'http://mlflow/#/runs/a"b')]])
+    assert '<a href="http://mlflow/#/runs/a&quot;b">a&lt;b</a>' in there
+    assert "<td>a&lt;b</td>" in text_table("runs", ["", "run"], [["one", Link("a<b", None)]])
+
+
+def test_only_a_server_has_pages_of_runs() -> None:
+    assert page_of("sqlite:////tmp/mlflow.db", "a1") is None and page_of("http://127.0.0.1:9", None) is None
