@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import pytest
 from faults import bits, last, make
 from nodes import Nodes, cluster
-from stages import Located, node_number
+from stages import Large, Located, node_number
 from toy import TOY
 
 from sightline.methods.catalog import find_method
@@ -27,14 +28,29 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield up
 
 
+def stream_of(data: str, around: type, steps: int, block_rows: int, resources: StreamResources | None) -> Stream:
+    experiment, dataset = config.load("toy", {"data.train": data}, settings=TOY), Dataset.open(data)
+    views = around(find_method(experiment.method).views(experiment.settings))
+    plan = Plan(tuple(dataset.row_groups), 0, 12, 12, block_rows)
+    return Stream(dataset, views, plan, range(1), 0, steps, 0, resources)
+
+
 def test_shards_are_read_on_every_node(nodes: Nodes, toy_data: dict[str, str]) -> None:
-    experiment = config.load("toy", dict(toy_data), settings=TOY)
-    dataset = Dataset.open(toy_data["data.train"])
-    views = Located(find_method(experiment.method).views(experiment.settings))
-    plan = Plan(tuple(dataset.row_groups), 0, 12, 2, block_rows=16)
-    stream = Stream(dataset, views, plan, range(6), 0, 40, 0, StreamResources(task_cpus=1.0, cpus=2.0))
+    stream = stream_of(toy_data["data.train"], Located, 40, 16, StreamResources(task_cpus=1.0, cpus=2.0))
     where = {int(node) for step in stream for group in step for node in group.arrays["node"]}
     assert where == {node_number(node) for node in nodes.up()}
+
+
+def test_blocks_that_are_larger_than_a_nodes_object_store_come_all_the_same(nodes: Nodes, toy_data: dict[str, str]) -> None:
+    digests = [
+        [
+            (group.digest, zlib.crc32(group.arrays["large"].tobytes()))
+            for step in stream_of(toy_data["data.train"], Large, 16, 96, where)
+            for group in step
+        ]
+        for where in (None, StreamResources(task_cpus=1.0, cpus=2.0))
+    ]
+    assert digests[0] == digests[1] and len(digests[0]) == 16
 
 
 def test_workers_on_two_nodes_learn_what_they_learn_on_one(nodes: Nodes, toy_data: dict[str, str]) -> None:

@@ -37,6 +37,16 @@ class Located:
         return {**self.views(sample, rng), "node": np.asarray(node_number(ray.get_runtime_context().get_node_id()))}
 
 
+class Large:
+    """Views with five megabytes more for each sample."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**self.views(sample, rng), "large": rng.integers(0, 256, 5 << 20, np.uint8)}
+
+
 def node_number(node: str) -> int:
     return int(node[:15], 16)
 
