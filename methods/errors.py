@@ -22,6 +22,10 @@ class CallError(SightlineError):
     exit_code = 2
 
 
+class MachineError(SightlineError):
+    """The machine failed, not what was asked of it: a full disk. The same work goes through once that is mended."""
+
+
 class BrokenSampleError(ValueError):
     """One sample cannot be used (undecodable, too small). The stream substitutes it, counts it and names it."""
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.methods.errors import SightlineError
+from sightline.methods.errors import MachineError
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> Path:
-    """Write `folder/step-00000042`, then remove all but the newest `keep`. Raises `SightlineError` when the disk is full.
+    """Write `folder/step-00000042`, then remove all but the newest `keep`. Raises `MachineError` when the disk is full.
 
     `tensors`: file stem -> name -> tensor.
     """
@@ -82,7 +82,7 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
         if _is_full(error):
-            raise SightlineError(
+            raise MachineError(
                 f"the disk is full: the checkpoint of step {state.step} could not be written under {folder}; older checkpoints are whole",
                 "free some space, then continue with `sightline resume RUN`",
             ) from error

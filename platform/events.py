@@ -19,7 +19,7 @@ Event = dict[str, Any]
 `checkpoint` step, path, seconds
 `storage`    text: of checkpoints that cannot be put into `train.storage`, or fetched from there
 `nonfinite`  step, ids; from any rank
-`failed`     what, mend
+`failed`     what, mend; machine: whether it was a fault of the machine (`MachineError`), where a checkpoint could not be written
 `end`        step, history, stopped
 """
 Post = Callable[[Event], None]

@@ -71,7 +71,7 @@ class _Fit(threading.Thread):
             TorchTrainer(
                 _worker,
                 train_loop_config=self.config,
-                torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=600),
+                torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=1800),
                 scaling_config=ScalingConfig(
                     num_workers=plan.workers,
                     use_gpu=bool(plan.worker_gpus),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -36,17 +37,18 @@ def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str],
         return None
 
 
-def page_of(tracking_uri: str, run_id: str | None) -> str | None:
-    """The address of an MLflow run's page on its server; None where there is no server, or it is away."""
-    if run_id is None or not tracking_uri.startswith(("http://", "https://")):
-        return None
-    with suppress(Exception):
-        quiet_mlflow()
-        from mlflow import MlflowClient
+def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]:
+    """Addresses of MLflow runs' pages on their server, by id; none where there is no server, or it is away."""
+    pages: dict[str, str] = {}
+    if tracking_uri.startswith(("http://", "https://")):
+        with suppress(Exception):  # at the first that is not answered: a server that hangs is asked once
+            quiet_mlflow()
+            from mlflow import MlflowClient
 
-        experiment = MlflowClient(tracking_uri=tracking_uri).get_run(run_id).info.experiment_id
-        return f"{redact(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-    return None
+            client, place = MlflowClient(tracking_uri=tracking_uri), re.sub(r"://[^/\s]+@", "://", tracking_uri).rstrip("/")
+            for run_id in filter(None, run_ids):
+                pages[run_id] = f"{place}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+    return pages
 
 
 def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:

@@ -101,8 +101,7 @@ class Run:
 
         Raises `CallError` where a run of this name exists, and where `train.init` names nothing that fits.
         """
-        if not RUN_NAME.fullmatch(name):
-            raise CallError(f"{name!r} is no run name", "use letters, digits, '.', '_' and '-'")
+        refuse_taken(name, "run")
         initial = None
         if experiment.train.init is not None:
             from .initial import find_initial  # imports torch where it is used
@@ -193,15 +192,31 @@ def all_runs() -> list[Run]:
     return [Run._read(path.parent) for path in sorted(runs_folder().glob("*/run.json"))]
 
 
+KINDS = ("runs", "sweeps", "comparisons")
+"""Folders of what has a name that `resume` takes."""
+
+
 def fresh_name(recipe: str) -> str:
     """A run name nobody used: the recipe, in letters that a run name may have, and the time."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-")[:60] or "run"
     stem = f"{clean}-{datetime.now().strftime('%m%d-%H%M%S')}"
     name, number = stem, 1
-    while (runs_folder() / name).exists():
+    while any((home() / kind / name).exists() for kind in KINDS):
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def refuse_taken(name: str, kind: str, parts: str = "") -> None:
+    """Raises `CallError` where `name` is no name, where a run, a sweep or a comparison has it, or where runs match `parts` (a pattern)."""
+    if not RUN_NAME.fullmatch(name):
+        raise CallError(f"{name!r} is no {kind} name", "use letters, digits, '.', '_' and '-'")
+    for other in KINDS:
+        if (folder := home() / other / name).exists():
+            mend = f"choose another --name, or go on with `sightline resume {name}`"
+            raise CallError(f"a {other.removesuffix('s')} named {name!r} exists in {folder}", mend)
+    if parts and (found := sorted(path.name for path in runs_folder().glob(parts))):
+        raise CallError(f"a run named {found[0]!r} exists, as one of this {kind} would be", "choose another --name, or remove such runs")
 
 
 def redact(text: str) -> str:

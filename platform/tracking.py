@@ -60,6 +60,11 @@ class Tracking:
         self._thread.start()
 
     @property
+    def offset(self) -> int:
+        """Bytes of the record that were delivered."""
+        return int(self._state["offset"])
+
+    @property
     def client(self) -> Any:
         """The MLflow client, with the run made where it was not yet. Raises what MLflow raises when the server is away."""
         with self._lock:
@@ -194,6 +199,12 @@ class Tracking:
                 licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
                 client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
         client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
+
+
+def is_behind(run: Run) -> bool:
+    """Whether MLflow has not been given all of the run's record."""
+    path = run.folder / EVENTS
+    return run.mlflow_run_id is None or (path.exists() and path.stat().st_size > Tracking(run).offset)
 
 
 def experiment_of(client: Any, name: str, uri: str) -> str:

@@ -23,7 +23,7 @@ import torch
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Live
-from sightline.methods.errors import SightlineError
+from sightline.methods.errors import MachineError, SightlineError
 
 from . import checkpoint, config, restart, storage
 from .data.cache import Cache
@@ -352,7 +352,7 @@ class _Loop:
                         self.uploads.begin()
                 except SightlineError as error:
                     failed = 1
-                    self.post({"kind": "failed", "what": str(error), "mend": error.mend})
+                    self.post({"kind": "failed", "what": str(error), "mend": error.mend, "machine": isinstance(error, MachineError)})
             return not self._agree(bool(failed))
 
 

@@ -13,6 +13,7 @@ from sightline.methods.errors import CallError
 from .. import config, preflight
 from ..data.dataset import Dataset
 from ..events import Event
+from ..preflight import local_plan
 from ..runs import Run
 from ..train import Job, train
 
@@ -50,7 +51,8 @@ def gflops(experiment: config.Experiment) -> float | None:
 
 def measure_speed(experiment: config.Experiment) -> float:
     """Samples a second of training in this process, one worker, from the second report on."""
-    changed = {"train.length": "1e9 samples", "log.every": 1, "train.workers": 1, "data.val": None, "train.checkpoint_every": "1e9 samples"}
+    changed = {"train.length": "1e9 samples", "train.checkpoint_every": "1e9 samples", "log.every": 1, "train.workers": 1}
+    changed |= {"data.val": None, "train.init": None, "train.storage": None}
     tried = config.load(experiment.recipe, changed, settings=experiment.sections())
     seen: list[tuple[float, int]] = []
 
@@ -70,5 +72,5 @@ def measure_speed(experiment: config.Experiment) -> float:
             tried, found = resolve(tried)
             keep(found, Path(scratch))
             run = replace(run, settings=tried.sections())
-        train(Job(run.recipe, run.settings, scratch, fingerprint, None, experiment.train.threads or 1), post, stop)
+        train(Job(run.recipe, run.settings, scratch, fingerprint, None, local_plan(tried).threads), post, stop)
     return sum(samples for _, samples in seen[1:]) / (seen[-1][0] - seen[0][0])

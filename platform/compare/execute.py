@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from .. import checkpoint, parents
 from ..data.dataset import Dataset
@@ -21,7 +22,7 @@ from ..probes.run import run_probes
 from ..progress import RunProgress, doing
 from ..report import write_report
 from ..runs import Run
-from ..tracking import Tracking
+from ..tracking import Tracking, is_behind
 from . import page
 from .record import Comparison
 
@@ -46,6 +47,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     for number, (seed, entry) in enumerate(runs):
         run = comparison.run(entry, seed)
         if trained(run):
+            _close_missed(run)
             continue
         say(f"run {number + 1} of {len(runs)}: {run.name}, {entry.samples:,} samples")
         _train(comparison, run, console)
@@ -100,6 +102,17 @@ def _train(comparison: Comparison, run: Run, console: Console) -> None:
         comparison.peaks[run.name] = max(memory.peak, comparison.peaks.get(run.name, 0))
         comparison.save()
         tracking.close(said)
+    if tracking.problem:
+        again = f"`sightline resume {shlex.quote(comparison.name)}` delivers the rest"
+        console.print(f"[yellow]MLflow was away ({escape(tracking.problem)}); nothing is lost: {again}", soft_wrap=True)
+
+
+def _close_missed(run: Run) -> None:
+    """The end of a trained run whose driver died before it could say so, or while MLflow was away."""
+    if run.status != "trained" or is_behind(run):
+        run.status = "trained"
+        run.save()
+        Tracking(run).close("FINISHED")
 
 
 def _measure(comparison: Comparison, progress: Any) -> dict[str, Any]:

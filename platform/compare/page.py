@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from ..charts import line_chart
-from ..parents import page_of
+from ..parents import pages_of
 from ..probes.findings import brief, table
 from ..report import Link, text_table
 from ..runs import Run
@@ -16,6 +16,8 @@ from .record import Comparison
 def costs(comparison: Comparison) -> list[dict[str, Any]]:
     """Of each entry, medians over its seeds: training seconds, samples a second, TFLOP, peak memory, data wait; and its MLflow runs."""
     rows = []
+    names = [comparison.run_name(entry, seed) for entry in comparison.entries for seed in comparison.seeds]
+    pages = pages_of(comparison.tracking_uri, [Run.open(name).mlflow_run_id for name in names])
     for entry in comparison.entries:
         runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
         steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
@@ -33,7 +35,7 @@ def costs(comparison: Comparison) -> list[dict[str, Any]]:
                 "peak_gib": statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
                 "data_wait": statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
                 "mlflow_run_ids": [run.mlflow_run_id for run in runs],
-                "mlflow_pages": [page_of(run.tracking_uri, run.mlflow_run_id) for run in runs],
+                "mlflow_pages": [pages.get(str(run.mlflow_run_id)) for run in runs],
             }
         )
     return rows
@@ -81,10 +83,7 @@ def lines(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, A
 def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What `write_report` takes."""
     told = [_told(row) for row in rows]
-    body = [
-        [row["label"], row["recipe"], *shown.values(), *map(Link, map(str, row["mlflow_run_ids"]), row["mlflow_pages"])]
-        for row, shown in zip(rows, told, strict=True)
-    ]
+    body = [[row["label"], row["recipe"], *shown.values(), *_links(row)] for row, shown in zip(rows, told, strict=True)]
     headings = ["", "recipe", *told[0], *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
     curves = "".join(
         line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
@@ -108,6 +107,10 @@ def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, An
         "commands": [comparison.command, f"sightline resume {comparison.name}"],
         "warnings": [*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
     }
+
+
+def _links(row: dict[str, Any]) -> list[Link]:
+    return [Link(run_id or "not recorded", page) for run_id, page in zip(row["mlflow_run_ids"], row["mlflow_pages"], strict=True)]
 
 
 def _told(row: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from sightline.methods.errors import CallError
 
 from .. import config
 from ..home import comparison_record, home, runs_folder
-from ..runs import RUN_NAME, Run, redact, without_password, write_record
+from ..runs import Run, redact, refuse_taken, without_password, write_record
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,8 @@ class Comparison:
     @classmethod
     def create(cls, name: str, **values: Any) -> Comparison:
         """Raises `CallError` where the name is taken."""
-        if not RUN_NAME.fullmatch(name):
-            raise CallError(f"{name!r} is no name", "use letters, digits, '.', '_' and '-'")
+        refuse_taken(name, "comparison", f"{name}-*-s[0-9]*")
         folder = home() / "comparisons" / name
-        if (runs_folder() / name).exists() or folder.exists():
-            raise CallError(f"{name!r} is taken", f"choose another --name, or go on with `sightline resume {name}`")
         folder.mkdir(parents=True)
         values["command"] = redact(values["command"])
         made = cls(name=name, folder=folder, created=datetime.now(UTC).isoformat(timespec="seconds"), **values)

@@ -18,10 +18,12 @@ from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
 
+from ..events import Event
+from ..home import runs_folder
 from ..nodes import identity, mark
 from ..runs import Run
 from ..storage import Storage
-from ..tracking import Tracking
+from ..tracking import Tracking, is_behind
 from ..train import Job
 from .record import Sweep, Trial
 from .schedule import Recorded
@@ -31,6 +33,9 @@ from .trial import STOP, trainable
 Say = Callable[[str], None]
 RESTARTS = 2
 """Of a trial whose process died."""
+RUN_STATUS = {"finished": "trained", "failed": "failed", "pruned": "stopped", "cancelled": "stopped"}
+SAID = {"finished": "FINISHED", "failed": "FAILED", "pruned": "FINISHED", "cancelled": "KILLED"}
+"""To MLflow, of a trial's end."""
 PROGRESS = 30.0
 """Seconds between two lines that say how far the trials are."""
 
@@ -94,6 +99,14 @@ class Trials(Searcher):
         score = f", {self.sweep.plan.objective} {trial.last:.4g}" if trial.last is not None else ""
         self.say(f"trial {trial.number:03d} {status}{score}{f': {error}' if error else ''}")
 
+    def break_off(self, live: _Live, failed: Event) -> None:
+        """The machine failed, so the next trials would, too: this one stays open, and no other begins."""
+        self.waiting.clear()
+        live.run.status = "stopped"
+        live.run.save()
+        live.tracking.close("KILLED")
+        self.say(f"{live.run.name}: {failed['what']}; no other trial begins. {failed['mend'].replace('RUN', self.sweep.name)}")
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the record has it all."""
 
@@ -111,7 +124,7 @@ class _Live:
     """A trial under way."""
 
     def __init__(self, run: Run, tracking: Tracking) -> None:
-        self.run, self.tracking, self.began = run, tracking, time.monotonic()
+        self.run, self.tracking, self.began, self.since = run, tracking, time.monotonic(), time.time()
 
 
 class Ends(TrialProgressCallback):
@@ -143,19 +156,22 @@ class Ends(TrialProgressCallback):
         number = tuned.config["trial"]
         live, sweep = self.trials.live.pop(number), self.trials.sweep
         trial = next(one for one in sweep.trials() if one.number == number)
-        failed = [event for event in live.run.events() if event["kind"] == "failed"]
+        failed = [event for event in live.run.events() if event["kind"] == "failed" and event["time"] >= live.since]
         if sweep.plan.steps in trial.results:
-            status, run_status, said = "finished", "trained", "FINISHED"
+            status = "finished"
+        elif failed and failed[-1].get("machine"):
+            self.trials.break_off(live, failed[-1])
+            return
         elif error or failed:
-            status, run_status, said = "failed", "failed", "FAILED"
-            error = failed[-1]["what"] if failed else error
-        elif trial.stopped:
-            status, run_status, said = "pruned", "stopped", "FINISHED"
+            status, error = "failed", failed[-1]["what"] if failed else error
         else:
-            status, run_status, said = "cancelled", "stopped", "KILLED"
-        live.run.status = run_status
+            status = "pruned" if trial.stopped else "cancelled"
+        live.run.status = RUN_STATUS[status]
         live.run.save()
-        live.tracking.close(said, metrics=_metrics(sweep, trial))
+        live.tracking.close(SAID[status], metrics=_metrics(sweep, trial))
+        if live.tracking.problem:
+            again = f"`sightline resume {sweep.name}` delivers the rest"
+            self.trials.say(f"MLflow was away ({live.tracking.problem}); nothing of trial {number:03d} is lost: {again}")
         measured = {int(step): spent for step, spent in (tuned.last_result or {}).get("seconds", {}).items()}
         whole, training = time.monotonic() - live.began, _training(live.run, measured)
         seconds = {"whole": whole, "training": training, "measuring": sum(measured.values())}
@@ -185,6 +201,7 @@ def carry_out(sweep: Sweep, say: Say) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that failed has no objective
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    _deliver_missed(sweep)
     trials = Trials(sweep, say)
     if not trials.waiting:
         return
@@ -219,6 +236,17 @@ def carry_out(sweep: Sweep, say: Say) -> None:
     sweep.save()
 
 
+def _deliver_missed(sweep: Sweep) -> None:
+    """What MLflow, while it was away, missed of trials that have ended."""
+    for trial in sweep.trials():
+        folder = runs_folder() / sweep.run_name(trial.number)
+        if trial.status in SAID and folder.is_dir() and is_behind(run := Run.open(str(folder))):
+            tracking = Tracking(run)
+            tracking.close(SAID[trial.status], metrics=_metrics(sweep, trial))
+            if tracking.problem:  # away still
+                return
+
+
 def ask_stop(run: Run) -> None:
     """An early end of the trial that is this run."""
     (run.folder / STOP).touch()
@@ -232,7 +260,9 @@ def _resources(sweep: Sweep) -> dict[str, float]:
     if train["workers"] > 1:
         return {"CPU": 0.1}
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {"CPU": 1.0, "GPU": 1.0} if train["device"] != "cpu" and total.get("GPU", 0) else {"CPU": 1.0}
+    # A GPU that was asked for is waited for: nodes that an autoscaler starts are not up yet.
+    gpu = train["device"] == "cuda" or (train["device"] == "auto" and total.get("GPU", 0))
+    return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
@@ -243,7 +273,7 @@ def _training(run: Run, measured: dict[int, float]) -> float:
     """Seconds from the first batch to the last thing on record, without those of rungs that were measured between steps."""
     times = [event["time"] for event in run.events() if event["kind"] != "worker"]
     last = _step(run)
-    return times[-1] - times[0] - sum(spent for step, spent in measured.items() if step < last) if times else 0.0
+    return max(times) - min(times) - sum(spent for step, spent in measured.items() if step < last) if times else 0.0
 
 
 def _step(run: Run) -> int:

@@ -23,6 +23,8 @@ TASK = ("model", "pretext", "loss", "augment")
 """Sections that decide what the pretext loss measures, so that losses of different settings do not compare."""
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
 """Sections that all trials share."""
+OF_EVERY_TRIAL = ("train.length", "train.seed", "train.checkpoint_every", "train.validate_every", "train.keep")
+"""Settings that the sweep itself decides."""
 MOST_TRIALS = 1000
 KEPT = 3
 """Checkpoints of a trial: with several workers training goes on while one is measured."""
@@ -50,7 +52,7 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     space = parse_space(asked.space) or parse_space(f"{key}={text}" for key, text in method.search_space.items())
     if not space:
         raise CallError(f"method {method.id} declares no search space", "name one: --space section.key=RANGE")
-    _check_space(experiment, space)
+    _check_space(experiment, space, dataset.rows)
     objective, better = _objective(experiment, asked.objective, space, asked.insist)
     if asked.search == "grid":
         count = 1 + len(grid(space))
@@ -95,16 +97,18 @@ def trial_settings(experiment: config.Experiment, plan: SweepPlan) -> config.Exp
     return config.load(experiment.recipe, changed, settings=experiment.sections())
 
 
-def _check_space(experiment: config.Experiment, space: Space) -> None:
-    """Every setting is known and may have the ends of its range."""
-    problems = []
+def _check_space(experiment: config.Experiment, space: Space, rows: int) -> None:
+    """Every setting is known, may have the ends of its range, and leaves the number of steps as it is."""
+    problems, steps = [], experiment.clock(rows).steps
     for key, domain in space.items():
-        if key.partition(".")[0] in OF_THE_SWEEP or key in ("train.length", "train.seed"):
+        if key.partition(".")[0] in OF_THE_SWEEP or key in OF_EVERY_TRIAL:
             problems.append(f"{key} is the same in all trials of a sweep")
             continue
         for value in domain.edges():
             try:
-                config.load(experiment.recipe, {key: value}, settings=experiment.sections())
+                tried = config.load(experiment.recipe, {key: value}, settings=experiment.sections())
+                if tried.clock(rows).steps != steps:
+                    raise CallError("trials would have different numbers of steps; give train.length='N steps'")
             except CallError as error:
                 problems.append(f"--space {key}={domain}: {error}")
                 break

@@ -15,8 +15,8 @@ from sightline.methods.errors import CallError
 from sightline.methods.settings import Settings, nearest
 
 from .. import config
-from ..home import home, runs_folder, sweep_record
-from ..runs import RUN_NAME, append_lines, parse_lines, redact, without_password, write_record
+from ..home import home, sweep_record
+from ..runs import append_lines, parse_lines, redact, refuse_taken, without_password, write_record
 from .space import Space, parse_domain
 
 TRIALS = "trials.jsonl"
@@ -88,15 +88,9 @@ class Sweep:
     @classmethod
     def create(cls, name: str, experiment: config.Experiment, fingerprint: str, plan: SweepPlan, command: str, tracking_uri: str) -> Sweep:
         """Raises `CallError` where the name is taken."""
-        if not RUN_NAME.fullmatch(name):
-            raise CallError(f"{name!r} is no sweep name", "use letters, digits, '.', '_' and '-'")
+        refuse_taken(name, "sweep", f"{name}-[0-9][0-9][0-9]")
         folder = sweeps_folder() / name
-        if (runs_folder() / name).exists():
-            raise CallError(f"a run named {name!r} exists", "choose another --name")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise CallError(f"a sweep named {name!r} exists", f"choose another --name, or go on with `sightline resume {name}`") from None
+        folder.mkdir(parents=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
         sweep = cls(name, folder, experiment.recipe, settings, fingerprint, plan, created, redact(command), tracking_uri=tracking_uri)

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.settings import nearest
 
 from .. import checkpoint, config
 from ..events import Event
 from ..nodes import sees
 from ..runs import EVENTS, append_lines, write_down
+from ..shipment import verify
 from ..train import Job, train
 
 STOP = "stop"
 """A file of this name in a run's folder asks for an early end of a trial."""
+
+
+class RecordedError(SightlineError):
+    """An error that the training has put into the record."""
 
 
 @dataclass
@@ -88,7 +94,7 @@ class TrialRun:
         elif event["kind"] == "end":
             self.ended = event
         elif event["kind"] == "failed":
-            raise SightlineError(event["what"], event["mend"])
+            raise RecordedError(event["what"], event["mend"])
         elif event["kind"] == "nonfinite":
             raise SightlineError(f"the loss of step {event['step']} is not finite", f"samples of the group: {', '.join(event['ids'][:8])}")
         elif event["kind"] == "checkpoint" and event["step"] in self.rungs[:-1] and event["step"] not in self.known:
@@ -98,7 +104,7 @@ class TrialRun:
         """The last rung is measured after the training has ended, so that its record is whole."""
         start = time.perf_counter()
         if self.objective.startswith("val/"):
-            value = self._last_validation(step)[self.objective.removeprefix("val/")]
+            value = self._loss(self.objective.removeprefix("val/"), step)
         else:
             value = measure_probe(self.job.experiment, self.job.checkpoints, step, self.objective)
         self.measuring[str(step)] = time.perf_counter() - start
@@ -112,6 +118,12 @@ class TrialRun:
                 found = [event for event in parse_lines(file) if event["kind"] == "validation" and event["step"] == step]
             self.validation = found[-1]["losses"]
         return self.validation
+
+    def _loss(self, name: str, step: int) -> float:
+        losses = self._last_validation(step)
+        if name not in losses:
+            raise CallError(f"--objective val/{name}: the validation has no such loss: {nearest(name, list(losses))}")
+        return losses[name]
 
 
 def measure_probe(experiment: config.Experiment, checkpoints: Path, step: int, objective: str) -> float:
@@ -148,6 +160,7 @@ def trainable(settings: dict[str, Any]) -> None:
     def report(step: int, objective: float, seconds: dict[str, float]) -> None:
         tune.report({"step": step, "objective": objective, "seconds": seconds})
 
+    verify()
     job = Job(**settings["job"])
     if not sees(Path(job.folder), job.token):
         raise SightlineError(
@@ -156,5 +169,7 @@ def trainable(settings: dict[str, Any]) -> None:
         )
     try:
         TrialRun(job, settings["objective"], tuple(settings["rungs"]), frozenset(settings["known"]), report, settings["share"]).run()
+    except RecordedError:
+        return
     except SightlineError as error:
         append_lines(Path(job.folder) / EVENTS, [{"kind": "failed", "what": str(error), "mend": error.mend}])

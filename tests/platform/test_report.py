@@ -13,7 +13,7 @@ import pytest
 from sightline.methods.contract import Picture
 from sightline.methods.errors import SightlineError
 from sightline.platform.charts import line_chart, nice_ticks, number, seconds, stacked_bar
-from sightline.platform.parents import page_of
+from sightline.platform.parents import pages_of
 from sightline.platform.report import Link, text_table, write_report
 
 EVIL = '<script>alert("x")</script>&\'" onload=x'
@@ -162,4 +162,4 @@ def test_a_cell_may_lead_somewhere() -> None:
 
 
 def test_only_a_server_has_pages_of_runs() -> None:
-    assert page_of("sqlite:////tmp/mlflow.db", "a1") is None and page_of("http://127.0.0.1:9", None) is None
+    assert pages_of("sqlite:////tmp/mlflow.db", ["a1"]) == {} and pages_of("http://127.0.0.1:9", [None]) == {}

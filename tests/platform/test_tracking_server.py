@@ -19,7 +19,7 @@ from toy import TOY
 from sightline.platform import jobs
 from sightline.platform.clean import find_waste
 from sightline.platform.events import Event
-from sightline.platform.parents import page_of
+from sightline.platform.parents import pages_of
 from sightline.platform.runs import Run
 from sightline.platform.train import Job, train
 
@@ -74,7 +74,7 @@ def has_everything(server: MlflowServer, run: Run, steps: int) -> None:
         assert points(server, run, metric) == list(range(1, steps + 1))
     assert points(server, run, "val/loss") == sorted({event["step"] for event in run.events() if event["kind"] == "validation"})
     filed = client.get_run(run_id)
-    assert page_of(run.tracking_uri, run_id) == f"{server.uri}/#/experiments/{experiment.experiment_id}/runs/{run_id}"
+    assert pages_of(run.tracking_uri, [run_id]) == {run_id: f"{server.uri}/#/experiments/{experiment.experiment_id}/runs/{run_id}"}
     for metric in (name for name in filed.data.metrics if name.startswith(("claim/", "probe/"))):
         assert len(points(server, run, metric)) == 1, metric
     assert any(name.startswith("claim/") for name in filed.data.metrics)
