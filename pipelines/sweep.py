@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", metavar="PROBE.METRIC", help="what trials are compared by (default: the first probe the data allow)")
     parser.add_argument("--rungs", type=int, default=3, metavar="N", help="times a whole trial is measured (default: %(default)s)")
     parser.add_argument("--reduction", type=int, default=3, metavar="N", help="one of N goes on from a rung (default: %(default)s)")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: one a CPU or GPU)")
+    parser.add_argument(
+        "--concurrent",
+        type=int,
+        metavar="N",
+        help="trials at the same time (default: one a CPU or GPU of the machine that the command runs on)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the search; training has train.seed (default: %(default)s)")
     parser.add_argument("--insist", action="store_true", help="compare by a pretext loss although the space changes what it measures")
     parser.add_argument("--name", help="the sweep's name; its trials are NAME-000, NAME-001, ... (default: the recipe and the time)")
