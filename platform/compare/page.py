@@ -7,10 +7,12 @@ from typing import Any
 
 from ..charts import line_chart
 from ..parents import pages_of
-from ..probes.findings import brief, table
+from ..probes.findings import table
 from ..report import Link, text_table
 from ..runs import Run
 from .record import Comparison
+
+KINDS = ("encoder", "control mean")
 
 
 def costs(comparison: Comparison) -> list[dict[str, Any]]:
@@ -42,10 +44,21 @@ def costs(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def headline(comparison: Comparison, probes: dict[str, Any]) -> str:
-    found = [text for result in probes.values() if (text := brief(result))]
+    found = [_ranking(result) for result in probes.values() if "skipped" not in result]
     names = ", ".join(entry.label for entry in comparison.entries)
     head = f"{names} on {comparison.budget} each, {len(comparison.seeds)} training seed{'s' * (len(comparison.seeds) > 1)}."
-    return f"{head} {comparison.entries[0].label}: {'; '.join(found)}." if found else f"{head} No probe could be measured."
+    return f"{head} {' '.join(found)} Which of these differ is told below." if found else f"{head} No probe could be measured."
+
+
+def _ranking(result: dict[str, Any]) -> str:
+    """A probe's first figure of all entries, the best first, beside those of random weights."""
+    metric, about = next(iter(result["metrics"].items()))
+    rows = sorted(result["rows"], key=lambda row: float(row["metrics"][metric]["value"]), reverse=about["better"] == "higher")
+    figures = {kind: [(row["name"], row["metrics"][metric]["value"]) for row in rows if row["kind"] == kind] for kind in KINDS}
+    random = sorted({f"{value:.1%}" for _, value in figures["control mean"]})
+    beside = f" (random weights {' to '.join(dict.fromkeys((random[0], random[-1])))})" if random else ""
+    label = metric if about["label"] == "all pairs" else about["label"]
+    return f"{result['probe']} {label}: {', '.join(f'{name} {value:.1%}' for name, value in figures['encoder'])}{beside}."
 
 
 def metrics(comparison: Comparison, probes: dict[str, Any]) -> dict[str, float]:

@@ -44,7 +44,7 @@ class Contender:
         """By the name of the row that is measured."""
         if not self.seeds:
             return {self.name: self.encoder}
-        return {f"{self.name}, seed {i + 1}": module for i, module in enumerate((self.encoder, *self.seeds))}
+        return {f"{self.name}, seed {i}": module for i, module in enumerate((self.encoder, *self.seeds))}
 
     @property
     def eats(self) -> Literal["images", "points"]:
