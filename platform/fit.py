@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -47,8 +48,19 @@ def fit(
         running.join(LAST_SECONDS)
         raise
     finally:
+        _give_back(recorder)
         ray.kill(recorder)
     return running.error
+
+
+def _give_back(recorder: Any) -> None:
+    """The workers' places, which a dead controller leaves taken: what Ray Train has to clean up after it asks a dashboard, and there may
+    be none."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        for group in ray.get(recorder.placed.remote()):
+            ray.util.remove_placement_group(group)
 
 
 class _Fit(threading.Thread):
@@ -100,6 +112,14 @@ class _Recorder:
         self.events: list[Event] = []
         self.stop = False
         self.failed = False
+        self.groups: list[Any] = []
+
+    def place(self, group: Any) -> None:
+        self.groups.append(group)
+
+    def placed(self) -> list[Any]:
+        """Placement groups in which workers have stood."""
+        return self.groups
 
     def post(self, event: Event) -> None:
         self.events.append(event)
@@ -133,6 +153,8 @@ def _worker(config: dict[str, Any]) -> None:
     recorder = config["recorder"]
     if ray.get(recorder.has_failed.remote()):
         return  # the attempt after a failure that no restart mends
+    if collective.rank() == 0:
+        recorder.place.remote(ray.util.get_current_placement_group())
     job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
     lead, shared = collective.rank() == 0, Path(job.folder)
     asked: list[Any] = []

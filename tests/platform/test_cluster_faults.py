@@ -96,6 +96,7 @@ def test_the_controller_of_ray_train_dies(nodes: Nodes, toy_data: dict[str, str]
     carry_out(run, once)
     same(run, whole)
     tell("SIGKILL of Ray Train's controller", run, once.lost)
+    until(lambda: all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values()))
 
 
 CARRY = """
