@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import finish, start
+from heads import until
 from rich.console import Console
 from toy import TOY_IMAGES, write_images
 
@@ -141,10 +141,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_a_page_with_means_over_seeds(p
         "--name",
         "both",
     )
-    for _ in range(900):
-        time.sleep(0.1)
-        if Path("home/runs/both-loca-s0/checkpoints").exists():
-            break
+    until(Path("home/runs/both-loca-s0/checkpoints").exists, 0.1)
     os.killpg(process.pid, signal.SIGINT)
     stopped = finish(process)
     assert stopped["status"] == "stopped"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from commands import finish, start
+from heads import until
 from toy import TOY, write_pairs
 
 from sightline.platform import checkpoint
@@ -23,12 +23,7 @@ pytestmark = pytest.mark.slow
 
 def wait_for_step(folder: Path, step: int) -> None:
     """Until the run has a checkpoint of `step` or later."""
-    for _ in range(600):
-        found = checkpoint.newest(folder / "checkpoints") if folder.exists() else None
-        if found and found.state.step >= step:
-            return
-        time.sleep(0.25)
-    raise AssertionError(f"no checkpoint of step {step} in {folder}")
+    until(lambda: (found := checkpoint.newest(folder / "checkpoints")) and found.state.step >= step, 0.25)
 
 
 def test_a_run_survives_ctrl_c_and_a_killed_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

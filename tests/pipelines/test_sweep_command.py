@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import finish, start
+from heads import until
 from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
@@ -37,13 +38,11 @@ def sweep(name: str, *words: str) -> subprocess.Popen[str]:
     return start(Path.cwd() / "home", "sweep", "toy.yaml", "data.train=train", "data.val=val", *words, "--name", name)
 
 
-def until(name: str, results: int) -> Sweep:
+def recorded(name: str, results: int) -> Sweep:
     """The sweep when so many results are on record."""
-    for _ in range(1200):
-        time.sleep(0.1)
-        if (Path("home/sweeps") / name / "trials.jsonl").exists() and len(Sweep.open(name).results()) >= results:
-            return Sweep.open(name)
-    raise AssertionError(f"{name} has no {results} results")
+    record = Path("home/sweeps") / name / "trials.jsonl"
+    until(lambda: record.exists() and len(Sweep.open(name).results()) >= results, 0.1)
+    return Sweep.open(name)
 
 
 def measured(name: str) -> list[tuple[Any, ...]]:
@@ -61,11 +60,11 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
     _is_nested(whole)
 
     process = sweep("harmed", *words)
-    until("harmed", 2)
+    recorded("harmed", 2)
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process)["status"] == "stopped"
     process = start(Path.cwd() / "home", "resume", "harmed")
-    done = until("harmed", 6)
+    done = recorded("harmed", 6)
     process.kill()
     process.communicate()
     time.sleep(3)
@@ -105,10 +104,7 @@ def test_a_trial_that_fails_or_is_stopped_ends_nothing_else(place: Path) -> None
     """A ratio that masks nothing is allowed by the ends of its range only; a file asks trial 2 to end."""
     text = "0.05,0.5,0.6"  # of 16 cells 0.05 hides one: allowed; see the batch below
     process = sweep("odd", "--space", f"pretext.mask_ratio={text}", "--space", "batch.group=2,12", "--search", "grid", "--concurrent", "2")
-    for _ in range(600):
-        time.sleep(0.1)
-        if Path("home/runs/odd-002").exists():
-            break
+    until(Path("home/runs/odd-002").exists, 0.1)
     (Path("home/runs/odd-002") / "stop").touch()
     result = finish(process)
     states = {row["trial"]: row["status"] for row in result["trials"]}
