@@ -11,14 +11,14 @@ import torch
 from sightline.methods.errors import SightlineError
 from sightline.platform import checkpoint
 from sightline.platform.clean import find_waste
+from sightline.platform.restart import settings_hash
 from sightline.platform.runs import Run
-from sightline.platform.train import _settings_hash
 
 
 def given(run: Run, status: str, *steps: int) -> Run:
     """`run` in this status, with checkpoints of these steps."""
     for step in steps:
-        state = checkpoint.TrainState(step, step * 12, 0, 1, run.fingerprint, _settings_hash(run.experiment), "fp32", "h")
+        state = checkpoint.TrainState(step, step * 12, 0, 1, run.fingerprint, settings_hash(run.experiment), "fp32", "h")
         tensors = {"model": {"w": torch.full((50,), float(step))}, "optimizer": {"w|exp_avg": torch.zeros(500)}}
         checkpoint.write(run.folder / "checkpoints", state, tensors, keep=99)
     run.status = status
