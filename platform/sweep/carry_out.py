@@ -124,7 +124,9 @@ class _Live:
     """A trial under way."""
 
     def __init__(self, run: Run, tracking: Tracking) -> None:
-        self.run, self.tracking, self.began, self.since = run, tracking, time.monotonic(), time.time()
+        self.run, self.tracking, self.began = run, tracking, time.monotonic()
+        self.failures = len(_failures(run))
+        """Of attempts before."""
 
 
 class Ends(TrialProgressCallback):
@@ -156,7 +158,7 @@ class Ends(TrialProgressCallback):
         number = tuned.config["trial"]
         live, sweep = self.trials.live.pop(number), self.trials.sweep
         trial = next(one for one in sweep.trials() if one.number == number)
-        failed = [event for event in live.run.events() if event["kind"] == "failed" and event["time"] >= live.since]
+        failed = _failures(live.run)[live.failures :]
         if sweep.plan.steps in trial.results:
             status = "finished"
         elif failed and failed[-1].get("machine"):
@@ -263,6 +265,10 @@ def _resources(sweep: Sweep) -> dict[str, float]:
     # A GPU that was asked for is waited for: nodes that an autoscaler starts are not up yet.
     gpu = train["device"] == "cuda" or (train["device"] == "auto" and total.get("GPU", 0))
     return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+
+
+def _failures(run: Run) -> list[Event]:
+    return [event for event in run.events() if event["kind"] == "failed"]
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
