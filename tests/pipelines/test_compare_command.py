@@ -124,6 +124,7 @@ def test_the_headline_names_each_probes_own_encoders() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_comparison_that_was_stopped_goes_on_to_a_page_with_means_over_seeds(place: Path) -> None:
     words = ["conmim.yaml", "loca.yaml", "data.train=data/train", "train.checkpoint_every=5 steps", "--data", "data"]
     process = start(

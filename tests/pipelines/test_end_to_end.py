@@ -18,7 +18,7 @@ from sightline.platform import checkpoint
 from sightline.platform.runs import Run
 from sightline.platform.train import Job, train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def wait_for_step(folder: Path, step: int) -> None:

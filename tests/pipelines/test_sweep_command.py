@@ -50,6 +50,7 @@ def measured(name: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Path) -> None:
     words = ["train.length=240 steps", *RATES, "--trials", "6", "--concurrent", "1"]  # long enough to be met in the middle of a trial
     whole = finish(sweep("whole", *words))
@@ -100,6 +101,7 @@ def _is_nested(result: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_trial_that_fails_or_is_stopped_ends_nothing_else(place: Path) -> None:
     """A ratio that masks nothing is allowed by the ends of its range only; a file asks trial 2 to end."""
     text = "0.05,0.5,0.6"  # of 16 cells 0.05 hides one: allowed; see the batch below
@@ -132,6 +134,7 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_figures_of_one(place: Path) -> None:
     words = ["train.length=12 steps", *RATES, "--rungs", "2", "--reduction", "2", "--concurrent", "1"]
     assert finish(sweep("two", "train.workers=2", *words, "--trials", "2"))["status"] == "finished"
