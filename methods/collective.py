@@ -48,7 +48,7 @@ def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
     return tensor
 
 
-def share_bytes(words: bytes, device: torch.device) -> bytes:
+def broadcast_bytes(words: bytes, device: torch.device) -> bytes:
     """What rank 0 gives, on every rank. `device`: one that the process group can talk over."""
     if not active():
         return words
@@ -58,14 +58,14 @@ def share_bytes(words: bytes, device: torch.device) -> bytes:
     return bytes(broadcast(torch.tensor(list(words), dtype=torch.uint8, device=device)).tolist())
 
 
-def share_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """What rank 0 gives, on the CPU of every rank, one tensor after another. Nothing is pickled."""
     if not active():
         return dict(tensors)
     lead = rank() == 0
     heads = [[name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()] if lead else []
     shared: dict[str, torch.Tensor] = {}
-    for name, dtype, shape in json.loads(share_bytes(json.dumps(heads).encode(), device)):
+    for name, dtype, shape in json.loads(broadcast_bytes(json.dumps(heads).encode(), device)):
         mine = tensors[name].to(device).contiguous() if lead else torch.empty(shape, dtype=getattr(torch, dtype), device=device)
         broadcast(mine.reshape(-1).view(torch.uint8))  # bytes, whatever types the backend knows
         shared[name] = mine.cpu()

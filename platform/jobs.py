@@ -17,7 +17,7 @@ from .locks import by_one_driver
 from .memory import MemoryMeter
 from .progress import RunProgress, duration
 from .runs import Run, redact
-from .tracking import Tracking
+from .tracking import Tracking, undelivered
 
 if TYPE_CHECKING:
     from .finish import Findings
@@ -97,8 +97,7 @@ def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
 
 def _tell_undelivered(run: Run, problem: str | None, console: Console) -> None:
     if problem:
-        again = f"sightline resume {shlex.quote(run.name)}"
-        console.print(f"[yellow]MLflow was away ({escape(problem)}); nothing is lost: `{again}` delivers the rest", soft_wrap=True)
+        console.print(f"[yellow]{escape(undelivered(problem, run.name))}", soft_wrap=True)
 
 
 def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:

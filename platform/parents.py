@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +44,7 @@ def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]
             quiet_mlflow()
             from mlflow import MlflowClient
 
-            client, place = MlflowClient(tracking_uri=tracking_uri), re.sub(r"://[^/\s]+@", "://", tracking_uri).rstrip("/")
+            client, place = MlflowClient(tracking_uri=tracking_uri), redact(tracking_uri).replace("***@", "").rstrip("/")
             for run_id in filter(None, run_ids):
                 pages[run_id] = f"{place}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
     return pages

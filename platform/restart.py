@@ -29,7 +29,7 @@ class Restart:
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """`model` or `optimizer`, on the CPU. Called by all ranks together."""
-        return collective.share_tensors(self.checkpoint.tensors(name) if self.checkpoint else {}, self.device)
+        return collective.broadcast_tensors(self.checkpoint.tensors(name) if self.checkpoint else {}, self.device)
 
 
 def find(folder: Path, store: Storage | None, uploads: Uploads | None, say: Say, device: torch.device) -> Restart | None:
@@ -42,7 +42,7 @@ def find(folder: Path, store: Storage | None, uploads: Uploads | None, say: Say,
         found = store.pull(say) if store else newest(folder)
         if found and uploads:
             uploads.begin()  # it may be here alone
-    state = collective.share_bytes(json.dumps(asdict(found.state)).encode() if found else b"", device)
+    state = collective.broadcast_bytes(json.dumps(asdict(found.state)).encode() if found else b"", device)
     return Restart(TrainState(**json.loads(state)), found, device) if state else None
 
 

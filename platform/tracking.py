@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import threading
 import time
 import warnings
@@ -199,6 +200,11 @@ class Tracking:
                 licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
                 client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
         client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
+
+
+def undelivered(problem: str, name: str) -> str:
+    """What a person is told of a server that is away; `name`: what to resume."""
+    return f"MLflow was away ({problem}); nothing is lost: `sightline resume {shlex.quote(name)}` delivers the rest"
 
 
 def is_behind(run: Run) -> bool:

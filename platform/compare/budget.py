@@ -13,7 +13,6 @@ from sightline.methods.errors import CallError
 from .. import config, preflight
 from ..data.dataset import Dataset
 from ..events import Event
-from ..preflight import local_plan
 from ..runs import Run
 from ..train import Job, train
 
@@ -72,5 +71,5 @@ def measure_speed(experiment: config.Experiment) -> float:
             tried, found = resolve(tried)
             keep(found, Path(scratch))
             run = replace(run, settings=tried.sections())
-        train(Job(run.recipe, run.settings, scratch, fingerprint, None, local_plan(tried).threads), post, stop)
+        train(Job(run.recipe, run.settings, scratch, fingerprint, None, preflight.local_plan(tried).threads), post, stop)
     return sum(samples for _, samples in seen[1:]) / (seen[-1][0] - seen[0][0])

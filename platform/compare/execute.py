@@ -22,7 +22,7 @@ from ..probes.run import run_probes
 from ..progress import RunProgress, doing
 from ..report import write_report
 from ..runs import Run
-from ..tracking import Tracking, is_behind
+from ..tracking import Tracking, is_behind, undelivered
 from . import page
 from .record import Comparison
 
@@ -103,8 +103,7 @@ def _train(comparison: Comparison, run: Run, console: Console) -> None:
         comparison.save()
         tracking.close(said)
     if tracking.problem:
-        again = f"`sightline resume {shlex.quote(comparison.name)}` delivers the rest"
-        console.print(f"[yellow]MLflow was away ({escape(tracking.problem)}); nothing is lost: {again}", soft_wrap=True)
+        console.print(f"[yellow]{escape(undelivered(tracking.problem, comparison.name))}", soft_wrap=True)
 
 
 def _close_missed(run: Run) -> None:

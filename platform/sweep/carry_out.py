@@ -23,7 +23,7 @@ from ..home import runs_folder
 from ..nodes import identity, mark
 from ..runs import Run
 from ..storage import Storage
-from ..tracking import Tracking, is_behind
+from ..tracking import Tracking, is_behind, undelivered
 from ..train import Job
 from .record import Sweep, Trial
 from .schedule import Recorded
@@ -172,8 +172,7 @@ class Ends(TrialProgressCallback):
         live.run.save()
         live.tracking.close(SAID[status], metrics=_metrics(sweep, trial))
         if live.tracking.problem:
-            again = f"`sightline resume {sweep.name}` delivers the rest"
-            self.trials.say(f"MLflow was away ({live.tracking.problem}); nothing of trial {number:03d} is lost: {again}")
+            self.trials.say(undelivered(live.tracking.problem, sweep.name))
         measured = {int(step): spent for step, spent in (tuned.last_result or {}).get("seconds", {}).items()}
         whole, training = time.monotonic() - live.began, _training(live.run, measured)
         seconds = {"whole": whole, "training": training, "measuring": sum(measured.values())}

@@ -30,8 +30,8 @@ def test_tensors_of_every_type_and_shape_are_sent_as_they_are(tmp_path: Path) ->
     }
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        got, words = collective.share_tensors(sent, CPU), collective.share_bytes(b"words \xff\x00", CPU)
-        assert collective.share_tensors({}, CPU) == {} and collective.share_bytes(b"", CPU) == b""
+        got, words = collective.broadcast_tensors(sent, CPU), collective.broadcast_bytes(b"words \xff\x00", CPU)
+        assert collective.broadcast_tensors({}, CPU) == {} and collective.broadcast_bytes(b"", CPU) == b""
     finally:
         dist.destroy_process_group()
     assert list(got) == list(sent) and words == b"words \xff\x00"
