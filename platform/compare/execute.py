@@ -108,10 +108,12 @@ def _train(comparison: Comparison, run: Run, console: Console) -> None:
 
 def _close_missed(run: Run) -> None:
     """The end of a trained run whose driver died before it could say so, or while MLflow was away."""
-    if run.status != "trained" or is_behind(run):
+    if run.status not in ("trained", "finished"):
         run.status = "trained"
         run.save()
-        Tracking(run).close("FINISHED")
+    elif not is_behind(run):
+        return
+    Tracking(run).close("FINISHED")
 
 
 def _measure(comparison: Comparison, progress: Any) -> dict[str, Any]:

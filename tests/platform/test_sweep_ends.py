@@ -11,6 +11,7 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
+from sightline.platform.compare import execute as compare
 from sightline.platform.compare.record import Comparison
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs import EVENTS, Run, append_lines
@@ -160,3 +161,26 @@ def test_what_mlflow_missed_of_ended_trials_goes_out_with_the_next_resume(sweep:
     (run.folder / "tracking.json").write_text(f'{{"offset": {Path(run.folder / EVENTS).stat().st_size}, "delivered": {{}}}}')
     carry_out._deliver_missed(sweep)
     assert len(closed) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "behind", "then", "closed"),
+    [
+        ("running", False, "trained", 1),
+        ("trained", True, "trained", 1),
+        ("trained", False, "trained", 0),
+        ("finished", True, "finished", 1),
+    ],
+)
+def test_the_end_of_a_compared_run_is_made_up_for_once(
+    status: str, behind: bool, then: str, closed: int, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that somebody has finished alone stays finished."""
+    said: list[str] = []
+    monkeypatch.setattr(compare, "is_behind", lambda run: behind)
+    monkeypatch.setattr(compare, "Tracking", lambda run: SimpleNamespace(close=said.append))
+    run = toy_run("one")
+    run.status = status
+    run.save()
+    compare._close_missed(run)
+    assert Run.open("one").status == then and said == ["FINISHED"] * closed
