@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from faults import bits, last, make
-from nodes import Nodes, cluster
-from stages import Large, Located, node_number
+from nodes import STORE, Nodes, cluster
+from stages import LARGE, Large, Located, node_number
 from toy import TOY
 
 from sightline.methods.catalog import find_method
@@ -42,6 +42,8 @@ def test_shards_are_read_on_every_node(nodes: Nodes, toy_data: dict[str, str]) -
 
 
 def test_blocks_that_are_larger_than_a_nodes_object_store_come_all_the_same(nodes: Nodes, toy_data: dict[str, str]) -> None:
+    plan = stream_of(toy_data["data.train"], Large, 16, 96, None).plan
+    assert max(block.rows for block in plan.schedule(range(1), 0, 16)) * LARGE > STORE
     digests = [
         [
             (group.digest, zlib.crc32(group.arrays["large"].tobytes()))

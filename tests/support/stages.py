@@ -9,6 +9,8 @@ import numpy as np
 from sightline.methods.contract import Sample, Views
 from sightline.methods.errors import SightlineError
 
+LARGE = 5 << 20
+
 
 def told(column: np.ndarray) -> np.ndarray:
     """What `Telling` makes of the first view."""
@@ -38,13 +40,13 @@ class Located:
 
 
 class Large:
-    """Views with five megabytes more for each sample."""
+    """Views with `LARGE` bytes more for each sample."""
 
     def __init__(self, views: Views) -> None:
         self.views = views
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {**self.views(sample, rng), "large": rng.integers(0, 256, 5 << 20, np.uint8)}
+        return {**self.views(sample, rng), "large": rng.integers(0, 256, LARGE, np.uint8)}
 
 
 def node_number(node: str) -> int:
