@@ -37,18 +37,18 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Kind, Views
 from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform import config
+from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
-from sightline.platform.data.plan import Plan
-from sightline.platform.data.rows import IMAGE_COLUMNS, decode_row
-from sightline.platform.data.stream import Stream, StreamResources
+from sightline.platform.data.loader.plan import Plan
+from sightline.platform.data.loader.stream import Stream, StreamResources
+from sightline.platform.data.schema import IMAGE_COLUMNS, decode_row
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.launch import start_ray
 
 RECIPES = ("croco-v1-base", "conmim-base", "loca-tiny", "loca-base")
 ROWS, SIDE, BATCH, GROUP = 1024, 256, 64, 32
 ROUND = 8
-"""Batches in which every lane ends a block of rows: whole rounds are counted."""
+"""Batches in which every slot ends a block of rows: whole rounds are counted."""
 WARM = {"stream": 5, "DataLoader": 1}
 """Rounds before those. The stream's first window is short; that the next one is made (a second of CPU, then none for 65,000 samples)
 must not fall into the seconds that are counted."""
@@ -143,7 +143,7 @@ def timed(batches: Iterator[Any], warm: int, least: float) -> tuple[float, float
 def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: float, say: Callable[[str], None]) -> Measured:
     experiment = config.load(recipe)
     method = find_method(experiment.method)
-    views = method.views(experiment.settings)
+    views = method.views(experiment.method_config)
     plan = Plan(tuple(dataset.row_groups), 0, BATCH, GROUP, experiment.data.block)
     rows = Rows(dataset, views)
     measured = Measured(recipe, method.kind)
@@ -152,7 +152,7 @@ def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: flo
     say(f"{recipe}: decode {measured.decode_ms:.2f} ms, views {measured.views_ms:.2f} ms, training {measured.training_rate:.1f}/s")
 
     def ours() -> Iterator[Any]:
-        return iter(Stream(dataset, views, plan, range(plan.lanes), 0, 1 << 20, 0, StreamResources(1.0, float(workers))))
+        return iter(Stream(dataset, views, plan, range(plan.slots), 0, 1 << 20, 0, StreamResources(1.0, float(workers))))
 
     def loader() -> Iterator[Any]:
         return iter(torch.utils.data.DataLoader(rows, BATCH, num_workers=workers))

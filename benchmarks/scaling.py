@@ -29,9 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sightline.methods.catalog import find_method
-from sightline.platform import config, preflight
-from sightline.platform.launch import carry_out, start_ray
-from sightline.platform.runs import Run
+from sightline.platform import config
+from sightline.platform.core.ray_init import start_ray
+from sightline.platform.experiments.create import create_run
+from sightline.platform.experiments.estimate import estimate_cost
+from sightline.platform.experiments.preflight import check
+from sightline.platform.experiments.train_run import carry_out
 
 GPUS = (64, 1024)
 NODE_GPUS = 8
@@ -88,11 +91,11 @@ def measure(recipe: str, data: str, workers: int, most: int, steps: int) -> Meas
         "train.length": f"{steps} steps",
         "train.checkpoint_every": f"{steps} steps",
         "batch.size": 8 * most,
-        "batch.group": 8,
+        "batch.microbatch": 8,
         "log.every": 3,
     }
-    experiment, dataset = preflight.check(config.load(recipe, settings))
-    run = Run.create(f"scaling-{workers}", experiment, dataset.fingerprint, "benchmarks/scaling.py", "")
+    experiment, dataset = check(config.load(recipe, settings))
+    run = create_run(f"scaling-{workers}", experiment, dataset.fingerprint, "benchmarks/scaling.py", "")
     with nodes(workers):
         carry_out(run, lambda event: None)
     reports = [event for event in run.events() if event["kind"] == "steps" and event["first"] >= steps / 3]
@@ -157,21 +160,21 @@ def paper(recipe: str, tflops: float, scratch: Path) -> tuple[dict[str, float], 
     experiment = config.load(recipe, {"train.workers": 1})
     method = find_method(experiment.method)
     dataset = write_data(scratch / recipe, method.kind)
-    views = method.views(experiment.settings)
+    views = method.views(experiment.method_config)
     rows = Rows(dataset, views)
     decode, cut = alone(rows)
     sample = rows[0]
     stored = sum(path.stat().st_size for path in (scratch / recipe).glob("*.parquet")) / dataset.rows
     made = sum(value.nbytes for value in sample.values())
-    estimate = preflight.estimate(experiment)
+    estimate = estimate_cost(experiment)
     rate = tflops * 1e12 / (estimate.gflops_per_sample * 1e9)
     costs = {"decode ms": decode, "views ms": cut, "stored kB": stored / 1e3, "made kB": made / 1e3, "GFLOP": estimate.gflops_per_sample}
     trained = (estimate.weights_bytes - 4 * estimate.parameters) / 12  # fp32 gradients and two moments of each
     checkpoint = 4 * estimate.parameters + 8 * trained
     found = []
     for gpus in GPUS:
-        lanes = experiment.batch.size // experiment.batch.group
-        batch = experiment.batch.size * max(1, -(-gpus // lanes))
+        slots = experiment.batch.size // experiment.batch.microbatch
+        batch = experiment.batch.size * max(1, -(-gpus // slots))
         step = batch / (gpus * rate)
         found.append(
             Paper(

@@ -42,14 +42,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from yardsticks import YARDSTICKS, Yardstick, synthetic_columns
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.errors import SightlineError
 from sightline.methods.optim import OptimConfig
-from sightline.methods.random import Noise
+from sightline.methods.random import MicrobatchRng
 from sightline.platform import config
-from sightline.platform.data.stream import Group
-from sightline.platform.precision import choose_precision
-from sightline.platform.step import Stepper, tensors, total
+from sightline.platform.training.precision import choose_precision
+from sightline.platform.training.step import Stepper, tensors, total
 
 RECIPES = {
     "croco-tiny": None,
@@ -98,7 +97,7 @@ class Measured:
 
 def equal_losses(pretext: Any, textbook: nn.Module, yardstick: Yardstick, weights: Mapping[str, float], batch: Batch) -> dict[str, float]:
     """The loss of each on `batch` (after `to_device`). Raises `SightlineError` where they differ by more than `TOLERANCE`."""
-    noise = Noise(0, 0, 0)
+    noise = MicrobatchRng(0, 0, 0)
     with torch.no_grad():
         ours = float(total(pretext(batch, noise), weights))
         theirs = float(textbook(*yardstick.inputs(pretext, batch, noise)))
@@ -110,7 +109,7 @@ def equal_losses(pretext: Any, textbook: nn.Module, yardstick: Yardstick, weight
 def count_flops(pretext: Any, weights: Mapping[str, float], batch: Batch) -> int:
     """Floating-point operations of matrix products and attention in a forward (a teacher's, too) + backward; a multiply-add is two."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention would count its recomputation, too
-        total(pretext(batch, Noise(0, 0, 0)), weights).backward()  # type: ignore[no-untyped-call]
+        total(pretext(batch, MicrobatchRng(0, 0, 0)), weights).backward()  # type: ignore[no-untyped-call]
     pretext.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())
 
@@ -127,7 +126,7 @@ def our_step(
     def step(precision: str) -> None:
         stepper.precision = precision
         number = next(steps)
-        result = stepper.step(number, [Group(number, 0, {}, (), ())])
+        result = stepper.step(number, [Microbatch(number, 0, {}, (), ())])
         if not result.finite:
             raise SightlineError(f"a gradient of step {number} in {precision} is not finite: what it timed means nothing")
 
@@ -188,15 +187,15 @@ def seconds_of(call: Callable[[], None], least: float, device: torch.device) -> 
 def group_of(recipe: str, device: torch.device) -> int:
     """Samples in a group: the recipe's, on a CPU what `RECIPES` says."""
     small = RECIPES.get(recipe) if device.type == "cpu" else None
-    return small or config.load(recipe).batch.group
+    return small or config.load(recipe).batch.microbatch
 
 
 def samples_per_second(recipe: str, group: int, device: torch.device) -> float:
     """What the training of this recipe takes from its stream, in fp32."""
     experiment = config.load(recipe)
-    method, settings = find_method(experiment.method), experiment.settings
+    method, settings = find_method(experiment.method), experiment.method_config
     weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
-    pretext = method.build(settings, Live(seed=0)).to(device).train()
+    pretext = method.build(settings, BuildContext(seed=0)).to(device).train()
     raw = tensors(synthetic_columns(method, settings, group), device)
     step = our_step(pretext, experiment, weights, pretext.to_device(raw), device)
     step("fp32")  # lays out memory and optimiser state
@@ -208,10 +207,10 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     yardstick = YARDSTICKS[experiment.method]
     if scale.quick:
         experiment = config.load(recipe, yardstick.quick)
-    settings, method = experiment.settings, find_method(experiment.method)
+    settings, method = experiment.method_config, find_method(experiment.method)
     group = 2 if scale.quick else scale.group or group_of(recipe, device)
     weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
-    pretext = method.build(settings, Live(seed=0)).to(device).train()
+    pretext = method.build(settings, BuildContext(seed=0)).to(device).train()
     textbook = yardstick.textbook(pretext).to(device).train()
     raw = tensors(synthetic_columns(method, settings, group), device)
     ready = pretext.to_device(raw)
@@ -226,7 +225,7 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     has_bf16 = seconds_of(products["bf16"], 0.2, device) < seconds_of(products["fp32"], 0.2, device)
     auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"  # it would take minutes to find that out
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
-    inputs = yardstick.inputs(pretext, ready, Noise(0, 0, 0))
+    inputs = yardstick.inputs(pretext, ready, MicrobatchRng(0, 0, 0))
     step, lr = our_step(pretext, experiment, weights, ready, device), experiment.optim.peak_lr(experiment.batch.size)
     calls: dict[str, Callable[[], None]] = {
         **{name: textbook_step(plain, inputs, experiment.optim, lr) for name, plain in textbooks.items()},

@@ -34,21 +34,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from yardsticks import synthetic_clouds
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
 from sightline.methods.i2p_mae.stage import TeacherStage
 from sightline.methods.i2p_mae.views2d import depth_images
 from sightline.methods.random import sample_rng
 from sightline.platform import config
 from sightline.platform.config import Experiment
-from sightline.platform.data.blocks import Made
+from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.plan import Plan
-from sightline.platform.data.stream import Stream, StreamResources
+from sightline.platform.data.loader.blocks import Made
+from sightline.platform.data.loader.plan import Plan
+from sightline.platform.data.loader.stream import Stream, StreamResources
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.launch import start_ray
-from sightline.platform.teacher_cache import build
+from sightline.platform.experiments.teacher_cache import build
 
 TEACHERS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
 ROWS, BLOCK = 256, 16
@@ -87,7 +87,7 @@ class Streamed:
 def make_teacher(name: str) -> Any:
     method = find_method("timm")
     settings = method.Config.model_validate({"model": {"name": name}})
-    return method.build(settings, Live(seed=0)).encoder().eval()
+    return method.build(settings, BuildContext(seed=0)).encoder().eval()
 
 
 def with_teacher(recipe: str, teacher: Any) -> Experiment:
@@ -103,7 +103,7 @@ def make_stage(recipe: str, name: str) -> TeacherStage:
 
 
 def write_data(folder: Path, experiment: Experiment) -> Dataset:
-    clouds = synthetic_clouds(find_method(experiment.method), experiment.settings, ROWS, 0)
+    clouds = synthetic_clouds(find_method(experiment.method), experiment.method_config, ROWS, 0)
     with ShardWriter(folder, "points") as writer:
         for index, cloud in enumerate(clouds):
             writer.write({"id": f"{index:05d}", "points": encode_points(cloud["points"])})
@@ -113,7 +113,7 @@ def write_data(folder: Path, experiment: Experiment) -> Dataset:
 def measure_alone(recipe: str, name: str, blocks: int, least: float) -> Alone:
     teacher = make_teacher(name)
     experiment = with_teacher(recipe, teacher)
-    method, settings = find_method(experiment.method), experiment.settings
+    method, settings = find_method(experiment.method), experiment.method_config
     views, stage = method.views(settings), make_stage(recipe, name)
     cloud = synthetic_clouds(method, settings, 1, 0)[0]
     columns = {key: value[None] for key, value in views(cloud, sample_rng(0, 0)).items()}
@@ -151,7 +151,7 @@ def measure_stream(
     recipe: str, name: str, actors: list[int], cpus: int, blocks: int, least: float, scratch: Path, say: Callable[[str], None]
 ) -> list[Streamed]:
     experiment = with_teacher(recipe, make_teacher(name))
-    views = find_method(experiment.method).views(experiment.settings)
+    views = find_method(experiment.method).views(experiment.method_config)
     dataset = write_data(scratch / "clouds", experiment)
     maker = partial(make_stage, recipe, name)
     plan = Plan(tuple(dataset.row_groups), 0, BLOCK, BLOCK, BLOCK)
@@ -160,7 +160,7 @@ def measure_stream(
     def stream(count: int) -> Iterator[Any]:
         share = StreamResources(0.5, 0.5, count, min(1.0, (cpus - 1) / count)) if count else StreamResources(1.0, 1.0)
         source = {"make_stage": maker} if count else {"cache": cache, "variants": 1}
-        return iter(Stream(dataset, views, plan, range(plan.lanes), 0, 1 << 20, 0, share, **source))  # type: ignore[arg-type]
+        return iter(Stream(dataset, views, plan, range(plan.slots), 0, 1 << 20, 0, share, **source))  # type: ignore[arg-type]
 
     found = [Streamed("live", count) for count in actors] + [Streamed("cache", 0)]
     for block in range(blocks):

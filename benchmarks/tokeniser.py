@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 from yardsticks import YARDSTICKS, synthetic_views
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
 from sightline.methods.layers.points import farthest_points, nearest, take
 from sightline.platform import config
@@ -156,7 +156,7 @@ def measure_parts(
 ) -> tuple[int, list[Part]]:
     """(points of a cloud, the parts)."""
     settings: Any = config.load(recipe, overrides).settings
-    pretext = find_method(METHOD).build(settings, Live(seed=0)).train()
+    pretext = find_method(METHOD).build(settings, BuildContext(seed=0)).train()
     textbook: Any = YARDSTICKS[METHOD].textbook(pretext).train()
     points = clouds(recipe, overrides, batch, device)
     sizes = settings.model.groups[0], settings.model.neighbours[0]
@@ -231,7 +231,7 @@ def main() -> None:
         parser.error(f"{args.recipe} is a recipe of {experiment.method}, which makes no tokens of points")
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = args.batch or (2 if args.quick else 8 if device.type == "cpu" else experiment.batch.group)
+    batch = args.batch or (2 if args.quick else 8 if device.type == "cpu" else experiment.batch.microbatch)
     overrides = YARDSTICKS[METHOD].quick if args.quick else {}
     blocks, least = (2, 0.0) if args.quick else (args.blocks, 0.5)
     points, parts = measure_parts(args.recipe, overrides, batch, blocks, least, device)

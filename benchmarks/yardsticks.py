@@ -24,9 +24,9 @@ from sightline.methods.i2p_mae.pretext import I2PMaePretext
 from sightline.methods.loca import official as loca_layout
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.pretext import LocaPretext
-from sightline.methods.random import Noise, keyed_rng, sample_rng
-from sightline.platform.data.rows import IMAGE_COLUMNS
-from sightline.platform.data.stream import Columns
+from sightline.methods.random import MicrobatchRng, keyed_rng, sample_rng
+from sightline.platform.data.loader.stream import Columns
+from sightline.platform.data.schema import IMAGE_COLUMNS
 
 
 class Yardstick(NamedTuple):
@@ -38,7 +38,7 @@ class Yardstick(NamedTuple):
     """
 
     textbook: Callable[[Any], nn.Module]
-    inputs: Callable[[Any, Batch, Noise], tuple[Any, ...]]
+    inputs: Callable[[Any, Batch, MicrobatchRng], tuple[Any, ...]]
     quick: dict[str, Any]
     lean: Callable[[Any], nn.Module] | None = None
 
@@ -172,7 +172,7 @@ def loca_names(state: Mapping[str, Tensor], config: LocaConfig) -> dict[str, Ten
     return named
 
 
-def loca_inputs(pretext: LocaPretext, batch: Batch, noise: Noise) -> tuple[Views, Draws]:
+def loca_inputs(pretext: LocaPretext, batch: Batch, noise: MicrobatchRng) -> tuple[Views, Draws]:
     """Focal queries lie image-major in our batch."""
     drawn = pretext.draw(batch, noise)
     b, f = batch["focal"].shape[:2]
@@ -207,7 +207,7 @@ def textbook_i2p(pretext: I2PMaePretext, resize: bool = True) -> TextbookI2P:
     return textbook
 
 
-def i2p_inputs(pretext: I2PMaePretext, batch: Batch, noise: Noise) -> tuple[Tensor | None, ...]:
+def i2p_inputs(pretext: I2PMaePretext, batch: Batch, noise: MicrobatchRng) -> tuple[Tensor | None, ...]:
     model, points = pretext.config.model, batch["points"]
     generator = noise.torch("mask", points.device)
     uniform = torch.rand(len(points), model.groups[2], generator=generator, device=points.device, dtype=torch.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from .optim import Clock, OptimConfig, ParamGroup, Schedule
-from .random import Noise
+from .random import MicrobatchRng
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class PointEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Visualisation:
     """Something a person would want to look at: uint8 H x W x 3, with a caption that says what it shows."""
 
     title: str
@@ -113,8 +113,25 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class MetricInfo:
+    """What a metric means, for tables, charts and sentences. One type for losses, diagnostics, control metrics, probes and tests."""
+
+    means: str = ""
+    """A sentence part, such as "share of test images whose class is found"."""
+    label: str = ""
+    """Short name in tables; the metric's key, in words, where it is empty."""
+    unit: str = ""
+    """`%`: a share in [0, 1], which is shown times 100. Otherwise such as `dB`, `m`, `nats`; empty for none."""
+    better: Literal["higher", "lower"] = "higher"
+    family: str = ""
+    """Metrics of one family are measured on the same samples under other conditions: the first is compared with each of the others."""
+    group: str = ""
+    """Heading of the table of details that the metric belongs to, such as the IoU of each class; empty for a main metric."""
+
+
+@dataclass(frozen=True)
 class Alarm:
-    """A figure of `Pretext.health` beyond a limit means that the representation collapses; `cause` names the likely cause and the mend."""
+    """A figure of `Pretext.health` beyond a limit means that the representation collapses; `cause` names the likely cause and the hint."""
 
     figure: str
     cause: str
@@ -125,7 +142,7 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Match:
+class LoadReport:
     """Which tensors of a foreign checkpoint found a place: names as the checkpoint has them, `missing` as it would have them."""
 
     matched: tuple[str, ...]
@@ -148,7 +165,7 @@ class Official(Protocol):
         """Our sections (`model`, `pretext`, ...) as far as the file tells them, by its settings or by the shapes of its tensors."""
         ...
 
-    def load(self, content: Mapping[str, Any], into: Mapping[str, torch.Tensor], config: Any) -> tuple[dict[str, torch.Tensor], Match]:
+    def load(self, content: Mapping[str, Any], into: Mapping[str, torch.Tensor], config: Any) -> tuple[dict[str, torch.Tensor], LoadReport]:
         """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing fits."""
         ...
 
@@ -200,7 +217,7 @@ class Pretext(Protocol):
         """On the training device: uint8 -> float, colour jitter with the drawn parameters, normalisation."""
         ...
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
         """Scalars by name: each term of `config.loss` (unweighted), and diagnostics under other names."""
         ...
 
@@ -216,22 +233,22 @@ class Pretext(Protocol):
         """The exported module (`ImageEncoder` or `PointEncoder`), sharing no storage with this one."""
         ...
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         """`batch` after `to_device`."""
         ...
 
-    def claims(self, batch: Batch, other: Batch, noise: Noise) -> dict[str, torch.Tensor]:
+    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
         """What the method says of itself, one figure a sample. `other` holds samples of other scenes, both after `to_device`."""
         ...
 
 
 @dataclass(frozen=True)
-class Live:
-    """Live objects a method may need when it is built; settings hold values only."""
+class BuildContext:
+    """Live objects that a method may need when it is built; settings hold values only."""
 
     seed: int
-    frozen: Mapping[str, Any] = field(default_factory=dict)
-    """Encoders by the setting that names them (`Method.frozen`), in evaluation mode. Empty where only settings are known."""
+    teachers: Mapping[str, Any] = field(default_factory=dict)
+    """Encoders by the setting that names them (`Method.teachers`), in evaluation mode. Empty where only settings are known."""
     device: str = "cpu"
     """Where a stage computes."""
 
@@ -249,26 +266,28 @@ class Method:
     kind: Kind
     Config: type[MethodConfig]
     views: Callable[[Any], Views]
-    build: Callable[[Any, Live], Any]
+    build: Callable[[Any, BuildContext], Any]
     image_shape: Callable[[Any], tuple[int, int]]
     """The (height, width) in pixels that the encoder sees."""
-    loss_figures: Mapping[str, str] = field(default_factory=dict)
+    metric_meanings: Mapping[str, str] = field(default_factory=dict)
     """Diagnostics and claims by name -> what the figure means, for reports."""
     alarms: tuple[Alarm, ...] = ()
     official: Callable[[], Official] | None = None
     """Gives the authors' published layout; importing it may import torch."""
-    frozen: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    teachers: Callable[[Any], Mapping[str, str]] = lambda config: {}
     """Settings -> the encoders that a run needs besides its own, by the setting that names them, such as
     {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias
     which moves on changes nothing."""
-    fit: Callable[[Any, Mapping[str, Any]], Any] = lambda config, frozen: config
-    """(settings, the encoders) -> the settings with what follows from them, such as a width."""
-    stage: Callable[[Any, Live], Stage] | None = None
-    """(config, with `Live.frozen`) -> what runs between `views` and training."""
+    adapt: Callable[[Any, Mapping[str, Any]], Any] = lambda config, teachers: config
+    """(settings, the teachers) -> the settings with what follows from them, such as a width."""
+    stage: Callable[[Any, BuildContext], Stage] | None = None
+    """(config, with `BuildContext.teachers`) -> what runs between `views` and training."""
     stage_settings: Callable[[Any], Mapping[str, Any]] = every_setting
     """Settings -> those that decide what `views` and `stage` give, as plain values: a cache of it is kept under them. The encoders of
-    `frozen` are known by their weights, so the settings that name them need not be there."""
+    `teachers` are known by their weights, so the settings that name them need not be there."""
     search_space: Mapping[str, str] = field(default_factory=dict)
     """The paper's ablations as ranges by setting, as `sightline sweep --space` takes them: what is swept where none is named."""
+    recipes: str = ""
+    """The package whose folder `recipes/` holds the YAML files that the method ships; empty for none."""
     timm: Callable[[Any, Mapping[str, torch.Tensor]], TimmForm] | None = None
     """(config, the encoder's state) -> the same maths in timm. Raises `SightlineError` with the reason where timm has other maths."""

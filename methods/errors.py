@@ -1,19 +1,19 @@
-"""Errors that a person is meant to read: what is wrong, and the mend."""
+"""Errors that a person is meant to read: what is wrong, and the hint."""
 
 from __future__ import annotations
 
 
 class SightlineError(Exception):
-    """The work failed. `str(error)` names the thing; `mend` says what to do about it."""
+    """The work failed. `str(error)` names the thing; `hint` says what to do about it."""
 
     exit_code = 1
 
-    def __init__(self, what: str, mend: str = "") -> None:
+    def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (str(self), self.mend)
+        return type(self), (str(self), self.hint)
 
 
 class CallError(SightlineError):

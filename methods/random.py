@@ -1,7 +1,7 @@
 """The two sources of randomness, both keyed; no global generator is ever used.
 
 Draws of a *sample* come from `sample_rng(seed, position)`, or from `variant_rng` where every row has a fixed number of draws; draws of a
-*group* from `Noise(seed, step, group)`. So a run can be replayed from any step, and a sample looks the same whoever processes it.
+*group* from `MicrobatchRng(seed, step, group)`. So a run can be replayed from any step, and a sample looks the same whoever processes it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ def variant_rng(seed: int, shard: int, row_group: int, row: int, variant: int) -
 
 
 @dataclass(frozen=True)
-class Noise:
+class MicrobatchRng:
     """The draws of one group of one step: a generator for each name, on whatever device."""
 
     seed: int
     step: int
-    group: int
+    microbatch: int
+    """Number of the microbatch in its step."""
 
     def numpy(self, name: str) -> np.random.Generator:
-        return keyed_rng("group", self.seed, self.step, self.group, name)
+        return keyed_rng("group", self.seed, self.step, self.microbatch, name)
 
     def torch(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
         import torch
 
-        return torch.Generator(device).manual_seed(key("group", self.seed, self.step, self.group, name) >> 1)
+        return torch.Generator(device).manual_seed(key("group", self.seed, self.step, self.microbatch, name) >> 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -12,9 +14,49 @@ from .errors import CallError
 
 
 class Settings(BaseModel):
-    """A section of settings. Holds values only; live objects (devices, teachers) are handed to `build`."""
+    """A section of settings. Holds values only; context objects (devices, teachers) are handed to `build`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        return current_names(cls, values) if isinstance(values, Mapping) else values
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """In the annotation of a setting: what it was called before. The old name is still accepted.
+
+        microbatch: Annotated[int, Renamed("group", since=2)] = 64
+
+    `since`: the first version of the settings hash that uses the new name (`platform/config/fingerprint.py`).
+    """
+
+    old: str
+    since: int
+
+
+@dataclass(frozen=True)
+class Added:
+    """In the annotation of a setting that was added after runs had been made without it.
+
+    `neutral`: the value, as JSON, that reproduces the behaviour of those runs. The setting is hashed only where it has another value.
+    """
+
+    neutral: Any
+
+
+def current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` under today's names of the settings. Raises `ValueError` where a setting has both its old and its new name."""
+    named = dict(values)
+    for name, field in model.model_fields.items():
+        for note in field.metadata:
+            if isinstance(note, Renamed) and note.old in named:
+                if name in named:
+                    raise ValueError(f"{note.old} is the old name of {name}; give one of them")
+                named[name] = named.pop(note.old)
+    return named
 
 
 class Duration(BaseModel):

@@ -26,7 +26,7 @@ COMMANDS = {
     "clean": "free the disk of checkpoints that no run needs any more",
     "submit": "run any of these as a job of a running Ray cluster, with the code as it is here",
 }
-MODULES = {"import": "weights_in"}
+MODULES = {"import": "weights_in", "prepare": "prepare.command"}
 """Of commands whose word is none that a module may have."""
 EXAMPLES = """examples:
   sightline quickstart
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _call(words: list[str]) -> Any:
     """Read the words, run the command."""
     if os.environ.get("SIGHTLINE_SHIPPED"):
-        from sightline.platform.shipment import verify_driver
+        from sightline.platform.cluster.code_wheel import verify_driver
 
         verify_driver()
     args = parse(words)
@@ -136,10 +136,10 @@ def _guarded(words: list[str]) -> int:
         if debug:
             raise
         code = error.exit_code
-        result = {"error": str(error), "mend": error.mend}
+        result = {"error": str(error), "hint": error.hint}
         print(f"sightline: {error}", file=sys.stderr)
-        if error.mend:
-            print(f"  mend: {error.mend}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
         result = {"error": "stopped"}
@@ -149,7 +149,7 @@ def _guarded(words: list[str]) -> int:
             raise
         code = 1
         result = {"error": f"{type(error).__name__}: {error}"}
-        print(f"sightline: {type(error).__name__}: {error}\n  mend: run again with --debug to see where; please report it", file=sys.stderr)
+        print(f"sightline: {type(error).__name__}: {error}\n  hint: run again with --debug to see where; please report it", file=sys.stderr)
     if real_stdout is not None:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.table import Table
 
     from sightline.methods.errors import CallError
-    from sightline.platform.clean import find_waste
-    from sightline.platform.runs import Run, all_runs
+    from sightline.platform.runs.clean import find_waste
+    from sightline.platform.runs.record import Run, all_runs
 
     if args.keep is not None and args.keep < 1:
         raise CallError("--keep must be at least 1", "a run needs its newest checkpoint")

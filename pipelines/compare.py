@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.platform.compare.record import Entry
+    from sightline.platform.experiments.compare.record import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,21 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
-    from sightline.platform import preflight, runs
-    from sightline.platform.compare.budget import parse_budget
-    from sightline.platform.probes.catalog import find_probe
-    from sightline.platform.probes.couples import find_couples
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.evaluation.probes.catalog import find_probe
+    from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
+    from sightline.platform.experiments.compare.budget import parse_budget
+    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.tracking.client import tracking_uri
 
     parse_budget(args.budget)
     for name in args.probe or []:
         find_probe(name)
     if args.seeds < 1 or args.controls < 0:
         raise CallError(f"--seeds {args.seeds} --controls {args.controls}: at least 1 seed, and no negative number of controls")
-    couples = find_couples(args.data, args.train, args.test)
+    dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)
     from rich.console import Console
 
-    from sightline.platform.compare.execute import execute
-    from sightline.platform.compare.record import Comparison
+    from sightline.platform.experiments.compare.execute import execute
+    from sightline.platform.experiments.compare.record import Comparison
 
     console = Console(stderr=args.json)
     entries = make_entries(args.recipes, args.budget, console)
@@ -61,19 +63,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     first = config.load(entries[0].recipe, settings=entries[0].settings)
     comparison = Comparison.create(
-        args.name or runs.fresh_name("compare"),
+        args.name or fresh_name("compare"),
         budget=args.budget,
         seeds=tuple(range(args.seeds)),
         entries=entries,
         probes=tuple(args.probe) if args.probe else None,
         data={
             "folders": [],
-            "train": [couple.train.uri if couple.train else "" for couple in couples],
-            "test": [couple.test.uri for couple in couples],
+            "train": [dataset_pair.train.uri if dataset_pair.train else "" for dataset_pair in dataset_pairs],
+            "test": [dataset_pair.test.uri for dataset_pair in dataset_pairs],
         },
         controls=args.controls,
-        command=runs.command_line(sys.argv[1:]),
-        tracking_uri=preflight.tracking_uri(first),
+        command=command_line(sys.argv[1:]),
+        tracking_uri=tracking_uri(first),
     )
     return execute(comparison, console)
 
@@ -81,9 +83,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def make_entries(words: Sequence[str], budget: str, console: Any) -> list[Entry]:
     """Checked whole; the budget as each one's length. Raises `CallError`."""
     from sightline.methods.errors import CallError
-    from sightline.platform import config, preflight
-    from sightline.platform.compare.budget import gflops, samples_of
-    from sightline.platform.compare.record import Entry, sections
+    from sightline.platform import config
+    from sightline.platform.experiments.compare.budget import gflops, samples_of
+    from sightline.platform.experiments.compare.record import Entry, sections
+    from sightline.platform.experiments.preflight import check
 
     shared = config.parse_overrides(word for word in words if "=" in word)
     asked: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -97,9 +100,9 @@ def make_entries(words: Sequence[str], budget: str, console: Any) -> list[Entry]
     entries = []
     for label, (recipe, settings) in asked.items():
         try:
-            experiment, dataset = preflight.check(config.load(recipe, settings))
+            experiment, dataset = check(config.load(recipe, settings))
         except CallError as error:
-            raise CallError(f"{label}: {error}", error.mend) from None
+            raise CallError(f"{label}: {error}", error.hint) from None
         cost = gflops(experiment)
         if "minute" in budget or "second" in budget or "hour" in budget:
             console.print(f"{label}: trying its speed", highlight=False)

@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from sightline.platform.encoders import open_encoder
+    from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(args.model)  # a misspelt name is told before anything heavy is imported
-    from sightline.platform.encode import encode
-    from sightline.platform.encode_source import intake_of, open_source
+    from sightline.platform.evaluation.encode import encode
+    from sightline.platform.evaluation.encode_source import intake_of, open_source
 
     source, what = open_source(args.data, opened), intake_of(opened.encoder).what
     console = Console(stderr=True, highlight=False, soft_wrap=True)

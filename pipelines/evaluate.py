@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sightline.platform.encoders import OpenedEncoder
-    from sightline.platform.probes.bench import Contender
+    from sightline.platform.evaluation.probes.context import EvaluatedModel
+    from sightline.platform.models.encoders import OpenedEncoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,31 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
-    from sightline.platform.probes.catalog import PROBES, find_probe
+    from sightline.platform.evaluation.probes.catalog import PROBES, find_probe
 
     names = args.probe if args.probe and args.probe != ["all"] else None
     for name in names or []:
         find_probe(name)
     if args.controls < 0:
         raise CallError(f"--controls {args.controls}: a number of networks is needed", "use 3, or 0 for none")
-    from sightline.platform.probes.couples import find_couples
+    from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
 
-    couples = find_couples(args.data, args.train, args.test)
+    dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)
     from rich.console import Console
 
-    from sightline.platform.encoders import open_encoder
-    from sightline.platform.progress import doing
+    from sightline.platform.experiments.progress import doing
+    from sightline.platform.models.encoders import open_encoder
 
     models = list(dict.fromkeys(args.models))
     opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
     console = Console(stderr=args.json, highlight=False, soft_wrap=True)
-    from sightline.platform.probes.run import run_probes
+    from sightline.platform.evaluation.probes.run import run_probes
 
-    contenders = _contenders(opened, args.controls)
+    evaluated = _evaluated_models(opened, args.controls)
     if names is None:
-        names = [name for name, spec in PROBES.items() if spec.eats in {contender.eats for contender in contenders}]
+        names = [name for name, spec in PROBES.items() if spec.modality in {model.modality for model in evaluated}]
     with doing(Console(stderr=True), "probing") as progress:
-        results = run_probes(names, contenders, couples, device=_device(args.device), progress=progress)
+        results = run_probes(names, evaluated, dataset_pairs, device=_device(args.device), progress=progress)
     if all("skipped" in result for result in results.values()):
         raise CallError(
             "\n".join(result["skipped"] for result in results.values()), "docs/probes.md says which columns each probe needs of the data"
@@ -81,23 +81,23 @@ def _names(models: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(models)
 
 
-def _contenders(opened: dict[str, OpenedEncoder], count: int) -> list[Contender]:
+def _evaluated_models(opened: dict[str, OpenedEncoder], count: int) -> list[EvaluatedModel]:
     """Models of one architecture share their controls, which are then measured once: networks of the same random weights and answers."""
     import torch
 
-    from sightline.platform.probes.bench import Contender
-    from sightline.platform.registry import input_of
-    from sightline.platform.weights import digest
+    from sightline.platform.data.encoder_input import input_of
+    from sightline.platform.evaluation.probes.context import EvaluatedModel
+    from sightline.platform.weights.format import digest
 
     controls: dict[str, tuple[Any, ...]] = {}
-    contenders = []
+    evaluated = []
     for name, one in opened.items():
         fresh: tuple[Any, ...] = tuple(one.random(seed) for seed in range(1, count + 1))
         given = input_of(one.encoder).example(2)
         with torch.no_grad():
             same = [digest({**network.state_dict(), "given": given, "tokens": network.tokens(given)}) for network in fresh]
-        contenders.append(Contender(name, one.encoder, controls.setdefault(" ".join(same), fresh)))
-    return contenders
+        evaluated.append(EvaluatedModel(name, one.encoder, controls.setdefault(" ".join(same), fresh)))
+    return evaluated
 
 
 def _device(wanted: str) -> str:
@@ -111,10 +111,10 @@ def _device(wanted: str) -> str:
 
 
 def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> tuple[Path, Path]:
-    from sightline.platform.home import home
-    from sightline.platform.probes.findings import brief
-    from sightline.platform.report import write_report
-    from sightline.platform.runs import command_line
+    from sightline.platform.core.paths import home
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.evaluation.probes.findings import brief
+    from sightline.platform.reports.page import write_report
 
     first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
     default = home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
@@ -137,7 +137,7 @@ def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> 
 
 
 def _tell(console: Console, result: dict[str, Any]) -> None:
-    from sightline.platform.probes.findings import table
+    from sightline.platform.evaluation.probes.findings import table
 
     if "skipped" in result:
         console.print(f"{result['skipped']}\n", style="dim", markup=False)

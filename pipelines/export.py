@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
-    from sightline.platform.encoders import open_encoder
+    from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(args.model)  # a misspelt name is told before anything heavy is imported
-    from sightline.platform.export import export
+    from sightline.platform.models.export import export
 
     result = export(opened, args.format, Path(args.out).expanduser().absolute())
     if not args.json:

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
     from sightline.platform import config
+    from sightline.platform.core.paths import absolute
     from sightline.platform.data.dataset import Dataset
-    from sightline.platform.home import absolute
 
     overrides = config.parse_overrides(args.settings)
     if not overrides.get("data.train"):
@@ -57,8 +57,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.methods.catalog import find_method
-    from sightline.platform import jobs, preflight, runs
-    from sightline.platform.encoders import open_encoder
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.experiments import execution
+    from sightline.platform.experiments.create import create_run
+    from sightline.platform.experiments.preflight import check
+    from sightline.platform.models.encoders import open_encoder
+    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.tracking.client import tracking_uri
 
     opened = open_encoder(args.model)
     if opened.method.startswith("finetune_"):
@@ -71,10 +76,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
-    experiment, dataset = preflight.check(experiment)
-    name = args.name or runs.fresh_name(experiment.recipe)
-    record = runs.Run.create(name, experiment, dataset.fingerprint, runs.command_line(sys.argv[1:]), preflight.tracking_uri(experiment))
-    return jobs.execute(record, Console(stderr=args.json))
+    experiment, dataset = check(experiment)
+    name = args.name or fresh_name(experiment.recipe)
+    record = create_run(name, experiment, dataset.fingerprint, command_line(sys.argv[1:]), tracking_uri(experiment))
+    return execution.execute(record, Console(stderr=args.json))
 
 
 def _classes(train: Any, task: str) -> dict[str, Any]:

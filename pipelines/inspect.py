@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.methods.errors import CallError
-    from sightline.platform.data.contact import contact_sheet
+    from sightline.platform.data.contact_sheet import contact_sheet
     from sightline.platform.data.dataset import Dataset
 
     if args.rows < 1:

@@ -25,21 +25,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
-    from sightline.platform import preflight, runs
+    from sightline.platform.config import without_password
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.experiments.estimate import estimate_cost
+    from sightline.platform.experiments.preflight import check
+    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.tracking.client import tracking_uri
 
     if args.dry_run:
-        estimate = preflight.estimate(experiment)
-        shown = runs.without_password(experiment)
+        estimate = estimate_cost(experiment)
+        shown = without_password(experiment)
         if not args.json:
             print(shown.to_yaml())
             print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
         return {"settings": shown.sections(), "estimate": estimate.as_dict()}
-    experiment, dataset = preflight.check(experiment)
+    experiment, dataset = check(experiment)
     from rich.console import Console
 
-    from sightline.platform import jobs
+    from sightline.platform.experiments import execution
+    from sightline.platform.experiments.create import create_run
 
-    name = args.name or runs.fresh_name(experiment.recipe)
-    command = runs.command_line(sys.argv[1:])
-    record = runs.Run.create(name, experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment))
-    return jobs.execute(record, Console(stderr=args.json))
+    name = args.name or fresh_name(experiment.recipe)
+    command = command_line(sys.argv[1:])
+    record = create_run(name, experiment, dataset.fingerprint, command, tracking_uri(experiment))
+    return execution.execute(record, Console(stderr=args.json))

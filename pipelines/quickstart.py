@@ -36,29 +36,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
 
     settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is told before rooms are rendered
-    from sightline.platform import jobs, preflight, runs
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.experiments import execution
+    from sightline.platform.experiments.create import create_run
+    from sightline.platform.experiments.preflight import check
+    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.tracking.client import tracking_uri
 
     console = Console(stderr=args.json)
     rooms = rendered_rooms(console)
     data = {"data.train": str(rooms / "train"), "data.val": str(rooms / "val")}
-    experiment, dataset = preflight.check(config.load(RECIPE, {**data, **settings}))
-    command = runs.command_line(["quickstart", *args.settings, *(["--name", args.name] if args.name else [])])
-    record = runs.Run.create(
-        args.name or runs.fresh_name("quickstart"), experiment, dataset.fingerprint, command, preflight.tracking_uri(experiment)
-    )
-    return jobs.execute(record, console)
+    experiment, dataset = check(config.load(RECIPE, {**data, **settings}))
+    command = command_line(["quickstart", *args.settings, *(["--name", args.name] if args.name else [])])
+    record = create_run(args.name or fresh_name("quickstart"), experiment, dataset.fingerprint, command, tracking_uri(experiment))
+    return execution.execute(record, console)
 
 
 def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
     """`QUICK` with the person's overrides; one worker where this machine has no place for two, such as one with a single GPU."""
     from sightline.methods.errors import CallError
-    from sightline.platform import config, preflight
+    from sightline.platform import config
+    from sightline.platform.cluster.resources import local_plan
 
     settings = {**QUICK, **overrides}
     experiment = config.load(RECIPE, settings)
     if "train.workers" not in overrides:
         try:
-            preflight.local_plan(experiment)
+            local_plan(experiment)
         except CallError:
             settings["train.workers"] = 1
     return settings
@@ -66,10 +70,10 @@ def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
 
 def rendered_rooms(console: Console) -> Path:
     """The embedded default data: rendered once, then reused."""
+    from sightline.platform.core.paths import home
     from sightline.platform.data.dataset import Dataset
-    from sightline.platform.home import home
 
-    from . import prepare
+    from .prepare import command
 
     folder = home() / "data" / "rooms"
     if all((folder / part / "manifest.json").exists() for part in ("train", "val")):
@@ -77,8 +81,8 @@ def rendered_rooms(console: Console) -> Path:
         return folder
     console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False, soft_wrap=True)
     parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
-    prepare.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
+    command.add_arguments(parser)
+    command.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
     counts = [Dataset.open(folder / part).rows for part in ("train", "val")]
     console.print(
         f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False, soft_wrap=True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.platform.config import Experiment
-    from sightline.platform.runs import Run
+    from sightline.platform.runs.record import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,41 +35,48 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.markup import escape
 
     from sightline.methods.errors import CallError, SightlineError
-    from sightline.platform import checkpoint, config, home, jobs, preflight, runs
-    from sightline.platform.nodes import identity
-    from sightline.platform.storage import Storage
+    from sightline.platform import config
+    from sightline.platform.checkpoints import local as checkpoint
+    from sightline.platform.checkpoints.remote import Storage
+    from sightline.platform.cluster.shared_fs import identity
+    from sightline.platform.config import without_password
+    from sightline.platform.core.paths import comparison_record, sweep_record
+    from sightline.platform.experiments import execution
+    from sightline.platform.experiments.preflight import check
+    from sightline.platform.runs.record import Run
+    from sightline.platform.tracking.client import tracking_uri
 
-    if home.sweep_record(args.run) is not None or home.comparison_record(args.run) is not None:
+    if sweep_record(args.run) is not None or comparison_record(args.run) is not None:
         return resume_many(args)
-    record = runs.Run.open(args.run)
+    record = Run.open(args.run)
     experiment = record.experiment
     if args.settings:
         overrides = config.parse_overrides(args.settings)
         experiment = changed(record, overrides)
         if "log.tracking_uri" in overrides:
-            record.tracking_uri = moved_tracking(record, preflight.tracking_uri(experiment))
-    experiment, dataset = preflight.check(experiment)
+            record.tracking_uri = moved_tracking(record, tracking_uri(experiment))
+    experiment, dataset = check(experiment)
     if dataset.fingerprint != record.fingerprint:
         raise CallError(
             f"{experiment.data.train} is not the data {record.name} began with: "
             f"its fingerprint is {dataset.fingerprint[:16]}, the run's is {record.fingerprint[:16]}",
             "name the folder of the original data with data.train=FOLDER, or start a new run",
         )
-    record.settings = runs.without_password(experiment).sections()
+    record.settings = without_password(experiment).sections()
     console = Console(stderr=args.json)
     if storage := Storage.of(experiment, record.folder):
         storage.claim(identity(record.folder))
         storage.pull(lambda text: console.print(f"[yellow]{escape(text)}"))
     folder = record.folder / "checkpoints"
-    if harmed := checkpoint.harmed(folder):
+    if corrupt := checkpoint.corrupt(folder):
         found = checkpoint.newest(folder)
         if found is None:
             raise SightlineError(
-                f"no checkpoint of {record.name} verifies; {harmed[0]}",
+                f"no checkpoint of {record.name} verifies; {corrupt[0]}",
                 f"restore {folder} from a copy, or train anew under another name",
             )
-        console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(harmed)}")
-    return jobs.execute(record, console)
+        console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(corrupt)}")
+    return execution.execute(record, console)
 
 
 def resume_many(args: argparse.Namespace) -> dict[str, Any]:
@@ -77,18 +84,18 @@ def resume_many(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.methods.errors import CallError
-    from sightline.platform import home
+    from sightline.platform.core.paths import sweep_record
 
     if args.settings:
         raise CallError(f"{args.run} holds several runs, and their settings are fixed", "leave the settings out, or start a new one")
     console = Console(stderr=args.json)
-    if home.sweep_record(args.run) is not None:
-        from sightline.platform.sweep.execute import execute as sweep
-        from sightline.platform.sweep.record import Sweep
+    if sweep_record(args.run) is not None:
+        from sightline.platform.experiments.sweep.execute import execute as sweep
+        from sightline.platform.experiments.sweep.record import Sweep
 
         return sweep(Sweep.open(args.run), console)
-    from sightline.platform.compare.execute import execute as compare
-    from sightline.platform.compare.record import Comparison
+    from sightline.platform.experiments.compare.execute import execute as compare
+    from sightline.platform.experiments.compare.record import Comparison
 
     return compare(Comparison.open(args.run), console)
 
@@ -101,7 +108,7 @@ def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
     before = record.experiment
     after = config.load(record.recipe, overrides, settings=record.settings)
     places = {"train": before.data.train, "val": before.data.val}  # the same data may lie elsewhere
-    if config.fingerprint(after) != config.fingerprint(before) or after.data.model_copy(update=places) != before.data:
+    if config.hashed_text(after) != config.hashed_text(before) or after.data.model_copy(update=places) != before.data:
         raise CallError(
             f"a resume of {record.name} cannot change what is learned",
             "change only how it is carried out (train.workers, train.keep, log.every, ...) or where its data lie, or start a new run",
@@ -112,7 +119,7 @@ def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
 def moved_tracking(record: Run, uri: str) -> str:
     """`uri`, where the run can still be recorded there: nothing is recorded elsewhere, or only the password is new."""
     from sightline.methods.errors import CallError
-    from sightline.platform.runs import redact
+    from sightline.platform.core.redaction import redact
 
     if record.mlflow_run_id is not None and redact(uri) != redact(record.tracking_uri):
         raise CallError(

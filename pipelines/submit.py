@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
-    from sightline.platform import submit
+    from sightline.platform.cluster import submit
 
     given = args.follow or args.stop
     if bool(given) == bool(args.words):
@@ -73,7 +73,7 @@ def _check(words: list[str]) -> None:
 
 
 def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any], as_json: bool) -> dict[str, Any]:
-    from sightline.platform import submit
+    from sightline.platform.cluster import submit
 
     told: list[str] = []
     screen = sys.stderr if as_json else sys.stdout
@@ -94,7 +94,7 @@ def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any], as_jso
 
 
 def _stop(client: JobSubmissionClient, job: str) -> dict[str, Any]:
-    from sightline.platform import submit
+    from sightline.platform.cluster import submit
 
     details = submit.stop(client, job)
     _say("\n".join(client.get_job_logs(job).splitlines()[-3:]))

@@ -41,13 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from sightline.platform import config, preflight, runs
+    from sightline.platform import config
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.experiments.preflight import check
+    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.tracking.client import tracking_uri
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
-    experiment, dataset = preflight.check(experiment)
+    experiment, dataset = check(experiment)
     from rich.console import Console
 
-    from sightline.platform.sweep import plan as planning
+    from sightline.platform.experiments.sweep import plan as planning
 
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
@@ -56,15 +60,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         first = planning.first_trials(plan)
         console.print("\n".join(planning.describe(plan, first)), highlight=False, soft_wrap=True, markup=False)
         return {"plan": plan.model_dump(mode="json"), "first_trials": first}
-    from sightline.platform.sweep.execute import execute
-    from sightline.platform.sweep.record import Sweep
+    from sightline.platform.experiments.sweep.execute import execute
+    from sightline.platform.experiments.sweep.record import Sweep
 
     sweep = Sweep.create(
-        args.name or f"{runs.fresh_name(experiment.recipe)}-sweep",
+        args.name or f"{fresh_name(experiment.recipe)}-sweep",
         planning.trial_settings(experiment, plan),
         dataset.fingerprint,
         plan,
-        runs.command_line(sys.argv[1:]),
-        preflight.tracking_uri(experiment),
+        command_line(sys.argv[1:]),
+        tracking_uri(experiment),
     )
     return execute(sweep, console)

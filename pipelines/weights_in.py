@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sightline.platform import config
-    from sightline.platform.published import random_weights, take_in
-    from sightline.platform.weights import SINGLE, write_file
+    from sightline.platform.models.published import random_weights, take_in
+    from sightline.platform.weights.format import SINGLE, write_file
 
     overrides = config.parse_overrides(args.settings)
     seed = re.fullmatch(r"random:(\d{1,18})", args.file)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     match = taken.match
     registered = None
     if args.register:
-        from sightline.platform.registry import register_import
+        from sightline.platform.tracking.registry import register_import
 
         registered = register_import(taken.weights, args.register).uri
     if not args.json:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.croco.official import to_official
 from sightline.methods.errors import SightlineError
 from sightline.methods.i2p_mae import official as i2p_layout
-from sightline.methods.random import Noise
-from sightline.platform.step import tensors, total
+from sightline.methods.random import MicrobatchRng
+from sightline.platform.training.step import tensors, total
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -27,7 +27,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import step as benchmark  # noqa: E402
 import yardsticks  # noqa: E402
 
-NOISE = Noise(seed=3, step=5, group=1)
+NOISE = MicrobatchRng(seed=3, step=5, microbatch=1)
 CROCO: dict[str, Any] = {
     "model": {
         "encoder_dim": 48,
@@ -89,7 +89,7 @@ def small(method_id: str, **model: object) -> tuple[Any, Batch]:
     """A pretext in whose weights nothing is 0, 1 or the same in student and teacher, and a batch after `to_device`."""
     method, settings = find_method(method_id), SMALL[method_id]
     config = method.Config.model_validate({**settings, "model": settings["model"] | model})
-    pretext = method.build(config, Live(seed=0)).train()
+    pretext = method.build(config, BuildContext(seed=0)).train()
     with torch.no_grad():  # fresh weights have zero biases and unit norms: a mistake in these would not show
         for index, parameter in enumerate(pretext.parameters()):
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))

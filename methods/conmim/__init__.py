@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Alarm, Live, Method, Official, TimmForm
+from ..contract import Alarm, BuildContext, Method, Official, TimmForm
 from .config import ConMIMConfig
 from .views import ConMIMViews
 
@@ -27,7 +27,7 @@ ALARMS = (
     Alarm(
         "feature_std",
         below=0.1,
-        cause="the student's features all point the same way: lower optim.lr, or batch.group is too small for BatchNorm",
+        cause="the student's features all point the same way: lower optim.lr, or batch.microbatch is too small for BatchNorm",
     ),
     Alarm(
         "swapped_teacher_gap",
@@ -39,10 +39,10 @@ ALARMS = (
 )
 
 
-def _build(config: ConMIMConfig, live: Live) -> Any:
+def _build(config: ConMIMConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:
@@ -60,11 +60,12 @@ def _timm(config: ConMIMConfig, state: Mapping[str, torch.Tensor]) -> TimmForm:
 method = Method(
     id="conmim",
     kind="images",
+    recipes=__name__,
     Config=ConMIMConfig,
     views=ConMIMViews,
     build=_build,
     image_shape=lambda config: config.model.image_size,
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
     alarms=ALARMS,
     official=_official,
     timm=_timm,

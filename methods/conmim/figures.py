@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..contract import Batch
 from ..layers.health import agreement, effective_rank, feature_std
-from ..random import Noise
+from ..random import MicrobatchRng
 
 if TYPE_CHECKING:
     from .pretext import ConMIMPretext
 
 
 @torch.no_grad()
-def health(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+def health(pretext: ConMIMPretext, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
     """Figures of one group. `swapped_teacher_gap`: nats by which the loss rises with the next image's teacher; 0: only position is learnt.
 
     `chance_gap`: ln(patches) minus the loss. `feature_std` is of the student's features at hidden places, `effective_rank` of the
@@ -41,7 +41,7 @@ def health(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> dict[str, Tens
 
 
 @torch.no_grad()
-def teacher_claims(pretext: ConMIMPretext, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
+def teacher_claims(pretext: ConMIMPretext, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
     """Loss of each sample with its own teacher's features and with those of another scene's image, the same mask and student."""
     _, found = pretext.study(batch, noise)
     losses = {}

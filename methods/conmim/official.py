@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..contract import Match
+from ..contract import LoadReport
 from ..errors import SightlineError
 from .backbone import relative_index
 from .config import ConMIMConfig, ConMIMModel
@@ -90,26 +90,26 @@ def settings_from_official(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: ConMIMConfig) -> tuple[dict[str, Tensor], Match]:
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: ConMIMConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`, from one or both of the authors' files.
 
     Tables of another grid are resized, as fine-tuning does it. Tensors take the type of ours. Missing ones are left out, so load with
-    `strict=False` after reading the `Match`. Raises `SightlineError` where nothing matches or a shape differs.
+    `strict=False` after reading the `LoadReport`. Raises `SightlineError` where nothing matches or a shape differs.
     """
     given = networks(content)
     both = given["student"] is not given["teacher"]
     state: dict[str, Tensor] = {}
-    matches: list[Match] = []
+    matches: list[LoadReport] = []
     for network, foreign in given.items():
         loaded, match = _load_network(weights(foreign), {n: t for n, t in into.items() if n.startswith(f"{network}.")}, config.model)
         state |= {our_name(name, network): tensor for name, tensor in loaded.items()}
         prefix = f"{network}." if both else ""
-        matches.append(Match(*(tuple(prefix + name for name in names) for names in vars(match).values())))
+        matches.append(LoadReport(*(tuple(prefix + name for name in names) for names in vars(match).values())))
     student, teacher = matches
-    return state, Match(*(a + b for a, b in zip(vars(student).values(), vars(teacher).values(), strict=True))) if both else student
+    return state, LoadReport(*(a + b for a, b in zip(vars(student).values(), vars(teacher).values(), strict=True))) if both else student
 
 
-def _load_network(foreign: Mapping[str, Tensor], into: Mapping[str, Tensor], model: ConMIMModel) -> tuple[dict[str, Tensor], Match]:
+def _load_network(foreign: Mapping[str, Tensor], into: Mapping[str, Tensor], model: ConMIMModel) -> tuple[dict[str, Tensor], LoadReport]:
     """(state by official names, match) of one network; `into` by our names."""
     expected = {official_name(name): tensor for name, tensor in into.items()}
     tables = {name.replace(TABLE, INDEX): name for name in expected if name.endswith(TABLE)}
@@ -126,7 +126,7 @@ def _load_network(foreign: Mapping[str, Tensor], into: Mapping[str, Tensor], mod
             )
         state[name] = tensor
     known = expected.keys() | tables.keys()
-    match = Match(
+    match = LoadReport(
         matched=tuple(sorted(known & foreign.keys())),
         missing=tuple(sorted(expected.keys() - foreign.keys())),
         unexpected=tuple(sorted(foreign.keys() - known)),

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..contract import Batch, Picture
+from ..contract import Batch, Visualisation
 from ..layers.patches import patchify, unpatchify
-from ..mosaic import enlarge, mosaic, zoom
-from ..random import Noise
+from ..ops.image_grid import enlarge, mosaic, zoom
+from ..random import MicrobatchRng
 from .encoder import denormalise
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ TRUE, TOP, HEAT = (0.1, 0.9, 0.2), (0.95, 0.15, 0.1), (1.0, 0.85, 0.1)
 
 
 @torch.no_grad()
-def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> Picture:
+def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: MicrobatchRng) -> Visualisation:
     """Rows of samples: the image with some hidden patches marked, what the student sees, and a map of similarities for each of them."""
     model = pretext.config.model
     own = {name: tensor[:SAMPLES] for name, tensor in batch.items()}
@@ -53,7 +53,7 @@ def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: Noise) -> Pi
         "patches, how the student's feature there is shared out over the teacher's "
         "patches (softmax, brightest = largest). Green: the true place; red: the most similar one, where that is another."
     )
-    return Picture("Where hidden patches are looked for", caption, mosaic(columns))
+    return Visualisation("Where hidden patches are looked for", caption, mosaic(columns))
 
 
 def heat(image: Float[Tensor, "b 3 h w"], shares: Float[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.colour import colour_jitter, gaussian_blur, grey, solarise
 from ..layers.drop_path import draw_kept
 from ..layers.ema import cosine_momentum, ema_update
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .backbone import ConMIMBackbone
 from .config import ConMIMConfig, ConMIMModel
 from .encoder import ConMIMEncoder, layer_of, normalise
@@ -131,24 +131,24 @@ class ConMIMPretext(nn.Module):
             logits = normalize(queries, dim=-1) @ normalize(teacher.float(), dim=-1).transpose(1, 2) / self.config.pretext.temperature
         return Contrast(logits, labels, mask.gather(1, labels))
 
-    def kept(self, network: str, batch: int, noise: Noise, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
+    def kept(self, network: str, batch: int, noise: MicrobatchRng, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
         model = self.config.model
         return draw_kept(model.drop_path, model.depth, batch, noise.torch(f"drop_path_{network}", device))
 
     @torch.no_grad()
-    def teach(self, images: Float[Tensor, "b 3 h w"], noise: Noise) -> tuple[Tensor, Tensor]:
+    def teach(self, images: Float[Tensor, "b 3 h w"], noise: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The teacher's (tokens, projected patches) of whole images."""
         found: tuple[Tensor, Tensor] = self.teacher(images, None, self.kept("teacher", len(images), noise, images.device))
         return found
 
-    def study(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+    def study(self, batch: Batch, noise: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The student's (tokens, projected patches) of images with hidden patches."""
         images = batch["student"]
         kept = self.kept("student", len(images), noise, images.device) if self.training else None
         found: tuple[Tensor, Tensor] = self.student(images, batch["mask"], kept)
         return found
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         """`contrast`: cross-entropy pooled over the hidden patches of the group; `accuracy`: share of them that find their place."""
         _, wanted = self.teach(batch["teacher"], noise)
         _, found = self.study(batch, noise)
@@ -187,17 +187,17 @@ class ConMIMPretext(nn.Module):
         network = self.teacher if self.config.pretext.encoder == "teacher" else self.student
         return ConMIMEncoder(self.config.model, network.backbone)
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         from .pictures import similarity_picture
 
         return [similarity_picture(self, batch, noise)]
 
-    def claims(self, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
+    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         from .figures import teacher_claims
 
         return teacher_claims(self, batch, other, noise)
 
-    def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         from .figures import health
 
         return health(self, batch, noise)
@@ -207,12 +207,12 @@ def no_decay(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 1 or name.endswith(".bias") or name in ("pos_embed", "cls_token")
 
 
-def build(config: ConMIMConfig, live: Live) -> ConMIMPretext:
-    """A fresh `ConMIMPretext` on the CPU, the same for the same `live.seed`; the teacher starts as a copy of the student."""
+def build(config: ConMIMConfig, context: BuildContext) -> ConMIMPretext:
+    """A fresh `ConMIMPretext` on the CPU, the same for the same `context.seed`; the teacher starts as a copy of the student."""
     with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
         pretext = ConMIMPretext(config)
     pretext.to_empty(device="cpu")
-    initialise(pretext.student, config.model, torch.Generator().manual_seed(key("weights", "conmim", live.seed) >> 1))
+    initialise(pretext.student, config.model, torch.Generator().manual_seed(key("weights", "conmim", context.seed) >> 1))
     pretext.teacher.load_state_dict(pretext.student.state_dict())
     for network in (pretext.student, pretext.teacher):
         network.backbone.fill_index()

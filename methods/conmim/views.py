@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..contract import Sample
-from ..crops import draw_box
 from ..errors import BrokenSampleError
+from ..ops.crops import draw_box
 from .config import ConMIMAugment, ConMIMConfig
 from .masks import Mask, block_mask, cell_mask, random_mask
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Live, Method, Official, TimmForm
+from ..contract import BuildContext, Method, Official, TimmForm
 from .config import CrocoConfig
 from .views import CrocoViews
 
@@ -29,10 +29,10 @@ FIGURES = {
 }
 
 
-def _build(config: CrocoConfig, live: Live) -> Any:
+def _build(config: CrocoConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:
@@ -50,11 +50,12 @@ def _timm(config: CrocoConfig, state: Mapping[str, Tensor]) -> TimmForm:
 method = Method(
     id="croco",
     kind="pairs",
+    recipes=__name__,
     Config=CrocoConfig,
     views=CrocoViews,
     build=_build,
     image_shape=lambda config: config.model.image_size,
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
     official=_official,
     timm=_timm,
     search_space={"pretext.mask_ratio": "0.5..0.95"},

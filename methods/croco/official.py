@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import Match
+from ..contract import LoadReport
 from ..errors import SightlineError
 from ..layers.positions import resize_table
 from .config import CrocoConfig, CrocoModel
@@ -55,7 +55,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return settings_from_official(kwargs)
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], Match]:
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `CrocoPretext` of `config`, whose present state is `into`: see `from_official`."""
     return from_official(_tensors(content), into, config)
 
@@ -128,21 +128,21 @@ def kwargs_from_text(text: str) -> dict[str, Any]:
 
     Literals only; nothing is evaluated. Raises `SightlineError` for anything else.
     """
-    mend = "expected a call with literal keyword values, for example CroCoNet(enc_embed_dim=1024, pos_embed='RoPE100')"
+    hint = "expected a call with literal keyword values, for example CroCoNet(enc_embed_dim=1024, pos_embed='RoPE100')"
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("not a call with keyword values")
         return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError) as error:
-        raise SightlineError(f"cannot read the settings {text!r}: {error}", mend) from error
+        raise SightlineError(f"cannot read the settings {text!r}: {error}", hint) from error
 
 
-def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], Match]:
+def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """The state of a `CrocoPretext` of `config`, whose present state is `into`, from a published `model` dict; and what found a place.
 
     Position tables of another grid are resized. Missing tensors are left out, so load with `strict=False` after reading the
-    `Match`. Raises `SightlineError` where nothing matches or a shape differs.
+    `LoadReport`. Raises `SightlineError` where nothing matches or a shape differs.
     """
     expected = {official_name(name): tensor for name, tensor in into.items()}
     state, resized = {}, []
@@ -157,7 +157,7 @@ def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], confi
                 "give the settings the checkpoint was trained with (croco_kwargs, or args.model)",
             )
         state[our_name(name)] = tensor
-    match = Match(
+    match = LoadReport(
         matched=tuple(sorted(expected.keys() & model.keys())),
         missing=tuple(sorted(expected.keys() - model.keys())),
         unexpected=tuple(sorted(model.keys() - expected.keys())),

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..contract import Batch, Picture
+from ..contract import Batch, Visualisation
 from ..layers.colour import imagenet_denormalise
 from ..layers.patches import patch_statistics, patchify, unpatchify
-from ..mosaic import mosaic
+from ..ops.image_grid import mosaic
 
 if TYPE_CHECKING:
     from .pretext import Completion, CrocoPretext
@@ -34,7 +34,7 @@ def to_unit(patches: Float[Tensor, "b k p"]) -> Float[Tensor, "b k p"]:
 
 
 @torch.no_grad()
-def completion_picture(pretext: CrocoPretext, batch: Batch) -> Picture:
+def completion_visualisation(pretext: CrocoPretext, batch: Batch) -> Visualisation:
     """Rows of samples: image 1, what the encoder sees of it, the completion, image 2."""
     model, config = pretext.config.model, pretext.config
     image1, image2, mask = (batch[k][:SAMPLES] for k in ("image1", "image2", "mask"))
@@ -50,11 +50,11 @@ def completion_picture(pretext: CrocoPretext, batch: Batch) -> Picture:
         f"Left to right: image 1; the {model.patches - config.hidden} of {model.patches} patches the encoder sees; "
         f"its completion (visible patches pasted in); image 2, the other view. {given}Colours are as the network saw them, jittered."
     )
-    return Picture("Cross-view completion", caption, mosaic(columns))
+    return Visualisation("Cross-view completion", caption, mosaic(columns))
 
 
 @torch.no_grad()
-def cross_view_claims(pretext: CrocoPretext, batch: Batch, other: Batch) -> dict[str, Tensor]:
+def cross_view_metrics(pretext: CrocoPretext, batch: Batch, other: Batch) -> dict[str, Tensor]:
     """PSNR and loss of each sample with three second views, the same mask in all; `other`: as many samples, of other scenes."""
     image2 = batch["image2"]
     second_views = {

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.colour import colour_jitter, imagenet_normalise
 from ..layers.patches import patch_statistics, patchify, take
 from ..layers.positions import sincos_table
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .config import CrocoConfig
 from .decoder import CrocoDecoder
 from .encoder import CrocoEncoder
@@ -78,7 +78,7 @@ class CrocoPretext(nn.Module):
             target = (target - mean) / std
         return (completion.prediction - target).square().mean(dim=-1)
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         """`reconstruction`: the loss pooled over the hidden patches of the group (all patches without `hidden_only`)."""
         every = not self.config.pretext.hidden_only
         completion = self.complete(batch["image1"], batch["image2"], batch["mask"], self.config.hidden, every)
@@ -110,15 +110,15 @@ class CrocoPretext(nn.Module):
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.backbone)
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
-        from .pictures import completion_picture
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
+        from .pictures import completion_visualisation
 
-        return [completion_picture(self, batch)]
+        return [completion_visualisation(self, batch)]
 
-    def claims(self, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
-        from .pictures import cross_view_claims
+    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+        from .pictures import cross_view_metrics
 
-        return cross_view_claims(self, batch, other)
+        return cross_view_metrics(self, batch, other)
 
 
 def layer_id(name: str, encoder_depth: int, decoder_depth: int) -> int:
@@ -130,12 +130,12 @@ def layer_id(name: str, encoder_depth: int, decoder_depth: int) -> int:
     return fixed.get(part, encoder_depth + decoder_depth + (part != "dec_norm"))
 
 
-def build(config: CrocoConfig, live: Live) -> CrocoPretext:
-    """A freshly initialised `CrocoPretext` on the CPU, the same for the same `live.seed`; no global generator is used."""
+def build(config: CrocoConfig, context: BuildContext) -> CrocoPretext:
+    """A freshly initialised `CrocoPretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
     with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
         pretext = CrocoPretext(config)
     pretext.to_empty(device="cpu")
-    initialise(pretext, torch.Generator().manual_seed(key("weights", "croco", live.seed) >> 1))
+    initialise(pretext, torch.Generator().manual_seed(key("weights", "croco", context.seed) >> 1))
     return pretext
 
 

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract import Live, Method
+from ..contract import BuildContext, Method
 from .config import ClassificationConfig, SegmentationConfig
 from .views import ClassificationViews, SegmentationViews
 
 
-def _classification(config: ClassificationConfig, live: Live) -> Any:
+def _classification(config: ClassificationConfig, context: BuildContext) -> Any:
     from .pretext import build_classification
 
-    return build_classification(config, live)
+    return build_classification(config, context)
 
 
-def _segmentation(config: SegmentationConfig, live: Live) -> Any:
+def _segmentation(config: SegmentationConfig, context: BuildContext) -> Any:
     from .pretext import build_segmentation
 
-    return build_segmentation(config, live)
+    return build_segmentation(config, context)
 
 
 FIGURES = {
@@ -32,18 +32,20 @@ FIGURES = {
 classification = Method(
     id="finetune_classification",
     kind="images",
+    recipes=__name__,
     Config=ClassificationConfig,
     views=ClassificationViews,
     build=_classification,
     image_shape=lambda config: config.model.image_size,
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
 )
 segmentation = Method(
     id="finetune_segmentation",
     kind="images",
+    recipes=__name__,
     Config=SegmentationConfig,
     views=SegmentationViews,
     build=_segmentation,
     image_shape=lambda config: config.model.image_size,
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
 )

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, one_hot
 
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.colour import colour_jitter
 from ..layers.drop_path import draw_kept
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig, encoder_settings
 from .views import NO_CLASS
 
@@ -89,7 +89,7 @@ class FinetunePretext(nn.Module):
         backbone: nn.Module = _backbone_of(encoder, self.config)
         return backbone
 
-    def kept(self, batch: int, noise: Noise, device: torch.device) -> Tensor | None:
+    def kept(self, batch: int, noise: MicrobatchRng, device: torch.device) -> Tensor | None:
         if not self.training:
             return None
         return draw_kept(self.config.model.drop_path, self.predictor.backbone.depth, batch, noise.torch("drop_path", device))
@@ -120,7 +120,7 @@ class FinetunePretext(nn.Module):
         predictor: nn.Module = copy.deepcopy(self.predictor)
         return predictor
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         return []
 
 
@@ -130,7 +130,7 @@ class ClassificationPretext(FinetunePretext):
     def to_device(self, batch: Batch) -> Batch:
         return {"image": batch["image"].permute(0, 3, 1, 2).float() / 255, "label": batch["label"], "erase": batch["erase"]}
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         images, classes = batch["image"], self.config.model.classes
         if not self.training:
             logits = self.predictor.logits(images).float()
@@ -150,7 +150,7 @@ class SegmentationPretext(FinetunePretext):
         images = batch["image"].permute(0, 3, 1, 2).float() / 255
         return {"image": colour_jitter(images, batch["jitter"]), "mask": batch["mask"].long()}
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         images, mask = batch["image"], batch["mask"]
         logits = self.predictor.logits(images, self.kept(len(images), noise, images.device)).float()
         counts = mask != NO_CLASS
@@ -179,7 +179,7 @@ def erase_boxes(images: Float[Tensor, "b 3 h w"], boxes: Int[Tensor, "b 4"], gen
 
 
 def mix(
-    images: Float[Tensor, "b 3 h w"], targets: Float[Tensor, "b c"], noise: Noise, mixup: float, cutmix: float
+    images: Float[Tensor, "b 3 h w"], targets: Float[Tensor, "b c"], noise: MicrobatchRng, mixup: float, cutmix: float
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b c"]]:
     """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of each image with its mirror in the group; one draw a group."""
     rng = noise.numpy("mix")
@@ -207,11 +207,11 @@ def _backbone_of(encoder: Any, config: FinetuneConfig) -> Any:
     return encoder.finetuning(config.model.image_size, config.model.drop_path) if hasattr(encoder, "finetuning") else Pooled(encoder)
 
 
-def _predictor(config: FinetuneConfig, live: Live, kind: type[Predictor]) -> Predictor:
+def _predictor(config: FinetuneConfig, context: BuildContext, kind: type[Predictor]) -> Predictor:
     method, settings = encoder_settings(config.model.encoder)
-    encoder = method.build(settings, live).encoder()
+    encoder = method.build(settings, context).encoder()
     predictor = kind(config, _backbone_of(encoder, config))
-    generator = torch.Generator().manual_seed(key("weights", "head", live.seed) >> 1)
+    generator = torch.Generator().manual_seed(key("weights", "head", context.seed) >> 1)
     with torch.no_grad():
         nn.init.trunc_normal_(predictor.head.weight, std=0.02, a=-2, b=2, generator=generator)
         predictor.head.weight.mul_(config.model.head_scale)
@@ -219,11 +219,11 @@ def _predictor(config: FinetuneConfig, live: Live, kind: type[Predictor]) -> Pre
     return predictor
 
 
-def build_classification(config: ClassificationConfig, live: Live) -> ClassificationPretext:
-    """The network on the CPU, the same for the same `live.seed`; the encoder's weights are random until `init` fills them."""
-    return ClassificationPretext(config, _predictor(config, live, Classifier))
+def build_classification(config: ClassificationConfig, context: BuildContext) -> ClassificationPretext:
+    """The network on the CPU, the same for the same `context.seed`; the encoder's weights are random until `init` fills them."""
+    return ClassificationPretext(config, _predictor(config, context, Classifier))
 
 
-def build_segmentation(config: SegmentationConfig, live: Live) -> SegmentationPretext:
+def build_segmentation(config: SegmentationConfig, context: BuildContext) -> SegmentationPretext:
     """As `build_classification`, with a linear map for each patch."""
-    return SegmentationPretext(config, _predictor(config, live, Segmenter))
+    return SegmentationPretext(config, _predictor(config, context, Segmenter))

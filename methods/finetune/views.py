@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from ..contract import Sample
-from ..crops import draw_box
 from ..errors import BrokenSampleError
+from ..ops.crops import draw_box
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
 from .randaugment import FILL, rand_augment
 

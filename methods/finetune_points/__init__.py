@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract import Live, Method, Official
+from ..contract import BuildContext, Method, Official
 from ..finetune import FIGURES
 from .config import FinetunePointsConfig
 from .views import FinetunePointsViews
 
 
-def _build(config: FinetunePointsConfig, live: Live) -> Any:
+def _build(config: FinetunePointsConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:
@@ -25,10 +25,11 @@ def _official() -> Official:
 method = Method(
     id="finetune_points",
     kind="points",
+    recipes=__name__,
     Config=FinetunePointsConfig,
     views=FinetunePointsViews,
     build=_build,
     image_shape=lambda config: (224, 224),
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
     official=_official,
 )

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..errors import SightlineError
 from ..finetune.pretext import accuracy
 from ..i2p_mae.pretext import initialise, no_decay
@@ -17,7 +17,7 @@ from ..i2p_mae.schedule import i2p_schedules
 from ..i2p_mae.transfer import DROPPED, HIDDEN, PointClassifier, smoothed_cross_entropy
 from ..layers.drop_path import draw_kept
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .config import FinetunePointsConfig
 
 
@@ -35,20 +35,20 @@ class FinetunePointsPretext(nn.Module):
     def to_device(self, batch: Batch) -> Batch:
         return batch
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         points, labels = batch["points"], batch["label"]
         if not self.training:
             logits = self.predictor.logits(points).float()
             return {"cross_entropy": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
         if len(points) < 2:
-            raise SightlineError("a group of one cloud has no batch statistics", "use batch.group=2 or more")
+            raise SightlineError("a group of one cloud has no batch statistics", "use batch.microbatch=2 or more")
         if self.config.augment.rotation:
             points = turned(points, self.config.augment.rotation, noise)
         logits = self.predictor.logits(points, *self.draws(len(points), noise, points.device)).float()
         loss = smoothed_cross_entropy(logits, labels, self.config.pretext.label_smoothing)
         return {"cross_entropy": loss, "accuracy": accuracy(logits, labels)}
 
-    def draws(self, batch: int, noise: Noise, device: torch.device) -> tuple[Tensor | None, Bool[Tensor, "2 b h"]]:
+    def draws(self, batch: int, noise: MicrobatchRng, device: torch.device) -> tuple[Tensor | None, Bool[Tensor, "2 b h"]]:
         """(branches that are kept, features of the head that are not dropped)."""
         kept = draw_kept(self.config.model.drop_path, sum(self.predictor.model.depths), batch, noise.torch("drop_path", device))
         alive = torch.rand(2, batch, HIDDEN, generator=noise.torch("dropout", device), device=device) >= DROPPED
@@ -66,11 +66,11 @@ class FinetunePointsPretext(nn.Module):
     def encoder(self) -> PointClassifier:
         return copy.deepcopy(self.predictor)
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         return []
 
 
-def turned(points: Float[Tensor, "b n 3"], most: float, noise: Noise) -> Float[Tensor, "b n 3"]:
+def turned(points: Float[Tensor, "b n 3"], most: float, noise: MicrobatchRng) -> Float[Tensor, "b n 3"]:
     """All clouds of the group turned about y by one angle from U(-most, most), in degrees."""
     angle = torch.deg2rad(torch.tensor(noise.numpy("rotation").uniform(-most, most), dtype=torch.float32))
     sin, cos = angle.sin(), angle.cos()
@@ -78,10 +78,10 @@ def turned(points: Float[Tensor, "b n 3"], most: float, noise: Noise) -> Float[T
     return torch.stack([cos * x + sin * z, y, cos * z - sin * x], dim=-1)
 
 
-def build(config: FinetunePointsConfig, live: Live) -> FinetunePointsPretext:
-    """The network on the CPU, the same for the same `live.seed`; the encoder's weights are random until `init` fills them."""
+def build(config: FinetunePointsConfig, context: BuildContext) -> FinetunePointsPretext:
+    """The network on the CPU, the same for the same `context.seed`; the encoder's weights are random until `init` fills them."""
     with torch.device("meta"):
         pretext = FinetunePointsPretext(config)
     pretext.to_empty(device="cpu")
-    initialise(pretext.predictor, torch.Generator().manual_seed(key("weights", "finetune_points", live.seed) >> 1))
+    initialise(pretext.predictor, torch.Generator().manual_seed(key("weights", "finetune_points", context.seed) >> 1))
     return pretext

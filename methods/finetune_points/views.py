@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ..clouds import coordinates, normalised
 from ..contract import Sample
 from ..errors import BrokenSampleError
-from ..farthest import farthest
 from ..finetune.views import class_index
+from ..ops.clouds import coordinates, normalised
+from ..ops.farthest_point_sampling import farthest
 from .config import ROUNDS, FinetunePointsConfig
 
 

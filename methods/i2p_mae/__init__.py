@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract import Alarm, Live, Method, Official, Stage
+from ..contract import Alarm, BuildContext, Method, Official, Stage
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
@@ -24,10 +24,10 @@ ALARMS = (
 )
 
 
-def _build(config: I2PConfig, live: Live) -> Any:
+def _build(config: I2PConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:
@@ -36,7 +36,7 @@ def _official() -> Official:
     return official
 
 
-def _frozen(config: I2PConfig) -> dict[str, str]:
+def _teachers(config: I2PConfig) -> dict[str, str]:
     if config.uses_teacher and config.model.teacher is None:
         raise CallError(
             "model.teacher is not set: guided masks and the loss of features need a 2-D encoder",
@@ -45,18 +45,18 @@ def _frozen(config: I2PConfig) -> dict[str, str]:
     return {"model.teacher": config.model.teacher} if config.model.teacher else {}
 
 
-def _fit(config: I2PConfig, frozen: Mapping[str, Any]) -> I2PConfig:
-    teacher = frozen["model.teacher"]
+def _adapt(config: I2PConfig, teachers: Mapping[str, Any]) -> I2PConfig:
+    teacher = teachers["model.teacher"]
     if not hasattr(teacher, "saliency"):
         raise CallError(f"model.teacher = {config.model.teacher} is no encoder of images", "name a run, a file or a model that sees images")
     model = config.model.model_copy(update={"teacher_dim": teacher.dim})
     return config.model_copy(update={"model": model})
 
 
-def _stage(config: I2PConfig, live: Live) -> Stage:
+def _stage(config: I2PConfig, context: BuildContext) -> Stage:
     from .stage import TeacherStage
 
-    return TeacherStage(config, live.frozen["model.teacher"], live.device)
+    return TeacherStage(config, context.teachers["model.teacher"], context.device)
 
 
 def _stage_settings(config: I2PConfig) -> dict[str, Any]:
@@ -68,15 +68,16 @@ def _stage_settings(config: I2PConfig) -> dict[str, Any]:
 method = Method(
     id="i2p_mae",
     kind="points",
+    recipes=__name__,
     Config=I2PConfig,
     views=I2PViews,
     build=_build,
     image_shape=lambda config: (224, 224),
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
     alarms=ALARMS,
     official=_official,
-    frozen=_frozen,
-    fit=_fit,
+    teachers=_teachers,
+    adapt=_adapt,
     stage=_stage,
     stage_settings=_stage_settings,
     search_space={"pretext.mask_ratio": "0.6,0.7,0.8,0.9", "loss.features": "log:0.1..10"},

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import Match
+from ..contract import LoadReport
 from ..errors import SightlineError
 from .config import I2PConfig
 
@@ -124,7 +124,7 @@ def settings_from_official(theirs: Mapping[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], Match]:
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
     theirs = weights(content)
     state: dict[str, Tensor] = {}
@@ -151,7 +151,7 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConf
             "name a checkpoint of I2P-MAE",
         )
     missing = tuple(to_theirs(name) for name in into if name not in state)
-    return state, Match(tuple(matched), missing, tuple(unexpected), left_out=tuple(left_out))
+    return state, LoadReport(tuple(matched), missing, tuple(unexpected), left_out=tuple(left_out))
 
 
 def save(state: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..clouds import picture
-from ..contract import Batch, Picture
-from ..mosaic import SIDE, mosaic
-from ..random import Noise
+from ..contract import Batch, Visualisation
+from ..ops.clouds import picture
+from ..ops.image_grid import SIDE, mosaic
+from ..random import MicrobatchRng
 from .network import group_points
 from .views2d import depth_images
 
@@ -24,7 +24,7 @@ HEAT = torch.tensor([1.0, 0.55, 0.0])
 
 
 @torch.no_grad()
-def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -> Picture:
+def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: MicrobatchRng) -> Visualisation:
     """Rows of clouds: whole, visible part, rebuilt, then the depth views with the teacher's saliency."""
     batch = {name: value[:SAMPLES] for name, value in batch.items()}
     points, config = batch["points"], pretext.config
@@ -49,7 +49,7 @@ def reconstruction_picture(pretext: I2PMaePretext, batch: Batch, noise: Noise) -
         f"Left to right: the cloud as the network gets it ({points.shape[1]} points); the neighbourhoods of the {share:.0%} of its middle "
         f"tokens that the encoder sees; these with the hidden ones rebuilt{views}."
     )
-    return Picture("What is rebuilt of a cloud", caption, mosaic(pictures))
+    return Visualisation("What is rebuilt of a cloud", caption, mosaic(pictures))
 
 
 def drawn(points: Float[Tensor, "n 3"]) -> Float[Tensor, "3 s s"]:

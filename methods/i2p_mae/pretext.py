@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.drop_path import draw_kept, linear_rates
 from ..layers.health import effective_rank, feature_std
 from ..layers.points import chamfer, take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .config import I2PConfig
 from .encoder import PointEncoder
 from .network import Blocks, Encoded, Groups, HierarchicalEncoder, TokenPropagation, group_points, place_embed, put, spread_masks
@@ -74,7 +74,7 @@ class I2PMaePretext(nn.Module):
     def to_device(self, batch: Batch) -> Batch:
         return batch
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         points = batch["points"]
         scales = group_points(points, self.config.model, skip_origin=self.config.pretext.official)
         hidden = self.hide(batch, scales, noise)
@@ -97,13 +97,13 @@ class I2PMaePretext(nn.Module):
         idle = [*self.h_encoder.encoder_norms[0].parameters(), *([] if taught else self.rec_head_2d.parameters())]
         return torch.stack([p.sum() for p in idle]).sum() * 0.0
 
-    def kept(self, what: str, depth: int, batch: int, noise: Noise) -> Tensor | None:
+    def kept(self, what: str, depth: int, batch: int, noise: MicrobatchRng) -> Tensor | None:
         if not self.training:
             return None
         device = self.mask_token.device
         return draw_kept(self.config.model.drop_path, depth, batch, noise.torch(f"drop path {what}", device))
 
-    def hide(self, batch: Batch, scales: list[Groups], noise: Noise) -> Hidden:
+    def hide(self, batch: Batch, scales: list[Groups], noise: MicrobatchRng) -> Hidden:
         """Guided: the tokens with the largest saliency / temperature + Gumbel noise stay visible, which is a draw without replacement by
         the softmax of the saliency."""
         config, centres = self.config, scales[2].centres
@@ -177,7 +177,7 @@ class I2PMaePretext(nn.Module):
         return i2p_schedules(optim, clock, self.config.pretext.official)
 
     @torch.no_grad()
-    def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of
         the 2-D features that is predicted, 0 for a network that always says their mean."""
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
@@ -188,7 +188,7 @@ class I2PMaePretext(nn.Module):
             figures["features_explained"] = 1 - self(batch, noise)["features"] / spread.clamp_min(1e-12)
         return figures
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         return [reconstruction_picture(self, batch, noise)]
 
     def encoder(self) -> PointEncoder:
@@ -201,12 +201,12 @@ def no_decay(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 1 or name.endswith(".bias") or "token" in name
 
 
-def build(config: I2PConfig, live: Live) -> I2PMaePretext:
-    """A freshly initialised `I2PMaePretext` on the CPU, the same for the same `live.seed`; no global generator is used."""
+def build(config: I2PConfig, context: BuildContext) -> I2PMaePretext:
+    """A freshly initialised `I2PMaePretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
     with torch.device("meta"):
         pretext = I2PMaePretext(config)
     pretext.to_empty(device="cpu")
-    initialise(pretext, torch.Generator().manual_seed(key("weights", "i2p_mae", live.seed) >> 1))
+    initialise(pretext, torch.Generator().manual_seed(key("weights", "i2p_mae", context.seed) >> 1))
     return pretext
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..clouds import draw_points, normalised
 from ..contract import Sample
+from ..ops.clouds import draw_points, normalised
 from .config import I2PConfig
 
 

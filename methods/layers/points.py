@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..farthest import NEAR_ORIGIN, tie_order
+from ..ops.farthest_point_sampling import NEAR_ORIGIN, tie_order
 
 LARGEST, LARGEST_ON_CPU = 64 * 2**20, 4 * 2**20
 """Bytes of the largest table of distances that is held at once; larger ones are made in parts. On a CPU it should stay in the cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Alarm, Live, Method, Official, TimmForm
+from ..contract import Alarm, BuildContext, Method, Official, TimmForm
 from .config import LocaConfig
 from .views import LocaViews
 
@@ -62,10 +62,10 @@ ALARMS = (
 )
 
 
-def _build(config: LocaConfig, live: Live) -> Any:
+def _build(config: LocaConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:
@@ -83,11 +83,12 @@ def _timm(config: LocaConfig, state: Mapping[str, torch.Tensor]) -> TimmForm:
 method = Method(
     id="loca",
     kind="images",
+    recipes=__name__,
     Config=LocaConfig,
     views=LocaViews,
     build=_build,
     image_shape=lambda config: config.model.image_size,
-    loss_figures=FIGURES,
+    metric_meanings=FIGURES,
     alarms=ALARMS,
     official=_official,
     timm=_timm,

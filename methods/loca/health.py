@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..contract import Batch
 from ..layers.health import agreement, effective_rank, feature_std
-from ..random import Noise
+from ..random import MicrobatchRng
 from .pretext import position_loss
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def health_figures(pretext: LocaPretext, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+def health_figures(pretext: LocaPretext, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
     """On one group, taken for the whole batch.
 
     `position_accuracy`, `valid` as in training; `chance_gap`: ln(patches) minus the position loss. `feature_std`, `effective_rank`: of
@@ -50,7 +50,7 @@ def health_figures(pretext: LocaPretext, batch: Batch, noise: Noise) -> dict[str
 
 
 @torch.no_grad()
-def reference_claims(pretext: LocaPretext, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
+def reference_claims(pretext: LocaPretext, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
     """Position accuracy and loss of each sample with its own reference and with that of `other`: what the head takes from the reference.
 
     What is left with another image's reference was told by the query alone. A sample without a query token on its reference counts 0.

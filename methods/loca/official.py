@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, cat
 
-from ..contract import Match
+from ..contract import LoadReport
 from ..errors import SightlineError
 from ..layers.positions import squeeze_table
 from .config import LocaConfig, LocaModel
@@ -104,12 +104,12 @@ def _share(part: int, whole: int) -> float:
     return ratio if int(ratio * whole) == part else math.nextafter(ratio, math.inf)
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: LocaConfig) -> tuple[dict[str, Tensor], Match]:
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: LocaConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`, from a file's content.
 
     Names of older releases are understood, further ones by the end of their path and their shape, if both leave one candidate. A grid of
     positions of another size is resized, and the position predictor, which belongs to its size, then left out. Tensors take the type of
-    ours. Missing ones are left out, so load with `strict=False` after reading the `Match`. Raises `SightlineError` where nothing matches
+    ours. Missing ones are left out, so load with `strict=False` after reading the report. Raises `SightlineError` where nothing matches
     or a shape differs.
     """
     found = networks(content)
@@ -143,7 +143,7 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: LocaCon
     roots = {tree.root.split("/")[0] for tree in found.values()}
     beside = [name for name, value in _nested(content).items() if roots != {""} and name not in roots and any(_tensors(value))]
     unique = (tuple(sorted(set(names))) for names in (matched, missing, inside + beside, resized))
-    return state, Match(*unique)
+    return state, LoadReport(*unique)
 
 
 def _places(theirs: Mapping[str, Tensor], wanted: list[Leaf], ours: Mapping[str, Tensor], config: LocaConfig) -> dict[Leaf, str]:

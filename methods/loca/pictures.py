@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..contract import Batch, Picture
+from ..contract import Batch, Visualisation
 from ..layers.colour import imagenet_denormalise
 from ..layers.positions import grid_positions
-from ..mosaic import enlarge, mosaic, zoom
-from ..random import Noise
+from ..ops.image_grid import enlarge, mosaic, zoom
+from ..random import MicrobatchRng
 
 if TYPE_CHECKING:
     from .pretext import LocaPretext
@@ -26,7 +26,7 @@ DIM = 0.4
 
 
 @torch.no_grad()
-def position_picture(pretext: LocaPretext, batch: Batch, noise: Noise) -> Picture:
+def position_picture(pretext: LocaPretext, batch: Batch, noise: MicrobatchRng) -> Visualisation:
     """Rows of samples: the reference with true boxes and predicted patches of some queries, then these queries in frames."""
     batch = {name: value[:SAMPLES] for name, value in batch.items()}
     model, f = pretext.config.model, batch["focal"].shape[1]
@@ -63,7 +63,7 @@ def position_picture(pretext: LocaPretext, batch: Batch, noise: Noise) -> Pictur
         "the reference is where the query of that colour was cut out (the part inside the reference), each dot is where the network puts "
         "one of its patches: right are dots inside their box. Queries may be mirrored. Colours are as the network saw them, augmented."
     )
-    return Picture("Where queries lie", caption, mosaic(columns))
+    return Visualisation("Where queries lie", caption, mosaic(columns))
 
 
 def frame(image: Float[Tensor, "3 h w"], box: tuple[int, int, int, int], colour: Float[Tensor, " 3"]) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from .. import collective
-from ..contract import Batch, Live, Picture
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.drop_path import draw_kept
 from ..layers.ema import ema_update
 from ..layers.patches import take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule
-from ..random import Noise, key
+from ..random import MicrobatchRng, key
 from .colour import augment
 from .config import LocaConfig
 from .network import LocaNetwork, initialise
@@ -78,7 +78,7 @@ class LocaPretext(nn.Module):
         boxes = {name: batch[name] for name in ("query_box", "focal_box")}
         return {"reference": large[:b], "query": large[b:], "focal": focal.view(b, f, *focal.shape[1:]), **targets, **boxes}
 
-    def draw(self, batch: Batch, noise: Noise) -> Draws:
+    def draw(self, batch: Batch, noise: MicrobatchRng) -> Draws:
         """Drop path in training alone; there in the teacher, too."""
         model, task, device = self.config.model, self.config.pretext, batch["reference"].device
         n, s, q = model.patches, self.config.reference_tokens, self.config.query_tokens
@@ -121,7 +121,7 @@ class LocaPretext(nn.Module):
         """The reference patch of each query token, in the order of `Answer`; -1 outside."""
         return torch.cat([batch["query_target"][:, draws.query], batch["focal_target"].flatten(1)], dim=1)
 
-    def targets(self, batches: list[Batch], noises: list[Noise]) -> list[Batch]:
+    def targets(self, batches: list[Batch], noises: list[MicrobatchRng]) -> list[Batch]:
         """What the whole batch decides: cluster assignments, balanced over all groups of all ranks, and the mean prediction.
 
         Several groups on this rank: a first pass of the student, with the same draws, gives the mean prediction that each of them
@@ -137,7 +137,7 @@ class LocaPretext(nn.Module):
             seen = [{**batch, "mean_prediction": mean} for batch in seen]
         return seen
 
-    def with_reference(self, batch: Batch, noise: Noise) -> Batch:
+    def with_reference(self, batch: Batch, noise: MicrobatchRng) -> Batch:
         """`batch` with `reference_kept` and, with clustering, `assignments`, which are not yet balanced."""
         reference = self.see_reference(batch, self.draw(batch, noise))
         batch = {**batch, "reference_kept": reference.kept}
@@ -145,7 +145,7 @@ class LocaPretext(nn.Module):
             batch["assignments"] = torch.softmax(reference.cosines / self.config.pretext.sharpening, dim=-1)
         return batch
 
-    def alone(self, batch: Batch, noise: Noise) -> Batch:
+    def alone(self, batch: Batch, noise: MicrobatchRng) -> Batch:
         """What `targets` gives, with the group taken for the whole batch."""
         batch = self.with_reference(batch, noise)
         self._balance([batch], everywhere=False)
@@ -155,19 +155,19 @@ class LocaPretext(nn.Module):
         if self.teacher is not None:
             sinkhorn([batch["assignments"] for batch in batches], self.config.pretext.sinkhorn_iterations, everywhere)
 
-    def _mean_prediction(self, batch: Batch, noise: Noise) -> Float[Tensor, " k"]:
+    def _mean_prediction(self, batch: Batch, noise: MicrobatchRng) -> Float[Tensor, " k"]:
         cosines = self.answer(batch, self.draw(batch, noise), batch["reference_kept"]).cosines
         assert cosines is not None
         return torch.softmax(cosines / self.config.pretext.temperature, dim=-1).mean(dim=(0, 1))
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         """`position`, `cluster`, `entropy` (0 without clustering); `accuracy`: of the query tokens on the reference, the share placed on
         the right patch; `valid`: their share. A batch that `targets` has not seen is taken for the whole batch."""
         if "assignments" in batch:
             return self.losses(batch, noise, everywhere=True)
         return self.losses(self.alone(batch, noise), noise, everywhere=False)
 
-    def losses(self, batch: Batch, noise: Noise, everywhere: bool) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, noise: MicrobatchRng, everywhere: bool) -> dict[str, Tensor]:
         """Of a batch from `targets` (the mean prediction is taken `everywhere`, where it is not in the batch) or from `alone`."""
         draws = self.draw(batch, noise)
         answer = self.answer(batch, draws, batch["reference_kept"])
@@ -204,17 +204,17 @@ class LocaPretext(nn.Module):
         network = self.teacher if self.teacher is not None and self.config.pretext.encoder == "teacher" else self.student
         return copy.deepcopy(network.encoder).requires_grad_(True)
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         from .pictures import position_picture
 
         return [position_picture(self, batch, noise)]
 
-    def health(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         from .health import health_figures
 
         return health_figures(self, batch, noise)
 
-    def claims(self, batch: Batch, other: Batch, noise: Noise) -> dict[str, Tensor]:
+    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         from .health import reference_claims
 
         return reference_claims(self, batch, other, noise)
@@ -265,12 +265,12 @@ def _unit(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
-def build(config: LocaConfig, live: Live) -> LocaPretext:
-    """A freshly initialised `LocaPretext` on the CPU, the same for the same `live.seed`; no global generator is used."""
+def build(config: LocaConfig, context: BuildContext) -> LocaPretext:
+    """A freshly initialised `LocaPretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
     with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
         pretext = LocaPretext(config)
     pretext.to_empty(device="cpu")
-    initialise(pretext.student, torch.Generator().manual_seed(key("weights", "loca", live.seed) >> 1))
+    initialise(pretext.student, torch.Generator().manual_seed(key("weights", "loca", context.seed) >> 1))
     if pretext.teacher is not None:
         pretext.teacher.load_state_dict(pretext.student.state_dict())
     return pretext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract import Live, Method, Official
+from ..contract import BuildContext, Method, Official
 from .config import TimmConfig
 
 
@@ -14,10 +14,10 @@ def _views(config: TimmConfig) -> Any:
     raise CallError("method timm is not trained here", "choose one of the pretext methods; a timm model can be a teacher, and be evaluated")
 
 
-def _build(config: TimmConfig, live: Live) -> Any:
+def _build(config: TimmConfig, context: BuildContext) -> Any:
     from .encoder import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 def _official() -> Official:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..contract import Live
+from ..contract import BuildContext
 from ..errors import CallError
 from .config import TimmConfig, TimmModel
 
@@ -127,8 +127,8 @@ def _create(model: TimmModel) -> tuple[Any, dict[str, Any]]:
         if timm.is_model(model.name):
             raise CallError(f"timm cannot make {model.name} with {arguments}: {error}", "correct model.arguments") from None
         near = get_close_matches(model.name.partition(".")[0], timm.list_models(), n=1)
-        mend = f"did you mean {near[0]!r}?" if near else "`timm.list_models()` has the names"
-        raise CallError(f"timm has no model {model.name!r}", mend) from None
+        hint = f"did you mean {near[0]!r}?" if near else "`timm.list_models()` has the names"
+        raise CallError(f"timm has no model {model.name!r}", hint) from None
     return network, dict(network.pretrained_cfg)
 
 
@@ -151,8 +151,8 @@ class TimmPretext(nn.Module):
         return copy.deepcopy(self.inner)
 
 
-def build(config: TimmConfig, live: Live) -> TimmPretext:
-    """With timm's own random weights, the same for the same `live.seed`."""
+def build(config: TimmConfig, context: BuildContext) -> TimmPretext:
+    """With timm's own random weights, the same for the same `context.seed`."""
     with torch.random.fork_rng(devices=[]):  # timm draws from the global generator of the CPU, which is put back
-        torch.default_generator.manual_seed(live.seed)
+        torch.default_generator.manual_seed(context.seed)
         return TimmPretext(config.model)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract import Match
+from ..contract import LoadReport
 from ..errors import SightlineError
 from .config import TimmConfig, TimmModel
 
@@ -44,7 +44,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {"model": {name: content[name] for name in fields}} if fields <= content.keys() else {}
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], Match]:
+def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits, a shape differs, or it is no `ImageEncoder`."""
     from .encoder import TimmEncoder
 
@@ -68,7 +68,7 @@ def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmCon
     missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state)
     unexpected = tuple(name for name in theirs if PREFIX + name not in into)
     resized = tuple(name for name in theirs if name in tensors and theirs[name].shape != tensors[name].shape)
-    return state, Match(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected, resized)
+    return state, LoadReport(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected, resized)
 
 
 def save(state: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

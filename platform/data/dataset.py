@@ -11,12 +11,12 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sightline.methods.errors import CallError
+from sightline.platform.core.filesystem import open_place, read_bytes
 
 from .manifest import MANIFEST_NAME, Manifest, parse_manifest
 from .shards import ShardFolder
-from .storage import open_place, read_bytes
 
-_MEND = "copy the shard again from where the data set came from, or run `sightline prepare` again with --overwrite"
+_HINT = "copy the shard again from where the data set came from, or run `sightline prepare` again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def _files(self) -> ShardFolder:
-        return ShardFolder(self.uri, self.manifest.shards, _MEND)
+        return ShardFolder(self.uri, self.manifest.shards, _HINT)
 
     @cached_property
     def row_groups(self) -> list[tuple[int, int, int]]:

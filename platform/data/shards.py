@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from sightline.methods.errors import SightlineError, first_line
+from sightline.platform.core.filesystem import is_local, open_place
 
 from .manifest import Shard
-from .storage import is_local, open_place
 
 _MAX_FOOTER = 64 * 2**20
 _SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int32(), pa.int64(), pa.uint8(), pa.float32(), pa.float64())
@@ -24,11 +24,11 @@ _SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int32(), pa.int64(), pa.uin
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Files in `uri`. What is wrong with one is a `SightlineError` that names it, with `mend`."""
+    """Files in `uri`. What is wrong with one is a `SightlineError` that names it, with `hint`."""
 
     uri: str
     shards: tuple[Shard, ...]
-    mend: str
+    hint: str
 
     def check_sizes(self) -> None:
         """That every file is there with its size."""
@@ -69,7 +69,7 @@ class ShardFolder:
                 raise self.broken(shard, "was altered: its SHA-256 is not that of the manifest")
 
     def broken(self, shard: Shard, what: str) -> SightlineError:
-        return SightlineError(f"shard {shard.name} of {self.uri} {what}", self.mend)
+        return SightlineError(f"shard {shard.name} of {self.uri} {what}", self.hint)
 
     def _file(self, shard: Shard) -> pq.ParquetFile:
         system, path = open_place(self.uri)
@@ -78,7 +78,7 @@ class ShardFolder:
             info = system.get_file_info(f"{path}/{shard.name}")
             self._check_size(shard, info)
             version = info.mtime_ns
-        return _open_shard(self.uri, shard, self.mend, version, threading.get_ident())
+        return _open_shard(self.uri, shard, self.hint, version, threading.get_ident())
 
     def _check_size(self, shard: Shard, info: fs.FileInfo) -> None:
         if info.type == fs.FileType.NotFound:
@@ -88,7 +88,7 @@ class ShardFolder:
 
 
 @lru_cache(maxsize=64)
-def _open_shard(uri: str, shard: Shard, mend: str, version: int, thread: int) -> pq.ParquetFile:
+def _open_shard(uri: str, shard: Shard, hint: str, version: int, thread: int) -> pq.ParquetFile:
     """An opened shard, kept per thread (a Parquet reader is not safe to share). `version` and `thread` are there for the key.
 
     Types are checked before the file reaches the Parquet reader: on opening, it would restore the types named in the
@@ -97,7 +97,7 @@ def _open_shard(uri: str, shard: Shard, mend: str, version: int, thread: int) ->
     """
     system, path = open_place(uri)
     place = f"{path}/{shard.name}"
-    refuse = ShardFolder(uri, (shard,), mend).broken
+    refuse = ShardFolder(uri, (shard,), hint).broken
     source = pa.memory_map(place) if is_local(system) else system.open_input_file(place)
     if shard.bytes < 12:
         raise refuse(shard, "is not a Parquet file")

@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict
 
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.filesystem import exists, open_place, write_bytes
 
 from .clouds import count_parts, decode_parts, decode_points, distinct
 from .images import count_indices, decode_segmentation, open_image
 from .manifest import MANIFEST_NAME, Manifest, Overlap, Provenance, Shard, Skipped, Source, fingerprint
-from .rows import CLOUD_COLUMNS, DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
-from .storage import exists, open_place, write_bytes
+from .schema import CLOUD_COLUMNS, DEPTH_COLUMNS, IMAGE_COLUMNS, schema_of
 
 ROWS_PER_GROUP = 64
 """The stream shuffles row groups and reads whole ones: small enough to mix well, large enough that a read is not all overhead."""

@@ -17,12 +17,12 @@ from sightline.methods.conmim.config import ConMIMConfig
 from sightline.methods.conmim.encoder import denormalise
 from sightline.methods.conmim.pretext import ConMIMPretext
 from sightline.methods.conmim.resize import resize_bias, spline_matrix
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.errors import SightlineError
 from sightline.methods.optim import OptimConfig
-from sightline.methods.random import Noise, keyed_rng, sample_rng
+from sightline.methods.random import MicrobatchRng, keyed_rng, sample_rng
 
-NOISE = Noise(0, 0, 0)
+NOISE = MicrobatchRng(0, 0, 0)
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_ratio": 2, "projector_hidden": 32, "projector_dim": 16}
 BIASES = ("none", "shared", "per_block", "both")
 
@@ -39,7 +39,7 @@ def raw_batch(config: ConMIMConfig, samples: int = 6, seed: int = 0) -> Batch:
 
 
 def built(config: ConMIMConfig, seed: int = 0) -> ConMIMPretext:
-    return method.build(config, Live(seed=seed))
+    return method.build(config, BuildContext(seed=seed))
 
 
 def lively(pretext: ConMIMPretext) -> ConMIMPretext:
@@ -137,14 +137,14 @@ def test_drop_path_is_keyed_and_acts_in_the_teacher_even_in_evaluation() -> None
     config = small(drop_path=0.9, depth=4)
     pretext = lively(built(config))
     batch = pretext.to_device(raw_batch(config))
-    teach = [pretext.teach(batch["teacher"], Noise(0, step, 0))[0] for step in (0, 0, 1)]
+    teach = [pretext.teach(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
     assert torch.equal(teach[0], teach[1]) and not torch.equal(teach[0], teach[2])
-    study = [pretext.study(batch, Noise(0, step, 0))[0] for step in (0, 0, 1)]
+    study = [pretext.study(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
     assert torch.equal(study[0], study[1]) and not torch.equal(study[0], study[2])
     pretext.eval()
-    study = [pretext.study(batch, Noise(0, step, 0))[0] for step in (0, 1)]
+    study = [pretext.study(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 1)]
     assert torch.equal(study[0], study[1])
-    assert not torch.equal(*(pretext.teach(batch["teacher"], Noise(0, step, 0))[0] for step in (0, 1)))
+    assert not torch.equal(*(pretext.teach(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 1)))
 
 
 def test_the_strong_view_changes_colours_of_the_network_that_the_settings_name() -> None:
@@ -351,11 +351,11 @@ def test_claims_and_health_name_what_they_promise() -> None:
     pretext = built(config).eval()
     batch, other = (pretext.to_device(raw_batch(config, seed=seed)) for seed in (0, 1))
     with torch.no_grad():
-        claims = pretext.claims(batch, other, NOISE)
+        claims = pretext.control_metrics(batch, other, NOISE)
         assert {name: value.shape for name, value in claims.items()} == {"loss_own_teacher": (6,), "loss_other_teacher": (6,)}
         loss = pretext(batch, NOISE)
         torch.testing.assert_close(claims["loss_own_teacher"].mean(), loss["contrast"])  # as many hidden patches in each image
-        same = pretext.claims(batch, batch, NOISE)
+        same = pretext.control_metrics(batch, batch, NOISE)
         torch.testing.assert_close(same["loss_own_teacher"], same["loss_other_teacher"])
         health = pretext.health(batch, NOISE)
     assert health.keys() == {"accuracy", "swapped_teacher_gap", "chance_gap", "feature_std", "effective_rank", "agreement"}
@@ -377,13 +377,13 @@ def test_the_picture_marks_the_true_place() -> None:
     config = small()
     pretext = built(config).eval()
     batch = pretext.to_device(raw_batch(config))
-    (picture,) = pretext.pictures(batch, NOISE)
+    (picture,) = pretext.visualisations(batch, NOISE)
     factor = 160 // 32
     assert picture.image.dtype == np.uint8 and picture.image.shape == (6 * (32 * factor + 4) - 4, 5 * (32 * factor + 4) - 4, 3)
     green = (picture.image.astype(int) - np.array([26, 230, 51])).__abs__().sum(axis=-1) < 6
     for column in (0, 2, 3, 4):
         assert green[:, column * 164 : column * 164 + 160].any()
-    assert np.array_equal(picture.image, pretext.pictures(batch, NOISE)[0].image)
+    assert np.array_equal(picture.image, pretext.visualisations(batch, NOISE)[0].image)
 
 
 def test_shapes_are_checked() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sightline.methods.conmim import method, official
 from sightline.methods.conmim.config import ConMIMConfig
 from sightline.methods.conmim.pretext import ConMIMPretext
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
 
 TINY = {"image_size": 64, "patch_size": 16, "dim": 64, "depth": 2, "heads": 4, "projector_hidden": 12, "projector_dim": 6}
@@ -23,7 +23,7 @@ def tiny(pretext: dict[str, Any] | None = None, **model: Any) -> ConMIMConfig:
 
 def built(config: ConMIMConfig, seed: int = 0) -> ConMIMPretext:
     """With a teacher that is not the student."""
-    pretext: ConMIMPretext = method.build(config, Live(seed=seed))
+    pretext: ConMIMPretext = method.build(config, BuildContext(seed=seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in pretext.parameters():
@@ -47,7 +47,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], atol: float = 0.0) 
 @pytest.mark.parametrize("bias", ["none", "shared", "per_block", "both"])
 def test_both_files_go_out_and_come_back(bias: str) -> None:
     config = tiny(relative_bias=bias, position_table=bias != "shared", layer_scale=None if bias == "both" else 0.1)
-    pretext, fresh = built(config), method.build(config, Live(seed=5))
+    pretext, fresh = built(config), method.build(config, BuildContext(seed=5))
     student, teacher = files(pretext)
     content = {"student": {"model": student, "epoch": 3}, "teacher": {"model": teacher}}
     state, match = official.load(content, fresh.state_dict(), config)
@@ -106,7 +106,7 @@ def test_settings_are_read_from_the_tensors(model: dict[str, Any]) -> None:
 def test_another_image_size_gets_resized_tables() -> None:
     pretext, larger = built(tiny(position_table=True)), tiny(position_table=True, image_size=96)
     student, _ = files(pretext)
-    into = method.build(larger, Live(seed=0))
+    into = method.build(larger, BuildContext(seed=0))
     state, match = official.load(student, into.state_dict(), larger)
     assert set(match.resized) == {"pos_embed", "rel_pos_bias.relative_position_bias_table"}
     into.load_state_dict(state, strict=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance
 
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.croco import FIGURES, method
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.encoder import CrocoEncoder
@@ -22,9 +22,9 @@ from sightline.methods.layers.colour import colour_jitter
 from sightline.methods.layers.patches import patchify, unpatchify
 from sightline.methods.layers.positions import grid_positions, resize_table, rotary_angles, rotate
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.random import Noise, sample_rng
+from sightline.methods.random import MicrobatchRng, sample_rng
 
-NOISE = Noise(0, 0, 0)
+NOISE = MicrobatchRng(0, 0, 0)
 SMALL = {
     "encoder_dim": 48,
     "encoder_depth": 2,
@@ -51,7 +51,7 @@ def raw_batch(config: CrocoConfig, samples: int = 3, seed: int = 0) -> Batch:
 
 
 def built(config: CrocoConfig, seed: int = 0) -> CrocoPretext:
-    return method.build(config, Live(seed=seed))
+    return method.build(config, BuildContext(seed=seed))
 
 
 @pytest.mark.parametrize("position", ["rope", "cosine"])
@@ -269,7 +269,7 @@ def test_pictures_show_every_sample_and_keep_the_visible_patches() -> None:
     config = small()
     pretext = built(config)
     batch = pretext.to_device(raw_batch(config, 2))
-    (picture,) = pretext.pictures(batch, NOISE)
+    (picture,) = pretext.visualisations(batch, NOISE)
     assert picture.image.shape == (2 * 6 * 24 + 4, 4 * 6 * 40 + 12, 3) and picture.image.dtype == np.uint8
     assert "4 of 15 patches" in picture.caption and "mean and contrast of each hidden patch are the true ones" in picture.caption
     shown = picture.image[:144:6]  # enlarged six times
@@ -284,8 +284,8 @@ def test_claims_are_one_figure_a_sample_and_exact_for_an_oracle(monkeypatch: pyt
     config = small()
     pretext = built(config)
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))
-    figures = pretext.claims(batch, other, NOISE)
-    assert figures.keys() | {"reconstruction"} == FIGURES.keys() == method.loss_figures.keys()
+    figures = pretext.control_metrics(batch, other, NOISE)
+    assert figures.keys() | {"reconstruction"} == FIGURES.keys() == method.metric_meanings.keys()
     assert all(f.shape == (3,) and f.isfinite().all() and not f.requires_grad for f in figures.values())
     torch.testing.assert_close(figures["loss_true_view"].mean(), pretext(batch, NOISE)["reconstruction"])
     assert not torch.equal(figures["psnr_true_view"], figures["psnr_other_view"])
@@ -298,7 +298,7 @@ def test_claims_are_one_figure_a_sample_and_exact_for_an_oracle(monkeypatch: pyt
         return done._replace(prediction=(done.patches - mean) / std + (0.0 if torch.equal(image2, batch["image2"]) else 0.1))
 
     monkeypatch.setattr(pretext, "complete", oracle)
-    figures = pretext.claims(batch, other, NOISE)
+    figures = pretext.control_metrics(batch, other, NOISE)
     assert (figures["psnr_true_view"] > 90).all() and (figures["psnr_other_view"] < 40).all()
     torch.testing.assert_close(figures["loss_mean_colour"], torch.full((3,), 0.01), atol=1e-5, rtol=1e-4)
 

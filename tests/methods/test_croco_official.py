@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.croco import method
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.official import from_official, kwargs_from_text, settings_from_official, to_official
@@ -36,7 +36,7 @@ def tiny(**model: object) -> CrocoConfig:
 
 
 def built(config: CrocoConfig, seed: int = 0) -> CrocoPretext:
-    return method.build(config, Live(seed=seed))
+    return method.build(config, BuildContext(seed=seed))
 
 
 @pytest.mark.parametrize("file", PUBLISHED)

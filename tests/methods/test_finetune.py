@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.finetune.pretext import erase_boxes, mix
 from sightline.methods.finetune.randaugment import OPERATIONS, rand_augment
 from sightline.methods.finetune.views import NO_CLASS
 from sightline.methods.optim import OptimConfig
-from sightline.methods.random import Noise, keyed_rng
+from sightline.methods.random import MicrobatchRng, keyed_rng
 
 CROCO = {
     "method": "croco",
@@ -30,7 +30,7 @@ def make(task: str, **model: Any) -> tuple[Any, Any, Any]:
     sizes = {"encoder": CROCO, "classes": 3, "image_size": 32, **model}
     ignore = {"ignore_index": 3} if task == "segmentation" else {}
     config = method.Config.model_validate({"model": sizes, "pretext": ignore})
-    return method.views(config), method.build(config, Live(seed=0)), config
+    return method.views(config), method.build(config, BuildContext(seed=0)), config
 
 
 def sample(label: int = 1, size: tuple[int, int] = (40, 56)) -> dict[str, Any]:
@@ -52,20 +52,20 @@ def test_a_step_learns_and_the_same_draws_give_the_same_loss(task: str) -> None:
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        loss = pretext(data, Noise(0, 0, 0))["cross_entropy"]
+        loss = pretext(data, MicrobatchRng(0, 0, 0))["cross_entropy"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert min(losses[-3:]) < 0.9 * losses[0]
-    again = [pretext(data, Noise(0, 5, 0))["cross_entropy"].item() for _ in range(2)]
+    again = [pretext(data, MicrobatchRng(0, 5, 0))["cross_entropy"].item() for _ in range(2)]
     assert again[0] == again[1]
 
 
 def test_a_fresh_head_predicts_nearly_evenly() -> None:
     views, pretext, _ = make("classification")
     pretext.eval()
-    assert pretext(batch(views, pretext), Noise(0, 0, 0))["cross_entropy"].item() == pytest.approx(np.log(3), abs=0.01)
+    assert pretext(batch(views, pretext), MicrobatchRng(0, 0, 0))["cross_entropy"].item() == pytest.approx(np.log(3), abs=0.01)
 
 
 def test_pixels_that_do_not_count_have_no_influence() -> None:
@@ -75,7 +75,7 @@ def test_pixels_that_do_not_count_have_no_influence() -> None:
     assert NO_CLASS in made["mask"]  # class 3 is the ignored one
     data = batch(views, pretext)
     everything_ignored = {**data, "mask": torch.full_like(data["mask"], NO_CLASS)}
-    assert pretext(everything_ignored, Noise(0, 0, 0))["cross_entropy"].item() == 0
+    assert pretext(everything_ignored, MicrobatchRng(0, 0, 0))["cross_entropy"].item() == 0
 
 
 def test_labels_and_masks_beyond_the_classes_are_broken_samples() -> None:
@@ -108,7 +108,7 @@ def test_mixing_keeps_the_labels_mass_in_proportion_to_the_pixels() -> None:
     images[1] = 1
     seen = set()
     for step in range(20):
-        mixed, labels = mix(images, targets, Noise(0, step, 0), mixup=0.8, cutmix=1.0)
+        mixed, labels = mix(images, targets, MicrobatchRng(0, step, 0), mixup=0.8, cutmix=1.0)
         assert torch.allclose(mixed[0].mean(), labels[0, 1], atol=1e-5)
         assert torch.allclose(labels.sum(dim=1), torch.ones(2))
         seen.add(bool(((mixed == 0) | (mixed == 1)).all()))

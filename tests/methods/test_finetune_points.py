@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from toy_discs import ENCODER, MODEL, toy_cloud
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import BrokenSampleError, SightlineError
-from sightline.methods.farthest import farthest
 from sightline.methods.finetune_points.pretext import turned
 from sightline.methods.i2p_mae.transfer import DROPPED, smoothed_cross_entropy
+from sightline.methods.ops.farthest_point_sampling import farthest
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.random import Noise, keyed_rng
-from sightline.platform.registry import input_of
+from sightline.methods.random import MicrobatchRng, keyed_rng
+from sightline.platform.data.encoder_input import input_of
 
 METHOD = find_method("finetune_points")
 STILL = {"scale": [1, 1], "shift": 0}
@@ -40,7 +40,7 @@ def batch(config: Any, count: int = 4) -> dict[str, torch.Tensor]:
 
 
 def build(config: Any, seed: int = 0) -> Any:
-    return METHOD.build(config, Live(seed=seed))
+    return METHOD.build(config, BuildContext(seed=seed))
 
 
 def rows(points: np.ndarray) -> set[tuple[float, ...]]:
@@ -103,16 +103,17 @@ def test_each_cloud_is_scaled_and_shifted_by_axis_after_it_is_normalised() -> No
 
 def test_one_rotation_about_y_turns_the_whole_group() -> None:
     points = torch.randn(5, 20, 3, generator=torch.Generator().manual_seed(0))
-    out = turned(points, 180.0, Noise(0, 3, 0))
+    out = turned(points, 180.0, MicrobatchRng(0, 3, 0))
     assert torch.equal(out[..., 1], points[..., 1])
     torch.testing.assert_close(out.norm(dim=-1), points.norm(dim=-1))
     before, after = (torch.atan2(p[..., 0], p[..., 2]) for p in (points, out))
     angle = torch.remainder(after - before + 1e-3, 2 * math.pi)
     assert angle.max() - angle.min() < 1e-4
-    assert not torch.allclose(out, turned(points, 180.0, Noise(0, 4, 0)))
-    assert torch.equal(out, turned(points, 180.0, Noise(0, 3, 0)))
+    assert not torch.allclose(out, turned(points, 180.0, MicrobatchRng(0, 4, 0)))
+    assert torch.equal(out, turned(points, 180.0, MicrobatchRng(0, 3, 0)))
     small = (
-        torch.remainder(torch.atan2(*turned(points, 10.0, Noise(0, 9, 0))[0, 0, [0, 2]]) - before[0, 0] + math.pi, 2 * math.pi) - math.pi
+        torch.remainder(torch.atan2(*turned(points, 10.0, MicrobatchRng(0, 9, 0))[0, 0, [0, 2]]) - before[0, 0] + math.pi, 2 * math.pi)
+        - math.pi
     )
     assert abs(math.degrees(small)) <= 10
 
@@ -120,7 +121,7 @@ def test_one_rotation_about_y_turns_the_whole_group() -> None:
 def test_a_group_is_turned_in_training_alone() -> None:
     config = configured(augment={"rotation": 180}, pretext={"votes": 0, "label_smoothing": 0})
     still = configured(pretext={"votes": 0, "label_smoothing": 0})
-    data, noise = batch(config), Noise(0, 0, 0)
+    data, noise = batch(config), MicrobatchRng(0, 0, 0)
     trained, other = build(config), build(still)
     assert trained(data, noise)["cross_entropy"] != other(data, noise)["cross_entropy"]
     moved = {**data, "points": turned(data["points"], 180.0, noise)}
@@ -140,19 +141,19 @@ def test_smoothing_goes_to_the_other_classes_alone() -> None:
 def test_training_is_smoothed_and_validation_is_not() -> None:
     config = configured()
     pretext, data = build(config), batch(config)
-    kept, alive = pretext.draws(4, Noise(0, 0, 0), torch.device("cpu"))
+    kept, alive = pretext.draws(4, MicrobatchRng(0, 0, 0), torch.device("cpu"))
     logits = pretext.predictor.logits(data["points"], kept, alive)
-    assert torch.equal(pretext(data, Noise(0, 0, 0))["cross_entropy"], smoothed_cross_entropy(logits, data["label"], 0.2))
+    assert torch.equal(pretext(data, MicrobatchRng(0, 0, 0))["cross_entropy"], smoothed_cross_entropy(logits, data["label"], 0.2))
     pretext.eval()
     logits = pretext.predictor.logits(data["points"])
-    assert torch.equal(pretext(data, Noise(0, 0, 0))["cross_entropy"], torch.nn.functional.cross_entropy(logits, data["label"]))
+    assert torch.equal(pretext(data, MicrobatchRng(0, 0, 0))["cross_entropy"], torch.nn.functional.cross_entropy(logits, data["label"]))
 
 
 def test_what_is_dropped_is_drawn_from_the_noise() -> None:
     config = configured({"drop_path": 0.0})
     pretext, data = build(config), batch(config)
     state = torch.get_rng_state()
-    first, again, other = (pretext(data, Noise(0, step, 0))["cross_entropy"].item() for step in (1, 1, 2))
+    first, again, other = (pretext(data, MicrobatchRng(0, step, 0))["cross_entropy"].item() for step in (1, 1, 2))
     assert first == again != other
     assert torch.equal(state, torch.get_rng_state())
     pooled = torch.ones(1, 48)
@@ -210,7 +211,7 @@ def test_clouds_that_cannot_be_used_are_broken_samples() -> None:
 def test_a_group_of_one_is_refused() -> None:
     config = configured()
     with pytest.raises(SightlineError, match="one cloud"):
-        build(config)(batch(config, 1), Noise(0, 0, 0))
+        build(config)(batch(config, 1), MicrobatchRng(0, 0, 0))
 
 
 @pytest.mark.parametrize("pooling", ["sum", "concat"])
@@ -221,7 +222,7 @@ def test_a_few_steps_learn(pooling: str) -> None:
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
     losses = []
     for step in range(25):
-        loss = pretext(data, Noise(0, step, 0))["cross_entropy"]
+        loss = pretext(data, MicrobatchRng(0, step, 0))["cross_entropy"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -285,7 +286,9 @@ def test_the_official_layout_goes_out_and_comes_back(pooling: str) -> None:
     assert not match.missing and not match.unexpected
     fresh.load_state_dict(loaded)
     data = batch(config)
-    assert torch.equal(fresh.eval()(data, Noise(0, 0, 0))["cross_entropy"], _loaded(config, state)(data, Noise(0, 0, 0))["cross_entropy"])
+    assert torch.equal(
+        fresh.eval()(data, MicrobatchRng(0, 0, 0))["cross_entropy"], _loaded(config, state)(data, MicrobatchRng(0, 0, 0))["cross_entropy"]
+    )
     with pytest.raises(SightlineError, match=r"cls_head_finetune\.0\.weight is not in the file"):
         official.settings_of({"model": {n: t for n, t in tensors.items() if "cls_head" not in n}})
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.loca import ALARMS, FIGURES, colour, method
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.encoder import LocaEncoder
 from sightline.methods.loca.pretext import LocaPretext, sinkhorn
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.random import Noise, sample_rng
+from sightline.methods.random import MicrobatchRng, sample_rng
 
-NOISE = Noise(0, 0, 0)
+NOISE = MicrobatchRng(0, 0, 0)
 SMALL = {
     "model": {"image_size": 64, "patch_size": 8, "encoder_dim": 48, "encoder_depth": 3, "encoder_heads": 3},
     "pretext": {"focal_queries": 3, "query_tokens": 20, "prototypes": 32, "head_hidden": 40, "head_bottleneck": 16},
@@ -42,7 +42,7 @@ def raw_batch(config: LocaConfig, samples: int = 4, seed: int = 0) -> Batch:
 
 
 def built(config: LocaConfig, seed: int = 0) -> LocaPretext:
-    return method.build(config, Live(seed=seed))
+    return method.build(config, BuildContext(seed=seed))
 
 
 def gradients(pretext: LocaPretext) -> dict[str, torch.Tensor]:
@@ -107,7 +107,7 @@ def test_groups_dealt_to_one_rank_give_what_one_group_of_all_would_of_the_whole_
     one = pretext(whole, NOISE)
     total(one).backward()
     expected = gradients(pretext)
-    noises = [Noise(0, 0, 0), Noise(0, 0, 1)]
+    noises = [MicrobatchRng(0, 0, 0), MicrobatchRng(0, 0, 1)]
     results = []
     with torch.no_grad():
         marked = pretext.targets(halves, noises)
@@ -125,8 +125,8 @@ def test_a_group_is_drawn_from_its_noise_alone() -> None:
     config = small(model={"drop_path": 0.5})
     pretext = built(config)
     batch = pretext.to_device(raw_batch(config))
-    assert total(pretext(batch, NOISE)) == total(pretext(batch, NOISE)) != total(pretext(batch, Noise(0, 1, 0)))
-    starts = {int(pretext.draw(batch, Noise(0, step, 0)).reference[0]) for step in range(400)}
+    assert total(pretext(batch, NOISE)) == total(pretext(batch, NOISE)) != total(pretext(batch, MicrobatchRng(0, 1, 0)))
+    starts = {int(pretext.draw(batch, MicrobatchRng(0, step, 0)).reference[0]) for step in range(400)}
     assert starts == set(range(64 - 12 + 1))
     draws = pretext.draw(batch, NOISE)
     assert torch.equal(draws.reference, torch.arange(12) + draws.reference[0])
@@ -177,7 +177,7 @@ def test_few_focal_queries(queries: int) -> None:
     pretext = built(config)
     losses = pretext(pretext.to_device(raw_batch(config)), NOISE)
     assert total(losses).isfinite()
-    (picture,) = pretext.pictures(pretext.to_device(raw_batch(config, 2)), NOISE)
+    (picture,) = pretext.visualisations(pretext.to_device(raw_batch(config, 2)), NOISE)
     assert picture.image.shape == (2 * 128 + 4, 2 * 128 + 4, 3)
 
 
@@ -361,11 +361,11 @@ def test_claims_compare_the_own_reference_with_another() -> None:
     config = small()
     pretext = built(config).eval()
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))
-    figures = pretext.claims(batch, other, NOISE)
+    figures = pretext.control_metrics(batch, other, NOISE)
     assert list(figures)[:2] == ["accuracy_own_reference", "accuracy_other_reference"]
-    assert figures.keys() | {"position", "cluster", "entropy", "accuracy", "valid"} == FIGURES.keys() == method.loss_figures.keys()
+    assert figures.keys() | {"position", "cluster", "entropy", "accuracy", "valid"} == FIGURES.keys() == method.metric_meanings.keys()
     assert all(f.shape == (3,) and f.isfinite().all() and not f.requires_grad for f in figures.values())
-    same = pretext.claims(batch, batch, NOISE)
+    same = pretext.control_metrics(batch, batch, NOISE)
     assert torch.equal(same["loss_own_reference"], same["loss_other_reference"])
     one = {name: t[:1] for name, t in batch.items()}
     torch.testing.assert_close(pretext(one, NOISE)["position"], figures["loss_own_reference"][0])
@@ -374,7 +374,7 @@ def test_claims_compare_the_own_reference_with_another() -> None:
 def test_pictures_show_boxes_and_predictions() -> None:
     config = small()
     pretext = built(config)
-    (picture,) = pretext.pictures(pretext.to_device(raw_batch(config, 2)), NOISE)
+    (picture,) = pretext.visualisations(pretext.to_device(raw_batch(config, 2)), NOISE)
     assert picture.image.shape == (2 * 128 + 4, 4 * 128 + 12, 3) and picture.image.dtype == np.uint8
     assert "12 of 64 patches" in picture.caption and "focal queries" in picture.caption
     assert (picture.image[:2, 132:260] == np.round(np.array([0.90, 0.62, 0.0]) * 255)).all()  # the frame of the first query

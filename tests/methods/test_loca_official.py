@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
 from sightline.methods.loca import method, official
 from sightline.methods.loca.config import LocaConfig
@@ -30,7 +30,7 @@ def tiny(**sections: dict[str, Any]) -> LocaConfig:
 
 def built(config: LocaConfig, seed: int = 0) -> LocaPretext:
     """With a teacher that differs from its student."""
-    pretext = method.build(config, Live(seed=seed))
+    pretext = method.build(config, BuildContext(seed=seed))
     with torch.no_grad():
         for parameter in pretext.student.parameters():
             parameter.add_(0.25)

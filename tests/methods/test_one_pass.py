@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 
 SETTINGS = {
     "croco": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 3, "decoder_dim": 48}},
@@ -20,7 +20,7 @@ SETTINGS = {
 def test_tokens_and_saliency_of_one_pass_are_those_of_two(name: str) -> None:
     method = find_method(name)
     config = method.Config.model_validate(SETTINGS[name])
-    encoder = method.build(config, Live(seed=0)).encoder().eval()
+    encoder = method.build(config, BuildContext(seed=0)).encoder().eval()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         tokens, saliency = encoder.tokens_and_saliency(images)

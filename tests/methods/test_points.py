@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.methods.farthest import farthest
 from sightline.methods.layers import points as layer
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
+from sightline.methods.ops.farthest_point_sampling import farthest
 
 
 def cloud(n: int, batch: int = 1, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sightline.methods.contract import Live, Official
+from sightline.methods.contract import BuildContext, Official
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.timm_encoder import method, official
 from sightline.methods.timm_encoder.config import TimmConfig, TimmModel
@@ -50,7 +50,7 @@ def config(kind: str = "ViT") -> TimmConfig:
 
 def pretext(kind: str = "ViT", seed: int = 0) -> TimmPretext:
     """With every weight moved, so that biases and scales that begin at 0 or 1 matter."""
-    made = build(config(kind), Live(seed=seed)).eval()
+    made = build(config(kind), BuildContext(seed=seed)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -163,14 +163,14 @@ def test_without_attention_saliency_is_the_length_of_the_features() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_the_global_generator_stays() -> None:
     before = torch.get_rng_state()
-    one, same, other = (build(config(), Live(seed=seed)).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build(config(), BuildContext(seed=seed)).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
-    ("model", "says", "mend"),
+    ("model", "says", "hint"),
     [
         ({"name": "vit_tiny_pach16_224"}, "no model 'vit_tiny_pach16_224'", "did you mean 'vit_tiny_patch16_224'"),
         ({"name": "zzzz"}, "no model 'zzzz'", "list_models"),
@@ -178,10 +178,10 @@ def test_the_same_seed_gives_the_same_weights_and_the_global_generator_stays() -
         ({"name": "resnet10t", "project": True}, "has no head", "model.project=false"),
     ],
 )
-def test_what_timm_cannot_make_is_told_with_the_mend(model: dict[str, Any], says: str, mend: str) -> None:
+def test_what_timm_cannot_make_is_told_with_the_mend(model: dict[str, Any], says: str, hint: str) -> None:
     with pytest.raises(CallError, match=says) as caught:
         TimmEncoder(TimmModel.model_validate(model))
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_no_setting_fetches_anything(model: dict[str, Any]) -> None:
 def test_a_network_without_attention_for_each_patch_is_refused_on_its_way_in(name: str) -> None:
     """One attends to the class token in further blocks, the other to channels."""
     small = TimmConfig.model_validate({"model": {"name": name, "arguments": {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}}})
-    made = build(small, Live(seed=0)).eval()
+    made = build(small, BuildContext(seed=0)).eval()
     with torch.no_grad(), pytest.raises(CallError, match=f"{name} does not have one feature a patch"):
         official.load(official.save(made.state_dict(), small)[0], made.state_dict(), small)
 
@@ -215,7 +215,7 @@ def test_images_are_whole_patches_where_the_networks_own_size_is_none() -> None:
 def test_images_that_patches_do_not_tile_are_refused() -> None:
     with torch.no_grad(), pytest.raises(CallError, match="for 80 x 80 pixels") as caught:
         pretext("ResNet").encoder().tokens(images(80))
-    assert "multiples of 32" in caught.value.mend
+    assert "multiples of 32" in caught.value.hint
 
 
 def test_it_is_not_trained_here() -> None:
@@ -225,7 +225,7 @@ def test_it_is_not_trained_here() -> None:
 
 
 def loaded(kind: str, content: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
-    into = build(config(kind), Live(seed=9)).state_dict()
+    into = build(config(kind), BuildContext(seed=9)).state_dict()
     state, match = official.load(content, into, config(kind))
     assert state.keys() <= into.keys()
     return state, match
@@ -254,7 +254,7 @@ def test_dinov2s_own_names_are_understood() -> None:
     theirs["mask_token"] = torch.zeros(1, 32)
     state, match = loaded("ViT with registers", theirs)
     assert not match.missing and not match.unexpected
-    again = build(config("ViT with registers"), Live(seed=9)).eval()
+    again = build(config("ViT with registers"), BuildContext(seed=9)).eval()
     again.load_state_dict(state)
     with torch.no_grad():
         torch.testing.assert_close(again.inner.tokens(images()), made.inner.tokens(images()), atol=1e-5, rtol=1e-4)

@@ -8,8 +8,8 @@ import pytest
 from asking import Answer, Ask
 
 from sightline.pipelines.__main__ import main
-from sightline.platform import jobs
-from sightline.platform.runs import Run
+from sightline.platform.experiments import execution
+from sightline.platform.runs.record import Run
 
 
 @pytest.fixture
@@ -39,5 +39,5 @@ def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Runs are made and checked, and not carried out."""
     runs: list[Run] = []
-    monkeypatch.setattr(jobs, "execute", lambda run, console: runs.append(run) or {})
+    monkeypatch.setattr(execution, "execute", lambda run, console: runs.append(run) or {})
     return runs

@@ -10,14 +10,16 @@ import torch
 from asking import Ask
 from toy import TOY
 
-from sightline.platform import checkpoint, config
-from sightline.platform.runs import Run
+from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
 
 
 @pytest.fixture
 def runs(home: Path) -> dict[str, Run]:
     """`done` is finished, `stopped` is not; both have checkpoints of three steps."""
-    made = {name: Run.create(name, config.load("toy", settings=TOY), "f", "test", "") for name in ("done", "stopped")}
+    made = {name: create_run(name, config.load("toy", settings=TOY), "f", "test", "") for name in ("done", "stopped")}
     for name, run in made.items():
         run.status = {"done": "finished"}.get(name, "stopped")
         run.save()

@@ -1,4 +1,4 @@
-"""The command line: fast answers, mistakes named with their mend, one JSON document for scripts, nothing started by a wrong call."""
+"""The command line: fast answers, mistakes named with their hint, one JSON document for scripts, nothing started by a wrong call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.runs import Run
+from sightline.platform.experiments.create import create_run
 
 SIGHTLINE = str(Path(sys.executable).parent / "sightline")
 HEAVY = {"torch", "ray", "mlflow", "timm"}
@@ -158,7 +158,7 @@ def test_scripts_get_one_json_document_for_an_error_too(words: list[str], ask: A
     code, out, err = ask(*(word.format(data=data, toy=toy) for word in words), "--json")
     answer = json.loads(out)
     assert code == 2 and len(out.splitlines()) == 1
-    assert set(answer) == {"error", "mend"} and answer["error"] in err
+    assert set(answer) == {"error", "hint"} and answer["error"] in err
 
 
 @pytest.mark.parametrize("words", [["pretrain", "--json"], ["pretrian", "--json"], ["resume", "x", "--nope", "--json"]])
@@ -201,12 +201,12 @@ def test_a_fault_of_the_code_is_one_line_unless_debug_is_asked_for(ask: Ask, mon
 
 def test_a_pickle_in_the_place_of_a_shard_is_never_read(ask: Ask, data: Path) -> None:
     code, _, err = ask("inspect", str(data / "swapped"), "--verify")
-    assert code == 1 and ".parquet" in err and "mend:" in err
+    assert code == 1 and ".parquet" in err and "hint:" in err
 
 
 def test_a_run_name_that_exists_is_refused_and_the_run_is_left_alone(ask: Ask, data: Path, toy: str, home: Path) -> None:
     experiment = config.load(toy, {"data.train": str(data / "pairs")})
-    run = Run.create("taken", experiment, Dataset.open(data / "pairs").fingerprint, "test", "")
+    run = create_run("taken", experiment, Dataset.open(data / "pairs").fingerprint, "test", "")
     before = (run.folder / "run.json").read_bytes()
     code, _, err = ask("pretrain", toy, f"data.train={data}/pairs", "--name", "taken")
     assert code == 2 and "a run named 'taken' exists" in err and "sightline resume taken" in err
@@ -215,14 +215,14 @@ def test_a_run_name_that_exists_is_refused_and_the_run_is_left_alone(ask: Ask, d
 
 def test_resume_names_the_nearest_run_and_refuses_to_change_what_is_learned(ask: Ask, data: Path, toy: str) -> None:
     experiment = config.load(toy, {"data.train": str(data / "pairs")})
-    Run.create("morning", experiment, Dataset.open(data / "pairs").fingerprint, "test", "")
+    create_run("morning", experiment, Dataset.open(data / "pairs").fingerprint, "test", "")
     code, _, err = ask("resume", "mornin")
     assert code == 2 and "did you mean 'morning'?" in err
-    for change in ("pretext.mask_ratio=0.5", "batch.group=4", "train.length=9 steps", "data.block=32"):
+    for change in ("pretext.mask_ratio=0.5", "batch.microbatch=4", "train.length=9 steps", "data.block=32"):
         code, _, err = ask("resume", "morning", change)
         assert code == 2 and "cannot change what is learned" in err, change
     code, _, err = ask("resume", "morning", "train.workers=5")
-    assert code == 2 and "does not divide the 6 groups" in err
+    assert code == 2 and "does not divide the 6 microbatches" in err
 
 
 @pytest.mark.slow

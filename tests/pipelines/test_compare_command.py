@@ -18,11 +18,12 @@ from toy import TOY_IMAGES, write_images
 from sightline.methods.errors import CallError
 from sightline.pipelines.__main__ import main
 from sightline.pipelines.compare import make_entries
-from sightline.platform import checkpoint, config
-from sightline.platform.compare.budget import gflops, measure_speed, parse_budget
-from sightline.platform.compare.page import headline
-from sightline.platform.compare.record import Comparison
-from sightline.platform.runs import Run
+from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.experiments.compare.budget import gflops, measure_speed, parse_budget
+from sightline.platform.experiments.compare.page import headline
+from sightline.platform.experiments.compare.record import Comparison
+from sightline.platform.runs.record import Run
 
 QUIET = Console(quiet=True)
 
@@ -82,7 +83,7 @@ def test_a_file_names_entries_with_settings_of_their_own(place: Path) -> None:
 
 
 def test_speed_is_that_of_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightline.platform.compare import budget
+    from sightline.platform.experiments.compare import budget
 
     monkeypatch.setattr(budget, "SPEED_SECONDS", 0.3)
     experiment = config.load("conmim.yaml", {"data.train": str(place / "data/train")})

@@ -14,9 +14,10 @@ from commands import finish, start
 from heads import until
 from toy import TOY, write_pairs
 
-from sightline.platform import checkpoint
-from sightline.platform.runs import Run
-from sightline.platform.train import Job, train
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
+from sightline.platform.training.loop import Job, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -66,7 +67,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_driver(tmp_path: Path, monkeypatch: 
 def _check_history(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same samples in the same steps as one undisturbed worker in this process; losses to 1e-4 over 20 steps."""
     monkeypatch.setenv("SIGHTLINE_HOME", str(home))
-    alone = Run.create("alone", run.experiment, run.fingerprint, "test", "")
+    alone = create_run("alone", run.experiment, run.fingerprint, "test", "")
     events: list[dict[str, Any]] = []
     train(Job(alone.recipe, alone.settings, str(alone.folder), alone.fingerprint), events.append, lambda: False)
     alone.append(events)

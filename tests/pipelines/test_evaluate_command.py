@@ -12,13 +12,13 @@ import pytest
 from toy import TOY
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.random import keyed_rng
 from sightline.pipelines.__main__ import main
 from sightline.platform import config
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.weights import Weights, write_folder
+from sightline.platform.weights.format import Weights, write_folder
 
 Evaluate = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -28,8 +28,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three encoders, two of them of one architecture, and a labelled data set `colours`."""
     root = tmp_path_factory.mktemp("evaluate")
     for name, model, seed in (("one", {}, 5), ("two", {}, 6), ("small", {"image_size": 32}, 7)):
-        settings = config.load("toy", settings={**TOY, "model": {**TOY["model"], **model}}).settings
-        encoder = find_method("croco").build(settings, Live(seed=seed)).encoder()
+        settings = config.load("toy", settings={**TOY, "model": {**TOY["model"], **model}}).method_config
+        encoder = find_method("croco").build(settings, BuildContext(seed=seed)).encoder()
         weights = Weights.of("croco", settings.model_dump(mode="json"), "encoder", encoder.state_dict(), "a test", str(root / name))
         write_folder(weights, root / name)
     for side, rows in (("train", 24), ("val", 12)):
@@ -93,4 +93,4 @@ def test_all_probes_that_the_data_allow_are_the_default(evaluate: Evaluate, tmp_
 )
 def test_a_wrong_call_is_told_before_any_work(evaluate: Evaluate, words: list[str], said: str) -> None:
     code, result, _ = evaluate(*words)
-    assert code == 2 and said in result["error"] + result["mend"]
+    assert code == 2 and said in result["error"] + result["hint"]

@@ -12,16 +12,16 @@ import torch
 from toy import TOY_IMAGES, write_images, write_pairs
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.pipelines.__main__ import main
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.runs import Run
-from sightline.platform.weights import Weights, read_file, write_folder
+from sightline.platform.runs.record import Run
+from sightline.platform.weights.format import Weights, read_file, write_folder
 
-SMALL = ["batch.size=8", "batch.group=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32"]
+SMALL = ["batch.size=8", "batch.microbatch=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32"]
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     for name in TOY_IMAGES:
-        settings = config.load("toy", settings=TOY_IMAGES[name]).settings
-        encoder = find_method(name).build(settings, Live(seed=5)).encoder()
+        settings = config.load("toy", settings=TOY_IMAGES[name]).method_config
+        encoder = find_method(name).build(settings, BuildContext(seed=5)).encoder()
         sections = settings.model_dump(mode="json")
         write_folder(Weights.of(name, sections, "encoder", encoder.state_dict(), "a test", str(tmp_path / name)), tmp_path / name)
     write_images(tmp_path / "train", 40, 1)

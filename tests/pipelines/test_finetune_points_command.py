@@ -14,15 +14,15 @@ from toy import TOY_IMAGES, write_images
 from toy_discs import ENCODER, MODEL, write_clouds
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.platform import config
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.runs import Run
-from sightline.platform.weights import Weights, read_file, write_folder
+from sightline.platform.runs.record import Run
+from sightline.platform.weights.format import Weights, read_file, write_folder
 
 NETWORK = [f"model.{key}={json.dumps(value)}" for key, value in MODEL.items()]
-SMALL = ["batch.size=8", "batch.group=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32", "train.threads=1"]
+SMALL = ["batch.size=8", "batch.microbatch=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32", "train.threads=1"]
 CALL = ["finetune", "clouds", "--task", "classification"]
 
 
@@ -32,8 +32,8 @@ def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, settings in (("clouds", ENCODER), ("images", TOY_IMAGES["conmim"])):
         experiment = config.load("toy", settings=settings | {"optim": {"lr": 1e-3}})
-        encoder = find_method(experiment.method).build(experiment.settings, Live(seed=5)).encoder()
-        sections = experiment.settings.model_dump(mode="json")
+        encoder = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=5)).encoder()
+        sections = experiment.method_config.model_dump(mode="json")
         weights = Weights.of(experiment.method, sections, "encoder", encoder.state_dict(), "a test", str(tmp_path / name))
         write_folder(weights, tmp_path / name)
     write_clouds(tmp_path / "train", 40, 1)
@@ -108,7 +108,7 @@ def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: 
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'home' / 'mlflow.db'}")
     model: Any = mlflow.pytorch.load_model(result["registered"])
-    from sightline.platform.encoders import open_encoder
+    from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(result["registered"]).encoder
     points = torch.randn(5, 64, 3, generator=torch.Generator().manual_seed(0))

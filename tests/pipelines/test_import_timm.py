@@ -12,14 +12,14 @@ import torch
 from asking import Ask
 from toy import TOY_POINTS, write_points
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.timm_encoder import method
 from sightline.methods.timm_encoder.config import TimmConfig
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.encoders import open_encoder
-from sightline.platform.runs import Run
-from sightline.platform.train import Job, train
+from sightline.platform.experiments.create import create_run
+from sightline.platform.models.encoders import open_encoder
+from sightline.platform.training.loop import Job, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm warns of its own
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -29,7 +29,7 @@ WORDS = ["--method", "timm", "model.name=vit_tiny_patch16_224", f"model.argument
 def checkpoint(path: Path, **changed: torch.Tensor) -> Any:
     """A file as timm's trainer writes it. Returns the encoder whose weights it holds."""
     settings = TimmConfig.model_validate({"model": {"name": "vit_tiny_patch16_224", "arguments": SMALL}})
-    encoder = method.build(settings, Live(seed=3)).encoder().eval()
+    encoder = method.build(settings, BuildContext(seed=3)).encoder().eval()
     tensors = {**encoder.network.state_dict(), "head.weight": torch.zeros(5, 24), "head.bias": torch.zeros(5), **changed}
     torch.save({"epoch": 3, "state_dict": tensors}, path)
     return encoder
@@ -79,7 +79,7 @@ def test_weights_that_came_in_teach_a_run(ask: Ask, tmp_path: Path) -> None:
     data = str(write_points(tmp_path / "clouds", 24, 1))
     small = {"data.train": data, "model.teacher": str(file), "train.length": "2 steps", "batch.size": 4}
     experiment = config.load("toy", small, settings=copy.deepcopy(TOY_POINTS))
-    run = Run.create("pupil", experiment, Dataset.open(data).fingerprint, "test", "")
+    run = create_run("pupil", experiment, Dataset.open(data).fingerprint, "test", "")
     assert run.settings["model"]["teacher"] == f"{file}@sha256:{open_encoder(str(file)).sha256}"
     assert run.settings["model"]["teacher_dim"] == 24
     (tmp_path / "vit.pth").unlink()

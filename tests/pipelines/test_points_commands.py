@@ -10,9 +10,9 @@ import pytest
 from asking import Ask
 from PIL import Image
 
-from sightline.methods.clouds import picture
+from sightline.methods.ops.clouds import picture
 from sightline.platform.data.clouds import decode_points
-from sightline.platform.data.contact import class_colours
+from sightline.platform.data.contact_sheet import class_colours
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image, encode_depth
 

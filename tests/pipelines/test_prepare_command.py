@@ -76,7 +76,7 @@ def test_a_wrong_call_is_answered_with_the_thing_and_the_mend(
     words: str, said: str, rooms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, answer = _run(words.format(tmp=tmp_path, rooms=rooms, there=rooms), capfd)
-    assert code == 2 and said in answer["error"] and answer["mend"]
+    assert code == 2 and said in answer["error"] and answer["hint"]
 
 
 @pytest.mark.parametrize("words", ["--gap 0", "--gap x", "--gap 3..1", "--size 0"])

@@ -106,4 +106,4 @@ def test_a_wrong_call_is_answered_with_the_thing_and_the_mend(
 ) -> None:
     code, answer = _run(f"prepare {words.replace('{in}', str(source)).replace('{tmp}', str(tmp_path))} --out {tmp_path}/x", capfd)
     assert code == 2 and said in answer["error"]
-    assert answer["mend"]
+    assert answer["hint"]

@@ -1,4 +1,4 @@
-"""`sightline pretrain i2p-mae-...` before anything starts: what a run of clouds costs, and every mistake named with its mend."""
+"""`sightline pretrain i2p-mae-...` before anything starts: what a run of clouds costs, and every mistake named with its hint."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_a_dry_run_counts_the_network_and_what_runs_before_it(ask: Ask, place: P
     code, out, _ = ask(*words, TEACHER.format(at=place), "--json")
     taught = json.loads(out)["estimate"]
     assert code == 0 and taught["gflops_per_sample"] > 0 and taught["stage_gflops_per_sample"] > 0 and taught["steps"] == 16
-    assert taught["frozen"].startswith("model.teacher: test, ") and "GFLOP a sample, in the data workers" in taught["frozen"]
+    assert taught["teachers"].startswith("model.teacher: test, ") and "GFLOP a sample, in the data workers" in taught["teachers"]
     _, out, _ = ask(*words, "pretext.mask=random", "loss.features=0", "--json")
     alone = json.loads(out)["estimate"]
     assert (
-        alone["frozen"] is None
+        alone["teachers"] is None
         and alone["stage_gflops_per_sample"] is None
         and 0 < alone["gflops_per_sample"] < taught["gflops_per_sample"]
     )
     _, out, _ = ask(*words, TEACHER.format(at=place))
-    assert "frozen " in out and "for the teacher" in out and not home.exists()
+    assert "teachers " in out and "for the teacher" in out and not home.exists()

@@ -12,10 +12,14 @@ from toy import TOY, write_pairs
 from sightline.methods.errors import CallError
 from sightline.pipelines import quickstart
 from sightline.pipelines.__main__ import main
-from sightline.platform import config, jobs, preflight
+from sightline.platform import config
+from sightline.platform.cluster import resources
+from sightline.platform.cluster.resources import plan_resources
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.resources import plan_resources
-from sightline.platform.runs import Run
+from sightline.platform.experiments import execution
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
+from sightline.platform.tracking.client import tracking_uri
 
 
 @pytest.fixture
@@ -29,10 +33,10 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         run.save()
         return {}
 
-    monkeypatch.setattr(jobs, "execute", execute)
+    monkeypatch.setattr(execution, "execute", execute)
     data = write_pairs(tmp_path / "train", 24, 1)
     experiment = config.load("toy", {"data.train": str(data)}, settings=TOY)
-    return Run.create("begun", experiment, Dataset.open(str(data)).fingerprint, "test", preflight.tracking_uri(experiment))
+    return create_run("begun", experiment, Dataset.open(str(data)).fingerprint, "test", tracking_uri(experiment))
 
 
 def test_data_that_moved_are_found_by_their_fingerprint(begun: Run, tmp_path: Path) -> None:
@@ -78,7 +82,7 @@ def test_quickstart_takes_as_many_workers_as_the_machine_has_room_for(gpus: int,
     def plan(experiment: config.Experiment) -> Any:
         return plan_resources(experiment.train.workers, 4, gpus, device=experiment.train.device)
 
-    monkeypatch.setattr(preflight, "local_plan", plan)
+    monkeypatch.setattr(resources, "local_plan", plan)
     assert quickstart.quick_settings({})["train.workers"] == workers
     assert quickstart.quick_settings({"train.workers": 2})["train.workers"] == 2, "a person's own number is checked, not changed"
     with pytest.raises(CallError, match="did you mean"):

@@ -17,8 +17,9 @@ import yaml
 from heads import WAIT, as_person, free_port, head, short_folder, until
 from toy import TOY, write_pairs
 
-from sightline.platform import checkpoint, shipment, submit
-from sightline.platform.runs import Run
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.cluster import code_wheel, submit
+from sightline.platform.runs.record import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -89,7 +90,7 @@ def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_c
     code, out, err = sightline(work, cluster, "submit", "--", "inspect", "nothing-here")
     assert code == 2 and "nothing-here" in out and "exit code 2" in err
 
-    sent = shipment.running_code()
+    sent = code_wheel.running_code()
     words = sent.files["sightline/pipelines/inspect.py"].decode() + '\n\ndef run(args):\n    print("the code that was sent")\n'
     changed = replace(sent, files={**sent.files, "sightline/pipelines/inspect.py": words.encode()})
     with as_person(cluster) as patch:
@@ -102,11 +103,11 @@ def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_c
         assert ends(patch, replace(sent, python=">=99"), None) == ("PYTHON", "")
 
 
-def ends(patch: pytest.MonkeyPatch, wheel: shipment.Code, said: shipment.Code | None) -> tuple[str, str]:
+def ends(patch: pytest.MonkeyPatch, wheel: code_wheel.Code, said: code_wheel.Code | None) -> tuple[str, str]:
     """Status and log of an `inspect` with the wheel of one code and the digest of another (None: its own)."""
     with patch.context() as here:
         here.setattr(submit, "running_code", lambda: said or wheel)
-        here.setattr(submit, "pack", lambda code, folder: shipment.pack(wheel, folder))
+        here.setattr(submit, "pack", lambda code, folder: code_wheel.pack(wheel, folder))
         client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])
         job, _ = submit.submit(client, ["inspect", "train"])
     log: list[str] = []

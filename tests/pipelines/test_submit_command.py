@@ -1,4 +1,4 @@
-"""`submit` against a job server that is stood in for: what it refuses, with the mend, and what exactly it sends."""
+"""`submit` against a job server that is stood in for: what it refuses, with the hint, and what exactly it sends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asking import Ask
 from heads import as_person
 
 from sightline.methods.errors import CallError, SightlineError
-from sightline.platform import submit
+from sightline.platform.cluster import submit
 
 JOB = "raysubmit_toy"
 PRETRAIN = ("pretrain", "croco-tiny", "data.train=/shared/pairs")
@@ -90,7 +90,7 @@ def connected(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.mark.parametrize(
-    ("words", "says", "mend"),
+    ("words", "says", "hint"),
     [
         ((), "name a command", "sightline submit --"),
         (("--stop", "a", "--", "inspect", "x"), "name a command", ""),
@@ -103,10 +103,10 @@ def connected(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         (("--address", "https://ann:secret@host", "--", *PRETRAIN), "holds a password", "RAY_AUTH_TOKEN_PATH"),
     ],
 )
-def test_a_wrong_call_is_answered_before_anything_is_sent(words: tuple[str, ...], says: str, mend: str, ask: Ask, server: Server) -> None:
+def test_a_wrong_call_is_answered_before_anything_is_sent(words: tuple[str, ...], says: str, hint: str, ask: Ask, server: Server) -> None:
     code, _, err = ask("submit", *words)
     assert code == (1 if "no job server" in says else 2)
-    assert says in err and mend in err and "secret" not in err
+    assert says in err and hint in err and "secret" not in err
     assert server.asked == []
 
 

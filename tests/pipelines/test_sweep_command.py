@@ -16,8 +16,8 @@ from heads import until
 from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
-from sightline.platform.runs import Run
-from sightline.platform.sweep.record import Sweep
+from sightline.platform.experiments.sweep.record import Sweep
+from sightline.platform.runs.record import Run
 
 SPACE = ["--space", "pretext.mask_ratio=0.2..0.8", "--space", "pretext.temperature=log:0.05..0.5"]
 RATES = ["--space", "optim.lr=log:1e-4..1e-1", "--space", "optim.weight_decay=log:1e-3..1", "--objective", "val/loss"]
@@ -105,7 +105,9 @@ def _is_nested(result: dict[str, Any]) -> None:
 def test_a_trial_that_fails_or_is_stopped_ends_nothing_else(place: Path) -> None:
     """A ratio that masks nothing is allowed by the ends of its range only; a file asks trial 2 to end."""
     text = "0.05,0.5,0.6"  # of 16 cells 0.05 hides one: allowed; see the batch below
-    process = sweep("odd", "--space", f"pretext.mask_ratio={text}", "--space", "batch.group=2,12", "--search", "grid", "--concurrent", "2")
+    process = sweep(
+        "odd", "--space", f"pretext.mask_ratio={text}", "--space", "batch.microbatch=2,12", "--search", "grid", "--concurrent", "2"
+    )
     until(Path("home/runs/odd-002").exists, 0.1)
     (Path("home/runs/odd-002") / "stop").touch()
     result = finish(process)

@@ -14,7 +14,7 @@ from made import made_run, pretext_of, toy_settings
 from toy import write_pairs
 
 from sightline.methods.croco.official import to_official
-from sightline.platform.encoders import open_encoder
+from sightline.platform.models.encoders import open_encoder
 
 TEXT = (
     "CroCoNet(img_size=64, enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=1, dec_num_heads=2, "
@@ -28,7 +28,7 @@ def published(path: Path, without: str = "", **more: torch.Tensor) -> dict[str, 
     `without`: start of names that are left out; `more`: tensors beside the known ones.
     """
     run = made_run("theirs")
-    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.settings)  # type: ignore[arg-type]
+    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.method_config)  # type: ignore[arg-type]
     if without:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
     arguments = argparse.Namespace(model=TEXT, lr=1e-4, mask_ratio=0.75)
@@ -106,7 +106,7 @@ def test_a_wrong_call_names_the_thing_and_writes_nothing(
 
 def test_a_recipe_tells_what_a_file_does_not(ask: Ask, tmp_path: Path) -> None:
     run = made_run("tiny", **{"model.position": "cosine"})
-    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.settings)  # type: ignore[arg-type]
+    tensors, _ = to_official(pretext_of(run).state_dict(), run.experiment.method_config)  # type: ignore[arg-type]
     torch.save({"model": tensors}, tmp_path / "v1.pth")
     code, _, err = ask("import", tmp_path / "v1.pth", "--method", "croco", "--out", tmp_path / "x")
     assert code == 1 and "has shape" in err, "a file without settings has the authors' defaults"

@@ -12,8 +12,9 @@ from toy import TOY, write_pairs
 
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.runs import Run
-from sightline.platform.train import Job
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
+from sightline.platform.training.loop import Job
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ def toy_run(home: Path, toy_data: dict[str, str]) -> Callable[..., Run]:
 
     def make(name: str, **overrides: Any) -> Run:
         experiment = config.load("toy", {**toy_data, **overrides}, settings=TOY)
-        return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
+        return create_run(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
 
     return make
 
@@ -55,7 +56,7 @@ def job_of(run: Run) -> Job:
 @pytest.fixture(scope="module")
 def ray_head() -> None:
     """A head with two logical CPUs: the one that is up, because starting one takes seconds, or a new one where a test has ended it."""
-    from sightline.platform.launch import start_ray
+    from sightline.platform.core.ray_init import start_ray
 
     start_ray(cpus=2)
 
@@ -63,7 +64,7 @@ def ray_head() -> None:
 @pytest.fixture
 def train_here() -> Callable[..., list[dict[str, Any]]]:
     """`train_here(run, stop_after=17)`: trains in this process; the events. `stop_after`: an early end after that step."""
-    from sightline.platform.train import train
+    from sightline.platform.training.loop import train
 
     def go(run: Run, stop_after: int | None = None) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []

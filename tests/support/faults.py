@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from toy import TOY
 
-from sightline.platform import checkpoint, config
+from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.runs import Run
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
 
 STEPS = 24
 QUICK = {"train.length": f"{STEPS} steps", "log.every": 3}
@@ -18,7 +20,7 @@ QUICK = {"train.length": f"{STEPS} steps", "log.every": 3}
 
 def make(name: str, data: dict[str, str], **overrides: Any) -> Run:
     experiment = config.load("toy", {**data, **QUICK, **overrides}, settings=TOY)
-    return Run.create(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
+    return create_run(name, experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
 
 
 def last(run: Run) -> checkpoint.Checkpoint:

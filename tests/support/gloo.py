@@ -10,8 +10,8 @@ import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from sightline.platform.runs import Run
-from sightline.platform.train import Job
+from sightline.platform.runs.record import Run
+from sightline.platform.training.loop import Job
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from sightline.platform.runs import EVENTS, append_lines
-from sightline.platform.train import Job, train
+from sightline.platform.core.files import append_lines
+from sightline.platform.runs.events import EVENTS
+from sightline.platform.training.loop import Job, train
 
 
 def main() -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightline.methods.contract import Live, Method, Stage
+from sightline.methods.contract import BuildContext, Method, Stage
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import keyed_rng, sample_rng
-from sightline.platform.data.stream import Group, staged
-from sightline.platform.step import Stepper
+from sightline.platform.data.loader.blocks import staged
+from sightline.platform.data.loader.stream import Microbatch
+from sightline.platform.training.step import Stepper
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 STEPS, GROUP, LANES, IMAGES = 20, 8, 2, 24
@@ -73,7 +74,7 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
     torch.set_num_threads(1)
     try:
         stepper = Stepper(
-            pretext=method.build(config, Live(seed=0)).train(),
+            pretext=method.build(config, BuildContext(seed=0)).train(),
             optim=OptimConfig(lr=lr, weight_decay=0.05, clip=1.0),
             clock=Clock(steps=STEPS, batch_size=GROUP * LANES, samples=IMAGES),
             weights=config.loss.model_dump(),
@@ -82,7 +83,11 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
             device=torch.device("cpu"),
         )
         views, found = method.views(config), []
-        stage = method.stage(config, Live(seed=0, frozen={name: Seer() for name in method.frozen(config)})) if method.stage else None
+        stage = (
+            method.stage(config, BuildContext(seed=0, teachers={name: Seer() for name in method.teachers(config)}))
+            if method.stage
+            else None
+        )
         for step in range(STEPS):
             result = stepper.step(step, [group(method, views, stage, step, lane) for lane in range(LANES)])
             terms = {name: result.losses[name].double().mean().item() for name in ("loss", *stepper.weights)}
@@ -92,11 +97,11 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
         torch.set_num_threads(threads)
 
 
-def group(method: Method, views: Any, stage: Stage | None, step: int, lane: int) -> Group:
+def group(method: Method, views: Any, stage: Stage | None, step: int, lane: int) -> Microbatch:
     first = (step * LANES + lane) * GROUP
     rows = [views(samples(method, p % IMAGES), sample_rng(0, p)) for p in range(first, first + GROUP)]
     columns = staged({name: np.stack([row[name] for row in rows]) for name in rows[0]}, stage)
-    return Group(step, lane, columns, tuple(map(str, range(GROUP))), ())
+    return Microbatch(step, lane, columns, tuple(map(str, range(GROUP))), ())
 
 
 def check(name: str, ours: list[dict[str, float]], rtol: float = RTOL, grad_rtol: float = RTOL) -> None:

@@ -13,7 +13,7 @@ from parity_loca import batch_of, grad_norm, group_outputs, official_grads, prep
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from sightline.methods.random import Noise
+from sightline.methods.random import MicrobatchRng
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     pretext, split = prepare(read_vector(path))
-    noise = Noise(0, 0, rank)
+    noise = MicrobatchRng(0, 0, rank)
     with torch.no_grad():
         (batch,) = pretext.targets([batch_of(split[rank])], [noise])
     assert "mean_prediction" not in batch  # `forward` takes the mean over the ranks itself

@@ -8,9 +8,11 @@ import torch
 import toy
 
 from sightline.methods.catalog import find_method, method_ids
-from sightline.methods.contract import Live
-from sightline.platform import checkpoint, config
-from sightline.platform.runs import Run
+from sightline.methods.contract import BuildContext
+from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.record import Run
 
 TOYS: dict[str, dict[str, Any]] = {"croco": toy.TOY, **getattr(toy, "TOY_IMAGES", {})}
 METHODS = [name for name in TOYS if name in method_ids()]
@@ -22,7 +24,7 @@ def toy_settings(method: str, **overrides: Any) -> config.Experiment:
 
 def made_run(name: str, method: str = "croco", seed: int = 7, **overrides: Any) -> Run:
     """A run whose one checkpoint, at step 12, holds the weights of `pretext_of(run, seed)`."""
-    run = Run.create(name, toy_settings(method, **overrides), "f" * 64, "test", "")
+    run = create_run(name, toy_settings(method, **overrides), "f" * 64, "test", "")
     state = checkpoint.TrainState(12, 144, 0, 1, run.fingerprint, "", "fp32", "")
     tensors = {key: value.clone() for key, value in pretext_of(run, seed).state_dict().items()}
     checkpoint.write(run.folder / "checkpoints", state, {"model": tensors}, keep=2)
@@ -32,7 +34,7 @@ def made_run(name: str, method: str = "croco", seed: int = 7, **overrides: Any) 
 def pretext_of(run: Run, seed: int = 7) -> Any:
     """Fresh weights with every norm, bias and table moved, so that a tensor left behind shows."""
     experiment = run.experiment
-    pretext = find_method(experiment.method).build(experiment.settings, Live(seed=seed))
+    pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in pretext.parameters():

@@ -87,7 +87,7 @@ def cluster(*cpus: int) -> Iterator[Nodes]:
             for count in cpus:
                 nodes.add(count)
             patch.setenv("RAY_ADDRESS", nodes.address)
-            from sightline.platform.launch import start_ray
+            from sightline.platform.core.ray_init import start_ray
 
             start_ray()
             yield nodes

@@ -20,7 +20,7 @@ from sightline.methods.conmim.backbone import relative_index
 from sightline.methods.conmim.config import ConMIMConfig
 from sightline.methods.conmim.pretext import ConMIMPretext, build, no_decay
 from sightline.methods.conmim.transfer import ConMIMFinetune, empty_network, transfer
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.layers.ema import ema_update
 from sightline.methods.optim import OptimConfig, decay_groups
 
@@ -59,7 +59,7 @@ def network(vector: Vector) -> ConMIMPretext:
     kwargs = vector.config["model"]
     check_fixed(vector.path.name, vector.config, OTHERWISE)
     config = config_of(vector.path.name, kwargs, {"temperature": vector.config["temperature"]})
-    pretext = build(config, Live(seed=0))
+    pretext = build(config, BuildContext(seed=0))
     fill(pretext, "student", vector.part("state"), kwargs)
     fill(pretext, "teacher", vector.part("teacher"), kwargs)
     return pretext.train()
@@ -215,7 +215,7 @@ def finetuning(vector: Vector) -> Mapping[str, Tensor]:
     old_kwargs, new_kwargs = config["pretrain_model"], config["finetune_model"]
     old = config_of(where, old_kwargs)
     new = config_of(where, {k: v for k, v in new_kwargs.items() if k not in ("dim", "mlp_dim")}).model
-    pretrained = build(old, Live(seed=0))
+    pretrained = build(old, BuildContext(seed=0))
     checkpoint = vector.part("state")
     fill(pretrained, "student", checkpoint, old_kwargs)
 

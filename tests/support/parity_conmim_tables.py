@@ -21,7 +21,7 @@ from sightline.methods.conmim.encoder import layer_of
 from sightline.methods.conmim.masks import block_mask, cell_mask, cells_to_patches, random_mask
 from sightline.methods.conmim.pretext import ConMIMPretext, build, no_decay
 from sightline.methods.conmim.schedule import conmim_schedules, table_value
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.layers.ema import cosine_momentum
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import keyed_rng
@@ -172,7 +172,7 @@ def by_block(state: Mapping[str, Tensor]) -> dict[str, Any]:
 @guarded
 def init_stats(document: Mapping[str, Any]) -> Any:
     """Our fresh tensors say within which limits statistics of the same law must lie."""
-    pretext = build(config_of("init_stats", document["model"]), Live(seed=0))
+    pretext = build(config_of("init_stats", document["model"]), BuildContext(seed=0))
     state, _ = official.save(pretext.state_dict(), pretext.config, "student")
     theirs = document["tensors"]
     counters = {n for n in state if n.endswith(("num_batches_tracked", official.INDEX))}

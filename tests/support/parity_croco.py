@@ -10,7 +10,7 @@ import torch
 from parity_harness import Kind, ParityError, Vector, same_names
 from torch import Tensor
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.official import SAME, from_official, official_name, settings_from_official
 from sightline.methods.croco.pretext import CrocoPretext, build
@@ -30,7 +30,7 @@ def network(vector: Vector) -> CrocoPretext:
     if odd := {k: vector.config[k] for k, v in FIXED.items() if vector.config.get(k, v) != v}:
         raise ParityError(f"{vector.path.name}: settings our network does not have: {odd}")
     config = CrocoConfig(**settings_from_official({name: vector.config[name] for name in SETTINGS}))
-    pretext = build(config, Live(seed=0))
+    pretext = build(config, BuildContext(seed=0))
     theirs = vector.part("state")
     same_names("state", map(official_name, pretext.state_dict()), theirs)
     pretext.load_state_dict(from_official(theirs, pretext.state_dict(), config)[0], strict=True)
@@ -148,7 +148,7 @@ def check_decay_groups(vector: Vector) -> None:
         "decoder_depth": 1,
         "decoder_heads": 2,
     }
-    pretext = build(CrocoConfig.model_validate({"model": sizes, "pretext": {"mask_ratio": 0.5}}), Live(seed=0))
+    pretext = build(CrocoConfig.model_validate({"model": sizes, "pretext": {"mask_ratio": 0.5}}), BuildContext(seed=0))
     names = {id(p): official_name(n) for n, p in pretext.named_parameters()}
     for group in pretext.param_groups(OptimConfig(lr=1e-3, weight_decay=0.05)):
         same_names(f"weight decay group {group.name}", [names[id(p)] for p in group.params], wanted[group.name]["params"])

@@ -11,7 +11,7 @@ from parity_harness import Kind, Limits, ParityError, Vector, guarded, same_name
 from parity_i2p_geometry import by_family, distances, normalised_image, operations, projection, projection_limits
 from torch import Tensor
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.i2p_mae import official, views2d
 from sightline.methods.i2p_mae.config import I2PConfig, I2PModel
 from sightline.methods.i2p_mae.encoder import PointEncoder
@@ -57,7 +57,7 @@ def embed_of(state: Mapping[str, Tensor]) -> tuple[int, int]:
 def network(vector: Vector) -> I2PMaePretext:
     """With the file's weights: each tensor has its place, each place its tensor."""
     state = vector.part("state")
-    pretext = build(config_of(vector, vector.tensors["input.points"].shape[1], embed_of(state)), Live(seed=0))
+    pretext = build(config_of(vector, vector.tensors["input.points"].shape[1], embed_of(state)), BuildContext(seed=0))
     loaded, match = official.load(state, pretext.state_dict(), pretext.config)
     if match.missing or match.unexpected:
         raise ParityError(f"{vector.path.name}: {match}")
@@ -211,7 +211,7 @@ def svm(vector: Vector) -> Mapping[str, Tensor]:
 @guarded
 def rates(vector: Vector) -> Mapping[str, Tensor]:
     """Learning rates by epoch, and which parameters decay."""
-    pretext = build(config_of(vector, 64, (128, 256)), Live(seed=0))
+    pretext = build(config_of(vector, 64, (128, 256)), BuildContext(seed=0))
     names = {id(p): official.to_theirs(n) for n, p in pretext.named_parameters()}
     for group in pretext.param_groups(OptimConfig(lr=1.0)):
         same_names(f"parameters with decay {group.decay}", [names[id(p)] for p in group.params], vector.config[group.name])

@@ -24,20 +24,16 @@ from parity_loca_operations import (
 from torch import Tensor
 
 from sightline.methods import collective
-from sightline.methods.contract import Batch, Live
+from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.loca import official
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.flax_layout import leaves, to_flax
-from sightline.methods.loca.pretext import (
-    Draws,
-    LocaPretext,
-    build,
-)
+from sightline.methods.loca.pretext import Draws, LocaPretext, build
 from sightline.methods.loca.schedules import teacher_momentum
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.random import Noise
-from sightline.platform.data.stream import Group
-from sightline.platform.step import Stepper
+from sightline.methods.random import MicrobatchRng
+from sightline.platform.data.loader.stream import Microbatch
+from sightline.platform.training.step import Stepper
 
 GIVEN = {"layer_norm_eps": 1e-6, "gelu": "tanh", "dropout_rate": 0.0, "attention_dropout_rate": 0.0, "image_layout": "NHWC"}
 """What our network never varies; a file that does is no vector of ours."""
@@ -46,9 +42,9 @@ GIVEN = {"layer_norm_eps": 1e-6, "gelu": "tanh", "dropout_rate": 0.0, "attention
 class Injected(LocaPretext):
     """Draws come from a file, by `noise`; batches come as `to_device` gives them."""
 
-    injected: Callable[[Noise], Draws]
+    injected: Callable[[MicrobatchRng], Draws]
 
-    def draw(self, batch: Batch, noise: Noise) -> Draws:
+    def draw(self, batch: Batch, noise: MicrobatchRng) -> Draws:
         return self.injected(noise)
 
     def to_device(self, batch: Batch) -> Batch:
@@ -64,7 +60,7 @@ def network(vector: Vector) -> Injected:
     for name, value in {**{n: s[0] for n, s in sides.items()}, "n_ref_positions": config.model.patches}.items():
         if name in vector.config and vector.config[name] != value:
             raise ParityError(f"{vector.path.name}: {name} is {vector.config[name]}, ours {value}")
-    pretext = build(config, Live(seed=0)).train()
+    pretext = build(config, BuildContext(seed=0)).train()
     pretext.__class__ = Injected
     assert isinstance(pretext, Injected)
     fill(pretext, vector.part("state"))
@@ -127,7 +123,7 @@ def grad_norm(pretext: LocaPretext) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in pretext.student.parameters() if p.grad is not None])
 
 
-def group_outputs(pretext: Injected, batch: Batch, noise: Noise, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def group_outputs(pretext: Injected, batch: Batch, noise: MicrobatchRng, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All recorded results of one group, without gradient; `batch` as `targets` gives it. Scalars have no dimension."""
     draws, f = pretext.draw(batch, noise), batch["focal"].shape[1]
     with torch.no_grad():
@@ -195,14 +191,14 @@ def prepare(vector: Vector) -> tuple[Injected, list[dict[str, Tensor]]]:
     draws = [draws_of(part, pretext.config.model.encoder_depth) for part in split]
     if {(len(d.reference), len(d.query)) for d in draws} != {(pretext.config.reference_tokens, pretext.config.query_tokens)}:
         raise ParityError(f"{vector.path.name}: kept tokens do not fit the config")
-    pretext.injected = lambda noise: draws[noise.group]
+    pretext.injected = lambda noise: draws[noise.microbatch]
     return pretext, split
 
 
 def full(vector: Vector) -> Mapping[str, Tensor]:
     """Several devices are groups of one process here: the two-pass form. `loca_rank.py` is the other form."""
     pretext, split = prepare(vector)
-    noises = [Noise(0, 0, i) for i in range(len(split))]
+    noises = [MicrobatchRng(0, 0, i) for i in range(len(split))]
     with torch.no_grad():
         batches = pretext.targets([batch_of(part) for part in split], noises)
     parts = []
@@ -258,7 +254,7 @@ def train_steps(vector: Vector) -> Mapping[str, Tensor]:
     arrays = {name: t.numpy() for name, t in batch_of(inputs).items()}
     rows: dict[str, list[float]] = {}
     for step in range(config["n_steps"]):
-        result = stepper.step(step, [Group(step, 0, arrays, (), ())])
+        result = stepper.step(step, [Microbatch(step, 0, arrays, (), ())])
         figures = {
             "total_loss": result.losses["loss"].item(),
             "position_loss": result.losses["position"].item(),
@@ -285,7 +281,7 @@ def resolutions(vector: Vector) -> Mapping[str, Tensor]:
     """The encoder alone, in evaluation mode."""
     unused = {"focal_size": vector.config["reference_size"], "head_hidden_dim": 4, "head_bottleneck_dim": 4, "head_output_dim": 4}
     config = LocaConfig(**official.settings_from_official({**vector.config, **unused}))
-    pretext = build(config, Live(seed=0)).eval()
+    pretext = build(config, BuildContext(seed=0)).eval()
     encoder = pretext.student.encoder
     own = [leaf for leaf in leaves(config) if leaf.ours.startswith("encoder.")]
     theirs = vector.part("state")

@@ -10,13 +10,11 @@ import torch
 from parity_harness import Report, compare, read_vector, same_names
 from torch import Tensor
 
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.methods.loca import official
 from sightline.methods.loca.config import LocaConfig
-from sightline.methods.loca.pretext import (
-    build,
-)
-from sightline.platform.flax_msgpack import decode
+from sightline.methods.loca.pretext import build
+from sightline.platform.weights.flax_msgpack import decode
 
 
 def checkpoint(path: Path, data: bytes, report: Report) -> None:
@@ -24,7 +22,7 @@ def checkpoint(path: Path, data: bytes, report: Report) -> None:
     content = decode(data)
     settings = official.settings_of(content)
     patch = settings["model"]["patch_size"]
-    pretext = build(LocaConfig.model_validate({**settings, "augment": {"focal_size": 2 * patch}}), Live(seed=0))
+    pretext = build(LocaConfig.model_validate({**settings, "augment": {"focal_size": 2 * patch}}), BuildContext(seed=0))
     state, match = official.load(content, pretext.state_dict(), pretext.config)
     if match.missing or match.resized or set(match.unexpected) != {"opt_state", "rng"}:
         report.problems.append(f"{match.missing} missing, {match.unexpected} unexpected, {match.resized} resized")

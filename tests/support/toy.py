@@ -25,7 +25,7 @@ TOY: dict[str, Any] = {
         "decoder_heads": 2,
     },
     "pretext": {"mask_ratio": 0.75},
-    "batch": {"size": 12, "group": 2},
+    "batch": {"size": 12, "microbatch": 2},
     "optim": {"lr": 1.0e-3, "warmup": "5 steps"},
     "train": {
         "length": "18 steps",

@@ -10,11 +10,11 @@ import torch
 import toy
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Live
+from sightline.methods.contract import BuildContext
 from sightline.platform import config
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.weights import Weights, write_file
+from sightline.platform.weights.format import Weights, write_file
 
 SETTINGS: dict[str, Any] = {
     "method": "i2p_mae",
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
         "mlp_ratio": 2.0,
     },
     "data": {"block": 16},
-    "batch": {"size": 12, "group": 6},
+    "batch": {"size": 12, "microbatch": 6},
     "optim": {"lr": 1.0e-3, "warmup": "2 steps"},
     "train": {**toy.TOY["train"], "length": "16 steps", "checkpoint_every": "5 steps"},
     "log": {"every": 4},
@@ -54,7 +54,7 @@ def write_teacher(path: Path, seed: int = 0) -> Path:
         "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 1, "encoder_heads": 2},
     }
     experiment = config.load("toy", settings=settings)
-    encoder = find_method("loca").build(experiment.settings, Live(seed=seed)).encoder()
+    encoder = find_method("loca").build(experiment.method_config, BuildContext(seed=seed)).encoder()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.probes.bench import Contender
-from sightline.platform.probes.protocol import Protocol
-from sightline.platform.probes.run import Couple, make_benches, run_probe
+from sightline.platform.evaluation.probes.context import EvaluatedModel
+from sightline.platform.evaluation.probes.protocol import Protocol
+from sightline.platform.evaluation.probes.run import DatasetPair, make_contexts, run_probe
 
 PATCH, SIDE = 16, 64
 torch.set_num_threads(1)  # matrices this small lose more to threads than they gain, above all on a busy machine
@@ -56,8 +56,8 @@ def probe(
 ) -> dict[str, Any]:
     """The result of a probe of one encoder (`trained`), or of several by name that share the controls."""
     encoders = encoder if isinstance(encoder, dict) else {"trained": encoder}
-    benches = make_benches([Contender(key, module, controls) for key, module in encoders.items()])
-    return run_probe(name, benches, [Couple(train, test)], protocol)
+    contexts = make_contexts([EvaluatedModel(key, module, controls) for key, module in encoders.items()])
+    return run_probe(name, contexts, [DatasetPair(train, test)], protocol)
 
 
 def rows_by_name(result: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .clouds import CloudInArray, Drawn, FoundClouds, arrays_of, existing_file, read_array
 from .images import SPLITS, WHOLE
 from .meshes import PICKLES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .cameras import read_cameras
 from .clouds import CloudFile, CloudFromDepth, Drawn, FoundClouds
 from .folders import own_splits

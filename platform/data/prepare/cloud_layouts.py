@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .cloud_arrays import array_names, cloud_count, find_arrays, labels_of
 from .cloud_folders import find_classes, find_depth, find_folder
 from .clouds import CloudFile, CloudInArray, Drawn, FoundClouds, existing_file

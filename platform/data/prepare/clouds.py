@@ -15,10 +15,10 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
+from sightline.platform.data.images import Fit, decode_depth
+from sightline.platform.data.manifest import Source
 
-from ..clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
-from ..images import Fit, decode_depth
-from ..manifest import Source
 from .items import read_file
 from .meshes import Cloud, read_cloud, thinned
 

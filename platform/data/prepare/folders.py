@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .cameras import read_cameras
 from .frames import sequences
 from .images import SPLITS, WHOLE, ClassList, FoundImages, ImageFile, missing_classes
@@ -54,7 +54,7 @@ def find_classes(place: str, name: str, licence: str = "unstated") -> FoundImage
         if unknown and unknown[0] is not None:
             raise CallError(
                 f"class {names[unknown[0]]!r} has images in another split, but none in {folder}/train",
-                "mend the name of the folder, or move the class away",
+                "correct the name of the folder, or move the class away",
             )
     found.classes = ClassList(names)
     found.notes = missing_classes(found.parts, names)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.geometry import relative_pose
+from sightline.platform.data.manifest import Source
 
-from ..geometry import relative_pose
-from ..manifest import Source
 from .cameras import Cameras, read_cameras
 from .items import existing_folder, images_in
 from .pairs import Found, Pair

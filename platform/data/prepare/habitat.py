@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..manifest import Source
+from sightline.platform.data.manifest import Source
+
 from .items import Skip, existing_folder, is_inside
 from .pairs import Found, Pair
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.data.images import Fit, fit_depth, fit_image, fit_segmentation
+from sightline.platform.data.manifest import Source
 
-from ..images import Fit, fit_depth, fit_image, fit_segmentation
-from ..manifest import Source
 from .items import read_file
 
 SPLITS = ("train", "val", "test")

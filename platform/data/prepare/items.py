@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sightline.methods.errors import BrokenSampleError, CallError
-
-from ..images import MAX_BYTES, Fit
+from sightline.platform.data.images import MAX_BYTES, Fit
 
 Skip = Callable[[str, str], None]
 """(what, why)"""

@@ -21,11 +21,11 @@ from pyarrow import fs
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
+from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
+from sightline.platform.data.images import Fit
+from sightline.platform.data.manifest import Manifest, Skipped, Source
+from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
 
-from ..images import Fit
-from ..manifest import Manifest, Skipped, Source
-from ..storage import exists, open_place, read_bytes, write_bytes
-from ..writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
 from .items import Item, ItemRows, Skip
 
 STAGING = ".staging"
@@ -169,7 +169,7 @@ def _run_threads(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iter
 def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
     import ray
 
-    from ...launch import start_ray
+    from sightline.platform.core.ray_init import start_ray
 
     started = not ray.is_initialized()
     start_ray()
@@ -244,5 +244,5 @@ def _judge(skipped: Sequence[Skipped], rows: int, limit: float) -> None:
         reasons = "; ".join(f"{item.count} x {item.reason} ({', '.join(item.examples[:2])})" for item in skipped[:3])
         raise SightlineError(
             f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons}",
-            "mend the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
+            "hint the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
         )

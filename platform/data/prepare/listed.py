@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .images import WHOLE, ClassList, FoundImages, ImageFile, missing_classes
 from .items import existing_folder, is_inside, natural
 from .masks import read_names
@@ -39,7 +39,7 @@ def find(place: str, name: str, licence: str = "unstated", *, root: str | None =
         if label is not None and index is None:
             if not label.isdecimal() or int(label) >= len(names):
                 raise CallError(
-                    f"{path} line {number}: label {label!r} is none of the {len(names)} classes of {classes}", "mend the line or the list"
+                    f"{path} line {number}: label {label!r} is none of the {len(names)} classes of {classes}", "hint the line or the list"
                 )
             index = int(label)
         parent = Path(file).parent.as_posix()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .images import SPLITS, WHOLE, ClassList, FoundImages, ImageFile
 from .items import existing_folder, images_below, is_inside
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.writer import SHARD_BYTES
 
-from ..dataset import Dataset
-from ..writer import SHARD_BYTES
 from .images import ClassList, require_same_classes
 from .items import Skip
 

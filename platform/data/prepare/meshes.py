@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data.clouds import MAX_POINTS
 
-from ..clouds import MAX_POINTS
 from .items import read_file
 
 MESHES = (".off", ".obj", ".stl", ".glb")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import Fit, fit_depth, fit_image
+from sightline.platform.data.schema import DEPTH_COLUMNS, IMAGE_COLUMNS
+from sightline.platform.data.writer import SHARD_BYTES
 
-from ..dataset import Dataset
-from ..images import Fit, fit_depth, fit_image
-from ..rows import DEPTH_COLUMNS, IMAGE_COLUMNS
-from ..writer import SHARD_BYTES
 from .items import Skip, skip_broken
 
 _VIEWS = tuple(zip(("1", "2"), IMAGE_COLUMNS["pairs"], DEPTH_COLUMNS["pairs"], strict=True))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
+from sightline.platform.data.images import Fit, fit_depth, fit_image
+from sightline.platform.data.manifest import Source
 
-from ..geometry import scale_intrinsics, shift_intrinsics
-from ..images import Fit, fit_depth, fit_image
-from ..manifest import Source
 from .items import read_file
 
 

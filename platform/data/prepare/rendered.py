@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.manifest import Source
 
-from ..manifest import Source
 from .items import Skip
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
@@ -30,7 +30,7 @@ class RoomRows:
         return len(self.scenes) * self.pairs_per_scene
 
     def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
-        from ..render import render_scene
+        from sightline.platform.data.synthetic.render import render_scene
 
         rows: list[dict[str, Any]] = []
         for index in self.scenes:

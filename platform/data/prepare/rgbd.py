@@ -9,10 +9,10 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.geometry import covisibility, relative_pose, resize_nearest, scale_intrinsics
+from sightline.platform.data.images import decode_depth
+from sightline.platform.data.manifest import Source
 
-from ..geometry import covisibility, relative_pose, resize_nearest, scale_intrinsics
-from ..images import decode_depth
-from ..manifest import Source
 from .cameras import NAME, Frame, read_cameras
 from .items import existing_folder, read_file
 from .pairs import Found, Pair

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from sightline.methods.contract import Live, Method, MethodConfig, Sample
+from sightline.methods.contract import BuildContext, Method, MethodConfig, Sample
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.settings import Settings
 
@@ -66,10 +66,10 @@ class MaeViews:
         return {"image": np.ascontiguousarray(crop), "order": rng.permutation(grid[0] * grid[1])}
 
 
-def _build(config: MaeConfig, live: Live) -> Any:
+def _build(config: MaeConfig, context: BuildContext) -> Any:
     from .pretext import build
 
-    return build(config, live)
+    return build(config, context)
 
 
 method = Method(
@@ -79,5 +79,5 @@ method = Method(
     views=MaeViews,
     build=_build,
     image_shape=lambda config: (config.model.image_size,) * 2,
-    loss_figures={"reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch"},
+    metric_meanings={"reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch"},
 )

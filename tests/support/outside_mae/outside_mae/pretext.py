@@ -7,13 +7,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sightline.methods.contract import Batch, Live, Picture
+from sightline.methods.contract import Batch, BuildContext, Visualisation
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.patches import PatchEmbed, patch_statistics, patchify, take, unpatchify
 from sightline.methods.layers.positions import sincos_table
 from sightline.methods.layers.transformer import EncoderBlock, layer_norm
 from sightline.methods.optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
-from sightline.methods.random import Noise, key
+from sightline.methods.random import MicrobatchRng, key
 
 from . import MaeConfig, Model
 
@@ -73,7 +73,7 @@ class MaePretext(nn.Module):
         out: Tensor = self.head(x[:, self.visible :]).float()
         return out
 
-    def forward(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
         target = batch["patches"][:, self.visible :]
         mean, std = patch_statistics(target)
         return {"reconstruction": (self.predict(batch) - (target - mean) / std).square().mean()}
@@ -90,20 +90,20 @@ class MaePretext(nn.Module):
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.backbone)
 
-    def pictures(self, batch: Batch, noise: Noise) -> list[Picture]:
+    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
         mean, std = patch_statistics(batch["patches"][:, self.visible :])
         filled = torch.cat([batch["patches"][:, : self.visible], self.predict(batch) * std + mean], dim=1)
         images = unpatchify(take(filled, batch["order"].argsort(dim=1)), self.config.model.patch_size, self.config.model.grid)
         row = (images * 0.226 + 0.45).clamp(0, 1).permute(2, 0, 3, 1).flatten(1, 2)
-        return [Picture("Reconstructions", "hidden patches as the network completes them", (row * 255).byte().cpu().numpy())]
+        return [Visualisation("Reconstructions", "hidden patches as the network completes them", (row * 255).byte().cpu().numpy())]
 
 
 @torch.no_grad()
-def build(config: MaeConfig, live: Live) -> MaePretext:
+def build(config: MaeConfig, context: BuildContext) -> MaePretext:
     with torch.device("meta"):  # the layers' own initialisation would draw from the global generator
         pretext = MaePretext(config)
     pretext.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(key("weights", "outside_mae", live.seed) >> 1)
+    generator = torch.Generator().manual_seed(key("weights", "outside_mae", context.seed) >> 1)
     for name, parameter in pretext.named_parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)

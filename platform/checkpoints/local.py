@@ -1,0 +1,198 @@
+"""Checkpoints: folders of safetensors and JSON. `complete.json` (sizes and SHA-256) is written last, then the folder gets its name.
+
+A kill or a full disk at any moment leaves the previous checkpoint whole; a reader takes the newest one that verifies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.methods.errors import MachineError
+
+if TYPE_CHECKING:
+    import torch
+
+COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs besides tensors to go on exactly: a few numbers."""
+
+    step: int
+    """Steps done; the next step has this number."""
+    samples: int
+    seed: int
+    plan_version: int
+    fingerprint: str
+    """Of the training data."""
+    settings: str
+    """SHA-256 of the settings that must not change, by the rule of `settings_version` (`config.settings_hash`)."""
+    precision: str
+    history: str
+    """Chained SHA-256 over the ids of all samples of all steps so far, in the order of the microbatches."""
+    settings_version: int = 1
+    """A checkpoint that does not state it was written before there was a second version."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    state: TrainState
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """`model` or `optimizer`, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> Path:
+    """Write `folder/step-00000042`, then remove all but the newest `keep`. Raises `MachineError` when the disk is full.
+
+    `tensors`: file stem -> name -> tensor.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{state.step:08d}"
+    part = folder / f".part-{uuid.uuid4().hex[:8]}"
+    try:
+        part.mkdir()
+        for stem, named in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, part / f"{stem}.safetensors")
+        (part / "state.json").write_text(json.dumps(asdict(state), indent=1))
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(part.iterdir())}
+        for path in part.iterdir():
+            _sync(path)
+        (part / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
+        _sync(part / COMPLETE)
+        if final.exists():  # the same step of an earlier attempt, not verifying or identical
+            shutil.rmtree(final)
+        part.rename(final)
+        _sync(folder)
+    except Exception as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if _is_full(error):
+            raise MachineError(
+                f"the disk is full: the checkpoint of step {state.step} could not be written under {folder}; older checkpoints are whole",
+                "free some space, then continue with `sightline resume RUN`",
+            ) from error
+        raise
+    for old in [c.path for c in checkpoints(folder)][keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    for stale in folder.glob(".part-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> Iterator[Checkpoint]:
+    """The checkpoints that are complete by name and size, newest first."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            files = json.loads((path / COMPLETE).read_text())["files"]
+            if all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items()):
+                yield Checkpoint(path, TrainState(**json.loads((path / "state.json").read_text())))
+
+
+def corrupt(folder: Path) -> list[str]:
+    """Why checkpoints newer than the newest whole one are not used, one line each; empty where the newest is whole."""
+    problems = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if (why := problem(path)) is None:
+            break
+        problems.append(f"{path.name}: {why}")
+    return problems
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every file has the recorded SHA-256; None where there is none."""
+    return next((found for found in checkpoints(folder) if problem(found.path) is None), None)
+
+
+def problem(path: Path) -> str | None:
+    """Why the checkpoint at `path` does not verify, or None."""
+    try:
+        files = json.loads((path / COMPLETE).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{path / COMPLETE}: {error}"
+    for name, entry in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{file} is missing"
+        if file.stat().st_size != entry["bytes"]:
+            return f"{file} has {file.stat().st_size} bytes, not {entry['bytes']}"
+        if _sha256(file) != entry["sha256"]:
+            return f"{file} was altered: its SHA-256 is not the recorded one"
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Take the checkpoint at `path` its name, in one move; where it lies now, to be deleted, if not here by the next `write`."""
+    return path if path.name.startswith(".part-") else path.rename(path.with_name(f".part-{uuid.uuid4().hex[:8]}"))
+
+
+def leave_out(file: Path) -> None:
+    """Delete one file of a checkpoint that verifies; it verifies without it, whenever this is cut short."""
+    complete = file.parent / COMPLETE
+    files = json.loads(complete.read_text())["files"]
+    if files.pop(file.name, None):
+        part = file.parent / f".{COMPLETE}"
+        part.write_text(json.dumps({"files": files}, indent=1))
+        _sync(part)
+        part.replace(complete)
+        _sync(file.parent)
+    file.unlink()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]) -> dict[str, torch.Tensor]:
+    """The optimiser's state as flat tensors `<parameter>|<quantity>`."""
+    import torch
+
+    return {
+        f"{names[parameter]}|{quantity}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for parameter, state in optimizer.state.items()
+        for quantity, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], tensors: Mapping[str, torch.Tensor]) -> None:
+    by_name = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, quantity = key.rpartition("|")
+        parameter: Any = by_name[name]
+        # AdamW keeps `step` on the CPU unless it is fused or capturable; moments live with the parameter.
+        fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+        optimizer.state[parameter][quantity] = value.to(parameter.device) if quantity != "step" or fused else value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_full(error: BaseException) -> bool:
+    """safetensors reports a full disk as its own error type with the system's text."""
+    return (
+        (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+        or "No space left" in str(error)
+        or "os error 28" in str(error)
+    )

@@ -1,0 +1,211 @@
+"""A second place for what a run needs to go on (`train.storage`): a folder or any URI, for nodes that share no folder.
+
+`URI/RUN/checkpoints/step-00000042/` is complete where `complete.json` lies in it, which is uploaded last; beside them lie the weights that
+the run began with. Everything is fetched to where it lies without a storage, and verified there by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pyarrow import fs
+
+from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.config import Experiment
+from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
+from sightline.platform.core.locks import alone
+from sightline.platform.core.redaction import redact, safe_line
+
+from . import local as checkpoint
+from .local import COMPLETE, Checkpoint
+
+PATIENCE = 60.0
+"""Seconds in which a storage that does not answer is asked again."""
+KEPT_FILES = ("init/*", "frozen/*")
+"""In a run's folder, besides checkpoints: what workers read."""
+CHUNK = 8 << 20
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One run's part of the storage at `uri`, and the run's folder on this node."""
+
+    uri: str
+    folder: Path
+
+    @classmethod
+    def of(cls, experiment: Experiment, folder: Path) -> Storage | None:
+        return cls(experiment.train.storage, folder) if experiment.train.storage is not None else None
+
+    def __str__(self) -> str:
+        return f"{redact(self.uri).rstrip('/')}/{self.folder.name}"
+
+    def claim(self, identity: str) -> None:
+        """Make the place this run's, and put the weights there that it began with. Raises `SightlineError` where it is another run's."""
+
+        def work() -> None:
+            system, place = self._open()
+            system.create_dir(place, recursive=True)
+            if not exists(system, f"{place}/id"):
+                write_bytes(system, f"{place}/id", identity.encode())
+            elif read_bytes(system, f"{place}/id").decode() != identity:
+                raise SightlineError(f"another run of this name lies in {self}", "choose another --name or another train.storage")
+            for path in [path for pattern in KEPT_FILES for path in sorted(self.folder.glob(pattern))]:
+                name = path.relative_to(self.folder).as_posix()
+                there = system.get_file_info(f"{place}/{name}")
+                if there.type == fs.FileType.NotFound or there.size != path.stat().st_size:
+                    system.create_dir(f"{place}/{name.rpartition('/')[0]}", recursive=True)
+                    with path.open("rb") as file, system.open_output_stream(f"{place}/{name}", compression=None) as stream:
+                        shutil.copyfileobj(file, stream, CHUNK)
+
+        self._insist(work)
+
+    def push(self, keep: int) -> None:
+        """Upload the newest checkpoint here, unless it is there, then remove all but the newest `keep`. Raises what the storage raises."""
+        found = next(checkpoint.checkpoints(self.folder / "checkpoints"), None)
+        if found is None:
+            return
+        system, place = self._open()
+        target = f"{place}/checkpoints/{found.path.name}"
+        with contextlib.ExitStack() as stack:
+            complete = (found.path / COMPLETE).read_bytes()
+            # Opened first: training may remove this checkpoint meanwhile.
+            files = {name: stack.enter_context((found.path / name).open("rb")) for name in json.loads(complete)["files"]}
+            if not exists(system, f"{target}/{COMPLETE}") or read_bytes(system, f"{target}/{COMPLETE}") != complete:
+                _remove(system, target)
+                system.create_dir(target, recursive=True)
+                for name, file in files.items():
+                    with system.open_output_stream(f"{target}/{name}", compression=None) as stream:
+                        shutil.copyfileobj(file, stream, CHUNK)
+                write_bytes(system, f"{target}/{COMPLETE}", complete)
+        kept = _complete(system, place)[:keep]
+        for step in _steps(system, place):
+            if step not in kept:
+                _remove(system, f"{place}/checkpoints/{step}")
+
+    def pull(self, say: Say) -> Checkpoint | None:
+        """The newest checkpoint that verifies, which is then here. Fetched once on a node, whatever processes ask.
+
+        A storage that does not answer is told to `say` where there is a checkpoint here, and else a `SightlineError`.
+        """
+        here = self.folder / "checkpoints"
+        with alone(self.folder / ".storage.lock", f"checkpoints of {self.folder.name} are being fetched"):
+            found = checkpoint.newest(here)
+            try:
+                self._insist(lambda: self._fetch_newest(here, found, say))
+            except SightlineError as error:
+                if found is None:
+                    raise
+                say(f"{error}; going on from {found.path.name}, the newest here")
+                return found
+            return checkpoint.newest(here)
+
+    def _fetch_newest(self, here: Path, found: Checkpoint | None, say: Say) -> None:
+        system, place = self._open()
+        for name in _complete(system, place):
+            if found and name <= found.path.name:
+                return
+            part = here / f".part-{uuid.uuid4().hex[:8]}"
+            part.mkdir(parents=True)
+            try:
+                for info in system.get_file_info(fs.FileSelector(f"{place}/checkpoints/{name}")):
+                    if info.type == fs.FileType.File:
+                        _download(system, info.path, part / info.base_name)
+                if (problem := checkpoint.problem(part)) is None:
+                    shutil.rmtree(here / name, ignore_errors=True)  # there it does not verify
+                    part.rename(here / name)
+                    return
+                say(f"{name} in {self} is passed over: {problem}")
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def fetch(self, name: str) -> None:
+        """Bring the file `name` of the run's folder here, where it is in the storage and not here. Once on each node."""
+        path = self.folder / name
+
+        def work() -> None:
+            system, place = self._open()
+            if exists(system, f"{place}/{name}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_name(f".{path.name}.part")
+                _download(system, f"{place}/{name}", part)
+                part.replace(path)
+
+        if not path.exists():
+            with alone(self.folder / ".storage.lock", f"files of {self.folder.name} are being fetched"):
+                if not path.exists():
+                    self._insist(work)
+
+    def _open(self) -> tuple[fs.FileSystem, str]:
+        system, path = open_place(self.uri)
+        if isinstance(system, fs.PyFileSystem):
+            system.handler.fs.invalidate_cache()  # fsspec's listings, which know nothing of what other processes do
+        return system, f"{path.rstrip('/')}/{self.folder.name}"
+
+    def _insist(self, work: Callable[[], T]) -> T:
+        """`work()`, again while the storage fails. Raises `SightlineError` after `PATIENCE` seconds."""
+        until, pause = time.monotonic() + PATIENCE, 1.0
+        while True:
+            try:
+                return work()
+            except Exception as error:  # whatever the libraries behind fsspec raise
+                if type(error) is SightlineError:
+                    raise
+                if time.monotonic() + pause > until:
+                    raise SightlineError(
+                        f"train.storage does not answer: {self}: {safe_line(error)}",
+                        "look at its address and your access to it, then go on with `sightline resume`; nothing is lost",
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+def check(uri: str) -> None:
+    """Raises `CallError` where the storage cannot be reached, or its address holds what must not be recorded."""
+    if redact(uri) != uri:
+        raise CallError(
+            f"train.storage = {redact(uri)} holds a password, which would be recorded",
+            "leave it out, and set the credentials in the environment of the nodes (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+        )
+    try:
+        system, path = open_place(uri)
+        system.get_file_info(path)
+    except CallError:
+        raise
+    except Exception as error:  # whatever the libraries behind fsspec raise
+        hint = "check the address and your access to it, or train without: train.storage=null"
+        raise CallError(f"train.storage cannot be reached: {uri}: {safe_line(error)}", hint) from error
+
+
+def _steps(system: fs.FileSystem, place: str) -> list[str]:
+    """Names of all checkpoints, newest first."""
+    infos = system.get_file_info(fs.FileSelector(f"{place}/checkpoints", allow_not_found=True))
+    return sorted((info.base_name for info in infos if info.base_name.startswith("step-")), reverse=True)
+
+
+def _complete(system: fs.FileSystem, place: str) -> list[str]:
+    return [step for step in _steps(system, place) if exists(system, f"{place}/checkpoints/{step}/{COMPLETE}")]
+
+
+def _remove(system: fs.FileSystem, path: str) -> None:
+    """`complete.json` first, so that no reader takes the rest for whole."""
+    if exists(system, f"{path}/{COMPLETE}"):
+        system.delete_file(f"{path}/{COMPLETE}")
+    if exists(system, path):
+        system.delete_dir(path)
+
+
+def _download(system: fs.FileSystem, source: str, target: Path) -> None:
+    with system.open_input_stream(source, compression=None) as stream, target.open("wb") as file:
+        shutil.copyfileobj(stream, file, CHUNK)

@@ -1,0 +1,125 @@
+"""The resource plan of a run, made before anything starts: logical CPUs for workers, for Ray Data and for probes.
+
+Two Train workers that take both CPUs of a small machine leave none to Ray Data, which then waits for ever. So Ray Data always keeps
+one logical CPU, and workers get fractions where there are few. Logical CPUs are Ray's bookkeeping; threads are planned apart.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.methods.errors import CallError
+from sightline.platform.config import Experiment
+from sightline.platform.data.loader.stream import StreamResources
+
+MOST_WORKERS_PER_CPU = 4
+"""More workers than this on one CPU spend their time on each other."""
+
+TEACHERS_GPU = 0.25
+"""Of a worker's GPU, where the actors of a stage have none of their own."""
+
+
+@dataclass(frozen=True)
+class ResourcePlan:
+    workers: int
+    worker_cpus: float
+    worker_gpus: float
+    data: StreamResources
+    threads: int
+    reserve: float
+    """Logical CPUs left to probes and the driver."""
+
+    def describe(self) -> str:
+        gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
+        theirs = f" + {self.data.actor_gpus:g} GPU" if self.data.actor_gpus else ""
+        actors = f" and {self.data.actors} x {self.data.actor_cpus:g} CPU{theirs} for the teacher" if self.data.actors else ""
+        return (
+            f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
+            f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
+            f"Ray Data {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU kept for probes"
+        )
+
+
+def plan_resources(
+    workers: int,
+    cpus: float,
+    gpus: int,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    stage: bool = False,
+    actors: int | None = None,
+) -> ResourcePlan:
+    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors, so many a
+    worker or as many as have a CPU each.
+
+    Where workers have GPUs, so have the stage's actors: those that no worker takes or, where there are none, a quarter of each worker's.
+
+    Raises `CallError` with the arithmetic where it cannot fit.
+    """
+    if workers > cpus * MOST_WORKERS_PER_CPU:
+        raise CallError(
+            f"train.workers = {workers} cannot fit: {cpus:g} logical CPUs x {MOST_WORKERS_PER_CPU} workers a CPU "
+            f"= {cpus * MOST_WORKERS_PER_CPU:g} at most",
+            f"use train.workers={int(cpus * MOST_WORKERS_PER_CPU)} or fewer, or a larger cluster",
+        )
+    use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
+    if use_gpu and workers > gpus:
+        raise CallError(
+            f"train.workers = {workers} workers need {workers} GPUs, the cluster has {gpus}",
+            f"use train.workers={max(gpus, 1)}{'' if gpus else ' train.device=cpu'}, or a larger cluster",
+        )
+    reserve = 1.0 if cpus >= 4 else 0.5 if cpus >= 2 else 0.25
+    for_workers = min(float(workers), (cpus - reserve) / 2)
+    worker_cpus = _down(for_workers / workers)
+    for_data = cpus - reserve - worker_cpus * workers
+    share = _down(for_data / workers)
+    data, worker_gpus = StreamResources(min(1.0, share), share), float(use_gpu)
+    if stage:
+        half = _down(share / 2)
+        spare = int(gpus - workers) // workers if use_gpu else 0
+        count = actors or max(1, spare if use_gpu else int(half))
+        actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count)) if use_gpu else 0.0
+        worker_gpus -= TEACHERS_GPU if use_gpu and not spare else 0.0
+        data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
+    per_worker = max(1, int(cpus // workers))
+    return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve)
+
+
+def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
+    """A cluster for a stage alone, before training: an eighth loads samples, because rendering and a teacher take far longer.
+
+    A task of loading gets another share than an actor, or Ray Data would run both in the actor and leave the eighth idle.
+    """
+    load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
+    rest = cpus - load
+    actors = gpus or max(1, int(rest))
+    return StreamResources(min(0.5, load), load, actors, _down(min(1.0, rest / actors)), float(bool(gpus)))
+
+
+def _down(value: float) -> float:
+    """Ray counts in ten-thousandths; whole numbers where there is at least one."""
+    return float(int(value)) if value >= 1 else int(value * 100) / 100
+
+
+def local_plan(experiment: Experiment) -> ResourcePlan:
+    """The resource plan on this machine."""
+    gpus = local_gpus() if experiment.train.device != "cpu" else 0
+    return plan_on(experiment, len(os.sched_getaffinity(0)), gpus)
+
+
+def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
+    """The resource plan of the run on so many logical CPUs and GPUs."""
+    train = experiment.train
+    stage = experiment.has_stage and not experiment.teacher_cache.variants  # which a cache has run before
+    return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage, actors=train.actors)
+
+
+def local_gpus() -> int:
+    """GPUs that Ray would find here, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([d for d in visible.split(",") if d.strip()])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])

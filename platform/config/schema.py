@@ -1,0 +1,190 @@
+"""The settings of an experiment, as typed and validated values. One key scheme from YAML to code to MLflow.
+
+A method owns the sections `model, pretext, loss, augment`; the platform owns `data, teacher_cache, batch, optim, train, probe, log`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import MethodConfig
+from sightline.methods.optim import Clock, OptimConfig
+from sightline.methods.settings import Duration, Length, Renamed, Settings, nearest
+from sightline.platform.core.plugins import PROBES, plugins
+from sightline.platform.core.redaction import redact
+
+METHOD_SECTIONS = tuple(MethodConfig.model_fields)
+
+
+class DataConfig(Settings):
+    train: str | None = Field(default=None, description="data set to learn from: a folder made by `sightline prepare`, or its URI")
+    val: str | None = Field(default=None, description="data set for the validation curve, pictures and probes")
+    block: int = Field(default=256, ge=1, description="rows that are read, shuffled and decoded together")
+    max_broken: float = Field(default=0.05, ge=0, le=1, description="share of broken samples at which a run stops")
+
+
+class TeacherCacheConfig(Settings):
+    variants: int = Field(
+        default=0, ge=0, le=1000, description="fixed draws of each sample, made once and kept; 0: new draws at every visit"
+    )
+    folder: str | None = Field(default=None, description="where caches lie, each under its key; default: $SIGHTLINE_HOME/teacher-cache")
+
+
+class BatchConfig(Settings):
+    size: int = Field(default=256, ge=1, description="samples in one optimiser step, over all workers")
+    microbatch: Annotated[int, Renamed("group", since=2)] = Field(
+        default=64, ge=1, description="samples in one forward; the papers' batch per GPU. Fixed for a run"
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> BatchConfig:
+        if self.size % self.microbatch:
+            raise ValueError(f"batch.size = {self.size} is no multiple of batch.microbatch = {self.microbatch}")
+        return self
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches in one optimiser step."""
+        return self.size // self.microbatch
+
+
+class TrainConfig(Settings):
+    init: str | None = Field(default=None, description="weights to begin from: a run, a file, or models:/NAME@alias; short form init=")
+    length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
+    workers: int = Field(default=1, ge=1, description="data-parallel workers; must divide batch.size / batch.microbatch")
+    least_workers: int | None = Field(default=None, ge=1, description="elastic: with how few to go on while nodes are missing")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto measures at the start what pays on the machine")
+    threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
+    actors: int | None = Field(default=None, ge=1, description="actors of a frozen teacher for each worker; default: as `--dry-run` says")
+    compile: bool = False
+    seed: int = Field(default=0, ge=0)
+    validate_every: Length = Field(default=Duration(amount=5, unit="epochs"))
+    validate_samples: int = Field(default=256, ge=1)
+    checkpoint_every: Length = Field(default=Duration(amount=1, unit="epochs"))
+    keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
+    storage: str | None = Field(default=None, description="folder or URI where checkpoints are also put, for nodes that share no folder")
+
+    @field_validator("length", "checkpoint_every", "validate_every")
+    @classmethod
+    def _positive(cls, value: Length) -> Length:
+        if value.amount <= 0:
+            raise ValueError("must be more than 0")
+        return value
+
+
+class ProbeConfig(Settings):
+    names: tuple[str, ...] = Field(
+        default_factory=lambda: tuple(plugins(PROBES)), description="probes at the end of training, where the data allow them"
+    )
+    train: tuple[str, ...] = Field(default=(), description="data sets that train probe heads; default: data.train")
+    test: tuple[str, ...] = Field(default=(), description="those that test them, in the same order; default: data.val")
+    samples: int = Field(default=1000, ge=1, description="most pairs for the method's own claims")
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in plugins(PROBES):
+                raise ValueError(f"there is no probe {name!r}: {nearest(name, list(plugins(PROBES)))}")
+        return value
+
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _in_couples(self) -> ProbeConfig:
+        if len(self.train or ("",)) != len(self.test or ("",)):
+            raise ValueError(f"{len(self.train)} data sets in probe.train and {len(self.test)} in probe.test: they go in couples")
+        return self
+
+
+class LogConfig(Settings):
+    every: int = Field(default=10, ge=1, description="steps between reports")
+    experiment: str = "sightline"
+    tracking_uri: str | None = Field(default=None, description="MLflow server; default: SQLite under $SIGHTLINE_HOME")
+    tags: dict[str, str] = Field(default={}, description="tags of the MLflow run, besides Sightline's own")
+    system_metrics: bool = Field(default=False, description="CPU, memory, disk, network and GPU at each report")
+    register_as: str | None = Field(default=None, description="name in the model registry; default: <method>-encoder", alias="register")
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+PLATFORM_SECTIONS: dict[str, type[Settings]] = {
+    "data": DataConfig,
+    "teacher_cache": TeacherCacheConfig,
+    "batch": BatchConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "probe": ProbeConfig,
+    "log": LogConfig,
+}
+
+
+class Experiment(Settings):
+    """A whole, valid set of settings."""
+
+    recipe: str
+    method: str
+    method_config: MethodConfig = Field(description="the method's own sections: model, pretext, loss, augment")
+    data: DataConfig
+    teacher_cache: TeacherCacheConfig
+    batch: BatchConfig
+    optim: OptimConfig
+    train: TrainConfig
+    probe: ProbeConfig
+    log: LogConfig
+
+    def with_workers(self, count: int) -> Experiment:
+        """The same on another number of workers."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"workers": count})})
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether the run needs encoders besides its own."""
+        return bool(find_method(self.method).teachers(self.method_config))
+
+    @property
+    def has_stage(self) -> bool:
+        """Whether teachers run between views and training."""
+        return find_method(self.method).stage is not None and self.has_teachers
+
+    def clock(self, samples: int) -> Clock:
+        """The run's clock for a data set of `samples` rows."""
+        clock = Clock(steps=0, batch_size=self.batch.size, samples=samples)
+        return Clock(steps=max(1, round(clock.in_steps(self.train.length))), batch_size=self.batch.size, samples=samples)
+
+    @property
+    def probe_data(self) -> list[tuple[str, str]]:
+        """(training, test) data sets of the probes, of which each takes the first that has what it needs."""
+        train, test = self.probe.train or (self.data.train,), self.probe.test or (self.data.val,)
+        return [(str(one), str(other)) for one, other in zip(train, test, strict=True) if one and other]
+
+    def sections(self) -> dict[str, Any]:
+        """Plain values as a recipe holds them; `load` of this gives an equal experiment."""
+        platform = {name: getattr(self, name).model_dump(mode="json", by_alias=True) for name in PLATFORM_SECTIONS}
+        return {"method": self.method, **self.method_config.model_dump(mode="json"), **platform}
+
+    def flat(self) -> dict[str, Any]:
+        """`section.key` -> value, for MLflow and reports."""
+        out: dict[str, Any] = {"recipe": self.recipe, "method": self.method}
+        for section, values in self.sections().items():
+            if isinstance(values, dict):
+                out.update({f"{section}.{key}": value for key, value in values.items()})
+        return out
+
+    def to_yaml(self) -> str:
+        return str(yaml.safe_dump(self.sections(), sort_keys=False))
+
+
+def without_password(experiment: Experiment) -> Experiment:
+    """The experiment as it is shown, recorded and sent."""
+    uri = experiment.log.tracking_uri
+    return experiment.model_copy(update={"log": experiment.log.model_copy(update={"tracking_uri": uri and redact(uri)})})

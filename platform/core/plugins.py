@@ -1,0 +1,14 @@
+"""Names that packages publish under entry point groups, ours and those of others; read without importing what they name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+
+PROBES = "sightline.probes"
+
+
+@lru_cache
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Entry point name -> entry point, in the order of the names."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}

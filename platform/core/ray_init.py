@@ -1,0 +1,42 @@
+"""Connects this process to Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+OBJECT_STORE_SHARE = 0.2
+
+
+MOST_OBJECT_STORE = 8 << 30
+
+
+def start_ray(cpus: int | None = None) -> None:
+    """Join the cluster that the environment names (`RAY_ADDRESS`, a Ray job), else start one on this machine, on loopback alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than the default 30 s
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    import psutil
+
+    store = int(min(psutil.virtual_memory().total * OBJECT_STORE_SHARE, MOST_OBJECT_STORE))
+    with contextlib.suppress(OSError):
+        store = min(store, int(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize * 0.9))
+    ray.init(
+        "local",  # without an address Ray would join whatever was started by `ray start` on this machine
+        num_cpus=cpus or len(os.sched_getaffinity(0)),
+        include_dashboard=False,
+        object_store_memory=max(store, 256 << 20),
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )

@@ -1,0 +1,117 @@
+"""A contact sheet: what a person looks at before training on a data set."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sightline.methods.errors import BrokenSampleError
+from sightline.methods.ops.clouds import normalised, picture
+from sightline.methods.random import keyed_rng
+
+from .clouds import NO_PART, decode_parts, decode_points
+from .dataset import Dataset
+from .images import decode_image, decode_segmentation
+from .schema import CLOUD_COLUMNS, IMAGE_COLUMNS
+
+_CAPTION, _MARGIN = 14, 6
+
+
+def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: int = 1400, seed: int = 0) -> bytes:
+    """PNG of `rows` drawn samples, the images of a sample side by side, with its overlap, or its class, and its id below.
+
+    A mask lies over its image in colours, what is ignored stays as it is; the parts of a cloud have colours. What is broken shows as text.
+    """
+    tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
+    width = max(width, *(tile.width + 2 * _MARGIN for tile in tiles))
+    places: list[tuple[int, int]] = []
+    x, y = _MARGIN, _MARGIN
+    for tile in tiles:  # like words on a page
+        if x + tile.width + _MARGIN > width:
+            x, y = _MARGIN, y + tile.height + _MARGIN
+        places.append((x, y))
+        x += tile.width + _MARGIN
+    sheet = Image.new("RGB", (width, y + tiles[0].height + _MARGIN), "white")
+    for tile, place in zip(tiles, places, strict=True):
+        sheet.paste(tile, place)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
+    """A drawn row of each of some drawn row groups: few reads, also of a large data set."""
+    rng = keyed_rng("contact", seed)
+    groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
+    each = -(-rows // len(groups))
+    names = ["id", "overlap", "label", "segmentation", "points", "part", *IMAGE_COLUMNS[dataset.kind]]
+    found: list[dict[str, Any]] = []
+    for shard, group, count in groups:
+        picked = sorted(int(i) for i in rng.permutation(count)[:each])
+        found += dataset.read(shard, group, picked, [name for name in names if name in dataset.manifest.columns]).to_pylist()
+    return found[:rows]
+
+
+def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
+    views = []
+    for name in IMAGE_COLUMNS[dataset.kind] or ("points",):
+        try:
+            view = _cloud(sample, height) if name in CLOUD_COLUMNS else _image(sample, name, height, dataset.manifest.ignore_index)
+        except BrokenSampleError as error:
+            broken = Image.new("RGB", (height, height), "firebrick")
+            ImageDraw.Draw(broken).text((4, 4), str(error)[:24], fill="white")
+            view = np.asarray(broken)
+        views.append(view)
+    shown = Image.fromarray(np.concatenate(views, 1))
+    tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
+    tile.paste(shown, (0, 0))
+    ImageDraw.Draw(tile).text((0, height + 1), _caption(sample, dataset.manifest.classes)[: shown.width // 6], fill="black")
+    return tile
+
+
+def _image(sample: dict[str, Any], name: str, height: int, ignore_index: int | None) -> np.ndarray:
+    image = decode_image(sample[name])
+    if sample.get("segmentation") is not None:
+        image = _overlaid(image, decode_segmentation(sample["segmentation"]), ignore_index)
+    shown = Image.fromarray(image)
+    width = max(1, round(shown.width * height / shown.height))
+    return np.asarray(shown.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _cloud(sample: dict[str, Any], side: int) -> np.ndarray:
+    """The cloud, its parts in colours; points of no part are grey."""
+    points = decode_points(sample["points"])
+    colours = None
+    if sample.get("part") is not None:
+        part = decode_parts(sample["part"])
+        if len(part) != len(points):
+            raise BrokenSampleError("parts do not fit the points")
+        table = class_colours(int(part.max(initial=0)) + 1) / 255
+        colours = np.where((part == NO_PART)[:, None], 0.5, table[part])
+    return picture(normalised(points), side, colours)
+
+
+def _caption(sample: dict[str, Any], classes: tuple[str, ...]) -> str:
+    overlap, label = sample.get("overlap"), sample.get("label")
+    if label is not None:
+        return f"{classes[label] if classes else label}  {sample['id']}"
+    return f"{overlap:.2f}  {sample['id']}" if overlap is not None else str(sample["id"])
+
+
+def _overlaid(image: np.ndarray, indices: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """The image with its mask over it, half transparent. Raises `BrokenSampleError` where their sizes differ."""
+    if indices.shape != image.shape[:2]:
+        raise BrokenSampleError("mask and image differ in size")
+    coloured = (image // 2 + class_colours(int(indices.max()) + 1)[indices] // 2).astype(np.uint8)
+    return np.where((indices == ignore_index)[..., None], image, coloured)
+
+
+def class_colours(classes: int) -> np.ndarray:
+    """uint8 classes x 3: colours that differ from their neighbours in the list, the same for every data set."""
+    hues = (np.arange(classes) * 0.618034) % 1  # the golden ratio: every next hue falls into the largest gap
+    rgb = [colorsys.hsv_to_rgb(hue, 0.9, 0.7 + 0.3 * (index % 2)) for index, hue in enumerate(hues)]
+    return (np.array(rgb) * 255).round().astype(np.uint8)

@@ -1,0 +1,106 @@
+"""A block: from the rows that a plan names to arrays. The samples are made from the stored rows, or come from a cache of what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from sightline.methods.contract import Stage, Views
+from sightline.methods.errors import BrokenSampleError, SightlineError
+from sightline.methods.random import sample_rng, variant_rng
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.schema import decode_row, input_columns
+
+from .plan import Block, Plan
+
+Columns = dict[str, np.ndarray]
+ROW_COLUMNS = ("position", "id", "broken")
+"""Of a block, besides the views."""
+Sample = Callable[[int, int], tuple[str, Columns]]
+"""(index of a row in its block, position in the plan) -> its id and its arrays. Raises `BrokenSampleError`: `ID: reason`."""
+
+
+class Samples(Protocol):
+    """Where samples come from: reads what a block needs, once, and gives its samples one by one."""
+
+    def __call__(self, block: Block) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples made from the stored rows by `views`.
+
+    The draws are keyed by the position in the plan. With `variants`, by the row and by how often it was seen before, modulo `variants`:
+    a row then has so many fixed draws, whatever stands beside it, and one that stands in for a broken sample keeps its own.
+    """
+
+    dataset: Dataset
+    views: Views
+    seed: int
+    variants: int = 0
+
+    def __call__(self, block: Block) -> Sample:
+        kind, columns = self.dataset.kind, input_columns(self.dataset.kind, self.views)
+        rows: list[dict[str, Any]] = []
+        places: list[tuple[int, int, int, int]] = []
+        for piece in block.pieces:
+            numbers = range(piece.start, piece.stop)
+            rows += self.dataset.read(piece.shard, piece.row_group, rows=numbers, columns=columns).to_pylist()
+            places += [(piece.shard, piece.row_group, row, piece.epoch % max(1, self.variants)) for row in numbers]
+
+        def sample(index: int, position: int) -> tuple[str, Columns]:
+            row = rows[index]
+            rng = variant_rng(self.seed, *places[index]) if self.variants else sample_rng(self.seed, position)
+            try:
+                return str(row["id"]), self.views(decode_row(row, kind, needed=columns), rng)
+            except BrokenSampleError as error:
+                raise BrokenSampleError(f"{row['id']}: {error}") from None
+
+        return sample
+
+
+def load_block(block: Block, first_row: int, *, samples: Samples, plan: Plan) -> Columns:
+    """The columns of a block from its slot row `first_row` on: the arrays, `position`, `id` and `broken` ('' or the reason).
+
+    A broken sample keeps its place: the next usable row of the block stands in, with the draws of the place it takes.
+    """
+    sample = samples(block)
+    order = block.order()
+    skip = max(0, first_row - block.start)
+    positions = [plan.position(block.slot, block.start + place) for place in range(skip, len(order))]
+    arrays: Columns = {}
+    ids, broken = [], []
+    for out, place in enumerate(range(skip, len(order))):
+        reason = ""
+        for index in np.roll(order, -place):
+            try:
+                name, made = sample(int(index), positions[out])
+            except BrokenSampleError as error:
+                reason = reason or str(error)
+                continue
+            break
+        else:
+            raise SightlineError(
+                f"no usable sample in a whole block of {len(order)} rows; the first: {reason}", "run `sightline inspect DATASET`"
+            )
+        put(arrays, out, made, len(positions))
+        ids.append(name)
+        broken.append(reason)
+    return {**arrays, "position": np.asarray(positions, np.int64), "id": np.asarray(ids, object), "broken": np.asarray(broken, object)}
+
+
+def put(arrays: Columns, place: int, made: Columns, count: int) -> None:
+    """Put one sample at its `place` in the arrays of `count` samples, which are made with the first one."""
+    if not arrays:
+        arrays |= {name: np.empty((count, *np.shape(value)), np.asarray(value).dtype) for name, value in made.items()}
+    for name, value in made.items():
+        arrays[name][place] = value
+
+
+def staged(columns: Columns, stage: Stage | None) -> Columns:
+    """The columns of a block and what the stage makes of its arrays, where it has any."""
+    arrays = {name: column for name, column in columns.items() if name not in ROW_COLUMNS}
+    return columns if stage is None or not arrays else {**columns, **stage(arrays)}

@@ -1,0 +1,156 @@
+"""The plan: which row stands at which position of a run. A pure function of (seed, row groupes, microbatches in a step), endless.
+
+A run's samples are dealt to *slots*, one for each microbatch of a step (`batch.size / batch.microbatch`). A slot is an endless sequence of
+rows: the row groupes of the data set in a new keyed order every epoch, dealt to the slots in turn, then shuffled inside *blocks* of
+about `block_rows` rows. An epoch's tail joins the next epoch's head. Slot `g` feeds microbatch `g` of every step, so
+
+    position = step * batch + g * microbatch + i        <->        row `step * microbatch + i` of slot `g`.
+
+The order does not depend on the number of workers, a worker reads only the row groupes of the slots it trains, each block costs one
+read of its row groupes, and any position is found again from a few integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+
+PLAN_VERSION = 1
+"""Part of a run's state: a resume under another version of this file is refused."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of one row group, the unit that is dealt to slots."""
+
+    shard: int
+    row_group: int
+    start: int
+    stop: int
+    epoch: int = 0
+    """How often these rows stood in the plan before."""
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit of reading, shuffling and decoding: consecutive rows `[start, stop)` of a slot, as (piece, row in its row group)."""
+
+    slot: int
+    start: int
+    pieces: tuple[Piece, ...]
+    key: tuple[int, int, int]
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.rows
+
+    def order(self) -> np.ndarray:
+        """The shuffle of this block: indices into its rows in the order of `pieces`."""
+        return keyed_rng("block", *self.key).permutation(self.rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module's text. `row_groups`: (shard, row group, rows) as `Dataset.row_groups` gives them."""
+
+    row_groups: tuple[tuple[int, int, int], ...]
+    seed: int
+    batch: int
+    microbatch: int
+    block_rows: int = 256
+
+    def __post_init__(self) -> None:
+        if self.batch % self.microbatch:
+            raise CallError(
+                f"batch.size = {self.batch} is no multiple of batch.microbatch = {self.microbatch}",
+                f"use for example batch.size={self.microbatch * max(1, round(self.batch / self.microbatch))}",
+            )
+        if self.rows < self.batch:
+            fits = self.rows // self.microbatch * self.microbatch or self.rows
+            raise CallError(
+                f"the data set has {self.rows} samples, one batch needs {self.batch}",
+                f"set batch.size={fits} batch.microbatch={min(self.microbatch, fits)} or less, or add data",
+            )
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, _, rows in self.row_groups)
+
+    @property
+    def slots(self) -> int:
+        return self.batch // self.microbatch
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return _pieces(self.row_groups, self.slots, self.block_rows)
+
+    def position(self, slot: int, row: int) -> int:
+        return row // self.microbatch * self.batch + slot * self.microbatch + row % self.microbatch
+
+    def blocks(self, slot: int, first_row: int) -> Iterator[Block]:
+        """The endless blocks of a slot, from the one that holds its row `first_row`."""
+        start = 0
+        gathered: list[Piece] = []
+        for piece in self._lane(slot):
+            gathered.append(piece)
+            rows = sum(p.rows for p in gathered)
+            if rows < self.block_rows:
+                continue
+            if start + rows > first_row:
+                yield Block(slot, start, tuple(gathered), (self.seed, slot, start))
+            start += rows
+            gathered = []
+
+    def schedule(self, slots: Sequence[int], first_step: int, steps: int) -> Iterator[Block]:
+        """All blocks that `slots` need for the steps `[first_step, steps)`, in the order in which a consumer needs them."""
+        heads = {slot: self.blocks(slot, first_step * self.microbatch) for slot in slots}
+        pending = {slot: next(blocks) for slot, blocks in heads.items()}
+        end = steps * self.microbatch
+        while pending:
+            slot = min(pending, key=lambda name: (pending[name].start // self.microbatch, name))
+            block = pending.pop(slot)
+            if block.start < end:
+                yield block
+                pending[slot] = next(heads[slot])
+
+    def _lane(self, slot: int) -> Iterator[Piece]:
+        """Pieces of a slot: every `slots`-th of the endless sequence of epochs, each epoch in its own keyed order."""
+        pieces = self.pieces
+        offset = slot
+        epoch = 0
+        while True:
+            if offset < len(pieces):
+                order = keyed_rng("epoch", self.seed, epoch).permutation(len(pieces))
+                for index in order[offset :: self.slots]:
+                    yield replace(pieces[index], epoch=epoch)
+            taken = max(0, -(-(len(pieces) - offset) // self.slots))
+            offset += taken * self.slots - len(pieces)
+            epoch += 1
+
+
+@lru_cache(maxsize=8)
+def _pieces(row_groups: tuple[tuple[int, int, int], ...], slots: int, block_rows: int) -> tuple[Piece, ...]:
+    """Row groupes, cut where they exceed a block, or where a small data set would leave a slot without its share of an epoch (4 pieces)."""
+    total = sum(rows for _, _, rows in row_groups)
+    most = max(1, min(block_rows, total // (4 * slots)))
+    pieces = []
+    for shard, row_group, rows in row_groups:
+        parts = -(-rows // most) if rows > most else 1
+        bounds = [rows * i // parts for i in range(parts + 1)]
+        pieces += [Piece(shard, row_group, a, b) for a, b in pairwise(bounds) if b > a]
+    return tuple(pieces)

@@ -1,0 +1,138 @@
+"""What `encode` reads: the images or clouds of a data set or of a folder, one after the other, decoded and brought to an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.ops.clouds import fitted
+from sightline.platform.data.clouds import decode_points
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import decode_image
+from sightline.platform.data.prepare.cloud_folders import clouds_below
+from sightline.platform.data.prepare.clouds import CloudFile, Drawn
+from sightline.platform.data.prepare.items import images_below, read_file
+from sightline.platform.data.prepare.meshes import SUFFIXES
+from sightline.platform.data.schema import IMAGE_COLUMNS
+from sightline.platform.evaluation.probes.features import fit_image
+from sightline.platform.models.encoders import OpenedEncoder
+
+ABOUT = {"scene": pa.string(), "label": pa.int64()}
+"""Columns that go along where the data have them."""
+OF_A_MESH = Drawn(8192, 0)
+"""Points that a mesh, or a longer list of points, gives before the encoder's own are drawn: as `prepare points` has it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample to encode. `id` of a pair's images: the pair's with `-1` and `-2`."""
+
+    id: str
+    about: dict[str, Any]
+    read: Callable[[], np.ndarray]
+    """Raises `BrokenSampleError`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images or clouds of a data set or of a folder."""
+
+    place: str
+    fingerprint: str | None
+    count: int
+    columns: tuple[str, ...]
+    items: Callable[[], Iterator[Item]]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How an encoder takes its samples."""
+
+    kinds: tuple[str, ...]
+    """Of data sets that hold them."""
+    what: str
+    says: dict[str, Any]
+    """For the file of features."""
+    fit: Callable[[np.ndarray], np.ndarray]
+    """A decoded sample as fixed-shape array. Raises `BrokenSampleError`."""
+    tensor: Callable[[torch.Tensor], torch.Tensor]
+    """Stacked, as the encoder takes them."""
+    tokens: int
+
+
+def intake_of(encoder: Any) -> Intake:
+    """Of an `ImageEncoder` or a `PointEncoder`."""
+    if hasattr(encoder, "points"):
+        words = (
+            f"{encoder.points} points drawn without replacement, the same ones every time; centred on the mean, the farthest at distance 1"
+        )
+        fit = partial(fitted, count=encoder.points, least=encoder.least)
+        return Intake(("points",), "clouds", {"preparation": words, "points": encoder.points}, fit, torch.Tensor.float, encoder.groups)
+    height, width = encoder.image_size
+    words = "largest centre crop of the encoder's shape, resized to image_size (bicubic, antialiased); RGB, EXIF rotation applied"
+    grid = [height // encoder.patch_size, width // encoder.patch_size]
+    says = {"preparation": words, "image_size": [height, width], "grid": grid}
+    return Intake(("images", "pairs"), "images", says, lambda image: fit_image(image, (height, width)), _pixels, grid[0] * grid[1])
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 3, 1, 2).float().div_(255)
+
+
+def open_source(place: str, opened: OpenedEncoder) -> Source:
+    """`place`: a data set (folder or URI), or a folder of images or clouds. Raises `CallError` where it holds nothing for this encoder."""
+    intake = intake_of(opened.encoder)
+    of_clouds = intake.what == "clouds"
+    if "://" in place or (Path(place).expanduser() / "manifest.json").is_file():
+        dataset = Dataset.open(place)
+        if dataset.kind not in intake.kinds:
+            raise CallError(
+                f"{place} holds {dataset.kind}, but the {opened.method} encoder of {opened.source} takes {intake.what}",
+                f"name a data set of kind {' or '.join(intake.kinds)}, or another encoder",
+            )
+        columns = tuple(name for name in ABOUT if name in dataset.manifest.columns)
+        count = dataset.rows * max(1, len(IMAGE_COLUMNS[dataset.kind]))
+        return Source(dataset.uri, dataset.fingerprint, count, columns, partial(_of_dataset, dataset, columns))
+    folder = Path(place).expanduser().absolute()
+    if not folder.is_dir():
+        raise CallError(
+            f"there is no data set and no folder of {intake.what} at {place}", "name a folder, or see `sightline prepare --help`"
+        )
+    images, clouds = images_below(folder), clouds_below(folder)
+    names, others = (clouds, images) if of_clouds else (images, clouds)
+    if not names:
+        suffixes = ", ".join(SUFFIXES) if of_clouds else ".jpg, .jpeg, .png, .webp"
+        instead = f" (of {'images' if of_clouds else 'clouds'} it holds {len(others):,})" if others else ""
+        raise CallError(
+            f"{place} holds no {intake.what} ({suffixes}) and no manifest.json{instead}", f"name a data set or a folder of {intake.what}"
+        )
+    return Source(str(folder), None, len(names), (), lambda: (Item(n, {}, partial(_file, folder, n, of_clouds)) for n in names))
+
+
+def _file(folder: Path, name: str, cloud: bool) -> np.ndarray:
+    path = str(folder / name)
+    return CloudFile(name, OF_A_MESH, file=path).cloud().points if cloud else decode_image(read_file(path))
+
+
+def _of_dataset(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Item]:
+    stored = IMAGE_COLUMNS[dataset.kind] or ("points",)
+    decode = decode_image if IMAGE_COLUMNS[dataset.kind] else decode_points
+    for table in dataset.scan(["id", *columns, *stored]):
+        for row in table.to_pylist():
+            for number, column in enumerate(stored, 1):
+                name = row["id"] if len(stored) == 1 else f"{row['id']}-{number}"
+                yield Item(name, {key: row.get(key) for key in columns}, partial(_stored, row[column], decode))
+
+
+def _stored(value: bytes | None, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    if not value:
+        raise BrokenSampleError("it is empty")
+    return decode(value)

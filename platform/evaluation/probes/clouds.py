@@ -1,0 +1,145 @@
+"""Encoders of point clouds beside each other: the same drawn points for all, controls as initialised and calibrated."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from sightline.methods.errors import BrokenSampleError
+from sightline.methods.ops.clouds import fitted
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.schema import decode_row
+
+from .context import BATCH, Controls, EvalContext
+from .features import read_rows, spread
+from .splits import Units
+
+CALIBRATED = ", calibrated"
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where a cloud of a data set lies. Holds no points."""
+
+    row: int
+    id: str
+    digest: bytes
+    """Of the stored points."""
+    label: int
+
+
+@dataclass(frozen=True)
+class CloudBatch:
+    clouds: list[Cloud]
+    points: dict[int, Float[np.ndarray, "b n 3"]]
+    """Number of points -> the clouds with so many."""
+    parts: dict[int, Int[np.ndarray, "b n"]]
+    """Of the same points; empty where the data have none."""
+
+
+class CloudEvalContext(EvalContext):
+    @cached_property
+    def controls(self) -> list[Controls]:
+        """Each set as initialised and, where it has running statistics, a second time for those of the training clouds."""
+        both = []
+        for some in super().controls:
+            both.append(some)
+            if any(_norms(module) for module in some.modules):
+                suffix = some.mean.removeprefix(f"mean of {len(some.given)} random") + CALIBRATED
+                both.append(Controls.of(some.given, suffix, tuple(copy.deepcopy(module) for module in some.modules)))
+        return both
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Points that each network takes."""
+        return {name: int(module.points) for name, module in self.modules.items()}
+
+    def calibrate(self, train: Dataset, clouds: Sequence[Cloud], limit: int) -> None:
+        """BatchNorm statistics of at most `limit` of the clouds for the controls that are called calibrated: averages over batches."""
+        calibrated = {name: module for name, module in self.modules.items() if name.endswith(CALIBRATED)}
+        if not calibrated:
+            return
+        chosen = [clouds[i] for i in spread(len(clouds), limit)]
+        for module in calibrated.values():
+            for norm in _norms(module):
+                norm.reset_running_stats()
+                norm.momentum = None
+            module.train()
+        for batch in self.batches(train, chosen, {}):
+            for name, module in calibrated.items():
+                module.tokens(self._there(batch, name))
+        for module in calibrated.values():
+            module.eval()
+
+    def batches(self, dataset: Dataset, clouds: Sequence[Cloud], counts: dict[str, int], extra: Sequence[int] = ()) -> Iterator[CloudBatch]:
+        """The clouds (in stored order) with as many points as each network takes, and `extra`. Broken ones are counted."""
+        sizes = sorted({*self.sizes.values(), *extra})
+        columns = ["id", "points", *(["part"] if "part" in dataset.manifest.columns else [])]
+        members: list[Cloud] = []
+        made: list[dict[int, tuple[np.ndarray, np.ndarray | None]]] = []
+        for cloud, (_, stored) in zip(clouds, read_rows(dataset, [cloud.row for cloud in clouds], columns), strict=True):
+            try:
+                sample = decode_row(stored, dataset.kind, needed=("points",))
+                made.append({size: fit_cloud(sample["points"], sample.get("part"), size) for size in sizes})
+            except BrokenSampleError:
+                counts["broken_clouds"] = counts.get("broken_clouds", 0) + 1
+                continue
+            members.append(cloud)
+            if len(members) == BATCH:
+                yield _batch(members, made)
+                members, made = [], []
+        if members:
+            yield _batch(members, made)
+
+    def pooled(self, batch: CloudBatch) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
+        """(row name, feature of the whole cloud, float64 on the CPU) of every network."""
+        for name, module in self.modules.items():
+            yield name, module.pooled(self._there(batch, name)).cpu().double()
+
+    def at_points(self, batch: CloudBatch) -> Iterator[tuple[str, Float[torch.Tensor, "b n d"]]]:
+        """(row name, features of each point) of every network."""
+        for name, module in self.modules.items():
+            yield name, module.at_points(self._there(batch, name)).cpu().double()
+
+    def _there(self, batch: CloudBatch, name: str) -> torch.Tensor:
+        return torch.from_numpy(batch.points[self.sizes[name]]).to(self.device)
+
+
+def fit_cloud(points: np.ndarray, parts: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(`count` points as an encoder takes them, their parts). Raises `BrokenSampleError` for a cloud without extent."""
+    columns = points if parts is None else np.concatenate([points, parts[:, None].astype(points.dtype)], axis=1)
+    drawn = fitted(columns, count, least=1, width=columns.shape[1])
+    return np.ascontiguousarray(drawn[:, :3]), None if parts is None else drawn[:, 3].astype(np.int64)
+
+
+def list_clouds(dataset: Dataset, max_rows: int) -> list[Cloud]:
+    """The labelled clouds of at most `max_rows` rows, evenly spaced; one stored twice is listed once."""
+    found: dict[bytes, Cloud] = {}
+    for row, stored in read_rows(dataset, spread(dataset.rows, max_rows), ["id", "points", "label"]):
+        if stored["points"] and stored.get("label") is not None:
+            digest = hashlib.blake2b(stored["points"], digest_size=16).digest()
+            found.setdefault(digest, Cloud(row, str(stored["id"]), digest, int(stored["label"])))
+    return list(found.values())
+
+
+def cloud_units(clouds: Sequence[Cloud]) -> Units:
+    """Each cloud stands for itself."""
+    return Units([cloud.digest.hex() for cloud in clouds], "cloud")
+
+
+def _norms(module: Any) -> list[torch.nn.modules.batchnorm._BatchNorm]:
+    return [part for part in module.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
+
+
+def _batch(members: list[Cloud], made: list[dict[int, tuple[np.ndarray, np.ndarray | None]]]) -> CloudBatch:
+    points = {size: np.stack([one[size][0] for one in made]) for size in made[0]}
+    parts = {size: [part for one in made if (part := one[size][1]) is not None] for size in made[0]}
+    return CloudBatch(members, points, {size: np.stack(some) for size, some in parts.items() if len(some) == len(members)})

@@ -1,0 +1,177 @@
+"""The correspondence probe: is the nearest feature in the other view that of the same surface point? Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.schema import decode_row
+
+from .context import PIXELS, POSITION, Grid, ImageEvalContext, ProbeSkippedError
+from .features import Frame, centre_box, eval_mode, fit_image, read_rows, spread
+from .protocol import CorrespondenceProtocol
+from .result_table import Measurement
+from .train_test import units_of
+
+COLUMNS = ("id", "scene", "time", "image1", "image2", "depth1", "depth2", "K1", "K2", "T_2from1")
+BATCH = 16
+
+
+def measure(context: ImageEvalContext, train: Dataset | None, test: Dataset, protocol: CorrespondenceProtocol) -> Measurement:
+    """Shares of visible patches, in cells of the encoder's own grid: encoders of different grids get no difference.
+
+    `train` is not used. Raises `ProbeSkippedError`.
+    """
+    counts = {"pairs": 0, "pairs_without_pose_or_depth": 0, "broken_pairs": 0, "images_smaller_than_a_patch": 0}
+    frames: list[Frame] = []
+    angles: list[float] = []
+    sums: dict[str, list[Float[np.ndarray, "b 2"]]] = {}
+    with eval_mode(list(context.modules.values()), context.device):
+        for batch in _batches(context, test, protocol, counts):
+            true = {grid: [true_cells(pair, grid, protocol) for pair in batch] for grid in set(context.grids.values())}
+            one, two = ({size: np.stack([pair.crops[side][size] for pair in batch]) for size in batch[0].crops[side]} for side in (0, 1))
+            for (name, grid, first), (_, _, second) in zip(context.tokens(one), context.tokens(two), strict=True):
+                nearest = nearest_cells(first, second).numpy()
+                sums.setdefault(name, []).append(hits(nearest, true[grid], grid, protocol.within))
+            for grid, cells in true.items():
+                same = np.broadcast_to(np.arange(grid.cells), (len(batch), grid.cells))
+                sums.setdefault(context.baseline(POSITION, grid), []).append(hits(same, cells, grid, protocol.within))
+            frames += [pair.frame for pair in batch]
+            angles += [pair.angle for pair in batch]
+            context.progress("correspondence probe", min(1.0, len(frames) / min(test.rows, protocol.max_rows[1])))
+    counts["pairs"] = len(frames)
+    if len(frames) < 2:
+        raise ProbeSkippedError(
+            f"{len(frames)} of the pairs of {test.uri} have both depths, both intrinsics and a pose; at least 2 are needed"
+        )
+    bins = np.digitize(angles, protocol.angles)
+    bounds = [0, *(round(angle) for angle in protocol.angles), 180]
+    names = ["recall", *(f"recall_{low}_{high}" for low, high in pairwise(bounds))]
+    spread_out = {name: _by_bin(np.concatenate(parts), bins, len(bounds) - 1) for name, parts in sums.items()}
+    visible = spread_out[next(iter(spread_out))].sum(axis=0)[1::2]
+    if not visible[0]:
+        raise ProbeSkippedError("no patch of any pair is seen in both views")
+    counts["visible_patches"] = int(visible[0])
+    for index, (low, high) in enumerate(pairwise(bounds)):
+        counts[f"pairs_{low}_to_{high}_degrees"] = int((bins == index).sum())
+
+    def metrics_of(values: Float[np.ndarray, "*shape k"]) -> dict[str, np.ndarray]:
+        return {name: values[..., 2 * place] / values[..., 2 * place + 1] for place, name in enumerate(names)}
+
+    table = context.table({"pixels": PIXELS, "position": POSITION}, lambda grid: grid)
+    return Measurement(table, spread_out, units_of(frames, protocol.resampling), metrics_of, counts)
+
+
+@dataclass(frozen=True)
+class Pair:
+    frame: Frame
+    angle: float
+    """Degrees of the rotation between the two cameras."""
+    sample: Mapping[str, Any]
+    crops: tuple[dict[tuple[int, int], np.ndarray], dict[tuple[int, int], np.ndarray]]
+    """Of each view: size -> uint8 H x W x 3."""
+
+
+def _batches(context: ImageEvalContext, dataset: Dataset, protocol: CorrespondenceProtocol, counts: dict[str, int]) -> Iterator[list[Pair]]:
+    sizes = {grid.size for grid in context.grids.values()}
+    patch = max(grid.patch for grid in context.grids.values())
+    batch: list[Pair] = []
+    for row, stored in read_rows(dataset, spread(dataset.rows, protocol.max_rows[1]), COLUMNS):
+        if any(stored.get(name) is None for name in COLUMNS[5:]):
+            counts["pairs_without_pose_or_depth"] += 1
+            continue
+        try:
+            sample = decode_row(stored, dataset.kind, depth=True)
+        except BrokenSampleError:
+            counts["broken_pairs"] += 1
+            continue
+        images = sample["image1"], sample["image2"]
+        if min(side for image in images for side in image.shape[:2]) < patch:
+            counts["images_smaller_than_a_patch"] += 1
+            continue
+        time = stored.get("time")
+        moment = float("nan") if time is None else float(time)
+        frame = Frame(row, "image1", "", str(stored["id"]), stored.get("scene") or "", moment, row.to_bytes(8, "little"))
+        one, two = ({size: fit_image(image, size) for size in sizes} for image in images)
+        batch.append(Pair(frame, rotation_angle(sample["T_2from1"]), sample, (one, two)))
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def rotation_angle(pose: Float[np.ndarray, "4 4"]) -> float:
+    """Degrees by which one camera is turned against the other, about whatever axis."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(pose[:3, :3]) - 1) / 2, -1, 1))))
+
+
+def true_cells(pair: Pair, grid: Grid, protocol: CorrespondenceProtocol) -> Int[np.ndarray, " n"]:
+    """For each patch of view 1 the cell of view 2 that shows the point at its centre; -1 where none does or none is known.
+
+    Everything is computed in the pixels of the stored images; only the crops of the two views enter as boxes.
+    """
+    sample = pair.sample
+    depth1, depth2 = sample["depth1"], sample["depth2"]
+    x, y = _centres(sample["image1"].shape, grid)
+    z = _sampled(depth1, x, y, sample["image1"].shape)
+    points = np.linalg.inv(sample["K1"]) @ np.stack([x, y, np.ones_like(x)]) * z
+    pose = sample["T_2from1"]
+    u, v, far = sample["K2"] @ (pose[:3, :3] @ points + pose[:3, 3:])
+    ahead = (z > 0) & (far > 0.01)
+    u, v = (np.divide(w, far, out=np.full_like(w, -1e9), where=ahead) for w in (u, v))
+    height, width = sample["image2"].shape[:2]
+    left, top, right, bottom = centre_box(height, width, grid.size)
+    column = np.floor((u + 0.5 - left) / (right - left) * grid.size[1] / grid.patch)
+    row = np.floor((v + 0.5 - top) / (bottom - top) * grid.size[0] / grid.patch)
+    rows, columns = grid.shape
+    inside = ahead & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    seen = np.zeros_like(z)
+    seen[inside] = _sampled(depth2, u[inside], v[inside], (height, width))
+    agree = (seen > 0) & (np.abs(seen - far) <= np.maximum(protocol.absolute, protocol.relative * far))
+    return np.where(inside & agree, row * columns + column, -1).astype(np.int64)
+
+
+def _centres(shape: tuple[int, ...], grid: Grid) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """x and y of the patches' centres in pixels of the stored image (pixel centres at whole numbers), raster order."""
+    left, top, right, bottom = centre_box(shape[0], shape[1], grid.size)
+    rows, columns = grid.shape
+    y = top + (np.arange(rows) + 0.5) * grid.patch * (bottom - top) / grid.size[0] - 0.5
+    x = left + (np.arange(columns) + 0.5) * grid.patch * (right - left) / grid.size[1] - 0.5
+    return np.tile(x, rows), np.repeat(y, columns)
+
+
+def _sampled(depth: Float[np.ndarray, "h w"], x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], shape: tuple[int, ...]) -> np.ndarray:
+    """Depth at pixels of its image, which may be stored at another size; nearest, never interpolated."""
+    row = np.floor((y + 0.5) * depth.shape[0] / shape[0]).astype(int).clip(0, depth.shape[0] - 1)
+    column = np.floor((x + 0.5) * depth.shape[1] / shape[1]).astype(int).clip(0, depth.shape[1] - 1)
+    return np.asarray(depth[row, column], np.float64)
+
+
+def nearest_cells(first: Float[torch.Tensor, "b n d"], second: Float[torch.Tensor, "b n d"]) -> Int[torch.Tensor, "b n"]:
+    """For each patch of view 1 the patch of view 2 with the largest cosine, the mean of each view's patches taken off."""
+    one, two = (torch.nn.functional.normalize(x - x.mean(dim=1, keepdim=True), dim=2) for x in (first, second))
+    return (one @ two.transpose(1, 2)).argmax(dim=2)
+
+
+def hits(nearest: Int[np.ndarray, "b n"], true: list[Int[np.ndarray, " n"]], grid: Grid, within: int) -> Float[np.ndarray, "b 2"]:
+    """For each pair: visible patches whose match lies within `within` cells of the true one, visible patches."""
+    target = np.stack(true)
+    columns = grid.shape[1]
+    visible: Bool[np.ndarray, "b n"] = target >= 0
+    away = np.maximum(np.abs(nearest // columns - target // columns), np.abs(nearest % columns - target % columns))
+    return np.stack([(visible & (away <= within)).sum(axis=1), visible.sum(axis=1)], axis=1).astype(np.float64)
+
+
+def _by_bin(values: Float[np.ndarray, "n 2"], bins: Int[np.ndarray, " n"], count: int) -> Float[np.ndarray, "n k"]:
+    """Hits and visible patches of all pairs, then of each bin of angles: 2 x (1 + count) columns."""
+    parts = [values, *(np.where((bins == index)[:, None], values, 0) for index in range(count))]
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,55 @@
+"""The depth probe: how much of a scene's depth a linear map reads from the frozen features of single patches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from sightline.platform.data.dataset import Dataset
+
+from .context import Grid, ImageEvalContext, ProbeSkippedError
+from .dense import TargetStats, dense_table, measure_dense
+from .features import patch_depth
+from .protocol import DepthProtocol
+from .result_table import Measurement
+from .train_test import split_frames
+
+
+def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: DepthProtocol) -> Measurement:
+    """Figures by patch, of the encoder's own grid: encoders of different grids get no difference. Raises `ProbeSkippedError`."""
+    split = split_frames(train, test, "depth", protocol, strict=True)
+
+    def target(depth: Float[np.ndarray, "h w"], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        cells = patch_depth(depth, grid.size, grid.patch, protocol.min_valid).reshape(-1, 1)
+        known = np.isfinite(cells)
+        return np.log(np.where(known, cells, 1.0)), known[:, 0]
+
+    def truth(depth: Float[np.ndarray, "h w"], grid: Grid) -> Float[np.ndarray, " n"]:
+        return patch_depth(depth, grid.size, grid.patch, protocol.min_valid).reshape(-1)
+
+    def score(predicted: Float[torch.Tensor, "b n 1"], true: Float[np.ndarray, "b n"], seen: TargetStats) -> Float[np.ndarray, "b 4"]:
+        return error_sums(predicted[..., 0].clamp(seen.low, seen.high).exp().numpy(), true, protocol.delta)
+
+    found = measure_dense(context, train, test, split, protocol, target, truth, score)
+    patches = int(found.sums[next(iter(found.sums))][:, 0].sum())
+    if not patches:
+        raise ProbeSkippedError("no test patch has enough known depth")
+    table = dense_table(context, scope=lambda grid: grid)
+    counts = {**found.counts, "test_patches": patches, "left_out_near_test": split.left_out}
+    return Measurement(table, found.sums, split.units_of(found.frames), metrics_of, counts, split.caution, found.penalties)
+
+
+def error_sums(predicted: Float[np.ndarray, "b n"], true: Float[np.ndarray, "b n"], delta: float) -> Float[np.ndarray, "b 4"]:
+    """For each image: counted patches, patches within `delta`, sum of relative errors, sum of squared errors."""
+    known = np.isfinite(true)
+    t = np.where(known, true, 1.0).astype(np.float64)
+    p = np.where(known, predicted, 1.0).astype(np.float64)
+    hit = np.maximum(p / t, t / p) < delta
+    columns = [known, known & hit, np.abs(p - t) / t, (p - t) ** 2]
+    return np.stack([column.sum(axis=1).astype(np.float64) for column in columns], axis=1)
+
+
+def metrics_of(sums: Float[np.ndarray, "*shape 4"]) -> dict[str, Float[np.ndarray, "*shape"]]:
+    count, hits, relative, squared = np.moveaxis(sums, -1, 0)
+    return {"delta1": hits / count, "absrel": relative / count, "rmse": np.sqrt(squared / count)}

@@ -1,0 +1,93 @@
+"""Few-shot classification from frozen features: n classes, m shapes of each, ten draws."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from sightline.methods.random import keyed_rng
+from sightline.platform.data.dataset import Dataset
+
+from .clouds import CloudEvalContext
+from .context import ProbeSkippedError
+from .protocol import FewShotProtocol
+from .result_table import Measurement
+from .shape_svm import predict
+from .shapes import HISTOGRAMS, shape_features
+from .splits import Units
+
+
+class Task(NamedTuple):
+    """Rows of the support, and of the queries."""
+
+    support: Int[np.ndarray, " s"]
+    queries: Int[np.ndarray, " q"]
+
+
+def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: FewShotProtocol) -> Measurement:
+    """Mean accuracy over the draws and its deviation; the draws come from training and test clouds together. Raises `ProbeSkippedError`."""
+    shapes = shape_features(context, train, test, protocol)
+    labels = np.concatenate([shapes.train.labels, shapes.test.labels])
+    features = {name: torch.cat([some, shapes.test.features[name]]).numpy() for name, some in shapes.train.features.items()}
+    tasks = {(w, s): [draw(labels, w, s, protocol, index) for index in range(protocol.draws)] for w, s in protocol.tasks}
+    possible = {task: drawn for task, drawn in tasks.items() if all(drawn)}
+    if not possible:
+        ways, shots = protocol.tasks[0]
+        raise ProbeSkippedError(
+            f"{ways} ways of {shots} shots take {ways} classes with at least {shots + protocol.min_queries} labelled clouds each"
+        )
+    sums: dict[str, list[np.ndarray]] = {name: [] for name in features}
+    for done, drawn in enumerate(zip(*possible.values(), strict=True)):
+        for name, x in features.items():
+            hits = np.array([accuracy(x, labels, task, protocol.penalty) for task in drawn if task])
+            sums[name].append(np.concatenate([hits, hits**2, [1.0]]))
+        context.progress("few_shot probe", (done + 1) / protocol.draws)
+    names = [f"{ways}w{shots}s" for ways, shots in possible]
+
+    def metrics_of(sums: Float[np.ndarray, "*shape k"]) -> dict[str, Float[np.ndarray, "*shape"]]:
+        count = sums[..., -1]
+        means = {n: sums[..., i] / count for i, n in enumerate(names)}
+        spread = {
+            n: np.sqrt((sums[..., len(names) + i] / count - means[n] ** 2).clip(0) * count / (count - 1)) for i, n in enumerate(names)
+        }
+        absent = {f"accuracy_{w}w{s}s": np.full(np.shape(count), np.nan) for w, s in protocol.tasks if (w, s) not in possible}
+        return {f"accuracy_{n}": means[n] for n in names} | absent | {f"deviation_{n}": spread[n] for n in names}
+
+    about = {"unit": "%", "better": "lower", "group": "deviation over the draws"}
+    details = {f"deviation_{n}": {"label": n, "means": f"standard deviation of the accuracy over the draws, {n}", **about} for n in names}
+    units = Units([f"draw {index}" for index in range(protocol.draws)], "draw")
+    least = min(len(task.queries) // ways for (ways, _), drawn in possible.items() for task in drawn if task)
+    counts = {
+        **shapes.counts,
+        "draws": protocol.draws,
+        "tasks_without_enough_clouds": len(tasks) - len(possible),
+        "least_queries_a_class": least,
+    }
+    table = context.rows(lambda name: {HISTOGRAMS: "handmade"})
+    return Measurement(table, {name: np.stack(rows) for name, rows in sums.items()}, units, metrics_of, counts, details=details)
+
+
+def draw(labels: Int[np.ndarray, " n"], ways: int, shots: int, protocol: FewShotProtocol, index: int) -> Task | None:
+    """The same for every network; None where too few classes have enough clouds."""
+    rng = keyed_rng("few shot", ways, shots, index)
+    values, counts = np.unique(labels, return_counts=True)
+    usable = values[counts >= shots + protocol.min_queries]
+    if len(usable) < ways:
+        return None
+    support, queries = [], []
+    for label in rng.choice(usable, ways, replace=False):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        support.append(rows[:shots])
+        queries.append(rows[shots : shots + protocol.queries])
+    return Task(np.concatenate(support), np.concatenate(queries))
+
+
+def accuracy(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], task: Task, c: float) -> float:
+    known, asked = x[task.support], x[task.queries]
+    deviation = known.std(axis=0)
+    scale = np.where(deviation > 1e-5 * deviation.max().clip(1e-30), deviation, np.inf)
+    known, asked = ((some - known.mean(axis=0)) / scale for some in (known, asked))
+    return float((predict(known, labels[task.support], asked, c) == labels[task.queries]).mean())

@@ -1,0 +1,116 @@
+"""The segmentation probe: which classes a linear map reads from the frozen features of single patches, measured on pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+
+from sightline.platform.data.dataset import Dataset
+
+from .context import Grid, ImageEvalContext, ProbeSkippedError
+from .dense import TargetStats, dense_table, measure_dense
+from .features import fit_nearest, patch_cells
+from .protocol import SegmentationProtocol
+from .result_table import Measurement
+from .train_test import split_frames
+
+CHUNK = 2**24
+"""Values of upsampled predictions held at one time."""
+
+
+def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: SegmentationProtocol) -> Measurement:
+    """Figures by pixel of the evaluated crop: encoders of one shape of image are comparable. Raises `ProbeSkippedError`."""
+    classes = _classes(train, test)
+    ignored = {"training": train.manifest.ignore_index, "test": test.manifest.ignore_index}
+    split = split_frames(train, test, "segmentation", protocol, strict=False)
+    count = len(classes)
+
+    def target(mask: Shaped[np.ndarray, "h w"], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        cells = patch_cells(_indices(mask, grid.size, ignored["training"], count), grid.patch).reshape(grid.cells, -1)
+        shares, labelled = class_shares(cells, count)
+        return shares, labelled >= protocol.min_valid
+
+    def truth(mask: Shaped[np.ndarray, "h w"], grid: Grid) -> Int[np.ndarray, "H W"]:
+        return _indices(mask, evaluated_size(grid.size, protocol.short_side), ignored["test"], count)
+
+    def score(predicted: Float[torch.Tensor, "b n k"], true: Int[np.ndarray, "b h w"], seen: TargetStats) -> Float[np.ndarray, "b m"]:
+        return class_sums(upsampled_classes(predicted, seen.grid.shape, true.shape[1:]), true, count)
+
+    found = measure_dense(context, train, test, split, protocol, target, truth, score)
+    occurring = next(iter(found.sums.values())).reshape(-1, 3, count)[:, 1].sum(axis=0) > 0
+    if not occurring.any():
+        raise ProbeSkippedError("no test pixel has a label: the masks hold only the ignored index")
+    shown = np.flatnonzero(occurring).tolist()
+
+    def metrics_of(sums: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
+        right, true, predicted = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, count)[..., shown], -2, 0)
+        iou = right / (true + predicted - right)
+        whole = {"miou": np.nanmean(iou, axis=-1), "pixel_accuracy": right.sum(axis=-1) / true.sum(axis=-1)}
+        return whole | {f"iou_{classes[index]}": iou[..., place] for place, index in enumerate(shown)}
+
+    details = {
+        f"iou_{classes[index]}": {
+            "label": classes[index],
+            "unit": "%",
+            "better": "higher",
+            "means": f"IoU of {classes[index]}",
+            "group": "IoU",
+        }
+        for index in shown
+    }
+    counts = {**found.counts, "classes": len(shown), "left_out_near_test": split.left_out}
+    table = dense_table(context, scope=lambda grid: evaluated_size(grid.size, protocol.short_side))
+    return Measurement(table, found.sums, split.units_of(found.frames), metrics_of, counts, split.caution, found.penalties, details)
+
+
+def _classes(train: Dataset, test: Dataset) -> tuple[str, ...]:
+    classes = train.manifest.classes
+    if classes != test.manifest.classes:
+        different = sorted(set(classes) ^ set(test.manifest.classes))[:5]
+        raise ProbeSkippedError(f"the training and the test data have other classes ({', '.join(different) or 'the order differs'})")
+    labelled = sum(pixels > 0 and value != train.manifest.ignore_index for value, pixels in train.manifest.pixels.items())
+    if labelled < 2:
+        raise ProbeSkippedError(f"the masks of {train.uri} hold {labelled} classes; there is nothing to tell apart")
+    return classes
+
+
+def _indices(mask: Shaped[np.ndarray, "h w"], size: tuple[int, int], ignored: int | None, count: int) -> Int[np.ndarray, "H W"]:
+    """Class indices in the fitted crop; `count` for what has no class."""
+    fitted = fit_nearest(mask, size).astype(np.int64)
+    return np.where((fitted >= count) | (fitted == ignored), count, fitted)
+
+
+def class_shares(cells: Int[np.ndarray, "n p"], count: int) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " n"]]:
+    """(share of each class among the labelled pixels of a patch, share of its pixels that are labelled); index `count` is no label."""
+    index = np.arange(len(cells))[:, None] * (count + 1) + cells
+    pixels = np.bincount(index.reshape(-1), minlength=len(cells) * (count + 1)).reshape(len(cells), count + 1)[:, :count]
+    labelled = pixels.sum(axis=1)
+    return pixels / labelled.clip(1)[:, None], labelled / cells.shape[1]
+
+
+def evaluated_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """The (height, width) at which an encoder of images of `size` is evaluated."""
+    scale = short_side / min(size)
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def upsampled_classes(predicted: Float[torch.Tensor, "b n k"], shape: tuple[int, int], size: tuple[int, ...]) -> Int[np.ndarray, "b h w"]:
+    """The class of the largest share at each pixel, after bilinear upsampling of the patches' shares."""
+    maps = predicted.float().transpose(1, 2).reshape(len(predicted), -1, *shape)
+    step = max(1, CHUNK // (maps.shape[1] * size[0] * size[1]))
+    parts = [
+        torch.nn.functional.interpolate(maps[start : start + step], tuple(size), mode="bilinear", align_corners=False).argmax(dim=1)
+        for start in range(0, len(maps), step)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def class_sums(predicted: Int[np.ndarray, "b h w"], true: Int[np.ndarray, "b h w"], count: int) -> Float[np.ndarray, "b m"]:
+    """For each image 3 x `count` numbers of labelled pixels: of a class and found, of a class, predicted as a class."""
+    rows = []
+    for found, known in zip(predicted, true, strict=True):
+        labelled = known < count
+        f, t = found[labelled], known[labelled]
+        rows.append(np.concatenate([np.bincount(values, minlength=count) for values in (t[f == t], t, f)]))
+    return np.stack(rows).astype(np.float64)

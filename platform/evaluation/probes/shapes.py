@@ -1,0 +1,128 @@
+"""Clouds as one vector each, for the probes of whole shapes: pooled features of every network, and distance histograms made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from sightline.methods.ops.clouds import normalised
+from sightline.platform.data.dataset import Dataset
+
+from .clouds import Cloud, CloudEvalContext, cloud_units, list_clouds
+from .context import ProbeSkippedError
+from .features import eval_mode
+from .protocol import ShapeProtocol
+from .result_table import Measurement
+
+HISTOGRAMS = "distance histograms"
+HISTOGRAM_POINTS, BINS = 512, 32
+MIN_TRAIN, MIN_TEST = 10, 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """Training or test clouds in the order of their rows."""
+
+    clouds: list[Cloud]
+    features: dict[str, Float[torch.Tensor, "n d"]]
+    """Row name -> float64."""
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        return np.array([cloud.label for cloud in self.clouds])
+
+
+@dataclass(frozen=True)
+class Shapes:
+    train: Side
+    test: Side
+    counts: dict[str, int]
+
+
+def shape_features(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
+    """Computed once for all probes that ask for the same. Raises `ProbeSkippedError`."""
+    key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.calibrated_on)
+    if key not in context.kept:
+        context.kept[key] = _shapes(context, train, test, protocol)
+    found: Shapes = context.kept[key]
+    return found
+
+
+def couple_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> tuple[list[Cloud], list[Cloud], int]:
+    """(training clouds, test clouds, training clouds left out because they are test clouds too). Raises `ProbeSkippedError`."""
+    if train.manifest.classes != test.manifest.classes:
+        different = sorted(set(train.manifest.classes) ^ set(test.manifest.classes))[:5]
+        raise ProbeSkippedError(f"the training and the test data have other classes ({', '.join(different) or 'the order differs'})")
+    asked = list_clouds(test, max_rows[1])
+    seen = {cloud.digest for cloud in asked}
+    everything = list_clouds(train, max_rows[0])
+    known = [cloud for cloud in everything if cloud.digest not in seen]
+    if len(known) < MIN_TRAIN or len(asked) < MIN_TEST:
+        raise ProbeSkippedError(
+            f"{len(known)} labelled training clouds and {len(asked)} test clouds; at least {MIN_TRAIN} and {MIN_TEST} are needed"
+        )
+    if len({cloud.label for cloud in known}) < 2:
+        raise ProbeSkippedError(f"the labelled clouds of {train.uri} are all of one class; there is nothing to tell apart")
+    return known, asked, len(everything) - len(known)
+
+
+def _shapes(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
+    known, asked, left_out = couple_clouds(train, test, protocol.max_rows)
+    counts = {"broken_clouds": 0}
+    with eval_mode(list(context.modules.values()), context.device):
+        context.calibrate(train, known, protocol.calibrated_on)
+        sides = [
+            _side(context, dataset, clouds, counts, before, len(known) + len(asked))
+            for dataset, clouds, before in ((train, known, 0), (test, asked, len(known)))
+        ]
+    labels = {cloud.label for cloud in sides[0].clouds}
+    numbers = {"train_clouds": len(sides[0].clouds), "test_clouds": len(sides[1].clouds), "classes": len(labels)}
+    unseen = {"test_classes_without_training_clouds": len({c.label for c in sides[1].clouds} - labels), "left_out_as_test_clouds": left_out}
+    return Shapes(sides[0], sides[1], {**numbers, **counts, **unseen})
+
+
+def _side(context: CloudEvalContext, dataset: Dataset, clouds: list[Cloud], counts: dict[str, int], before: int, total: int) -> Side:
+    used: list[Cloud] = []
+    parts: dict[str, list[torch.Tensor]] = {}
+    for batch in context.batches(dataset, clouds, counts, extra=[HISTOGRAM_POINTS]):
+        for name, features in context.pooled(batch):
+            parts.setdefault(name, []).append(features)
+        histograms = np.stack([distance_histograms(points) for points in batch.points[HISTOGRAM_POINTS]])
+        parts.setdefault(HISTOGRAMS, []).append(torch.from_numpy(histograms))
+        used += batch.clouds
+        context.progress("features of clouds", (before + len(used)) / total)
+    return Side(used, {name: torch.cat(some) for name, some in parts.items()})
+
+
+def distance_histograms(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " d"]:
+    """Shape distributions (Osada et al. 2002): what no rotation changes, and no network has touched. 2 x `BINS` values, float64."""
+    cloud = normalised(points)
+    squared = (cloud**2).sum(axis=1)
+    between = np.sqrt((squared[:, None] + squared - 2 * cloud @ cloud.T).clip(0))[np.triu_indices(len(cloud), 1)]
+    shares = [np.histogram(values, BINS, (0, top))[0] / len(values) for values, top in ((between, 2.0), (np.sqrt(squared), 1.0))]
+    return np.sqrt(np.concatenate(shares))
+
+
+def found_shapes(
+    context: CloudEvalContext,
+    shapes: Shapes,
+    hits: Mapping[str, np.ndarray],
+    penalties: Mapping[str, float] | None = None,
+    beside: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Measurement:
+    """`hits`: row name -> whether each test cloud got its class; `beside`: the same under other settings, by metric."""
+    others = list(beside or {})
+    sums = {
+        name: np.stack([right, *((beside or {})[metric][name] for metric in others), np.ones(len(right))], axis=1).astype(np.float64)
+        for name, right in hits.items()
+    }
+
+    def metrics_of(sums: Float[np.ndarray, "*shape k"]) -> dict[str, Float[np.ndarray, "*shape"]]:
+        return {metric: sums[..., i] / sums[..., -1] for i, metric in enumerate(["accuracy", *others])}
+
+    table = context.rows(lambda name: {HISTOGRAMS: "handmade"})
+    return Measurement(table, sums, cloud_units(shapes.test.clouds), metrics_of, shapes.counts, "", penalties or {})

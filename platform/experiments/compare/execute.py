@@ -1,0 +1,140 @@
+"""A comparison from its first run to its page: what `compare` and `resume` share."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.locks import by_one_driver
+from sightline.platform.core.ray_init import start_ray
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.probes.catalog import PROBES
+from sightline.platform.evaluation.probes.context import EvaluatedModel
+from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
+from sightline.platform.evaluation.probes.run import run_probes
+from sightline.platform.experiments.progress import RunProgress, doing
+from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.models.encoders import open_encoder
+from sightline.platform.reports.page import write_report
+from sightline.platform.runs.record import Run, RunStatus
+from sightline.platform.tracking import parent_run
+from sightline.platform.tracking.client import undelivered
+from sightline.platform.tracking.mlflow_run import Tracking, is_behind
+from sightline.platform.training.memory import MemoryMeter
+
+from . import page
+from .record import Comparison
+
+
+@by_one_driver
+def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
+    """Carries `comparison` out from wherever it stands. Returns a JSON-able result; raises `SightlineError`.
+
+    Seed after seed, so that one that is stopped has all of them with the same seeds.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    if comparison.mlflow_run_id is None:
+        labels = ", ".join(entry.label for entry in comparison.entries)
+        experiment = comparison.entries[0].settings["log"]["experiment"]
+        texts = {"budget": comparison.budget, "compared": labels}
+        comparison.mlflow_run_id = parent_run.begin(comparison, "comparison", experiment, texts, say)
+        comparison.save()
+    runs = [(seed, entry) for seed in comparison.seeds for entry in comparison.entries]
+    for number, (seed, entry) in enumerate(runs):
+        run = comparison.run(entry, seed)
+        if trained(run):
+            _close_missed(run)
+            continue
+        say(f"run {number + 1} of {len(runs)}: {run.name}, {entry.samples:,} samples")
+        _train(comparison, run, console)
+        if run.status == RunStatus.STOPPED:
+            comparison.status = "stopped"
+            comparison.save()
+            say(f"stopped; go on with: sightline resume {shlex.quote(comparison.name)}")
+            return {"comparison": comparison.name, "status": "stopped", "folder": str(comparison.folder)}
+    import ray
+
+    ray.shutdown()
+    with doing(console, "measuring") as tell:
+        probes = _measure(comparison, tell)
+    (comparison.folder / "probes.json").write_text(json.dumps(probes, indent=1))
+    costs = page.costs(comparison)
+    report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
+    comparison.status = "finished"
+    comparison.save()
+    parent_run.end(comparison, report, page.metrics(comparison, probes), {})
+    for line in page.lines(comparison, probes, costs):
+        say(line)
+    console.print(f"[bold]report[/]  {report}", highlight=False, soft_wrap=True)
+    return {
+        "comparison": comparison.name,
+        "status": comparison.status,
+        "folder": str(comparison.folder),
+        "report": str(report),
+        "mlflow_run_id": comparison.mlflow_run_id,
+        "costs": costs,
+        "probes": probes,
+    }
+
+
+def trained(run: Run) -> bool:
+    """Whether the weights of the last step are there."""
+    found = checkpoint.newest(run.folder / "checkpoints")
+    return found is not None and found.state.step >= run.experiment.clock(Dataset.open(str(run.experiment.data.train)).rows).steps
+
+
+def _train(comparison: Comparison, run: Run, console: Console) -> None:
+    tracking, memory = Tracking(run), MemoryMeter()
+    start_ray()
+    tracking.start()
+    memory.start()
+    said = "FAILED"
+    try:
+        with RunProgress(console) as progress:
+            carry_out(run, progress.show)
+        said = "FINISHED" if run.status == RunStatus.TRAINED else "KILLED"
+    finally:
+        memory.stop()
+        comparison.peaks[run.name] = max(memory.peak, comparison.peaks.get(run.name, 0))
+        comparison.save()
+        tracking.close(said)
+    if tracking.problem:
+        console.print(f"[yellow]{escape(undelivered(tracking.problem, comparison.name))}", soft_wrap=True)
+
+
+def _close_missed(run: Run) -> None:
+    """The end of a trained run whose driver died before it could say so, or while MLflow was away."""
+    if run.status not in ("trained", "finished"):
+        run.status = RunStatus.TRAINED
+        run.save()
+    elif not is_behind(run):
+        return
+    Tracking(run).close("FINISHED")
+
+
+def _measure(comparison: Comparison, progress: Any) -> dict[str, Any]:
+    """Probe name -> result; the first entry is compared with the others, all with their random weights."""
+    evaluated = []
+    for entry in comparison.entries:
+        first, *others = [open_encoder(comparison.run_name(entry, seed)) for seed in comparison.seeds]
+        controls = tuple(first.random(seed) for seed in range(1, comparison.controls + 1))
+        evaluated.append(EvaluatedModel(entry.label, first.encoder, controls, tuple(one.encoder for one in others)))
+    eaten = {model.modality for model in evaluated}
+    names = comparison.probes or tuple(name for name, spec in PROBES.items() if spec.modality in eaten)
+    dataset_pairs = find_dataset_pairs(comparison.data["folders"], comparison.data["train"], comparison.data["test"])
+    device = "cuda" if _has_gpu() else "cpu"
+    return run_probes(names, evaluated, dataset_pairs, device=device, progress=progress)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

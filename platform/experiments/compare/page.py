@@ -1,0 +1,144 @@
+"""What a comparison found, as lines for a terminal, metrics and a page."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from sightline.platform.evaluation.probes.findings import table
+from sightline.platform.reports.charts import line_chart
+from sightline.platform.reports.page import Link, text_table
+from sightline.platform.runs.record import Run
+from sightline.platform.tracking.parent_run import pages_of
+
+from .record import Comparison
+
+KINDS = ("encoder", "control mean")
+
+
+def costs(comparison: Comparison) -> list[dict[str, Any]]:
+    """Of each entry, medians over its seeds: training seconds, samples a second, TFLOP, peak memory, data wait; and its MLflow runs."""
+    rows = []
+    names = [comparison.run_name(entry, seed) for entry in comparison.entries for seed in comparison.seeds]
+    pages = pages_of(comparison.tracking_uri, [Run.open(name).mlflow_run_id for name in names])
+    for entry in comparison.entries:
+        runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
+        steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
+        seconds = [sum(event["seconds"] for event in events) for events in steps]
+        samples = [sum(event["samples"] for event in events) for events in steps]
+        waits = [sum(event["phases"].get("data_wait", 0.0) for event in events) for events in steps]
+        rows.append(
+            {
+                "label": entry.label,
+                "recipe": entry.recipe,
+                "samples": entry.samples,
+                "seconds": statistics.median(seconds),
+                "samples_per_second": statistics.median(a / b for a, b in zip(samples, seconds, strict=True)),
+                "tflop": entry.gflops_per_sample and entry.gflops_per_sample * entry.samples / 1000,
+                "peak_gib": statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
+                "data_wait": statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
+                "mlflow_run_ids": [run.mlflow_run_id for run in runs],
+                "mlflow_pages": [pages.get(str(run.mlflow_run_id)) for run in runs],
+            }
+        )
+    return rows
+
+
+def headline(comparison: Comparison, probes: dict[str, Any]) -> str:
+    found = [_ranking(result) for result in probes.values() if "skipped" not in result]
+    names = ", ".join(entry.label for entry in comparison.entries)
+    head = f"{names} on {comparison.budget} each, {len(comparison.seeds)} training seed{'s' * (len(comparison.seeds) > 1)}."
+    return f"{head} {' '.join(found)} Which of these differ is told below." if found else f"{head} No probe could be measured."
+
+
+def _ranking(result: dict[str, Any]) -> str:
+    """A probe's first figure of all entries, the best first, beside those of random weights."""
+    metric, about = next(iter(result["metrics"].items()))
+    rows = sorted(result["rows"], key=lambda row: float(row["metrics"][metric]["value"]), reverse=about["better"] == "higher")
+    figures = {kind: [(row["name"], row["metrics"][metric]["value"]) for row in rows if row["kind"] == kind] for kind in KINDS}
+    random = sorted({f"{value:.1%}" for _, value in figures["control mean"]})
+    beside = f" (random weights {' to '.join(dict.fromkeys((random[0], random[-1])))})" if random else ""
+    label = metric if about["label"] == "all pairs" else about["label"]
+    return f"{result['probe']} {label}: {', '.join(f'{name} {value:.1%}' for name, value in figures['encoder'])}{beside}."
+
+
+def metrics(comparison: Comparison, probes: dict[str, Any]) -> dict[str, float]:
+    """`LABEL/PROBE/METRIC`: means over the seeds."""
+    labels = {entry.label for entry in comparison.entries}
+    return {
+        f"{row['name']}/{name}/{key}": row["metrics"][key]["value"]
+        for name, result in probes.items()
+        if "skipped" not in result
+        for row in result["rows"]
+        if row["name"] in labels
+        for key, about in result["metrics"].items()
+        if "group" not in about
+    }
+
+
+def lines(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """For a terminal: each probe with its intervals, then the costs."""
+    out = [""]
+    for result in probes.values():
+        if "skipped" in result:
+            out += [result["skipped"], ""]
+            continue
+        found = table(result)
+        width = max(len(name) for name, _, _ in found)
+        out.append(result["title"])
+        for name, figure, differences in found:
+            out += [f"  {name:<{width}}  {figure}", *(f"    {text}" for text in differences)]
+        out.append("")
+    width = max(len(row["label"]) for row in rows)
+    out += [f"{row['label']:<{width}}  {', '.join(f'{key} {value}' for key, value in _told(row).items())}" for row in rows]
+    return out
+
+
+def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `write_report` takes."""
+    told = [_told(row) for row in rows]
+    body = [[row["label"], row["recipe"], *shown.values(), *_links(row)] for row, shown in zip(rows, told, strict=True)]
+    headings = ["", "recipe", *told[0], *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
+    curves = "".join(
+        line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
+        for entry in comparison.entries
+    )
+    skipped = [result["skipped"] for result in probes.values() if "skipped" in result]
+    return {
+        "title": f"{comparison.name}: a comparison",
+        "kind": "comparison",
+        "headline": headline(comparison, probes),
+        "facts": [
+            ("budget", comparison.budget),
+            ("training seeds", ", ".join(map(str, comparison.seeds))),
+            ("random-weights networks", str(comparison.controls)),
+        ],
+        "sections": [
+            ("What it cost", text_table("Medians over the seeds", headings, body)),
+            ("Losses", f'<div class="charts">{curves}</div><p class="note">Losses of different methods do not compare.</p>'),
+        ],
+        "probes": [result for result in probes.values() if "skipped" not in result],
+        "commands": [comparison.command, f"sightline resume {comparison.name}"],
+        "warnings": [*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
+    }
+
+
+def _links(row: dict[str, Any]) -> list[Link]:
+    return [Link(run_id or "not recorded", page) for run_id, page in zip(row["mlflow_run_ids"], row["mlflow_pages"], strict=True)]
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "samples": f"{row['samples']:,}",
+        "training": f"{row['seconds']:.0f} s",
+        "samples/s": f"{row['samples_per_second']:.1f}",
+        "TFLOP": f"{row['tflop']:.3g}" if row["tflop"] else "not countable",
+        "peak memory": f"{row['peak_gib']:.1f} GiB",
+        "data wait": f"{row['data_wait']:.0%}",
+    }
+
+
+def _losses(comparison: Comparison, entry: Any, seed: int) -> list[tuple[float, float]]:
+    history = Run.open(comparison.run_name(entry, seed)).history()
+    batch = entry.settings["batch"]["size"]
+    return [((step + 1) * batch, figures["loss"]) for step, figures in history.items()]

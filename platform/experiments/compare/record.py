@@ -1,0 +1,98 @@
+"""A comparison's record: `comparison.json` in a folder of its own. Its runs are ordinary runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.config import without_password
+from sightline.platform.core.files import write_record
+from sightline.platform.core.paths import comparison_record, home, runs_folder
+from sightline.platform.core.redaction import redact
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.names import refuse_taken
+from sightline.platform.runs.record import Run
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of those compared: a recipe with its own settings, and how long it trains."""
+
+    label: str
+    recipe: str
+    settings: dict[str, Any]
+    """All sections, the budget's length included."""
+    fingerprint: str
+    """Of its training data."""
+    samples: int
+    gflops_per_sample: float | None
+
+
+@dataclass
+class Comparison:
+    name: str
+    folder: Path
+    budget: str
+    seeds: tuple[int, ...]
+    entries: list[Entry]
+    probes: tuple[str, ...] | None
+    """None: all that the data allow."""
+    data: dict[str, list[str]]
+    """`folders`, `train` and `test`, as `find_dataset_pairs` takes them."""
+    controls: int
+    created: str
+    command: str
+    status: str = "created"
+    """created | stopped | trained | finished"""
+    mlflow_run_id: str | None = None
+    tracking_uri: str = ""
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Run -> bytes of memory that all processes had at most while it trained."""
+
+    @classmethod
+    def create(cls, name: str, **values: Any) -> Comparison:
+        """Raises `CallError` where the name is taken."""
+        refuse_taken(name, "comparison", f"{name}-*-s[0-9]*")
+        folder = home() / "comparisons" / name
+        folder.mkdir(parents=True)
+        values["command"] = redact(values["command"])
+        made = cls(name=name, folder=folder, created=datetime.now(UTC).isoformat(timespec="seconds"), **values)
+        made.save()
+        return made
+
+    @classmethod
+    def open(cls, reference: str) -> Comparison:
+        """By name or folder. Raises `CallError`."""
+        path = comparison_record(reference)
+        if path is None:
+            raise CallError(f"no comparison {reference!r} under {home()}")
+        try:
+            values = json.loads(path.read_text())
+            values |= {"entries": [Entry(**entry) for entry in values["entries"]], "seeds": tuple(values["seeds"])}
+            return cls(**{**values, "folder": path.parent.absolute(), "probes": values["probes"] and tuple(values["probes"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CallError(f"{path} is not readable: {error}") from error
+
+    def save(self) -> None:
+        write_record(self.folder / "comparison.json", {k: v for k, v in asdict(self).items() if k != "folder"})
+
+    def run_name(self, entry: Entry, seed: int) -> str:
+        return f"{self.name}-{entry.label}-s{seed}"
+
+    def run(self, entry: Entry, seed: int) -> Run:
+        """Made where there is none."""
+        name = self.run_name(entry, seed)
+        if (runs_folder() / name / "run.json").exists():
+            return Run.open(name)
+        experiment = config.load(entry.recipe, {"train.seed": seed}, settings=entry.settings)
+        return create_run(name, experiment, entry.fingerprint, self.command, self.tracking_uri, parent=self.mlflow_run_id)
+
+
+def sections(experiment: config.Experiment) -> dict[str, Any]:
+    """Settings as an entry keeps them."""
+    return without_password(experiment).sections()

@@ -1,0 +1,62 @@
+"""Makes the record of a new run, with the weights that it begins from and those of its teachers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sightline.platform import config
+from sightline.platform.core.paths import runs_folder
+from sightline.platform.core.redaction import redact
+from sightline.platform.core.version import this_commit
+from sightline.platform.runs.names import refuse_taken, taken
+from sightline.platform.runs.record import METRIC_NAMES, Run
+
+if TYPE_CHECKING:
+    from sightline.platform.weights.format import Weights
+
+
+def create_run(
+    name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str, parent: str | None = None
+) -> Run:
+    """Write the run's record and the weights it begins from (`train.init` and teachers, from here on with their SHA-256).
+
+    `fingerprint`: of the training data. `parent`: id of the MLflow run that this one is nested in. Raises `CallError` where a run of this
+    name exists, and where `train.init` or a teacher names nothing that fits.
+    """
+    refuse_taken(name, "run")
+    initial = None
+    teachers: dict[str, Weights] = {}
+    if experiment.train.init is not None or experiment.has_teachers:
+        from sightline.platform.models.resolve import find_initial, resolve_teachers  # imports torch
+
+        if experiment.train.init is not None:
+            initial = find_initial(experiment, tracking_uri or None)
+            experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"init": initial.place})})
+        experiment, teachers = resolve_teachers(experiment, tracking_uri or None)
+    folder = runs_folder() / name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise taken(name, "run", folder) from None
+    run = Run(
+        name=name,
+        folder=folder,
+        recipe=experiment.recipe,
+        settings=config.without_password(experiment).sections(),
+        fingerprint=fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=redact(command),
+        parent=parent,
+        commit=this_commit(),
+        tracking_uri=tracking_uri,
+        metric_names=METRIC_NAMES,
+    )
+    if initial is not None:
+        initial.keep(experiment, folder)
+    if teachers:
+        from sightline.platform.runs.pinned import keep_teachers
+
+        keep_teachers(teachers, folder)
+    run.save()
+    return run

@@ -1,0 +1,193 @@
+"""What a run will cost: parameters, arithmetic, memory and a rough time (`--dry-run`)."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sightline.methods.catalog import find_method
+from sightline.platform import config
+from sightline.platform.cluster.resources import local_plan
+from sightline.platform.core.paths import absolute
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.experiments.preflight import check
+from sightline.platform.tracking.client import tracking_uri
+
+CPU_PASS = 250_000_000
+"""Most parameters of a network whose pass is counted on the CPU, where it cannot be counted on no device: a few seconds for a ViT-B."""
+
+
+CLOUD = 1 << 15
+"""Points of the cloud whose cost is counted: more than any network looks at."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `--dry-run` says. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
+
+    parameters: int
+    gflops_per_sample: float | None
+    """Forward and backward; None where the method's pass cannot be counted without data."""
+    matmul_gflops: float
+    samples: int | None
+    steps: int | None
+    seconds: float | None
+    weights_bytes: int
+    """Weights, and for those that are trained gradients and AdamW's two moments, on each worker."""
+    plan: str
+    begins: str | None = None
+    """What `train.init` gives."""
+    teachers: str | None = None
+    """What runs between views and training, and its cost."""
+    stage_gflops_per_sample: float | None = None
+    teacher_cache: str | None = None
+    """What it takes, or where it lies already."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        need = f"{self.parameters / 1e6:.2f} M; weights, gradients and AdamW moments {self.weights_bytes / 2**20:,.0f} MiB a worker"
+        cost = (
+            f"{self.gflops_per_sample:.2f} GFLOP a sample, forward and backward" if self.gflops_per_sample else "not countable without data"
+        )
+        if self.steps is None:
+            length = "unknown until data.train is given"
+        elif self.seconds is None:
+            length = f"{self.steps:,} steps over {self.samples:,} samples"
+        else:
+            rate = f"this machine's {self.matmul_gflops:.0f} GFLOP/s"
+            length = f"{self.steps:,} steps over {self.samples:,} samples; about {_time(self.seconds)} on {rate}"
+        begins = [("begins with", self.begins)] if self.begins else []
+        begins += [("teachers", self.teachers)] if self.teachers else []
+        kept = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), *kept, ("resources", self.plan)]
+
+
+def estimate_cost(experiment: config.Experiment) -> Estimate:
+    """Parameters, arithmetic and a rough time, from the network itself on no device."""
+    from sightline.methods.contract import BuildContext
+    from sightline.platform.models.resolve import resolve_teachers
+
+    method = find_method(experiment.method)
+    dataset = Dataset.open(absolute(experiment.data.train), method.kind) if experiment.data.train else None
+    if dataset:
+        check(experiment)
+    experiment, found = resolve_teachers(experiment, tracking_uri(experiment))
+    encoders = {key: weights.encoder() for key, weights in found.items()}
+    pretext = method.build(experiment.method_config, BuildContext(seed=0))
+    parameters = list(pretext.parameters())
+    count = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    stage = (
+        method.stage(experiment.method_config, BuildContext(seed=0, teachers=encoders)) if method.stage is not None and encoders else None
+    )
+    flops, before = _flops(experiment, pretext, count, stage)
+    rate = _matmul_rate()
+    steps = experiment.clock(dataset.rows).steps if dataset else None
+    samples = steps * experiment.batch.size if steps else None
+    seconds = samples * (flops + (before or 0)) / (0.4 * rate) if samples and flops else None
+    plan = local_plan(experiment).describe()
+    begins = None
+    if experiment.train.init is not None:
+        from sightline.platform.models.resolve import find_initial
+
+        begins = find_initial(experiment, tracking_uri(experiment)).describe()
+    cache = None
+    if dataset and experiment.teacher_cache.variants:
+        from .teacher_cache import estimate_cache
+
+        told = estimate_cache(experiment, dataset, tracking_uri(experiment))
+        cache = (
+            told if isinstance(told, str) else f"{told.describe()}, made before training; about {_time(told.seconds)} on one CPU process"
+        )
+    memory = 16 * trained + 4 * (count - trained)
+    held = [f"{key}: {found[key].source}, {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M parameters" for key, e in encoders.items()]
+    held += [f"{before / 1e9:.2f} GFLOP a sample, in the data workers"] if before else []
+    return Estimate(
+        parameters=count,
+        gflops_per_sample=flops and flops / 1e9,
+        matmul_gflops=rate / 1e9,
+        samples=samples,
+        steps=steps,
+        seconds=seconds,
+        weights_bytes=memory,
+        plan=plan,
+        begins=begins,
+        teachers="; ".join(held) or None,
+        stage_gflops_per_sample=before and before / 1e9,
+        teacher_cache=cache,
+    )
+
+
+def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) -> tuple[float | None, float | None]:
+    """FLOP of a sample: forward and backward, and in the stage before (None without one). The first from a pass on no device or, where its
+    shapes depend on values, on the CPU; None where the pass needs more than an image or a cloud, or the network is too large for the CPU
+    to answer at once."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    columns = _two_samples(experiment)
+    before = None
+    if stage is not None and columns:
+        with FlopCounterMode(display=False) as counter:
+            columns |= stage(columns)
+        before = float(counter.get_total_flops()) / 2
+    small = count <= CPU_PASS
+    for device in ("meta", "cpu") if small else ("meta",):
+        try:
+            return _flops_on(device, experiment, (copy.deepcopy(pretext) if small else pretext).to(device), columns), before
+        except (RuntimeError, KeyError, NotImplementedError):
+            continue
+    return None, before
+
+
+def _two_samples(experiment: config.Experiment) -> dict[str, Any]:
+    """What the views make of a black image or of a cloud."""
+    import numpy as np
+
+    from sightline.methods.random import keyed_rng, sample_rng
+
+    method = find_method(experiment.method)
+    image = np.zeros((*method.image_shape(experiment.method_config), 3), np.uint8)
+    cloud = keyed_rng("cost").normal(size=(CLOUD, 3))
+    try:
+        made = method.views(experiment.method_config)({"image1": image, "image2": image, "image": image, "points": cloud}, sample_rng(0, 0))
+    except KeyError:  # further columns, which nobody can guess
+        return {}
+    return {name: np.stack([value, value]) for name, value in made.items()}
+
+
+def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns: dict[str, Any]) -> float:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sightline.methods.random import MicrobatchRng
+
+    batch = {name: torch.from_numpy(value).to(device) for name, value in columns.items()}
+    with FlopCounterMode(display=False) as counter:
+        losses = pretext(pretext.to_device(batch), MicrobatchRng(0, 0, 0))
+        sum(losses[name] for name in experiment.method_config.loss.model_dump()).backward()
+    return float(counter.get_total_flops()) / 2
+
+
+def _matmul_rate() -> float:
+    """FLOP/s of an fp32 matrix product on this machine's CPU."""
+    import torch
+
+    a = torch.ones(1024, 1024)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / statistics.median(times[1:])
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,136 @@
+"""A run from its first step to its report: train, measure, register, tell. What `pretrain`, `resume` and `quickstart` share."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.locks import by_one_driver
+from sightline.platform.core.ray_init import start_ray
+from sightline.platform.core.redaction import redact
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.runs.pinned import read_record
+from sightline.platform.runs.record import Run, RunStatus
+from sightline.platform.tracking.client import undelivered
+from sightline.platform.tracking.mlflow_run import Tracking
+from sightline.platform.training.memory import MemoryMeter
+
+from .progress import RunProgress, duration
+from .train_run import carry_out
+
+if TYPE_CHECKING:
+    from .finish import Findings
+
+
+@by_one_driver
+def execute(run: Run, console: Console) -> dict[str, Any]:
+    """Carry `run` out from wherever it stands to its report. Returns a JSON-able result; raises `SightlineError`.
+
+    An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to go on from.
+    """
+    tracking = Tracking(run)
+    memory = MemoryMeter()
+    memory.start()
+    began = time.monotonic()
+    try:
+        if not _has_last_step(run):
+            _train(run, tracking, console)
+        else:
+            run.status = RunStatus.TRAINED
+            run.save()
+            tracking.start()
+            console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False, soft_wrap=True)
+        if run.status == RunStatus.STOPPED:
+            tracking.close("KILLED")
+            return _stopped(run, tracking, console)
+        from .finish import finish
+
+        findings = finish(run, tracking, console, memory)
+        run.status = RunStatus.FINISHED
+        run.save()
+        tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics)
+    except Exception:
+        tracking.close("FAILED")
+        raise
+    except KeyboardInterrupt:
+        tracking.close("KILLED")
+        raise
+    finally:
+        memory.stop()
+    return _tell(run, findings, tracking, console, time.monotonic() - began)
+
+
+def _has_last_step(run: Run) -> bool:
+    """Whether the weights of the last step are on disk, whatever the status says: they alone can be measured."""
+    found = checkpoint.newest(run.folder / "checkpoints")
+    experiment = run.experiment
+    return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
+
+
+def _train(run: Run, tracking: Tracking, console: Console) -> None:
+    data = redact(run.settings["data"]["train"])
+    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {data}", highlight=False, soft_wrap=True)
+    if (begins := read_record(run.folder)) and not run.attempts:
+        console.print(f"begins with {begins['says']}", highlight=False, soft_wrap=True)
+    console.print("starting Ray and the workers (half a minute)", highlight=False)
+    start_ray()
+    tracking.start()
+    with RunProgress(console) as progress:
+        carry_out(run, progress.show)
+    if run.status == RunStatus.TRAINED:
+        import ray
+
+        ray.shutdown()  # what follows is one process, and the workers' memory is wanted back
+
+
+def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
+    steps = max(run.history(), default=-1) + 1
+    console.print(
+        f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _tell_undelivered(run, tracking.problem, console)
+    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": tracking.problem}
+
+
+def _tell_undelivered(run: Run, problem: str | None, console: Console) -> None:
+    if problem:
+        console.print(f"[yellow]{escape(undelivered(problem, run.name))}", soft_wrap=True)
+
+
+def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
+    uri = redact(tracking.uri)
+    lines = [
+        ("found", findings.headline),
+        ("report", str(findings.report)),
+        ("encoder", f"{findings.registered}  (MLflow run {run.mlflow_run_id})" if findings.registered else "not registered"),
+        ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
+        ("next", findings.next_steps[0] if findings.next_steps else ""),
+        ("took", f"{duration(seconds)}, at most {findings.peak_bytes / 2**30:.1f} GiB (PSS of the process tree)"),
+    ]
+    console.print()
+    for label, text in lines:
+        if text:
+            console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
+    undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
+    _tell_undelivered(run, undelivered, console)
+    return {
+        "run": run.name,
+        "status": run.status,
+        "folder": str(run.folder),
+        "report": str(findings.report),
+        "registered": findings.registered,
+        "undelivered": undelivered,
+        "mlflow_run_id": run.mlflow_run_id,
+        "tracking_uri": uri,
+        "headline": findings.headline,
+        "metrics": findings.metrics,
+        "seconds": seconds,
+        "peak_bytes": findings.peak_bytes,
+    }

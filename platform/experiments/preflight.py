@@ -1,0 +1,73 @@
+"""Checks everything that can be checked before anything starts, and says what a run will need."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.cluster.resources import local_plan
+from sightline.platform.core.paths import absolute
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.loader.plan import Plan
+from sightline.platform.tracking.client import tracking_uri
+
+
+def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
+    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` before anything starts."""
+    data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
+    probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
+    sections: dict[str, Any] = {"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
+    if experiment.train.storage is not None:
+        from sightline.platform.checkpoints.remote import check as check_storage
+
+        check_storage(experiment.train.storage)
+        sections["train"] = experiment.train.model_copy(update={"storage": absolute(experiment.train.storage)})
+    experiment = experiment.model_copy(update=sections)
+    if experiment.data.train is None:
+        raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
+    method = find_method(experiment.method)
+    dataset = Dataset.open(experiment.data.train, method.kind)
+    _check_data(experiment, dataset, "data.train")
+    Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
+    if experiment.data.val is not None:
+        _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
+    for uri in (*experiment.probe.train, *experiment.probe.test):
+        Dataset.open(uri)
+    if not os.environ.get("RAY_ADDRESS"):
+        local_plan(experiment)
+    tracking_uri(experiment)
+    return experiment, dataset
+
+
+def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
+    """That the data set has the columns and the sizes that the method's views use."""
+    method = find_method(experiment.method)
+    views = method.views(experiment.method_config)
+    lacking = [column for column in getattr(views, "columns", ()) if column not in dataset.manifest.columns]
+    if lacking:
+        raise CallError(
+            f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
+            f"prepare the data with it: see `sightline prepare {method.kind} --help`",
+        )
+    distinct = dataset.manifest.distinct or dataset.manifest.points
+    least = getattr(views, "least", 0)
+    if distinct and distinct[1] < least:
+        raise CallError(
+            f"no cloud of {name} has enough points: at most {distinct[1]:,} in different places; {method.id} needs {least:,} here",
+            f"prepare the data with --points {least} or more, or lower the setting (its groups are taken from the points)",
+        )
+    smallest = dataset.manifest.image_min
+    height, width = getattr(views, "smallest", method.image_shape(experiment.method_config))
+    if smallest is None or (smallest[0] >= height and smallest[1] >= width):
+        return
+    largest = dataset.manifest.image_max or smallest
+    if largest[0] < height or largest[1] < width:
+        raise CallError(
+            f"no image of {name} can give a crop of {height} x {width} pixels: "
+            f"the largest stored size is {largest[0]} x {largest[1]} (height x width)",
+            f"prepare the data with --size {max(height, width)} or more, or set model.image_size to {min(largest)} or less "
+            "(a multiple of the patch)",
+        )

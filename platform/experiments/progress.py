@@ -1,0 +1,131 @@
+"""Progress of a run, drawn from its events: a live line on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sightline.platform.runs.events import Event
+
+LOG_SECONDS = 15.0
+"""Between two lines where there is no terminal."""
+
+
+class RunProgress:
+    """`with RunProgress(console) as progress: progress.show(event)`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=False,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.making: TaskID | None = None
+        self.steps = 0
+        self.validation = ""
+        self.started = 0.0
+        self.first = 0
+        self.last_line = 0.0
+
+    def __enter__(self) -> RunProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def show(self, event: Event) -> None:
+        match event["kind"]:
+            case "cluster" | "cache" if "text" in event:
+                self.say(event["text"])
+            case "cache":
+                self._cache(event["done"], event["total"])
+            case "start":
+                self._start(event)
+            case "steps":
+                self._steps(event)
+            case "validation":
+                self.validation = f"  val {event['losses']['loss']:.4f}"
+            case "storage":
+                self.say(f"[yellow]{escape(event['text'])}")
+            case "health":
+                for warning in event["warnings"]:
+                    self.say(f"[yellow]step {event['step']}: the representation may be collapsing: {warning}")
+            case "broken":
+                self.say(f"[yellow]a substitute stands in for {event['reasons'][0]}")
+            case _:
+                pass
+
+    def _start(self, event: Event) -> None:
+        self.steps, self.first, self.started = event["steps"], event["first_step"], time.monotonic()
+        again = f", going on at step {event['first_step']}" if event["first_step"] else ""
+        workers = f"{event['workers']} worker{'s' * (event['workers'] > 1)}"
+        self.say(f"training {event['parameters'] / 1e6:.2f} M parameters in {event['precision']} on {workers} ({event['device']}){again}")
+        if self.task is None:
+            self.task = self.bar.add_task("training", total=event["steps"], figures="")
+        self.bar.update(self.task, completed=event["first_step"])
+
+    def _cache(self, done: int, total: int) -> None:
+        if self.making is None:
+            self.making = self.bar.add_task("teacher cache", total=total, figures="samples")
+        self.bar.update(self.making, completed=done)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last_line > LOG_SECONDS:
+            self.say(f"teacher cache {done:,}/{total:,} samples")
+            self.last_line = now
+
+    def _steps(self, event: Event) -> None:
+        done = event["first"] + len(event["lr"])
+        speed = event["samples"] / event["seconds"]
+        wait = event["phases"].get("data_wait", 0.0) / event["seconds"]
+        figures = f"loss {event['losses']['loss'][-1]:.4f}{self.validation}  {speed:.0f} samples/s  data wait {wait:.0%}"
+        if self.task is not None:
+            self.bar.update(self.task, completed=done, figures=figures)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.last_line > LOG_SECONDS or done == self.steps):
+            left = (now - self.started) / max(1, done - self.first) * (self.steps - done)
+            self.say(f"step {done}/{self.steps}  {figures}  {left:.0f} s left")
+            self.last_line = now
+
+
+@contextmanager
+def doing(console: Console, what: str) -> Iterator[Callable[[str, float], None]]:
+    """Work without steps: a spinner, or where there is no terminal a line at its begin, and at times one of what is told meanwhile.
+
+    Gives a function of what is done now and the share of it that is done.
+    """
+    last = time.monotonic()
+    if not console.is_terminal:
+        console.print(what, highlight=False, soft_wrap=True, markup=False)
+    with console.status(what) as status:
+
+        def tell(now: str, share: float) -> None:
+            nonlocal last
+            text = f"{now}, {share:.0%}"
+            status.update(escape(text))
+            if not console.is_terminal and time.monotonic() - last > LOG_SECONDS:
+                last = time.monotonic()
+                console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+        yield tell
+
+
+def duration(seconds: float) -> str:
+    """`95` -> `1 min 35 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

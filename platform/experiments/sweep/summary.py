@@ -1,0 +1,194 @@
+"""What a sweep found, as sentences, rows and a page."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sightline.platform.reports.charts import interval_chart, line_chart, number, parallel_chart
+from sightline.platform.reports.page import text_table
+from sightline.platform.runs.record import Run
+
+from .record import Sweep, Trial
+from .space import Choice, Domain, Range
+
+SHOWN = 16
+"""Trials with a curve."""
+LEAST = 8
+"""Trials below which nothing is said about the importance of a setting."""
+
+
+def headline(sweep: Sweep) -> str:
+    """One or two sentences: the winner beside the recipe's own settings."""
+    best, trials = sweep.best(), sweep.trials()
+    counts = ", ".join(
+        f"{n} {word}" for word in ("finished", "pruned", "failed", "cancelled") if (n := sum(t.status == word for t in trials))
+    )
+    if best is None:
+        return f"No trial came to its end ({counts})."
+    own = next((trial for trial in trials if trial.number == 0), None)
+    settings = _settings(best) if best.number else "the recipe's own settings"
+    text = f"Best of {len(trials)} trials ({counts}): trial {best.number:03d} with {settings}, {sweep.plan.objective} {best.last:.4g}"
+    if best.number and own is not None and own.last is not None:
+        at = f" at step {max(own.results)}, where it was stopped" if own.status == "pruned" else ""
+        text += f"; the recipe's own settings have {own.last:.4g}{at}"
+    return text + ". One training seed each: a small lead may be luck."
+
+
+def rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """Plain values of each trial."""
+    return [
+        {
+            "trial": trial.number,
+            "run": sweep.run_name(trial.number),
+            "status": trial.status,
+            "settings": trial.settings,
+            "results": trial.results,
+            "seconds": trial.seconds,
+            "error": trial.error,
+        }
+        for trial in sweep.trials()
+    ]
+
+
+def page(sweep: Sweep, registered: str | None) -> dict[str, Any]:
+    """What `write_report` takes."""
+    plan, trials, best = sweep.plan, sweep.trials(), sweep.best()
+    sections = [
+        ("What was searched", f'<div class="charts">{_parallel(sweep, trials, best)}{_curves(trials)}{_losses(sweep, trials)}</div>'),
+        ("Importance of each setting", _importance(sweep, trials)),
+        ("Trials", _table(sweep, trials, best)),
+    ]
+    facts = [
+        ("trials", f"{len(trials)}, {plan.search}"),
+        ("objective", f"{plan.objective}, {plan.better} is better"),
+        ("measured at", f"steps {', '.join(map(str, plan.rungs))} of {plan.steps}"),
+        ("stopped early", f"one of {plan.reduction} goes on (ASHA)" if plan.scheduler == "asha" else "no trial"),
+        ("champion", registered or "not registered"),
+        ("overhead of a trial", _overhead(trials)),
+    ]
+    again = [sweep.command, f"sightline resume {sweep.name}"]
+    failed = [f"trial {trial.number:03d} failed: {trial.error}" for trial in trials if trial.status == "failed"]
+    return {
+        "title": f"{sweep.name}: a sweep of {sweep.recipe}",
+        "kind": "sweep",
+        "headline": headline(sweep),
+        "facts": facts,
+        "sections": [(heading, body) for heading, body in sections if body],
+        "commands": again,
+        "warnings": failed,
+        "config": {f"{section}.{key}": v for section, keys in sweep.settings.items() if isinstance(keys, dict) for key, v in keys.items()},
+    }
+
+
+def _settings(trial: Trial) -> str:
+    return ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+
+
+def _overhead(trials: list[Trial]) -> str:
+    spent = sorted(t.seconds["whole"] - t.seconds["training"] - t.seconds["measuring"] for t in trials if "whole" in t.seconds)
+    return f"{spent[len(spent) // 2]:.1f} s (median), besides its training and the measuring at its rungs" if spent else "not measured"
+
+
+def _place(domain: Domain, value: Any) -> float:
+    """Where a value lies on its axis, in [0, 1]."""
+    if isinstance(domain, Choice):
+        return domain.options.index(value) / max(1, len(domain.options) - 1)
+    low, high = (math.log(domain.low), math.log(domain.high)) if domain.log else (domain.low, domain.high)
+    return ((math.log(value) if domain.log else value) - low) / (high - low)
+
+
+def _ends(domain: Domain) -> tuple[str, str]:
+    if isinstance(domain, Range):
+        return number(domain.low), number(domain.high)
+    return str(domain.options[0]), str(domain.options[-1])
+
+
+def _full(sweep: Sweep, trial: Trial) -> dict[str, Any]:
+    """The trial's value of each searched setting, the recipe's own where it has none."""
+    parts = [key.partition(".") for key in sweep.plan.space]
+    return {f"{s}.{k}": trial.settings.get(f"{s}.{k}", (sweep.settings.get(s) or {}).get(k)) for s, _, k in parts}
+
+
+def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+    domains, lines = sweep.plan.domains, []
+    scored = [trial for trial in trials if trial.last is not None]
+    values = [trial.last for trial in scored if trial.last is not None]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    for trial in scored:
+        settings = _full(sweep, trial)
+        if trial.last is None or not all(settings[key] in domain for key, domain in domains.items()):
+            continue
+        share = (trial.last - low) / (high - low or 1.0)
+        shade = share if sweep.plan.better == "higher" else 1 - share
+        places = [_place(domain, settings[key]) for key, domain in domains.items()]
+        lines.append((f"trial {trial.number:03d} {number(trial.last)}", [*places, share], shade, trial is best or trial == best))
+    axes = [(key.partition(".")[2], *_ends(domain)) for key, domain in domains.items()]
+    return parallel_chart(
+        "Settings and objective, where each was last measured", [*axes, (sweep.plan.objective, number(low), number(high))], lines
+    )
+
+
+def _furthest(trials: list[Trial]) -> list[Trial]:
+    return sorted((trial for trial in trials if trial.results), key=lambda trial: -len(trial.results))[:SHOWN]
+
+
+def _curves(trials: list[Trial]) -> str:
+    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step", "")
+
+
+def _losses(sweep: Sweep, trials: list[Trial]) -> str:
+    """Means over a fiftieth of the steps."""
+    width, curves = max(1, sweep.plan.steps // 50), {}
+    for trial in _furthest(trials):
+        parts: dict[int, list[float]] = {}
+        for step, figures in Run.open(sweep.run_name(trial.number)).history().items():
+            parts.setdefault(step // width, []).append(figures["loss"])
+        curves[f"{trial.number:03d}"] = [((part + 0.5) * width, sum(losses) / len(losses)) for part, losses in parts.items()]
+    return line_chart("Training loss, which compares only where the task is the same", curves, "step", "")
+
+
+def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], float] | None:
+    """(share of each setting, how much of the objective a forest explains out of its bags) at the first rung; None for too few trials."""
+    first = sweep.plan.rungs[0]
+    domains = sweep.plan.domains
+    known = [(_full(sweep, trial), trial.results[first]) for trial in trials if first in trial.results]
+    known = [(settings, value) for settings, value in known if all(settings[key] in domain for key, domain in domains.items())]
+    if len(known) < LEAST:
+        return None
+    import numpy as np
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    x = np.array([[_place(domain, settings[key]) for key, domain in domains.items()] for settings, _ in known])
+    y = np.array([value for _, value in known])
+    forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(x, y)
+    found = permutation_importance(forest, x, y, n_repeats=30, random_state=0).importances_mean.clip(0)
+    return dict(zip(domains, (found / (found.sum() or 1.0)).tolist(), strict=True)), float(forest.oob_score_)
+
+
+def _importance(sweep: Sweep, trials: list[Trial]) -> str:
+    found = importance(sweep, trials)
+    if found is None:
+        return f'<p class="note">Too few trials to say: {LEAST} or more are needed.</p>'
+    shares, explained = found
+    note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, which explains {explained:.0%} of "
+    note += "the differences out of its bags" + ("." if explained > 0.2 else ": too little to trust these shares.")
+    bars = interval_chart("Share of the importance", [(key, 100 * v, None, None, True) for key, v in shares.items()], "%", from_zero=True)
+    return f'<div class="charts">{bars}</div><p class="note">{note}</p>'
+
+
+def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+    keys = list(sweep.plan.space)
+    sign = -1 if sweep.plan.better == "higher" else 1
+    order = sorted(trials, key=lambda t: (-max(t.results, default=0), sign * t.last if t.last is not None else math.inf))
+    rows = []
+    for trial in order:
+        full = _full(sweep, trial)
+        steps = [number(trial.results[step]) if step in trial.results else "" for step in sweep.plan.rungs]
+        name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
+        rows.append([name, trial.status, *(full[key] for key in keys), *steps, f"{trial.seconds['whole']:.0f}" if trial.seconds else ""])
+    headings = ["run", "status", *keys, *(f"step {step}" for step in sweep.plan.rungs), "seconds"]
+    return text_table(f"{sweep.plan.objective}, those that came furthest first", headings, rows, 0 if best else None)

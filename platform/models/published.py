@@ -1,0 +1,118 @@
+"""Between our weights and the layout in which a method's authors publish theirs: both ways, by what the method says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import BuildContext, LoadReport, Method, MethodConfig, Official
+from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.settings import explain, nearest
+from sightline.platform.config import METHOD_SECTIONS, read_recipe
+from sightline.platform.weights.foreign import read
+from sightline.platform.weights.format import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A published file as weights of ours: the whole state of a pretext, and what found a place in it."""
+
+    weights: Weights
+    match: LoadReport
+    fresh: tuple[str, ...]
+    """Tensors of ours that the file has no values for: their weights are random."""
+    fresh_encoder: tuple[str, ...]
+    """Those of them that belong to the encoder: with any, it is not the published one."""
+
+
+def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
+    """The weights of a published file.
+
+    Settings come from the file, over those of the recipe `preset`, under `overrides` (`section.key` -> value). Raises `CallError` for
+    wrong words or settings, `SightlineError` where the file is not readable, nothing in it matches or a shape differs.
+    """
+    method = find_method(method_id)
+    official = _official(method)
+    start = _preset(preset, method) if preset else {}
+    _check_keys(method, overrides)
+    content = read(path)
+    config = _settings(method, start, official.settings_of(content), overrides, path)
+    pretext = method.build(config, BuildContext(seed=0))
+    present = pretext.state_dict()
+    state, match = official.load(content, present, config)
+    if not match.matched:
+        raise SightlineError(f"no tensor in {path} has a place in {method_id}", "name a file of this method's published layout")
+    fresh = tuple(name for name in present if name not in state)
+    inside = tuple(name for name in fresh if name.startswith(tuple(getattr(pretext, "encoder_prefixes", ()))))
+    sections = config.model_dump(mode="json")
+    try:
+        pretext.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise SightlineError(
+            f"the tensors in {path} do not fit: {' '.join(str(error).split())[:300]}", "give the settings of the file"
+        ) from None
+    place = str(path.absolute())
+    return Taken(Weights.of(method_id, sections, "pretext", pretext.state_dict(), path.name, place), match, fresh, inside)
+
+
+def random_weights(seed: int, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
+    """What `seed` gives a network of these settings, untaught. Raises `CallError` for wrong words or settings."""
+    method = find_method(method_id)
+    _check_keys(method, overrides)
+    config = _settings(method, _preset(preset, method) if preset else {}, {}, overrides, Path(f"random:{seed}"))
+    state = method.build(config, BuildContext(seed=seed)).state_dict()
+    source = f"random weights, seed {seed}"
+    return Taken(Weights.of(method_id, config.model_dump(mode="json"), "pretext", state, source, source), LoadReport((), (), ()), (), ())
+
+
+def to_published(weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors under the authors' names, what stands beside them in their file). Raises `SightlineError` for an encoder alone."""
+    official = _official(find_method(weights.method))
+    if weights.part == "encoder":
+        raise SightlineError(
+            f"{weights.place} holds the encoder alone; the published layout of {weights.method} holds the whole network",
+            "name the run itself, or the file that `sightline import` made",
+        )
+    return official.save(weights.tensors, weights.config)
+
+
+def _official(method: Method) -> Official:
+    if method.official is None:
+        raise SightlineError(f"{method.id} has no published layout", "use `--format safetensors` for Sightline's own")
+    return method.official()
+
+
+def _preset(recipe: str, method: Method) -> dict[str, Any]:
+    name, values = read_recipe(recipe)
+    if values["method"] != method.id:
+        raise CallError(f"{name} is a recipe of method {values['method']}, not {method.id}", "name a recipe of the method of the file")
+    return {section: values.get(section) or {} for section in METHOD_SECTIONS}
+
+
+def _check_keys(method: Method, overrides: Mapping[str, Any]) -> None:
+    fields = {section: getattr(method.Config.model_fields[section].annotation, "model_fields", {}) for section in METHOD_SECTIONS}
+    known = [f"{section}.{field}" for section, named in fields.items() for field in named]
+    for key in overrides:
+        if key not in known:
+            raise CallError(f"unknown setting {key!r}: {nearest(key, known)}", f"settings of {method.id} can be given: section.key=value")
+
+
+def _settings(method: Method, preset: Mapping[str, Any], told: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> MethodConfig:
+    sections = {section: {**preset.get(section, {}), **told.get(section, {})} for section in METHOD_SECTIONS}
+    for key, value in overrides.items():
+        section, _, field = key.partition(".")
+        sections[section][field] = value
+    try:
+        return method.Config.model_validate(sections)
+    except ValidationError as error:
+        raise CallError(
+            f"the settings for {path.name} do not go together:\n{explain(error, method.Config)}", "correct them with section.key=value"
+        ) from None

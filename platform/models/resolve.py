@@ -1,0 +1,174 @@
+"""Finds the weights that a person names: a run, a folder, a file or a registry URI; for `init=` and for teachers pinned by SHA-256."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import BuildContext, LoadReport
+from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.settings import nearest
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.config import Experiment
+from sightline.platform.runs.pinned import Initial
+from sightline.platform.runs.record import Run, all_runs, find_run
+from sightline.platform.tracking.registry import fetch_encoder
+from sightline.platform.weights.format import ENCODER, SINGLE, Weights, read_file, read_folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
+    """The weights of a run (name, folder or MLflow run id), of a folder or file of our form, or of a registry URI.
+
+    A run gives the whole state of its newest checkpoint that verifies, or its `encoder/` where there is none. Raises `CallError` naming
+    the nearest run where there is nothing of this name, `SightlineError` where what there is does not verify.
+    """
+    if model.startswith("models:/"):
+        folder, place = fetch_encoder(model, tracking_uri)
+        with folder:
+            return read_folder(Path(folder.name), place)
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise CallError(
+                f"{path} is no file that Sightline wrote", f"make one of it first: sightline import {path} --method METHOD --out FILE"
+            )
+        return read_file(path)
+    if not (path / "run.json").is_file():
+        if (path / f"{ENCODER}.json").is_file():
+            return read_folder(path, str(path.absolute()))
+        if (path / SINGLE).is_file():
+            return read_file(path / SINGLE)
+    run = find_run(model)
+    if run is None:
+        names = [run.name for run in all_runs()]
+        near = f": {nearest(model, names)}" if names else ""
+        raise CallError(
+            f"no run, folder, file or registry model {model!r}{near}",
+            "name a run, a folder with encoder.json, a file made by `sightline import` or `export`, or models:/NAME@alias",
+        )
+    return weights_of_run(run)
+
+
+def weights_of_run(run: Run) -> Weights:
+    """The whole state of the newest checkpoint that verifies, or the run's `encoder/`. Raises `SightlineError` where there is neither."""
+    found = checkpoint.newest(run.folder / "checkpoints")
+    if found is not None:
+        place, source = str(run.folder), f"run {run.name}, step {found.state.step}"
+        return Weights.of(run.settings["method"], run.settings, "pretext", found.tensors("model"), source, place)
+    if (run.folder / ENCODER / f"{ENCODER}.json").is_file():
+        return read_folder(run.folder / ENCODER, str(run.folder / ENCODER))
+    raise SightlineError(f"run {run.name} has no checkpoint that verifies", f"train it first: sightline resume {run.name}")
+
+
+def _split_pin(setting: str, value: str) -> tuple[str, str]:
+    """(place, SHA-256 or "") of `PLACE@sha256:HEX`. Raises `CallError` where the part after `@sha256:` is no SHA-256."""
+    place, _, sha256 = value.partition("@sha256:")
+    if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise CallError(f"{setting} = {value!r}: {sha256!r} is no SHA-256", "leave the part from @sha256: on away")
+    return place, sha256
+
+
+def _check_pin(setting: str, weights: Weights, sha256: str) -> None:
+    """Raises `CallError` where `weights` are not those of the SHA-256 that the setting names."""
+    if sha256 and weights.sha256 != sha256:
+        raise CallError(
+            f"the weights in {weights.place} are not those of {setting}: their SHA-256 is {weights.sha256[:16]}..., not {sha256[:16]}...",
+            "name the original weights, or leave the part from @sha256: on away to take these",
+        )
+
+
+def _pinned(weights: Weights) -> str:
+    return f"{weights.place}@sha256:{weights.sha256}"
+
+
+def resolve_teachers(experiment: Experiment, tracking_uri: str | None = None) -> tuple[Experiment, dict[str, Weights]]:
+    """The experiment with its teachers pinned (`PLACE@sha256:HEX`), and each teacher's weights by the setting that names it.
+
+    The SHA-256 is that of the encoder's tensors: the same for a run, its registered version and its exported file. Raises `CallError`
+    where there is nothing of a name, or its encoder is not that of the SHA-256 beside it.
+    """
+    method, settings = find_method(experiment.method), experiment.method_config
+    found, encoders = {}, {}
+    for key, value in method.teachers(settings).items():
+        place, sha256 = _split_pin(key, value)
+        weights = find_weights(place, tracking_uri)
+        encoders[key] = weights.encoder()
+        state = encoders[key].state_dict()
+        weights = found[key] = Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place)
+        _check_pin(key, weights, sha256)
+        section, _, field = key.partition(".")
+        pinned = getattr(settings, section).model_copy(update={field: _pinned(weights)})
+        settings = settings.model_copy(update={section: pinned})
+    if found:
+        settings = method.adapt(settings, encoders)
+    return experiment.model_copy(update={"method_config": settings}), found
+
+
+def find_initial(experiment: Experiment, tracking_uri: str | None = None) -> Initial:
+    """The weights that `train.init` names, fitted to a pretext of the experiment.
+
+    Of a run of the same method the whole state is taken, teacher and heads included; of anything else the encoder. Raises `CallError`
+    where nothing fits, a shape differs, or the weights are not those of the SHA-256 that `train.init` names.
+    """
+    place, sha256 = _split_pin("train.init", str(experiment.train.init))
+    weights = find_weights(place, tracking_uri)
+    _check_pin("train.init", weights, sha256)
+    pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
+    whole = weights.part == "pretext" and weights.method == experiment.method
+    form = getattr(pretext, "encoder_form", None)
+    if whole or (weights.part == "encoder" and form is None):
+        offered = weights.tensors
+    else:
+        offered = (form(weights.encoder()) if form else weights.encoder()).state_dict()
+    prefixes: tuple[str, ...] = ("",) if whole else getattr(pretext, "encoder_prefixes", ())
+    if not prefixes:
+        raise CallError(
+            f"{experiment.method} does not say where its encoder lies, so it cannot begin from an encoder alone",
+            f"name a run of {experiment.method} in train.init",
+        )
+    state, match = _fit(offered, pretext.state_dict(), prefixes, weights, experiment)
+    return Initial(_pinned(weights), weights.source, "pretext" if whole else "encoder", match, state)
+
+
+def _fit(
+    offered: Mapping[str, torch.Tensor],
+    present: Mapping[str, torch.Tensor],
+    prefixes: tuple[str, ...],
+    weights: Weights,
+    experiment: Experiment,
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    state: dict[str, torch.Tensor] = {}
+    unexpected = []
+    for name, tensor in offered.items():
+        places = [prefix + name for prefix in prefixes if prefix + name in present]
+        if not places:
+            unexpected.append(name)
+        for place in places:
+            if present[place].shape != tensor.shape:
+                raise CallError(
+                    f"{place} has shape {tuple(tensor.shape)} in {weights.place}, {tuple(present[place].shape)} in this run",
+                    _differences(weights, experiment),
+                )
+            state[place] = tensor.detach().clone()  # several places may take one tensor, and a file holds each on its own
+    if not state:
+        raise CallError(
+            f"none of the {len(offered)} tensors in {weights.place} ({weights.method}) has a place in {experiment.method}; "
+            f"the first is {next(iter(offered), 'absent')!r}",
+            f"name weights of {experiment.method} in train.init",
+        )
+    missing = tuple(name for name in present if name not in state)
+    return state, LoadReport(tuple(name for name in offered if name not in set(unexpected)), missing, tuple(unexpected))
+
+
+def _differences(weights: Weights, experiment: Experiment) -> str:
+    """The settings of the model in which the two differ."""
+    ours, theirs = experiment.method_config.model_dump(mode="json")["model"], dict(weights.sections["model"])
+    both = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    words = " ".join(f"model.{key}={theirs[key]}" for key in both)
+    return f"use the settings of these weights: {words}" if words else "use the recipe and settings that these weights were trained with"

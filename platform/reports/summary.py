@@ -1,0 +1,124 @@
+"""What a run says of itself, in words and figures: headline, facts, curves, warnings, what to try next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
+from sightline.methods.settings import Duration
+from sightline.platform import config
+from sightline.platform.checkpoints.local import Checkpoint
+from sightline.platform.core.redaction import command_line
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.probes.findings import brief
+from sightline.platform.runs.record import Run
+
+
+def phase_seconds(run: Run) -> dict[str, float]:
+    """Where the time of the steps went, over all attempts, on rank 0."""
+    seconds: dict[str, float] = defaultdict(float)
+    for event in run.events():
+        if event["kind"] == "steps":
+            for name, value in event["phases"].items():
+                seconds[name] += value
+    return dict(seconds)
+
+
+def headline(run: Run, claims: Mapping[str, Any] | None, probes: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = []
+    if claims:
+        parts.append(claims.get("finding", ""))
+        for difference in claims["differences"][:1]:
+            first, other = difference["of"]
+            figures = claims["figures"]
+            against = _tail(find_method(run.experiment.method).metric_meanings.get(other, other))
+            parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
+    done = [result for result in probes.values() if "skipped" not in result]
+    if len(done) == 1:
+        parts.append(done[0]["finding"])
+    elif done:
+        parts.append(f"Probes of the frozen encoder: {'; '.join(brief(result) for result in done)}.")
+    nothing = "Trained; nothing was measured: that needs data.val, and a claim or a probe that fits the data."
+    return " ".join(part for part in parts if part) or nothing
+
+
+def _short(figure: str) -> str:
+    kind, _, what = figure.partition("_")
+    return f"{kind.upper() if not set(kind) & set('aeiou') else kind.capitalize()} with the {what.replace('_', ' ')}:"
+
+
+def _tail(meaning: str) -> str:
+    return meaning.rpartition("with ")[2]
+
+
+def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int) -> list[tuple[str, str]]:
+    events = list(run.events())
+    steps = [e for e in events if e["kind"] == "steps"]
+    starts = [e for e in events if e["kind"] == "start"]
+    seconds = sum(e["seconds"] for e in steps)
+    samples = sum(e["samples"] for e in steps)
+    wait = sum(e["phases"].get("data_wait", 0.0) for e in steps)
+    last = starts[-1]
+    variants = run.settings.get("teacher_cache", {}).get("variants", 0)
+    return [
+        ("Method", f"{run.settings['method']} ({run.recipe})"),
+        ("Training data", f"{train.rows:,} {train.kind} from {len(train.manifest.scenes) or 1} scenes"),
+        ("Validation data", f"{val.rows:,} {val.kind}" if val else "none"),
+        ("Data fingerprint", run.fingerprint[:16]),
+        *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
+        ("Parameters", f"{last['parameters'] / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
+        ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
+        ("Training time", f"{seconds:,.0f} s"),
+        ("Speed", f"{samples / max(seconds, 1e-9):,.1f} samples/s"),
+        ("Data wait", f"{wait / max(seconds, 1e-9):.1%} of the time"),
+        ("Workers", f"{last['workers']} ({last['device']}), {last['precision']}"),
+        ("Attempts", str(run.attempts)),
+        ("Peak memory", f"{peak / 2**30:.2f} GiB, all processes"),
+        ("Effective history", found.state.history[:16]),
+        ("MLflow run", str(run.mlflow_run_id)),
+    ]
+
+
+def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
+    steps = run.history()
+    health: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for event in run.events():
+        if event["kind"] == "health":
+            for name, value in event["figures"].items():
+                health[f"health: {name}"].append((event["step"], value))
+    curves = {
+        "train loss": [(step + 1, figures["loss"]) for step, figures in steps.items()],
+        "validation loss": [(e["step"], e["losses"]["loss"]) for e in run.events() if e["kind"] == "validation"],
+        "learning rate": [(step + 1, figures["lr"]) for step, figures in steps.items()],
+        **health,
+    }
+    return {name: sorted(set(points)) for name, points in curves.items() if points}
+
+
+def warnings(run: Run) -> list[str]:
+    broken = {reason.partition(":")[0]: reason for e in run.events() if e["kind"] == "broken" for reason in e["reasons"]}
+    lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
+    health = [e for e in run.events() if e["kind"] == "health"]
+    return lines + [f"step {e['step']}: {warning}" for e in health[-1:] for warning in e["warnings"]]
+
+
+def next_steps(run: Run, registered: str | None) -> list[str]:
+    try:
+        shipped = run.recipe in config.recipe_names() and bool(config.load(run.recipe))
+    except CallError:  # a fine-tuning recipe is not whole without its encoder
+        shipped = False
+    recipe = run.recipe if shipped else str(run.folder / "settings.yaml")  # a person's own file may be gone or changed
+    data = [f"data.{name}={run.settings['data'][name]}" for name in ("train", "val") if run.settings["data"][name]]
+    steps = [f"{command_line(['pretrain', recipe, f'train.length={_longer(run)}', *data])}  # longer"]
+    if registered:
+        steps.append(f'mlflow.pytorch.load_model("{registered}")  # features in plain Python')
+    steps.append("sightline prepare --help  # your own data")
+    return steps
+
+
+def _longer(run: Run) -> str:
+    length = run.experiment.train.length
+    return str(Duration(amount=length.amount * 3, unit=length.unit))

@@ -1,0 +1,72 @@
+"""What of the runs' checkpoints no run needs any more. The registry keeps copies of its own, and so does a run of what it began with."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import SightlineError
+from sightline.platform.checkpoints import local as checkpoint
+
+from .record import Run
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that can go."""
+
+    run: str
+    status: str
+    """Of the run."""
+    path: Path
+    what: str
+    bytes: int
+
+    def remove(self) -> None:
+        """A kill in the middle leaves every other checkpoint as it was. Raises `SightlineError`."""
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(checkpoint.set_aside(self.path))
+            else:
+                checkpoint.leave_out(self.path)
+        except OSError as error:
+            raise SightlineError(
+                f"{self.path} could not be deleted: {error.strerror or error}", "see who owns it, and try again"
+            ) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path)}
+
+
+def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> list[Waste]:
+    """Checkpoints beyond the newest `keep` that verify, and the optimizer's state of a finished run unless `optimizer` keeps it.
+
+    `keep`: by default 1 of a finished run, of any other its `train.keep`. Nothing of a run whose newest checkpoint does not verify: what
+    a person would hint it with must not go.
+    """
+    folder, finished = run.folder / "checkpoints", run.status == "finished"
+    paths = sorted(folder.glob("step-*"), reverse=True)
+    if not paths or checkpoint.problem(paths[0]) is not None:
+        return []
+    wanted = keep or (1 if finished else run.experiment.train.keep)
+    whole: list[Path] = []
+    for path in paths:
+        if len(whole) < wanted and (not whole or checkpoint.problem(path) is None):
+            whole.append(path)
+    waste = [_waste(run, path, f"checkpoint of {_step(path)}") for path in paths if path not in whole]
+    if finished:  # others may be writing
+        waste += [_waste(run, path, "checkpoint that was not written to its end") for path in folder.glob(".part-*")]
+        states = [path / "optimizer.safetensors" for path in whole if not optimizer]
+        waste += [_waste(run, path, f"optimizer state of {_step(path.parent)}") for path in states if path.exists()]
+    return waste
+
+
+def _waste(run: Run, path: Path, what: str) -> Waste:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return Waste(run.name, run.status, path, what, sum(file.stat().st_size for file in files))
+
+
+def _step(path: Path) -> str:
+    return f"step {int(path.name.removeprefix('step-')):,}"

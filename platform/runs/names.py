@@ -1,0 +1,42 @@
+"""Names of runs, sweeps and comparisons."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from sightline.methods.errors import CallError
+from sightline.platform.core.paths import home, runs_folder
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
+
+
+KINDS = ("runs", "sweeps", "comparisons")
+"""Folders of what has a name that `resume` takes."""
+
+
+def fresh_name(recipe: str) -> str:
+    """A run name nobody used: the recipe, in letters that a run name may have, and the time."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-")[:60] or "run"
+    stem = f"{clean}-{datetime.now().strftime('%m%d-%H%M%S')}"
+    name, number = stem, 1
+    while any((home() / kind / name).exists() for kind in KINDS):
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def refuse_taken(name: str, kind: str, parts: str = "") -> None:
+    """Raises `CallError` where `name` is no name, where a run, a sweep or a comparison has it, or where runs match `parts` (a pattern)."""
+    if not RUN_NAME.fullmatch(name):
+        raise CallError(f"{name!r} is no {kind} name", "use letters, digits, '.', '_' and '-'")
+    for other in KINDS:
+        if (folder := home() / other / name).exists():
+            raise taken(name, other.removesuffix("s"), folder)
+    if parts and (found := sorted(path.name for path in runs_folder().glob(parts))):
+        raise CallError(f"a run named {found[0]!r} exists, as one of this {kind} would be", "choose another --name, or remove such runs")
+
+
+def taken(name: str, kind: str, folder: Path) -> CallError:
+    return CallError(f"a {kind} named {name!r} exists in {folder}", f"choose another --name, or go on with `sightline resume {name}`")

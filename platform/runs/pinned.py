@@ -1,0 +1,110 @@
+"""Weights that a run keeps in its folder: those it begins from (`init/`) and those of its teachers (`frozen/`).
+
+They are found and written once, when the run is made. So a resume needs neither the original nor the registry, and an alias that moves on
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import LoadReport
+from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.checkpoints.remote import Storage
+from sightline.platform.config import Experiment
+from sightline.platform.weights.format import Part, Weights, read_file, write_file
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS, RECORD = "init/weights.safetensors", "init/init.json"
+"""In the run's folder."""
+FOLDER = "frozen"
+"""In the run's folder; one file for each setting that names an encoder."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights for a new run, fitted to its pretext. `state` holds those that found a place, under the pretext's names."""
+
+    place: str
+    """What `train.init` becomes: the absolute place and the SHA-256 of the weights found there, `PLACE@sha256:HEX`."""
+    source: str
+    part: Part
+    match: LoadReport
+    state: Mapping[str, torch.Tensor]
+
+    def describe(self) -> str:
+        match = self.match
+        what = "the whole state" if self.part == "pretext" else "the encoder"
+        return (
+            f"{what} of {self.source}: {len(match.matched)} tensors matched, {len(match.missing)} stay fresh{_some(match.missing)}, "
+            f"{len(match.unexpected)} found no place{_some(match.unexpected)}"
+        )
+
+    def keep(self, experiment: Experiment, folder: Path) -> None:
+        """Write the weights and what is known of them to `init/` of the run's `folder`."""
+        sections = experiment.method_config.model_dump(mode="json")
+        weights = Weights.of(experiment.method, sections, "pretext", self.state, self.source, str(folder / WEIGHTS))
+        write_file(weights, folder / WEIGHTS)
+        record = {"place": self.place, "source": self.source, "part": self.part, "says": self.describe(), **asdict(self.match)}
+        (folder / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
+    """Fill a fresh pretext with the weights kept in the run's `folder`, fetched where this node lacks them.
+
+    Raises `SightlineError` where they are gone or altered.
+    """
+    if storage := Storage.of(experiment, folder):
+        storage.fetch(WEIGHTS)
+    try:
+        weights = read_file(folder / WEIGHTS)
+    except CallError:
+        raise SightlineError(f"the weights that run {folder.name} begins from are gone: no {folder / WEIGHTS}", "start a new run") from None
+    pretext.load_state_dict(dict(weights.tensors), strict=False)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What is known of the weights a run began from; None where it began from fresh ones."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def keep_teachers(found: Mapping[str, Weights], folder: Path) -> None:
+    """Write the encoders to `frozen/` of the run's `folder`."""
+    for key, weights in found.items():
+        path = folder / FOLDER / f"{key}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_file(weights, path)
+
+
+def kept_teachers(experiment: Experiment, folder: Path) -> dict[str, Weights]:
+    """The kept encoders' weights by setting, fetched where this node lacks them. Raises `SightlineError` where one is gone or altered."""
+    kept = {}
+    for key, pinned in find_method(experiment.method).teachers(experiment.method_config).items():
+        path = folder / FOLDER / f"{key}.safetensors"
+        if storage := Storage.of(experiment, folder):
+            storage.fetch(f"{FOLDER}/{key}.safetensors")
+        if not path.is_file():
+            raise SightlineError(f"the encoder that run {folder.name} needs for {key} is gone: no {path}", "start a new run")
+        kept[key] = read_file(path)
+        if kept[key].sha256 != pinned.rpartition("@sha256:")[2]:
+            raise SightlineError(
+                f"{path} is not the encoder {pinned} that run {folder.name} began with", "put that back, or start a new run"
+            )
+    return kept
+
+
+def load_teachers(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
+    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
+    return {key: weights.encoder() for key, weights in kept_teachers(experiment, folder).items()}

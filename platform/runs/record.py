@@ -1,0 +1,127 @@
+"""A run's record: a folder with what was asked for (`run.json`), what happened (`events.jsonl`) and what came out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sightline.methods.errors import CallError
+from sightline.methods.settings import nearest
+from sightline.platform import config
+from sightline.platform.core.files import append_lines, parse_lines, write_record
+from sightline.platform.core.paths import home, runs_folder
+
+from .events import EVENTS, NOTICES, Event
+
+RUN_FILE = "run.json"
+METRIC_NAMES = 2
+"""Version of the names that a run's metrics have in MLflow. Version 1 called a fine-tuned model's test metrics `claim/...`."""
+
+
+class RunStatus(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """Early, with a checkpoint to go on from."""
+    FAILED = "failed"
+    TRAINED = "trained"
+    """The last step is made; probes, registration and report are not."""
+    FINISHED = "finished"
+
+
+@dataclass
+class Run:
+    """A logical run: one, across retries, resumes and changes of size."""
+
+    name: str
+    folder: Path
+    recipe: str
+    settings: dict[str, Any]
+    fingerprint: str
+    """Of the training data."""
+    created: str
+    command: str
+    status: RunStatus = RunStatus.CREATED
+    attempts: int = 0
+    mlflow_run_id: str | None = None
+    parent: str | None = None
+    """MLflow run id of the run that this one is nested in."""
+    commit: str | None = None
+    """Of Sightline's checkout, when the run was made."""
+    tracking_uri: str = ""
+    """The only place that keeps a password, for the next connection. `settings` and `command` are shown and sent, so they hold none."""
+    versions: dict[str, str] = field(default_factory=dict)
+    metric_names: int = 1
+    """See `METRIC_NAMES`; a record without it was written before there was a second version."""
+    _validated: tuple[dict[str, Any], config.Experiment] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, reference: str) -> Run:
+        """By name, folder or MLflow run id. Raises `CallError`."""
+        run = find_run(reference)
+        if run is None:
+            names = [run.name for run in all_runs()]
+            raise CallError(f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home()}")
+        return run
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in `folder`. Raises `CallError` where its record is not readable."""
+        try:
+            values = json.loads((folder / RUN_FILE).read_text())
+            return cls(**{**values, "folder": folder.absolute(), "status": RunStatus(values.get("status", "created"))})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CallError(f"{folder / RUN_FILE} is not readable: {error}") from error
+
+    @property
+    def experiment(self) -> config.Experiment:
+        """The run's settings, validated once."""
+        if self._validated is None or self._validated[0] is not self.settings:
+            self._validated = (self.settings, config.load(self.recipe, settings=self.settings))
+        return self._validated[1]
+
+    def save(self) -> None:
+        """Replace the record in one move: a kill leaves the old one or the new one. Only its owner can read it: see `tracking_uri`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init and each.name != "folder"}
+        write_record(self.folder / RUN_FILE, values)
+
+    def append(self, events: list[Event]) -> None:
+        """Record events of rank 0. Called by the process that trains, before it writes the checkpoint that contains them."""
+        append_lines(self.folder / EVENTS, events)
+
+    def note(self, events: list[Event]) -> None:
+        """Record events of other ranks and of the driver."""
+        append_lines(self.folder / NOTICES, events)
+
+    def events(self) -> Iterator[Event]:
+        """All events, those of lost attempts included: rank 0's in the order in which they were made, then those of other ranks."""
+        for path in (self.folder / EVENTS, self.folder / NOTICES):
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from parse_lines(file)
+
+    def history(self) -> dict[int, dict[str, float]]:
+        """Step -> its metrics (losses, lr, grad_norm), each from the last attempt that made the step."""
+        steps: dict[int, dict[str, float]] = {}
+        for event in self.events():
+            if event["kind"] == "steps":
+                for i in range(len(event["lr"])):
+                    losses = {name: values[i] for name, values in event["losses"].items()}
+                    steps[event["first"] + i] = {**losses, "lr": event["lr"][i], "grad_norm": event["grad_norm"][i]}
+        return dict(sorted(steps.items()))
+
+
+def find_run(reference: str) -> Run | None:
+    """The run with this name, folder or MLflow run id; None where there is none. Raises `CallError` where its record is not readable."""
+    for folder in (Path(reference), runs_folder() / reference):
+        if (folder / RUN_FILE).is_file():
+            return Run.read(folder)
+    return next((run for run in all_runs() if run.mlflow_run_id == reference), None)
+
+
+def all_runs() -> list[Run]:
+    return [Run.read(path.parent) for path in sorted(runs_folder().glob(f"*/{RUN_FILE}"))]

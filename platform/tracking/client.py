@@ -1,0 +1,55 @@
+"""The MLflow client: quiet, and at the address that settings or environment name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import warnings
+from typing import Any
+
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.core.paths import artifact_location, local_tracking_uri
+from sightline.platform.core.redaction import redact
+
+
+def quiet_mlflow() -> None:
+    """MLflow's import speaks of migrations and telemetry; none of it is for the person who started a run."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server answers an upload when it has stored the file
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+    import mlflow  # noqa: F401  # sets its loggers up, so they are quietened after it
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def undelivered(problem: str, name: str) -> str:
+    """What a person is told of a server that is away; `name`: what to resume."""
+    return f"MLflow was away ({problem}); nothing is lost: `sightline resume {shlex.quote(name)}` delivers the rest"
+
+
+def experiment_of(client: Any, name: str, uri: str) -> str:
+    """The id of the MLflow experiment of this name, made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, artifact_location=artifact_location() if uri.startswith("sqlite:") else None))
+
+
+def tracking_uri(experiment: config.Experiment) -> str:
+    """Where MLflow records the run; local SQLite unless the settings or `MLFLOW_TRACKING_URI` say otherwise."""
+    uri = experiment.log.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return local_tracking_uri()
+    if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks", "postgresql", "mysql")):
+        raise CallError(
+            f"log.tracking_uri = {redact(uri)!r} is no MLflow address",
+            "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db",
+        )
+    return uri

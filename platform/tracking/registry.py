@@ -1,0 +1,305 @@
+"""Files an encoder in the MLflow model registry: as an exported graph that loads without Sightline and with unpickling off, and in the
+form from which Sightline builds the module again (`open_encoder`).
+
+Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` takes torch 2.10 or newer (MLflow checks every record of the archive).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.settings import nearest
+from sightline.platform.core.paths import home, local_tracking_uri
+from sightline.platform.core.redaction import redact
+from sightline.platform.data.encoder_input import Input, input_of
+from sightline.platform.weights.format import Weights, digest, write_folder
+
+TOLERANCE = 1e-5
+"""Largest difference between the features of the encoder and those of its registered form."""
+ARTIFACT = "encoder"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry. `uri` names it by alias, which moves on; `version_uri` always means this one."""
+
+    name: str
+    version: str
+    alias: str
+    uri: str
+    version_uri: str
+    model_id: str
+
+
+def register_encoder(
+    encoder: torch.nn.Module,
+    *,
+    name: str,
+    run_id: str,
+    tracking_uri: str,
+    tags: Mapping[str, str],
+    usage: str = "",
+    saved: Path | None = None,
+    alias: str = "candidate",
+) -> Registered:
+    """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
+
+    What this run has filed of the same weights before is not filed again: its tags and its alias are set anew.
+    The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives what the encoder's `forward` gives:
+    patch tokens (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is checked
+    against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the encoder is and how good; a loading example
+    is added; together they are the description of the version and its README.md. `saved`: the folder form of the same encoder
+    (`weights.write_folder`), filed as `encoder/`. The version belongs to run `run_id`. Raises `SightlineError` where the encoder cannot be
+    exported or its exported form disagrees.
+    """
+    import mlflow
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    given = input_of(encoder)
+    output = str(getattr(encoder, "output", "tokens"))
+    text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
+    sha256 = digest(encoder.state_dict())
+    tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
+    with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
+        client = mlflow.MlflowClient(tracking_uri)
+        for filed in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if filed.tags.get("sightline.sha256") == sha256:
+                for key, value in tags.items():
+                    client.set_model_version_tag(name, filed.version, key, value)
+                client.update_model_version(name, filed.version, text)
+                client.set_registered_model_alias(name, alias, filed.version)
+                return _registered(name, filed, alias)
+        run = client.get_run(run_id)
+        logged = client.create_logged_model(
+            run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
+        )
+        try:
+            folder = Path(scratch) / "model"
+            _save(encoder, given, output, folder, logged, run_id)
+            (folder / "README.md").write_text(text)
+            if saved is not None:
+                shutil.copytree(saved, folder / ARTIFACT)
+            client.log_model_artifacts(logged.model_id, str(folder))
+        except Exception:
+            client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        if not client.search_registered_models(f"name = '{name}'"):
+            with suppress(MlflowException):  # another run may have made it since
+                client.create_registered_model(name)
+        filed = client.create_model_version(
+            name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
+        )
+        client.set_registered_model_alias(name, alias, filed.version)
+    return _registered(name, filed, alias)
+
+
+def _registered(name: str, filed: Any, alias: str) -> Registered:
+    number, model_id = str(filed.version), filed.source.removeprefix("models:/")  # its own `model_id` the SQL registry leaves empty
+    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
+
+
+def register_import(weights: Weights, name: str) -> Registered:
+    """Registers the encoder of imported weights, with an MLflow run of their own, in `$MLFLOW_TRACKING_URI` or locally."""
+    from .client import experiment_of, quiet_mlflow
+
+    quiet_mlflow()
+    import mlflow
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
+    home().mkdir(parents=True, exist_ok=True)
+    client = mlflow.MlflowClient(uri)
+    encoder = weights.encoder()
+    tags = {"sightline.method": weights.method, "sightline.source": weights.source}
+    run = client.create_run(
+        experiment_of(client, "sightline", uri), run_name=f"import-{name}", tags={**tags, "mlflow.source.name": "sightline"}
+    )
+    sections = {section: values for section, values in weights.sections.items() if isinstance(values, dict)}
+    for section, values in sections.items():
+        for key, value in values.items():
+            client.log_param(run.info.run_id, f"{section}.{key}", value)
+    with tempfile.TemporaryDirectory(prefix="sightline-import-") as scratch:
+        state = encoder.state_dict()
+        saved = write_folder(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), Path(scratch))
+        usage = f"The {weights.method} encoder of the published file {weights.source}."
+        filed = register_encoder(
+            encoder,
+            name=name,
+            run_id=run.info.run_id,
+            tracking_uri=uri,
+            tags=tags,
+            usage=usage,
+            saved=saved,
+        )
+    client.set_terminated(run.info.run_id)
+    return filed
+
+
+def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+    """(a folder with the folder form of a registered encoder, the URI that always means this version).
+
+    `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
+    the nearest model, and `SightlineError` where Sightline did not file it.
+    """
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))?", uri)
+    if not match:
+        raise CallError(f"{uri!r} is no registry address", "write models:/NAME@alias, models:/NAME/3 or models:/NAME")
+    name, alias, number = match[1], match[2], match[3]
+    place = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
+    if place == local_tracking_uri() and not (home() / "mlflow.db").is_file():
+        raise CallError(f"no registry holds {uri}: there is none under {home()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
+    from .client import quiet_mlflow
+
+    quiet_mlflow()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with _tracking(place):
+        client = mlflow.MlflowClient(place)
+        try:
+            if alias:
+                number = client.get_model_version_by_alias(name, alias).version
+            elif number is None:
+                number = max((int(v.version) for v in client.search_model_versions(f"name = '{name}'")), default=None)
+            location = client.get_model_version_download_uri(name, str(number)) if number is not None else None
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise SightlineError(
+                    f"the registry {redact(place)} does not answer: {_line(error)}", "check its address and your access"
+                ) from None
+            location = None
+        if location is None:
+            raise CallError(
+                f"no {uri} in the registry {redact(place)}: {_near(client, name)}", "see `mlflow ui` for its models, versions and aliases"
+            )
+        pinned = f"models:/{name}/{number}"
+        if ARTIFACT not in {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=location) if file.is_dir}:
+            raise SightlineError(
+                f"{pinned} was not filed by Sightline: it holds no {ARTIFACT}/ with settings and weights",
+                "name a model that a Sightline run registered, or import its weights: sightline import FILE --method METHOD --out FILE",
+            )
+        scratch = tempfile.TemporaryDirectory(prefix="sightline-registered-")
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{ARTIFACT}", dst_path=scratch.name)
+        for file in Path(folder).iterdir():
+            if file.parent != Path(scratch.name):
+                file.rename(Path(scratch.name) / file.name)
+    return scratch, pinned
+
+
+def _near(client: Any, name: str) -> str:
+    """What there is under this or a near name."""
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        return nearest(name, list(models)) if models else "it is empty"
+    versions = ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int))
+    return f"versions {versions}; aliases {', '.join(models[name].aliases) or 'none'}"
+
+
+def _line(error: Exception) -> str:
+    return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
+
+
+def _save(encoder: torch.nn.Module, given: Input, output: str, folder: Path, logged: Any, run_id: str) -> None:
+    """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
+    import mlflow.pytorch
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    with _on_cpu(encoder), torch.no_grad():
+        shape = tuple(encoder(given.example(2)).shape[1:])
+    float32 = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, *given.shape), given.name)]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
+    )
+    model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    with _on_cpu(encoder):
+        try:
+            mlflow.pytorch.save_model(
+                encoder,
+                str(folder),
+                mlflow_model=model,
+                signature=signature,
+                input_example=given.example(2).numpy(),  # two: an example of one would fix the batch at one
+                pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],  # inferring them takes seconds
+                serialization_format="pt2",
+            )
+        except torch._dynamo.exc.UserError as error:
+            raise SightlineError(f"the encoder cannot be exported as a graph: {error}", "its forward must not depend on values") from error
+        _check(encoder, folder / "data" / "model.pt2", given)
+
+
+def _check(encoder: torch.nn.Module, path: Path, given: Input) -> None:
+    """Compares the features of the exported program with the encoder's. Its example input stays: MLflow refuses a program without."""
+    exported = torch.export.load(path).module()
+    for batch in (1, 3, 7):
+        example = given.example(batch)
+        with torch.no_grad():
+            difference = float((exported(example) - encoder(example)).abs().max())
+        if not difference <= TOLERANCE:
+            raise SightlineError(
+                f"the exported encoder differs from the encoder by {difference:.1e} for a batch of {batch}; {TOLERANCE:g} is allowed",
+                "this is a fault of Sightline or of the method's encoder; the run and its checkpoints are whole",
+            )
+
+
+@contextmanager
+def _on_cpu(encoder: torch.nn.Module) -> Iterator[None]:
+    """The encoder on the CPU in evaluation mode: an exported graph stays on the device on which it was traced."""
+    training, device = encoder.training, next(encoder.parameters()).device
+    try:
+        encoder.cpu().eval()
+        yield
+    finally:
+        encoder.to(device).train(training)
+
+
+@contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow's SQL registry looks up `models:/` sources through its global tracking URI, so that is set here and put back."""
+    import mlflow
+
+    # MLflow writes what it was told into the environment, too, and reads it there where it was told nothing.
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _example(name: str, alias: str, given: Input, output: str, tracking_uri: str) -> str:
+    place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
+    return f"""## Use
+
+```python
+import mlflow, torch
+
+mlflow.set_tracking_uri("{place}")
+encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
+{given.name} = torch.rand(4, {", ".join(map(str, given.shape))})  # {given.words}
+{output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}
+```
+
+Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""

@@ -1,0 +1,171 @@
+"""One optimiser step over the microbatches of this rank: forward, backward, clipping, update."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from sightline.methods import collective
+from sightline.methods.contract import Batch
+from sightline.methods.optim import Clock, OptimConfig, Schedule
+from sightline.methods.random import MicrobatchRng
+from sightline.platform.data.loader.blocks import Columns
+from sightline.platform.data.loader.stream import Microbatch
+
+
+class Phases:
+    """Seconds by name of what a run spends its time on. On a GPU the work is queued, so a phase ends where the host waits for it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call."""
+        taken = dict(self.seconds)
+        self.seconds.clear()
+        return taken
+
+
+def tensors(columns: Columns, device: torch.device) -> Batch:
+    return {name: torch.from_numpy(np.ascontiguousarray(column)).to(device, non_blocking=True) for name, column in columns.items()}
+
+
+def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """The weighted sum that the settings name: sum of `loss.<term>` * term."""
+    return torch.stack([losses[name].float() * weight for name, weight in weights.items()]).sum()
+
+
+@contextlib.contextmanager
+def buffers_kept(pretext: torch.nn.Module) -> Iterator[None]:
+    """Running statistics are put back afterwards: what happens inside leaves no trace in them."""
+    before = {name: value.clone() for name, value in pretext.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in pretext.named_buffers():
+                value.copy_(before[name])
+
+
+@dataclass(frozen=True)
+class StepResult:
+    losses: dict[str, torch.Tensor]
+    """By name, one value for each microbatch of this rank; `loss` is the weighted total."""
+    grad_norm: float
+    lr: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.grad_norm)
+
+
+@dataclass
+class Stepper:
+    """Holds the pretext, its optimiser and schedules; `step` does one step. Under `torch.distributed` gradients are averaged by DDP."""
+
+    pretext: Any
+    optim: OptimConfig
+    clock: Clock
+    weights: Mapping[str, float]
+    seed: int
+    precision: str
+    device: torch.device
+    phases: Phases = field(default_factory=Phases)
+
+    def __post_init__(self) -> None:
+        groups = self.pretext.param_groups(self.optim)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": g.params, "lr_scale": g.lr_scale, "decays": g.decay} for g in groups],
+            lr=0.0,
+            betas=self.optim.betas,
+            eps=self.optim.eps,
+            fused=True,
+        )
+        self.names = {parameter: name for name, parameter in self.pretext.named_parameters()}
+        self.schedules: dict[str, Schedule] = self.pretext.schedules(self.optim, self.clock)
+        self.module: Any = self.pretext
+        if collective.active():
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.module = DistributedDataParallel(self.pretext, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def warm_up_ddp(self, microbatches: Sequence[Microbatch]) -> None:
+        """One discarded backward. DDP lays out its buckets anew after the first backward, which changes the order of its sums; a run that
+        goes on from a checkpoint must add in the same order as one that never stopped (3 and more ranks differ otherwise)."""
+        if not isinstance(self.module, DistributedDataParallel):
+            return
+        with buffers_kept(self.pretext):
+            *_, (batch, noise) = self._prepared(microbatches, step=-1)
+            self._backward(batch, noise, share=1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, step: int, microbatches: Sequence[Microbatch]) -> StepResult:
+        """Step number `step` (0-based) on this rank's microbatches. A gradient that is not finite is not applied."""
+        lr = self.schedules["lr"](step)
+        decay = self.schedules["weight_decay"](step)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = lr * settings["lr_scale"]
+            settings["weight_decay"] = decay if settings["decays"] else 0.0
+        results = []
+        for index, (batch, noise) in enumerate(self._prepared(microbatches, step)):
+            last = index == len(microbatches) - 1
+            quiet = contextlib.nullcontext() if last or self.module is self.pretext else self.module.no_sync()
+            # Running statistics follow microbatch 0, whoever has it: so they do not depend on the number of workers.
+            keep = contextlib.nullcontext() if noise.microbatch == 0 else buffers_kept(self.pretext)
+            with quiet, keep:
+                results.append(self._backward(batch, noise, 1.0 / len(microbatches)))
+        with self.phases("optimiser"):
+            parameters = [p for p in self.names if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            grad_norm = float(norm)
+            if math.isfinite(grad_norm):
+                if self.optim.clip is not None and grad_norm > self.optim.clip:  # exactly; torch's helper adds 1e-6 to the norm
+                    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.optim.clip / grad_norm)
+                self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.pretext.after_step(step, self.clock.steps)
+        stacked = {name: torch.stack([r[name] for r in results]) for name in results[0]}
+        return StepResult(stacked, grad_norm, lr)
+
+    def _prepared(self, microbatches: Sequence[Microbatch], step: int) -> Iterator[tuple[Batch, MicrobatchRng]]:
+        """The microbatches on the device, one after the other; all at once, with what needs the whole batch, where the method has such."""
+        noises = [MicrobatchRng(self.seed, step, microbatch.slot) for microbatch in microbatches]
+        if hasattr(self.pretext, "targets"):
+            batches = [self._to_device(microbatch) for microbatch in microbatches]
+            with self.phases("targets"), self.autocast(), torch.no_grad():
+                batches = self.pretext.targets(batches, noises)
+            yield from zip(batches, noises, strict=True)
+        else:
+            yield from ((self._to_device(microbatch), noise) for microbatch, noise in zip(microbatches, noises, strict=True))
+
+    def _to_device(self, microbatch: Microbatch) -> Batch:
+        with self.phases("to_device"):
+            batch: Batch = self.pretext.to_device(tensors(microbatch.arrays, self.device))
+            return batch
+
+    def _backward(self, batch: Batch, noise: MicrobatchRng, share: float) -> dict[str, torch.Tensor]:
+        with self.phases("forward"), self.autocast():
+            losses = self.module(batch, noise)
+            loss = total(losses, self.weights)
+        with self.phases("backward"):
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach(), **{name: value.detach().float() for name, value in losses.items()}}

@@ -1,0 +1,115 @@
+"""Where a run finds room on a cluster that it shares: the arithmetic, on nodes that are numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from toy import TOY
+
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.cluster import placement
+from sightline.platform.cluster.placement import Shares, _largest, _plan, await_room, can_grow
+
+
+def experiment(**overrides: Any) -> config.Experiment:
+    return config.load("toy", overrides, settings=TOY)
+
+
+def shares(*nodes: tuple[float, float]) -> Shares:
+    return {str(number): {"CPU": cpus, "GPU": gpus} for number, (cpus, gpus) in enumerate(nodes)}
+
+
+def test_a_second_run_leaves_room_for_the_data_of_both() -> None:
+    """Two runs that each planned on the whole of two CPUs held them with their workers, and waited for ever for their data."""
+    nodes = shares((1, 0), (1, 0))
+    first = _plan(experiment(**{"train.workers": 2}), nodes, nodes)
+    assert first is not None
+    left = shares((1 - first.worker_cpus, 0), (1 - first.worker_cpus, 0))
+    second = _plan(experiment(**{"train.workers": 2}), nodes, left)
+    assert second is not None
+    assert 1 - first.worker_cpus - second.worker_cpus >= max(first.data.task_cpus, second.data.task_cpus)
+
+
+def test_threads_do_not_depend_on_who_else_is_there() -> None:
+    """With other threads the weights would differ in their last bits."""
+    nodes, run = shares((8, 0), (8, 0)), experiment(**{"train.workers": 2, "train.threads": None})
+    plans = [_plan(run, nodes, left) for left in (nodes, shares((4, 0), (3, 0)))]
+    assert [plan and plan.threads for plan in plans] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("device", "nodes", "left"),
+    [
+        ("auto", shares((8, 1), (8, 1)), shares((7, 0), (8, 1))),
+        ("cuda", shares((16, 0)), shares((16, 0))),
+        ("auto", shares((1, 2), (64, 0)), shares((1, 2), (64, 0))),
+        ("cpu", {}, {}),
+    ],
+    ids=["another run holds a GPU", "GPUs are still to come", "no CPU beside a GPU", "no node is up"],
+)
+def test_what_does_not_fit_now_waits(device: str, nodes: Shares, left: Shares) -> None:
+    assert _plan(experiment(**{"train.workers": 2, "train.device": device}), nodes, left) is None
+
+
+def test_an_elastic_run_takes_the_most_workers_that_fit_and_divide_its_groups() -> None:
+    run = experiment(**{"train.workers": 3, "train.least_workers": 1, "train.device": "auto"})
+    nodes = shares((4, 1), (4, 1), (4, 1))
+    for free, count in ((nodes, 3), (shares((4, 1), (4, 0), (4, 1)), 2), (shares((4, 1), (4, 0), (4, 0)), 1)):
+        plan = _largest(run, nodes, free)
+        assert plan is not None and (plan.workers, plan.worker_gpus) == (count, 1)
+    assert _largest(run, nodes, shares((4, 0), (4, 0), (4, 0))) is None
+    six = experiment(**{"batch.size": 24, "batch.microbatch": 4, "train.workers": 6, "train.least_workers": 2, "train.device": "auto"})
+    wide = shares(*[(4, 1)] * 5)
+    assert (plan := _largest(six, wide, wide)) is not None and plan.workers == 3, "neither 5 nor 4 divide 6 groups"
+
+
+def test_an_elastic_run_counts_its_own_place_when_it_looks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = experiment(**{"train.workers": 3, "train.least_workers": 1, "train.device": "auto"})
+    nodes = shares((4, 1), (4, 1), (4, 1))
+    plan = _largest(run, nodes, shares((4, 1), (4, 0), (4, 0)))
+    assert plan is not None
+    monkeypatch.setattr(placement, "up", lambda: nodes)
+    for others, grows in ((shares((3, 0), (4, 0), (4, 0)), False), (shares((3, 0), (4, 0), (4, 1)), True)):
+        monkeypatch.setattr(placement, "_left", lambda nodes, others=others: others)
+        assert can_grow(run, plan, ["0"]) is grows
+
+
+def alone(nodes: Shares, patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("RAY_ADDRESS", raising=False)
+    patch.setattr(placement, "up", lambda: nodes)
+    patch.setattr(placement, "_left", lambda nodes: nodes)
+    patch.setattr(placement.ClusterLease, "take", lambda self: None)
+    patch.setattr(placement.ClusterLease, "give", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (shares((16, 1)), "train.workers = 2 workers need 2 GPUs, the cluster has 1"),
+        (shares((1, 2), (64, 0)), r"2 workers x 1 CPU \+ 1 GPU find no place on the nodes: 1 CPU \+ 2 GPU; 64 CPU"),
+    ],
+)
+def test_what_this_machine_cannot_hold_is_refused_with_the_arithmetic(nodes: Shares, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(nodes, monkeypatch)
+    with pytest.raises(CallError, match=said):
+        await_room(experiment(**{"train.workers": 2}), print)
+
+
+class Wanted:
+    def wait(self, seconds: float) -> bool:
+        return True
+
+
+def test_the_wait_is_told_once_and_ends_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, said, looks = shares((4, 2)), list[str](), iter([shares((3, 1))] * 4 + [shares((4, 2))])
+    alone(nodes, monkeypatch)
+    monkeypatch.setattr(placement, "_left", lambda nodes: next(looks))
+    monkeypatch.setattr(placement, "_want", lambda bundles: Wanted())
+    monkeypatch.setattr(placement, "_drop", lambda group: None)
+    monkeypatch.setattr(placement, "LOOK_SECONDS", 0.0)
+    monkeypatch.setenv("RAY_ADDRESS", "there")
+    plan, _ = await_room(experiment(**{"train.workers": 2}), said.append)
+    assert (plan.workers, plan.worker_gpus) == (2, 1)
+    assert said == ["waiting for the cluster: needs 2 x 1 CPU + 1 GPU for its workers; there is 4 CPU + 2 GPU, others hold 1 CPU + 1 GPU"]

@@ -1,0 +1,153 @@
+"""`prepare images` with masks: class indices go with their images through every cut, and what does not fit is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_images import DATA, needs, prepare, rows_of, write_image, write_mask
+from PIL import Image
+
+from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.data.images import Fit, decode_segmentation
+from sightline.platform.data.prepare import masks
+from sightline.platform.data.prepare.images import WHOLE
+from sightline.platform.data.schema import decode_row
+
+
+def _street(folder: Path, count: int = 4, images: str = "images", masks_: str = "masks") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("0 sky\n1 road\n2 car\n3 nothing\n")
+    for i in range(count):
+        write_image(folder / f"{images}/{i}.jpg", seed=i)
+        indices = np.zeros((40, 60), np.uint8)
+        indices[20:], indices[30:, 40:], indices[:5, :5] = 1, 2, 3
+        write_mask(folder / f"{masks_}/{i}.png", indices)
+
+
+def test_masks_go_with_their_images_and_their_pixels_are_counted(tmp_path: Path) -> None:
+    _street(tmp_path / "in")
+    dataset = prepare(masks.find(str(tmp_path / "in"), "street", ignore=3), tmp_path / "out")[WHOLE]
+    manifest = dataset.manifest
+    assert (manifest.classes, manifest.ignore_index) == (("sky", "road", "car"), 3), "the ignored one is no class"
+    assert manifest.pixels == {0: 4 * 1175, 1: 4 * 1000, 2: 4 * 200, 3: 4 * 25}
+    sample = decode_row(rows_of(dataset)["street/2.jpg"], "images")
+    np.testing.assert_array_equal(sample["segmentation"], decode_segmentation((tmp_path / "in/masks/2.png").read_bytes()))
+    assert sample["segmentation"].dtype == np.uint8
+
+
+def test_a_cut_and_a_resize_take_the_mask_along(tmp_path: Path) -> None:
+    """The mask marks the bright half of its image, so the stored two must still agree; an ignored value is not mixed with others."""
+    picture = np.zeros((80, 120, 3), np.uint8)
+    picture[:, 70:] = 255
+    (tmp_path / "in/images").mkdir(parents=True)
+    (tmp_path / "in/images/a.png").write_bytes(b"")
+    Image.fromarray(picture).save(tmp_path / "in/images/a.png")
+    indices = np.where(picture[..., 0] > 0, 1, 0).astype(np.uint16)
+    indices[40:] = 500
+    write_mask(tmp_path / "in/masks/a.png", indices)
+    (tmp_path / "in/classes.txt").write_text("dark\nbright\n")
+    dataset = prepare(masks.find(str(tmp_path / "in"), "x", ignore=500), tmp_path / "out", Fit(40, square=True))[WHOLE]
+    sample = decode_row(dataset.read(0, 0).to_pylist()[0], "images")
+    assert sample["image"].shape == (40, 40, 3) and sample["segmentation"].dtype == np.uint16
+    np.testing.assert_array_equal(sample["segmentation"][:20], (sample["image"][:20, :, 0] > 127).astype(int))
+    assert (sample["segmentation"][20:] == 500).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks_", "parts"),
+    [
+        ("train", "trainannot", {"train", "val"}),
+        ("images/train", "masks/train", {"train", "val"}),
+        ("train/images", "train/labels", {"train", "val"}),
+        ("JPEGImages", "SegmentationClass", {WHOLE}),
+    ],
+)
+def test_the_usual_layouts_of_masks_are_known(tmp_path: Path, images: str, masks_: str, parts: set[str]) -> None:
+    _street(tmp_path / "in", 2, images, masks_)
+    _street(tmp_path / "in", 2, images.replace("train", "val"), masks_.replace("train", "val"))
+    found = masks.find(str(tmp_path / "in"), "x")
+    assert set(found.parts) == parts and all(len(images) == 2 for images in found.parts.values()) and not found.skips
+
+
+def test_other_layouts_are_named(tmp_path: Path) -> None:
+    _street(tmp_path / "in", 2, "rgb/train", "gt/train")
+    with pytest.raises(CallError, match=r"no folders of images and masks; looked for: images/\{split\}") as caught:
+        masks.find(str(tmp_path / "in"), "x")
+    assert "--images" in caught.value.hint
+    found = masks.find(str(tmp_path / "in"), "x", images="rgb/{split}", masks="gt/{split}")
+    assert {part: len(images) for part, images in found.parts.items()} == {"train": 2}
+    for wrong in ({"images": "rgb"}, {"images": "../x", "masks": "y"}, {"images": "rgb/{split}", "masks": "gt"}):
+        with pytest.raises(CallError, match="--images"):
+            masks.find(str(tmp_path / "in"), "x", **wrong)
+
+
+def test_masks_need_a_list_of_classes_that_makes_sense(tmp_path: Path) -> None:
+    _street(tmp_path / "in")
+    names = tmp_path / "names.txt"
+    for text, said in (("sky\nsky\n", "names 'sky' twice"), ("sky\n", "names 1 class"), ("\n", "names 0 class")):
+        names.write_text(text)
+        with pytest.raises(CallError, match=re.escape(said)):
+            masks.find(str(tmp_path / "in"), "x", classes=str(names))
+    names.write_text("sky\nground\n")
+    with pytest.raises(CallError, match="a single class beside the ignored one"):
+        masks.find(str(tmp_path / "in"), "x", classes=str(names), ignore=1)
+    (tmp_path / "in/classes.txt").unlink()
+    with pytest.raises(CallError, match=r"no classes\.txt: masks hold numbers"):
+        masks.find(str(tmp_path / "in"), "x")
+
+
+def test_masks_that_do_not_fit_are_skipped_with_the_name_and_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    _street(folder, 8)
+    write_mask(folder / "masks/0.png", np.zeros((40, 50), np.uint8))
+    write_mask(folder / "masks/1.png", np.full((40, 60), 17, np.uint8))
+    write_image(folder / "masks/2.png")
+    (folder / "masks/3.png").unlink()
+    write_mask(folder / "masks/orphan.png", np.zeros((40, 60), np.uint8))
+    Image.new("L", (60, 40)).save(folder / "masks/4.jpg")
+    (folder / "masks/4.png").unlink()
+    found = masks.find(str(folder), "x")
+    assert sorted(found.skips) == [("masks/orphan.png", "a mask has no image"), ("x/3.jpg", "an image has no mask")]
+    dataset = prepare(found, tmp_path / "out", max_skipped=0.6)[WHOLE]
+    assert dataset.rows == 3
+    assert {item.reason: item.examples[0] for item in dataset.manifest.provenance.skipped} == {
+        "mask and image differ in size": "x/0.jpg (50 x 40 and 60 x 40, 0.png)",
+        "mask holds a class index beyond the list of classes": "x/1.jpg (index 17, 4 classes, 1.png)",
+        "mask holds colours, not class indices": "x/2.jpg (PNG of mode RGB, 2.png)",
+        "mask is no PNG": "x/4.jpg (JPEG changes the indices, 4.jpg)",
+    }
+
+
+def test_a_palette_mask_is_its_indices(tmp_path: Path) -> None:
+    palette = Image.new("P", (60, 40), 2)
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    palette.save(tmp_path / "mask.png")
+    assert (decode_segmentation((tmp_path / "mask.png").read_bytes()) == 2).all()
+
+
+def test_a_job_with_other_classes_is_another_job(tmp_path: Path) -> None:
+    _street(tmp_path / "in")
+    (tmp_path / "in/masks/0.png").write_bytes(b"broken")
+    with pytest.raises(SightlineError, match="1 of 4 rows had to be skipped"):
+        prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out")
+    with pytest.raises(CallError, match="beginning of another preparation"):
+        prepare(masks.find(str(tmp_path / "in"), "x", ignore=3), tmp_path / "out")
+    assert prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out", max_skipped=0.3)[WHOLE].rows == 3
+
+
+@pytest.mark.slow
+@needs("camvid-320")
+def test_camvid_has_its_masks_to_the_pixel(tmp_path: Path) -> None:
+    sets = prepare(masks.find(str(DATA / "camvid-320"), "camvid", ignore=11), tmp_path / "out")
+    assert {name: dataset.rows for name, dataset in sets.items()} == {"train": 367, "val": 101}
+    manifest = sets["val"].manifest
+    assert (len(manifest.classes), manifest.classes[8], manifest.ignore_index) == (11, "Car", 11)
+    counts = np.zeros(12, int)
+    for name, row in rows_of(sets["val"]).items():
+        original = np.asarray(Image.open(DATA / "camvid-320/valannot" / Path(name).with_suffix(".png").name))
+        np.testing.assert_array_equal(decode_segmentation(row["segmentation"]), original)
+        counts += np.bincount(original.ravel(), minlength=12)
+    assert manifest.pixels == dict(enumerate(counts.tolist()))

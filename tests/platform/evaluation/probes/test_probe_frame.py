@@ -1,0 +1,190 @@
+"""All probes share one frame: names, protocols, rows, controls, differences, words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_probes import Blind, PatchColour, blind_controls
+
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import encode_image
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.probes.catalog import PROBES, find_probe
+from sightline.platform.evaluation.probes.context import EvaluatedModel, Grid, ImageEvalContext, patch_pixels
+from sightline.platform.evaluation.probes.findings import brief, finding_of, flat_metrics, table
+from sightline.platform.evaluation.probes.protocol import Resampling, protocol_hash
+from sightline.platform.evaluation.probes.result_table import ResultTable, measure_table
+from sightline.platform.evaluation.probes.run import DatasetPair, run_probes
+from sightline.platform.evaluation.probes.splits import Units
+
+HASHES = {
+    "part_segmentation": "647fe0e1fc5d",
+    "few_shot": "daa09841fd11",
+    "shape_knn": "9f1ca1c7134b",
+    "shape_svm": "d228b8366b84",
+    "knn": "945abaf3c36b",
+    "linear": "31b6069ec6a1",
+    "segmentation": "789d6070a4a0",
+    "depth": "6c770ae4143e",
+    "correspondence": "5a4e0e1547be",
+}
+
+
+def test_protocols_are_frozen() -> None:
+    """A change of any word or number needs a new version: then, and only then, this table changes."""
+    assert {name: protocol_hash(spec.protocol) for name, spec in PROBES.items()} == HASHES
+    assert protocol_hash(PROBES["knn"].protocol.model_copy(update={"k": 10})) != HASHES["knn"]
+
+
+def test_the_documentation_names_every_protocol_by_its_hash() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs" / "probes.md").read_text()
+    for name, spec in PROBES.items():
+        assert f"version {spec.protocol.version} (`{HASHES[name]}`)" in text, name
+        assert spec.protocol.name == name and tuple(spec.metrics) == spec.protocol.metrics
+
+
+def test_a_misspelt_probe_is_told_the_nearest() -> None:
+    with pytest.raises(CallError, match="did you mean 'segmentation'"):
+        find_probe("segmentaton")
+    with pytest.raises(CallError, match=r"probe.names.*no probe 'lineer'.*did you mean 'linear'"):
+        config.load("croco-tiny", {"probe.names": ["lineer"]})
+
+
+def test_probe_data_come_in_couples_and_default_to_the_data_of_the_run() -> None:
+    assert config.load("croco-tiny", {"data.train": "a", "data.val": "b"}).probe_data == [("a", "b")]
+    assert config.load("croco-tiny", {"data.train": "a"}).probe_data == []
+    one = config.load("croco-tiny", {"data.train": "a", "probe.test": "c"})
+    assert one.probe_data == [("a", "c")] and config.load("x", settings=one.sections()) == one.model_copy(update={"recipe": "x"})
+    several = config.load("croco-tiny", {"probe.train": ["a", "b"], "probe.test": ["c", "d"]})
+    assert several.probe_data == [("a", "c"), ("b", "d")]
+    with pytest.raises(CallError, match=r"2 data sets in probe\.train and 1 in probe\.test"):
+        config.load("croco-tiny", {"probe.train": ["a", "b"], "probe.test": "c"})
+
+
+def test_every_probe_takes_the_first_data_that_have_what_it_needs(tmp_path: Path) -> None:
+    image = [encode_image(np.full((64, 64, 3), 9 * index, np.uint8)) for index in range(28)]
+    for name, labelled in (("plain", False), ("labelled", True)):
+        for side, first in (("train", 0), ("test", 14)):
+            with ShardWriter(tmp_path / name / side, "images", classes=["a", "b"] if labelled else []) as writer:
+                for index in range(first, first + 14):
+                    writer.write({"id": str(index), "image": image[index]} | ({"label": index % 2} if labelled else {}))
+    dataset_pairs = [DatasetPair(*(Dataset.open(tmp_path / name / side) for side in ("train", "test"))) for name in ("plain", "labelled")]
+    results = run_probes(list(PROBES), [EvaluatedModel("one", PatchColour())], dataset_pairs)
+    assert list(results) == list(PROBES) and {name for name in results if "skipped" not in results[name]} == {"knn", "linear"}
+    assert "labelled" in results["knn"]["data"]["test"]
+    assert "no segmentation column in" in results["segmentation"]["skipped"]
+    assert "pairs are needed, and" in results["correspondence"]["skipped"]
+    untrained = run_probes(["knn"], [EvaluatedModel("one", PatchColour())], [DatasetPair(None, dataset_pairs[1].test)])
+    assert "its head needs training data" in untrained["knn"]["skipped"]
+
+
+def test_the_probes_of_classification_look_at_an_image_once(tmp_path: Path) -> None:
+    class Counting(PatchColour):
+        seen = 0
+
+        def tokens(self, images: torch.Tensor) -> torch.Tensor:
+            Counting.seen += len(images)
+            return super().tokens(images)
+
+    with ShardWriter(tmp_path / "all", "images", classes=["a", "b"]) as writer:
+        for index in range(40):
+            writer.write({"id": str(index), "image": encode_image(np.full((64, 64, 3), index, np.uint8)), "label": index % 2})
+    with ShardWriter(tmp_path / "test", "images", classes=["a", "b"]) as writer:
+        for index in range(10):
+            writer.write({"id": str(index), "image": encode_image(np.full((64, 64, 3), 100 + index, np.uint8)), "label": index % 2})
+    dataset_pair = DatasetPair(Dataset.open(tmp_path / "all"), Dataset.open(tmp_path / "test"))
+    run_probes(["knn", "linear"], [EvaluatedModel("one", Counting())], [dataset_pair])
+    assert Counting.seen == 50
+
+
+def test_models_of_one_architecture_share_their_controls() -> None:
+    shared, other = blind_controls(), (Blind(5), Blind(6))
+    context = ImageEvalContext(
+        [EvaluatedModel("a", Blind(0), shared), EvaluatedModel("b", Blind(9), shared), EvaluatedModel("c", Blind(8), other)]
+    )
+    table = context.table({"pixels": "raw pixels"}, lambda grid: grid)
+    assert table.controls["mean of 3 random like a"] == ("random 1 like a", "random 2 like a", "random 3 like a")
+    assert table.encoders["b"] == ("mean of 3 random like a", "raw pixels") and table.encoders["c"][0] == "mean of 2 random like c"
+    assert len(context.modules) == 3 + 3 + 2
+    alone = ImageEvalContext([EvaluatedModel("a", Blind(0), shared)])
+    assert list(alone.modules) == ["a", "random 1", "random 2", "random 3"]
+    with pytest.raises(CallError, match="need different names"):
+        ImageEvalContext([EvaluatedModel("a", Blind(0)), EvaluatedModel("a", Blind(1))])
+
+
+def test_an_encoder_that_breaks_the_contract_is_named() -> None:
+    class Short(Blind):
+        def tokens(self, images: torch.Tensor) -> torch.Tensor:
+            return super().tokens(images)[:, 1:]
+
+    context = ImageEvalContext([EvaluatedModel("short", Short(0))])
+    with pytest.raises(CallError, match="short gives 15 tokens for 4 x 4 patches of 16 px"):
+        list(context.tokens({(64, 64): np.zeros((2, 64, 64, 3), np.uint8)}))
+
+
+def test_raw_pixels_of_a_patch_are_mean_colours_in_raster_order() -> None:
+    image = np.zeros((1, 32, 48, 3), np.uint8)
+    image[0, 16:, 32:, 1] = 255  # the last of 2 x 3 patches is green
+    features = patch_pixels(image, Grid((32, 48), 16))
+    assert features.shape == (1, 6, 192) and features[0, :5].abs().sum() == 0 and features[0, 5].sum() == 64
+    assert patch_pixels(image[:, :28, :28], Grid((28, 28), 14)).shape == (1, 4, 192)  # 8 does not divide 14
+
+
+def hits(shares: list[float], units: int = 40, images: int = 25) -> np.ndarray:
+    return np.stack([np.array([shares[0] * images] * units), np.full(units, images)], axis=1)
+
+
+def made() -> tuple[dict, ResultTable]:
+    rows = ResultTable(
+        {"net": ("mean of 2 random", "raw pixels")}, {"mean of 2 random": ("r1", "r2")}, {"raw pixels": "pixels"}, {"net": ""}
+    )
+    sums = {"net": hits([0.6]), "r1": hits([0.40]), "r2": hits([0.42]), "raw pixels": hits([0.6])}
+    metrics = {
+        "accuracy": {"label": "accuracy", "unit": "%", "better": "higher", "means": ""},
+        "never": {"label": "never", "unit": "%", "better": "higher", "means": ""},
+        "detail": {"label": "detail", "unit": "%", "better": "higher", "means": "", "group": "class"},
+    }
+    units = Units([str(i) for i in range(40)], "scene")
+
+    def metrics_of(s: np.ndarray) -> dict[str, np.ndarray]:
+        return {"accuracy": s[..., 0] / s[..., 1], "never": s[..., 0] * np.nan, "detail": s[..., 0] / s[..., 1]}
+
+    result = {"probe": "toy", **measure_table(rows, sums, units, metrics, metrics_of, Resampling(draws=200))}
+    return result, rows
+
+
+def test_figures_are_paired_and_a_metric_without_data_is_left_out() -> None:
+    result, _ = made()
+    assert [(row["name"], row["kind"]) for row in result["rows"]] == [
+        ("net", "encoder"),
+        ("mean of 2 random", "control mean"),
+        ("r1", "control"),
+        ("r2", "control"),
+        ("raw pixels", "baseline"),
+    ]
+    assert list(result["metrics"]) == ["accuracy", "detail"]
+    first, second = (difference["metrics"]["accuracy"] for difference in result["differences"])
+    assert first["value"] == pytest.approx(0.19) and first["low"] == pytest.approx(0.18) and first["verdict"] == "better"
+    assert second["value"] == second["low"] == second["high"] == 0 and second["verdict"] == "no difference shown"
+
+
+def test_findings_say_what_may_be_called_a_difference() -> None:
+    result, rows = made()
+    told = finding_of(result, "It reaches {value}", rows)
+    assert told.startswith("It reaches 60.0%, against 41.0% for the mean of 2 random-weights networks, which lie between 40.0% and 42.0%")
+    assert "better than random weights; against 60.0% for raw pixels (+0.0 points" in told and told.endswith("no difference is shown.")
+    assert brief(result) == "toy accuracy 60.0% (random weights 41.0%, better; raw pixels 60.0%, no difference)"
+    assert brief({"probe": "toy", "skipped": "why"}) == ""
+    metrics = flat_metrics({"toy": result, "other": {"skipped": "why"}})
+    assert {key: round(value, 2) for key, value in metrics.items()} == {
+        "probe/toy/accuracy": 0.6,
+        "probe/toy/random_accuracy": 0.41,
+        "probe/toy/pixels_accuracy": 0.6,
+    }
+    assert [row[0] for row in table(result)] == ["net", "mean of 2 random", "raw pixels"]
+    assert table(result)[0][2][0].endswith("against mean of 2 random: better")

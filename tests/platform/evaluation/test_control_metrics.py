@@ -1,0 +1,97 @@
+"""A method's claim is measured on validation samples, against samples of other scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import MicrobatchRng
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import encode_image
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.control_metrics import measure_control_metrics
+
+
+def views(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"colour": sample["image1"][:1, 0], "draw": rng.integers(0, 256, 4, dtype=np.uint8)}
+
+
+class Fake(torch.nn.Module):
+    """Says how bright its sample and the other sample are, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[bool, bool, int, int]] = []
+        self.different: list[bool] = []
+
+    def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.float() for name, tensor in batch.items()}
+
+    def control_metrics(self, batch: dict, other: dict, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
+        self.calls.append((self.training, torch.is_grad_enabled(), noise.step, len(batch["colour"])))
+        own, others = batch["colour"].flatten(1).mean(1), other["colour"].flatten(1).mean(1)
+        self.different += (own != others).tolist()
+        return {"psnr_true": own + 1, "psnr_other": own, "psnr_mean": own - 2, "hidden": batch["draw"].mean(1)}
+
+
+def dataset_of(folder: Path, scenes: int, per_scene: int, *, video: bool = False, spoil: int | None = None) -> Dataset:
+    with ShardWriter(folder, "pairs") as writer:
+        for index in range(scenes * per_scene):
+            shade = 10 * index if video else 20 * (index // per_scene) + 20
+            image = encode_image(np.full((48, 48, 3), shade, np.uint8))
+            row = {"id": str(index), "image1": image if index != spoil else image[:200] + b"\0" * 400, "image2": image}
+            writer.write(row | ({"scene": "one", "time": float(index)} if video else {"scene": f"s{index // per_scene}"}))
+    return Dataset.open(folder)
+
+
+def test_every_figure_has_an_interval_and_differences_are_paired(tmp_path: Path) -> None:
+    fake = Fake().train()
+    result = measure_control_metrics(fake, views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)
+    assert result["figures"]["psnr_true"]["value"] == pytest.approx(71, abs=1)
+    assert result["figures"]["psnr_true"]["high"] - result["figures"]["psnr_true"]["low"] > 10
+    assert [d["name"] for d in result["differences"]] == ["psnr_true minus psnr_other", "psnr_true minus psnr_mean"]
+    assert result["differences"][1] | {"low": 3.0, "high": 3.0} == result["differences"][1]
+    assert result["units"] == {"kind": "scene", "count": 6} and result["counts"] == {"samples": 24, "broken_samples": 0}
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_method_is_frozen_while_it_is_measured_and_put_back_afterwards(tmp_path: Path) -> None:
+    fake = Fake().train()
+    measure_control_metrics(fake, views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)
+    assert fake.calls == [(False, False, 0, 10), (False, False, 1, 10), (False, False, 2, 4)] and fake.training
+
+
+def test_the_other_sample_is_of_another_scene(tmp_path: Path) -> None:
+    fake = Fake()
+    measure_control_metrics(fake, views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)
+    assert all(fake.different)
+
+
+def test_in_a_single_video_the_other_sample_is_half_the_recording_away(tmp_path: Path) -> None:
+    far: list[float] = []
+
+    class Watch(Fake):
+        def control_metrics(self, batch: dict, other: dict, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
+            far.extend((batch["colour"] - other["colour"]).abs().flatten(1).mean(1).tolist())
+            return super().control_metrics(batch, other, noise)
+
+    result = measure_control_metrics(Watch(), views, dataset_of(tmp_path / "d", 1, 20, video=True), seed=3, batch=8, limit=100)
+    assert min(far) >= 95 and max(far) <= 105 and result["units"]["kind"] == "time block"
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path / "d", 6, 4)
+    one, same, another = (measure_control_metrics(Fake(), views, dataset, seed=s, batch=10, limit=100)["figures"] for s in (3, 3, 4))
+    assert one == same and one["hidden"] != another["hidden"]
+
+
+def test_a_limit_takes_samples_from_the_whole_data_and_broken_ones_are_counted(tmp_path: Path) -> None:
+    result = measure_control_metrics(Fake(), views, dataset_of(tmp_path / "d", 6, 4, spoil=23), seed=3, batch=10, limit=6)
+    assert result["counts"] == {"samples": 5, "broken_samples": 1} and result["units"]["count"] >= 4
+    with pytest.raises(SightlineError, match="1 usable sample"):
+        measure_control_metrics(Fake(), views, dataset_of(tmp_path / "e", 1, 2, spoil=1), seed=3, batch=10, limit=6)

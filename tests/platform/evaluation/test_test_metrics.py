@@ -1,0 +1,144 @@
+"""Scores of fine-tuned models: counted as by hand, and the whole path on labelled images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import BuildContext
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import keyed_rng
+from sightline.platform.data.clouds import encode_points
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.images import encode_image
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.test_metrics import IGNORED, class_iou, confusion, hits, measure_test_metrics
+
+ENCODER = {
+    "method": "croco",
+    "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 1, "encoder_heads": 2, "decoder_dim": 16}
+    | {"decoder_depth": 1, "decoder_heads": 2, "position": "rope"},
+}
+
+
+def test_hits_count_the_best_and_the_best_five() -> None:
+    logits = torch.eye(8)[:3] * torch.tensor([3.0, 2.0, 1.0])[:, None]
+    logits += torch.linspace(0.1, 0.0, 8)  # ties broken: low classes come next
+    assert hits(logits, torch.tensor([0, 0, 7])).tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 0]]
+
+
+def test_confusion_and_iou_are_those_counted_by_hand() -> None:
+    mask = torch.tensor([[[0, 0, 1], [1, IGNORED, 1]]])
+    predicted = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
+    logits = torch.nn.functional.one_hot(predicted, 3).permute(0, 3, 1, 2).float()
+    matrix = confusion(logits, mask, 3)
+    assert matrix.tolist() == [[[1, 1, 0], [1, 2, 0], [0, 0, 0]]]
+    iou = class_iou(matrix[0].numpy())
+    assert iou[:2].tolist() == [1 / 3, 2 / 4]
+    assert np.isnan(iou[2])  # a class without a true pixel does not count
+
+
+def labelled(folder: Path, rows: int) -> Dataset:
+    with ShardWriter(folder, "images", classes=("dark", "bright")) as writer:
+        for index in range(rows):
+            label = index % 2
+            image = keyed_rng("s", index).integers(0, 60, (40, 40, 3), dtype=np.uint8) + np.uint8(180 * label)
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((40, 40), label, np.uint8)).save(buffer, "PNG")
+            writer.write({"id": str(index), "image": encode_image(image), "label": label, "segmentation": buffer.getvalue()})
+    return Dataset.open(folder)
+
+
+def brightness_knower(task: str) -> tuple[Any, Any]:
+    """A predictor whose head is set by hand: class 1 is the brighter one."""
+    method = find_method(f"finetune_{task}")
+    config = method.Config.model_validate({"model": {"encoder": ENCODER, "classes": 2, "image_size": 32, "drop_path": 0}})
+    pretext = method.build(config, BuildContext(seed=0))
+
+    class Bright(torch.nn.Module):
+        dim, depth, patch_size = 1, 1, 8
+
+        def forward(self, images: torch.Tensor, kept: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+            cells = torch.nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 8).flatten(2).transpose(1, 2)
+            return cells, cells.mean(dim=1)
+
+    pretext.predictor.backbone = Bright()
+    pretext.predictor.head = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        pretext.predictor.head.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        pretext.predictor.head.bias.copy_(torch.tensor([0.5, -0.5]))
+    return pretext, method.views(config)
+
+
+@pytest.mark.parametrize(("task", "figure"), [("classification", "accuracy"), ("segmentation", "miou")])
+def test_a_model_that_knows_scores_one_and_one_turned_round_scores_nothing(task: str, figure: str, tmp_path: Path) -> None:
+    data = labelled(tmp_path / "data", 22)
+    pretext, views = brightness_knower(task)
+    found = measure_test_metrics(pretext, views, data, batch=8)
+    assert found["counts"] == {"samples": 22, "broken_samples": 0}
+    assert found["figures"][figure]["value"] == 1
+    assert f"{figure} 1.000" in found["finding"]
+    with torch.no_grad():
+        pretext.predictor.head.weight.neg_()
+        pretext.predictor.head.bias.neg_()
+    assert measure_test_metrics(pretext, views, data, batch=8)["figures"][figure]["value"] == 0
+
+
+def test_no_usable_row_is_an_error_that_names_the_data(tmp_path: Path) -> None:
+    whole = encode_image(keyed_rng("whole").integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    with ShardWriter(tmp_path / "data", "images", classes=("dark", "bright")) as writer:
+        writer.write({"id": "a", "image": whole[: len(whole) // 2], "label": 0})
+    pretext, views = brightness_knower("classification")
+    with pytest.raises(SightlineError, match="no usable labelled row"):
+        measure_test_metrics(pretext, views, Dataset.open(tmp_path / "data"), batch=8)
+
+
+class Voter(torch.nn.Module):
+    """The class of a number is its sign."""
+
+    task, input, classes = "classification", "points", 2
+
+    def logits(self, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([-numbers, numbers], dim=1)
+
+
+class Drawn:
+    """Draws are put in by hand: `draws[row]` is rounds x draws, the plain view sees the first."""
+
+    columns = ("points", "label")
+
+    def __init__(self, draws: np.ndarray, whole: bool = False) -> None:
+        self.draws, self.whole = draws, whole
+        self.voting = None if whole else Drawn(draws, whole=True)
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        seen = self.draws[int(sample["points"][0, 0])]
+        return {"points": seen if self.whole else seen[0, 0], "label": np.asarray(sample["label"])}
+
+
+def test_votes_are_the_mean_logits_and_the_best_of_rounds_has_its_own_name(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "data", "points", classes=("negative", "positive")) as writer:
+        for index in range(4):
+            writer.write({"id": str(index), "points": encode_points(np.full((1, 3), index)), "label": 1})
+    rounds = np.array(
+        [
+            [[-1.0, 3.0], [-1, -1]],  # plain wrong, first round right: the mean decides, not the number of wins
+            [[1.0, -3.0], [1, 1]],
+            [[1.0, 1.0], [1, 1]],
+            [[-1.0, -1.0], [2, -1]],
+        ]
+    )
+    pretext = torch.nn.Module()
+    pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
+    found = measure_test_metrics(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3)["figures"]
+    assert {name: figure["value"] for name, figure in found.items()} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
+    found = measure_test_metrics(pretext, Drawn(rounds[:, :1]), Dataset.open(tmp_path / "data"), batch=3)
+    assert found["figures"].keys() == {"accuracy", "vote"}
+    assert "vote 0.500" in found["finding"] and found["finding"].endswith("on 4 test clouds.")

@@ -1,0 +1,237 @@
+"""A sweep's search space, plan and proposals: text in, checked values out, the same ones after every restart."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from toy import TOY_IMAGES, write_images
+
+from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+from sightline.platform import config
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.experiments.sweep.plan import Asked, make_plan, rungs, trial_settings
+from sightline.platform.experiments.sweep.record import Sweep, SweepPlan, Trial
+from sightline.platform.experiments.sweep.schedule import Recorded
+from sightline.platform.experiments.sweep.search import grid, propose
+from sightline.platform.experiments.sweep.space import Choice, Range, parse_domain, parse_space
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> tuple[config.Experiment, Dataset]:
+    data = {"train": str(write_images(tmp_path / "train", 40, 1)), "val": str(write_images(tmp_path / "val", 20, 2))}
+    experiment = config.load("toy", settings={**TOY_IMAGES["conmim"], "data": data})
+    return experiment, Dataset.open(data["train"])
+
+
+def plan_of(search: str = "random", **changes: Any) -> SweepPlan:
+    values = {"space": {"pretext.mask_ratio": "0.2..0.8", "model.depth": "1..3", "pretext.mask": "cells,random"}, "trials": 20}
+    values |= {"search": search, "objective": "knn.accuracy", "better": "higher", "concurrent": 1, "threads": 1, "steps": 18}
+    return SweepPlan.model_validate({**values, "rungs": (2, 6, 18), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("0.5..0.95", Range(0.5, 0.95)),
+        ("0.5..0.95/0.05", Range(0.5, 0.95, step=0.05)),
+        ("log:0.1..10", Range(0.1, 10, log=True)),
+        ("log:1e-4..1e-2", Range(1e-4, 1e-2, log=True)),
+        ("2..8", Range(2, 8, whole=True)),
+        ("2..8/2", Range(2, 8, whole=True, step=2)),
+        ("-1..1", Range(-1, 1, whole=True)),
+        ("cosine,rope", Choice(("cosine", "rope"))),
+        ("true,false", Choice((True, False))),
+        ("0.05,0.1,1", Choice((0.05, 0.1, 1))),
+    ],
+)
+def test_a_domain_is_read_and_written_back(text: str, domain: Any) -> None:
+    assert parse_domain(text, "a.b") == domain
+    assert parse_domain(str(domain), "a.b") == domain
+
+
+@pytest.mark.parametrize("text", ["0.9..0.5", "1..1", "log:0..1", "log:-1..1", "0.5..", "a..b", "", "a,,b", "a,a", "0..1/2", "log:1..10/2"])
+def test_a_text_that_is_no_domain_is_told_with_examples(text: str) -> None:
+    with pytest.raises(CallError, match=r"pretext\.x") as caught:
+        parse_domain(text, "pretext.x")
+    assert caught.value.hint
+
+
+def test_values_of_a_domain() -> None:
+    assert parse_domain("0.5..0.95/0.15", "k").values() == [0.5, 0.65, 0.8, 0.95]
+    assert parse_domain("0..1/0.1", "k").values() == [round(i / 10, 10) for i in range(11)], "no step is lost to rounding"
+    assert parse_domain("2..8/3", "k").values() == [2, 5, 8] and parse_domain("2..4", "k").values() == [2, 3, 4]
+    assert parse_domain("0.5..0.95", "k").values() is None and parse_domain("log:1..100", "k").values() is None
+    assert math.isclose(parse_domain("log:0.01..100", "k").at(0.5), 1.0)
+    whole = parse_domain("1..4", "k")
+    assert Counter(whole.at(i / 400) for i in range(400)) == {1: 100, 2: 100, 3: 100, 4: 100}
+
+
+def test_a_space_comes_from_texts_and_files(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("pretext.mask_ratio: 0.5..0.9\nmodel.position: [cosine, rope]\n")
+    assert parse_space([str(tmp_path / "space.yaml"), "optim.lr=log:1e-4..1e-2"]) == {
+        "pretext.mask_ratio": Range(0.5, 0.9),
+        "model.position": Choice(("cosine", "rope")),
+        "optim.lr": Range(1e-4, 1e-2, log=True),
+    }
+    with pytest.raises(CallError, match="names no setting and range"):
+        parse_space(["pretext.mask_ratio"])
+    with pytest.raises(CallError, match="No such file"):
+        parse_space([str(tmp_path / "gone.yaml")])
+
+
+@pytest.mark.parametrize("method", ["croco", "conmim", "loca", "i2p_mae"])
+def test_the_space_that_a_method_declares_is_allowed_by_its_settings(method: str) -> None:
+    declared = find_method(method).search_space
+    recipe = {"croco": "croco-v2-base", "conmim": "conmim-base", "loca": "loca-base", "i2p_mae": "i2p-mae-base"}[method]
+    assert declared
+    for key, domain in parse_space(f"{key}={text}" for key, text in declared.items()).items():
+        for value in domain.edges():
+            assert config.load(recipe, {key: value}).flat()[key] == value
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_proposal_depends_on_plan_and_record_alone(search: str) -> None:
+    plan = plan_of(search)
+    trials = [Trial(0, {})]
+    for number in range(1, 8):
+        trials.append(Trial(number, propose(plan, number, trials), {18: 0.1 * number}, status="finished"))
+    assert [propose(plan, trial.number, trials[: trial.number]) for trial in trials] == [trial.settings for trial in trials]
+    for trial in trials[1:]:
+        assert all(trial.settings[key] in domain for key, domain in plan.domains.items())
+    assert len({str(trial.settings) for trial in trials}) == 8
+    assert propose(plan_of(search, seed=1), 3, trials[:3]) != trials[3].settings
+    if search == "random":
+        assert propose(plan, 5, []) == trials[5].settings, "whatever came before"
+
+
+def test_optuna_learns_from_what_was_measured() -> None:
+    plan = plan_of("optuna", space={"pretext.mask_ratio": "0.0..1.0"})
+
+    def proposed(best: float) -> float:
+        known = [Trial(n, {"pretext.mask_ratio": n / 20}, {18: -abs(n / 20 - best)}, status="finished") for n in range(1, 20)]
+        found = [propose(plan, 20 + i, known)["pretext.mask_ratio"] for i in range(9)]
+        return sorted(found)[4]
+
+    assert proposed(0.2) < 0.4 and proposed(0.8) > 0.6
+
+
+def test_a_grid_is_whole() -> None:
+    plan = plan_of("grid", space={"pretext.mask": "cells,random", "model.depth": "1..3"}, trials=7)
+    assert [propose(plan, n, []) for n in range(1, 7)] == grid(plan.domains) and len({str(s) for s in grid(plan.domains)}) == 6
+    assert propose(plan, 0, []) == {}
+    with pytest.raises(CallError, match="needs values for"):
+        grid(parse_space(["pretext.mask_ratio=0.2..0.8"]))
+
+
+@pytest.mark.parametrize(("steps", "count"), [(600, 3), (18, 3), (900, 3), (5, 3), (1, 4), (1000, 1), (10_000, 5)])
+def test_rungs_are_those_at_which_ray_decides(steps: int, count: int) -> None:
+    found = rungs(steps, 3, count)
+    assert found[-1] == steps and list(found) == sorted(set(found)) and len(found) <= count
+    assert all(step % found[0] == 0 for step in found[:-1]), "a checkpoint lies at each"
+
+    class Nothing:
+        plan = plan_of(steps=steps, rungs=found)
+
+        def results(self) -> list[Any]:
+            return []
+
+    decided = {int(milestone) for milestone, _ in Recorded(Nothing())._brackets[0]._rungs}  # type: ignore[arg-type]
+    assert set(found[:-1]) <= decided
+
+
+def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment, Dataset]) -> None:
+    experiment, dataset = toy
+    plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], trials=5, concurrent=1))
+    assert (plan.objective, plan.better, plan.steps, plan.rungs) == ("knn.accuracy", "higher", 18, (2, 6, 18))
+    shared = trial_settings(experiment, plan)
+    assert str(shared.train.checkpoint_every) == "2 steps" and shared.probe.names == experiment.probe.names
+    own = make_plan(experiment, dataset, Asked())
+    assert set(own.space) == set(find_method("conmim").search_space)
+    for asked, message in [
+        (Asked(space=["pretext.mask_ration=0.3..0.7"]), "did you mean 'mask_ratio'"),
+        (Asked(space=["pretext.mask_ratio=0.3..1.7"]), "pretext.mask_ratio=0.3..1.7"),
+        (Asked(space=["train.length=10..20"]), "the same in all trials"),
+        (Asked(space=["data.block=10..20"]), "the same in all trials"),
+        (Asked(space=["pretext.mask_ratio=0.3..0.7"], search="grid"), "needs values"),
+        (Asked(space=["pretext.mask_ratio=0.3,0.7"], search="grid", trials=9), "make 3"),
+        (Asked(objective="segmentation"), "do not allow"),
+        (Asked(objective="knnn"), "did you mean 'knn'"),
+        (Asked(objective="knn.mean"), "no figure 'mean'"),
+        (Asked(trials=0), "0 trials"),
+        (Asked(concurrent=0), "--concurrent must be at least 1"),
+        (Asked(trials=10**6), "1 to 1000"),
+    ]:
+        with pytest.raises(CallError, match=message):
+            make_plan(experiment, dataset, asked)
+
+
+def test_pretext_losses_are_compared_only_where_they_measure_the_same(toy: tuple[config.Experiment, Dataset]) -> None:
+    experiment, dataset = toy
+    with pytest.raises(CallError, match=r"different pretext\.mask_ratio do not compare"):
+        make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective="val/loss"))
+    plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective="val/loss", insist=True))
+    assert (plan.objective, plan.better) == ("val/loss", "lower")
+    assert make_plan(experiment, dataset, Asked(space=["optim.lr=log:1e-4..1e-2"], objective="val/loss")).better == "lower"
+
+
+class _Asked:
+    """A trial of Ray Tune as far as the rungs look at it."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"ray-{number}", {"trial": number}
+
+
+def decide(sweep: Sweep, results: list[tuple[int, int, float]]) -> list[str]:
+    """The decisions of a scheduler that is made anew from the record, as a driver makes it."""
+    rungs, known = Recorded(sweep), set[int]()
+    decisions = []
+    for number, step, objective in results:
+        if number not in known:
+            rungs.on_trial_add(None, _Asked(number))  # type: ignore[arg-type]
+            known.add(number)
+        decisions.append(rungs.on_trial_result(None, _Asked(number), {"step": step, "objective": objective}))  # type: ignore[arg-type]
+    return decisions
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_rungs_that_are_filled_from_the_record_decide_as_if_nothing_had_happened(
+    toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, better: str
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    experiment, dataset = toy
+    rng = keyed_rng("rungs")
+    results = [(number, step, float(rng.random())) for number in range(12) for step in (2, 6, 18)]
+    plan = plan_of(better=better)
+
+    def made(name: str) -> Sweep:
+        found = Sweep.create(name, experiment, dataset.fingerprint, plan, "a test", "sqlite:///none")
+        found.note({"kind": "proposed", "trial": number, "settings": {}} for number in range(12))
+        return found
+
+    whole = decide(made("whole"), results)
+    assert {"CONTINUE", "STOP"} == set(whole) and whole[2] == "STOP", "the end of a trial is a stop, too"
+    for cut in range(len(results)):
+        harmed = made(f"harmed-{cut}")
+        assert decide(harmed, results[:cut]) + decide(Sweep.open(harmed.name), results[cut:]) == whole
+    assert Sweep.open("whole").results() == results
+    assert [trial.stopped for trial in Sweep.open("whole").trials()] == [whole[3 * n + 2] == "STOP" for n in range(12)]
+
+
+def test_rungs_that_were_measured_between_steps_are_no_training() -> None:
+    """Steps 0 to 6 in 4 s, 3 s of a rung, steps 6 to 9 in 2 s, then the last rung."""
+    from sightline.platform.experiments.sweep.run_trials import _training
+
+    steps = [{"kind": "steps", "first": 0, "lr": [0.0] * 6, "time": 13.0}, {"kind": "steps", "first": 6, "lr": [0.0] * 3, "time": 19.0}]
+    events = [{"kind": "worker", "time": 9.0}, {"kind": "start", "time": 10.0}, *steps]
+    run: Any = SimpleNamespace(events=lambda: iter(events))
+    assert _training(run, {6: 3.0, 9: 5.0}) == 6.0
+    events.pop()
+    assert _training(run, {6: 3.0}) == 3.0, "stopped at the rung"
+    assert _training(SimpleNamespace(events=lambda: iter(())), {}) == 0.0  # type: ignore[arg-type]

@@ -1,0 +1,32 @@
+"""The cost of a run is told before it starts, of every method, also of those whose shapes depend on values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from toy import TOY, TOY_IMAGES
+
+from sightline.platform import config
+from sightline.platform.experiments import estimate
+from sightline.platform.experiments.estimate import estimate_cost
+
+TOYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "croco": ("model.encoder_depth", TOY),
+    "conmim": ("model.depth", TOY_IMAGES["conmim"]),
+    "loca": ("model.encoder_depth", TOY_IMAGES["loca"]),
+}
+
+
+@pytest.mark.parametrize("method", TOYS)
+def test_the_cost_of_a_sample_grows_with_the_network(method: str) -> None:
+    depth, toy = TOYS[method]
+    small, large = (estimate_cost(config.load("toy", {depth: n}, settings=toy)).gflops_per_sample for n in (2, 4))
+    assert small is not None and large is not None
+    assert 1.2 * small < large < 2 * small
+
+
+def test_a_network_too_large_to_try_has_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "CPU_PASS", 0)
+    cost = estimate_cost(config.load("toy", settings=TOY_IMAGES["conmim"]))
+    assert cost.gflops_per_sample is None and ("cost", "not countable without data") in cost.lines()

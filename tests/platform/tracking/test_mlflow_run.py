@@ -1,0 +1,356 @@
+"""MLflow as the driver keeps it: one run, every figure exactly once, and a server that is away costs nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.events import Event
+from sightline.platform.runs.record import Run
+from sightline.platform.tracking.mlflow_run import Tracking, figures
+
+AWAY = "http://127.0.0.1:1"
+
+
+def steps(first: int, losses: list[float]) -> Event:
+    return {
+        "kind": "steps",
+        "first": first,
+        "losses": {"loss": losses, "reconstruction": losses},
+        "lr": [1e-3] * len(losses),
+        "grad_norm": [1.0] * len(losses),
+        "seconds": 2.0,
+        "phases": {"data_wait": 0.5, "forward": 1.0},
+        "samples": 12 * len(losses),
+    }
+
+
+def validation(step: int, loss: float) -> Event:
+    return {"kind": "validation", "step": step, "losses": {"loss": loss}}
+
+
+def test_the_loss_of_the_first_step_stands_at_one() -> None:
+    assert [(step, value) for name, step, value in figures(steps(0, [3.0, 2.0])) if name == "train/loss"] == [(1, 3.0), (2, 2.0)]
+
+
+def test_steps_give_losses_rate_norm_and_speed() -> None:
+    found = {name: (step, value) for name, step, value in figures(steps(10, [3.0, 2.0]))}
+    assert found == {
+        "train/loss": (12, 2.0),
+        "train/reconstruction": (12, 2.0),
+        "train/lr": (12, 1e-3),
+        "train/grad_norm": (12, 1.0),
+        "speed/samples_per_second": (12, 12.0),
+        "speed/data_wait": (12, 0.25),
+    }
+
+
+def test_system_metrics_stand_at_the_report_they_were_read_at() -> None:
+    event = {**steps(10, [3.0, 2.0]), "system": {"cpu_utilization_percentage": 55.0}}
+    assert [found for found in figures(event) if found[0].startswith("system/")] == [("system/cpu_utilization_percentage", 12, 55.0)]
+
+
+def test_validation_stands_at_its_step_and_other_events_give_nothing() -> None:
+    assert list(figures(validation(6, 0.5))) == [("val/loss", 6, 0.5)]
+    for event in ({"kind": "start"}, {"kind": "checkpoint", "step": 3}, {"kind": "end", "step": 9}, {"kind": "broken", "step": 1}):
+        assert list(figures(event)) == []
+
+
+def curve(run: Run, metric: str = "train/loss") -> list[tuple[int, float]]:
+    """What MLflow holds of a metric, in the order of steps, repetitions included."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    return sorted((m.step, m.value) for m in client.get_metric_history(str(run.mlflow_run_id), metric))
+
+
+def reopened(run: Run) -> Run:
+    """The run as a new driver finds it on disk."""
+    return Run.open(str(run.folder))
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One SQLite for all tests: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def run(toy_run: Callable[..., Run], database: str) -> Run:
+    made = toy_run("tracked")
+    made.tracking_uri = database
+    made.save()
+    return made
+
+
+@pytest.mark.slow
+def test_a_run_has_its_settings_provenance_and_figures(run: Run) -> None:
+    from mlflow import MlflowClient
+
+    run.append([steps(0, [3.0, 2.0, 1.0]), validation(3, 0.9)])
+    report = run.folder / "report.html"
+    report.write_text("<p>fine</p>")
+    tracking = Tracking(run)
+    tracking.start()
+    tracking.close("FINISHED", artifacts=[report, run.folder / "absent"], metrics={"probe/depth/delta1": 0.7})
+    assert tracking.problem is None
+    assert curve(run) == [(1, 3.0), (2, 2.0), (3, 1.0)] and curve(run, "val/loss") == [(3, 0.9)]
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    filed = client.get_run(str(run.mlflow_run_id))
+    assert filed.info.status == "FINISHED" and filed.info.run_name == "tracked"
+    assert filed.data.params["pretext.mask_ratio"] == "0.75" and filed.data.params["train.length"] == "18 steps"
+    assert set(filed.data.params) == set(run.experiment.flat())
+    assert filed.data.tags["sightline.fingerprint"] == run.fingerprint and filed.data.tags["sightline.method"] == "croco"
+    assert filed.data.metrics["probe/depth/delta1"] == 0.7
+    assert [item.path for item in client.list_artifacts(filed.info.run_id)] == ["report.html"]
+    assert (Path(filed.info.artifact_uri.removeprefix("file://")) / "report.html").is_file(), "artifacts lie under $SIGHTLINE_HOME"
+
+
+@pytest.mark.slow
+def test_steps_that_a_later_attempt_repeats_are_delivered_once(run: Run) -> None:
+    tracking = Tracking(run)
+    run.append([steps(0, [3.0, 2.0, 1.0])])
+    tracking.deliver()
+    run.append([steps(1, [2.0, 1.0, 0.5]), validation(4, 0.9), steps(0, [3.0, 2.0]), validation(4, 0.9)])
+    tracking.deliver()
+    tracking.deliver()
+    tracking.close("FINISHED")
+    assert curve(run) == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
+    assert curve(run, "val/loss") == [(4, 0.9)]
+
+
+@pytest.mark.slow
+def test_a_line_that_is_still_being_written_waits_for_its_end(run: Run) -> None:
+    tracking = Tracking(run)
+    line = json.dumps(steps(0, [3.0])) + "\n"
+    path = run.folder / "events.jsonl"
+    path.write_text(line[:40])
+    tracking.deliver()
+    path.write_text(line)
+    tracking.close("FINISHED")
+    assert tracking.problem is None and curve(run) == [(1, 3.0)]
+
+
+@pytest.mark.slow
+def test_a_second_driver_goes_on_in_the_same_mlflow_run(run: Run) -> None:
+    from mlflow import MlflowClient
+
+    run.append([steps(0, [3.0, 2.0])])
+    first = Tracking(run)
+    first.close("KILLED")
+    again = reopened(run)
+    assert again.mlflow_run_id == run.mlflow_run_id
+    again.append([steps(1, [2.0, 1.0])])
+    second = Tracking(again)
+    assert second.client.get_run(again.mlflow_run_id).info.status == "RUNNING"
+    second.close("FINISHED")
+    assert curve(again) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    experiment = client.get_experiment_by_name("sightline")
+    named = client.search_runs([experiment.experiment_id], filter_string="attributes.run_name = 'tracked'")
+    mine = [found for found in named if found.data.tags["sightline.folder"] == str(run.folder)]
+    assert [found.info.run_id for found in mine] == [run.mlflow_run_id]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_costs_nothing_and_gets_everything_later(run: Run, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    run.tracking_uri = AWAY
+    run.append([steps(0, [3.0, 2.0])])
+    tracking = Tracking(run)
+    tracking.start()
+    tracking.close("FAILED")
+    assert tracking.problem and run.mlflow_run_id is None
+    assert not (run.folder / "tracking.json").exists()
+
+    again = reopened(run)
+    again.tracking_uri = database
+    again.append([steps(2, [1.0])])
+    later = Tracking(again)
+    later.close("FINISHED")
+    assert later.problem is None
+    assert curve(again) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_the_middle_of_a_long_spool_gets_each_figure_once(run: Run) -> None:
+    """More figures than one request holds; the second request fails, and is sent again from there."""
+    from mlflow import MlflowClient
+
+    losses = [float(value) for value in range(600)]
+    run.append([steps(0, losses)])
+    tracking = Tracking(run)
+    sent = tracking.client.log_batch
+    calls: list[int] = []
+
+    def failing(run_id: str, **what: Any) -> None:
+        calls.append(len(what["metrics"]))
+        if len(calls) == 2:
+            raise ConnectionError("gone")
+        sent(run_id, **what)
+
+    tracking.client.log_batch = failing
+    with pytest.raises(ConnectionError):
+        tracking.deliver()
+    tracking.client.log_batch = sent
+    tracking.deliver()
+    tracking.close("FINISHED")
+    assert max(calls) <= 1000
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    held = client.get_metric_history(str(run.mlflow_run_id), "train/loss")
+    assert sorted(m.step for m in held) == list(range(1, 601))
+
+
+class Server:
+    """Stands for an MLflow client: keeps what it is sent, and fails at the calls a test names."""
+
+    def __init__(self, *failing: int) -> None:
+        self.failing, self.calls, self.runs = set(failing), 0, 0
+        self.metrics: list[tuple[str, int, int]] = []
+        self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.inputs: list[Any] = []
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment_id: str, run_name: str, tags: dict[str, str]) -> Any:
+        self.runs, self.tags = self.runs + 1, tags
+        return SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))
+
+    def get_run(self, run_id: str) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}))
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def log_inputs(self, run_id: str, datasets: Any) -> None:
+        self.inputs = datasets
+
+    def update_run(self, run_id: str, status: str) -> None:
+        pass
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        pass
+
+    def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
+        self.calls += 1
+        assert len(metrics) <= 1000 and len(params) <= 100
+        if self.calls in self.failing:
+            raise ConnectionError("http://ann:secret@host is gone")
+        assert not {param.key for param in params} & set(self.params), "MLflow refuses to change a parameter"
+        self.params |= {param.key: param.value for param in params}
+        self.metrics += [(m.key, m.step, m.timestamp) for m in metrics]
+
+
+@pytest.fixture
+def tracked(toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], Tracking]:
+    """A fresh driver of one run, with a server of the test's making."""
+    run = toy_run("tracked", **{"log.tracking_uri": "http://ann:secret@host:5000"})
+    run.tracking_uri = "http://ann:secret@host:5000"
+
+    def make(server: Server) -> Tracking:
+        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: server)
+        return Tracking(run)
+
+    return make
+
+
+def test_after_a_failed_request_only_what_was_not_sent_is_sent(tracked: Callable[[Server], Tracking]) -> None:
+    server = Server(3)
+    tracking = tracked(server)
+    tracking.run.append([steps(0, [1.0] * 600), steps(600, [1.0] * 10)])
+    with pytest.raises(ConnectionError):
+        tracking.deliver()
+    assert len(server.metrics) == 1000
+    tracked(server).deliver()
+    assert len(server.metrics) == len(set(server.metrics)) == 4 * 610 + 4
+    assert {step for name, step, _ in server.metrics if name == "train/loss"} == set(range(1, 611))
+
+
+def test_a_figure_bears_the_time_of_its_event(tracked: Callable[[Server], Tracking]) -> None:
+    server = Server()
+    tracking = tracked(server)
+    tracking.run.append([{**validation(1, 0.5), "time": 12.5}, validation(2, 0.4)])
+    tracking.deliver()
+    (_, _, first), (_, _, second) = server.metrics
+    assert first == 12_500 and abs(second / 1000 - time.time()) < 60
+
+
+def test_a_close_beside_a_slow_delivery_sends_nothing_twice(tracked: Callable[[Server], Tracking]) -> None:
+    server, sending, go_on = Server(), threading.Event(), threading.Event()
+    tracking = tracked(server)
+    tracking.run.append([steps(0, [3.0])])
+    keep = server.log_batch
+
+    def slow(run_id: str, metrics: Any = (), params: Any = ()) -> None:
+        if metrics:
+            sending.set()
+            go_on.wait(10)
+        keep(run_id, metrics, params)
+
+    server.log_batch = slow  # type: ignore[method-assign]
+    thread = threading.Thread(target=tracking.deliver)
+    thread.start()
+    assert sending.wait(10)
+    closing = threading.Thread(target=tracking.close, args=("FINISHED",))
+    closing.start()
+    closing.join(0.2)
+    go_on.set()
+    thread.join()
+    closing.join()
+    assert tracking.problem is None and len(server.metrics) == 6
+
+
+def test_settings_that_failed_to_arrive_come_later_in_the_same_mlflow_run(tracked: Callable[[Server], Tracking]) -> None:
+    server = Server(1)
+    tracking = tracked(server)
+    with pytest.raises(ConnectionError):
+        _ = tracking.client
+    assert reopened(tracking.run).mlflow_run_id == "id1" and server.params == {}
+    tracked(server).close("FINISHED")
+    tracked(server).close("FINISHED")
+    assert server.runs == 1 and set(server.params) == set(tracking.run.experiment.flat())
+
+
+def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = toy_run("alone")
+    nested = create_run("nested", alone.experiment, alone.fingerprint, "test", "", parent="abc")
+    for run, tag in ((alone, None), (reopened(nested), "abc")):
+        server = Server()
+        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri, server=server: server)
+        Tracking(run).close("FINISHED")
+        assert server.runs == 1 and server.tags.get("mlflow.parentRunId") == tag
+
+
+def test_data_sets_are_inputs_and_tags_are_those_of_sightline_and_of_the_person(
+    toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, server = toy_run("tagged", **{"log.tags": {"owner": "ann", "sightline.recipe": "mine"}}), Server()
+    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: server)
+    Tracking(run).close("FINISHED")
+    assert server.tags["owner"] == "ann" and server.tags["sightline.recipe"] == "toy" and server.tags["sightline.licence"]
+    found = {given.tags[0].value: given.dataset for given in server.inputs}
+    assert found.keys() == {"training", "validation"}
+    assert found["training"].digest == run.fingerprint[:36] != found["validation"].digest
+    assert json.loads(found["training"].profile) == {"num_rows": 90, "kind": "pairs"}
+
+
+def test_a_password_connects_and_is_shown_nowhere(tracked: Callable[[Server], Tracking]) -> None:
+    server = Server(2)
+    tracking = tracked(server)
+    tracking.run.append([steps(0, [3.0])])
+    tracking.close("FINISHED")
+    assert tracking.uri == "http://ann:secret@host:5000"
+    assert server.params["log.tracking_uri"] == "http://***@host:5000"
+    assert tracking.problem == "ConnectionError: http://***@host is gone"
+    assert "secret" not in json.dumps([server.params, server.tags])

@@ -1,0 +1,160 @@
+"""The training loop in this process: exact resume, early end, faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sightline.methods.errors import SightlineError
+from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.checkpoints.local import Checkpoint
+from sightline.platform.runs.record import Run
+
+Train = Callable[..., list[dict[str, Any]]]
+MakeRun = Callable[..., Run]
+
+
+def last(run: Run) -> Checkpoint:
+    found = checkpoint.newest(run.folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def weights(run: Run) -> str:
+    """One hash over the bits of all weights of the newest checkpoint."""
+    digest = hashlib.sha256()
+    for name, value in sorted(last(run).tensors("model").items()):
+        digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return [event["kind"] for event in events]
+
+
+def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, train_here: Train) -> None:
+    run = toy_run("long", **{"train.length": "100 steps", "train.validate_every": "50 steps", "batch.microbatch": 12})
+    events = train_here(run)
+    losses = [figures["loss"] for figures in run.history().values()]
+    assert len(losses) == 100
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.03
+    validation = [event["losses"]["loss"] for event in events if event["kind"] == "validation"]
+    assert len(validation) == 3 and validation[-1] < validation[0]
+    assert events[-1] == {"kind": "end", "step": 100, "history": last(run).state.history, "stopped": False}
+
+
+@pytest.mark.slow
+def test_a_run_stopped_anywhere_ends_with_the_same_bits(toy_run: MakeRun, train_here: Train) -> None:
+    whole, parts = toy_run("whole"), toy_run("parts")
+    train_here(whole)
+    for stop_after in (5, 3, None):
+        events = train_here(parts, stop_after=stop_after)
+    assert [e["first_step"] for e in events if e["kind"] == "start"] == [8]
+    assert last(parts).state == last(whole).state
+    assert weights(parts) == weights(whole)
+    assert parts.history() == whole.history()
+
+
+@pytest.mark.slow
+def test_a_lost_attempt_is_repeated_exactly(toy_run: MakeRun, train_here: Train) -> None:
+    """As after a kill: the newest checkpoints are gone, the run goes on from an older one."""
+    import shutil
+
+    whole, lost = toy_run("whole"), toy_run("lost")
+    train_here(whole)
+    train_here(lost, stop_after=14)
+    shutil.rmtree(lost.folder / "checkpoints" / "step-00000014")
+    (lost.folder / "checkpoints" / "step-00000012" / "model.safetensors").write_bytes(b"altered")
+    train_here(lost)
+    assert last(lost).state.history == last(whole).state.history
+    assert weights(lost) == weights(whole)
+
+
+@pytest.mark.slow
+def test_history_tells_other_samples_apart(toy_run: MakeRun, train_here: Train) -> None:
+    one, two = toy_run("one", **{"train.length": "3 steps"}), toy_run("two", **{"train.length": "3 steps", "train.seed": 1})
+    train_here(one)
+    train_here(two)
+    assert last(one).state.history != last(two).state.history
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_not_applied_and_names_its_samples(toy_run: MakeRun, train_here: Train, monkeypatch: Any) -> None:
+    from sightline.methods.croco.pretext import CrocoPretext
+
+    run = toy_run("nan")
+    forward = CrocoPretext.forward
+
+    def poisoned(self: CrocoPretext, batch: Any, noise: Any) -> dict[str, torch.Tensor]:
+        losses = forward(self, batch, noise)
+        return {name: value * float("nan") if (noise.step, noise.microbatch) == (8, 3) else value for name, value in losses.items()}
+
+    monkeypatch.setattr(CrocoPretext, "forward", poisoned)
+    events = train_here(run)
+    assert events[-1]["kind"] == "nonfinite"
+    assert events[-1]["step"] == 8 and len(events[-1]["ids"]) == 2
+    assert last(run).state.step == 6
+    assert all(bool(torch.isfinite(value).all()) for value in last(run).tensors("model").values())
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_leaves_the_previous_checkpoint_whole(toy_run: MakeRun, train_here: Train, monkeypatch: Any) -> None:
+    import safetensors.torch
+
+    run = toy_run("full")
+    save = safetensors.torch.save_file
+
+    def full(tensors: Any, path: Any) -> None:
+        if len(list((run.folder / "checkpoints").glob("step-*"))) == 1:
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    events = train_here(run)
+    assert events[-1]["kind"] == "failed" and "disk is full" in events[-1]["what"]
+    assert last(run).state.step == 6
+    assert not list((run.folder / "checkpoints").glob(".part-*"))
+    monkeypatch.undo()
+
+
+def test_other_data_or_settings_are_refused_at_a_resume(toy_run: MakeRun, train_here: Train, toy_data: dict[str, str]) -> None:
+    run = toy_run("strict")
+    train_here(run, stop_after=2)
+    fingerprint, run.fingerprint = run.fingerprint, "0" * 64
+    with pytest.raises(SightlineError, match="not the one this run began with"):
+        train_here(run)
+    run.fingerprint = fingerprint
+    run.settings = config.load("toy", {"optim.lr": 2e-3}, settings=run.settings).sections()
+    with pytest.raises(SightlineError, match="another settings"):
+        train_here(run)
+
+
+@pytest.mark.slow
+def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: Train) -> None:
+    run = toy_run("auto", **{"train.precision": "auto", "train.length": "12 steps"})
+    events = train_here(run, stop_after=3)
+    note = json.loads((run.folder / "precision.json").read_text())
+    assert events[0]["kind"] == "worker" and events[1]["precision"] == note["precision"] == last(run).state.precision
+    assert note["seconds"]["fp32"] > 0 and note["seconds"]["bf16"] > 0
+
+
+@pytest.mark.slow
+def test_a_step_is_the_mean_over_its_groups(toy_run: MakeRun, train_here: Train) -> None:
+    """Accumulating six groups gives the gradient of their mean: the first update is that of one group six times as large."""
+    groups, whole = (
+        toy_run("groups", **{"train.length": "2 steps"}),
+        toy_run("one-group", **{"train.length": "2 steps", "batch.microbatch": 12}),
+    )
+    train_here(groups)
+    train_here(whole)
+    first, second = groups.history(), whole.history()
+    assert first.keys() == second.keys() == {0, 1}
+    # The slots deal other rows to other groups, so the losses differ; both are near the loss of a network that knows nothing.
+    assert abs(first[0]["loss"] - second[0]["loss"]) < 0.3

@@ -1,0 +1,109 @@
+"""A collapse raises a warning that names the figure and the likely cause; it travels to the screen, the report and MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from toy import TOY
+
+from sightline.methods.contract import Alarm
+from sightline.methods.croco.pretext import CrocoPretext
+from sightline.platform import config
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.experiments.create import create_run
+from sightline.platform.experiments.progress import RunProgress
+from sightline.platform.reports import summary
+from sightline.platform.runs.record import Run
+from sightline.platform.tracking.mlflow_run import figures
+from sightline.platform.training import loop
+from sightline.platform.training.loop import find_method
+from sightline.platform.training.validation import alarms, measure_health
+
+RANK = Alarm("effective_rank", cause="lower the rate", below=0.1)
+
+
+def test_only_figures_beyond_their_limit_are_named() -> None:
+    assert alarms({"effective_rank": 0.5, "other": 0.0}, [RANK]) == []
+    assert alarms({"effective_rank": 0.05}, [RANK]) == ["effective_rank = 0.05 (below 0.1): lower the rate"]
+    assert alarms({"loss": 9.0}, [Alarm("loss", cause="x", above=3.0)]) == ["loss = 9 (above 3): x"]
+    assert len(alarms({"effective_rank": float("nan")}, [RANK])) == 1
+
+
+def test_what_is_low_at_first_in_every_run_is_judged_later() -> None:
+    late = Alarm("gap", cause="x", below=0.05, after=0.5)
+    assert alarms({"gap": 0.0}, [late], progress=0.4) == []
+    assert len(alarms({"gap": 0.0}, [late], progress=0.5)) == 1
+
+
+@pytest.fixture
+def collapsing(home: Path, toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """A toy run of a method whose rank falls to nothing after the first step."""
+
+    def health(pretext: Any, batch: Any, noise: Any) -> dict[str, torch.Tensor]:
+        assert not pretext.training and not torch.is_grad_enabled()
+        return {"effective_rank": torch.tensor(0.01)}
+
+    monkeypatch.setattr(CrocoPretext, "health", health, raising=False)
+    method = find_method("croco")
+    monkeypatch.setattr(loop, "find_method", lambda name: type(method)(**{**vars(method), "alarms": (RANK,)}))
+
+    def make(**overrides: Any) -> Run:
+        experiment = config.load("toy", {**toy_data, "train.length": "6 steps", **overrides}, settings=TOY)
+        return create_run("toy", experiment, Dataset.open(str(experiment.data.train)).fingerprint, "test", "")
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
+    collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = collapsing()
+    events = [e for e in train_here(run) if e["kind"] == "health"]
+    assert [(e["step"], len(e["warnings"])) for e in events] == [(0, 0), (6, 1)]  # random weights are not judged
+    assert summary.warnings(run) == ["step 6: effective_rank = 0.01 (below 0.1): lower the rate"]
+    assert summary.curves(run)["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
+    assert list(figures(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
+    with RunProgress(Console(soft_wrap=True)) as progress:
+        progress.show(json.loads(json.dumps(events[-1])))
+    assert "may be collapsing: effective_rank = 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_health_is_measured_without_validation_data(
+    collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]]
+) -> None:
+    events = train_here(collapsing(**{"data.val": None}))
+    assert [e["step"] for e in events if e["kind"] == "health"] == [0, 6]
+    assert not [e for e in events if e["kind"] == "validation"]
+
+
+def test_measuring_leaves_no_trace_in_running_statistics() -> None:
+    class Pretext(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(2)
+
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.norm.train()  # as a teacher that never evaluates
+            return self
+
+        def to_device(self, batch: Any) -> Any:
+            return batch
+
+        def health(self, batch: Any, noise: Any) -> dict[str, torch.Tensor]:
+            return {"mean": self.norm(batch["x"]).mean()}
+
+    import numpy as np
+
+    pretext = Pretext()
+    measure_health(pretext, {"x": np.ones((4, 2), np.float32)}, 0, torch.device("cpu"))
+    assert pretext.norm.running_mean is not None and pretext.norm.running_mean.tolist() == [0, 0]
+    assert pretext.training
