@@ -86,7 +86,9 @@ def test_an_added_setting_with_another_value_is_another_run(key: str, old_run: R
         train_here(old_run)
 
 
-def test_a_checkpoint_of_a_newer_sightline_is_refused(old_run: Run, train_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_a_newer_sightline_is_refused(
+    old_run: Run, train_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_here(old_run, stop_after=1)
     monkeypatch.setattr(config, "SETTINGS_VERSION", 1)
     with pytest.raises(SightlineError, match=r"settings of version 2; this Sightline reads up to 1"):
@@ -97,7 +99,9 @@ def renamed(old: str, new: str, since: int, section: type[BaseModel]) -> Any:
     """The section's model with one setting under a new name."""
     fields = {name: (field.annotation, field) for name, field in section.model_fields.items() if name != old}
     changed = section.model_fields[old]
-    return create_model("Section", __base__=Settings, **fields, **{new: (Annotated[changed.annotation, Renamed(old, since)], changed.default)})
+    return create_model(
+        "Section", __base__=Settings, **fields, **{new: (Annotated[changed.annotation, Renamed(old, since)], changed.default)}
+    )
 
 
 def test_a_renamed_setting_is_hashed_by_the_name_of_the_checkpoints_version() -> None:

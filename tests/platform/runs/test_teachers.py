@@ -108,9 +108,7 @@ def test_what_happens_to_the_original_changes_no_resume(clouds: str, train_here:
 
 def test_a_sha256_that_is_not_the_teachers_is_refused_before_anything_is_made() -> None:
     made_run("teacher")
-    with pytest.raises(
-        CallError, match=r"not those of model\.teacher: their SHA-256 is [0-9a-f]{16}\.\.\., not 0000"
-    ) as caught:
+    with pytest.raises(CallError, match=r"not those of model\.teacher: their SHA-256 is [0-9a-f]{16}\.\.\., not 0000") as caught:
         made(f"teacher@sha256:{'0' * 64}")
     assert "leave the part from @sha256:" in caught.value.hint
     with pytest.raises(CallError, match="'abc' is no SHA-256"):
