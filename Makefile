@@ -1,8 +1,9 @@
 # Two commands are all a newcomer must know: `make quickstart` and `make test`. Both build .venv once and reuse it.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart test fast lint types bench clean
+.PHONY: setup quickstart test test-long fast check lint types imports spelling hooks bench clean
 
 setup: .venv/ready
 
@@ -19,20 +20,35 @@ quickstart: setup
 	@$(BIN)/sightline quickstart
 	@echo "(first: . .venv/bin/activate puts sightline and mlflow on the path)"
 
-# Two files of tests at a time: each starts a Ray of its own and waits for it half of its time.
-test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Files of tests run two at a time: each starts a Ray of its own and waits for it half of its time.
+test: check
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
+
+# Long proofs: many kills, several nodes, whole sweeps. By hand, before changes to faults, clusters or sweeps are landed.
+test-long: setup
+	$(BIN)/python -m pytest -m long $(TWO_AT_A_TIME)
 
 fast: setup
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" $(TWO_AT_A_TIME)
+
+check: lint types imports spelling
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 # A type checker does not follow the package-dir mapping, so it gets a tree of links to read.
 types: setup
-	@mkdir -p .typing/sightline && ln -sfn $(CURDIR)/platform .typing/sightline/platform && ln -sfn $(CURDIR)/methods .typing/sightline/methods && ln -sfn $(CURDIR)/pipelines .typing/sightline/pipelines
-	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases --ignore-missing-imports --cache-dir .mypy_cache -p sightline
+	@mkdir -p .typing/sightline && for room in platform methods pipelines; do ln -sfn $(CURDIR)/$$room .typing/sightline/$$room; done
+	@$(BIN)/mypy -p sightline
+
+imports: setup
+	@$(BIN)/lint-imports
+
+spelling: setup
+	@$(BIN)/codespell .
+
+hooks: setup
+	@$(BIN)/pre-commit install
 
 bench: setup
 	$(BIN)/python benchmarks/ingest.py
@@ -41,4 +57,4 @@ bench: setup
 	$(BIN)/python benchmarks/teacher.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typing
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typing .import_linter_cache

@@ -222,6 +222,7 @@ def test_a_teacher_counts_once_a_student_three_times() -> None:
     assert benchmark.count_flops(pretext, weights_of(pretext), batch) == 2 * b * (4 * (blocks + projector) + 3 * embed + 2 * contrast)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_step_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "step.json"
@@ -242,6 +243,7 @@ def test_the_step_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> No
         assert network["times_textbook"]["ours fp32"] == pytest.approx(faster)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_ingest_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "ingest.json"

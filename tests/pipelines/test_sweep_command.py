@@ -49,6 +49,7 @@ def measured(name: str) -> list[tuple[Any, ...]]:
     return [(trial.number, trial.settings, trial.results, trial.status) for trial in Sweep.open(name).trials()]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Path) -> None:
@@ -135,6 +136,7 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
     assert not (place / "home" / "sweeps").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_figures_of_one(place: Path) -> None:

@@ -1,13 +1,13 @@
-"""The plan: which row stands at which position of a run. A pure function of (seed, row groupes, microbatches in a step), endless.
+"""The plan: which row stands at which position of a run. A pure function of (seed, row groups, microbatches in a step), endless.
 
 A run's samples are dealt to *slots*, one for each microbatch of a step (`batch.size / batch.microbatch`). A slot is an endless sequence of
-rows: the row groupes of the data set in a new keyed order every epoch, dealt to the slots in turn, then shuffled inside *blocks* of
+rows: the row groups of the data set in a new keyed order every epoch, dealt to the slots in turn, then shuffled inside *blocks* of
 about `block_rows` rows. An epoch's tail joins the next epoch's head. Slot `g` feeds microbatch `g` of every step, so
 
     position = step * batch + g * microbatch + i        <->        row `step * microbatch + i` of slot `g`.
 
-The order does not depend on the number of workers, a worker reads only the row groupes of the slots it trains, each block costs one
-read of its row groupes, and any position is found again from a few integers.
+The order does not depend on the number of workers, a worker reads only the row groups of the slots it trains, each block costs one
+read of its row groups, and any position is found again from a few integers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The stream: from a plan to microbatches of fixed-shape arrays, in exact order, with every position asserted.
 
 Each rank runs the blocks of its own slots through its own Ray Data pipeline, *window* after window (a Ray dataset cannot hold a long
-plan), while the trainer consumes. A block is one task: read its row groupes, shuffle, decode, `views`, one contiguous array a column.
+plan), while the trainer consumes. A block is one task: read its row groups, shuffle, decode, `views`, one contiguous array a column.
 With `ray=False` the same blocks are made by a thread of this process: sweep trials and tests of one worker need no second process.
 """
 

@@ -88,6 +88,7 @@ def test_a_node_with_a_worker_dies_and_another_joins(nodes: Nodes, toy_data: dic
     tell("SIGKILL of a raylet", run, once.lost)
 
 
+@pytest.mark.long
 def test_the_controller_of_ray_train_dies(nodes: Nodes, toy_data: dict[str, str], whole: Run) -> None:
     def kill(workers: dict[int, dict[str, Any]]) -> None:
         (controller,) = [p for p in psutil.Process().children(recursive=True) if "TrainController" in p.name()]
@@ -109,6 +110,7 @@ carry_out(Run.open(sys.argv[1]), lambda event: None)
 """
 
 
+@pytest.mark.long
 def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str, str]) -> None:
     """More of somebody's objects than each node's store holds. The workers of the first run are halted until the second trains."""
     from ray._private.internal_api import memory_summary
@@ -147,6 +149,7 @@ def last_of(run: Run) -> str:
     return str(list(run.events())[-1]["kind"])
 
 
+@pytest.mark.long
 def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_data: dict[str, str]) -> None:
     """A notice of preemption, with a minute to go, between two checkpoints: no step is lost, and nothing waits for the deadline."""
     nodes.only(1, 1, 1)
@@ -175,6 +178,7 @@ def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_
     same(run, undisturbed)
 
 
+@pytest.mark.long
 def test_an_elastic_run_goes_on_with_the_nodes_there_are(nodes: Nodes, toy_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, then three when two more nodes are seen, then two when one of them is killed; or three, where Ray still held it alive:
     they need less than half a CPU each, so two nodes have room for them. Planned is one worker a CPU at most."""
@@ -210,6 +214,7 @@ def test_an_elastic_run_goes_on_with_the_nodes_there_are(nodes: Nodes, toy_data:
     print(f"\nFAULT elastic, {counts} workers: {lost[0]:.1f} s from the death of a node until workers train, from step {starts(run)[-1]}")
 
 
+@pytest.mark.long
 def test_the_driver_dies_and_the_run_is_resumed(nodes: Nodes, toy_data: dict[str, str], whole: Run, tmp_path: Path) -> None:
     recipe, home = tmp_path / "toy.yaml", Path(os.environ["SIGHTLINE_HOME"])
     recipe.write_text(yaml.safe_dump(TOY))

@@ -41,6 +41,7 @@ def test_shards_are_read_on_every_node(nodes: Nodes, toy_data: dict[str, str]) -
     assert where == {node_number(node) for node in nodes.up()}
 
 
+@pytest.mark.long
 def test_blocks_that_are_larger_than_a_nodes_object_store_come_all_the_same(nodes: Nodes, toy_data: dict[str, str]) -> None:
     plan = stream_of(toy_data["data.train"], Large, 16, 96, None).plan
     assert max(block.rows for block in plan.schedule(range(1), 0, 16)) * LARGE > STORE
@@ -55,6 +56,7 @@ def test_blocks_that_are_larger_than_a_nodes_object_store_come_all_the_same(node
     assert digests[0] == digests[1] and len(digests[0]) == 16
 
 
+@pytest.mark.long
 def test_workers_on_two_nodes_learn_what_they_learn_on_one(nodes: Nodes, toy_data: dict[str, str]) -> None:
     spread = make("spread", toy_data, **{"train.workers": 2})
     carry_out(spread, lambda event: None)

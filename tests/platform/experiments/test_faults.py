@@ -45,7 +45,7 @@ def undisturbed(place: Path, toy_data: dict[str, str], ray_head: None) -> Callab
     return run
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
     workers: int, place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]
 ) -> None:

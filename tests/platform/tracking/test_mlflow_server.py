@@ -166,6 +166,7 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
     loads_back(server, run, monkeypatch)
 
 
+@pytest.mark.long
 def test_a_server_that_was_never_there_gets_all_of_it_from_one_resume(
     server: MlflowServer, home: Path, toy_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
