@@ -38,10 +38,16 @@ def sweep(name: str, *words: str) -> subprocess.Popen[str]:
     return start(Path.cwd() / "home", "sweep", "toy.yaml", "data.train=train", "data.val=val", *words, "--name", name)
 
 
-def recorded(name: str, results: int) -> Sweep:
-    """The sweep when so many results are on record."""
+def in_a_trial(name: str, results: int) -> Sweep:
+    """The sweep when so many results are on record and a trial that has one of them goes on training."""
     record = Path("home/sweeps") / name / "trials.jsonl"
-    until(lambda: record.exists() and len(Sweep.open(name).results()) >= results, 0.1)
+
+    def met() -> bool:
+        if not record.exists() or len(Sweep.open(name).results()) < results:
+            return False
+        return any(trial.status == "open" and trial.results and not trial.stopped for trial in Sweep.open(name).trials())
+
+    until(met, 0.02)
     return Sweep.open(name)
 
 
@@ -62,11 +68,11 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
     _is_nested(whole)
 
     process = sweep("harmed", *words)
-    recorded("harmed", 2)
+    in_a_trial("harmed", 2)
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process)["status"] == "stopped"
     process = start(Path.cwd() / "home", "resume", "harmed")
-    done = recorded("harmed", 6)
+    done = in_a_trial("harmed", 6)
     process.kill()
     process.communicate()
     time.sleep(3)
