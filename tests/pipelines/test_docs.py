@@ -14,7 +14,7 @@ from sightline.platform import config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RECIPES = {path.stem for path in (ROOT / "pipelines" / "recipes").glob("*.yaml")}
+RECIPES = set(config.recipe_names())
 
 
 def _lines(text: str) -> Iterator[list[str]]:
