@@ -3,8 +3,8 @@
   python benchmarks/import_graph.py                 # this checkout
   python benchmarks/import_graph.py OTHER_CHECKOUT  # another one, also one from before there were packages
 
-Imports inside functions and under TYPE_CHECKING count as well. The order of the layers is that of .importlinter. A module that lies directly in
-platform/ counts as a package of its own.
+Imports inside functions and under TYPE_CHECKING count as well. The order of the layers is that of .importlinter. A module that lies
+directly in platform/ counts as a package of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name below `platform` -> file."""
     folder = root / "platform"
-    return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"}
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"
+    }
 
 
 def imported(path: Path, root: Path, known: set[str]) -> Iterator[str]:

@@ -145,7 +145,7 @@ class Plan:
 
 @lru_cache(maxsize=8)
 def _pieces(row_groups: tuple[tuple[int, int, int], ...], slots: int, block_rows: int) -> tuple[Piece, ...]:
-    """Row groupes, cut where they exceed a block, or where a small data set would leave a slot without its share of an epoch (4 pieces)."""
+    """Row groups, cut where they exceed a block, or where a small data set would leave a slot without its share of an epoch (4 pieces)."""
     total = sum(rows for _, _, rows in row_groups)
     most = max(1, min(block_rows, total // (4 * slots)))
     pieces = []
