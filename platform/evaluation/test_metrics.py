@@ -15,8 +15,8 @@ from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import sample_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.schema import decode_row, input_columns
+from sightline.platform.evaluation.intervals import coverage, interval, resample_counts, unit_sums
 from sightline.platform.evaluation.probes.features import eval_mode, read_rows
-from sightline.platform.evaluation.probes.intervals import coverage, interval, resample_counts, unit_sums
 from sightline.platform.evaluation.probes.protocol import Resampling
 from sightline.platform.evaluation.probes.splits import make_units
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
+from sightline.platform.evaluation.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
+
 from .protocol import Resampling
 from .splits import Units
 

@@ -7,7 +7,7 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.evaluation.probes.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
+from sightline.platform.evaluation.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
 from sightline.platform.evaluation.probes.protocol import Resampling
 from sightline.platform.evaluation.probes.splits import make_folds, make_units, too_near
 

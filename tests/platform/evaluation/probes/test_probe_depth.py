@@ -15,8 +15,8 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.probes.features import centre_box, fit_image, list_frames, patch_depth
-from sightline.platform.evaluation.probes.intervals import Interval
 from sightline.platform.evaluation.probes.result_table import verdict_of
 from sightline.platform.evaluation.probes.ridge import Moments, ridge
 

@@ -1,7 +1,7 @@
-"""Percentile bootstrap over independent units (scenes or time blocks), with figures compared on the same resamples.
+"""Percentile bootstrap over independent units (scenes or time blocks); metrics are compared on the same resamples.
 
-A figure is a function of sums over units (`share = hits / count`), so a resample is a vector of multiplicities and all resamples are
-one matrix product. Two figures computed from the same multiplicities are paired: what makes a scene hard for both cancels.
+A metric is a function of sums over units (`share = hits / count`), so a resample is a vector of multiplicities and all resamples are
+one matrix product. Two metrics computed from the same multiplicities are paired: what makes a scene hard for both cancels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sightline.methods.random import keyed_rng
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, the ends of its interval, and the number of units that were resampled. With one unit the ends are NaN."""
+    """A value, the ends of its interval, and the number of units that were resampled. With one unit the ends are NaN."""
 
     value: float
     low: float
@@ -31,8 +31,12 @@ class Interval:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Interval:
-        low, high = (float("nan") if stored[end] is None else float(stored[end]) for end in ("low", "high"))
-        return cls(float(stored["value"]), low, high, int(stored["units"]))
+        value, low, high = (float("nan") if stored[key] is None else float(stored[key]) for key in ("value", "low", "high"))
+        return cls(value, low, high, int(stored["units"]))
+
+    @property
+    def has_ends(self) -> bool:
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
     def excludes_zero(self) -> bool:
@@ -53,7 +57,7 @@ def resample_counts(units: int, draws: int, seed: int) -> Int[np.ndarray, "draws
 
 
 def interval(value: float, draws: Float[np.ndarray, " draws"], level: float, units: int) -> Interval:
-    """The percentile interval of `draws` around the figure `value` of the whole sample."""
+    """The percentile interval of `draws` around `value`, that of the whole sample."""
     finite = draws[np.isfinite(draws)]
     if units < 2 or not finite.size:
         return Interval(float(value), float("nan"), float("nan"), units)
