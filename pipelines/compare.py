@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
     from sightline.platform.core.redaction import command_line
-    from sightline.platform.evaluation.probes.catalog import find_probe
+    from sightline.platform.evaluation.probes.catalog import check_probe
     from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
     from sightline.platform.experiments.compare.budget import parse_budget
     from sightline.platform.runs.names import fresh_name
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     parse_budget(args.budget)
     for name in args.probe or []:
-        find_probe(name)
+        check_probe(name)
     if args.seeds < 1 or args.controls < 0:
         raise CallError(f"--seeds {args.seeds} --controls {args.controls}: at least 1 seed, and no negative number of controls")
     dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)

@@ -5,7 +5,7 @@
   sightline evaluate croco-tiny-1121-0930 --probe correspondence --test ./kitchen-pairs --out kitchen.html
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. DATA is a data set made by `sightline prepare`; each probe
-takes the first that has what it needs. The figures are printed and written as JSON and as one HTML page. docs/probes.md has the protocols.
+takes the first that has what it needs. The metrics are printed and written as JSON and as one HTML page. docs/probes.md has the protocols.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from sightline.platform.evaluation.probes.context import EvaluatedModel
+    from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
 
 
@@ -38,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.methods.errors import CallError
-    from sightline.platform.evaluation.probes.catalog import PROBES, find_probe
+    from sightline.platform.evaluation.probes.catalog import check_probe, ranked
 
     names = args.probe if args.probe and args.probe != ["all"] else None
     for name in names or []:
-        find_probe(name)
+        check_probe(name)
     if args.controls < 0:
         raise CallError(f"--controls {args.controls}: a number of networks is needed", "use 3, or 0 for none")
     from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
@@ -57,22 +59,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
     console = Console(stderr=args.json, highlight=False, soft_wrap=True)
     from sightline.platform.evaluation.probes.run import run_probes
+    from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
 
     evaluated = _evaluated_models(opened, args.controls)
     if names is None:
-        names = [name for name, spec in PROBES.items() if spec.modality in {model.modality for model in evaluated}]
+        modalities = {model.modality for model in evaluated}
+        names = [probe.name for probe in ranked() if probe.modality in modalities]
     with doing(Console(stderr=True), "probing") as progress:
-        results = run_probes(names, evaluated, dataset_pairs, device=_device(args.device), progress=progress)
-    if all("skipped" in result for result in results.values()):
-        raise CallError(
-            "\n".join(result["skipped"] for result in results.values()), "docs/probes.md says which columns each probe needs of the data"
-        )
+        outcomes = run_probes(names, evaluated, dataset_pairs, device=_device(args.device), progress=progress)
+    skipped = [outcome.sentence for outcome in outcomes.values() if isinstance(outcome, SkippedProbe)]
+    if len(skipped) == len(outcomes):
+        raise CallError("\n".join(skipped), "docs/probes.md says which columns each probe needs of the data")
     about = {name: {"method": one.method, "source": one.source, "sha256": one.sha256} for name, one in opened.items()}
-    report, document = _write(args.out, about, results)
-    for result in results.values():
-        _tell(console, result)
-    console.print(f"report: {report}\nfigures: {document}", markup=False)
-    return {"models": about, "probes": results, "report": str(report), "figures": str(document)}
+    report, document = _write(args.out, about, outcomes)
+    for outcome in outcomes.values():
+        _tell(console, outcome)
+    console.print(f"report: {report}\nmetrics: {document}", markup=False)
+    return {"models": about, "probes": probes_to_json(outcomes), "report": str(report), "figures": str(document)}
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -100,20 +103,21 @@ def _evaluated_models(opened: dict[str, OpenedEncoder], count: int) -> list[Eval
     return evaluated
 
 
-def _device(wanted: str) -> str:
-    import torch
-
+def _device(wanted: str) -> torch.device:
     from sightline.methods.errors import CallError
+    from sightline.platform.core.device import choose_device
 
-    if wanted == "cuda" and not torch.cuda.is_available():
+    device = choose_device(wanted)
+    if wanted == "cuda" and device.type != "cuda":
         raise CallError("--device cuda: torch finds no GPU here", "use --device cpu")
-    return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+    return device
 
 
-def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> tuple[Path, Path]:
+def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOutcomes) -> tuple[Path, Path]:
     from sightline.platform.core.paths import home
     from sightline.platform.core.redaction import command_line
-    from sightline.platform.evaluation.probes.findings import brief
+    from sightline.platform.evaluation.findings import brief
+    from sightline.platform.evaluation.results import probes_to_json
     from sightline.platform.reports.page import write_report
 
     first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
@@ -125,29 +129,29 @@ def _write(out: str | None, models: dict[str, Any], results: dict[str, Any]) -> 
         {
             "title": f"Evaluation of {', '.join(models)}",
             "kind": "evaluation",
-            "headline": f"{next(iter(models))}: {'; '.join(found for result in results.values() if (found := brief(result)))}.",
+            "headline": f"{next(iter(models))}: {'; '.join(found for outcome in outcomes.values() if (found := brief(outcome)))}.",
             "facts": facts,
-            "probes": list(results.values()),
+            "probes": list(probes_to_json(outcomes).values()),
             "commands": [command_line(sys.argv[1:])],
         },
     )
     document = report.with_suffix(".json")
-    document.write_text(json.dumps({"models": models, "probes": results}, indent=1))
+    document.write_text(json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))
     return report, document
 
 
-def _tell(console: Console, result: dict[str, Any]) -> None:
-    from sightline.platform.evaluation.probes.findings import table
+def _tell(console: Console, outcome: ProbeOutcome) -> None:
+    from sightline.platform.evaluation.findings import heading_of, table
+    from sightline.platform.evaluation.results import SkippedProbe
 
-    if "skipped" in result:
-        console.print(f"{result['skipped']}\n", style="dim", markup=False)
+    if isinstance(outcome, SkippedProbe):
+        console.print(f"{outcome.sentence}\n", style="dim", markup=False)
         return
-    label = next(iter(result["metrics"].values()))["label"]
-    rows = table(result)
+    rows = table(outcome)
     width = max(len(name) for name, _, _ in rows)
-    console.print(f"{result['title']}: {label} in %, {result['seconds']:.0f} s", style="bold", markup=False)
-    for name, figure, differences in rows:
-        console.print(f"  {name:<{width}}  {figure}", markup=False)
+    console.print(f"{heading_of(outcome)}, {outcome.seconds:.0f} s", style="bold", markup=False)
+    for name, value, differences in rows:
+        console.print(f"  {name:<{width}}  {value}", markup=False)
         for difference in differences:
             console.print(f"    {difference}", markup=False)
-    console.print(f"{result['covers']}\n", style="dim", markup=False)
+    console.print(f"{outcome.covers}\n", style="dim", markup=False)

@@ -1,7 +1,7 @@
-"""What a pretext method says of itself on validation data, such as CroCo's: the other view helps, and only the right one.
+"""A method's control metrics on validation data, such as CroCo's: the other view helps, and only the right one.
 
-The method gives one figure a sample for its own input and for a control (`Pretext.claims`); here samples are paired with others that
-share nothing with them, and figures get intervals over scenes or time blocks.
+The method gives one value a sample for its own input and for controls (`Pretext.control_metrics`). Here samples are paired with others
+that share nothing with them, and the values get intervals over scenes or time blocks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.contract import Batch, Views
-from sightline.methods.errors import BrokenSampleError, SightlineError
-from sightline.methods.random import MicrobatchRng, keyed_rng, sample_rng
+from sightline.methods.contract import Batch, MetricInfo, Stage, Views
+from sightline.methods.errors import SightlineError
+from sightline.methods.random import MicrobatchRng, keyed_rng
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.schema import decode_row, input_columns
-from sightline.platform.evaluation.intervals import Interval, coverage, interval, resample_counts, unit_sums
-from sightline.platform.evaluation.probes.features import eval_mode, read_rows, spread
-from sightline.platform.evaluation.probes.protocol import Resampling
-from sightline.platform.evaluation.probes.splits import make_units
+from sightline.platform.data.loader.blocks import Columns
+from sightline.platform.data.loader.fixed import SampleReader, spread
+
+from .eval_mode import eval_mode
+from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
+from .results import CONTROL, TITLES, Contrast, MethodResult, Row, RowKind
+from .units import make_units
 
 RESAMPLING = Resampling()
 
@@ -35,51 +37,64 @@ def measure_control_metrics(
     seed: int,
     batch: int,
     limit: int,
+    metrics: Mapping[str, MetricInfo] | None = None,
+    stage: Stage | None = None,
     device: torch.device | str = "cpu",
     resampling: Resampling = RESAMPLING,
-) -> dict[str, Any]:
-    """The figures of `pretext.claims` on at most `limit` samples of `dataset`, evenly spaced, in evaluation mode without gradients.
+) -> MethodResult:
+    """`pretext.control_metrics` on at most `limit` samples of `dataset`, evenly spaced, in evaluation mode without gradients.
 
-    `views` draws by (seed, row number), the method by (seed, batch number), so the same call gives the same numbers. Returns plain
-    JSON values: `figures` (name -> value, low, high, units), `differences` between figures that share a prefix (`psnr_true` minus each
-    other `psnr_...`, paired by sample), what the intervals cover, counts and seconds. Raises `SightlineError` where fewer than two
-    samples can be used.
+    `views` draws by (seed, row number), the method by (seed, batch number), so the same call gives the same numbers. `metrics` says what
+    they mean; those of one `family` are compared, the first with each of the others, paired by sample. Raises `SightlineError` where
+    fewer than two samples can be used.
     """
     began = time.perf_counter()
-    samples, scenes, times, broken = _load(dataset, views, seed, limit)
-    if len(samples) < 2:
-        raise SightlineError(f"{len(samples)} usable samples in {dataset.uri}: the method's claim needs two", "give more validation data")
+    reader = SampleReader(dataset, views, seed, stage)
+    read = list(reader.batches(spread(dataset.rows, limit), batch))
+    scenes = [scene for part in read for scene in part.scenes]
+    if len(scenes) < 2:
+        raise SightlineError(f"{len(scenes)} usable samples in {dataset.uri}: control metrics need two", "give more validation data")
+    times = np.array([moment for part in read for moment in part.times], dtype=np.float64)
+    columns = {name: np.concatenate([part.columns[name] for part in read]) for name in read[0].columns}
     other = _others(scenes, times, seed)
     parts: list[dict[str, np.ndarray]] = []
     with eval_mode([pretext], device):
-        for number, start in enumerate(range(0, len(samples), batch)):
-            own = range(start, min(start + batch, len(samples)))
-            first, second = (pretext.to_device(_collate([samples[i] for i in chosen], device)) for chosen in (own, other[list(own)]))
-            figures = pretext.control_metrics(first, second, MicrobatchRng(seed, number, 0))
-            parts.append({name: value.double().cpu().numpy() for name, value in figures.items()})
+        for number, start in enumerate(range(0, len(scenes), batch)):
+            own = np.arange(start, min(start + batch, len(scenes)))
+            first, second = (pretext.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
+            found = pretext.control_metrics(first, second, MicrobatchRng(seed, number, 0))
+            parts.append({name: value.double().cpu().numpy() for name, value in found.items()})
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     units = make_units(scenes, times, resampling)
-    return {
-        **_summary(values, units.names, resampling),
-        "units": {"kind": units.kind, "count": units.count},
-        "covers": coverage(resampling.level, resampling.draws, units.count, units.kind),
-        "counts": {"samples": len(samples), "broken_samples": broken},
-        "seconds": time.perf_counter() - began,
-    }
+
+    def mean(per_sample: Float[np.ndarray, " n"]) -> Interval:
+        _, sums = unit_sums(np.stack([per_sample, np.ones_like(per_sample)], axis=1), units.names)
+        drawn = resample_counts(len(sums), resampling.draws, resampling.seed) @ sums
+        return interval(float(per_sample.mean()), drawn[:, 0] / drawn[:, 1], resampling.level, len(sums))
+
+    infos = {name: (metrics or {}).get(name, MetricInfo()) for name in values}
+    return MethodResult(
+        name=CONTROL,
+        title=TITLES[CONTROL],
+        metrics=infos,
+        rows=(Row("trained network", RowKind.ENCODER, {name: mean(value) for name, value in values.items()}),),
+        unit_kind=units.kind,
+        unit_count=units.count,
+        covers=coverage(resampling.level, resampling.draws, units.count, units.kind),
+        counts={"samples": len(scenes), "broken_samples": reader.broken},
+        contrasts=tuple(Contrast(first, other, mean(values[first] - values[other])) for first, other in _compared(infos)),
+        seconds=time.perf_counter() - began,
+    )
 
 
-def _load(dataset: Dataset, views: Views, seed: int, limit: int) -> tuple[list[dict[str, np.ndarray]], list[str], np.ndarray, int]:
-    samples, scenes, times, broken = [], [], [], 0
-    needed = input_columns(dataset.kind, views)
-    for row, stored in read_rows(dataset, spread(dataset.rows, limit)):
-        try:
-            samples.append(views(decode_row(stored, dataset.kind, needed=needed), sample_rng(seed, row)))
-        except BrokenSampleError:
-            broken += 1
-            continue
-        scenes.append(stored.get("scene") or "")
-        times.append(float("nan") if stored.get("time") is None else float(stored["time"]))
-    return samples, scenes, np.array(times, dtype=np.float64), broken
+def _compared(metrics: Mapping[str, MetricInfo]) -> list[tuple[str, str]]:
+    """The first metric of each family with each of the others."""
+    firsts: dict[str, str] = {}
+    pairs = []
+    for name, info in metrics.items():
+        if info.family and firsts.setdefault(info.family, name) != name:
+            pairs.append((firsts[info.family], name))
+    return pairs
 
 
 def _others(scenes: Sequence[str], times: Float[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
@@ -94,20 +109,5 @@ def _others(scenes: Sequence[str], times: Float[np.ndarray, " n"], seed: int) ->
     return other
 
 
-def _collate(samples: Sequence[Mapping[str, np.ndarray]], device: torch.device | str) -> Batch:
-    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])).to(device) for name in samples[0]}
-
-
-def _summary(values: Mapping[str, Float[np.ndarray, " n"]], units: Sequence[str], resampling: Resampling) -> dict[str, Any]:
-    def mean(per_sample: Float[np.ndarray, " n"]) -> Interval:
-        _, sums = unit_sums(np.stack([per_sample, np.ones_like(per_sample)], axis=1), units)
-        drawn = resample_counts(len(sums), resampling.draws, resampling.seed) @ sums
-        return interval(float(per_sample.mean()), drawn[:, 0] / drawn[:, 1], resampling.level, len(sums))
-
-    differences = []
-    for prefix in dict.fromkeys(name.split("_")[0] for name in values):
-        first, *others = [name for name in values if name.split("_")[0] == prefix]
-        for other in others:
-            found = mean(values[first] - values[other])  # the mean of differences of the same samples: paired
-            differences.append({"name": f"{first} minus {other}", "of": [first, other], **found.as_dict()})
-    return {"figures": {name: mean(value).as_dict() for name, value in values.items()}, "differences": differences}
+def _tensors(columns: Columns, chosen: Int[np.ndarray, " b"], device: torch.device | str) -> Batch:
+    return {name: torch.from_numpy(column[chosen]).to(device) for name, column in columns.items()}

@@ -22,7 +22,7 @@ from sightline.platform.data.prepare.clouds import CloudFile, Drawn
 from sightline.platform.data.prepare.items import images_below, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES
 from sightline.platform.data.schema import IMAGE_COLUMNS
-from sightline.platform.evaluation.probes.features import fit_image
+from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
 
 ABOUT = {"scene": pa.string(), "label": pa.int64()}

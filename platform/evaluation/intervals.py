@@ -14,6 +14,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sightline.methods.random import keyed_rng
+from sightline.methods.settings import Settings
+
+
+class Resampling(Settings):
+    """How uncertainty is measured: percentile bootstrap over units that are independent of each other, or nearly so."""
+
+    draws: int = 2000
+    level: float = 0.95
+    seed: int = 0
+    min_scenes: int = 5
+    """With fewer scenes than this, resampling scenes says nothing; time blocks are resampled instead."""
+    blocks: int = 10
+    """Blocks in all, of equal counts, where there are too few scenes."""
 
 
 @dataclass(frozen=True)

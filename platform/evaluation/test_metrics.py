@@ -1,62 +1,78 @@
-"""What a fine-tuned model scores on labelled test data: accuracy of a classifier, mean IoU of a segmenter, with intervals."""
+"""Test metrics of a fine-tuned model on labelled data: accuracy of a classifier, mean IoU of a segmenter, with intervals."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.contract import Batch, Views
-from sightline.methods.errors import BrokenSampleError, SightlineError
-from sightline.methods.random import sample_rng
+from sightline.methods.contract import Batch, MetricInfo, Stage, Views
+from sightline.methods.errors import SightlineError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.schema import decode_row, input_columns
-from sightline.platform.evaluation.intervals import coverage, interval, resample_counts, unit_sums
-from sightline.platform.evaluation.probes.features import eval_mode, read_rows
-from sightline.platform.evaluation.probes.protocol import Resampling
-from sightline.platform.evaluation.probes.splits import make_units
+from sightline.platform.data.loader.blocks import Columns
+from sightline.platform.data.loader.fixed import SampleReader
+
+from .eval_mode import eval_mode
+from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
+from .results import IOU, TEST, TITLES, MethodResult, Row, RowKind
+from .units import make_units
 
 RESAMPLING = Resampling()
 IGNORED = 255
 VOTE = "vote"
+METRICS = {
+    "accuracy": MetricInfo(means="share of test samples whose class is found", label="accuracy", unit="%"),
+    "accuracy_top5": MetricInfo(means="share of test samples whose class is among the best five", label="top-5 accuracy", unit="%"),
+    VOTE: MetricInfo(means="accuracy of the mean logits over the draws of a round", label="vote", unit="%"),
+    "miou": MetricInfo(means="intersection over union, mean over the classes that occur", label="mIoU", unit="%"),
+    "pixel_accuracy": MetricInfo(means="share of labelled pixels whose class is found", label="pixel accuracy", unit="%"),
+}
 
 
-def measure_test_metrics(pretext: Any, views: Views, dataset: Dataset, *, batch: int, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Scores of `pretext.predictor` on every row of `dataset`, seen as validation sees it, in the shape of `measure_control_metrics`.
+def measure_test_metrics(
+    pretext: Any,
+    views: Views,
+    dataset: Dataset,
+    *,
+    batch: int,
+    stage: Stage | None = None,
+    device: torch.device | str = "cpu",
+) -> MethodResult:
+    """Test metrics of `pretext.predictor` on every row of `dataset`, seen as validation sees it.
 
     Classification: `accuracy` and `accuracy_top5` (from six classes on); where the views have `voting`, `vote`: of the mean logits over the
     draws of the first round, and with N rounds `best_of_N`, chosen on these data. Segmentation: `miou`, the mean over the classes that
-    occur, `pixel_accuracy`, and `iou` of each class. Pixels are those of the network's input, no sliding window. Raises `SightlineError`
-    where no row can be used.
+    occur, `pixel_accuracy`, and the IoU of each class as a detail. Pixels are those of the network's input, no sliding window.
+    The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises `SightlineError` where no row can
+    be used.
     """
     began = time.perf_counter()
     predictor, voting = pretext.predictor, getattr(views, "voting", None)
+    segmenting = predictor.task == "segmentation"
+    reader = SampleReader(dataset, getattr(views, "evaluation", views), 0, stage)
     rows: list[np.ndarray] = []
     scenes: list[str] = []
     times: list[float] = []
-    counts = {"samples": 0, "broken_samples": 0}
     with eval_mode([pretext], device):
-        for group, where in _groups(dataset, getattr(views, "evaluation", views), batch, device, counts):
-            prepared = pretext.to_device(group)
+        for part in reader.batches(range(dataset.rows), batch):
+            prepared = pretext.to_device(_tensors(part.columns, device))
             logits = predictor.logits(prepared[_input(predictor)]).float()
-            if predictor.task == "segmentation":
+            if segmenting:
                 rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
             else:
                 rows.append(hits(logits, prepared["label"]).cpu().numpy())
-            scenes += [scene for scene, _ in where]
-            times += [moment for _, moment in where]
-        votes = _voted(pretext, voting, dataset, batch, device) if voting and rows else None
+            scenes += part.scenes
+            times += part.times
+        votes = _voted(pretext, SampleReader(dataset, voting, 0), batch, device) if voting and rows else None
     if not rows:
         raise SightlineError(f"no usable labelled row in {dataset.uri}", "look at it with `sightline inspect`")
     values = np.concatenate(rows).astype(np.float64)
     if votes is not None:
         values = np.concatenate([values, votes], axis=1)
     # Photographs of a class are independent of each other; frames of a video are not.
-    segmenting = predictor.task == "segmentation"
     units = make_units(scenes, np.array(times), RESAMPLING) if segmenting else None
     names, sums = unit_sums(values, units.names if units else [str(i) for i in range(len(values))])
     weights = resample_counts(len(names), RESAMPLING.draws, RESAMPLING.seed)
@@ -64,34 +80,43 @@ def measure_test_metrics(pretext: Any, views: Views, dataset: Dataset, *, batch:
     kind = units.kind if units else one
     score = _segmentation if segmenting else _classification
     whole, draws = score(sums.sum(axis=0)[None]), score(weights @ sums)
-    figures = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
-    told = [name for place, name in enumerate(figures) if place == 0 or name == VOTE]
-    spans = [f"{name} {figures[name].value:.3f} ({figures[name].low:.3f} to {figures[name].high:.3f})" for name in told]
-    result: dict[str, Any] = {
-        "figures": {name: value.as_dict() for name, value in figures.items()},
-        "differences": [],
-        "units": {"kind": kind, "count": len(names)},
-        "covers": coverage(RESAMPLING.level, RESAMPLING.draws, len(names), kind),
-        "counts": counts,
-        "finding": f"{', '.join(spans)} on {counts['samples']:,} test {one}s.",
-        "seconds": time.perf_counter() - began,
-    }
+    found = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
+    metrics = {name: METRICS.get(name) or MetricInfo(means="the best of several votes", unit="%") for name in found}
+    told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
+    spans = [f"{name} {found[name].value:.3f} ({found[name].low:.3f} to {found[name].high:.3f})" for name in told]
     if segmenting:
         per_class = class_iou(sums.sum(axis=0).reshape(predictor.classes, predictor.classes))
         labels = dataset.manifest.classes or tuple(str(i) for i in range(predictor.classes))
-        result["iou"] = {label: None if np.isnan(value) else float(value) for label, value in zip(labels, per_class, strict=False)}
-    return result
+        for label, value in zip(labels, per_class.tolist(), strict=False):
+            found[f"iou_{label}"] = Interval(value, float("nan"), float("nan"), len(names))
+            metrics[f"iou_{label}"] = MetricInfo(means=f"IoU of {label}", label=label, unit="%", group=IOU)
+    return MethodResult(
+        name=TEST,
+        title=TITLES[TEST],
+        metrics=metrics,
+        rows=(Row("trained network", RowKind.ENCODER, found),),
+        unit_kind=kind,
+        unit_count=len(names),
+        covers=coverage(RESAMPLING.level, RESAMPLING.draws, len(names), kind),
+        counts={"samples": len(values), "broken_samples": reader.broken},
+        finding=f"{', '.join(spans)} on {len(values):,} test {one}s.",
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _input(predictor: Any) -> str:
     return str(getattr(predictor, "input", "image"))
 
 
-def _voted(pretext: Any, voting: Views, dataset: Dataset, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
+def _tensors(columns: Columns, device: torch.device | str) -> Batch:
+    return {name: torch.from_numpy(column).to(device) for name, column in columns.items()}
+
+
+def _voted(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
     """Of each sample and round: whether the class of the largest mean logits is right."""
     rows = []
-    for group, _ in _groups(dataset, voting, batch, device, {"samples": 0, "broken_samples": 0}):
-        prepared = pretext.to_device(group)
+    for part in reader.batches(range(reader.dataset.rows), batch):
+        prepared = pretext.to_device(_tensors(part.columns, device))
         rounds = []
         for one in prepared[_input(pretext.predictor)].unbind(dim=1):
             logits = torch.stack([pretext.predictor.logits(inputs).float() for inputs in one.unbind(dim=1)]).mean(dim=0)
@@ -127,15 +152,15 @@ def class_iou(matrix: Float[np.ndarray, "*n c c"]) -> Float[np.ndarray, "*n c"]:
 def _classification(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
     """Of sums of `hits`, and of the rounds of votes after them."""
     shares = sums[:, 1:] / sums[:, :1]
-    figures = {"accuracy": shares[:, 0]}
+    metrics = {"accuracy": shares[:, 0]}
     if sums[:, 2].any():
-        figures["accuracy_top5"] = shares[:, 1]
+        metrics["accuracy_top5"] = shares[:, 1]
     rounds = shares[:, 2:]
     if rounds.shape[1]:
-        figures[VOTE] = rounds[:, 0]
+        metrics[VOTE] = rounds[:, 0]
     if rounds.shape[1] > 1:
-        figures[f"best_of_{rounds.shape[1]}"] = rounds.max(axis=1)
-    return figures
+        metrics[f"best_of_{rounds.shape[1]}"] = rounds.max(axis=1)
+    return metrics
 
 
 def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
@@ -145,31 +170,3 @@ def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
         "miou": np.nanmean(class_iou(matrix), axis=-1),
         "pixel_accuracy": np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum(axis=(-2, -1)),
     }
-
-
-def _groups(
-    dataset: Dataset, views: Views, size: int, device: torch.device | str, counts: dict[str, int]
-) -> Iterator[tuple[Batch, list[tuple[str, float]]]]:
-    needed = input_columns(dataset.kind, views)
-    columns = [*needed, "scene", "time"]
-    made: list[dict[str, np.ndarray]] = []
-    where: list[tuple[str, float]] = []
-
-    def group() -> tuple[Batch, list[tuple[str, float]]]:
-        return {name: torch.from_numpy(np.stack([one[name] for one in made])).to(device) for name in made[0]}, list(where)
-
-    for row, stored in read_rows(dataset, range(dataset.rows), columns):
-        scene, moment = stored.pop("scene", None), stored.pop("time", None)
-        try:
-            made.append(views(decode_row(stored, dataset.kind, needed=needed), sample_rng(0, row)))
-        except BrokenSampleError:
-            counts["broken_samples"] += 1
-            continue
-        where.append((scene or "", float("nan") if moment is None else float(moment)))
-        counts["samples"] += 1
-        if len(made) == size:
-            yield group()
-            made.clear()
-            where.clear()
-    if made:
-        yield group()

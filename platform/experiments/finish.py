@@ -1,4 +1,4 @@
-"""After the last step: what the encoder is worth, pictures, claims, the registry and the report. Every part can be done again."""
+"""After the last step: measure what was learned, draw it, register the encoder and write the report. Every part can be done again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, Stage, Visualisation
+from sightline.methods.contract import BuildContext, MetricInfo, Stage, Views, Visualisation
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.config import Experiment
+from sightline.platform.core.device import choose_device
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
-from sightline.platform.evaluation.probes.findings import flat_metrics
+from sightline.platform.evaluation.findings import flat_metrics
+from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, probes_to_json
 from sightline.platform.reports import summary
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking
@@ -28,12 +31,14 @@ from sightline.platform.weights.format import ENCODER, Weights, write_folder
 from .progress import doing
 
 if TYPE_CHECKING:
+    import torch
+
     from sightline.platform.training.memory import MemoryMeter
 
 CONTROLS = (1, 2, 3)
 """Seeds of the random-weights encoders that every probe is held against."""
 PICTURED = 6
-"""Samples in the report's pictures."""
+"""Samples in the report's visualisations."""
 
 
 @dataclass
@@ -47,74 +52,69 @@ class Findings:
     artifacts: list[Path] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """What the newest checkpoint of a run holds, on the device that measures it, with the data and the views to measure it on."""
+
+    experiment: Experiment
+    found: checkpoint.Checkpoint
+    pretext: Any
+    encoder: Any
+    views: Views
+    stage: Stage | None
+    train: Dataset
+    val: Dataset | None
+    device: torch.device
+
+    @classmethod
+    def open(cls, run: Run) -> TrainedModel:
+        """Raises `SightlineError` where no checkpoint verifies."""
+        experiment = run.experiment
+        found = checkpoint.newest(run.folder / "checkpoints")
+        if found is None:
+            raise SightlineError(f"run {run.name} has no checkpoint that verifies", f"train again with `sightline resume {run.name}`")
+        method, device = find_method(experiment.method), choose_device(experiment.train.device)
+        pretext = method.build(experiment.method_config, BuildContext(seed=experiment.train.seed))
+        pretext.load_state_dict(found.tensors("model"))
+        pretext.to(device).eval()
+        return cls(
+            experiment=experiment,
+            found=found,
+            pretext=pretext,
+            encoder=pretext.encoder().eval(),
+            views=method.views(experiment.method_config),
+            stage=make_stage(experiment, run.folder) if stage_maker(experiment, run.folder) else None,
+            train=Dataset.open(str(experiment.data.train)),
+            val=Dataset.open(experiment.data.val) if experiment.data.val else None,
+            device=device,
+        )
+
+
 def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) -> Findings:
     """Measure, register and report the newest checkpoint of a trained run."""
     import torch
 
-    experiment = run.experiment
-    found = checkpoint.newest(run.folder / "checkpoints")
-    if found is None:
-        raise SightlineError(f"run {run.name} has no checkpoint that verifies", f"train again with `sightline resume {run.name}`")
-    method = find_method(experiment.method)
-    device = torch.device("cuda" if experiment.train.device != "cpu" and torch.cuda.is_available() else "cpu")
-    pretext = method.build(experiment.method_config, BuildContext(seed=experiment.train.seed))
-    pretext.load_state_dict(found.tensors("model"))
-    pretext.to(device).eval()
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # the workers are gone
-    encoder = pretext.encoder().eval()
-    saved = save_encoder(run, encoder, found.state.step)
-    views = method.views(experiment.method_config)
-    train = Dataset.open(str(experiment.data.train))
-    val = Dataset.open(experiment.data.val) if experiment.data.val else None
-
-    with doing(console, "drawing pictures"):
-        stage = make_stage(experiment, run.folder) if stage_maker(experiment, run.folder) else None
-        pictures = _pictures(pretext, views, val or train, device, stage)
-    claims = None
-    if val is not None and (hasattr(pretext, "control_metrics") or hasattr(pretext, "predictor")):
-        group = experiment.batch.microbatch
-        if hasattr(pretext, "predictor"):
-            from sightline.platform.evaluation.test_metrics import measure_test_metrics
-
-            with doing(console, "scoring the fine-tuned model"):
-                claims = measure_test_metrics(pretext, views, val, batch=group, device=device)
-        else:
-            from sightline.platform.evaluation.control_metrics import measure_control_metrics
-
-            with doing(console, "measuring the method's claims"):
-                claims = measure_control_metrics(pretext, views, val, seed=0, batch=group, limit=experiment.probe.samples, device=device)
-        (run.folder / "claims.json").write_text(json.dumps(claims, indent=1))
-    probes = _probe(run, encoder, device, console)
-    metrics = {**_claim_metrics(claims), **flat_metrics(probes)}
-    headline = summary.headline(run, claims, probes)
-
+    with doing(console, "loading the newest checkpoint"):
+        model = TrainedModel.open(run)
+    saved = save_encoder(run, model.encoder, model.found.state.step)
+    with doing(console, "drawing visualisations"):
+        visualisations = visualise(model)
+    of_method = measure_method(model, console)
+    if of_method is not None:
+        (run.folder / "claims.json").write_text(json.dumps(of_method.to_json(), indent=1))
+    probes = measure_probes(model, console)
+    if probes:
+        (run.folder / "probes.json").write_text(json.dumps(probes_to_json(probes), indent=1))
+    metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
+    headline = summary.headline(of_method, probes)
     with doing(console, "registering the encoder"):
-        registered = _register(run, tracking, encoder, saved, found, metrics, headline)
+        registered = register(run, tracking, model, saved, metrics, headline)
     next_steps = summary.next_steps(run, registered)
-    from sightline.platform.reports.page import write_report
-
-    report = write_report(
-        run.folder / "report.html",
-        {
-            "title": f"{run.name}: {experiment.method} by recipe {run.recipe}",
-            "headline": headline,
-            "facts": summary.facts(run, train, val, found, memory.peak, sum(p.numel() for p in encoder.parameters())),
-            "curves": summary.curves(run),
-            "pictures": pictures,
-            "probes": list(probes.values()),
-            "claims": claims,
-            "meanings": dict(method.metric_meanings),
-            "time": summary.phase_seconds(run),
-            "config": experiment.flat(),
-            "provenance": [f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
-            "commands": [run.command],
-            "next": next_steps,
-            "warnings": summary.warnings(run),
-        },
-    )
+    report = write_page(run, model, headline, visualisations, of_method, probes, next_steps, memory.peak)
     settings = run.folder / "settings.yaml"
-    settings.write_text(experiment.to_yaml())
-    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_pictures(run, pictures)]
+    settings.write_text(model.experiment.to_yaml())
+    artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
 
@@ -126,71 +126,91 @@ def save_encoder(run: Run, encoder: Any, step: int) -> Path:
     return write_folder(Weights.of(run.settings["method"], run.settings, "encoder", state, source, str(folder)), folder)
 
 
-def _pictures(pretext: Any, views: Any, dataset: Dataset, device: Any, stage: Stage | None) -> list[Visualisation]:
+def visualise(model: TrainedModel) -> list[Visualisation]:
+    """The method's own pictures of a few samples of the validation data, or of the training data where there are none."""
     import torch
 
     from sightline.platform.training.step import tensors
 
-    for _, columns in fixed_microbatches(dataset, views, microbatch=PICTURED, limit=PICTURED, stage=stage):
+    dataset = model.val or model.train
+    for _, columns in fixed_microbatches(dataset, model.views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
         with torch.no_grad():
-            pictures: list[Visualisation] = pretext.visualisations(pretext.to_device(tensors(columns, device)), MicrobatchRng(0, -3, 0))
-        return pictures
+            batch = model.pretext.to_device(tensors(columns, model.device))
+            drawn: list[Visualisation] = model.pretext.visualisations(batch, MicrobatchRng(0, -3, 0))
+        return drawn
     return []
 
 
-def _save_pictures(run: Run, pictures: list[Visualisation]) -> list[Path]:
-    from PIL import Image
+def measure_method(model: TrainedModel, console: Console) -> MethodResult | None:
+    """Test metrics of a model with a predictor, control metrics of another; None where the method has neither or there is no `data.val`."""
+    experiment, size = model.experiment, model.experiment.batch.microbatch
+    if model.val is None:
+        return None
+    if hasattr(model.pretext, "predictor"):
+        from sightline.platform.evaluation.test_metrics import measure_test_metrics
 
-    paths = []
-    for index, picture in enumerate(pictures):
-        paths.append(run.folder / f"picture-{index + 1}.png")
-        Image.fromarray(picture.image).save(paths[-1])
-    return paths
+        with doing(console, "measuring test metrics"):
+            return measure_test_metrics(model.pretext, model.views, model.val, batch=size, stage=model.stage, device=model.device)
+    if not hasattr(model.pretext, "control_metrics"):
+        return None
+    from sightline.platform.evaluation.control_metrics import measure_control_metrics
+
+    with doing(console, "measuring control metrics"):
+        return measure_control_metrics(
+            model.pretext,
+            model.views,
+            model.val,
+            seed=0,
+            batch=size,
+            limit=experiment.probe.samples,
+            metrics={name: MetricInfo(means=means) for name, means in find_method(experiment.method).metric_meanings.items()},
+            stage=model.stage,
+            device=model.device,
+        )
 
 
-def _probe(run: Run, encoder: Any, device: Any, console: Console) -> dict[str, dict[str, Any]]:
-    """Probe name -> result, kept in `probes.json`; empty where no data set tests anything."""
-    experiment = run.experiment
-    places = experiment.probe_data
-    if not experiment.probe.names or not places:
+def measure_probes(model: TrainedModel, console: Console) -> dict[str, ProbeOutcome]:
+    """Probe name -> outcome; empty where no data set tests anything."""
+    experiment = model.experiment
+    if not experiment.probe.names or not experiment.probe_data:
         return {}
-    from sightline.platform.evaluation.probes.catalog import find_probe
+    from sightline.platform.evaluation.probes.catalog import ranked
     from sightline.platform.evaluation.probes.context import EvaluatedModel
-    from sightline.platform.evaluation.probes.run import DatasetPair, run_probes
+    from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
+    from sightline.platform.evaluation.probes.run import run_probes
 
     method = find_method(experiment.method)
     controls = tuple(method.build(experiment.method_config, BuildContext(seed=seed)).encoder().eval() for seed in CONTROLS)
-    model = EvaluatedModel("trained encoder", encoder, controls)
-    dataset_pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in places]
+    evaluated = EvaluatedModel("trained encoder", model.encoder, controls)
+    names = [probe.name for probe in ranked(experiment.probe.names) if probe.modality == evaluated.modality]
+    pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
     with doing(console, "probing the encoder") as tell:
-        results = run_probes(
-            [name for name in experiment.probe.names if find_probe(name).modality == model.modality],
-            [model],
-            dataset_pairs,
-            device=device,
-            progress=tell,
-        )
-    (run.folder / "probes.json").write_text(json.dumps(results, indent=1))
-    return results
+        return run_probes(names, [evaluated], pairs, device=model.device, progress=tell)
 
 
-def _register(
-    run: Run, tracking: Tracking, encoder: Any, saved: Path, found: checkpoint.Checkpoint, metrics: Mapping[str, float], headline: str
-) -> str | None:
+def method_metrics(result: MethodResult | None, metric_names: int) -> dict[str, float]:
+    """Control and test metrics under their names in MLflow: `claim/...` and `test/...`. `metric_names`: see `runs.record.METRIC_NAMES`."""
+    if result is None:
+        return {}
+    prefix = "test" if result.name == TEST and metric_names >= 2 else "claim"
+    return {f"{prefix}/{name}": result.values[name].value for name in result.main_metrics}
+
+
+def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], headline: str) -> str | None:
     """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
     from mlflow.exceptions import MlflowException
 
     from sightline.platform.tracking.registry import register_encoder
 
-    experiment = run.experiment
-    what = "model" if hasattr(encoder, "task") else "encoder"
+    experiment = model.experiment
+    what = "model" if hasattr(model.encoder, "task") else "encoder"
     name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-{what}"
     tags = {
         "sightline.method": experiment.method,
         "sightline.recipe": run.recipe,
         "sightline.run": run.name,
         "sightline.fingerprint": run.fingerprint,
-        "sightline.history": found.state.history,
+        "sightline.history": model.found.state.history,
         **({"sightline.commit": run.commit} if run.commit else {}),
         **{f"sightline.{key}": f"{value:.6g}" for key, value in metrics.items()},
     }
@@ -200,12 +220,54 @@ def _register(
         return None
     try:
         filed = register_encoder(
-            encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
+            model.encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
         )
     except (MlflowException, OSError):  # the server went away in the middle
         return None
     return str(filed.uri)
 
 
-def _claim_metrics(claims: Mapping[str, Any] | None) -> dict[str, float]:
-    return {f"claim/{name}": figure["value"] for name, figure in (claims or {}).get("figures", {}).items()}
+def write_page(
+    run: Run,
+    model: TrainedModel,
+    headline: str,
+    visualisations: list[Visualisation],
+    of_method: MethodResult | None,
+    probes: ProbeOutcomes,
+    next_steps: list[str],
+    peak_bytes: int,
+) -> Path:
+    """`report.html` of the run's folder."""
+    from sightline.platform.reports.page import write_report
+
+    experiment, train = model.experiment, model.train
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    return write_report(
+        run.folder / "report.html",
+        {
+            "title": f"{run.name}: {experiment.method} by recipe {run.recipe}",
+            "headline": headline,
+            "facts": summary.facts(run, train, model.val, model.found, peak_bytes, parameters),
+            "curves": summary.curves(run),
+            "pictures": visualisations,
+            "probes": list(probes_to_json(probes).values()),
+            "claims": of_method.to_json() if of_method else None,
+            "meanings": dict(find_method(experiment.method).metric_meanings),
+            "time": summary.phase_seconds(run),
+            "config": experiment.flat(),
+            "provenance": [f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
+            "commands": [run.command],
+            "next": next_steps,
+            "warnings": summary.warnings(run),
+        },
+    )
+
+
+def _save_images(folder: Path, visualisations: list[Visualisation]) -> list[Path]:
+    from PIL import Image
+
+    paths = []
+    for index, one in enumerate(visualisations):
+        paths.append(folder / f"picture-{index + 1}.png")
+        Image.fromarray(one.image).save(paths[-1])
+    return paths

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
 
-from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.methods.settings import Duration
 from sightline.platform import config
 from sightline.platform.checkpoints.local import Checkpoint
 from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.evaluation.probes.findings import brief
+from sightline.platform.evaluation.findings import brief, contrast_of
+from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
 from sightline.platform.runs.record import Run
 
 
@@ -27,31 +25,16 @@ def phase_seconds(run: Run) -> dict[str, float]:
     return dict(seconds)
 
 
-def headline(run: Run, claims: Mapping[str, Any] | None, probes: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = []
-    if claims:
-        parts.append(claims.get("finding", ""))
-        for difference in claims["differences"][:1]:
-            first, other = difference["of"]
-            figures = claims["figures"]
-            against = _tail(find_method(run.experiment.method).metric_meanings.get(other, other))
-            parts.append(f"{_short(first)} {figures[first]['value']:.2f} against {figures[other]['value']:.2f} for {against}.")
-    done = [result for result in probes.values() if "skipped" not in result]
+def headline(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
+    """What was found, in a sentence or two: control or test metrics, then the probes."""
+    parts = [of_method.finding, contrast_of(of_method)] if of_method else []
+    done = [outcome for outcome in probes.values() if isinstance(outcome, ProbeResult)]
     if len(done) == 1:
-        parts.append(done[0]["finding"])
+        parts.append(done[0].finding)
     elif done:
         parts.append(f"Probes of the frozen encoder: {'; '.join(brief(result) for result in done)}.")
-    nothing = "Trained; nothing was measured: that needs data.val, and a claim or a probe that fits the data."
+    nothing = "Trained; nothing was measured: that needs data.val, and control metrics or a probe that fits the data."
     return " ".join(part for part in parts if part) or nothing
-
-
-def _short(figure: str) -> str:
-    kind, _, what = figure.partition("_")
-    return f"{kind.upper() if not set(kind) & set('aeiou') else kind.capitalize()} with the {what.replace('_', ' ')}:"
-
-
-def _tail(meaning: str) -> str:
-    return meaning.rpartition("with ")[2]
 
 
 def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int) -> list[tuple[str, str]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.probes.context import EvaluatedModel
+from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
 from sightline.platform.evaluation.probes.protocol import Protocol
-from sightline.platform.evaluation.probes.run import DatasetPair, make_contexts, run_probe
+from sightline.platform.evaluation.probes.run import make_contexts, run_probe
+from sightline.platform.evaluation.results import probe_from_json
 
 PATCH, SIDE = 16, 64
 torch.set_num_threads(1)  # matrices this small lose more to threads than they gain, above all on a busy machine
@@ -54,10 +57,15 @@ def probe(
     controls: tuple[torch.nn.Module, ...] = (),
     protocol: Protocol | None = None,
 ) -> dict[str, Any]:
-    """The result of a probe of one encoder (`trained`), or of several by name that share the controls."""
+    """The outcome of a probe of one encoder (`trained`), or of several by name that share the controls, as it lies in `probes.json`.
+
+    Asserts that what was written is read as the same.
+    """
     encoders = encoder if isinstance(encoder, dict) else {"trained": encoder}
     contexts = make_contexts([EvaluatedModel(key, module, controls) for key, module in encoders.items()])
-    return run_probe(name, contexts, [DatasetPair(train, test)], protocol)
+    stored = run_probe(name, contexts, [DatasetPair(train, test)], protocol).to_json()
+    assert json.dumps(probe_from_json(json.loads(json.dumps(stored))).to_json()) == json.dumps(stored)
+    return stored
 
 
 def rows_by_name(result: dict[str, Any]) -> dict[str, Any]:

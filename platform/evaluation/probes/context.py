@@ -13,9 +13,10 @@ from jaxtyping import Float, UInt8
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.image_crops import fit_image, pixel_cells
+from sightline.platform.evaluation.result_table import ResultTable
 
-from .features import Frame, fit_image, pixel_cells, read_frames
-from .result_table import ResultTable
+from .image_frames import Frame, read_frames
 
 BATCH = 32
 Progress = Callable[[str, float], None]

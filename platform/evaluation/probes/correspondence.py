@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,16 +13,46 @@ from jaxtyping import Bool, Float, Int
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.schema import decode_row
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.image_crops import centre_box, fit_image
+from sightline.platform.evaluation.result_table import Measurement
 
 from .context import PIXELS, POSITION, Grid, ImageEvalContext, ProbeSkippedError
-from .features import Frame, centre_box, eval_mode, fit_image, read_rows, spread
-from .protocol import CorrespondenceProtocol
-from .result_table import Measurement
-from .train_test import units_of
+from .image_frames import Frame
+from .protocol import PIXELS_OF_A_PATCH, ImageProtocol
+from .spec import ProbeSpec, share
+from .train_test_split import units_of
 
 COLUMNS = ("id", "scene", "time", "image1", "image2", "depth1", "depth2", "K1", "K2", "T_2from1")
 BATCH = 16
+
+
+class CorrespondenceProtocol(ImageProtocol):
+    """Zero-shot matching of two views: is the nearest feature in the other view that of the same surface point?"""
+
+    name: Literal["correspondence"] = "correspondence"
+    images: str = "both images of a pair; largest centre crop of the encoder's shape, then resized to its size (bicubic, antialiased)"
+    max_rows: tuple[int, int] = (0, 400)
+    pooling: str = "none: one match a patch"
+    features: str = "minus the mean over the patches of their image, divided by their length"
+    head: str = "none: the patch of image 2 with the largest cosine, among all patches of image 2"
+    truth: str = (
+        "the depth at the centre of a patch of image 1 is projected into image 2; the patch counts if the point falls in the crop, where "
+        "the depths agree"
+    )
+    relative: float = 0.05
+    absolute: float = 0.05
+    """Depths agree within 5 % or 5 cm, whichever is more."""
+    within: int = 1
+    """A match is right if it lies at most one cell of the encoder's own grid from the true one, diagonals included."""
+    angles: tuple[float, ...] = (15.0, 30.0, 60.0)
+    """Borders of the bins, degrees of the rotation between the two cameras."""
+    metrics: tuple[str, ...] = ("recall", "recall_0_15", "recall_15_30", "recall_30_60", "recall_60_180")
+    pooled: str = "all visible patches of all pairs weigh the same"
+    position: str = "the same cell of the grid in image 2"
+    pixels: str = PIXELS_OF_A_PATCH
 
 
 def measure(context: ImageEvalContext, train: Dataset | None, test: Dataset, protocol: CorrespondenceProtocol) -> Measurement:
@@ -68,6 +98,25 @@ def measure(context: ImageEvalContext, train: Dataset | None, test: Dataset, pro
 
     table = context.table({"pixels": PIXELS, "position": POSITION}, lambda grid: grid)
     return Measurement(table, spread_out, units_of(frames, protocol.resampling), metrics_of, counts)
+
+
+RECALL = "share of visible patches whose nearest feature lies within one patch of the true match"
+probe = ProbeSpec(
+    rank=50,
+    title="Zero-shot correspondence between two views",
+    protocol=CorrespondenceProtocol(),
+    columns={"pairs": ("depth1", "depth2", "K1", "K2", "T_2from1")},
+    metrics={
+        "recall": share("all pairs", RECALL),
+        "recall_0_15": share("0 to 15°", f"{RECALL}, in pairs of cameras turned by less than 15 degrees"),
+        "recall_15_30": share("15 to 30°", f"{RECALL}, 15 to 30 degrees"),
+        "recall_30_60": share("30 to 60°", f"{RECALL}, 30 to 60 degrees"),
+        "recall_60_180": share("over 60°", f"{RECALL}, 60 degrees and more"),
+    },
+    sentence="Of the patches that both views see, {value} find their match within one patch",
+    measure=measure,
+    fits_head=False,
+)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.platform.core.paths import absolute
 from sightline.platform.data.dataset import Dataset
 
-from .run import DatasetPair
-
 TESTS = ("val", "test")
 """Names of the test data below a folder, the first that is there."""
+
+
+@dataclass(frozen=True)
+class DatasetPair:
+    """Data that train heads and data that test them; a probe without a head needs only the second."""
+
+    train: Dataset | None
+    test: Dataset
 
 
 def find_dataset_pairs(folders: Sequence[str], train: Sequence[str] = (), test: Sequence[str] = ()) -> list[DatasetPair]:
@@ -21,9 +28,7 @@ def find_dataset_pairs(folders: Sequence[str], train: Sequence[str] = (), test: 
     Raises `CallError` for those that do not go together.
     """
     if train and len(train) != len(test):
-        raise CallError(
-            f"{len(train)} --train and {len(test)} --test: they go in dataset_pairs", "name a --test for each --train, in their order"
-        )
+        raise CallError(f"{len(train)} --train and {len(test)} --test: they go in pairs", "name a --test for each --train, in their order")
     pairs: list[tuple[str | None, str]] = list(zip(train, test, strict=True)) if train else [(None, place) for place in test]
     for folder in folders:
         place = absolute(folder).rstrip("/")

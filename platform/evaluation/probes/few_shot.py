@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from sightline.methods.contract import MetricInfo
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.result_table import Measurement
+from sightline.platform.evaluation.units import Units
 
-from .clouds import CloudEvalContext
+from .cloud_context import CloudEvalContext
+from .cloud_features import HISTOGRAMS, shape_features
 from .context import ProbeSkippedError
-from .protocol import FewShotProtocol
-from .result_table import Measurement
+from .protocol import ShapeProtocol
 from .shape_svm import predict
-from .shapes import HISTOGRAMS, shape_features
-from .splits import Units
+from .spec import ProbeSpec, share
 
 
 class Task(NamedTuple):
@@ -25,6 +27,22 @@ class Task(NamedTuple):
 
     support: Int[np.ndarray, " s"]
     queries: Int[np.ndarray, " q"]
+
+
+class FewShotProtocol(ShapeProtocol):
+    """n ways, m shots: classes, support and test shapes drawn ten times (Sharma and Kaul 2020, with frozen features)."""
+
+    name: Literal["few_shot"] = "few_shot"
+    features: str = "standardised with mean and deviation of the support shapes"
+    head: str = "support vector classifier with a linear kernel, one against one, C as it stands"
+    penalty: float = 1.0
+    tasks: tuple[tuple[int, int], ...] = ((5, 10), (5, 20), (10, 10), (10, 20))
+    """(ways, shots)."""
+    queries: int = 20
+    """Test shapes of a class that are not in the support; fewer where a class has fewer, at least `min_queries`."""
+    min_queries: int = 5
+    draws: int = 10
+    metrics: tuple[str, ...] = ("accuracy_5w10s", "accuracy_5w20s", "accuracy_10w10s", "accuracy_10w20s")
 
 
 def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: FewShotProtocol) -> Measurement:
@@ -56,8 +74,16 @@ def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
         absent = {f"accuracy_{w}w{s}s": np.full(np.shape(count), np.nan) for w, s in protocol.tasks if (w, s) not in possible}
         return {f"accuracy_{n}": means[n] for n in names} | absent | {f"deviation_{n}": spread[n] for n in names}
 
-    about = {"unit": "%", "better": "lower", "group": "deviation over the draws"}
-    details = {f"deviation_{n}": {"label": n, "means": f"standard deviation of the accuracy over the draws, {n}", **about} for n in names}
+    details = {
+        f"deviation_{n}": MetricInfo(
+            means=f"standard deviation of the accuracy over the draws, {n}",
+            label=n,
+            unit="%",
+            better="lower",
+            group="deviation over the draws",
+        )
+        for n in names
+    }
     units = Units([f"draw {index}" for index in range(protocol.draws)], "draw")
     least = min(len(task.queries) // ways for (ways, _), drawn in possible.items() for task in drawn if task)
     counts = {
@@ -68,6 +94,22 @@ def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
     }
     table = context.rows(lambda name: {HISTOGRAMS: "handmade"})
     return Measurement(table, {name: np.stack(rows) for name, rows in sums.items()}, units, metrics_of, counts, details=details)
+
+
+PROTOCOL = FewShotProtocol()
+probe = ProbeSpec(
+    rank=80,
+    title="Few-shot shape classification from frozen features",
+    protocol=PROTOCOL,
+    columns={"points": ("label",)},
+    metrics={
+        f"accuracy_{ways}w{shots}s": share(f"{ways}-way {shots}-shot", f"accuracy with {shots} shapes of each of {ways} classes")
+        for ways, shots in PROTOCOL.tasks
+    },
+    sentence="With ten shapes of each of five classes a linear SVM finds the class of {value} of the others",
+    measure=measure,
+    modality="points",
+)
 
 
 def draw(labels: Int[np.ndarray, " n"], ways: int, shots: int, protocol: FewShotProtocol, index: int) -> Task | None:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.result_table import Measurement
 
 from .context import ImageEvalContext
-from .pooled import found_hits, pooled_features
-from .protocol import KnnProtocol
-from .result_table import Measurement
+from .image_features import found_hits, pooled_features
+from .protocol import PooledProtocol
+from .spec import ProbeSpec, share
 
 CHUNK = 512
+
+
+class KnnProtocol(PooledProtocol):
+    """Classification by the nearest training images: what the features call alike, without any training."""
+
+    name: Literal["knn"] = "knn"
+    features: str = "minus the mean of the training images, divided by their length"
+    head: str = "the k training images of largest cosine vote with exp(cosine / temperature); ties go to the lower class index"
+    k: int = 20
+    temperature: float = 0.07
 
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: KnnProtocol) -> Measurement:
@@ -25,6 +38,17 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
         for name, features in pooled.train.features.items()
     }
     return found_hits(context, pooled, {name: np.asarray(right) for name, right in hits.items()})
+
+
+probe = ProbeSpec(
+    rank=10,
+    title="Classification by nearest neighbours of frozen features",
+    protocol=KnnProtocol(),
+    columns={"images": ("label",)},
+    metrics={"accuracy": share("accuracy", "share of test images whose class is found")},
+    sentence="The nearest training images give {value} of the test images their class",
+    measure=measure,
+)
 
 
 def vote(

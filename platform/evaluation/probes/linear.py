@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,14 +11,31 @@ from jaxtyping import Float, Int
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.result_table import Measurement
 
 from .context import ImageEvalContext
-from .pooled import Pooled, found_hits, pooled_features
-from .protocol import LinearProtocol
-from .result_table import Measurement
-from .train_test import scene_is_class
+from .image_features import Pooled, found_hits, pooled_features
+from .protocol import PooledProtocol
+from .spec import ProbeSpec, share
+from .train_test_split import scene_is_class
 
 MAX_STEPS = 2000
+
+
+class LinearProtocol(PooledProtocol):
+    """Classification by one linear map from the image's mean feature."""
+
+    name: Literal["linear"] = "linear"
+    features: str = "standardised with mean and deviation of the training images"
+    head: str = (
+        "multinomial logistic regression: mean cross-entropy + penalty / 2 x the squared weights (not the biases), "
+        "to its minimum by L-BFGS from zero (float64, no head seed)"
+    )
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    folds: int = 3
+    """The penalty has the least cross-entropy when each fold is predicted from the others; then all are fitted."""
+    tolerance: float = 1e-6
+    """The largest component of the gradient at the minimum, in preconditioned coordinates."""
 
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: LinearProtocol) -> Measurement:
@@ -33,6 +51,17 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
         head = logistic(features, labels, classes, penalties[name], protocol.tolerance)
         hits[name] = head(pooled.test.features[name]).argmax(dim=1).numpy() == pooled.test.labels
     return found_hits(context, pooled, hits, penalties)
+
+
+probe = ProbeSpec(
+    rank=20,
+    title="Linear classification from frozen features",
+    protocol=LinearProtocol(),
+    columns={"images": ("label",)},
+    metrics={"accuracy": share("accuracy", "share of test images whose class is found")},
+    sentence="A linear map of the mean feature gives {value} of the test images their class",
+    measure=measure,
+)
 
 
 def _folds(pooled: Pooled, folds: int) -> Int[torch.Tensor, " n"]:

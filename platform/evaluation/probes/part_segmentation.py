@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,17 +11,38 @@ from jaxtyping import Float, Int
 
 from sightline.platform.data.clouds import NO_PART
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.result_table import Measurement
 
-from .clouds import Cloud, CloudBatch, CloudEvalContext, cloud_units
+from .cloud_context import Cloud, CloudBatch, CloudEvalContext, cloud_units
+from .cloud_features import couple_clouds
 from .context import POSITION, ProbeSkippedError
-from .features import eval_mode
-from .protocol import PartProtocol
-from .result_table import Measurement
+from .protocol import CloudProtocol
 from .ridge import LinearHead, Moments, choose_ridge
 from .shape_svm import deal_folds
-from .shapes import couple_clouds
+from .spec import ProbeSpec, share
 
 MAJORITY = "most frequent part"
+
+
+class PartProtocol(CloudProtocol):
+    """Part segmentation by a linear map of each point's frozen features."""
+
+    name: Literal["part_segmentation"] = "part_segmentation"
+    max_rows: tuple[int, int] = (2000, 1000)
+    layer: str = "every scale of the encoder with nothing left out, after its norm"
+    pooling: str = "tokens spread over the points as the encoder's `at_points` says: by inverse squared distance of the three nearest"
+    features: str = "standardised with mean and deviation of the training points of the category"
+    head: str = (
+        "ridge regression of the part's indicator, one linear map for each category (its label is given), closed form; the largest of the "
+        "category's parts wins"
+    )
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    folds: int = 4
+    position: str = "the coordinates of the point and their squares and products in place of features"
+    majority: str = "the most frequent part of the category everywhere"
+    metrics: tuple[str, ...] = ("instance_miou", "class_miou")
+    pooled: str = "IoU of each part of the category in each shape, 1 where it is in neither; mean over parts, then shapes (then categories)"
 
 
 def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: PartProtocol) -> Measurement:
@@ -79,14 +101,28 @@ def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
         whole = {"instance_miou": iou.sum(axis=-1) / shapes.sum(axis=-1), "class_miou": np.nanmean(means, axis=-1)}
         return whole | {f"miou_{train.manifest.classes[c]}": means[..., i] for i, c in enumerate(categories)}
 
-    about = {"unit": "%", "better": "higher", "group": "mIoU by category"}
     details = {
-        f"miou_{name}": {"label": name, "means": f"mean over the shapes of {name}", **about}
+        f"miou_{name}": share(name, f"mean over the shapes of {name}", group="mIoU by category")
         for name in (train.manifest.classes[c] for c in categories)
     }
     table = context.rows(lambda name: {POSITION: "position", MAJORITY: "majority"})
     rows = {name: np.stack(some) for name, some in sums.items()}
     return Measurement(table, rows, cloud_units(clouds), metrics_of, counts, details=details)
+
+
+probe = ProbeSpec(
+    rank=90,
+    title="Linear part segmentation from frozen features of points",
+    protocol=PartProtocol(),
+    columns={"points": ("label", "part")},
+    metrics={
+        "instance_miou": share("instance mIoU", "IoU of the parts of a shape, mean over the shapes"),
+        "class_miou": share("class mIoU", "the same, mean over the shapes of each category, then over the categories"),
+    },
+    sentence="A linear map of single points reaches an instance mIoU of {value}",
+    measure=measure,
+    modality="points",
+)
 
 
 def _reference(context: CloudEvalContext) -> int:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.findings import finding_of
+from sightline.platform.evaluation.result_table import measure_table
+from sightline.platform.evaluation.results import ProbeOutcome, ProbeResult, SkippedProbe
 
-from .catalog import ProbeSpec, find_probe
-from .clouds import CloudEvalContext
+from .catalog import find_probe
+from .cloud_context import CloudEvalContext
 from .context import EvalContext, EvaluatedModel, ImageEvalContext, ProbeSkippedError, Progress
-from .findings import finding_of
+from .dataset_pairs import DatasetPair
 from .protocol import Protocol, as_dict, protocol_hash
-from .result_table import Measurement, measure_table
-
-
-@dataclass(frozen=True)
-class DatasetPair:
-    """Data that train heads and data that test them; a probe without a head needs only the second."""
-
-    train: Dataset | None
-    test: Dataset
+from .spec import ProbeSpec
 
 
 def run_probes(
@@ -34,12 +26,11 @@ def run_probes(
     *,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Probe name -> result, plain JSON values (see `docs/probes.md`). Each probe takes the first pair of data sets with its columns.
+) -> dict[str, ProbeOutcome]:
+    """Probe name -> its outcome. Each probe takes the first pair of data sets with its columns.
 
-    A result holds `rows`, one for each encoder, control, mean of controls and baseline, `differences` on the same resamples, the protocol
-    with its hash, what the intervals cover, counts and seconds. Where the data do not allow a probe, it holds `skipped` with the reason.
-    Raises `CallError` for an unknown name and for encoders that break the contract.
+    A `ProbeResult` has one row for each encoder, control, mean of controls and baseline, and differences on the same resamples. Where the
+    data do not allow a probe, a `SkippedProbe` says why. Raises `CallError` for an unknown name and for encoders that break the contract.
     """
     contexts = make_contexts(evaluated, device, progress)
     return {name: run_probe(name, contexts, dataset_pairs) for name in names}
@@ -58,48 +49,47 @@ def make_contexts(
 
 def run_probe(
     name: str, contexts: Mapping[str, EvalContext], dataset_pairs: Sequence[DatasetPair], protocol: Protocol | None = None
-) -> dict[str, Any]:
+) -> ProbeOutcome:
     """One probe of the encoders that it can measure; `protocol` replaces its frozen one."""
     began = time.perf_counter()
     spec = find_probe(name)
     protocol = protocol or spec.protocol
-    result: dict[str, Any] = {
-        "probe": name,
-        "title": spec.title,
-        "protocol": as_dict(protocol),
-        "protocol_hash": protocol_hash(protocol),
-        "metrics": dict(spec.metrics),
-    }
+    stated, digest = as_dict(protocol), protocol_hash(protocol)
     try:
         if spec.modality not in contexts:
             raise ProbeSkippedError(f"it measures encoders of {spec.modality}, and there is none among these")
-        dataset_pair = choose_dataset_pair(spec, dataset_pairs)
-        found = spec.load()(contexts[spec.modality], dataset_pair.train, dataset_pair.test, protocol)
+        pair = choose_dataset_pair(spec, dataset_pairs)
+        found = spec.measure(contexts[spec.modality], pair.train, pair.test, protocol)
     except ProbeSkippedError as reason:
-        return {**result, "skipped": f"probe {name} skipped: {reason}", "seconds": time.perf_counter() - began}
-    result.update(_figures(found, spec, protocol))
-    result["data"] = {"train": dataset_pair.train.uri if dataset_pair.train and spec.trains else None, "test": dataset_pair.test.uri}
-    return {**result, "finding": finding_of(result, spec.says, found.table), "seconds": time.perf_counter() - began}
+        return SkippedProbe(name, spec.title, str(reason), time.perf_counter() - began, spec.metrics, stated, digest)
+    measured = measure_table(found, {**spec.metrics, **found.details}, protocol.resampling)
+    return ProbeResult(
+        name=name,
+        title=spec.title,
+        metrics=measured.metrics,
+        rows=measured.rows,
+        unit_kind=found.units.kind,
+        unit_count=found.units.count,
+        covers=measured.covers,
+        counts=dict(found.counts),
+        finding=finding_of(measured, found.table, spec.sentence),
+        differences=measured.differences,
+        protocol=stated,
+        protocol_hash=digest,
+        data={"train": pair.train.uri if pair.train and spec.fits_head else None, "test": pair.test.uri},
+        seconds=time.perf_counter() - began,
+    )
 
 
 def choose_dataset_pair(spec: ProbeSpec, dataset_pairs: Sequence[DatasetPair]) -> DatasetPair:
-    """The first dataset_pair that has what the probe needs. Raises `ProbeSkippedError` with what the others lack."""
+    """The first pair that has what the probe needs. Raises `ProbeSkippedError` with what the others lack."""
     reasons = []
-    for dataset_pair in dataset_pairs:
-        needed = [dataset_pair.test, *([dataset_pair.train] if spec.trains and dataset_pair.train else [])]
+    for pair in dataset_pairs:
+        needed = [pair.test, *([pair.train] if spec.fits_head and pair.train else [])]
         lacks = [lack for dataset in needed if (lack := spec.lacks(dataset))]
-        if not lacks and spec.trains and dataset_pair.train is None:
+        if not lacks and spec.fits_head and pair.train is None:
             lacks = ["its head needs training data"]
         if not lacks:
-            return dataset_pair
+            return pair
         reasons += lacks[:1]
     raise ProbeSkippedError("; ".join(dict.fromkeys(reasons)) or "there is no test data")
-
-
-def _figures(found: Measurement, spec: ProbeSpec, protocol: Protocol) -> dict[str, Any]:
-    figures = measure_table(found.table, found.sums, found.units, {**spec.metrics, **found.details}, found.metrics_of, protocol.resampling)
-    for row in figures["rows"]:
-        row["penalty"] = found.penalties.get(row["name"])
-    if found.caution:
-        figures["covers"] += f" {found.caution}"
-    return {**figures, "counts": dict(found.counts)}

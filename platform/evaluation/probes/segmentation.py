@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.image_crops import fit_nearest, patch_cells
+from sightline.platform.evaluation.result_table import Measurement
 
 from .context import Grid, ImageEvalContext, ProbeSkippedError
-from .dense import TargetStats, dense_table, measure_dense
-from .features import fit_nearest, patch_cells
-from .protocol import SegmentationProtocol
-from .result_table import Measurement
-from .train_test import split_frames
+from .patch_regression import TargetStats, measure_patches, patch_table
+from .protocol import EVERY_IMAGE, PatchProtocol
+from .spec import ProbeSpec, share
+from .train_test_split import split_frames
 
 CHUNK = 2**24
 """Values of upsampled predictions held at one time."""
+
+
+class SegmentationProtocol(PatchProtocol):
+    """Semantic segmentation from frozen patch features: one linear map, shared by all patches, from a patch's feature to its classes."""
+
+    name: Literal["segmentation"] = "segmentation"
+    images: str = EVERY_IMAGE
+    head: str = "ridge regression of the share of each class among the labelled pixels of a patch, closed form (no head seed)"
+    prediction: str = "shares upsampled to pixels (bilinear, corners not aligned), then the largest"
+    short_side: int = 224
+    """Pixels of the evaluated crop's short side, whatever the encoder's size; labels are sampled to the nearest pixel."""
+    metrics: tuple[str, ...] = ("miou", "pixel_accuracy")
+    pooled: str = (
+        "IoU from the pixels of all test images together; mean over the classes with a labelled test pixel; ignored pixels left out"
+    )
+    position: str = "mean training shares at each place of the grid"
 
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: SegmentationProtocol) -> Measurement:
@@ -37,7 +56,7 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
     def score(predicted: Float[torch.Tensor, "b n k"], true: Int[np.ndarray, "b h w"], seen: TargetStats) -> Float[np.ndarray, "b m"]:
         return class_sums(upsampled_classes(predicted, seen.grid.shape, true.shape[1:]), true, count)
 
-    found = measure_dense(context, train, test, split, protocol, target, truth, score)
+    found = measure_patches(context, train, test, split, protocol, target, truth, score)
     occurring = next(iter(found.sums.values())).reshape(-1, 3, count)[:, 1].sum(axis=0) > 0
     if not occurring.any():
         raise ProbeSkippedError("no test pixel has a label: the masks hold only the ignored index")
@@ -49,19 +68,24 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
         whole = {"miou": np.nanmean(iou, axis=-1), "pixel_accuracy": right.sum(axis=-1) / true.sum(axis=-1)}
         return whole | {f"iou_{classes[index]}": iou[..., place] for place, index in enumerate(shown)}
 
-    details = {
-        f"iou_{classes[index]}": {
-            "label": classes[index],
-            "unit": "%",
-            "better": "higher",
-            "means": f"IoU of {classes[index]}",
-            "group": "IoU",
-        }
-        for index in shown
-    }
+    details = {f"iou_{classes[index]}": share(classes[index], f"IoU of {classes[index]}", group="IoU") for index in shown}
     counts = {**found.counts, "classes": len(shown), "left_out_near_test": split.left_out}
-    table = dense_table(context, scope=lambda grid: evaluated_size(grid.size, protocol.short_side))
+    table = patch_table(context, scope=lambda grid: evaluated_size(grid.size, protocol.short_side))
     return Measurement(table, found.sums, split.units_of(found.frames), metrics_of, counts, split.caution, found.penalties, details)
+
+
+probe = ProbeSpec(
+    rank=30,
+    title="Linear semantic segmentation from frozen patch features",
+    protocol=SegmentationProtocol(),
+    columns={"images": ("segmentation",)},
+    metrics={
+        "miou": share("mIoU", "intersection over union of pixels, mean over the classes of the test data"),
+        "pixel_accuracy": share("pixel accuracy", "share of the labelled pixels whose class is found"),
+    },
+    sentence="A linear map of single patches reaches a mean IoU of {value}",
+    measure=measure,
+)
 
 
 def _classes(train: Dataset, test: Dataset) -> tuple[str, ...]:

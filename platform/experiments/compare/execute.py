@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.device import choose_device
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.evaluation.probes.catalog import PROBES
+from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel
 from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
 from sightline.platform.evaluation.probes.run import run_probes
+from sightline.platform.evaluation.results import ProbeOutcome, probes_to_json
 from sightline.platform.experiments.progress import RunProgress, doing
 from sightline.platform.experiments.train_run import carry_out
 from sightline.platform.models.encoders import open_encoder
@@ -65,7 +67,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     ray.shutdown()
     with doing(console, "measuring") as tell:
         probes = _measure(comparison, tell)
-    (comparison.folder / "probes.json").write_text(json.dumps(probes, indent=1))
+    (comparison.folder / "probes.json").write_text(json.dumps(probes_to_json(probes), indent=1))
     costs = page.costs(comparison)
     report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
     comparison.status = "finished"
@@ -81,7 +83,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
         "report": str(report),
         "mlflow_run_id": comparison.mlflow_run_id,
         "costs": costs,
-        "probes": probes,
+        "probes": probes_to_json(probes),
     }
 
 
@@ -120,21 +122,14 @@ def _close_missed(run: Run) -> None:
     Tracking(run).close("FINISHED")
 
 
-def _measure(comparison: Comparison, progress: Any) -> dict[str, Any]:
-    """Probe name -> result; the first entry is compared with the others, all with their random weights."""
+def _measure(comparison: Comparison, progress: Any) -> dict[str, ProbeOutcome]:
+    """Probe name -> outcome; the first entry is compared with the others, all with their random weights."""
     evaluated = []
     for entry in comparison.entries:
         first, *others = [open_encoder(comparison.run_name(entry, seed)) for seed in comparison.seeds]
         controls = tuple(first.random(seed) for seed in range(1, comparison.controls + 1))
         evaluated.append(EvaluatedModel(entry.label, first.encoder, controls, tuple(one.encoder for one in others)))
-    eaten = {model.modality for model in evaluated}
-    names = comparison.probes or tuple(name for name, spec in PROBES.items() if spec.modality in eaten)
+    modalities = {model.modality for model in evaluated}
+    names = comparison.probes or tuple(probe.name for probe in ranked() if probe.modality in modalities)
     dataset_pairs = find_dataset_pairs(comparison.data["folders"], comparison.data["train"], comparison.data["test"])
-    device = "cuda" if _has_gpu() else "cpu"
-    return run_probes(names, evaluated, dataset_pairs, device=device, progress=progress)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    return run_probes(names, evaluated, dataset_pairs, device=choose_device(), progress=progress)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from sightline.platform.evaluation.probes.findings import table
+from sightline.platform.evaluation.findings import heading_of, show, table, title_of
+from sightline.platform.evaluation.results import ProbeOutcomes, ProbeResult, RowKind, SkippedProbe
 from sightline.platform.reports.charts import line_chart
 from sightline.platform.reports.page import Link, text_table
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
 
 from .record import Comparison
-
-KINDS = ("encoder", "control mean")
 
 
 def costs(comparison: Comparison) -> list[dict[str, Any]]:
@@ -44,57 +43,59 @@ def costs(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def headline(comparison: Comparison, probes: dict[str, Any]) -> str:
-    found = [_ranking(result) for result in probes.values() if "skipped" not in result]
+def headline(comparison: Comparison, probes: ProbeOutcomes) -> str:
+    found = [_ranking(outcome) for outcome in probes.values() if isinstance(outcome, ProbeResult)]
     names = ", ".join(entry.label for entry in comparison.entries)
     head = f"{names} on {comparison.budget} each, {len(comparison.seeds)} training seed{'s' * (len(comparison.seeds) > 1)}."
     return f"{head} {' '.join(found)} Which of these differ is told below." if found else f"{head} No probe could be measured."
 
 
-def _ranking(result: dict[str, Any]) -> str:
-    """A probe's first figure of all entries, the best first, beside those of random weights."""
-    metric, about = next(iter(result["metrics"].items()))
-    rows = sorted(result["rows"], key=lambda row: float(row["metrics"][metric]["value"]), reverse=about["better"] == "higher")
-    figures = {kind: [(row["name"], row["metrics"][metric]["value"]) for row in rows if row["kind"] == kind] for kind in KINDS}
-    random = sorted({f"{value:.1%}" for _, value in figures["control mean"]})
+def _ranking(result: ProbeResult) -> str:
+    """A probe's first metric of all entries, the best first, beside those of random weights."""
+    metric, info = result.first_metric, result.metrics[result.first_metric]
+
+    def shown(kind: RowKind, best_first: bool) -> dict[str, str]:
+        rows = sorted(result.rows_of(kind), key=lambda row: row.values[metric].value, reverse=best_first)
+        return {row.name: show(row.values[metric].value, info) for row in rows}
+
+    random = list(shown(RowKind.CONTROL_MEAN, best_first=False).values())
     beside = f" (random weights {' to '.join(dict.fromkeys((random[0], random[-1])))})" if random else ""
-    label = metric if about["label"] == "all pairs" else about["label"]
-    return f"{result['probe']} {label}: {', '.join(f'{name} {value:.1%}' for name, value in figures['encoder'])}{beside}."
+    entries = shown(RowKind.ENCODER, best_first=info.better == "higher")
+    return f"{title_of(result)}: {', '.join(f'{name} {value}' for name, value in entries.items())}{beside}."
 
 
-def metrics(comparison: Comparison, probes: dict[str, Any]) -> dict[str, float]:
+def metrics(comparison: Comparison, probes: ProbeOutcomes) -> dict[str, float]:
     """`LABEL/PROBE/METRIC`: means over the seeds."""
     labels = {entry.label for entry in comparison.entries}
     return {
-        f"{row['name']}/{name}/{key}": row["metrics"][key]["value"]
-        for name, result in probes.items()
-        if "skipped" not in result
-        for row in result["rows"]
-        if row["name"] in labels
-        for key, about in result["metrics"].items()
-        if "group" not in about
+        f"{row.name}/{name}/{key}": row.values[key].value
+        for name, outcome in probes.items()
+        if isinstance(outcome, ProbeResult)
+        for row in outcome.rows
+        if row.name in labels
+        for key in outcome.main_metrics
     }
 
 
-def lines(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+def lines(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> list[str]:
     """For a terminal: each probe with its intervals, then the costs."""
     out = [""]
-    for result in probes.values():
-        if "skipped" in result:
-            out += [result["skipped"], ""]
+    for outcome in probes.values():
+        if isinstance(outcome, SkippedProbe):
+            out += [outcome.sentence, ""]
             continue
-        found = table(result)
+        found = table(outcome)
         width = max(len(name) for name, _, _ in found)
-        out.append(result["title"])
-        for name, figure, differences in found:
-            out += [f"  {name:<{width}}  {figure}", *(f"    {text}" for text in differences)]
+        out.append(heading_of(outcome))
+        for name, value, differences in found:
+            out += [f"  {name:<{width}}  {value}", *(f"    {text}" for text in differences)]
         out.append("")
     width = max(len(row["label"]) for row in rows)
     out += [f"{row['label']:<{width}}  {', '.join(f'{key} {value}' for key, value in _told(row).items())}" for row in rows]
     return out
 
 
-def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def page(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What `write_report` takes."""
     told = [_told(row) for row in rows]
     body = [[row["label"], row["recipe"], *shown.values(), *_links(row)] for row, shown in zip(rows, told, strict=True)]
@@ -103,7 +104,7 @@ def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, An
         line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
         for entry in comparison.entries
     )
-    skipped = [result["skipped"] for result in probes.values() if "skipped" in result]
+    skipped = [outcome.sentence for outcome in probes.values() if isinstance(outcome, SkippedProbe)]
     return {
         "title": f"{comparison.name}: a comparison",
         "kind": "comparison",
@@ -117,7 +118,7 @@ def page(comparison: Comparison, probes: dict[str, Any], rows: list[dict[str, An
             ("What it cost", text_table("Medians over the seeds", headings, body)),
             ("Losses", f'<div class="charts">{curves}</div><p class="note">Losses of different methods do not compare.</p>'),
         ],
-        "probes": [result for result in probes.values() if "skipped" not in result],
+        "probes": [outcome.to_json() for outcome in probes.values() if isinstance(outcome, ProbeResult)],
         "commands": [comparison.command, f"sightline resume {comparison.name}"],
         "warnings": [*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
     }

@@ -13,7 +13,8 @@ from sightline.methods.settings import nearest
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_gpus
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.evaluation.probes.catalog import PROBES, ProbeSpec
+from sightline.platform.evaluation.probes.catalog import ranked
+from sightline.platform.evaluation.probes.spec import ProbeSpec
 
 from .record import SweepPlan
 from .search import grid, propose
@@ -129,7 +130,7 @@ def _objective(experiment: config.Experiment, asked: str | None, space: Space, i
             )
         return asked, "lower"
     kind = "points" if find_method(experiment.method).kind == "points" else "images"
-    fitting = {name: spec for name, spec in PROBES.items() if spec.modality == kind}
+    fitting = {probe.name: probe for probe in ranked() if probe.modality == kind}
     name, _, metric = (asked or "").partition(".")
     if asked is None:
         allowed = [one for one in fitting if one in experiment.probe.names and _has_data(experiment, fitting[one])]
@@ -146,14 +147,13 @@ def _objective(experiment: config.Experiment, asked: str | None, space: Space, i
     spec = fitting[name]
     metric = metric or next(iter(spec.metrics))
     if metric not in spec.metrics:
-        raise CallError(f"--objective {asked}: probe {name} has no figure {metric!r}: {nearest(metric, list(spec.metrics))}")
-    better: Literal["higher", "lower"] = "lower" if spec.metrics[metric]["better"] == "lower" else "higher"
-    return f"{name}.{metric}", better
+        raise CallError(f"--objective {asked}: probe {name} has no metric {metric!r}: {nearest(metric, list(spec.metrics))}")
+    return f"{name}.{metric}", spec.metrics[metric].better
 
 
 def _has_data(experiment: config.Experiment, spec: ProbeSpec) -> bool:
-    couples = [(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
-    return any(not spec.lacks(test) and (not spec.trains or not spec.lacks(train)) for train, test in couples)
+    pairs = [(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
+    return any(not spec.lacks(test) and (not spec.fits_head or not spec.lacks(train)) for train, test in pairs)
 
 
 def first_trials(plan: SweepPlan, count: int = 5) -> list[dict[str, Any]]:

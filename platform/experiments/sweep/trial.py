@@ -127,14 +127,15 @@ class TrialRun:
 
 
 def measure_probe(experiment: config.Experiment, checkpoints: Path, step: int, objective: str) -> float:
-    """A probe's figure for the encoder of the checkpoint at `step`. Raises `SightlineError` where the checkpoint is not there any more."""
-    import torch
-
+    """A probe's metric for the encoder of the checkpoint at `step`. Raises `SightlineError` where the checkpoint is not there any more."""
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import BuildContext
+    from sightline.platform.core.device import choose_device
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.evaluation.probes.context import EvaluatedModel
-    from sightline.platform.evaluation.probes.run import DatasetPair, run_probes
+    from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
+    from sightline.platform.evaluation.probes.run import run_probes
+    from sightline.platform.evaluation.results import SkippedProbe
 
     found = next((one for one in checkpoint.checkpoints(checkpoints) if one.state.step == step), None)
     if found is None:
@@ -142,14 +143,13 @@ def measure_probe(experiment: config.Experiment, checkpoints: Path, step: int, o
     name, _, metric = objective.partition(".")
     pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
     pretext.load_state_dict(found.tensors("model"))
-    device = torch.device("cuda" if experiment.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = choose_device(experiment.train.device)
     model = EvaluatedModel("trial", pretext.encoder().to(device).eval())
     dataset_pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
-    result = run_probes([name], [model], dataset_pairs, device=device)[name]
-    if "skipped" in result:
-        raise CallError(result["skipped"])
-    (row,) = [row for row in result["rows"] if row["name"] == "trial"]
-    return float(row["metrics"][metric]["value"])
+    outcome = run_probes([name], [model], dataset_pairs, device=device)[name]
+    if isinstance(outcome, SkippedProbe):
+        raise CallError(outcome.sentence)
+    return outcome.row("trial").values[metric].value
 
 
 def trainable(settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A method's claim is measured on validation samples, against samples of other scenes."""
+"""Control metrics are measured on validation samples, against samples of other scenes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.methods.contract import MetricInfo
 from sightline.methods.errors import SightlineError
-from sightline.methods.random import MicrobatchRng
+from sightline.methods.random import MicrobatchRng, sample_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.control_metrics import measure_control_metrics
+from sightline.platform.evaluation.results import MethodResult
+from sightline.platform.reports.summary import headline
 
 
 def views(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -49,15 +52,64 @@ def dataset_of(folder: Path, scenes: int, per_scene: int, *, video: bool = False
     return Dataset.open(folder)
 
 
-def test_every_figure_has_an_interval_and_differences_are_paired(tmp_path: Path) -> None:
+PSNR = MetricInfo(unit="dB", family="psnr")
+INFOS = {"psnr_true": PSNR, "psnr_other": PSNR, "psnr_mean": PSNR}
+
+
+def test_every_metric_has_an_interval_and_those_of_a_family_are_compared_in_pairs(tmp_path: Path) -> None:
     fake = Fake().train()
-    result = measure_control_metrics(fake, views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)
+    data = dataset_of(tmp_path / "d", 6, 4)
+    found = measure_control_metrics(fake, views, data, seed=3, batch=10, limit=100, metrics=INFOS)
+    result = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(result) == ["figures", "differences", "units", "covers", "counts", "seconds"]
     assert result["figures"]["psnr_true"]["value"] == pytest.approx(71, abs=1)
     assert result["figures"]["psnr_true"]["high"] - result["figures"]["psnr_true"]["low"] > 10
     assert [d["name"] for d in result["differences"]] == ["psnr_true minus psnr_other", "psnr_true minus psnr_mean"]
     assert result["differences"][1] | {"low": 3.0, "high": 3.0} == result["differences"][1]
     assert result["units"] == {"kind": "scene", "count": 6} and result["counts"] == {"samples": 24, "broken_samples": 0}
-    json.dumps(result, allow_nan=False)
+    assert MethodResult.from_json(result, found.metrics) == found
+    assert headline(found, {}) == "psnr true: 71.000 dB, against 70.000 dB for psnr other."
+
+
+def test_metrics_of_no_family_are_compared_with_nothing(tmp_path: Path) -> None:
+    """Names alone say nothing, alike as they may be."""
+    found = measure_control_metrics(Fake(), views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)
+    assert found.contrasts == () and list(found.values) == ["psnr_true", "psnr_other", "psnr_mean", "hidden"]
+
+
+def test_rows_and_draws_are_those_of_the_seed_and_the_row(tmp_path: Path) -> None:
+    """The keys of every draw are stated here once more, so that numbers of older runs can be had again."""
+    given: list[list[int]] = []
+
+    class Watch(Fake):
+        def control_metrics(self, batch: dict, other: dict, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
+            given.extend(batch["draw"].int().tolist())
+            return super().control_metrics(batch, other, noise)
+
+    measure_control_metrics(Watch(), views, dataset_of(tmp_path / "d", 6, 4, spoil=23), seed=3, batch=2, limit=5)
+    rows = [0, 6, 12, 17]  # of 0, 5.75, 11.5, 17.25, 23, the last of which is broken
+    assert given == [sample_rng(3, row).integers(0, 256, 4, dtype=np.uint8).tolist() for row in rows]
+
+
+class Staged(Fake):
+    """Cannot do without what the stage makes."""
+
+    def control_metrics(self, batch: dict, other: dict, noise: MicrobatchRng) -> dict[str, torch.Tensor]:
+        found = super().control_metrics(batch, other, noise)
+        return found | {"own_stage": batch["brightness"], "other_stage": other["brightness"]}
+
+
+def test_the_stage_of_the_method_has_run_on_both_samples(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def stage(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes.append(len(columns["colour"]))
+        return {"brightness": columns["colour"].reshape(len(columns["colour"]), -1).mean(axis=1)}
+
+    data = dataset_of(tmp_path / "d", 6, 4, spoil=1)
+    found = measure_control_metrics(Staged(), views, data, seed=3, batch=10, limit=100, stage=stage).values
+    assert sizes == [10, 10, 3]
+    assert found["own_stage"].value == pytest.approx(found["psnr_other"].value) and found["other_stage"].value > 0
 
 
 def test_the_method_is_frozen_while_it_is_measured_and_put_back_afterwards(tmp_path: Path) -> None:
@@ -81,17 +133,17 @@ def test_in_a_single_video_the_other_sample_is_half_the_recording_away(tmp_path:
             return super().control_metrics(batch, other, noise)
 
     result = measure_control_metrics(Watch(), views, dataset_of(tmp_path / "d", 1, 20, video=True), seed=3, batch=8, limit=100)
-    assert min(far) >= 95 and max(far) <= 105 and result["units"]["kind"] == "time block"
+    assert min(far) >= 95 and max(far) <= 105 and result.unit_kind == "time block"
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path / "d", 6, 4)
-    one, same, another = (measure_control_metrics(Fake(), views, dataset, seed=s, batch=10, limit=100)["figures"] for s in (3, 3, 4))
+    one, same, another = (measure_control_metrics(Fake(), views, dataset, seed=s, batch=10, limit=100).values for s in (3, 3, 4))
     assert one == same and one["hidden"] != another["hidden"]
 
 
 def test_a_limit_takes_samples_from_the_whole_data_and_broken_ones_are_counted(tmp_path: Path) -> None:
     result = measure_control_metrics(Fake(), views, dataset_of(tmp_path / "d", 6, 4, spoil=23), seed=3, batch=10, limit=6)
-    assert result["counts"] == {"samples": 5, "broken_samples": 1} and result["units"]["count"] >= 4
+    assert result.counts == {"samples": 5, "broken_samples": 1} and result.unit_count >= 4
     with pytest.raises(SightlineError, match="1 usable sample"):
         measure_control_metrics(Fake(), views, dataset_of(tmp_path / "e", 1, 2, spoil=1), seed=3, batch=10, limit=6)

@@ -19,7 +19,7 @@ from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation import encode as encoding
 from sightline.platform.evaluation.encode import Pool, encode
 from sightline.platform.evaluation.encode_source import open_source
-from sightline.platform.evaluation.probes.features import fit_image
+from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder, open_encoder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from PIL import Image
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
-from sightline.methods.random import keyed_rng
+from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.results import MethodResult
 from sightline.platform.evaluation.test_metrics import IGNORED, class_iou, confusion, hits, measure_test_metrics
 
 ENCODER = {
@@ -81,14 +83,16 @@ def brightness_knower(task: str) -> tuple[Any, Any]:
 def test_a_model_that_knows_scores_one_and_one_turned_round_scores_nothing(task: str, figure: str, tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", 22)
     pretext, views = brightness_knower(task)
-    found = measure_test_metrics(pretext, views, data, batch=8)
+    measured = measure_test_metrics(pretext, views, data, batch=8)
+    found = json.loads(json.dumps(measured.to_json(), allow_nan=False))
+    assert MethodResult.from_json(found, measured.metrics).to_json() == found
     assert found["counts"] == {"samples": 22, "broken_samples": 0}
     assert found["figures"][figure]["value"] == 1
     assert f"{figure} 1.000" in found["finding"]
     with torch.no_grad():
         pretext.predictor.head.weight.neg_()
         pretext.predictor.head.bias.neg_()
-    assert measure_test_metrics(pretext, views, data, batch=8)["figures"][figure]["value"] == 0
+    assert measure_test_metrics(pretext, views, data, batch=8).values[figure].value == 0
 
 
 def test_no_usable_row_is_an_error_that_names_the_data(tmp_path: Path) -> None:
@@ -137,8 +141,59 @@ def test_votes_are_the_mean_logits_and_the_best_of_rounds_has_its_own_name(tmp_p
     )
     pretext = torch.nn.Module()
     pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
-    found = measure_test_metrics(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3)["figures"]
-    assert {name: figure["value"] for name, figure in found.items()} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
+    found = measure_test_metrics(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3).values
+    assert {name: value.value for name, value in found.items()} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
     found = measure_test_metrics(pretext, Drawn(rounds[:, :1]), Dataset.open(tmp_path / "data"), batch=3)
-    assert found["figures"].keys() == {"accuracy", "vote"}
-    assert "vote 0.500" in found["finding"] and found["finding"].endswith("on 4 test clouds.")
+    assert found.values.keys() == {"accuracy", "vote"}
+    assert "vote 0.500" in found.finding and found.finding.endswith("on 4 test clouds.")
+
+
+def test_the_iou_of_each_class_is_a_detail_with_a_place_of_its_own(tmp_path: Path) -> None:
+    pretext, views = brightness_knower("segmentation")
+    found = measure_test_metrics(pretext, views, labelled(tmp_path / "data", 4), batch=8)
+    assert list(found.main_metrics) == ["miou", "pixel_accuracy"] and found.groups == {"IoU": ["iou_dark", "iou_bright"]}
+    stored = found.to_json()
+    assert stored["iou"] == {"dark": 1.0, "bright": 1.0} and list(stored["figures"]) == ["miou", "pixel_accuracy"]
+    assert list(stored)[-3:] == ["finding", "seconds", "iou"]
+
+
+class RowDraws:
+    """One number a sample: what it drew."""
+
+    columns = ("label",)
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"points": np.asarray(rng.normal()), "label": np.asarray(sample["label"])}
+
+
+def numbers(folder: Path, rows: int) -> Dataset:
+    with ShardWriter(folder, "points", classes=("negative", "positive")) as writer:
+        for index in range(rows):
+            writer.write({"id": str(index), "points": encode_points(np.full((1, 3), index)), "label": 1})
+    return Dataset.open(folder)
+
+
+def test_every_row_is_seen_with_the_draws_of_seed_0_and_its_number(tmp_path: Path) -> None:
+    pretext = torch.nn.Module()
+    pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
+    found = measure_test_metrics(pretext, RowDraws(), numbers(tmp_path / "data", 7), batch=3)
+    assert found.values["accuracy"].value == pytest.approx(np.mean([sample_rng(0, row).normal() > 0 for row in range(7)]))
+
+
+def test_the_stage_of_a_method_with_a_predictor_has_run(tmp_path: Path) -> None:
+    """Its predictor takes what the stage makes, and nothing else."""
+
+    class OfStage(Voter):
+        input = "turned"
+
+    sizes: list[int] = []
+
+    def stage(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes.append(len(columns["points"]))
+        return {"turned": -columns["points"]}
+
+    pretext = torch.nn.Module()
+    pretext.predictor, pretext.to_device = OfStage(), lambda batch: batch
+    found = measure_test_metrics(pretext, RowDraws(), numbers(tmp_path / "data", 7), batch=3, stage=stage)
+    assert sizes == [3, 3, 1]
+    assert found.values["accuracy"].value == pytest.approx(np.mean([sample_rng(0, row).normal() < 0 for row in range(7)]))

@@ -7,9 +7,8 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.evaluation.intervals import Interval, average_over_seeds, coverage, interval, resample_counts, unit_sums
-from sightline.platform.evaluation.probes.protocol import Resampling
-from sightline.platform.evaluation.probes.splits import make_folds, make_units, too_near
+from sightline.platform.evaluation.intervals import Interval, Resampling, average_over_seeds, coverage, interval, resample_counts, unit_sums
+from sightline.platform.evaluation.units import make_folds, make_units, too_near
 
 
 def test_a_95_percent_interval_covers_the_truth_in_about_95_of_100_worlds() -> None:

@@ -13,16 +13,16 @@ from toy_shapes import POINTS, BlindToClouds, Extents, Normed, make_clouds
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.evaluation.probes.clouds import CloudEvalContext, fit_cloud, list_clouds
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.findings import brief
+from sightline.platform.evaluation.probes.cloud_context import CloudEvalContext, fit_cloud, list_clouds
+from sightline.platform.evaluation.probes.cloud_features import distance_histograms
 from sightline.platform.evaluation.probes.context import EvaluatedModel
-from sightline.platform.evaluation.probes.features import eval_mode
-from sightline.platform.evaluation.probes.few_shot import draw
-from sightline.platform.evaluation.probes.findings import brief
+from sightline.platform.evaluation.probes.few_shot import FewShotProtocol, draw
 from sightline.platform.evaluation.probes.part_segmentation import shape_iou
-from sightline.platform.evaluation.probes.protocol import FEW_SHOT
 from sightline.platform.evaluation.probes.run import make_contexts
 from sightline.platform.evaluation.probes.shape_svm import choose_c, deal_folds
-from sightline.platform.evaluation.probes.shapes import distance_histograms
+from sightline.platform.evaluation.results import probe_from_json
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_few_shots_are_measured_over_ten_draws_with_their_deviation(tmp_path: Pa
 
 def test_a_draw_keeps_support_and_queries_apart_and_is_the_same_for_all() -> None:
     labels = np.repeat(np.arange(6), 40)
-    task, again = draw(labels, 5, 10, FEW_SHOT, 3), draw(labels, 5, 10, FEW_SHOT, 3)
-    other = draw(labels, 5, 10, FEW_SHOT, 4)
+    task, again = draw(labels, 5, 10, FewShotProtocol(), 3), draw(labels, 5, 10, FewShotProtocol(), 3)
+    other = draw(labels, 5, 10, FewShotProtocol(), 4)
     assert task is not None and again is not None and other is not None
     assert len(task.support) == 50 and len(task.queries) == 100 and not set(task.support) & set(task.queries)
     assert np.array_equal(task.support, again.support) and not np.array_equal(task.support, other.support)
     assert set(labels[task.support]) == set(labels[task.queries]) and len(set(labels[task.support])) == 5
-    assert draw(labels, 7, 10, FEW_SHOT, 0) is None
+    assert draw(labels, 7, 10, FewShotProtocol(), 0) is None
 
 
 def test_parts_are_found_where_points_tell_them(data: tuple[Dataset, Dataset]) -> None:
@@ -99,7 +99,8 @@ def test_controls_with_running_statistics_stand_twice(data: tuple[Dataset, Datas
     fresh = (Normed(), Normed())
     result = probe("shape_knn", Extents(), *data, fresh)
     assert {"mean of 2 random", "mean of 2 random, calibrated"} <= {row["name"] for row in result["rows"]}
-    assert "random weights, calibrated " in brief(result) and brief(result).count("random weights ") == 1
+    told = brief(probe_from_json(result))
+    assert "random weights, calibrated " in told and told.count("random weights ") == 1
     assert torch.equal(fresh[0].norm.running_mean, torch.zeros(3)), "what the caller gave is untouched"
     context = CloudEvalContext([EvaluatedModel("trained", Extents(), fresh)])
     clouds = list_clouds(data[0], 1000)

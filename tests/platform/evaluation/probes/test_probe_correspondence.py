@@ -17,9 +17,15 @@ from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.probes.context import Grid
-from sightline.platform.evaluation.probes.correspondence import Pair, hits, nearest_cells, rotation_angle, true_cells
-from sightline.platform.evaluation.probes.features import Frame
-from sightline.platform.evaluation.probes.protocol import CORRESPONDENCE
+from sightline.platform.evaluation.probes.correspondence import (
+    CorrespondenceProtocol,
+    Pair,
+    hits,
+    nearest_cells,
+    rotation_angle,
+    true_cells,
+)
+from sightline.platform.evaluation.probes.image_frames import Frame
 
 FOV = 60.0
 K = intrinsics(SIDE, SIDE, FOV)
@@ -104,7 +110,7 @@ def test_pairs_without_pose_skip_the_probe(make: Make) -> None:
 
 def test_a_point_is_followed_into_the_other_view() -> None:
     wall = np.full((SIDE, SIDE), 2.0, np.float32)
-    cells = true_cells(pair(shifted(PATCH), wall, wall), GRID, CORRESPONDENCE).reshape(4, 4)
+    cells = true_cells(pair(shifted(PATCH), wall, wall), GRID, CorrespondenceProtocol()).reshape(4, 4)
     assert cells[0].tolist() == [1, 2, 3, -1] and cells[3].tolist() == [13, 14, 15, -1]
 
 
@@ -112,10 +118,10 @@ def test_what_lies_behind_something_or_has_no_depth_counts_for_nothing() -> None
     wall = np.full((SIDE, SIDE), 2.0, np.float32)
     near, unknown = wall.copy(), wall.copy()
     near[:, :PATCH], unknown[:PATCH] = 1.0, 0.0
-    cells = true_cells(pair(np.eye(4), unknown, near), GRID, CORRESPONDENCE).reshape(4, 4)
+    cells = true_cells(pair(np.eye(4), unknown, near), GRID, CorrespondenceProtocol()).reshape(4, 4)
     assert (cells[0] == -1).all() and (cells[:, 0] == -1).all() and cells[1, 1] == 5
-    assert (true_cells(pair(np.eye(4), 1.04 * wall, wall), GRID, CORRESPONDENCE) >= 0).all()  # 5 % is agreement
-    assert (true_cells(pair(np.eye(4), 1.06 * wall, wall), GRID, CORRESPONDENCE) == -1).all()
+    assert (true_cells(pair(np.eye(4), 1.04 * wall, wall), GRID, CorrespondenceProtocol()) >= 0).all()  # 5 % is agreement
+    assert (true_cells(pair(np.eye(4), 1.06 * wall, wall), GRID, CorrespondenceProtocol()) == -1).all()
 
 
 def test_crop_and_stored_size_make_no_difference_to_the_truth() -> None:
@@ -125,7 +131,7 @@ def test_crop_and_stored_size_make_no_difference_to_the_truth() -> None:
     pose = np.eye(4)
     pose[0, 3] = 2 * PATCH * 2.0 / wide[0, 0]  # two patches of 16 px in a crop that is shrunk to half: 32 px
     sample = {"image1": image, "image2": image, "depth1": wall, "depth2": wall, "K1": wide, "K2": wide, "T_2from1": pose}
-    cells = true_cells(Pair(Frame(0, "image1", "", "", "", 0.0, b""), 0.0, sample, ({}, {})), GRID, CORRESPONDENCE).reshape(4, 4)
+    cells = true_cells(Pair(Frame(0, "image1", "", "", "", 0.0, b""), 0.0, sample, ({}, {})), GRID, CorrespondenceProtocol()).reshape(4, 4)
     assert cells[1].tolist() == [5, 6, 7, -1]
 
 

@@ -15,10 +15,11 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.image_crops import centre_box, fit_image, patch_depth
 from sightline.platform.evaluation.intervals import Interval
-from sightline.platform.evaluation.probes.features import centre_box, fit_image, list_frames, patch_depth
-from sightline.platform.evaluation.probes.result_table import verdict_of
+from sightline.platform.evaluation.probes.image_frames import list_frames
 from sightline.platform.evaluation.probes.ridge import Moments, ridge
+from sightline.platform.evaluation.result_table import verdict_of
 
 Make = Callable[..., Dataset]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +12,23 @@ import pytest
 import torch
 from toy_probes import Blind, PatchColour, blind_controls
 
+from sightline.methods.contract import MetricInfo
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.evaluation.probes.catalog import PROBES, find_probe
+from sightline.platform.evaluation.findings import brief, finding_of, flat_metrics, heading_of, table
+from sightline.platform.evaluation.intervals import Resampling
+from sightline.platform.evaluation.probes.catalog import check_probe, find_probe, ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel, Grid, ImageEvalContext, patch_pixels
-from sightline.platform.evaluation.probes.findings import brief, finding_of, flat_metrics, table
-from sightline.platform.evaluation.probes.protocol import Resampling, protocol_hash
-from sightline.platform.evaluation.probes.result_table import ResultTable, measure_table
-from sightline.platform.evaluation.probes.run import DatasetPair, run_probes
-from sightline.platform.evaluation.probes.splits import Units
+from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
+from sightline.platform.evaluation.probes.protocol import protocol_hash
+from sightline.platform.evaluation.probes.run import run_probes
+from sightline.platform.evaluation.result_table import Measurement, ResultTable, measure_table
+from sightline.platform.evaluation.results import ProbeResult, SkippedProbe, Verdict, probe_from_json
+from sightline.platform.evaluation.units import Units
+from sightline.platform.reports.summary import headline
 
 HASHES = {
     "part_segmentation": "647fe0e1fc5d",
@@ -37,20 +45,34 @@ HASHES = {
 
 def test_protocols_are_frozen() -> None:
     """A change of any word or number needs a new version: then, and only then, this table changes."""
-    assert {name: protocol_hash(spec.protocol) for name, spec in PROBES.items()} == HASHES
-    assert protocol_hash(PROBES["knn"].protocol.model_copy(update={"k": 10})) != HASHES["knn"]
+    assert {probe.name: protocol_hash(probe.protocol) for probe in ranked()} == HASHES
+    assert protocol_hash(find_probe("knn").protocol.model_copy(update={"k": 10})) != HASHES["knn"]
+
+
+def test_reports_and_sweeps_take_the_probes_in_a_stated_order() -> None:
+    order = ["knn", "linear", "segmentation", "depth", "correspondence", "shape_svm", "shape_knn", "few_shot", "part_segmentation"]
+    assert [probe.name for probe in ranked()] == order
+    assert [probe.name for probe in ranked(["depth", "knn"])] == ["knn", "depth"]
+
+
+def test_names_are_checked_without_importing_a_probe() -> None:
+    code = (
+        "import sys; from sightline.platform import config; config.load('croco-tiny', {'probe.names': ['linear']});"
+        "print([name for name in sys.modules if name == 'torch' or '.evaluation' in name])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_the_documentation_names_every_protocol_by_its_hash() -> None:
     text = (Path(__file__).resolve().parents[4] / "docs" / "probes.md").read_text()
-    for name, spec in PROBES.items():
-        assert f"version {spec.protocol.version} (`{HASHES[name]}`)" in text, name
-        assert spec.protocol.name == name and tuple(spec.metrics) == spec.protocol.metrics
+    for probe in ranked():
+        assert f"version {probe.protocol.version} (`{HASHES[probe.name]}`)" in text, probe.name
+        assert tuple(probe.metrics) == probe.protocol.metrics
 
 
 def test_a_misspelt_probe_is_told_the_nearest() -> None:
     with pytest.raises(CallError, match="did you mean 'segmentation'"):
-        find_probe("segmentaton")
+        check_probe("segmentaton")
     with pytest.raises(CallError, match=r"probe.names.*no probe 'lineer'.*did you mean 'linear'"):
         config.load("croco-tiny", {"probe.names": ["lineer"]})
 
@@ -74,13 +96,16 @@ def test_every_probe_takes_the_first_data_that_have_what_it_needs(tmp_path: Path
                 for index in range(first, first + 14):
                     writer.write({"id": str(index), "image": image[index]} | ({"label": index % 2} if labelled else {}))
     dataset_pairs = [DatasetPair(*(Dataset.open(tmp_path / name / side) for side in ("train", "test"))) for name in ("plain", "labelled")]
-    results = run_probes(list(PROBES), [EvaluatedModel("one", PatchColour())], dataset_pairs)
-    assert list(results) == list(PROBES) and {name for name in results if "skipped" not in results[name]} == {"knn", "linear"}
-    assert "labelled" in results["knn"]["data"]["test"]
-    assert "no segmentation column in" in results["segmentation"]["skipped"]
-    assert "pairs are needed, and" in results["correspondence"]["skipped"]
-    untrained = run_probes(["knn"], [EvaluatedModel("one", PatchColour())], [DatasetPair(None, dataset_pairs[1].test)])
-    assert "its head needs training data" in untrained["knn"]["skipped"]
+    names = [probe.name for probe in ranked()]
+    outcomes = run_probes(names, [EvaluatedModel("one", PatchColour())], dataset_pairs)
+    skipped = {name: outcome.reason for name, outcome in outcomes.items() if isinstance(outcome, SkippedProbe)}
+    assert list(outcomes) == names and outcomes.keys() - skipped.keys() == {"knn", "linear"}
+    knn = outcomes["knn"]
+    assert isinstance(knn, ProbeResult) and "labelled" in str(knn.data["test"])
+    assert "no segmentation column in" in skipped["segmentation"]
+    assert "pairs are needed, and" in skipped["correspondence"]
+    untrained = run_probes(["knn"], [EvaluatedModel("one", PatchColour())], [DatasetPair(None, dataset_pairs[1].test)])["knn"]
+    assert isinstance(untrained, SkippedProbe) and "its head needs training data" in untrained.reason
 
 
 def test_the_probes_of_classification_look_at_an_image_once(tmp_path: Path) -> None:
@@ -139,52 +164,103 @@ def hits(shares: list[float], units: int = 40, images: int = 25) -> np.ndarray:
     return np.stack([np.array([shares[0] * images] * units), np.full(units, images)], axis=1)
 
 
-def made() -> tuple[dict, ResultTable]:
+def metrics_of(s: np.ndarray) -> dict[str, np.ndarray]:
+    share = s[..., 0] / s[..., 1]
+    return {"accuracy": share, "never": share * np.nan, "detail": share, "rmse": 4 * share}
+
+
+INFOS = {
+    "accuracy": MetricInfo(label="accuracy", unit="%"),
+    "never": MetricInfo(label="never", unit="%"),
+    "detail": MetricInfo(label="detail", unit="%", group="class"),
+    "rmse": MetricInfo(label="RMSE", unit="m", better="lower"),
+}
+
+
+def made(first: str = "accuracy") -> ProbeResult:
+    """The result of a made-up probe whose metric `first` comes first."""
     rows = ResultTable(
         {"net": ("mean of 2 random", "raw pixels")}, {"mean of 2 random": ("r1", "r2")}, {"raw pixels": "pixels"}, {"net": ""}
     )
     sums = {"net": hits([0.6]), "r1": hits([0.40]), "r2": hits([0.42]), "raw pixels": hits([0.6])}
-    metrics = {
-        "accuracy": {"label": "accuracy", "unit": "%", "better": "higher", "means": ""},
-        "never": {"label": "never", "unit": "%", "better": "higher", "means": ""},
-        "detail": {"label": "detail", "unit": "%", "better": "higher", "means": "", "group": "class"},
-    }
-    units = Units([str(i) for i in range(40)], "scene")
+    found = Measurement(rows, sums, Units([str(i) for i in range(40)], "scene"), metrics_of, counts={})
+    infos = {first: INFOS[first], **{key: info for key, info in INFOS.items() if key != first}}
+    measured = measure_table(found, infos, Resampling(draws=200))
+    return ProbeResult(
+        name="toy",
+        title="Toy",
+        metrics=measured.metrics,
+        rows=measured.rows,
+        unit_kind="scene",
+        unit_count=40,
+        covers=measured.covers,
+        counts={},
+        seconds=1.0,
+        finding=finding_of(measured, rows, "It reaches {value}"),
+        differences=measured.differences,
+    )
 
-    def metrics_of(s: np.ndarray) -> dict[str, np.ndarray]:
-        return {"accuracy": s[..., 0] / s[..., 1], "never": s[..., 0] * np.nan, "detail": s[..., 0] / s[..., 1]}
 
-    result = {"probe": "toy", **measure_table(rows, sums, units, metrics, metrics_of, Resampling(draws=200))}
-    return result, rows
-
-
-def test_figures_are_paired_and_a_metric_without_data_is_left_out() -> None:
-    result, _ = made()
-    assert [(row["name"], row["kind"]) for row in result["rows"]] == [
+def test_metrics_are_paired_and_a_metric_without_data_is_left_out() -> None:
+    result = made()
+    assert [(row.name, row.kind.value) for row in result.rows] == [
         ("net", "encoder"),
         ("mean of 2 random", "control mean"),
         ("r1", "control"),
         ("r2", "control"),
         ("raw pixels", "baseline"),
     ]
-    assert list(result["metrics"]) == ["accuracy", "detail"]
-    first, second = (difference["metrics"]["accuracy"] for difference in result["differences"])
-    assert first["value"] == pytest.approx(0.19) and first["low"] == pytest.approx(0.18) and first["verdict"] == "better"
-    assert second["value"] == second["low"] == second["high"] == 0 and second["verdict"] == "no difference shown"
+    assert list(result.metrics) == ["accuracy", "detail", "rmse"] and list(result.main_metrics) == ["accuracy", "rmse"]
+    first, second = result.differences
+    assert first.values["accuracy"].value == pytest.approx(0.19) and first.values["accuracy"].low == pytest.approx(0.18)
+    assert first.verdicts["accuracy"] == Verdict.BETTER
+    zero = second.values["accuracy"]
+    assert zero.value == zero.low == zero.high == 0 and second.verdicts["accuracy"] == Verdict.NO_DIFFERENCE
 
 
 def test_findings_say_what_may_be_called_a_difference() -> None:
-    result, rows = made()
-    told = finding_of(result, "It reaches {value}", rows)
+    result = made()
+    told = result.finding
     assert told.startswith("It reaches 60.0%, against 41.0% for the mean of 2 random-weights networks, which lie between 40.0% and 42.0%")
     assert "better than random weights; against 60.0% for raw pixels (+0.0 points" in told and told.endswith("no difference is shown.")
     assert brief(result) == "toy accuracy 60.0% (random weights 41.0%, better; raw pixels 60.0%, no difference)"
-    assert brief({"probe": "toy", "skipped": "why"}) == ""
-    metrics = flat_metrics({"toy": result, "other": {"skipped": "why"}})
-    assert {key: round(value, 2) for key, value in metrics.items()} == {
+    skipped = SkippedProbe("other", "Other", "why")
+    assert brief(skipped) == ""
+    assert {key: round(value, 2) for key, value in flat_metrics({"toy": result, "other": skipped}).items()} == {
         "probe/toy/accuracy": 0.6,
         "probe/toy/random_accuracy": 0.41,
         "probe/toy/pixels_accuracy": 0.6,
+        "probe/toy/rmse": 2.4,
+        "probe/toy/random_rmse": 1.64,
+        "probe/toy/pixels_rmse": 2.4,
     }
     assert [row[0] for row in table(result)] == ["net", "mean of 2 random", "raw pixels"]
     assert table(result)[0][2][0].endswith("against mean of 2 random: better")
+
+
+def test_a_probe_that_leads_with_an_error_in_metres_is_told_in_metres() -> None:
+    """Higher is worse, and nothing is a percentage."""
+    result = made("rmse")
+    assert result.finding.startswith(
+        "It reaches 2.400 m, against 1.640 m for the mean of 2 random-weights networks, which lie between 1.600 m and 1.680 m (+0.760 m, "
+    )
+    assert "worse than random weights" in result.finding and "%" not in result.finding and "points" not in result.finding
+    assert brief(result) == "toy RMSE 2.400 m (random weights 1.640 m, worse; raw pixels 2.400 m, no difference)"
+    assert heading_of(result) == "Toy: RMSE in m" and table(result)[1][:2] == ("mean of 2 random", "1.640 (1.600 to 1.680)")
+    assert table(result)[0][2][0] == "+0.760 (+0.720 to +0.800) against mean of 2 random: worse"
+    assert headline(None, {"toy": result, "again": result}).startswith("Probes of the frozen encoder: toy RMSE 2.400 m (")
+
+
+def test_a_stored_result_is_read_as_it_was_written() -> None:
+    result = made()
+    stored = json.loads(json.dumps(result.to_json()))
+    assert probe_from_json(stored) == result
+    assert list(stored) == [
+        *("probe", "title", "protocol", "protocol_hash", "metrics", "rows", "differences"),
+        *("units", "covers", "counts", "data", "finding", "seconds"),
+    ]
+    assert stored["metrics"]["detail"] == {"label": "detail", "unit": "%", "better": "higher", "means": "", "group": "class"}
+    assert stored["rows"][-1].keys() == {"name", "kind", "metrics", "baseline", "penalty"}
+    assert stored["differences"][0]["of"] == ["net", "mean of 2 random"]
+    skipped = SkippedProbe("toy", "Toy", "no depth", 0.5, {"rmse": INFOS["rmse"]}, {"version": 1}, "abc")
+    assert skipped.to_json()["skipped"] == "probe toy skipped: no depth" and probe_from_json(skipped.to_json()) == skipped

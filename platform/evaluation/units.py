@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from sightline.methods.errors import CallError
 
-from .protocol import Resampling
+from .intervals import Resampling
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float, Int
 
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.image_crops import pixel_cells
+from sightline.platform.evaluation.result_table import Measurement, ResultTable
+from sightline.platform.evaluation.units import Units
 
 from .context import PIXELS, ImageEvalContext, ProbeSkippedError
-from .features import Frame, eval_mode, pixel_cells
-from .protocol import KnnProtocol, LinearProtocol
-from .result_table import Measurement, ResultTable
-from .splits import Units
-from .train_test import Split, split_frames
+from .image_frames import Frame
+from .protocol import PooledProtocol
+from .train_test_split import Split, split_frames
 
 PIXEL_SIZE = (64, 64)
 """Crops are brought to this size first (antialiased), then to cells: a multiple of the cells of every protocol."""
@@ -46,7 +48,7 @@ class Pooled:
         return self.split.units_of(self.test.frames)
 
 
-def pooled_features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: KnnProtocol | LinearProtocol) -> Pooled:
+def pooled_features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PooledProtocol) -> Pooled:
     """Features of every network and of raw pixels, computed once for all probes that ask for the same. Raises `ProbeSkippedError`."""
     key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.gap, protocol.pixel_cells)
     if key not in context.kept:
@@ -55,7 +57,7 @@ def pooled_features(context: ImageEvalContext, train: Dataset, test: Dataset, pr
     return found
 
 
-def pooled_lineup(context: ImageEvalContext) -> ResultTable:
+def pooled_table(context: ImageEvalContext) -> ResultTable:
     """One raw-pixels row for all: encoders of any image size and patch size are comparable."""
     return context.table({"pixels": PIXELS}, lambda grid: "", of_grid=False)
 
@@ -65,14 +67,14 @@ def found_hits(
 ) -> Measurement:
     """`hits`: row name -> whether each test image got its class."""
     sums = {name: np.stack([right, np.ones(len(right))], axis=1).astype(np.float64) for name, right in hits.items()}
-    return Measurement(pooled_lineup(context), sums, pooled.units, _accuracy, pooled.counts, pooled.split.caution, penalties or {})
+    return Measurement(pooled_table(context), sums, pooled.units, _accuracy, pooled.counts, pooled.split.caution, penalties or {})
 
 
 def _accuracy(sums: Float[np.ndarray, "*shape 2"]) -> dict[str, Float[np.ndarray, "*shape"]]:
     return {"accuracy": sums[..., 0] / sums[..., 1]}
 
 
-def _pooled(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: KnnProtocol | LinearProtocol) -> Pooled:
+def _pooled(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PooledProtocol) -> Pooled:
     if train.manifest.classes != test.manifest.classes:
         different = sorted(set(train.manifest.classes) ^ set(test.manifest.classes))[:5]
         raise ProbeSkippedError(f"the training and the test data have other classes ({', '.join(different) or 'the order differs'})")

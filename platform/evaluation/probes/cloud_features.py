@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 
 from sightline.methods.ops.clouds import normalised
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.result_table import Measurement
 
-from .clouds import Cloud, CloudEvalContext, cloud_units, list_clouds
+from .cloud_context import Cloud, CloudEvalContext, cloud_units, list_clouds
 from .context import ProbeSkippedError
-from .features import eval_mode
 from .protocol import ShapeProtocol
-from .result_table import Measurement
 
 HISTOGRAMS = "distance histograms"
 HISTOGRAM_POINTS, BINS = 512, 32

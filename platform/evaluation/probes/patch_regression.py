@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.eval_mode import eval_mode
+from sightline.platform.evaluation.result_table import ResultTable
+from sightline.platform.evaluation.units import make_folds, make_units
 
 from .context import PIXELS, POSITION, Batch, Grid, ImageEvalContext, ProbeSkippedError
-from .features import Frame, eval_mode
-from .protocol import DepthProtocol, SegmentationProtocol
-from .result_table import ResultTable
+from .image_frames import Frame
+from .protocol import PatchProtocol
 from .ridge import LinearHead, Moments, choose_ridge
-from .splits import make_folds, make_units
-from .train_test import Split
+from .train_test_split import Split
 
-DenseProtocol = DepthProtocol | SegmentationProtocol
 Target = Callable[[Any, Grid], tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, " n"]]]
 """A frame's target -> the values that the head learns for each patch of a grid, and which patches count."""
 Truth = Callable[[Any, Grid], np.ndarray]
@@ -62,16 +62,16 @@ class Measured:
     counts: dict[str, int]
 
 
-def dense_table(context: ImageEvalContext, scope: Callable[[Grid], object]) -> ResultTable:
+def patch_table(context: ImageEvalContext, scope: Callable[[Grid], object]) -> ResultTable:
     return context.table({"pixels": PIXELS, "position": POSITION}, scope)
 
 
-def measure_dense(
+def measure_patches(
     context: ImageEvalContext,
     train: Dataset,
     test: Dataset,
     split: Split,
-    protocol: DenseProtocol,
+    protocol: PatchProtocol,
     target: Target,
     truth: Truth,
     score: Score,
@@ -98,7 +98,7 @@ def measure_dense(
 
 
 def _fit(
-    context: ImageEvalContext, train: Dataset, split: Split, protocol: DenseProtocol, target: Target, counts: dict[str, int]
+    context: ImageEvalContext, train: Dataset, split: Split, protocol: PatchProtocol, target: Target, counts: dict[str, int]
 ) -> tuple[dict[str, LinearHead], dict[str, float], dict[Grid, TargetStats]]:
     fold_of = _folds(split, protocol)
     moments: dict[str, dict[int, Moments]] = {}
@@ -131,7 +131,7 @@ def _fit(
     return heads, penalties, seen
 
 
-def _folds(split: Split, protocol: DenseProtocol) -> dict[bytes, int]:
+def _folds(split: Split, protocol: PatchProtocol) -> dict[bytes, int]:
     """Digest of a training frame -> its fold in the choice of the penalty; -1 for those that join only the final fit."""
     scenes, times = [frame.scene for frame in split.train], np.array([frame.time for frame in split.train])
     units = make_units(scenes, times, protocol.resampling, [frame.id for frame in split.train])

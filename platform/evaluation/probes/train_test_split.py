@@ -9,11 +9,12 @@ import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.evaluation.intervals import Resampling
+from sightline.platform.evaluation.units import Units, make_units, too_near
 
 from .context import ProbeSkippedError
-from .features import Frame, list_frames
-from .protocol import HeadProtocol, Resampling
-from .splits import Units, make_units, too_near
+from .image_frames import Frame, list_frames
+from .protocol import HeadProtocol
 
 MIN_TRAIN, MIN_TEST = 10, 2
 

@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.ops.clouds import fitted
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.schema import decode_row
+from sightline.platform.evaluation.units import Units
 
 from .context import BATCH, Controls, EvalContext
-from .features import read_rows, spread
-from .splits import Units
 
 CALIBRATED = ", calibrated"
 
