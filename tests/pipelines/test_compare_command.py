@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -15,11 +15,14 @@ from heads import until
 from rich.console import Console
 from toy import TOY_IMAGES, write_images
 
+from sightline.methods.contract import MetricInfo
 from sightline.methods.errors import CallError
 from sightline.pipelines.__main__ import main
 from sightline.pipelines.compare import make_entries
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.evaluation.intervals import Interval
+from sightline.platform.evaluation.results import ProbeResult, Row, RowKind, SkippedProbe
 from sightline.platform.experiments.compare.budget import gflops, measure_speed, parse_budget
 from sightline.platform.experiments.compare.page import headline
 from sightline.platform.experiments.compare.record import Comparison
@@ -107,21 +110,24 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
 
 
 def test_the_headline_names_each_probes_own_encoders() -> None:
-    def result(probe: str, better: str, **values: float) -> dict[str, Any]:
-        kinds = {"random": "control mean", "pixels": "baseline", "seed 1": "seed"}
-        rows = [{"name": n, "kind": kinds.get(n, "encoder"), "metrics": {"figure": {"value": v}}} for n, v in values.items()]
-        return {"probe": probe, "metrics": {"figure": {"label": "figure", "better": better}}, "rows": rows}
+    def result(probe: str, better: Literal["higher", "lower"], unit: str = "%", **values: float) -> ProbeResult:
+        kinds = {"random": RowKind.CONTROL_MEAN, "pixels": RowKind.BASELINE, "seed 1": RowKind.SEED}
+        rows = [Row(name, kinds.get(name, RowKind.ENCODER), {"first": Interval(value, 0, 1, 9)}) for name, value in values.items()]
+        metrics = {"first": MetricInfo(label="metric", unit=unit, better=better)}
+        return ProbeResult(probe, probe, metrics, tuple(rows), "image", 9, "", {}, 1.0)
 
-    one, two = result("knn", "higher", loca=0.25, croco=0.5, random=0.125, pixels=0.75), result("depth", "lower", croco=0.5, loca=0.25)
+    one = result("knn", "higher", loca=0.25, croco=0.5, random=0.125, pixels=0.75)
+    two = result("depth", "lower", unit="m", croco=0.5, loca=0.25)
     three = result("shape", "higher", i2p=0.375)
+    skipped = SkippedProbe("d", "D", "no")
     comparison: Any = SimpleNamespace(
         entries=[SimpleNamespace(label=name) for name in ("croco", "loca", "i2p")], budget="9 minutes", seeds=(0,)
     )
-    assert headline(comparison, {"a": one, "b": two, "c": three, "d": {"skipped": "no"}}) == (
-        "croco, loca, i2p on 9 minutes each, 1 training seed. knn figure: croco 50.0%, loca 25.0% (random weights 12.5%). "
-        "depth figure: loca 25.0%, croco 50.0%. shape figure: i2p 37.5%. Which of these differ is told below."
+    assert headline(comparison, {"a": one, "b": two, "c": three, "d": skipped}) == (
+        "croco, loca, i2p on 9 minutes each, 1 training seed. knn metric: croco 50.0%, loca 25.0% (random weights 12.5%). "
+        "depth metric: loca 0.250 m, croco 0.500 m. shape metric: i2p 37.5%. Which of these differ is told below."
     )
-    assert headline(comparison, {"d": {"skipped": "no"}}).endswith("No probe could be measured.")
+    assert headline(comparison, {"d": skipped}).endswith("No probe could be measured.")
 
 
 @pytest.mark.slow

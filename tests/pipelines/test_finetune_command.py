@@ -94,7 +94,7 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     plain = ["augment.mixup=0", "augment.cutmix=0", "augment.rand_ops=0", "augment.area=[0.5,1.0]", "optim.base_lr=0.1", "--name", "ft"]
     assert main([*words, *plain, "--json"]) == 0
     result: dict[str, Any] = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-    assert result["metrics"]["claim/accuracy"] > 0.8, "the classes differ in brightness"
+    assert result["metrics"]["test/accuracy"] > 0.8, "the classes differ in brightness"
     assert result["registered"] == "models:/finetune-classification-model@candidate"
     run = Run.open("ft")
     assert Dataset.open(run.settings["data"]["train"]).manifest.classes == ("dark", "bright")

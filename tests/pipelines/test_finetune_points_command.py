@@ -96,8 +96,8 @@ def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: 
     code, out, said = ask(*CALL, *words, "train.length=100 steps", "optim.lr=2e-3", "--name", "ft", "--json")
     assert code == 0, said
     result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-    assert result["metrics"]["claim/accuracy"] > 0.8, "a disc is no sphere"
-    assert result["metrics"]["claim/vote"] > 0.8 and "claim/best_of_49" not in result["metrics"]
+    assert result["metrics"]["test/accuracy"] > 0.8, "a disc is no sphere"
+    assert result["metrics"]["test/vote"] > 0.8 and "test/best_of_49" not in result["metrics"]
     assert result["registered"] == "models:/finetune-points-model@candidate"
     run = Run.open("ft")
     claims = json.loads((run.folder / "claims.json").read_text())

@@ -107,7 +107,7 @@ probe = ProbeSpec(
     protocol=CorrespondenceProtocol(),
     columns={"pairs": ("depth1", "depth2", "K1", "K2", "T_2from1")},
     metrics={
-        "recall": share("all pairs", RECALL),
+        "recall": share("recall", RECALL),
         "recall_0_15": share("0 to 15°", f"{RECALL}, in pairs of cameras turned by less than 15 degrees"),
         "recall_15_30": share("15 to 30°", f"{RECALL}, 15 to 30 degrees"),
         "recall_30_60": share("30 to 60°", f"{RECALL}, 30 to 60 degrees"),
