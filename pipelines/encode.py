@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     opened = open_encoder(args.model)  # a misspelt name is told before anything heavy is imported
     from sightline.platform.evaluation.encode import encode
-    from sightline.platform.evaluation.encode_source import intake_of, open_source
+    from sightline.platform.evaluation.encode_source import input_spec_of, open_source
 
-    source, what = open_source(args.data, opened), intake_of(opened.encoder).what
+    source, what = open_source(args.data, opened), input_spec_of(opened.encoder).what
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding")

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import torch
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
+from sightline.platform.core.device import choose_device
 from sightline.platform.models.encoders import OpenedEncoder
 
-from .encode_source import ABOUT, Item, Source, intake_of
+from .encode_source import EXTRA_COLUMNS, Item, Source, input_spec_of
 
 Pool = Literal["own", "mean", "none"]
 ROW_GROUP_BYTES = 16 << 20
@@ -35,8 +36,8 @@ def encode(
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write one row for each image or cloud to `out`: `id`, what the data say of it (`scene`, `label`), and `feature`, a fixed-size list
-    of float32.
+    """Write one row for each image or cloud to `out`: `id`, the data's `scene` and `label` where there are any, and `feature`, a fixed-size
+    list of float32.
 
     `pool`: `own` is what the encoder pools itself (`PointEncoder.pooled`), where it does; else, and with `mean`, the mean over its tokens
     (dim values); `none` gives all of them (tokens x dim values; of images in raster order). The file's metadata (key `sightline`) says
@@ -44,43 +45,43 @@ def encode(
     `progress(samples done, samples in all)`. Raises `SightlineError` where no sample could be used or the file cannot be written.
     """
     encoder = opened.encoder
-    intake = intake_of(encoder)
+    input_spec = input_spec_of(encoder)
     if pool == "own" and not hasattr(encoder, "pooled"):
         pool = "mean"
-    size = intake.tokens * encoder.dim if pool == "none" else encoder.dim
-    says = {
+    size = input_spec.tokens * encoder.dim if pool == "none" else encoder.dim
+    described = {
         **{"model": opened.weights.place, "source": opened.source, "method": opened.method, "sha256": opened.sha256},
-        **{"data": source.place, "fingerprint": source.fingerprint, **intake.says},
+        **{"data": source.place, "fingerprint": source.fingerprint, **input_spec.described},
         **{"layer": "last block after the final norm", "pool": pool, "dim": encoder.dim},
     }
     fields = [
         pa.field("id", pa.string()),
-        *(pa.field(name, ABOUT[name]) for name in source.columns),
+        *(pa.field(name, EXTRA_COLUMNS[name]) for name in source.columns),
         pa.field("feature", pa.list_(pa.float32(), size)),
     ]
-    writer = _Writer(out, pa.schema(fields, metadata={"sightline": json.dumps(says)}), max(1, ROW_GROUP_BYTES // (4 * size)))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    writer = _Writer(out, pa.schema(fields, metadata={"sightline": json.dumps(described)}), max(1, ROW_GROUP_BYTES // (4 * size)))
+    device = choose_device()
     broken: list[str] = []
     done = 0
     encoder.to(device).eval()
     try:
         with writer, torch.inference_mode():
-            for members, arrays in _batches(source.items(), intake.fit, batch, broken):
+            for members, arrays in _batches(source.items(), input_spec.fit, batch, broken):
                 if members:
-                    features = _features(encoder, intake.tensor(torch.from_numpy(np.stack(arrays)).to(device)), pool)
+                    features = _features(encoder, input_spec.tensor(torch.from_numpy(np.stack(arrays)).to(device)), pool)
                     writer.add(members, features.float().cpu().numpy())
                 done += len(members)
                 if progress:
                     progress(done + len(broken), source.count)
             if not done:
                 raise SightlineError(
-                    f"none of the {intake.what} of {source.place} can be used; first: {broken[0] if broken else 'there are none'}",
-                    f"look at the {intake.what}",
+                    f"none of the {input_spec.what} of {source.place} can be used; first: {broken[0] if broken else 'there are none'}",
+                    f"look at the {input_spec.what}",
                 )
             writer.note({"rows": str(done), "broken": str(len(broken))})
     finally:
         encoder.cpu()
-    return {"file": str(out), "rows": done, "values": size, **says, "broken": len(broken), f"broken_{intake.what}": broken[:NAMED]}
+    return {"file": str(out), "rows": done, "values": size, **described, "broken": len(broken), f"broken_{input_spec.what}": broken[:NAMED]}
 
 
 def _features(encoder: Any, samples: torch.Tensor, pool: Pool) -> torch.Tensor:
@@ -160,7 +161,7 @@ class _Writer:
             return
         values = pa.array(np.concatenate(self.features).reshape(-1))
         columns: list[Any] = [[item.id for item in self.items]]
-        columns += [[item.about[name] for item in self.items] for name in self.schema.names[1:-1]]
+        columns += [[item.extra[name] for item in self.items] for name in self.schema.names[1:-1]]
         arrays = [pa.array(column, self.schema.field(index).type) for index, column in enumerate(columns)]
         feature = pa.FixedSizeListArray.from_arrays(values, type=self.schema.field("feature").type)
         try:

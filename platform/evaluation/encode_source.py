@@ -25,7 +25,7 @@ from sightline.platform.data.schema import IMAGE_COLUMNS
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
 
-ABOUT = {"scene": pa.string(), "label": pa.int64()}
+EXTRA_COLUMNS = {"scene": pa.string(), "label": pa.int64()}
 """Columns that go along where the data have them."""
 OF_A_MESH = Drawn(8192, 0)
 """Points that a mesh, or a longer list of points, gives before the encoder's own are drawn: as `prepare points` has it."""
@@ -36,7 +36,7 @@ class Item:
     """One sample to encode. `id` of a pair's images: the pair's with `-1` and `-2`."""
 
     id: str
-    about: dict[str, Any]
+    extra: dict[str, Any]
     read: Callable[[], np.ndarray]
     """Raises `BrokenSampleError`."""
 
@@ -53,13 +53,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Intake:
+class InputSpec:
     """How an encoder takes its samples."""
 
     kinds: tuple[str, ...]
     """Of data sets that hold them."""
     what: str
-    says: dict[str, Any]
+    described: dict[str, Any]
     """For the file of features."""
     fit: Callable[[np.ndarray], np.ndarray]
     """A decoded sample as fixed-shape array. Raises `BrokenSampleError`."""
@@ -68,19 +68,19 @@ class Intake:
     tokens: int
 
 
-def intake_of(encoder: Any) -> Intake:
+def input_spec_of(encoder: Any) -> InputSpec:
     """Of an `ImageEncoder` or a `PointEncoder`."""
     if hasattr(encoder, "points"):
         words = (
             f"{encoder.points} points drawn without replacement, the same ones every time; centred on the mean, the farthest at distance 1"
         )
         fit = partial(fitted, count=encoder.points, least=encoder.least)
-        return Intake(("points",), "clouds", {"preparation": words, "points": encoder.points}, fit, torch.Tensor.float, encoder.groups)
+        return InputSpec(("points",), "clouds", {"preparation": words, "points": encoder.points}, fit, torch.Tensor.float, encoder.groups)
     height, width = encoder.image_size
     words = "largest centre crop of the encoder's shape, resized to image_size (bicubic, antialiased); RGB, EXIF rotation applied"
     grid = [height // encoder.patch_size, width // encoder.patch_size]
-    says = {"preparation": words, "image_size": [height, width], "grid": grid}
-    return Intake(("images", "pairs"), "images", says, lambda image: fit_image(image, (height, width)), _pixels, grid[0] * grid[1])
+    described = {"preparation": words, "image_size": [height, width], "grid": grid}
+    return InputSpec(("images", "pairs"), "images", described, lambda image: fit_image(image, (height, width)), _pixels, grid[0] * grid[1])
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
@@ -89,22 +89,22 @@ def _pixels(images: torch.Tensor) -> torch.Tensor:
 
 def open_source(place: str, opened: OpenedEncoder) -> Source:
     """`place`: a data set (folder or URI), or a folder of images or clouds. Raises `CallError` where it holds nothing for this encoder."""
-    intake = intake_of(opened.encoder)
-    of_clouds = intake.what == "clouds"
+    input_spec = input_spec_of(opened.encoder)
+    of_clouds = input_spec.what == "clouds"
     if "://" in place or (Path(place).expanduser() / "manifest.json").is_file():
         dataset = Dataset.open(place)
-        if dataset.kind not in intake.kinds:
+        if dataset.kind not in input_spec.kinds:
             raise CallError(
-                f"{place} holds {dataset.kind}, but the {opened.method} encoder of {opened.source} takes {intake.what}",
-                f"name a data set of kind {' or '.join(intake.kinds)}, or another encoder",
+                f"{place} holds {dataset.kind}, but the {opened.method} encoder of {opened.source} takes {input_spec.what}",
+                f"name a data set of kind {' or '.join(input_spec.kinds)}, or another encoder",
             )
-        columns = tuple(name for name in ABOUT if name in dataset.manifest.columns)
+        columns = tuple(name for name in EXTRA_COLUMNS if name in dataset.manifest.columns)
         count = dataset.rows * max(1, len(IMAGE_COLUMNS[dataset.kind]))
         return Source(dataset.uri, dataset.fingerprint, count, columns, partial(_of_dataset, dataset, columns))
     folder = Path(place).expanduser().absolute()
     if not folder.is_dir():
         raise CallError(
-            f"there is no data set and no folder of {intake.what} at {place}", "name a folder, or see `sightline prepare --help`"
+            f"there is no data set and no folder of {input_spec.what} at {place}", "name a folder, or see `sightline prepare --help`"
         )
     images, clouds = images_below(folder), clouds_below(folder)
     names, others = (clouds, images) if of_clouds else (images, clouds)
@@ -112,7 +112,8 @@ def open_source(place: str, opened: OpenedEncoder) -> Source:
         suffixes = ", ".join(SUFFIXES) if of_clouds else ".jpg, .jpeg, .png, .webp"
         instead = f" (of {'images' if of_clouds else 'clouds'} it holds {len(others):,})" if others else ""
         raise CallError(
-            f"{place} holds no {intake.what} ({suffixes}) and no manifest.json{instead}", f"name a data set or a folder of {intake.what}"
+            f"{place} holds no {input_spec.what} ({suffixes}) and no manifest.json{instead}",
+            f"name a data set or a folder of {input_spec.what}",
         )
     return Source(str(folder), None, len(names), (), lambda: (Item(n, {}, partial(_file, folder, n, of_clouds)) for n in names))
 

@@ -91,7 +91,7 @@ def coverage(level: float, draws: int, units: int, kind: str, also: str = "") ->
         return f"No interval: there is one {kind} only, and nothing to resample."
     many = kind.replace("block", "blocks") if "block" in kind else f"{kind}s"
     text = f"{level:.0%} percentile interval from {draws} resamples of {units} {many}{also}: "
-    text += f"how far the figure would move with other {many} like these."
+    text += f"how far the metric would move with other {many} like these."
     if "block" in kind:
         text += " All blocks come from very few scenes, so it says nothing about other scenes."
     if units < 8:

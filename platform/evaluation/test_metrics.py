@@ -18,7 +18,7 @@ from sightline.platform.data.loader.fixed import SampleReader
 from .eval_mode import eval_mode
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
 from .results import IOU, TEST, TITLES, MethodResult, Row, RowKind
-from .units import make_units
+from .units import Units, make_units
 
 RESAMPLING = Resampling()
 IGNORED = 255
@@ -50,43 +50,26 @@ def measure_test_metrics(
     be used.
     """
     began = time.perf_counter()
-    predictor, voting = pretext.predictor, getattr(views, "voting", None)
-    segmenting = predictor.task == "segmentation"
+    segmenting = pretext.predictor.task == "segmentation"
     reader = SampleReader(dataset, getattr(views, "evaluation", views), 0, stage)
-    rows: list[np.ndarray] = []
-    scenes: list[str] = []
-    times: list[float] = []
-    with eval_mode([pretext], device):
-        for part in reader.batches(range(dataset.rows), batch):
-            prepared = pretext.to_device(_tensors(part.columns, device))
-            logits = predictor.logits(prepared[_input(predictor)]).float()
-            if segmenting:
-                rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
-            else:
-                rows.append(hits(logits, prepared["label"]).cpu().numpy())
-            scenes += part.scenes
-            times += part.times
-        votes = _voted(pretext, SampleReader(dataset, voting, 0), batch, device) if voting and rows else None
-    if not rows:
-        raise SightlineError(f"no usable labelled row in {dataset.uri}", "look at it with `sightline inspect`")
-    values = np.concatenate(rows).astype(np.float64)
-    if votes is not None:
-        values = np.concatenate([values, votes], axis=1)
-    # Photographs of a class are independent of each other; frames of a video are not.
-    units = make_units(scenes, np.array(times), RESAMPLING) if segmenting else None
-    names, sums = unit_sums(values, units.names if units else [str(i) for i in range(len(values))])
-    weights = resample_counts(len(names), RESAMPLING.draws, RESAMPLING.seed)
+    values, scenes, times = _sums_by_sample(pretext, reader, batch, device)
     one = {"points": "cloud"}.get(dataset.kind, "image")
-    kind = units.kind if units else one
-    score = _segmentation if segmenting else _classification
-    whole, draws = score(sums.sum(axis=0)[None]), score(weights @ sums)
+    # Photographs of a class are independent of each other; frames of a video are not.
+    units = make_units(scenes, times, RESAMPLING) if segmenting else Units([str(i) for i in range(len(values))], one)
+    voting = getattr(views, "voting", None)
+    if voting:
+        values = np.concatenate([values, _votes_by_sample(pretext, SampleReader(dataset, voting, 0), batch, device)], axis=1)
+    names, sums = unit_sums(values, units.names)
+    weights = resample_counts(len(names), RESAMPLING.draws, RESAMPLING.seed)
+    metrics_of = _segmentation if segmenting else _classification
+    whole, draws = metrics_of(sums.sum(axis=0)[None]), metrics_of(weights @ sums)
     found = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
-    metrics = {name: METRICS.get(name) or MetricInfo(means="the best of several votes", unit="%") for name in found}
     told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
     spans = [f"{name} {found[name].value:.3f} ({found[name].low:.3f} to {found[name].high:.3f})" for name in told]
+    metrics = {name: METRICS.get(name) or MetricInfo(means="the best of several votes", unit="%") for name in found}
     if segmenting:
-        per_class = class_iou(sums.sum(axis=0).reshape(predictor.classes, predictor.classes))
-        labels = dataset.manifest.classes or tuple(str(i) for i in range(predictor.classes))
+        per_class = class_iou(sums.sum(axis=0).reshape(pretext.predictor.classes, pretext.predictor.classes))
+        labels = dataset.manifest.classes or tuple(str(i) for i in range(pretext.predictor.classes))
         for label, value in zip(labels, per_class.tolist(), strict=False):
             found[f"iou_{label}"] = Interval(value, float("nan"), float("nan"), len(names))
             metrics[f"iou_{label}"] = MetricInfo(means=f"IoU of {label}", label=label, unit="%", group=IOU)
@@ -95,13 +78,50 @@ def measure_test_metrics(
         title=TITLES[TEST],
         metrics=metrics,
         rows=(Row("trained network", RowKind.ENCODER, found),),
-        unit_kind=kind,
+        unit_kind=units.kind,
         unit_count=len(names),
-        covers=coverage(RESAMPLING.level, RESAMPLING.draws, len(names), kind),
+        covers=coverage(RESAMPLING.level, RESAMPLING.draws, len(names), units.kind),
         counts={"samples": len(values), "broken_samples": reader.broken},
         finding=f"{', '.join(spans)} on {len(values):,} test {one}s.",
         seconds=time.perf_counter() - began,
     )
+
+
+def _sums_by_sample(
+    pretext: Any, reader: SampleReader, batch: int, device: torch.device | str
+) -> tuple[Float[np.ndarray, "n k"], list[str], Float[np.ndarray, " n"]]:
+    """(hits or the flat confusion matrix of each usable sample, their scenes, their times)."""
+    predictor = pretext.predictor
+    rows: list[np.ndarray] = []
+    scenes: list[str] = []
+    times: list[float] = []
+    with eval_mode([pretext], device):
+        for part in reader.batches(range(reader.dataset.rows), batch):
+            prepared = pretext.to_device(_tensors(part.columns, device))
+            logits = predictor.logits(prepared[_input(predictor)]).float()
+            if predictor.task == "segmentation":
+                rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
+            else:
+                rows.append(hits(logits, prepared["label"]).cpu().numpy())
+            scenes += part.scenes
+            times += part.times
+    if not rows:
+        raise SightlineError(f"no usable labelled row in {reader.dataset.uri}", "look at it with `sightline inspect`")
+    return np.concatenate(rows).astype(np.float64), scenes, np.array(times)
+
+
+def _votes_by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
+    """Of each sample and round: whether the class of the largest mean logits is right."""
+    rows = []
+    with eval_mode([pretext], device):
+        for part in reader.batches(range(reader.dataset.rows), batch):
+            prepared = pretext.to_device(_tensors(part.columns, device))
+            rounds = []
+            for one in prepared[_input(pretext.predictor)].unbind(dim=1):
+                logits = torch.stack([pretext.predictor.logits(inputs).float() for inputs in one.unbind(dim=1)]).mean(dim=0)
+                rounds.append(logits.argmax(dim=1) == prepared["label"])
+            rows.append(torch.stack(rounds, dim=1).double().cpu().numpy())
+    return np.concatenate(rows)
 
 
 def _input(predictor: Any) -> str:
@@ -110,19 +130,6 @@ def _input(predictor: Any) -> str:
 
 def _tensors(columns: Columns, device: torch.device | str) -> Batch:
     return {name: torch.from_numpy(column).to(device) for name, column in columns.items()}
-
-
-def _voted(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
-    """Of each sample and round: whether the class of the largest mean logits is right."""
-    rows = []
-    for part in reader.batches(range(reader.dataset.rows), batch):
-        prepared = pretext.to_device(_tensors(part.columns, device))
-        rounds = []
-        for one in prepared[_input(pretext.predictor)].unbind(dim=1):
-            logits = torch.stack([pretext.predictor.logits(inputs).float() for inputs in one.unbind(dim=1)]).mean(dim=0)
-            rounds.append(logits.argmax(dim=1) == prepared["label"])
-        rows.append(torch.stack(rounds, dim=1).double().cpu().numpy())
-    return np.concatenate(rows)
 
 
 def hits(logits: Float[torch.Tensor, "b c"], labels: Int[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 3"]:

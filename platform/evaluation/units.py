@@ -1,4 +1,4 @@
-"""Which images belong together, and which may not be on both sides of a split.
+"""Which samples are resampled together, and which may not be on both sides of a split.
 
 Frames of one scene, and neighbouring frames of one video, are nearly the same image. So units (scenes, or time blocks where there are
 too few scenes) are kept whole, and between training and test frames of one scene lies a gap in time.

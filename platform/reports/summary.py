@@ -1,4 +1,4 @@
-"""What a run says of itself, in words and figures: headline, facts, curves, warnings, what to try next."""
+"""The texts and numbers of a run's report: headline, facts, curves, warnings, next steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of point clouds beside each other: the same drawn points for all, controls as initialised and calibrated."""
+"""Encoders of point clouds with their controls, as initialised and calibrated; all see the same drawn points."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CloudBatch:
 class CloudEvalContext(EvalContext):
     @cached_property
     def controls(self) -> list[Controls]:
-        """Each set as initialised and, where it has running statistics, a second time for those of the training clouds."""
+        """Each set as initialised, and where it has running statistics a second time with those of the training clouds."""
         both = []
         for some in super().controls:
             both.append(some)
@@ -63,7 +63,7 @@ class CloudEvalContext(EvalContext):
         return {name: int(module.points) for name, module in self.modules.items()}
 
     def calibrate(self, train: Dataset, clouds: Sequence[Cloud], limit: int) -> None:
-        """BatchNorm statistics of at most `limit` of the clouds for the controls that are called calibrated: averages over batches."""
+        """Give the calibrated controls the BatchNorm statistics of at most `limit` of the clouds: averages over batches."""
         calibrated = {name: module for name, module in self.modules.items() if name.endswith(CALIBRATED)}
         if not calibrated:
             return

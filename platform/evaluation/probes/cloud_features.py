@@ -1,4 +1,4 @@
-"""Clouds as one vector each, for the probes of whole shapes: pooled features of every network, and distance histograms made by hand."""
+"""One vector for each cloud, for the probes of whole shapes: pooled features of every network, and hand-made distance histograms."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Shapes:
 
 
 def shape_features(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
-    """Computed once for all probes that ask for the same. Raises `ProbeSkippedError`."""
+    """Features of both sides, computed once for all probes with the same rows and calibration. Raises `ProbeSkippedError`."""
     key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.calibrated_on)
-    if key not in context.kept:
-        context.kept[key] = _shapes(context, train, test, protocol)
-    found: Shapes = context.kept[key]
+    if key not in context.cache:
+        context.cache[key] = _shapes(context, train, test, protocol)
+    found: Shapes = context.cache[key]
     return found
 
 
-def couple_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> tuple[list[Cloud], list[Cloud], int]:
+def pair_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> tuple[list[Cloud], list[Cloud], int]:
     """(training clouds, test clouds, training clouds left out because they are test clouds too). Raises `ProbeSkippedError`."""
     if train.manifest.classes != test.manifest.classes:
         different = sorted(set(train.manifest.classes) ^ set(test.manifest.classes))[:5]
@@ -71,7 +71,7 @@ def couple_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> t
 
 
 def _shapes(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
-    known, asked, left_out = couple_clouds(train, test, protocol.max_rows)
+    known, asked, left_out = pair_clouds(train, test, protocol.max_rows)
     counts = {"broken_clouds": 0}
     with eval_mode(list(context.modules.values()), context.device):
         context.calibrate(train, known, protocol.calibrated_on)

@@ -1,4 +1,4 @@
-"""Where encoders stand beside each other: who is compared, and for images what all of them see."""
+"""What a probe measures: encoders with their controls and baselines, and the same decoded images for all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .image_frames import Frame, read_frames
 
 BATCH = 32
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the whole that is done."""
+"""Called with a description of the work and the share of it that is done, in [0, 1]."""
 
 
 class ProbeSkippedError(CallError):
@@ -31,7 +31,7 @@ class ProbeSkippedError(CallError):
 class EvaluatedModel:
     """An `ImageEncoder` or a `PointEncoder` under a name, and the same network with other random weights.
 
-    Contenders of one architecture may be given the same tuple of controls, which are then measured once.
+    Models of one architecture may share a tuple of controls, which are then measured once.
     """
 
     name: str
@@ -109,12 +109,12 @@ class Batch:
 
 @dataclass
 class EvalContext:
-    """Who is compared, where they run, and pooled features that several probes share."""
+    """The models to compare, the device, and the features that several probes share."""
 
     evaluated: Sequence[EvaluatedModel]
     device: torch.device | str = "cpu"
     progress: Progress = lambda what, share: None
-    kept: dict[Any, Any] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.evaluated]
@@ -123,7 +123,7 @@ class EvalContext:
 
     @cached_property
     def controls(self) -> list[Controls]:
-        """Each set of controls once; the names tell of whom where there are several sets."""
+        """Each set of controls once. Where there are several sets, the names say whose they are."""
         firsts: dict[int, EvaluatedModel] = {}
         for model in self.evaluated:
             if model.controls:
@@ -137,9 +137,9 @@ class EvalContext:
         return encoders | {name: module for some in self.controls for name, module in zip(some.names, some.modules, strict=True)}
 
     def rows(self, baselines: Callable[[str], Mapping[str, str]], scope: Callable[[str], str] = lambda name: "") -> ResultTable:
-        """The rows. Of an encoder, by name: its `baselines` (name -> short name), and what it must share with others to be compared."""
+        """The rows of a result. `baselines(encoder)`: name -> short name; `scope(encoder)`: what encoders must share to be compared."""
         own = {model.name: dict(baselines(model.name)) for model in self.evaluated}
-        means = {c.name: [some.mean for some in self.controls if some.given is c.controls] for c in self.evaluated}
+        means = {model.name: [some.mean for some in self.controls if some.given is model.controls] for model in self.evaluated}
         return ResultTable(
             encoders={name: (*means[name], *against) for name, against in own.items()},
             controls={some.mean: some.names for some in self.controls},
@@ -150,19 +150,21 @@ class EvalContext:
 
 
 class ImageEvalContext(EvalContext):
-    """Encoders of images, their random-weights controls and raw pixels, which all see the same decoded images."""
+    """Encoders of images, their random-weights controls and raw pixels. All see the same decoded images."""
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
         """Of every network, and of those that have several seeds by their common name."""
-        return {name: Grid.of(module) for name, module in {**{c.name: c.encoder for c in self.evaluated}, **self.modules}.items()}
+        return {
+            name: Grid.of(module) for name, module in {**{model.name: model.encoder for model in self.evaluated}, **self.modules}.items()
+        }
 
     def baseline(self, name: str, grid: Grid | None) -> str:
         """The row of a baseline; it names its grid where several stand beside each other."""
         return f"{name}, {grid}" if grid and len(set(self.grids.values())) > 1 else name
 
     def table(self, baselines: Mapping[str, str], scope: Callable[[Grid], object], of_grid: bool = True) -> ResultTable:
-        """The rows. `baselines`: short name -> name, one for each grid if `of_grid`; `scope`: what encoders must share to be compared."""
+        """The rows of a result. `baselines`: short name -> name, one for each grid if `of_grid`. `scope`: what compared encoders must share."""
 
         def own(encoder: str) -> dict[str, str]:
             grid = self.grids[encoder] if of_grid else None

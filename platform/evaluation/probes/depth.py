@@ -36,7 +36,7 @@ class DepthProtocol(PatchProtocol):
 
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: DepthProtocol) -> Measurement:
-    """Figures by patch, of the encoder's own grid: encoders of different grids get no difference. Raises `ProbeSkippedError`."""
+    """Metrics over patches of the encoder's own grid: encoders of different grids get no difference. Raises `ProbeSkippedError`."""
     split = split_frames(train, test, "depth", protocol, strict=True)
 
     def target(depth: Float[np.ndarray, "h w"], grid: Grid) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Images as one vector each, for the classification probes: the mean of the patch tokens, and mean colours of raw pixels."""
+"""One vector for each image, for the classification probes: the mean of the patch tokens, and mean colours of raw pixels."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Pooled:
 def pooled_features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PooledProtocol) -> Pooled:
     """Features of every network and of raw pixels, computed once for all probes that ask for the same. Raises `ProbeSkippedError`."""
     key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.gap, protocol.pixel_cells)
-    if key not in context.kept:
-        context.kept[key] = _pooled(context, train, test, protocol)
-    found: Pooled = context.kept[key]
+    if key not in context.cache:
+        context.cache[key] = _pooled(context, train, test, protocol)
+    found: Pooled = context.cache[key]
     return found
 
 

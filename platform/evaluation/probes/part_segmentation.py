@@ -1,4 +1,4 @@
-"""Which part of its object a point belongs to, read from its frozen features by a linear map."""
+"""The part segmentation probe: a linear map from the frozen features of a point to the part of the object that it belongs to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.result_table import Measurement
 
 from .cloud_context import Cloud, CloudBatch, CloudEvalContext, cloud_units
-from .cloud_features import couple_clouds
+from .cloud_features import pair_clouds
 from .context import POSITION, ProbeSkippedError
 from .protocol import CloudProtocol
 from .ridge import LinearHead, Moments, choose_ridge
@@ -47,7 +47,7 @@ class PartProtocol(CloudProtocol):
 
 def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: PartProtocol) -> Measurement:
     """Mean IoU by shape and by category. Raises `ProbeSkippedError`."""
-    known, asked, left_out = couple_clouds(train, test, protocol.max_rows)
+    known, asked, left_out = pair_clouds(train, test, protocol.max_rows)
     counts = {"train_clouds": 0, "test_clouds": 0, "broken_clouds": 0, "left_out_as_test_clouds": left_out}
     fold_of = dict(zip((c.digest for c in known), deal_folds(np.array([c.label for c in known]), protocol.folds), strict=True))
     moments: dict[str, dict[int, dict[int, Moments]]] = {}

@@ -1,4 +1,4 @@
-"""What depth and segmentation share: one linear map for all patches of a grid, fitted on training frames and measured on test frames."""
+"""What the probes of depth and segmentation share: one linear map for all patches of a grid, fitted and tested on other frames."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Target = Callable[[Any, Grid], tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, 
 Truth = Callable[[Any, Grid], np.ndarray]
 """A frame's target -> what the predictions of a grid are measured against."""
 Score = Callable[[Float[torch.Tensor, "b n k"], np.ndarray, "TargetStats"], Float[np.ndarray, "b m"]]
-"""Predictions of a batch and its truth -> sums by frame, of which the figures are made."""
+"""Predictions of a batch and its truth -> sums by frame, from which the metrics are computed."""
 
 
 @dataclass
 class TargetStats:
-    """What the training targets of one grid look like, without any image."""
+    """Statistics of the training targets of one grid: what can be predicted without any image."""
 
     grid: Grid
     sums: Float[np.ndarray, "n k"]
@@ -76,7 +76,7 @@ def measure_patches(
     truth: Truth,
     score: Score,
 ) -> Measured:
-    """Fits a head for every network and for raw pixels, and scores each on the test frames, beside what position alone predicts."""
+    """Fit a head for every network and for raw pixels, and score each on the test frames, beside what position alone predicts."""
     counts = {"train_images": 0, "train_patches": 0, "test_images": 0, "broken_images": 0, "images_smaller_than_a_patch": 0}
     with eval_mode(list(context.modules.values()), context.device):
         heads, penalties, seen = _fit(context, train, split, protocol, target, counts)

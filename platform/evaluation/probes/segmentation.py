@@ -39,7 +39,7 @@ class SegmentationProtocol(PatchProtocol):
 
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: SegmentationProtocol) -> Measurement:
-    """Figures by pixel of the evaluated crop: encoders of one shape of image are comparable. Raises `ProbeSkippedError`."""
+    """Metrics over pixels of the evaluated crop: encoders of one image shape are comparable. Raises `ProbeSkippedError`."""
     classes = _classes(train, test)
     ignored = {"training": train.manifest.ignore_index, "test": test.manifest.ignore_index}
     split = split_frames(train, test, "segmentation", protocol, strict=False)
