@@ -164,7 +164,7 @@ class ImageEvalContext(EvalContext):
         return f"{name}, {grid}" if grid and len(set(self.grids.values())) > 1 else name
 
     def table(self, baselines: Mapping[str, str], scope: Callable[[Grid], object], of_grid: bool = True) -> ResultTable:
-        """The rows of a result. `baselines`: short name -> name, one for each grid if `of_grid`. `scope`: what compared encoders must share."""
+        """The rows of a result. `baselines`: short name -> name, one a grid if `of_grid`. `scope`: what compared encoders must share."""
 
         def own(encoder: str) -> dict[str, str]:
             grid = self.grids[encoder] if of_grid else None

@@ -1,4 +1,4 @@
-"""What the probes of depth and segmentation share: one linear map for all patches of a grid, fitted and tested on other frames."""
+"""What the probes of depth and segmentation share: one linear map for all patches of a grid."""
 
 from __future__ import annotations
 
