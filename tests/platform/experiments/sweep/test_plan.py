@@ -163,7 +163,7 @@ def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment
         (Asked(space=["pretext.mask_ratio=0.3,0.7"], search="grid", trials=9), "make 3"),
         (Asked(objective="segmentation"), "do not allow"),
         (Asked(objective="knnn"), "did you mean 'knn'"),
-        (Asked(objective="knn.mean"), "no figure 'mean'"),
+        (Asked(objective="knn.mean"), "no metric 'mean'"),
         (Asked(trials=0), "0 trials"),
         (Asked(concurrent=0), "--concurrent must be at least 1"),
         (Asked(trials=10**6), "1 to 1000"),
