@@ -84,7 +84,7 @@ class ProbeConfig(Settings):
     )
     train: tuple[str, ...] = Field(default=(), description="data sets that train probe heads; default: data.train")
     test: tuple[str, ...] = Field(default=(), description="those that test them, in the same order; default: data.val")
-    samples: int = Field(default=1000, ge=1, description="most pairs for the method's own claims")
+    samples: int = Field(default=1000, ge=1, description="most samples for control metrics")
 
     @field_validator("names")
     @classmethod
@@ -100,9 +100,9 @@ class ProbeConfig(Settings):
         return () if value is None else (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _in_couples(self) -> ProbeConfig:
+    def _in_pairs(self) -> ProbeConfig:
         if len(self.train or ("",)) != len(self.test or ("",)):
-            raise ValueError(f"{len(self.train)} data sets in probe.train and {len(self.test)} in probe.test: they go in couples")
+            raise ValueError(f"{len(self.train)} data sets in probe.train and {len(self.test)} in probe.test: they go in pairs")
         return self
 
 

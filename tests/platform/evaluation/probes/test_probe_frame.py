@@ -77,7 +77,7 @@ def test_a_misspelt_probe_is_told_the_nearest() -> None:
         config.load("croco-tiny", {"probe.names": ["lineer"]})
 
 
-def test_probe_data_come_in_couples_and_default_to_the_data_of_the_run() -> None:
+def test_probe_data_come_in_pairs_and_default_to_the_data_of_the_run() -> None:
     assert config.load("croco-tiny", {"data.train": "a", "data.val": "b"}).probe_data == [("a", "b")]
     assert config.load("croco-tiny", {"data.train": "a"}).probe_data == []
     one = config.load("croco-tiny", {"data.train": "a", "probe.test": "c"})
