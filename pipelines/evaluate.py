@@ -118,7 +118,7 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     from sightline.platform.core.redaction import command_line
     from sightline.platform.evaluation.findings import brief
     from sightline.platform.evaluation.results import probes_to_json
-    from sightline.platform.reports.page import write_report
+    from sightline.platform.reports.page import ReportPage, write_report
 
     first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
     default = home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
@@ -126,14 +126,14 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     facts = [(name, f"{one['method']}, {one['source']}, SHA-256 {one['sha256'][:12]}") for name, one in models.items()]
     write_report(
         report,
-        {
-            "title": f"Evaluation of {', '.join(models)}",
-            "kind": "evaluation",
-            "headline": f"{next(iter(models))}: {'; '.join(found for outcome in outcomes.values() if (found := brief(outcome)))}.",
-            "facts": facts,
-            "probes": list(probes_to_json(outcomes).values()),
-            "commands": [command_line(sys.argv[1:])],
-        },
+        ReportPage(
+            title=f"Evaluation of {', '.join(models)}",
+            kind="evaluation",
+            headline=f"{next(iter(models))}: {'; '.join(found for outcome in outcomes.values() if (found := brief(outcome)))}.",
+            facts=facts,
+            probes=list(outcomes.values()),
+            commands=[command_line(sys.argv[1:])],
+        ),
     )
     document = report.with_suffix(".json")
     document.write_text(json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))

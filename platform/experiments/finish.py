@@ -238,29 +238,26 @@ def write_page(
     peak_bytes: int,
 ) -> Path:
     """`report.html` of the run's folder."""
-    from sightline.platform.reports.page import write_report
+    from sightline.platform.reports.page import ReportPage, write_report
 
     experiment, train = model.experiment, model.train
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
-    return write_report(
-        run.folder / "report.html",
-        {
-            "title": f"{run.name}: {experiment.method} by recipe {run.recipe}",
-            "headline": headline,
-            "facts": summary.facts(run, train, model.val, model.found, peak_bytes, parameters),
-            "curves": summary.curves(run),
-            "pictures": visualisations,
-            "probes": list(probes_to_json(probes).values()),
-            "claims": of_method.to_json() if of_method else None,
-            "meanings": dict(find_method(experiment.method).metric_meanings),
-            "time": summary.phase_seconds(run),
-            "config": experiment.flat(),
-            "provenance": [f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
-            "commands": [run.command],
-            "next": next_steps,
-            "warnings": summary.warnings(run),
-        },
+    page = ReportPage(
+        title=f"{run.name}: {experiment.method} by recipe {run.recipe}",
+        headline=headline,
+        warnings=summary.warnings(run),
+        facts=summary.facts(run, train, model.val, model.found, peak_bytes, parameters),
+        control=of_method,
+        visualisations=visualisations,
+        probes=list(probes.values()),
+        curves=summary.curves(run),
+        time=summary.phase_seconds(run),
+        next_steps=next_steps,
+        commands=[run.command],
+        provenance=[f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
+        settings=experiment.flat(),
     )
+    return write_report(run.folder / "report.html", page)
 
 
 def _save_images(folder: Path, visualisations: list[Visualisation]) -> list[Path]:

@@ -1,18 +1,85 @@
-"""Small charts as inline SVG. Colours and fonts come from the page's style sheet, so they follow light and dark."""
+"""Small charts as inline SVG. Colours and fonts come from the page's style sheet, so they follow light and dark.
+
+Drawn here, not by matplotlib: a page must be small and follow the reader's colours, and matplotlib would add megabytes to every import.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
 
 import numpy as np
+from markupsafe import Markup
 
 Points = Sequence[tuple[float, float]]
+Place = Callable[[float, float], tuple[float, float]]
+"""From the values of a point to its place in the drawing."""
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 40
 SERIES = 8
 """Number of colours in the style sheet (`--c0` to `--c7`)."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its caption; the legend names the lines by colour, where there are several."""
+
+    title: str
+    svg: Markup
+    unit: str = ""
+    legend: tuple[tuple[str, str], ...] = ()
+    """(colour, name)"""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval, one row of an `interval_chart`."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    emphasised: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a `parallel_chart`, with what stands at its bottom and at its top."""
+
+    name: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """A line of a `parallel_chart`: its place on each axis and its shade, both in [0, 1]."""
+
+    name: str
+    places: tuple[float, ...]
+    shade: float
+    emphasised: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a whole, for a `Shares` bar."""
+
+    name: str
+    percent: float
+    seconds: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of a duration as one bar, with a legend that gives each in numbers."""
+
+    title: str
+    total: str
+    parts: tuple[Share, ...]
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -37,123 +104,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def line_chart(title: str, series: Mapping[str, Points], x_label: str, y_label: str) -> str:
-    """Lines over a common x axis, with axes, grid and legend. A long noisy line is drawn pale, with its moving average on top."""
-    clean = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()}
-    clean = {name: points for name, points in clean.items() if points}
-    if not clean:
-        return ""
-    xs = [x for points in clean.values() for x, _ in points]
-    ys = np.array([y for points in clean.values() for _, y in points])
-    x0, x1 = min(xs), max(xs)
-    y0, y1 = float(ys.min()), float(np.quantile(ys, 0.995)) if len(ys) > 100 else float(ys.max())  # one spike must not flatten the rest
-    pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 1.0
-    y0, y1 = (0.0 if 0 <= y0 < 0.35 * y1 else y0 - pad), y1 + pad
-    x1 = x1 if x1 > x0 else x0 + 1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        inner_w, inner_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-        return LEFT + (x - x0) / (x1 - x0) * inner_w, TOP + (1 - (min(max(y, y0), y1) - y0) / (y1 - y0)) * inner_h
-
-    parts = []
-    for tick in nice_ticks(y0, y1):
-        _, y = place(x0, tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for tick in nice_ticks(x0, x1):
-        x, _ = place(tick, y0)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    parts.append(f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    for index, (_, points) in enumerate(clean.items()):
-        colour = f"var(--c{index % SERIES})"
-        noisy = len(points) > 60
-        parts.append(_path(_thin(points), place, colour, "raw" if noisy else "line"))
-        if noisy:
-            parts.append(_path(_thin(_smooth(points)), place, colour, "line"))
-        elif len(points) <= 30:
-            parts += [f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="2.6" fill="{colour}"/>' for cx, cy in (place(x, y) for x, y in points)]
-    last = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in clean.items())
-    svg = _svg(f"{title}. {last}", HEIGHT, "".join(parts))
-    return _figure(f"{title} <span class='unit'>({escape(y_label)})</span>" if y_label else escape(title), svg, list(clean))
-
-
-def interval_chart(title: str, rows: Sequence[tuple[str, float, float | None, float | None, bool]], unit: str, *, from_zero: bool) -> str:
-    """One row for each (name, value, low, high, emphasised): a dot with its interval."""
-    if not rows:
-        return ""
-    ends = [end for _, value, low, high, _ in rows for end in (value, low, high) if end is not None]
-    low_end, high_end = min([*ends, 0.0] if from_zero else ends), max(ends)
-    pad = (high_end - low_end) * 0.08 or 1.0
-    low_end, high_end = (0.0 if from_zero and low_end >= 0 else low_end - pad), high_end + pad
-    left, line = min(230, max(150, 20 + 7 * max(len(name) for name, *_ in rows))), 30
-    height = TOP + line * len(rows) + 36
-
-    def at(value: float) -> float:
-        return left + (value - low_end) / (high_end - low_end) * (WIDTH - left - 52)
-
-    bottom = TOP + line * len(rows)
-    parts = []
-    for tick in nice_ticks(low_end, high_end, 4):
-        parts.append(f'<line class="grid" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{at(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{number(tick)}</text>')
-    for index, (name, value, low, high, emphasised) in enumerate(rows):
-        y = TOP + line * index + line / 2
-        colour = "var(--c0)" if emphasised else "var(--quiet)"
-        parts.append(f'<text class="name" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>')
-        if low is not None and high is not None:
-            parts.append(f'<line class="whisker" stroke="{colour}" x1="{at(low):.1f}" x2="{at(high):.1f}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="5.5" fill="{colour}"/>')
-        end = at(max(value, high if high is not None else value))
-        parts.append(f'<text class="value" x="{end + 10:.1f}" y="{y + 4:.1f}">{number(round(value, 3))}</text>')
-    parts.append(f'<text class="label" x="{(left + WIDTH - 52) / 2:.0f}" y="{height - 2}" text-anchor="middle">{escape(unit)}</text>')
-    said = "; ".join(f"{name} {number(value)}" for name, value, *_ in rows)
-    return _figure(escape(title), _svg(f"{title}: {said}", height, "".join(parts)), [])
-
-
-def parallel_chart(title: str, axes: Sequence[tuple[str, str, str]], lines: Sequence[tuple[str, Sequence[float], float, bool]]) -> str:
-    """Parallel coordinates. `axes`: (name, what stands at the bottom, at the top). `lines`: (name, place on each axis in [0, 1], shade in
-    [0, 1], emphasised); the best shade is drawn last."""
-    if len(axes) < 2 or not lines:
-        return ""
-    left, right, top, bottom = 60, WIDTH - 60, TOP + 22, HEIGHT - BOTTOM
-
-    def at(axis: int, share: float) -> tuple[float, float]:
-        return left + axis * (right - left) / (len(axes) - 1), bottom - share * (bottom - top)
-
-    parts = []
-    for index, (name, low, high) in enumerate(axes):
-        x, _ = at(index, 0)
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        for text, y, kind in ((name, HEIGHT - 6, "name"), (low, bottom + 16, ""), (high, top - 8, "")):
-            parts.append(f'<text class="{kind}" x="{x:.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>')
-    for _, places, shade, emphasised in sorted(lines, key=lambda line: (line[3], line[2])):
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(index, share) for index, share in enumerate(places)))
-        pale = f'stroke="var(--c0)" stroke-width="1.4" opacity="{0.15 + 0.6 * shade:.2f}"'
-        look = 'stroke="var(--c1)" stroke-width="3"' if emphasised else pale
-        parts.append(f'<polyline {look} points="{drawn}"/>')
-    said = "; ".join(name for name, *_ in lines)
-    return _figure(escape(title), _svg(f"{title}: {said}", HEIGHT, "".join(parts)), [])
-
-
-def stacked_bar(title: str, parts: Mapping[str, float]) -> str:
-    """Shares of a whole (seconds) as one bar, with a legend that gives each in numbers."""
-    known = {name: value for name, value in parts.items() if value > 0}
-    total = sum(known.values())
-    if not total:
-        return ""
-    bars, items = [], []
-    for index, (name, value) in enumerate(sorted(known.items(), key=lambda item: -item[1])):
-        colour = f"var(--c{index % SERIES})"
-        bars.append(f'<span style="width:{100 * value / total:.2f}%;background:{colour}"></span>')
-        share = f"<b>{100 * value / total:.1f} %</b><em>{seconds(value)}</em>"
-        items.append(f'<li><i style="background:{colour}"></i><span>{escape(name)}</span>{share}</li>')
-    return (
-        f'<figure class="chart bar"><figcaption>{escape(title)} <span class="unit">({seconds(total)} in all)</span></figcaption>'
-        f'<div class="stack" aria-hidden="true">{"".join(bars)}</div><ul class="shares">{"".join(items)}</ul></figure>'
-    )
-
-
 def seconds(value: float) -> str:
     """A duration as a person says it."""
     if value < 120:
@@ -163,10 +113,54 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _path(points: Points, place: object, colour: str, kind: str) -> str:
-    assert callable(place)
-    drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(x, y) for x, y in points))
-    return f'<polyline class="{kind}" stroke="{colour}" points="{drawn}"/>'
+def line_chart(title: str, series: Mapping[str, Points], x_label: str, unit: str = "") -> Chart | None:
+    """Lines over a common x axis; None where there is no finite point. A long noisy line is pale, with its moving average on top."""
+    clean = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()}
+    clean = {name: points for name, points in clean.items() if points}
+    if not clean:
+        return None
+    said = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in clean.items())
+    svg = _svg(f"{title}. {said}", HEIGHT)
+    place = _axes(svg, [point for points in clean.values() for point in points], x_label)
+    for index, points in enumerate(clean.values()):
+        _line(svg, points, place, _colour(index))
+    return Chart(title, _markup(svg), unit, tuple((_colour(index), name) for index, name in enumerate(clean)))
+
+
+def _axes(svg: ElementTree.Element, points: Points, x_label: str) -> Place:
+    """Draws grid, ticks and the x axis for all `points`."""
+    xs, ys = (np.array(values) for values in zip(*points, strict=True))
+    x0, x1 = float(xs.min()), float(xs.max())
+    y0, y1 = float(ys.min()), float(np.quantile(ys, 0.995)) if len(ys) > 100 else float(ys.max())  # one spike must not flatten the rest
+    pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 1.0
+    y0, y1 = (0.0 if 0 <= y0 < 0.35 * y1 else y0 - pad), y1 + pad
+    x1 = x1 if x1 > x0 else x0 + 1
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - x0) / (x1 - x0), (min(max(y, y0), y1) - y0) / (y1 - y0)
+        return LEFT + across * (right - LEFT), TOP + (1 - up) * (bottom - TOP)
+
+    for tick in nice_ticks(y0, y1):
+        _, y = place(x0, tick)
+        _stroke(svg, "grid", (LEFT, y), (right, y))
+        _text(svg, number(tick), LEFT - 7, y + 4, anchor="end")
+    for tick in nice_ticks(x0, x1):
+        x, _ = place(tick, y0)
+        _text(svg, number(tick), x, bottom + 18)
+    _stroke(svg, "axis", (LEFT, bottom), (right, bottom))
+    _text(svg, x_label, (LEFT + right) / 2, HEIGHT - 4, kind="label")
+    return place
+
+
+def _line(svg: ElementTree.Element, points: Points, place: Place, colour: str) -> None:
+    noisy = len(points) > 60
+    _path(svg, (place(x, y) for x, y in _thin(points)), stroke=colour, **{"class": "raw" if noisy else "line"})
+    if noisy:
+        _path(svg, (place(x, y) for x, y in _thin(_smooth(points))), stroke=colour, **{"class": "line"})
+    elif len(points) <= 30:
+        for x, y in points:
+            _circle(svg, place(x, y), 2.6, colour)
 
 
 def _smooth(points: Points) -> list[tuple[float, float]]:
@@ -183,11 +177,99 @@ def _thin(points: Points, most: int = 400) -> Points:
     return [points[index] for index in keep]
 
 
-def _svg(said: str, height: float, inside: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(said)}">{inside}</svg>'
+def interval_chart(title: str, dots: Sequence[Dot], unit: str, *, from_zero: bool = False) -> Chart | None:
+    """A row for each dot, with its interval as a whisker."""
+    if not dots:
+        return None
+    ends = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
+    first, last = min([*ends, 0.0] if from_zero else ends), max(ends)
+    pad = (last - first) * 0.08 or 1.0
+    first, last = (0.0 if from_zero and first >= 0 else first - pad), last + pad
+    left, right, step = min(230, max(150, 20 + 7 * max(len(dot.name) for dot in dots))), WIDTH - 52, 30
+    bottom = TOP + step * len(dots)
+    height = bottom + 36
+
+    def at(value: float) -> float:
+        return left + (value - first) / (last - first) * (right - left)
+
+    svg = _svg(f"{title}: {'; '.join(f'{dot.name} {number(dot.value)}' for dot in dots)}", height)
+    for tick in nice_ticks(first, last, 4):
+        _stroke(svg, "grid", (at(tick), TOP), (at(tick), bottom))
+        _text(svg, number(tick), at(tick), bottom + 17)
+    for index, dot in enumerate(dots):
+        y, colour = TOP + step * (index + 0.5), _colour(0) if dot.emphasised else "var(--quiet)"
+        _text(svg, dot.name, left - 10, y + 4, anchor="end", kind="name")
+        if dot.low is not None and dot.high is not None:
+            _stroke(svg, "whisker", (at(dot.low), y), (at(dot.high), y), stroke=colour)
+        _circle(svg, (at(dot.value), y), 5.5, colour)
+        end = at(max(dot.value, dot.high if dot.high is not None else dot.value))
+        _text(svg, number(round(dot.value, 3)), end + 10, y + 4, anchor="start", kind="value")
+    _text(svg, unit, (left + right) / 2, height - 2, kind="label")
+    return Chart(title, _markup(svg))
 
 
-def _figure(caption: str, svg: str, legend: Sequence[str]) -> str:
-    keys = "".join(f'<li><i style="background:var(--c{i % SERIES})"></i>{escape(name)}</li>' for i, name in enumerate(legend))
-    listed = f'<ul class="legend">{keys}</ul>' if len(legend) > 1 else ""
-    return f'<figure class="chart"><figcaption>{caption}</figcaption>{listed}{svg}</figure>'
+def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) -> Chart | None:
+    """Parallel coordinates; the best shade is drawn last."""
+    if len(axes) < 2 or not courses:
+        return None
+    left, right, top, bottom = 60, WIDTH - 60, TOP + 22, HEIGHT - BOTTOM
+
+    def at(axis: int, share: float) -> tuple[float, float]:
+        return left + axis * (right - left) / (len(axes) - 1), bottom - share * (bottom - top)
+
+    svg = _svg(f"{title}: {'; '.join(course.name for course in courses)}", HEIGHT)
+    for index, axis in enumerate(axes):
+        x, _ = at(index, 0)
+        _stroke(svg, "axis", (x, top), (x, bottom))
+        _text(svg, axis.name, x, HEIGHT - 6, kind="name")
+        _text(svg, axis.low, x, bottom + 16)
+        _text(svg, axis.high, x, top - 8)
+    for course in sorted(courses, key=lambda course: (course.emphasised, course.shade)):
+        pale = {"stroke": _colour(0), "stroke-width": "1.4", "opacity": f"{0.15 + 0.6 * course.shade:.2f}"}
+        look = {"stroke": _colour(1), "stroke-width": "3"} if course.emphasised else pale
+        _path(svg, (at(index, share) for index, share in enumerate(course.places)), **look)
+    return Chart(title, _markup(svg))
+
+
+def shares(title: str, parts: Mapping[str, float]) -> Shares | None:
+    """The parts of a duration in seconds, the longest first; None where all are zero."""
+    known = sorted(((name, value) for name, value in parts.items() if value > 0), key=lambda part: -part[1])
+    total = sum(value for _, value in known)
+    if not total:
+        return None
+    bars = (Share(name, 100 * value / total, seconds(value), _colour(index)) for index, (name, value) in enumerate(known))
+    return Shares(title, seconds(total), tuple(bars))
+
+
+def _colour(index: int) -> str:
+    return f"var(--c{index % SERIES})"
+
+
+def _svg(said: str, height: float) -> ElementTree.Element:
+    """An empty drawing; `said` is what a screen reader says of it."""
+    return ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", "role": "img", "aria-label": said})
+
+
+def _markup(svg: ElementTree.Element) -> Markup:
+    """ElementTree escapes every text and attribute."""
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))
+
+
+def _text(svg: ElementTree.Element, text: str, x: float, y: float, *, anchor: str = "middle", kind: str = "") -> None:
+    look = {"class": kind} if kind else {}
+    ElementTree.SubElement(svg, "text", {**look, "x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}).text = text
+
+
+def _stroke(svg: ElementTree.Element, kind: str, start: tuple[float, float], end: tuple[float, float], **look: str) -> None:
+    (x1, y1), (x2, y2) = start, end
+    places = {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"}
+    ElementTree.SubElement(svg, "line", {"class": kind, **places, **look})
+
+
+def _circle(svg: ElementTree.Element, centre: tuple[float, float], radius: float, colour: str) -> None:
+    x, y = centre
+    ElementTree.SubElement(svg, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{radius:g}", "fill": colour})
+
+
+def _path(svg: ElementTree.Element, places: Iterable[tuple[float, float]], **look: str) -> None:
+    ElementTree.SubElement(svg, "polyline", {**look, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})

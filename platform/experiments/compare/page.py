@@ -8,7 +8,8 @@ from typing import Any
 from sightline.platform.evaluation.findings import heading_of, show, table, title_of
 from sightline.platform.evaluation.results import ProbeOutcomes, ProbeResult, RowKind, SkippedProbe
 from sightline.platform.reports.charts import line_chart
-from sightline.platform.reports.page import Link, text_table
+from sightline.platform.reports.page import ReportPage
+from sightline.platform.reports.sections import Cell, Section, text_table
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
 
@@ -95,37 +96,42 @@ def lines(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, An
     return out
 
 
-def page(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `write_report` takes."""
-    told = [_told(row) for row in rows]
-    body = [[row["label"], row["recipe"], *shown.values(), *_links(row)] for row, shown in zip(rows, told, strict=True)]
-    headings = ["", "recipe", *told[0], *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
-    curves = "".join(
-        line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample", "")
-        for entry in comparison.entries
-    )
+def page(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> ReportPage:
     skipped = [outcome.sentence for outcome in probes.values() if isinstance(outcome, SkippedProbe)]
-    return {
-        "title": f"{comparison.name}: a comparison",
-        "kind": "comparison",
-        "headline": headline(comparison, probes),
-        "facts": [
-            ("budget", comparison.budget),
-            ("training seeds", ", ".join(map(str, comparison.seeds))),
-            ("random-weights networks", str(comparison.controls)),
-        ],
-        "sections": [
-            ("What it cost", text_table("Medians over the seeds", headings, body)),
-            ("Losses", f'<div class="charts">{curves}</div><p class="note">Losses of different methods do not compare.</p>'),
-        ],
-        "probes": [outcome.to_json() for outcome in probes.values() if isinstance(outcome, ProbeResult)],
-        "commands": [comparison.command, f"sightline resume {comparison.name}"],
-        "warnings": [*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
-    }
+    facts = [
+        ("budget", comparison.budget),
+        ("training seeds", ", ".join(map(str, comparison.seeds))),
+        ("random-weights networks", str(comparison.controls)),
+    ]
+    return ReportPage(
+        title=f"{comparison.name}: a comparison",
+        kind="comparison",
+        headline=headline(comparison, probes),
+        warnings=[*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
+        facts=facts,
+        sections=[_costs_section(comparison, rows), _losses_section(comparison)],
+        probes=[outcome for outcome in probes.values() if isinstance(outcome, ProbeResult)],
+        commands=[comparison.command, f"sightline resume {comparison.name}"],
+    )
 
 
-def _links(row: dict[str, Any]) -> list[Link]:
-    return [Link(run_id or "not recorded", page) for run_id, page in zip(row["mlflow_run_ids"], row["mlflow_pages"], strict=True)]
+def _costs_section(comparison: Comparison, rows: list[dict[str, Any]]) -> Section:
+    columns = ["recipe", *_told(rows[0]), *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
+    cells = [[row["label"], row["recipe"], *_told(row).values(), *_links(row)] for row in rows]
+    return Section("What it cost", tables=[text_table("Medians over the seeds", columns, cells)])
+
+
+def _losses_section(comparison: Comparison) -> Section:
+    charts = [
+        line_chart(f"{entry.label}: loss", {f"seed {seed}": _losses(comparison, entry, seed) for seed in comparison.seeds}, "sample")
+        for entry in comparison.entries
+    ]
+    return Section("Losses", charts=charts, notes=["Losses of different methods do not compare."])
+
+
+def _links(row: dict[str, Any]) -> list[Cell]:
+    """The MLflow runs, each with a link to its page where there is a server."""
+    return [Cell(run_id or "not recorded", address=page) for run_id, page in zip(row["mlflow_run_ids"], row["mlflow_pages"], strict=True)]
 
 
 def _told(row: dict[str, Any]) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sightline.platform.reports.charts import interval_chart, line_chart, number, parallel_chart
-from sightline.platform.reports.page import text_table
+from sightline.platform.reports.charts import Axis, Chart, Course, Dot, interval_chart, line_chart, number, parallel_chart
+from sightline.platform.reports.page import ReportPage
+from sightline.platform.reports.sections import Section, Table, text_table
 from sightline.platform.runs.record import Run
 
 from .record import Sweep, Trial
@@ -51,34 +52,30 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
-def page(sweep: Sweep, registered: str | None) -> dict[str, Any]:
-    """What `write_report` takes."""
+def page(sweep: Sweep, registered: str | None) -> ReportPage:
     plan, trials, best = sweep.plan, sweep.trials(), sweep.best()
-    sections = [
-        ("What was searched", f'<div class="charts">{_parallel(sweep, trials, best)}{_curves(trials)}{_losses(sweep, trials)}</div>'),
-        ("Importance of each setting", _importance(sweep, trials)),
-        ("Trials", _table(sweep, trials, best)),
-    ]
-    facts = [
-        ("trials", f"{len(trials)}, {plan.search}"),
-        ("objective", f"{plan.objective}, {plan.better} is better"),
-        ("measured at", f"steps {', '.join(map(str, plan.rungs))} of {plan.steps}"),
-        ("stopped early", f"one of {plan.reduction} goes on (ASHA)" if plan.scheduler == "asha" else "no trial"),
-        ("champion", registered or "not registered"),
-        ("overhead of a trial", _overhead(trials)),
-    ]
-    again = [sweep.command, f"sightline resume {sweep.name}"]
-    failed = [f"trial {trial.number:03d} failed: {trial.error}" for trial in trials if trial.status == "failed"]
-    return {
-        "title": f"{sweep.name}: a sweep of {sweep.recipe}",
-        "kind": "sweep",
-        "headline": headline(sweep),
-        "facts": facts,
-        "sections": [(heading, body) for heading, body in sections if body],
-        "commands": again,
-        "warnings": failed,
-        "config": {f"{section}.{key}": v for section, keys in sweep.settings.items() if isinstance(keys, dict) for key, v in keys.items()},
-    }
+    charts = [_parallel(sweep, trials, best), _curves(trials), _losses(sweep, trials)]
+    return ReportPage(
+        title=f"{sweep.name}: a sweep of {sweep.recipe}",
+        kind="sweep",
+        headline=headline(sweep),
+        warnings=[f"trial {trial.number:03d} failed: {trial.error}" for trial in trials if trial.status == "failed"],
+        facts=[
+            ("trials", f"{len(trials)}, {plan.search}"),
+            ("objective", f"{plan.objective}, {plan.better} is better"),
+            ("measured at", f"steps {', '.join(map(str, plan.rungs))} of {plan.steps}"),
+            ("stopped early", f"one of {plan.reduction} goes on (ASHA)" if plan.scheduler == "asha" else "no trial"),
+            ("champion", registered or "not registered"),
+            ("overhead of a trial", _overhead(trials)),
+        ],
+        sections=[
+            Section("What was searched", charts=charts),
+            _importance(sweep, trials),
+            Section("Trials", tables=[_table(sweep, trials, best)]),
+        ],
+        commands=[sweep.command, f"sightline resume {sweep.name}"],
+        settings={f"{section}.{key}": v for section, keys in sweep.settings.items() if isinstance(keys, dict) for key, v in keys.items()},
+    )
 
 
 def _settings(trial: Trial) -> str:
@@ -110,36 +107,35 @@ def _full(sweep: Sweep, trial: Trial) -> dict[str, Any]:
     return {f"{s}.{k}": trial.settings.get(f"{s}.{k}", (sweep.settings.get(s) or {}).get(k)) for s, _, k in parts}
 
 
-def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
-    domains, lines = sweep.plan.domains, []
-    scored = [trial for trial in trials if trial.last is not None]
-    values = [trial.last for trial in scored if trial.last is not None]
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    for trial in scored:
+def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Chart | None:
+    domains = sweep.plan.domains
+    scored = [(trial, trial.last) for trial in trials if trial.last is not None]
+    if not scored:
+        return None
+    low, high = min(last for _, last in scored), max(last for _, last in scored)
+    courses = []
+    for trial, last in scored:
         settings = _full(sweep, trial)
-        if trial.last is None or not all(settings[key] in domain for key, domain in domains.items()):
+        if not all(settings[key] in domain for key, domain in domains.items()):
             continue
-        share = (trial.last - low) / (high - low or 1.0)
+        share = (last - low) / (high - low or 1.0)
         shade = share if sweep.plan.better == "higher" else 1 - share
         places = [_place(domain, settings[key]) for key, domain in domains.items()]
-        lines.append((f"trial {trial.number:03d} {number(trial.last)}", [*places, share], shade, trial is best or trial == best))
-    axes = [(key.partition(".")[2], *_ends(domain)) for key, domain in domains.items()]
-    return parallel_chart(
-        "Settings and objective, where each was last measured", [*axes, (sweep.plan.objective, number(low), number(high))], lines
-    )
+        courses.append(Course(f"trial {trial.number:03d} {number(last)}", (*places, share), shade, emphasised=trial == best))
+    axes = [Axis(key.partition(".")[2], *_ends(domain)) for key, domain in domains.items()]
+    objective = Axis(sweep.plan.objective, number(low), number(high))
+    return parallel_chart("Settings and objective, where each was last measured", [*axes, objective], courses)
 
 
 def _furthest(trials: list[Trial]) -> list[Trial]:
     return sorted((trial for trial in trials if trial.results), key=lambda trial: -len(trial.results))[:SHOWN]
 
 
-def _curves(trials: list[Trial]) -> str:
-    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step", "")
+def _curves(trials: list[Trial]) -> Chart | None:
+    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step")
 
 
-def _losses(sweep: Sweep, trials: list[Trial]) -> str:
+def _losses(sweep: Sweep, trials: list[Trial]) -> Chart | None:
     """Means over a fiftieth of the steps."""
     width, curves = max(1, sweep.plan.steps // 50), {}
     for trial in _furthest(trials):
@@ -147,7 +143,7 @@ def _losses(sweep: Sweep, trials: list[Trial]) -> str:
         for step, figures in Run.open(sweep.run_name(trial.number)).history().items():
             parts.setdefault(step // width, []).append(figures["loss"])
         curves[f"{trial.number:03d}"] = [((part + 0.5) * width, sum(losses) / len(losses)) for part, losses in parts.items()]
-    return line_chart("Training loss, which compares only where the task is the same", curves, "step", "")
+    return line_chart("Training loss, which compares only where the task is the same", curves, "step")
 
 
 def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], float] | None:
@@ -169,18 +165,18 @@ def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], flo
     return dict(zip(domains, (found / (found.sum() or 1.0)).tolist(), strict=True)), float(forest.oob_score_)
 
 
-def _importance(sweep: Sweep, trials: list[Trial]) -> str:
-    found = importance(sweep, trials)
+def _importance(sweep: Sweep, trials: list[Trial]) -> Section:
+    heading, found = "Importance of each setting", importance(sweep, trials)
     if found is None:
-        return f'<p class="note">Too few trials to say: {LEAST} or more are needed.</p>'
+        return Section(heading, notes=[f"Too few trials to say: {LEAST} or more are needed."])
     shares, explained = found
     note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, which explains {explained:.0%} of "
     note += "the differences out of its bags" + ("." if explained > 0.2 else ": too little to trust these shares.")
-    bars = interval_chart("Share of the importance", [(key, 100 * v, None, None, True) for key, v in shares.items()], "%", from_zero=True)
-    return f'<div class="charts">{bars}</div><p class="note">{note}</p>'
+    dots = [Dot(key, 100 * share) for key, share in shares.items()]
+    return Section(heading, charts=[interval_chart("Share of the importance", dots, "%", from_zero=True)], notes=[note])
 
 
-def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Table:
     keys = list(sweep.plan.space)
     sign = -1 if sweep.plan.better == "higher" else 1
     order = sorted(trials, key=lambda t: (-max(t.results, default=0), sign * t.last if t.last is not None else math.inf))
@@ -189,6 +185,8 @@ def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
         full = _full(sweep, trial)
         steps = [number(trial.results[step]) if step in trial.results else "" for step in sweep.plan.rungs]
         name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
-        rows.append([name, trial.status, *(full[key] for key in keys), *steps, f"{trial.seconds['whole']:.0f}" if trial.seconds else ""])
-    headings = ["run", "status", *keys, *(f"step {step}" for step in sweep.plan.rungs), "seconds"]
-    return text_table(f"{sweep.plan.objective}, those that came furthest first", headings, rows, 0 if best else None)
+        rows.append(
+            [name, trial.status, *(str(full[key]) for key in keys), *steps, f"{trial.seconds['whole']:.0f}" if trial.seconds else ""]
+        )
+    columns = ["status", *keys, *(f"step {step}" for step in sweep.plan.rungs), "seconds"]
+    return text_table(f"{sweep.plan.objective}, those that came furthest first", columns, rows, 0 if best else None)

@@ -2,72 +2,140 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from sightline.methods.contract import Visualisation
+from sightline.methods.contract import MetricInfo, Visualisation
 from sightline.methods.errors import SightlineError
-from sightline.platform.reports.charts import line_chart, nice_ticks, number, seconds, stacked_bar
-from sightline.platform.reports.page import Link, text_table, write_report
+from sightline.platform.evaluation.intervals import Interval
+from sightline.platform.evaluation.results import Contrast, Difference, MethodResult, ProbeResult, Row, RowKind, SkippedProbe, Verdict
+from sightline.platform.reports.charts import (
+    Axis,
+    Course,
+    Dot,
+    interval_chart,
+    line_chart,
+    nice_ticks,
+    number,
+    parallel_chart,
+    seconds,
+    shares,
+)
+from sightline.platform.reports.evaluation import method_section, show
+from sightline.platform.reports.page import ReportPage, render, write_report
+from sightline.platform.reports.sections import Cell, Column, Section, Table, TableRow, text_table
 from sightline.platform.tracking.parent_run import pages_of
 
-EVIL = '<script>alert("x")</script>&\'" onload=x'
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 
 
-def figure(value: float, low: float | None, high: float | None) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "units": 9}
+def interval(value: float, low: float = math.nan, high: float = math.nan) -> Interval:
+    return Interval(value, low, high, 9)
 
 
-def probe(verdict: str) -> dict[str, Any]:
-    return {
-        "probe": "depth",
-        "title": f"Depth {EVIL}",
-        "protocol": {"version": 1},
-        "protocol_hash": "abc",
-        "metrics": {"delta1": {"label": "delta1", "unit": "%", "better": "higher", "means": EVIL}},
-        "rows": [{"name": EVIL, "kind": "encoder", "metrics": {"delta1": figure(0.612, 0.55, 0.67)}}],
-        "differences": [{"name": EVIL, "of": ["a", "b"], "metrics": {"delta1": figure(0.15, 0.1, 0.2) | {"verdict": verdict}}}],
-        "finding": EVIL,
-        "covers": EVIL,
-        "counts": {"train_images": 1200},
-        "seconds": 3.0,
+class Evil:
+    """Makes texts that do harm where they are not escaped, each of them another."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self) -> str:
+        self.texts.append(f"<script>alert({len(self.texts)})</script>&'\" onload=x")
+        return self.texts[-1]
+
+
+def probe(evil: Evil, verdict: Verdict = Verdict.BETTER) -> ProbeResult:
+    metrics = {
+        "delta1": MetricInfo(evil(), "delta1", "%"),
+        "iou": MetricInfo("", evil(), "%", group=evil()),
+        evil(): MetricInfo(unit=evil()),
     }
+    values = dict.fromkeys(metrics, interval(0.612, 0.55, 0.67))
+    first, second = evil(), evil()
+    return ProbeResult(
+        name=evil(),
+        title=evil(),
+        metrics=metrics,
+        rows=(Row(evil(), RowKind.ENCODER, values),),
+        unit_kind="scene",
+        unit_count=9,
+        covers=evil(),
+        counts={evil(): 1200},
+        seconds=3.0,
+        finding=evil(),
+        differences=(Difference(first, second, dict.fromkeys(metrics, interval(0.15, 0.1, 0.2)), dict.fromkeys(metrics, verdict)),),
+        protocol={"version": 1},
+        protocol_hash=evil(),
+    )
 
 
-def full(verdict: str = "better") -> dict[str, Any]:
-    claims = {
-        "figures": {"psnr_true": figure(21.0, 20.0, 22.0), "psnr_other": figure(17.0, None, None), EVIL: figure(1.0, None, None)},
-        "differences": [{"name": "x", "of": ["psnr_true", "psnr_other"], **figure(4.0, 3.0, 5.0)}],
-        "covers": EVIL,
-        "counts": {"samples": 96},
+def control(evil: Evil) -> MethodResult:
+    """Metrics of two families and a detail that the data do not define."""
+    metrics = {
+        "psnr_true": MetricInfo(evil(), "true view", "dB", family=evil()),
+        "psnr_other": MetricInfo(evil(), evil(), "dB", family="PSNR"),
+        evil(): MetricInfo(evil(), unit=evil()),
+        "iou_cat": MetricInfo("", evil(), "%", group=evil()),
     }
-    return {
-        "title": EVIL,
-        "headline": EVIL,
-        "kind": EVIL,
-        "facts": [(EVIL, EVIL)],
-        "curves": {
+    values = dict(zip(metrics, (interval(21.0, 20.0, 22.0), interval(17.0), interval(1.0), interval(math.nan)), strict=True))
+    return MethodResult(
+        name="control",
+        title=evil(),
+        metrics=metrics,
+        rows=(Row(evil(), RowKind.ENCODER, values),),
+        unit_kind="scene",
+        unit_count=9,
+        covers=evil(),
+        counts={"samples": 96},
+        seconds=3.0,
+        contrasts=(Contrast("psnr_true", "psnr_other", interval(4.0, 3.0, 5.0)),),
+    )
+
+
+def section(evil: Evil) -> Section:
+    row = TableRow(evil(), [Cell(evil(), evil(), evil(), address=f"http://mlflow/{evil()}")])
+    return Section(
+        evil(),
+        evil(),
+        [
+            interval_chart(evil(), [Dot(evil(), 1.0)], evil()),
+            parallel_chart(evil(), [Axis(evil(), evil(), evil())] * 2, [Course(evil(), (0, 1), 0.5)]),
+            line_chart(evil(), {evil(): [(0, 1.0)], evil(): [(0, 1.0)]}, evil(), evil()),
+        ],
+        [evil()],
+        [Table(evil(), [Column(evil(), evil(), evil())], [row])],
+        [evil()],
+    )
+
+
+def full(evil: Evil) -> ReportPage:
+    return ReportPage(
+        title=evil(),
+        kind=evil(),
+        headline=evil(),
+        warnings=[evil()],
+        facts=[(evil(), evil())],
+        control=control(evil),
+        visualisations=[Visualisation(evil(), evil(), np.zeros((8, 12, 3), np.uint8))],
+        sections=[section(evil)],
+        probes=[probe(evil), SkippedProbe(evil(), "Depth", evil())],
+        curves={
             "train loss": [(i, 1 / (i + 1)) for i in range(200)],
             "validation loss": [(0, 1.0), (99, 0.5)],
-            EVIL: [(0, 1.0), (1, 2.0)],
+            evil(): [(0, 1.0), (1, 2.0)],
         },
-        "pictures": [Visualisation(EVIL, EVIL, np.zeros((8, 12, 3), np.uint8))],
-        "probes": [probe(verdict)],
-        "claims": claims,
-        "meanings": {"psnr_true": EVIL},
-        "time": {"forward": 3.0, EVIL: 1.0},
-        "config": {EVIL: EVIL},
-        "provenance": [EVIL],
-        "commands": [EVIL],
-        "next": [EVIL],
-        "warnings": [EVIL],
-    }
+        time={"forward": 3.0, evil(): 1.0},
+        next_steps=[evil()],
+        commands=[evil()],
+        provenance=[evil()],
+        settings={evil(): evil()},
+    )
 
 
 class Page(HTMLParser):
@@ -98,36 +166,65 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    return Page(write_report(tmp_path / "deep" / "report.html", full()).read_text())
+    return Page(write_report(tmp_path / "deep" / "report.html", full(Evil())).read_text())
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_nothing(page: Page, tmp_path: Path) -> None:
     raw = (tmp_path / "deep" / "report.html").read_text()
-    links = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href", "srcset", "action", "data", "poster")]
-    assert links and all(link and link.startswith("data:image/png;base64,") for link in links)
+    fetched = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "srcset", "action", "data", "poster")]
+    assert fetched and all(link and link.startswith("data:image/png;base64,") for link in fetched)
+    assert [tag for tag, attrs in page.tags if "href" in attrs] == ["a"]
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     assert not re.search(r"url\(|@import", raw)
     assert any(attrs.get("content", "") == "default-src 'none'; img-src data:; style-src 'unsafe-inline'" for _, attrs in page.tags)
 
 
-def test_every_text_is_escaped_and_shown(page: Page) -> None:
+def test_every_text_is_escaped_and_shown() -> None:
+    evil = Evil()
+    raw = render(full(evil))
+    page = Page(raw)
+    assert "<script" not in raw and len(evil.texts) >= 60
     assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
-    assert page.text.count("<script>alert") >= 18  # shown as text, wherever it was given
+    shown = page.text + "\n".join(value or "" for _, attrs in page.tags for value in attrs.values())
+    assert [text for text in evil.texts if text not in shown] == []
 
 
-def test_the_verdict_of_the_probe_stands_beside_its_difference(tmp_path: Path) -> None:
-    for verdict in ("better", "worse", "no difference shown"):
-        assert f"+10.0 to +20.0{verdict}" in Page(write_report(tmp_path / "r.html", full(verdict)).read_text()).text
+def test_the_verdict_of_the_probe_stands_beside_its_difference() -> None:
+    for verdict, tone in (("better", "verdict good"), ("worse", "verdict bad"), ("no difference shown", "verdict")):
+        page = Page(render(ReportPage("t", probes=[probe(Evil(), Verdict(verdict))])))
+        assert f"+10.0 to +20.0{verdict}" in page.text
+        assert ("span", {"class": tone}) in page.tags
 
 
-def test_a_page_of_a_run_that_has_little_to_show_has_no_empty_sections(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path / "r.html", {"title": "only a title"}).read_text())
-    assert "only a title" in page.text and not [tag for tag, _ in page.tags if tag == "h2"]
+def test_values_are_shown_in_the_unit_of_their_metric() -> None:
+    share, decibel, metre = MetricInfo(unit="%"), MetricInfo(unit="dB"), MetricInfo(unit="m")
+    assert [show(0.1234, info) for info in (share, decibel, metre)] == ["12.3", "0.12", "0.123"]
+    assert [show(0.1, share, "+"), show(-0.1, metre, "+")] == ["+10.0", "-0.100"]
 
 
-def test_a_skipped_probe_says_why(tmp_path: Path) -> None:
-    run = {"title": "t", "probes": [{"title": "Depth", "skipped": "probe depth skipped: no depth column"}]}
-    assert "no depth column" in Page(write_report(tmp_path / "r.html", run).read_text()).text
+def test_a_probe_that_leads_with_an_error_in_metres_is_not_shown_as_a_percentage() -> None:
+    led = replace(probe(Evil()), metrics={"delta1": MetricInfo(label="RMSE", unit="m", better="lower")})
+    text = Page(render(ReportPage("t", probes=[led]))).text
+    assert "0.6120.550 to 0.670" in text and "RMSE, mlower is better" in text and "m, lower is better" in text
+    assert "61.2" not in text and "points" not in text
+
+
+def test_metrics_of_one_family_share_a_chart() -> None:
+    infos = {key: MetricInfo(label=key, family=family) for key, family in (("a", "PSNR"), ("b", "PSNR"), ("c", "loss"))}
+    row = Row("network", RowKind.ENCODER, dict.fromkeys(infos, interval(1.0)))
+    drawn = method_section(replace(control(Evil()), metrics=infos, rows=(row,), contrasts=())).drawn
+    assert [chart.title for chart in drawn] == ["PSNR", "Loss"]
+    assert [[name in chart.svg for name in (">a<", ">b<", ">c<")] for chart in drawn] == [[True, True, False], [False, False, True]]
+
+
+def test_a_page_of_a_run_that_has_little_to_show_has_no_empty_sections() -> None:
+    page = Page(render(ReportPage("only a title", sections=[Section("nothing under it", tables=[Table("none", [], [])])])))
+    assert "only a title" in page.text and not [tag for tag, _ in page.tags if tag in ("h2", "section", "table", "ul", "dl")]
+
+
+def test_a_skipped_probe_says_why() -> None:
+    skipped = SkippedProbe("depth", "Depth", "no depth column")
+    assert "probe depth skipped: no depth column" in Page(render(ReportPage("t", probes=[skipped]))).text
 
 
 def test_charts_name_themselves_to_those_who_cannot_see_them(page: Page) -> None:
@@ -137,28 +234,34 @@ def test_charts_name_themselves_to_those_who_cannot_see_them(page: Page) -> None
 
 
 def test_losses_share_a_chart_and_gaps_are_left_out() -> None:
-    drawn = line_chart("Loss", {"train loss": [(0, 1.0), (1, float("nan")), (2, 0.5)], "empty": []}, "step", "")
-    assert "nan" not in drawn and drawn.count("<polyline") == 1 and "from 1 to 0.5" in drawn
-    assert line_chart("Loss", {"a": []}, "step", "") == ""
+    drawn = line_chart("Loss", {"train loss": [(0, 1.0), (1, math.nan), (2, 0.5)], "empty": []}, "step")
+    assert drawn and "nan" not in drawn.svg and drawn.svg.count("<polyline") == 1 and "from 1 to 0.5" in drawn.svg
+    assert line_chart("Loss", {"a": []}, "step") is None
+    both = {"train loss": [(0, 1.0), (1, 0.5)], "validation loss": [(0, 1.0)], "learning rate": [(0, 1.0)]}
+    page = Page(render(ReportPage("t", curves=both)))
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 and "train lossvalidation loss" in page.text
 
 
 def test_numbers_and_ticks_read_well() -> None:
     assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and nice_ticks(3, 3) == [3]
     assert [number(v) for v in (0, 0.00025, 1e-3, 0.5, 1234.5, 2.5e6)] == ["0", "2.5e-4", "0.001", "0.5", "1,234", "2.5e6"]
     assert [seconds(v) for v in (3.14, 135, 7260)] == ["3.1 s", "2 min 15 s", "2 h 1 min"]
-    assert "75.0 %" in stacked_bar("t", {"a": 3.0, "b": 1.0, "nothing": 0.0})
+    bar = shares("t", {"b": 1.0, "a": 3.0, "nothing": 0.0})
+    assert bar and [(part.name, part.percent, part.seconds) for part in bar.parts] == [("a", 75.0, "3.0 s"), ("b", 25.0, "1.0 s")]
+    assert "75.0 %3.0 s" in Page(render(ReportPage("t", time={"a": 3.0, "b": 1.0}))).text and shares("t", {"a": 0.0}) is None
 
 
 def test_a_report_that_cannot_be_written_names_its_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SightlineError, match="cannot write the report"):
-        write_report(tmp_path / "file" / "r.html", {"title": "t"})
+        write_report(tmp_path / "file" / "r.html", ReportPage("t"))
 
 
 def test_a_cell_may_lead_somewhere() -> None:
-    there = text_table("runs", ["", "run"], [["one", Link("a<b", 'http://mlflow/#/runs/a"b')]])
-    assert '<a href="http://mlflow/#/runs/a&quot;b">a&lt;b</a>' in there
-    assert "<td>a&lt;b</td>" in text_table("runs", ["", "run"], [["one", Link("a<b", None)]])
+    cells = [["one", Cell("a<b", address='http://mlflow/#/runs/a"b')], ["two", Cell("c<d")]]
+    raw = render(ReportPage("t", sections=[Section("runs", tables=[text_table("runs", ["run"], cells)])]))
+    assert '<a href="http://mlflow/#/runs/a&#34;b">a&lt;b</a>' in raw
+    assert "<td>c&lt;d</td>" in raw
 
 
 def test_only_a_server_has_pages_of_runs() -> None:

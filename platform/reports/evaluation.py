@@ -1,0 +1,149 @@
+"""Sections of a page about what was measured: probes, control metrics and test metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from sightline.methods.contract import MetricInfo
+from sightline.platform.evaluation.intervals import Interval
+from sightline.platform.evaluation.results import Difference, MethodResult, ProbeResult, Row, RowKind, SkippedProbe, Verdict
+
+from .charts import Chart, Dot, interval_chart, number
+from .sections import Cell, Column, Section, Table, TableRow
+
+CAPTION = "Metrics, each with its interval"
+TONES: Mapping[Verdict | None, Literal["good", "bad"]] = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}
+
+
+def show(value: float, info: MetricInfo, sign: str = "") -> str:
+    """A value in its metric's unit: shares as percentages. `sign` is "+" for a difference."""
+    if info.unit == "%":
+        return f"{value * 100:{sign}.1f}"
+    return f"{value:{sign}.{2 if info.unit == 'dB' else 3}f}"
+
+
+def label(key: str, info: MetricInfo) -> str:
+    return info.label or key.replace("_", " ")
+
+
+def method_section(result: MethodResult) -> Section:
+    """The control metrics or the test metrics of a method, a chart for each family of metrics."""
+    metrics, values = result.main_metrics, result.values
+    families: dict[str, list[str]] = {}
+    for key, info in metrics.items():
+        families.setdefault(info.family or label(key, info), []).append(key)
+    charts: list[Chart | None] = []
+    for family, keys in families.items():
+        dots = [_dot(label(key, metrics[key]), values[key], metrics[key], index == 0) for index, key in enumerate(keys)]
+        charts.append(interval_chart(f"{family[:1].upper()}{family[1:]}", dots, metrics[keys[0]].unit))
+    rows = [
+        TableRow(_with_unit(label(key, info), info), [_value_cell(values[key], info), Cell(info.means, prose=True)])
+        for key, info in metrics.items()
+    ]
+    contrasts = [
+        TableRow(
+            f"{label(one.first, metrics[one.first])} minus {label(one.second, metrics[one.second])}",
+            [_value_cell(one.value, metrics[one.first], "+"), Cell(one.verdict, prose=True)],
+        )
+        for one in result.contrasts
+    ]
+    columns = [Column("value"), Column("")]
+    return Section(
+        result.title,
+        charts=charts,
+        tables=[
+            Table(CAPTION, columns, rows),
+            Table("Differences of the same samples", columns, contrasts),
+            *_details(result.groups, result.metrics, result.rows),
+        ],
+        notes=[f"{result.covers} {number(result.counts['samples'])} validation samples."],
+    )
+
+
+def probe_sections(probes: Iterable[ProbeResult | SkippedProbe]) -> list[Section]:
+    """A section for each probe, and one for those that the data did not allow."""
+    probes = list(probes)
+    skipped = [probe.sentence for probe in probes if isinstance(probe, SkippedProbe)]
+    measured = [_probe_section(probe) for probe in probes if isinstance(probe, ProbeResult)]
+    return [*measured, *([Section("Probes that the data did not allow", items=skipped)] if skipped else [])]
+
+
+def _probe_section(probe: ProbeResult) -> Section:
+    metrics = probe.main_metrics
+    means = "; ".join(f"{label(key, info)}: {info.means}" for key, info in metrics.items())
+    counts = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in probe.counts.items() if count)
+    protocol = f"Protocol {probe.name} version {probe.protocol['version']} ({probe.protocol_hash}); {probe.seconds:.0f} s."
+    shown = [row for row in probe.rows if row.kind not in (RowKind.CONTROL, RowKind.SEED)]
+    return Section(
+        f"Probe: {probe.title[:1].lower()}{probe.title[1:]}",
+        text=probe.finding,
+        charts=[_first_metric_chart(probe)],
+        tables=[
+            Table(CAPTION, _columns(metrics), [_row(row, metrics) for row in probe.rows]),
+            Table(
+                "Differences on the same resamples",
+                _columns(metrics, points=True),
+                [_difference(difference, metrics) for difference in probe.differences],
+            ),
+            *_details(probe.groups, probe.metrics, shown),
+        ],
+        notes=[f"{means}.", probe.covers, f"{counts}. {protocol}"],
+    )
+
+
+def _first_metric_chart(probe: ProbeResult) -> Chart | None:
+    key, info = next(iter(probe.main_metrics.items()))
+    dots = [_dot(row.name, row.values[key], info, row.kind == RowKind.ENCODER) for row in probe.rows]
+    return interval_chart(label(key, info), dots, f"{info.unit}, {_direction(info)}".removeprefix(", "))
+
+
+def _details(groups: Mapping[str, Sequence[str]], metrics: Mapping[str, MetricInfo], rows: Sequence[Row]) -> list[Table]:
+    """Metrics of detail, such as the IoU of each class: a table for each group, turned, with one column for each row of the result."""
+    return [
+        Table(
+            _with_unit(group, metrics[keys[0]]),
+            [Column(row.name) for row in rows],
+            [TableRow(label(key, metrics[key]), [_value_cell(row.values[key], metrics[key]) for row in rows]) for key in keys],
+        )
+        for group, keys in groups.items()
+    ]
+
+
+def _columns(metrics: Mapping[str, MetricInfo], *, points: bool = False) -> list[Column]:
+    return [Column(_with_unit(label(key, info), info, points=points), _direction(info), info.means) for key, info in metrics.items()]
+
+
+def _row(row: Row, metrics: Mapping[str, MetricInfo]) -> TableRow:
+    cells = [_value_cell(row.values[key], info) for key, info in metrics.items()]
+    minor = row.kind in (RowKind.CONTROL, RowKind.SEED)
+    return TableRow(row.name, cells, "main" if row.kind == RowKind.ENCODER else "minor" if minor else "")
+
+
+def _difference(difference: Difference, metrics: Mapping[str, MetricInfo]) -> TableRow:
+    cells = [_value_cell(difference.values[key], info, "+", difference.verdicts[key]) for key, info in metrics.items()]
+    return TableRow(difference.name, cells)
+
+
+def _value_cell(value: Interval, info: MetricInfo, sign: str = "", verdict: Verdict | None = None) -> Cell:
+    if not math.isfinite(value.value):
+        return Cell("not defined")
+    span = f"{show(value.low, info, sign)} to {show(value.high, info, sign)}" if value.has_ends else ""
+    return Cell(show(value.value, info, sign), span, verdict or "", TONES.get(verdict, ""))
+
+
+def _dot(name: str, value: Interval, info: MetricInfo, emphasised: bool) -> Dot:
+    scale = 100 if info.unit == "%" else 1
+    low, high = (value.low * scale, value.high * scale) if value.has_ends else (None, None)
+    return Dot(name, value.value * scale, low, high, emphasised)
+
+
+def _with_unit(text: str, info: MetricInfo, *, points: bool = False) -> str:
+    """Differences of percentages are in percentage points."""
+    unit = "points" if points and info.unit == "%" else info.unit
+    return f"{text}, {unit}" if unit else text
+
+
+def _direction(info: MetricInfo) -> str:
+    return f"{info.better} is better"
