@@ -174,7 +174,7 @@ def test_no_global_random_generator_is_used() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_exactly_the_modules_and_recipes_of_the_tree(tmp_path: Path) -> None:
+def test_the_wheel_holds_exactly_the_modules_recipes_and_templates_of_the_tree(tmp_path: Path) -> None:
     """Built from a clean copy: out of a stale `build/` a wheel would ship modules that are deleted."""
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -204,4 +204,6 @@ def test_the_wheel_holds_exactly_the_modules_and_recipes_of_the_tree(tmp_path: P
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     tree = {f"sightline/{path.relative_to(ROOT)}" for path in modules(*ROOMS)}
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "methods").glob("*/recipes/*.yaml")}
-    assert names == tree | recipes
+    templates = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "platform").glob("*/templates/*")}
+    typed = {f"sightline/{room}/py.typed" for room in ROOMS}
+    assert templates and names == tree | recipes | templates | typed

@@ -22,7 +22,7 @@ from sightline.methods.errors import CallError, SightlineError
 DIGEST = "SIGHTLINE_SHIPPED"
 """Environment variable of a job: the digest of the code that was sent."""
 ROOMS = ("methods", "platform", "pipelines")
-SUFFIXES = (".py", ".yaml")
+SUFFIXES = (".py", ".yaml", ".j2", ".css")
 REQUIREMENTS = "requirements.txt"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every file in the wheel, so that the same code is the same wheel."""
@@ -30,7 +30,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Code:
-    """The modules and recipes of the three rooms (path in the wheel -> content), and what their distribution says of them."""
+    """The modules, recipes and templates of the three rooms (path in the wheel -> content), and what their distribution says of them."""
 
     files: dict[str, bytes]
     release: str

@@ -34,14 +34,15 @@ def in_another_place(folder: Path, code: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_the_wheel_holds_the_modules_and_recipes_of_the_tree_and_asks_pip_for_nothing(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_modules_recipes_and_templates_of_the_tree_and_asks_pip_for_nothing(tmp_path: Path) -> None:
     wheel = pack(running_code(), tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (about,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
     tree = {f"sightline/{path.relative_to(ROOT)}" for room in code_wheel.ROOMS for path in (ROOT / room).rglob("*.py")}
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "methods").glob("*/recipes/*.yaml")}
-    assert held == tree | recipes
+    templates = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "platform").glob("*/templates/*")}
+    assert templates and held == tree | recipes | templates
     assert "Requires-Python: >=3.11" in about and "Requires-Dist" not in about
 
 
