@@ -1,0 +1,65 @@
+"""The page of a sweep: what was searched, what each trial reached, and which setting mattered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sightline.platform.core.files import append_lines
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.experiments.create import create_run
+from sightline.platform.experiments.sweep import summary
+from sightline.platform.experiments.sweep.plan import Asked, make_plan
+from sightline.platform.experiments.sweep.record import Sweep
+from sightline.platform.reports.page import render
+from sightline.platform.runs.record import Run
+
+RATES = (None, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 1e-4, 3e-4, 5e-4)
+"""Of each trial; the first has the recipe's own."""
+
+
+@pytest.fixture
+def sweep(toy_run: Callable[..., Run]) -> Sweep:
+    """Nine trials whose losses grow with their learning rate; the last one failed."""
+    experiment = toy_run("pattern", **{"train.length": "18 steps"}).experiment
+    dataset = Dataset.open(str(experiment.data.train))
+    plan = make_plan(experiment, dataset, Asked(space=("optim.lr=log:1e-4..1e-2",), trials=9, objective="val/loss", scheduler="none"))
+    sweep = Sweep.create("rates", experiment, dataset.fingerprint, plan, "sightline sweep toy", "sqlite:///none")
+    for number, rate in enumerate(RATES):
+        settings: dict[str, Any] = {} if rate is None else {"optim.lr": rate}
+        run = create_run(sweep.run_name(number), experiment, dataset.fingerprint, "a test", "")
+        lines = {"kind": "steps", "first": 0, "lr": [1e-3, 1e-3], "grad_norm": [1.0, 1.0], "losses": {"loss": [2.0, 1.0]}}
+        append_lines(run.folder / "events.jsonl", [lines])
+        sweep.note([{"kind": "proposed", "trial": number, "settings": settings}])
+        if number == len(RATES) - 1:
+            sweep.note([{"kind": "end", "trial": number, "status": "failed", "error": "no <room>"}])
+            continue
+        result = {"kind": "result", "trial": number, "objective": 1.0 + 100 * (rate or 5e-3), "decision": "CONTINUE"}
+        sweep.note([{**result, "step": step} for step in plan.rungs])
+        seconds = {"whole": 9.0, "training": 6.0, "measuring": 1.0}
+        sweep.note([{"kind": "end", "trial": number, "status": "finished", "seconds": seconds}])
+    return sweep
+
+
+def test_the_page_of_a_sweep_holds_its_charts_its_trials_and_what_mattered(sweep: Sweep) -> None:
+    page = summary.page(sweep, None)
+    searched, importance, trials = page.sections
+    assert [chart.title.partition(",")[0] for chart in searched.drawn] == ["Settings and objective", "Objective", "Training loss"]
+    assert [chart.title for chart in importance.drawn] == ["Share of the importance"] and "random forest" in importance.notes[0]
+    (table,) = trials.tables
+    assert [column.label for column in table.columns] == ["status", "optim.lr", *(f"step {n}" for n in sweep.plan.rungs), "seconds"]
+    assert (table.rows[0].name, table.rows[0].weight, table.rows[0].cells[1].text) == ("rates-006", "main", "0.0001"), "the best first"
+    assert (table.rows[-1].name, table.rows[-1].cells[0].text, table.rows[-1].cells[-1].text) == ("rates-008", "failed", "")
+    assert page.warnings == ["trial 008 failed: no <room>"] and page.settings["optim.lr"] == sweep.settings["optim"]["lr"]
+    assert ("overhead of a trial", "2.0 s (median), besides its training and the measuring at its rungs") in page.facts
+    raw = render(page)
+    assert raw.startswith("<!doctype html>") and "rates-000 (own settings)" in raw and "no &lt;room&gt;" in raw
+
+
+def test_a_sweep_with_few_trials_says_nothing_of_importance(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = sweep.trials()[: summary.LEAST - 1]
+    monkeypatch.setattr(Sweep, "trials", lambda self: few)
+    section = summary.page(sweep, None).sections[1]
+    assert section.notes == ["Too few trials to say: 8 or more are needed."] and not section.drawn
