@@ -24,13 +24,13 @@ SERIES = 8
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its caption; the legend names the lines by colour, where there are several."""
+    """A drawing with its caption."""
 
     title: str
     svg: Markup
     unit: str = ""
-    legend: tuple[tuple[str, str], ...] = ()
-    """(colour, name)"""
+    lines: tuple[str, ...] = ()
+    """Names of the lines, in the order of the colours; a legend is made of several."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,11 @@ class Course:
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a whole, for a `Shares` bar."""
+    """A part of a duration."""
 
     name: str
     percent: float
-    seconds: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Parts of a duration as one bar, with a legend that gives each in numbers."""
-
-    title: str
-    total: str
-    parts: tuple[Share, ...]
+    duration: str
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -124,7 +114,7 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, unit: str
     place = _axes(svg, [point for points in clean.values() for point in points], x_label)
     for index, points in enumerate(clean.values()):
         _line(svg, points, place, _colour(index))
-    return Chart(title, _markup(svg), unit, tuple((_colour(index), name) for index, name in enumerate(clean)))
+    return Chart(title, _markup(svg), unit, tuple(clean))
 
 
 def _axes(svg: ElementTree.Element, points: Points, x_label: str) -> Place:
@@ -231,14 +221,11 @@ def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) 
     return Chart(title, _markup(svg))
 
 
-def shares(title: str, parts: Mapping[str, float]) -> Shares | None:
-    """The parts of a duration in seconds, the longest first; None where all are zero."""
-    known = sorted(((name, value) for name, value in parts.items() if value > 0), key=lambda part: -part[1])
-    total = sum(value for _, value in known)
-    if not total:
-        return None
-    bars = (Share(name, 100 * value / total, seconds(value), _colour(index)) for index, (name, value) in enumerate(known))
-    return Shares(title, seconds(total), tuple(bars))
+def shares(parts: Mapping[str, float]) -> list[Share]:
+    """The parts of a duration in seconds, the longest first, without those that took no time."""
+    total = sum(parts.values())
+    known = sorted(((value, name) for name, value in parts.items() if value > 0), reverse=True)
+    return [Share(name, 100 * value / total, seconds(value)) for value, name in known]
 
 
 def _colour(index: int) -> str:

@@ -15,7 +15,7 @@ from sightline.methods.contract import Visualisation
 from sightline.methods.errors import SightlineError
 from sightline.platform.evaluation.results import MethodResult, ProbeResult, SkippedProbe
 
-from .charts import Points, line_chart, shares
+from .charts import Points, line_chart, seconds, shares
 from .evaluation import method_section, probe_sections
 from .sections import Section
 
@@ -94,7 +94,8 @@ def render(page: ReportPage) -> str:
         control=control,
         pictures=[Picture.of(visualisation) for visualisation in page.visualisations],
         sections=[section for section in sections if not section.empty],
-        time=shares("Training", page.time),
+        shares=shares(page.time),
+        training_time=seconds(sum(page.time.values())),
     )
 
 

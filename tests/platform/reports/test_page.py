@@ -246,9 +246,16 @@ def test_numbers_and_ticks_read_well() -> None:
     assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and nice_ticks(3, 3) == [3]
     assert [number(v) for v in (0, 0.00025, 1e-3, 0.5, 1234.5, 2.5e6)] == ["0", "2.5e-4", "0.001", "0.5", "1,234", "2.5e6"]
     assert [seconds(v) for v in (3.14, 135, 7260)] == ["3.1 s", "2 min 15 s", "2 h 1 min"]
-    bar = shares("t", {"b": 1.0, "a": 3.0, "nothing": 0.0})
-    assert bar and [(part.name, part.percent, part.seconds) for part in bar.parts] == [("a", 75.0, "3.0 s"), ("b", 25.0, "1.0 s")]
-    assert "75.0 %3.0 s" in Page(render(ReportPage("t", time={"a": 3.0, "b": 1.0}))).text and shares("t", {"a": 0.0}) is None
+
+
+def test_time_is_shown_in_shares_the_longest_first() -> None:
+    parts = shares({"b": 1.0, "a": 3.0, "nothing": 0.0})
+    assert [(part.name, part.percent, part.duration) for part in parts] == [("a", 75.0, "3.0 s"), ("b", 25.0, "1.0 s")]
+    page = Page(render(ReportPage("t", time={"a": 3.0, "b": 1.0})))
+    assert "(4.0 s in all)" in page.text and "75.0 %3.0 s" in page.text and "25.0 %1.0 s" in page.text
+    bars = [attrs["style"] for tag, attrs in page.tags if tag == "span" and "style" in attrs]
+    assert bars == ["width:75.00%;background:var(--c0)", "width:25.00%;background:var(--c1)"]
+    assert "Where the time went" not in render(ReportPage("t", time={"a": 0.0}))
 
 
 def test_a_report_that_cannot_be_written_names_its_place(tmp_path: Path) -> None:
