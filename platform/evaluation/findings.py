@@ -20,17 +20,19 @@ from .results import (
 
 def show(value: float, info: MetricInfo, sign: str = "") -> str:
     """A value with its unit: `61.2%`, `0.213 m`, `0.213`. `sign` is a format's sign option, such as `+`."""
-    return f"{value * 100:{sign}.1f}%" if info.unit == "%" else f"{value:{sign}.3f}{f' {info.unit}' if info.unit else ''}"
+    return show_number(value, info, sign) + (info.unit if info.unit == "%" else f" {info.unit}".rstrip())
 
 
 def show_difference(value: float, info: MetricInfo) -> str:
     """A difference with its sign and unit: `+19.0 points` of a percentage, `-0.021 m`."""
-    return f"{value * 100:+.1f} points" if info.unit == "%" else show(value, info, "+")
+    return f"{show_number(value, info, '+')} points" if info.unit == "%" else show(value, info, "+")
 
 
 def show_number(value: float, info: MetricInfo, sign: str = "") -> str:
-    """A value without its unit, for columns whose heading has it."""
-    return f"{value * 100:{sign}.1f}" if info.unit == "%" else f"{value:{sign}.3f}"
+    """A value without its unit, for columns whose heading has it. A hundredth of a decibel is more than anyone can see."""
+    if info.unit == "%":
+        return f"{value * 100:{sign}.1f}"
+    return f"{value:{sign}.{2 if info.unit == 'dB' else 3}f}"
 
 
 def label_of(key: str, info: MetricInfo) -> str:

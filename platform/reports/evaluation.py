@@ -7,8 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from sightline.methods.contract import MetricInfo
+from sightline.platform.evaluation.findings import label_of, show_number
 from sightline.platform.evaluation.intervals import Interval
-from sightline.platform.evaluation.results import Difference, MethodResult, ProbeResult, Row, RowKind, SkippedProbe, Verdict
+from sightline.platform.evaluation.results import (
+    Contrast,
+    Difference,
+    EvaluationResult,
+    MethodResult,
+    ProbeResult,
+    Row,
+    RowKind,
+    SkippedProbe,
+    Verdict,
+)
 
 from .charts import Chart, Dot, interval_chart, number
 from .sections import Cell, Column, Section, Table, TableRow
@@ -17,49 +28,42 @@ CAPTION = "Metrics, each with its interval"
 TONES: Mapping[Verdict | None, Literal["good", "bad"]] = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}
 
 
-def show(value: float, info: MetricInfo, sign: str = "") -> str:
-    """A value in its metric's unit: shares as percentages. `sign` is "+" for a difference."""
-    if info.unit == "%":
-        return f"{value * 100:{sign}.1f}"
-    return f"{value:{sign}.{2 if info.unit == 'dB' else 3}f}"
-
-
-def label(key: str, info: MetricInfo) -> str:
-    return info.label or key.replace("_", " ")
-
-
 def method_section(result: MethodResult) -> Section:
-    """The control metrics or the test metrics of a method, a chart for each family of metrics."""
-    metrics, values = result.main_metrics, result.values
-    families: dict[str, list[str]] = {}
-    for key, info in metrics.items():
-        families.setdefault(info.family or label(key, info), []).append(key)
-    charts: list[Chart | None] = []
-    for family, keys in families.items():
-        dots = [_dot(label(key, metrics[key]), values[key], metrics[key], index == 0) for index, key in enumerate(keys)]
-        charts.append(interval_chart(f"{family[:1].upper()}{family[1:]}", dots, metrics[keys[0]].unit))
-    rows = [
-        TableRow(_with_unit(label(key, info), info), [_value_cell(values[key], info), Cell(info.means, prose=True)])
-        for key, info in metrics.items()
-    ]
-    contrasts = [
-        TableRow(
-            f"{label(one.first, metrics[one.first])} minus {label(one.second, metrics[one.second])}",
-            [_value_cell(one.value, metrics[one.first], "+"), Cell(one.verdict, prose=True)],
-        )
-        for one in result.contrasts
-    ]
+    """The control metrics or the test metrics of a method."""
     columns = [Column("value"), Column("")]
+    rows = [
+        TableRow(_with_unit(_row_name(key, info), info), [_value_cell(result.values[key], info), Cell(info.means, prose=True)])
+        for key, info in result.main_metrics.items()
+    ]
     return Section(
         result.title,
-        charts=charts,
+        charts=_family_charts(result),
         tables=[
             Table(CAPTION, columns, rows),
-            Table("Differences of the same samples", columns, contrasts),
-            *_details(result.groups, result.metrics, result.rows),
+            Table("Differences of the same samples", columns, [_contrast(one, result.metrics) for one in result.contrasts]),
+            *_details(result, result.rows),
         ],
         notes=[f"{result.covers} {number(result.counts['samples'])} validation samples."],
     )
+
+
+def _family_charts(result: MethodResult) -> list[Chart | None]:
+    """A chart for each family of metrics; the first metric of a family, with which the others are compared, is emphasised."""
+    families: dict[str, dict[str, MetricInfo]] = {}
+    for key, info in result.main_metrics.items():
+        families.setdefault(info.family or label_of(key, info), {})[key] = info
+    charts = []
+    for family, metrics in families.items():
+        first = next(iter(metrics))
+        dots = [_dot(_in_family(key, info), result.values[key], info, key == first) for key, info in metrics.items()]
+        charts.append(interval_chart(f"{family[:1].upper()}{family[1:]}", dots, metrics[first].unit))
+    return charts
+
+
+def _contrast(contrast: Contrast, metrics: Mapping[str, MetricInfo]) -> TableRow:
+    first, second = metrics[contrast.first], metrics[contrast.second]
+    name = f"{_row_name(contrast.first, first)} minus {_in_family(contrast.second, second)}"
+    return TableRow(_with_unit(name, first, points=True), [_value_cell(contrast.value, first, "+"), Cell(contrast.verdict, prose=True)])
 
 
 def probe_sections(probes: Iterable[ProbeResult | SkippedProbe]) -> list[Section]:
@@ -72,7 +76,7 @@ def probe_sections(probes: Iterable[ProbeResult | SkippedProbe]) -> list[Section
 
 def _probe_section(probe: ProbeResult) -> Section:
     metrics = probe.main_metrics
-    means = "; ".join(f"{label(key, info)}: {info.means}" for key, info in metrics.items())
+    means = "; ".join(f"{label_of(key, info)}: {info.means}" for key, info in metrics.items())
     counts = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in probe.counts.items() if count)
     protocol = f"Protocol {probe.name} version {probe.protocol['version']} ({probe.protocol_hash}); {probe.seconds:.0f} s."
     shown = [row for row in probe.rows if row.kind not in (RowKind.CONTROL, RowKind.SEED)]
@@ -87,7 +91,7 @@ def _probe_section(probe: ProbeResult) -> Section:
                 _columns(metrics, points=True),
                 [_difference(difference, metrics) for difference in probe.differences],
             ),
-            *_details(probe.groups, probe.metrics, shown),
+            *_details(probe, shown),
         ],
         notes=[f"{means}.", probe.covers, f"{counts}. {protocol}"],
     )
@@ -96,23 +100,24 @@ def _probe_section(probe: ProbeResult) -> Section:
 def _first_metric_chart(probe: ProbeResult) -> Chart | None:
     key, info = next(iter(probe.main_metrics.items()))
     dots = [_dot(row.name, row.values[key], info, row.kind == RowKind.ENCODER) for row in probe.rows]
-    return interval_chart(label(key, info), dots, f"{info.unit}, {_direction(info)}".removeprefix(", "))
+    return interval_chart(label_of(key, info), dots, f"{info.unit}, {_direction(info)}".removeprefix(", "))
 
 
-def _details(groups: Mapping[str, Sequence[str]], metrics: Mapping[str, MetricInfo], rows: Sequence[Row]) -> list[Table]:
+def _details(result: EvaluationResult, rows: Sequence[Row]) -> list[Table]:
     """Metrics of detail, such as the IoU of each class: a table for each group, turned, with one column for each row of the result."""
+    metrics = result.metrics
     return [
         Table(
             _with_unit(group, metrics[keys[0]]),
             [Column(row.name) for row in rows],
-            [TableRow(label(key, metrics[key]), [_value_cell(row.values[key], metrics[key]) for row in rows]) for key in keys],
+            [TableRow(label_of(key, metrics[key]), [_value_cell(row.values[key], metrics[key]) for row in rows]) for key in keys],
         )
-        for group, keys in groups.items()
+        for group, keys in result.groups.items()
     ]
 
 
 def _columns(metrics: Mapping[str, MetricInfo], *, points: bool = False) -> list[Column]:
-    return [Column(_with_unit(label(key, info), info, points=points), _direction(info), info.means) for key, info in metrics.items()]
+    return [Column(_with_unit(label_of(key, info), info, points=points), _direction(info), info.means) for key, info in metrics.items()]
 
 
 def _row(row: Row, metrics: Mapping[str, MetricInfo]) -> TableRow:
@@ -129,14 +134,25 @@ def _difference(difference: Difference, metrics: Mapping[str, MetricInfo]) -> Ta
 def _value_cell(value: Interval, info: MetricInfo, sign: str = "", verdict: Verdict | None = None) -> Cell:
     if not math.isfinite(value.value):
         return Cell("not defined")
-    span = f"{show(value.low, info, sign)} to {show(value.high, info, sign)}" if value.has_ends else ""
-    return Cell(show(value.value, info, sign), span, verdict or "", TONES.get(verdict, ""))
+    span = f"{show_number(value.low, info, sign)} to {show_number(value.high, info, sign)}" if value.has_ends else ""
+    return Cell(show_number(value.value, info, sign), span, verdict or "", TONES.get(verdict, ""))
 
 
 def _dot(name: str, value: Interval, info: MetricInfo, emphasised: bool) -> Dot:
     scale = 100 if info.unit == "%" else 1
     low, high = (value.low * scale, value.high * scale) if value.has_ends else (None, None)
     return Dot(name, value.value * scale, low, high, emphasised)
+
+
+def _in_family(key: str, info: MetricInfo) -> str:
+    """What tells a metric from the others of its family: `true view` for `psnr_true_view` of the family PSNR."""
+    rest = key[len(info.family) :] if key.lower().startswith(info.family.lower()) else key
+    return rest.replace("_", " ").strip() if info.family else label_of(key, info)
+
+
+def _row_name(key: str, info: MetricInfo) -> str:
+    """`PSNR true view`: labels are made for sentences, and two of them are too long for a row."""
+    return f"{info.family} {_in_family(key, info)}".strip()
 
 
 def _with_unit(text: str, info: MetricInfo, *, points: bool = False) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from sightline.methods.contract import MetricInfo, Visualisation
 from sightline.methods.errors import SightlineError
+from sightline.platform.evaluation.findings import show_number
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import Contrast, Difference, MethodResult, ProbeResult, Row, RowKind, SkippedProbe, Verdict
 from sightline.platform.reports.charts import (
@@ -27,7 +28,7 @@ from sightline.platform.reports.charts import (
     seconds,
     shares,
 )
-from sightline.platform.reports.evaluation import method_section, show
+from sightline.platform.reports.evaluation import method_section
 from sightline.platform.reports.page import ReportPage, render, write_report
 from sightline.platform.reports.sections import Cell, Column, Section, Table, TableRow, text_table
 from sightline.platform.tracking.parent_run import pages_of
@@ -78,12 +79,14 @@ def probe(evil: Evil, verdict: Verdict = Verdict.BETTER) -> ProbeResult:
 def control(evil: Evil) -> MethodResult:
     """Metrics of two families and a detail that the data do not define."""
     metrics = {
-        "psnr_true": MetricInfo(evil(), "true view", "dB", family=evil()),
-        "psnr_other": MetricInfo(evil(), evil(), "dB", family="PSNR"),
+        "psnr_true_view": MetricInfo(evil(), "with the true view", "dB", family="PSNR"),
+        "psnr_other": MetricInfo(evil(), "with the other view", "dB", family="PSNR"),
+        "accuracy": MetricInfo(evil(), evil(), family=""),
+        "loss": MetricInfo(evil(), family=evil()),
         evil(): MetricInfo(evil(), unit=evil()),
         "iou_cat": MetricInfo("", evil(), "%", group=evil()),
     }
-    values = dict(zip(metrics, (interval(21.0, 20.0, 22.0), interval(17.0), interval(1.0), interval(math.nan)), strict=True))
+    values = dict(zip(metrics, (interval(21.0, 20.0, 22.0), *map(interval, (17.0, 0.5, 1.0, 1.0, math.nan))), strict=True))
     return MethodResult(
         name="control",
         title=evil(),
@@ -94,7 +97,7 @@ def control(evil: Evil) -> MethodResult:
         covers=evil(),
         counts={"samples": 96},
         seconds=3.0,
-        contrasts=(Contrast("psnr_true", "psnr_other", interval(4.0, 3.0, 5.0)),),
+        contrasts=(Contrast("psnr_true_view", "psnr_other", interval(4.0, 3.0, 5.0)),),
     )
 
 
@@ -198,8 +201,8 @@ def test_the_verdict_of_the_probe_stands_beside_its_difference() -> None:
 
 def test_values_are_shown_in_the_unit_of_their_metric() -> None:
     share, decibel, metre = MetricInfo(unit="%"), MetricInfo(unit="dB"), MetricInfo(unit="m")
-    assert [show(0.1234, info) for info in (share, decibel, metre)] == ["12.3", "0.12", "0.123"]
-    assert [show(0.1, share, "+"), show(-0.1, metre, "+")] == ["+10.0", "-0.100"]
+    assert [show_number(0.1234, info) for info in (share, decibel, metre)] == ["12.3", "0.12", "0.123"]
+    assert [show_number(0.1, share, "+"), show_number(-0.1, metre, "+")] == ["+10.0", "-0.100"]
 
 
 def test_a_probe_that_leads_with_an_error_in_metres_is_not_shown_as_a_percentage() -> None:
@@ -209,12 +212,23 @@ def test_a_probe_that_leads_with_an_error_in_metres_is_not_shown_as_a_percentage
     assert "61.2" not in text and "points" not in text
 
 
-def test_metrics_of_one_family_share_a_chart() -> None:
-    infos = {key: MetricInfo(label=key, family=family) for key, family in (("a", "PSNR"), ("b", "PSNR"), ("c", "loss"))}
+def test_metrics_of_one_family_share_a_chart_and_are_named_by_what_differs() -> None:
+    keys = {"psnr_true_view": "PSNR", "psnr_other": "PSNR", "loss_true_view": "loss", "accuracy": ""}
+    infos = {key: MetricInfo(unit="dB" if family == "PSNR" else "", family=family) for key, family in keys.items()}
     row = Row("network", RowKind.ENCODER, dict.fromkeys(infos, interval(1.0)))
-    drawn = method_section(replace(control(Evil()), metrics=infos, rows=(row,), contrasts=())).drawn
-    assert [chart.title for chart in drawn] == ["PSNR", "Loss"]
-    assert [[name in chart.svg for name in (">a<", ">b<", ">c<")] for chart in drawn] == [[True, True, False], [False, False, True]]
+    section = method_section(replace(control(Evil()), metrics=infos, rows=(row,)))
+    assert [chart.title for chart in section.drawn] == ["PSNR", "Loss", "Accuracy"]
+    names = [">true view<", ">other<", ">accuracy<"]
+    assert [[name in chart.svg for name in names] for chart in section.drawn] == [
+        [True, True, False],
+        [True, False, False],
+        [False, False, True],
+    ]
+    values, differences, *_ = section.tables
+    assert [row.name for row in values.rows] == ["PSNR true view, dB", "PSNR other, dB", "loss true view", "accuracy"]
+    (contrast,) = differences.rows
+    assert contrast.name == "PSNR true view minus other, dB"
+    assert [(cell.text, cell.span) for cell in contrast.cells] == [("+4.00", "+3.00 to +5.00"), ("the interval leaves out zero", "")]
 
 
 def test_a_page_of_a_run_that_has_little_to_show_has_no_empty_sections() -> None:
