@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -82,7 +83,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
         "folder": str(comparison.folder),
         "report": str(report),
         "mlflow_run_id": comparison.mlflow_run_id,
-        "costs": costs,
+        "costs": [asdict(cost) for cost in costs],
         "probes": probes_to_json(probes),
     }
 

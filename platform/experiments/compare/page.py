@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sightline.platform.evaluation.findings import heading_of, show, table, title_of
 from sightline.platform.evaluation.results import ProbeOutcomes, ProbeResult, RowKind, SkippedProbe
@@ -13,35 +14,66 @@ from sightline.platform.reports.sections import Cell, Section, text_table
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
 
-from .record import Comparison
+from .record import Comparison, Entry
 
 
-def costs(comparison: Comparison) -> list[dict[str, Any]]:
-    """Of each entry, medians over its seeds: training seconds, samples a second, TFLOP, peak memory, data wait; and its MLflow runs."""
-    rows = []
+@dataclass(frozen=True)
+class Cost:
+    """What one entry cost: medians over its seeds."""
+
+    label: str
+    recipe: str
+    samples: int
+    seconds: float
+    """Of training."""
+    samples_per_second: float
+    tflop: float | None
+    """None where the operations of a sample cannot be counted."""
+    peak_gib: float
+    """Of memory, all processes."""
+    data_wait: float
+    """Share of the training time."""
+    mlflow_run_ids: list[str | None]
+    """One a seed."""
+    mlflow_pages: list[str | None]
+
+    @property
+    def cells(self) -> dict[str, str]:
+        return {
+            "samples": f"{self.samples:,}",
+            "training": f"{self.seconds:.0f} s",
+            "samples/s": f"{self.samples_per_second:.1f}",
+            "TFLOP": f"{self.tflop:.3g}" if self.tflop else "not countable",
+            "peak memory": f"{self.peak_gib:.1f} GiB",
+            "data wait": f"{self.data_wait:.0%}",
+        }
+
+
+def costs(comparison: Comparison) -> list[Cost]:
+    """One for each entry."""
     names = [comparison.run_name(entry, seed) for entry in comparison.entries for seed in comparison.seeds]
     pages = pages_of(comparison.tracking_uri, [Run.open(name).mlflow_run_id for name in names])
-    for entry in comparison.entries:
-        runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
-        steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
-        seconds = [sum(event["seconds"] for event in events) for events in steps]
-        samples = [sum(event["samples"] for event in events) for events in steps]
-        waits = [sum(event["phases"].get("data_wait", 0.0) for event in events) for events in steps]
-        rows.append(
-            {
-                "label": entry.label,
-                "recipe": entry.recipe,
-                "samples": entry.samples,
-                "seconds": statistics.median(seconds),
-                "samples_per_second": statistics.median(a / b for a, b in zip(samples, seconds, strict=True)),
-                "tflop": entry.gflops_per_sample and entry.gflops_per_sample * entry.samples / 1000,
-                "peak_gib": statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
-                "data_wait": statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
-                "mlflow_run_ids": [run.mlflow_run_id for run in runs],
-                "mlflow_pages": [pages.get(str(run.mlflow_run_id)) for run in runs],
-            }
-        )
-    return rows
+    return [_cost(comparison, entry, pages) for entry in comparison.entries]
+
+
+def _cost(comparison: Comparison, entry: Entry, pages: Mapping[str, str]) -> Cost:
+    runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
+    steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
+    seconds = [sum(event["seconds"] for event in events) for events in steps]
+    samples = [sum(event["samples"] for event in events) for events in steps]
+    waits = [sum(event["phases"].get("data_wait", 0.0) for event in events) for events in steps]
+    return Cost(
+        label=entry.label,
+        recipe=entry.recipe,
+        samples=entry.samples,
+        seconds=statistics.median(seconds),
+        samples_per_second=statistics.median(a / b for a, b in zip(samples, seconds, strict=True)),
+        tflop=entry.gflops_per_sample and entry.gflops_per_sample * entry.samples / 1000,
+        peak_gib=statistics.median(comparison.peaks.get(run.name, 0) for run in runs) / 2**30,
+        data_wait=statistics.median(a / b for a, b in zip(waits, seconds, strict=True)),
+        mlflow_run_ids=[run.mlflow_run_id for run in runs],
+        mlflow_pages=[pages.get(str(run.mlflow_run_id)) for run in runs],
+    )
 
 
 def headline(comparison: Comparison, probes: ProbeOutcomes) -> str:
@@ -78,7 +110,7 @@ def metrics(comparison: Comparison, probes: ProbeOutcomes) -> dict[str, float]:
     }
 
 
-def lines(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> list[str]:
+def lines(comparison: Comparison, probes: ProbeOutcomes, costs: Sequence[Cost]) -> list[str]:
     """For a terminal: each probe with its intervals, then the costs."""
     out = [""]
     for outcome in probes.values():
@@ -91,12 +123,12 @@ def lines(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, An
         for name, value, differences in found:
             out += [f"  {name:<{width}}  {value}", *(f"    {text}" for text in differences)]
         out.append("")
-    width = max(len(row["label"]) for row in rows)
-    out += [f"{row['label']:<{width}}  {', '.join(f'{key} {value}' for key, value in _told(row).items())}" for row in rows]
+    width = max(len(cost.label) for cost in costs)
+    out += [f"{cost.label:<{width}}  {', '.join(f'{key} {value}' for key, value in cost.cells.items())}" for cost in costs]
     return out
 
 
-def page(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any]]) -> ReportPage:
+def page(comparison: Comparison, probes: ProbeOutcomes, costs: Sequence[Cost]) -> ReportPage:
     skipped = [outcome.sentence for outcome in probes.values() if isinstance(outcome, SkippedProbe)]
     facts = [
         ("budget", comparison.budget),
@@ -109,16 +141,16 @@ def page(comparison: Comparison, probes: ProbeOutcomes, rows: list[dict[str, Any
         headline=headline(comparison, probes),
         warnings=[*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
         facts=facts,
-        sections=[_costs_section(comparison, rows), _losses_section(comparison)],
+        sections=[_costs_section(comparison, costs), _losses_section(comparison)],
         probes=[outcome for outcome in probes.values() if isinstance(outcome, ProbeResult)],
         commands=[comparison.command, f"sightline resume {comparison.name}"],
     )
 
 
-def _costs_section(comparison: Comparison, rows: list[dict[str, Any]]) -> Section:
-    columns = ["recipe", *_told(rows[0]), *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
-    cells = [[row["label"], row["recipe"], *_told(row).values(), *_links(row)] for row in rows]
-    return Section("What it cost", tables=[text_table("Medians over the seeds", columns, cells)])
+def _costs_section(comparison: Comparison, costs: Sequence[Cost]) -> Section:
+    columns = ["recipe", *costs[0].cells, *(f"MLflow run, seed {seed}" for seed in comparison.seeds)]
+    rows: list[list[str | Cell]] = [[cost.label, cost.recipe, *cost.cells.values(), *_links(cost)] for cost in costs]
+    return Section("What it cost", tables=[text_table("Medians over the seeds", columns, rows)])
 
 
 def _losses_section(comparison: Comparison) -> Section:
@@ -129,23 +161,12 @@ def _losses_section(comparison: Comparison) -> Section:
     return Section("Losses", charts=charts, notes=["Losses of different methods do not compare."])
 
 
-def _links(row: dict[str, Any]) -> list[Cell]:
+def _links(cost: Cost) -> list[Cell]:
     """The MLflow runs, each with a link to its page where there is a server."""
-    return [Cell(run_id or "not recorded", address=page) for run_id, page in zip(row["mlflow_run_ids"], row["mlflow_pages"], strict=True)]
+    return [Cell(run_id or "not recorded", address=page) for run_id, page in zip(cost.mlflow_run_ids, cost.mlflow_pages, strict=True)]
 
 
-def _told(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "samples": f"{row['samples']:,}",
-        "training": f"{row['seconds']:.0f} s",
-        "samples/s": f"{row['samples_per_second']:.1f}",
-        "TFLOP": f"{row['tflop']:.3g}" if row["tflop"] else "not countable",
-        "peak memory": f"{row['peak_gib']:.1f} GiB",
-        "data wait": f"{row['data_wait']:.0%}",
-    }
-
-
-def _losses(comparison: Comparison, entry: Any, seed: int) -> list[tuple[float, float]]:
+def _losses(comparison: Comparison, entry: Entry, seed: int) -> list[tuple[float, float]]:
     history = Run.open(comparison.run_name(entry, seed)).history()
     batch = entry.settings["batch"]["size"]
     return [((step + 1) * batch, figures["loss"]) for step, figures in history.items()]
