@@ -169,4 +169,4 @@ def _links(cost: Cost) -> list[Cell]:
 def _losses(comparison: Comparison, entry: Entry, seed: int) -> list[tuple[float, float]]:
     history = Run.open(comparison.run_name(entry, seed)).history()
     batch = entry.settings["batch"]["size"]
-    return [((step + 1) * batch, figures["loss"]) for step, figures in history.items()]
+    return [((step + 1) * batch, metrics["loss"]) for step, metrics in history.items()]

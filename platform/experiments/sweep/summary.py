@@ -20,13 +20,13 @@ LEAST = 8
 
 
 def headline(sweep: Sweep) -> str:
-    """One or two sentences: the winner beside the recipe's own settings."""
+    """One or two sentences: the best trial, compared with the recipe's own settings."""
     best, trials = sweep.best(), sweep.trials()
     counts = ", ".join(
         f"{n} {word}" for word in ("finished", "pruned", "failed", "cancelled") if (n := sum(t.status == word for t in trials))
     )
     if best is None:
-        return f"No trial came to its end ({counts})."
+        return f"No trial finished ({counts})."
     own = next((trial for trial in trials if trial.number == 0), None)
     settings = _settings(best) if best.number else "the recipe's own settings"
     text = f"Best of {len(trials)} trials ({counts}): trial {best.number:03d} with {settings}, {sweep.plan.objective} {best.last:.4g}"
@@ -101,8 +101,8 @@ def _ends(domain: Domain) -> tuple[str, str]:
     return str(domain.options[0]), str(domain.options[-1])
 
 
-def _full(sweep: Sweep, trial: Trial) -> dict[str, Any]:
-    """The trial's value of each searched setting, the recipe's own where it has none."""
+def _searched_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
+    """The trial's value of each searched setting, or the recipe's own where the trial sets none."""
     parts = [key.partition(".") for key in sweep.plan.space]
     return {f"{s}.{k}": trial.settings.get(f"{s}.{k}", (sweep.settings.get(s) or {}).get(k)) for s, _, k in parts}
 
@@ -115,7 +115,7 @@ def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Chart | 
     low, high = min(last for _, last in scored), max(last for _, last in scored)
     courses = []
     for trial, last in scored:
-        settings = _full(sweep, trial)
+        settings = _searched_values(sweep, trial)
         if not all(settings[key] in domain for key, domain in domains.items()):
             continue
         share = (last - low) / (high - low or 1.0)
@@ -136,21 +136,21 @@ def _curves(trials: list[Trial]) -> Chart | None:
 
 
 def _losses(sweep: Sweep, trials: list[Trial]) -> Chart | None:
-    """Means over a fiftieth of the steps."""
+    """The training loss, averaged over each fiftieth of the steps."""
     width, curves = max(1, sweep.plan.steps // 50), {}
     for trial in _furthest(trials):
         parts: dict[int, list[float]] = {}
-        for step, figures in Run.open(sweep.run_name(trial.number)).history().items():
-            parts.setdefault(step // width, []).append(figures["loss"])
+        for step, metrics in Run.open(sweep.run_name(trial.number)).history().items():
+            parts.setdefault(step // width, []).append(metrics["loss"])
         curves[f"{trial.number:03d}"] = [((part + 0.5) * width, sum(losses) / len(losses)) for part, losses in parts.items()]
     return line_chart("Training loss, which compares only where the task is the same", curves, "step")
 
 
 def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], float] | None:
-    """(share of each setting, how much of the objective a forest explains out of its bags) at the first rung; None for too few trials."""
+    """(share of the permutation importance by setting, out-of-bag R² of the forest) at the first rung; None for too few trials."""
     first = sweep.plan.rungs[0]
     domains = sweep.plan.domains
-    known = [(_full(sweep, trial), trial.results[first]) for trial in trials if first in trial.results]
+    known = [(_searched_values(sweep, trial), trial.results[first]) for trial in trials if first in trial.results]
     known = [(settings, value) for settings, value in known if all(settings[key] in domain for key, domain in domains.items())]
     if len(known) < LEAST:
         return None
@@ -169,9 +169,9 @@ def _importance(sweep: Sweep, trials: list[Trial]) -> Section:
     heading, found = "Importance of each setting", importance(sweep, trials)
     if found is None:
         return Section(heading, notes=[f"Too few trials to say: {LEAST} or more are needed."])
-    shares, explained = found
-    note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, which explains {explained:.0%} of "
-    note += "the differences out of its bags" + ("." if explained > 0.2 else ": too little to trust these shares.")
+    shares, r_squared = found
+    note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, whose out-of-bag R² is {r_squared:.2f}"
+    note += "." if r_squared > 0.2 else ": too low to trust these shares."
     dots = [Dot(key, 100 * share) for key, share in shares.items()]
     return Section(heading, charts=[interval_chart("Share of the importance", dots, "%", from_zero=True)], notes=[note])
 
@@ -182,7 +182,7 @@ def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Table:
     order = sorted(trials, key=lambda t: (-max(t.results, default=0), sign * t.last if t.last is not None else math.inf))
     rows = []
     for trial in order:
-        full = _full(sweep, trial)
+        full = _searched_values(sweep, trial)
         steps = [number(trial.results[step]) if step in trial.results else "" for step in sweep.plan.rungs]
         name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
         rows.append(

@@ -47,7 +47,9 @@ def test_the_page_of_a_sweep_holds_its_charts_its_trials_and_what_mattered(sweep
     page = summary.page(sweep, None)
     searched, importance, trials = page.sections
     assert [chart.title.partition(",")[0] for chart in searched.drawn] == ["Settings and objective", "Objective", "Training loss"]
-    assert [chart.title for chart in importance.drawn] == ["Share of the importance"] and "random forest" in importance.notes[0]
+    assert [chart.title for chart in importance.drawn] == [
+        "Share of the importance"
+    ] and "random forest of all trials at step 18, whose out-of-bag R²" in importance.notes[0]
     (table,) = trials.tables
     assert [column.label for column in table.columns] == ["status", "optim.lr", *(f"step {n}" for n in sweep.plan.rungs), "seconds"]
     assert (table.rows[0].name, table.rows[0].weight, table.rows[0].cells[1].text) == ("rates-006", "main", "0.0001"), "the best first"
