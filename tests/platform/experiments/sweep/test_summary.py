@@ -30,8 +30,8 @@ def sweep(toy_run: Callable[..., Run]) -> Sweep:
     for number, rate in enumerate(RATES):
         settings: dict[str, Any] = {} if rate is None else {"optim.lr": rate}
         run = create_run(sweep.run_name(number), experiment, dataset.fingerprint, "a test", "")
-        lines = {"kind": "steps", "first": 0, "lr": [1e-3, 1e-3], "grad_norm": [1.0, 1.0], "losses": {"loss": [2.0, 1.0]}}
-        append_lines(run.folder / "events.jsonl", [lines])
+        steps = {"kind": "steps", "first": 0, "lr": [1e-3, 1e-3], "grad_norm": [1.0, 1.0], "losses": {"loss": [2.0, 1.0]}}
+        append_lines(run.folder / "events.jsonl", [{**steps, "seconds": 1.0, "samples": 200, "phases": {}}])
         sweep.note([{"kind": "proposed", "trial": number, "settings": settings}])
         if number == len(RATES) - 1:
             sweep.note([{"kind": "end", "trial": number, "status": "failed", "error": "no <room>"}])
