@@ -40,9 +40,10 @@ from sightline.platform import config
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.data.loader.stream import Stream, StreamResources
-from sightline.platform.data.schema import IMAGE_COLUMNS, decode_row
+from sightline.platform.data.schema import decode_row
 from sightline.platform.data.writer import ShardWriter
 
 RECIPES = ("croco-v1-base", "conmim-base", "loca-tiny", "loca-base")
@@ -88,15 +89,14 @@ class Measured:
 
 def write_data(folder: Path, kind: Kind) -> Dataset:
     """Photo-like images: coarse noise, enlarged, with fine noise on it (about 25 kB each as JPEG)."""
+    names = find_kind(kind).holding("image")
     with ShardWriter(folder, kind) as writer:
         for index in range(ROWS):
             rng = keyed_rng("ingest", index)
             small = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             image = np.clip(np.asarray(small, np.int16) + rng.integers(-8, 8, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8)
             sides = (image, image[:, ::-1])
-            writer.write(
-                {"id": f"{index:05d}"} | {name: encode_image(side, 90) for name, side in zip(IMAGE_COLUMNS[kind], sides, strict=False)}
-            )
+            writer.write({"id": f"{index:05d}"} | {name: encode_image(side, 90) for name, side in zip(names, sides, strict=False)})
     return Dataset.open(folder)
 
 
@@ -104,7 +104,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """The same rows and views for the DataLoader, endless."""
 
     def __init__(self, dataset: Dataset, views: Views) -> None:
-        self.rows = [row for table in dataset.scan(["id", *IMAGE_COLUMNS[dataset.kind]]) for row in table.to_pylist()]
+        self.rows = [row for table in dataset.scan(["id", *find_kind(dataset.kind).holding("image")]) for row in table.to_pylist()]
         self.kind, self.views = dataset.kind, views
 
     def __len__(self) -> int:

@@ -25,8 +25,8 @@ from sightline.methods.loca import official as loca_layout
 from sightline.methods.loca.config import LocaConfig
 from sightline.methods.loca.pretext import LocaPretext
 from sightline.methods.random import MicrobatchRng, keyed_rng, sample_rng
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.loader.stream import Columns
-from sightline.platform.data.schema import IMAGE_COLUMNS
 
 
 class Yardstick(NamedTuple):
@@ -64,7 +64,7 @@ def synthetic_views(method: Method, settings: MethodConfig, samples: int, seed: 
 
 
 def synthetic_images(method: Method, settings: MethodConfig, samples: int, seed: int) -> list[dict[str, np.ndarray]]:
-    names, (height, width) = IMAGE_COLUMNS[method.kind], method.image_shape(settings)
+    names, (height, width) = find_kind(method.kind).holding("image"), method.image_shape(settings)
     images = keyed_rng("benchmark", seed).integers(0, 256, (samples, len(names), height, width, 3), dtype=np.uint8)
     return [dict(zip(names, each, strict=True)) for each in images]
 

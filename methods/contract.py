@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-Kind = Literal["pairs", "images", "points"]
+Kind = str
+"""The name of a kind of data, such as "pairs", "images" or "points"; the platform knows them (`platform/data/kinds.py`)."""
 Sample = Mapping[str, Any]
 """One decoded row: images as uint8 H x W x 3 arrays, the other columns as they are stored."""
 Batch = dict[str, "torch.Tensor"]

@@ -88,7 +88,7 @@ def _evaluated_models(opened: dict[str, OpenedEncoder], count: int) -> list[Eval
     """Models of one architecture share their controls, which are then measured once: networks of the same random weights and answers."""
     import torch
 
-    from sightline.platform.data.encoder_input import input_of
+    from sightline.platform.data.kinds import input_of
     from sightline.platform.evaluation.probes.context import EvaluatedModel
     from sightline.platform.weights.format import digest
 

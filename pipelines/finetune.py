@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.platform.data.dataset import Dataset
 
 TASKS = ("classification", "segmentation")
 FORMS = {
@@ -38,12 +41,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
     from sightline.platform.core.paths import absolute
     from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.kinds import IMAGES, find_kind
 
     overrides = config.parse_overrides(args.settings)
     if not overrides.get("data.train"):
         raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
     train = Dataset.open(absolute(str(overrides["data.train"])))
-    if train.kind == "pairs":
+    if not any(train.kind == kind for kind, _ in FORMS):
         raise CallError(f"{train.uri} holds pairs, but images or points are needed", "name labelled data of kind images or points")
     if (train.kind, args.task) not in FORMS:
         raise CallError(f"there is no {args.task} of {train.kind} yet", "use --task classification")
@@ -68,11 +72,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     opened = open_encoder(args.model)
     if opened.method.startswith("finetune_"):
         raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
-    sees = "points" if find_method(opened.method).kind == "points" else "images"
+    sees = find_kind(find_method(opened.method).kind).modality
     if sees != train.kind:
         raise CallError(f"{args.model} is an encoder of {sees}, and {train.uri} holds {train.kind}", f"name an encoder of {train.kind}")
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
-    if sees == "images":
+    if sees == IMAGES.name:
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
@@ -82,9 +86,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return execution.execute(record, Console(stderr=args.json))
 
 
-def _classes(train: Any, task: str) -> dict[str, Any]:
+def _classes(train: Dataset, task: str) -> dict[str, Any]:
     """What the method's settings take from the data set: `model.classes`, of images `pretext.ignore_index`, too."""
     from sightline.methods.errors import CallError
+    from sightline.platform.data.kinds import IMAGES
 
     column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
     if column not in manifest.columns or len(manifest.classes) < 2:
@@ -92,11 +97,11 @@ def _classes(train: Any, task: str) -> dict[str, Any]:
             f"{train.uri} has no column {column!r} with two classes or more",
             f"make one with `sightline prepare {train.kind} {'classes' if task == 'classification' else 'masks'} ...`",
         )
-    ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == "images" else {}
+    ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == IMAGES.name else {}
     return {"model.classes": len(manifest.classes), **ignored}
 
 
-def _same_classes(train: Any, val: Any) -> None:
+def _same_classes(train: Dataset, val: Dataset) -> None:
     from sightline.methods.errors import CallError
 
     if train.manifest.classes != val.manifest.classes:

@@ -169,11 +169,11 @@ def _points(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
 
 
 def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
-    from sightline.platform.data.images import Fit
+    from sightline.platform.data.images import Resize
     from sightline.platform.data.prepare.job import Output, item_shards
     from sightline.platform.data.prepare.pairs import require_pairs
     from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time
-    from sightline.platform.data.writer import skipped_table
+    from sightline.platform.data.shard_stats import skipped_table
 
     shares = parse_split(args.split) if args.split else None
     folders = {name: part_of(args.out, name) for name in shares or ("",)}
@@ -183,7 +183,7 @@ def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     require_pairs(found)
     pairs = [pair for one in found for pair in one.pairs]
     sources = tuple(one.source for one in found)
-    fit = Fit(args.size, args.square, args.quality)
+    resize = Resize(args.size, args.square, args.quality)
     left_out, notes = 0, []
     if shares is None:
         parts = {"": pairs}
@@ -196,7 +196,7 @@ def _pairs(args: argparse.Namespace) -> tuple[Kind, list[Output], int]:
     sources = tuple(source.model_copy(update={"notes": (*source.notes, *notes)}) for source in sources)
     skips = skipped_table(skip for one in found for skip in one.skips)
     outputs = [
-        Output(folders[name], item_shards(part, fit, args.seed), sources, skips if i == 0 else ())
+        Output(folders[name], item_shards(part, resize, args.seed), sources, skips if i == 0 else ())
         for i, (name, part) in enumerate(parts.items())
     ]
     return "pairs", outputs, left_out

@@ -74,15 +74,15 @@ def _file_options(parser: argparse.ArgumentParser, name: str) -> None:
 def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     """The data sets to make, and how many images the gaps between splits cost."""
     from sightline.methods.errors import CallError
-    from sightline.platform.data.images import Fit
+    from sightline.platform.data.images import Resize
     from sightline.platform.data.prepare.images import WHOLE, joined
     from sightline.platform.data.prepare.job import Output, item_shards
     from sightline.platform.data.prepare.split import parse_split
-    from sightline.platform.data.writer import skipped_table
+    from sightline.platform.data.shard_stats import skipped_table
 
-    fit = Fit(args.size, args.square, args.quality)
+    resize = Resize(args.size, args.square, args.quality)
     if args.reader == "pairs":
-        return [_pair_frames(args, fit)], 0
+        return [_pair_frames(args, resize)], 0
     found = _find(args)
     whole = joined(found)
     parts, left_out = whole.parts, 0
@@ -100,7 +100,7 @@ def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     made = [
         Output(
             part_of(args.out, part),
-            item_shards(images, fit, args.seed),
+            item_shards(images, resize, args.seed),
             sources,
             skips if number == 0 else (),
             whole.classes.names,
@@ -152,14 +152,14 @@ def _split(
     return {part: [image for image in images if assigned[image.scene or ""] == part] for part in shares}, 0, ["split by scene"]
 
 
-def _pair_frames(args: argparse.Namespace, fit: object) -> Output:
+def _pair_frames(args: argparse.Namespace, resize: object) -> Output:
     from sightline.platform.data.dataset import Dataset
-    from sightline.platform.data.images import Fit
+    from sightline.platform.data.images import Resize
     from sightline.platform.data.prepare.job import Output
     from sightline.platform.data.prepare.pair_frames import frames_of
 
-    assert isinstance(fit, Fit)
+    assert isinstance(resize, Resize)
     dataset = Dataset.open(args.dataset)
     note = f"the images of the pairs {dataset.fingerprint[:12]}, each once; the time is that of its pair"
     sources = tuple(source.model_copy(update={"notes": (*source.notes, note)}) for source in dataset.manifest.provenance.sources)
-    return Output(place(args.out), frames_of(dataset, fit), sources)
+    return Output(place(args.out), frames_of(dataset, resize), sources)

@@ -46,13 +46,13 @@ def add_arguments(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     """The data sets to make; nothing is left out between splits."""
     from sightline.methods.errors import CallError
-    from sightline.platform.data.images import Fit
+    from sightline.platform.data.images import Resize
     from sightline.platform.data.prepare.cloud_layouts import FINDERS
     from sightline.platform.data.prepare.clouds import Drawn
     from sightline.platform.data.prepare.images import WHOLE
     from sightline.platform.data.prepare.job import Output, item_shards
     from sightline.platform.data.prepare.split import parse_split, split_images
-    from sightline.platform.data.writer import skipped_table
+    from sightline.platform.data.shard_stats import skipped_table
 
     (name,) = source_names(args.name, args.folders)
     options = {"variant": args.variant} if args.reader == "scanobjectnn" else {}
@@ -75,7 +75,7 @@ def outputs(args: argparse.Namespace) -> tuple[list[Output], int]:
     made = [
         Output(
             part_of(args.out, part),
-            item_shards(items, Fit(), args.seed),
+            item_shards(items, Resize(), args.seed),
             (found.source,),
             skips if number == 0 else (),
             found.classes,

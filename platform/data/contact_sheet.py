@@ -16,7 +16,7 @@ from sightline.methods.random import keyed_rng
 from .clouds import NO_PART, decode_parts, decode_points
 from .dataset import Dataset
 from .images import decode_image, decode_segmentation
-from .schema import CLOUD_COLUMNS, IMAGE_COLUMNS
+from .kinds import find_kind
 
 _CAPTION, _MARGIN = 14, 6
 
@@ -48,7 +48,8 @@ def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
-    names = ["id", "overlap", "label", "segmentation", "points", "part", *IMAGE_COLUMNS[dataset.kind]]
+    kind = find_kind(dataset.kind)
+    names = ["id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *kind.samples]
     found: list[dict[str, Any]] = []
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
@@ -57,14 +58,17 @@ def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
-    views = []
-    for name in IMAGE_COLUMNS[dataset.kind] or ("points",):
+    kind, views = find_kind(dataset.kind), []
+    for name in kind.samples:
         try:
-            view = _cloud(sample, height) if name in CLOUD_COLUMNS else _image(sample, name, height, dataset.manifest.ignore_index)
+            if name in kind.holding("image"):
+                view = _image(sample, name, height, dataset.manifest.ignore_index)
+            elif name in kind.holding("cloud"):
+                view = _cloud(sample, name, height)
+            else:
+                view = _text(f"{name}: no picture", height, "slategrey")
         except BrokenSampleError as error:
-            broken = Image.new("RGB", (height, height), "firebrick")
-            ImageDraw.Draw(broken).text((4, 4), str(error)[:24], fill="white")
-            view = np.asarray(broken)
+            view = _text(str(error), height, "firebrick")
         views.append(view)
     shown = Image.fromarray(np.concatenate(views, 1))
     tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
@@ -82,9 +86,15 @@ def _image(sample: dict[str, Any], name: str, height: int, ignore_index: int | N
     return np.asarray(shown.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _cloud(sample: dict[str, Any], side: int) -> np.ndarray:
+def _text(text: str, side: int, colour: str) -> np.ndarray:
+    tile = Image.new("RGB", (side, side), colour)
+    ImageDraw.Draw(tile).text((4, 4), text[:24], fill="white")
+    return np.asarray(tile)
+
+
+def _cloud(sample: dict[str, Any], name: str, side: int) -> np.ndarray:
     """The cloud, its parts in colours; points of no part are grey."""
-    points = decode_points(sample["points"])
+    points = decode_points(sample[name])
     colours = None
     if sample.get("part") is not None:
         part = decode_parts(sample["part"])

@@ -73,7 +73,7 @@ def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Resize:
     """How images are stored: `square` cuts the middle square, `size` is the short side at most (None keeps it)."""
 
     size: int | None = None
@@ -96,7 +96,7 @@ class Placement:
         return array[self.top : self.top + self.cut[0], self.left : self.left + self.cut[1]]
 
 
-def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
+def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     """An image as it is stored, and how it got there.
 
     An image that need not change keeps its bytes; it is decoded all the same, so that a damaged one is found now. Resizing is antialiased.
@@ -106,9 +106,9 @@ def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
     height, width = array.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
-    cut = (min(height, width), min(height, width)) if fit.square else (height, width)
+    cut = (min(height, width), min(height, width)) if resize.square else (height, width)
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
-    scale = min(1.0, fit.size / min(cut)) if fit.size else 1.0
+    scale = min(1.0, resize.size / min(cut)) if resize.size else 1.0
     stored = (round(cut[0] * scale), round(cut[1] * scale))
     placement = Placement((height, width), top, left, cut, stored)
     if stored == (height, width):
@@ -116,10 +116,10 @@ def fit_image(data: bytes, fit: Fit) -> tuple[bytes, Placement]:
     image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
     if stored != cut:
         image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return encode_image(np.asarray(image), fit.quality), placement
+    return encode_image(np.asarray(image), resize.quality), placement
 
 
-def fit_depth(data: bytes, at: Placement) -> bytes:
+def resized_depth(data: bytes, at: Placement) -> bytes:
     """The depth of an image as it is stored with it; where nothing changes, the bytes stay. Raises `BrokenSampleError`.
 
     Depth may come in another size than its image: it is of the same view.
@@ -132,7 +132,7 @@ def fit_depth(data: bytes, at: Placement) -> bytes:
     return encode_depth(resize_nearest(metres, *at.stored))
 
 
-def fit_segmentation(data: bytes, at: Placement, classes: int, ignore_index: int | None = None) -> bytes:
+def resized_mask(data: bytes, at: Placement, classes: int, ignore_index: int | None = None) -> bytes:
     """The mask of an image as it is stored with it; where nothing changes, the bytes stay.
 
     Raises `BrokenSampleError` with `reason: detail` for a mask of another size than its image and for an index that is none of

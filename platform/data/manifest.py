@@ -10,12 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError
 
 from .clouds import NO_PART
+from .kinds import find_kind, kind_names
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
@@ -113,6 +114,11 @@ class Manifest(_Record):
     part_points: dict[int, int] = Field(default_factory=dict)
     """Points of each value that occurs in `part`."""
 
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: Kind) -> Kind:
+        return find_kind(kind).name
+
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         if sum(shard.rows for shard in self.shards) != self.rows:
@@ -161,6 +167,12 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             raise CallError(
                 f"{where} has data schema version {version}; this Sightline reads up to {SCHEMA_VERSION}",
                 "upgrade Sightline, or prepare the data set again with this version",
+            )
+        kind = raw.get("kind")
+        if isinstance(kind, str) and kind not in kind_names():
+            raise CallError(
+                f"{where} holds data of the kind {kind!r}, which is not known here; known are {', '.join(kind_names())}",
+                "install the package that provides this kind",
             )
         return Manifest.model_validate_json(text)
     except (ValidationError, ValueError, AttributeError) as error:

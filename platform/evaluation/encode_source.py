@@ -17,11 +17,11 @@ from sightline.methods.ops.clouds import fitted
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.prepare.cloud_folders import clouds_below
 from sightline.platform.data.prepare.clouds import CloudFile, Drawn
 from sightline.platform.data.prepare.items import images_below, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES
-from sightline.platform.data.schema import IMAGE_COLUMNS
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
 
@@ -99,7 +99,7 @@ def open_source(place: str, opened: OpenedEncoder) -> Source:
                 f"name a data set of kind {' or '.join(input_spec.kinds)}, or another encoder",
             )
         columns = tuple(name for name in EXTRA_COLUMNS if name in dataset.manifest.columns)
-        count = dataset.rows * max(1, len(IMAGE_COLUMNS[dataset.kind]))
+        count = dataset.rows * len(find_kind(dataset.kind).samples)
         return Source(dataset.uri, dataset.fingerprint, count, columns, partial(_of_dataset, dataset, columns))
     folder = Path(place).expanduser().absolute()
     if not folder.is_dir():
@@ -124,8 +124,8 @@ def _file(folder: Path, name: str, cloud: bool) -> np.ndarray:
 
 
 def _of_dataset(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Item]:
-    stored = IMAGE_COLUMNS[dataset.kind] or ("points",)
-    decode = decode_image if IMAGE_COLUMNS[dataset.kind] else decode_points
+    stored = find_kind(dataset.kind).samples
+    decode = decode_image if find_kind(dataset.kind).modality == "images" else decode_points
     for table in dataset.scan(["id", *columns, *stored]):
         for row in table.to_pylist():
             for number, column in enumerate(stored, 1):

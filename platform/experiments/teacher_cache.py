@@ -29,7 +29,7 @@ from sightline.platform.data.loader.cache import (
     VERSION,
     Cache,
     CacheShard,
-    hint,
+    how_to_rebuild,
     key_of,
     load_part,
     part_name,
@@ -135,7 +135,7 @@ def build(
     with _alone(uri):
         if cache := Cache.find(uri, row_groups):
             if cache.manifest.key != key_of(made_of):
-                raise SightlineError(f"the cache in {uri} has another key: {cache.manifest.key[:16]}", hint(uri))
+                raise SightlineError(f"the cache in {uri} has another key: {cache.manifest.key[:16]}", how_to_rebuild(uri))
             say(f"teacher cache: {size(cache.bytes)} in {uri}, made before")
             return cache
         wanted = parts(row_groups, samples.variants)
@@ -190,7 +190,7 @@ def _kept(uri: str, name: str) -> CacheShard | None:
         return None
     try:
         one = CacheShard.model_validate_json(read_bytes(system, _record(path, name)))
-        ShardFolder(uri, (one.shard,), hint(uri)).verify()
+        ShardFolder(uri, (one.shard,), how_to_rebuild(uri)).verify()
     except (SightlineError, ValueError):
         return None
     return one

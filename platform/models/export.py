@@ -17,7 +17,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import TimmForm
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import MicrobatchRng
-from sightline.platform.data.encoder_input import input_of
+from sightline.platform.data.kinds import find_kind, input_of
 from sightline.platform.weights.format import SINGLE, Weights, write_file
 
 from .encoders import OpenedEncoder
@@ -61,7 +61,7 @@ def _timm(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
 
     method = find_method(opened.method)
     if method.timm is None:
-        why = ": timm has encoders of images alone" if method.kind == "points" else ""
+        why = ": timm has encoders of images alone" if find_kind(method.kind).modality != "images" else ""
         raise SightlineError(f"timm has no form of {opened.method}'s encoder{why}", "use --format safetensors, official or onnx")
     form = method.timm(opened.config, opened.encoder.state_dict())
     with _folder(out) as scratch:

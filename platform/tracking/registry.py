@@ -23,7 +23,8 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import home, local_tracking_uri
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.encoder_input import Input, input_of
+from sightline.platform.data.encoder_input import EncoderInput
+from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
 TOLERANCE = 1e-5
@@ -213,7 +214,7 @@ def _line(error: Exception) -> str:
     return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
 
 
-def _save(encoder: torch.nn.Module, given: Input, output: str, folder: Path, logged: Any, run_id: str) -> None:
+def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Path, logged: Any, run_id: str) -> None:
     """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
     import mlflow.pytorch
     import numpy as np
@@ -243,7 +244,7 @@ def _save(encoder: torch.nn.Module, given: Input, output: str, folder: Path, log
         _check(encoder, folder / "data" / "model.pt2", given)
 
 
-def _check(encoder: torch.nn.Module, path: Path, given: Input) -> None:
+def _check(encoder: torch.nn.Module, path: Path, given: EncoderInput) -> None:
     """Compares the features of the exported program with the encoder's. Its example input stays: MLflow refuses a program without."""
     exported = torch.export.load(path).module()
     for batch in (1, 3, 7):
@@ -289,7 +290,7 @@ def _tracking(uri: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _example(name: str, alias: str, given: Input, output: str, tracking_uri: str) -> str:
+def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_uri: str) -> str:
     place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
     return f"""## Use
 

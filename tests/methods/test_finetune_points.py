@@ -19,7 +19,7 @@ from sightline.methods.i2p_mae.transfer import DROPPED, smoothed_cross_entropy
 from sightline.methods.ops.farthest_point_sampling import farthest
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import MicrobatchRng, keyed_rng
-from sightline.platform.data.encoder_input import input_of
+from sightline.platform.data.kinds import input_of
 
 METHOD = find_method("finetune_points")
 STILL = {"scale": [1, 1], "shift": 0}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import Fit, encode_segmentation
+from sightline.platform.data.images import Resize, encode_segmentation
 from sightline.platform.data.prepare.images import FoundImages, joined
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 
@@ -32,12 +32,12 @@ def write_mask(path: Path, indices: np.ndarray) -> None:
     path.write_bytes(encode_segmentation(indices))
 
 
-def prepare(found: FoundImages, out: Path, fit: Fit | None = None, **options: Any) -> dict[str, Dataset]:
+def prepare(found: FoundImages, out: Path, resize: Resize | None = None, **options: Any) -> dict[str, Dataset]:
     """The data sets of a source by the names of its parts."""
     found = joined([found])
     source, classes, notes = (found.source,), found.classes, tuple(found.notes)
     outputs = [
-        Output(str(out / part), item_shards(images, fit or Fit(), 0), source, (), classes.names, classes.ignore_index, notes)
+        Output(str(out / part), item_shards(images, resize or Resize(), 0), source, (), classes.names, classes.ignore_index, notes)
         for part, images in found.parts.items()
     ]
     run_job(outputs, "images", local=True, **options)

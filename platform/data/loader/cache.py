@@ -147,10 +147,11 @@ class Cache:
 
     @property
     def _files(self) -> ShardFolder:
-        return ShardFolder(self.uri, self.manifest.shards, hint(self.uri))
+        return ShardFolder(self.uri, self.manifest.shards, how_to_rebuild(self.uri))
 
 
-def hint(uri: str) -> str:
+def how_to_rebuild(uri: str) -> str:
+    """The hint of an error about the cache in this folder."""
     return f"delete the folder {uri}: the next start of a run that needs the cache makes it anew"
 
 
@@ -162,9 +163,9 @@ def _read_manifest(uri: str, row_groups: RowGroups) -> CacheManifest:
         manifest = CacheManifest.model_validate_json(read_bytes(system, f"{path}/{MANIFEST_NAME}"))
     except (OSError, ValidationError, ValueError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise SightlineError(f"{uri}/{MANIFEST_NAME} is not a valid manifest of a cache: {what}", hint(uri)) from None
+        raise SightlineError(f"{uri}/{MANIFEST_NAME} is not a valid manifest of a cache: {what}", how_to_rebuild(uri)) from None
     if [shard.row_groups for shard in manifest.shards] != [_chunks(rows) for _, _, rows in row_groups] * manifest.variants:
-        raise SightlineError(f"the cache in {uri} does not hold the row groups of the data set, each in every variant", hint(uri))
+        raise SightlineError(f"the cache in {uri} does not hold the row groups of the data set, each in every variant", how_to_rebuild(uri))
     return manifest
 
 

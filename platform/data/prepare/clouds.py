@@ -16,7 +16,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
-from sightline.platform.data.images import Fit, decode_depth
+from sightline.platform.data.images import Resize, decode_depth
 from sightline.platform.data.manifest import Source
 
 from .items import read_file
@@ -51,8 +51,8 @@ class _CloudItem:
     def cloud(self) -> Cloud:
         raise NotImplementedError
 
-    def row(self, fit: Fit) -> dict[str, Any]:
-        """One row of kind `points`; `fit` is for images. Raises `BrokenSampleError` with `reason: detail`."""
+    def row(self, resize: Resize) -> dict[str, Any]:
+        """One row of kind `points`; `resize` is for images. Raises `BrokenSampleError` with `reason: detail`."""
         cloud = self.cloud()
         points = encode_points(np.asarray(cloud.points))
         if distinct(decode_points(points)) < 2:

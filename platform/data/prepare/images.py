@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.images import Fit, fit_depth, fit_image, fit_segmentation
+from sightline.platform.data.images import Resize, resized_depth, resized_image, resized_mask
 from sightline.platform.data.manifest import Source
 
 from .items import read_file
@@ -49,17 +49,17 @@ class ImageFile:
     def frames(self) -> tuple[int, ...]:
         return (self.frame,)
 
-    def row(self, fit: Fit) -> dict[str, Any]:
+    def row(self, resize: Resize) -> dict[str, Any]:
         """One row of kind `images`; mask and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "label": self.label, "time": self.time}
-        row["image"], at = fit_image(read_file(self.image), fit)
+        row["image"], at = resized_image(read_file(self.image), resize)
         if self.mask is not None:
             try:
-                row["segmentation"] = fit_segmentation(read_file(self.mask), at, len(self.classes.names), self.classes.ignore_index)
+                row["segmentation"] = resized_mask(read_file(self.mask), at, len(self.classes.names), self.classes.ignore_index)
             except BrokenSampleError as error:
                 raise BrokenSampleError(f"{error}{', ' if ': ' in str(error) else ': '}{Path(self.mask).name}") from None
         if self.depth is not None:
-            row["depth"] = fit_depth(read_file(self.depth), at)
+            row["depth"] = resized_depth(read_file(self.depth), at)
         return row
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.images import MAX_BYTES, Fit
+from sightline.platform.data.images import MAX_BYTES, Resize
 
 Skip = Callable[[str, str], None]
 """(what, why)"""
@@ -22,7 +22,7 @@ class Item(Protocol):
     @property
     def id(self) -> str: ...
 
-    def row(self, fit: Fit) -> dict[str, Any]:
+    def row(self, resize: Resize) -> dict[str, Any]:
         """The row, its images cut, resized and encoded. Raises `BrokenSampleError` with `reason: detail`."""
         ...
 
@@ -32,7 +32,7 @@ class ItemRows:
     """The rows of one shard: these items, read, cut, resized and encoded."""
 
     items: tuple[Item, ...]
-    fit: Fit
+    resize: Resize
 
     @property
     def count(self) -> int:
@@ -41,7 +41,7 @@ class ItemRows:
     def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
         for item in self.items:
             try:
-                yield item.row(self.fit)
+                yield item.row(self.resize)
             except BrokenSampleError as error:
                 skip_broken(skip, item.id, error)
 

@@ -22,9 +22,10 @@ from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
-from sightline.platform.data.images import Fit
+from sightline.platform.data.images import Resize
 from sightline.platform.data.manifest import Manifest, Skipped, Source
-from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, ShardStats, claim_folder, merge_skipped, write_manifest, write_shard
+from sightline.platform.data.shard_stats import ShardStats, merge_skipped
+from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
 
 from .items import Item, ItemRows, Skip
 
@@ -61,19 +62,19 @@ class Stopped(BaseException):
     """Ctrl-C reached a thread that makes a shard."""
 
 
-def item_shards(items: Sequence[Item], fit: Fit, seed: int) -> list[ItemRows]:
+def item_shards(items: Sequence[Item], resize: Resize, seed: int) -> list[ItemRows]:
     """All items in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
     shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
     weights = []
     for item in shuffled[:PROBED]:
         try:
-            weights.append(sum(len(value) for value in item.row(fit).values() if isinstance(value, bytes)))
+            weights.append(sum(len(value) for value in item.row(resize).values() if isinstance(value, bytes)))
         except ValueError:  # a broken sample; the job names it
             continue
-    fitting = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
+    rows_of_shard = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
     groups = -(-len(shuffled) // ROWS_PER_GROUP)
-    rows = ROWS_PER_GROUP * max(1, min(fitting // ROWS_PER_GROUP, -(-groups // 8)))
-    return [ItemRows(tuple(shuffled[start : start + rows]), fit) for start in range(0, len(shuffled), rows)]
+    rows = ROWS_PER_GROUP * max(1, min(rows_of_shard // ROWS_PER_GROUP, -(-groups // 8)))
+    return [ItemRows(tuple(shuffled[start : start + rows]), resize) for start in range(0, len(shuffled), rows)]
 
 
 def run_job(
@@ -195,13 +196,19 @@ def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator
             ray.shutdown()
 
 
+def job_digest(output: Output) -> str:
+    """SHA-256 of what decides the content of a data set: a preparation that was stopped is continued only by a job with the same one."""
+    # `Resize` and the field that holds it go by their first names, so that a preparation which an older Sightline began is continued.
+    identity = [repr(source).replace("resize=Resize(", "fit=Fit(") for source in output.shards]
+    if output.classes:
+        identity.append(repr((output.classes, output.ignore_index, *([output.parts] if output.parts else []))))
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()
+
+
 def _begin(output: Output, overwrite: bool) -> None:
     """A folder that is ours: empty, or with the beginning of this very job in it."""
     system, path = open_place(output.folder)
-    identity = [repr(source) for source in output.shards]
-    if output.classes:
-        identity.append(repr((output.classes, output.ignore_index, *([output.parts] if output.parts else []))))
-    digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    digest = job_digest(output)
     claim_folder(output.folder, overwrite)
     plan = f"{path}/{STAGING}/plan.json"
     if exists(system, plan) and json.loads(read_bytes(system, plan)).get("digest") != digest:
@@ -244,5 +251,5 @@ def _judge(skipped: Sequence[Skipped], rows: int, limit: float) -> None:
         reasons = "; ".join(f"{item.count} x {item.reason} ({', '.join(item.examples[:2])})" for item in skipped[:3])
         raise SightlineError(
             f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons}",
-            "hint the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
+            "correct the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
         )

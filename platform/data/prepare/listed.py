@@ -39,7 +39,8 @@ def find(place: str, name: str, licence: str = "unstated", *, root: str | None =
         if label is not None and index is None:
             if not label.isdecimal() or int(label) >= len(names):
                 raise CallError(
-                    f"{path} line {number}: label {label!r} is none of the {len(names)} classes of {classes}", "hint the line or the list"
+                    f"{path} line {number}: label {label!r} is none of the {len(names)} classes of {classes}",
+                    "correct the line or the list",
                 )
             index = int(label)
         parent = Path(file).parent.as_posix()

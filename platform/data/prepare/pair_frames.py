@@ -9,13 +9,13 @@ from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import Fit, fit_depth, fit_image
-from sightline.platform.data.schema import DEPTH_COLUMNS, IMAGE_COLUMNS
+from sightline.platform.data.images import Resize, resized_depth, resized_image
+from sightline.platform.data.kinds import PAIRS
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .items import Skip, skip_broken
 
-_VIEWS = tuple(zip(("1", "2"), IMAGE_COLUMNS["pairs"], DEPTH_COLUMNS["pairs"], strict=True))
+_VIEWS = tuple(zip(("1", "2"), PAIRS.holding("image"), PAIRS.holding("depth"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PairFrames:
 
     uri: str
     fingerprint: str
-    fit: Fit
+    resize: Resize
     groups: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
     @property
@@ -32,7 +32,7 @@ class PairFrames:
         return sum(len(places) for _, _, places in self.groups)
 
     def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
-        dataset = Dataset.open(self.uri, "pairs")
+        dataset = Dataset.open(self.uri, PAIRS.name)
         if dataset.fingerprint != self.fingerprint:
             raise CallError(f"{self.uri} changed while it was read", "run the same command again with --overwrite")
         for shard, group, places in self.groups:
@@ -41,16 +41,16 @@ class PairFrames:
                 pair = table.slice(row, 1).to_pylist()[0]
                 name, image, depth = _VIEWS[view]
                 try:
-                    data, at = fit_image(pair[image], self.fit)
-                    kept = fit_depth(pair[depth], at) if pair[depth] is not None else None
+                    data, at = resized_image(pair[image], self.resize)
+                    kept = resized_depth(pair[depth], at) if pair[depth] is not None else None
                     yield {"id": f"{pair['id']}#{name}", "scene": pair["scene"], "time": pair["time"], "image": data, "depth": kept}
                 except BrokenSampleError as error:
                     skip_broken(skip, f"{pair['id']}#{name}", error)
 
 
-def frames_of(dataset: Dataset, fit: Fit) -> list[PairFrames]:
+def frames_of(dataset: Dataset, resize: Resize) -> list[PairFrames]:
     """The shards of its images, in stored order, which is a drawn one. Reads every image once, to find those that several pairs share."""
-    if dataset.kind != "pairs":
+    if dataset.kind != PAIRS.name:
         raise CallError(f"{dataset.uri} holds {dataset.kind}, not pairs", "name a data set made by `sightline prepare pairs`")
     seen: set[bytes] = set()
     shards: list[PairFrames] = []
@@ -60,7 +60,7 @@ def frames_of(dataset: Dataset, fit: Fit) -> list[PairFrames]:
     def close() -> None:
         nonlocal groups, size
         if groups:
-            shards.append(PairFrames(dataset.uri, dataset.fingerprint, fit, tuple(groups)))
+            shards.append(PairFrames(dataset.uri, dataset.fingerprint, resize, tuple(groups)))
         groups, size = [], 0
 
     for shard, group, _ in dataset.row_groups:

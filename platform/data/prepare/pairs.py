@@ -10,7 +10,7 @@ import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
-from sightline.platform.data.images import Fit, fit_depth, fit_image
+from sightline.platform.data.images import Resize, resized_depth, resized_image
 from sightline.platform.data.manifest import Source
 
 from .items import read_file
@@ -39,16 +39,16 @@ class Pair:
     def frames(self) -> tuple[int, ...]:
         return self.frame1, self.frame2
 
-    def row(self, fit: Fit) -> dict[str, Any]:
+    def row(self, resize: Resize) -> dict[str, Any]:
         """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "overlap": self.overlap, "time": self.time, "T_2from1": self.T_2from1}
         for view, image, K, depth in (("1", self.image1, self.K1, self.depth1), ("2", self.image2, self.K2, self.depth2)):
-            row[f"image{view}"], at = fit_image(read_file(image), fit)
+            row[f"image{view}"], at = resized_image(read_file(image), resize)
             if K is not None:
                 moved = shift_intrinsics(np.reshape(K, (3, 3)), at.left, at.top)
                 row[f"K{view}"] = scale_intrinsics(moved, at.stored[1] / at.cut[1], at.stored[0] / at.cut[0]).ravel()
             if depth is not None:
-                row[f"depth{view}"] = fit_depth(read_file(depth), at)
+                row[f"depth{view}"] = resized_depth(read_file(depth), at)
         return row
 
 

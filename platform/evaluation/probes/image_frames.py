@@ -14,7 +14,7 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_depth, decode_image, decode_segmentation
 from sightline.platform.data.loader.fixed import read_rows, spread
-from sightline.platform.data.schema import DEPTH_COLUMNS, IMAGE_COLUMNS
+from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Frame:
 
 
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "depth": {"pairs": DEPTH_COLUMNS["pairs"], "images": DEPTH_COLUMNS["images"]},
+    "depth": {kind.name: kind.holding("depth") for kind in (PAIRS, IMAGES)},
     "segmentation": {"images": ("segmentation",)},
     "label": {"images": ("label",)},
 }
@@ -45,7 +45,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 def list_frames(dataset: Dataset, target: str, max_rows: int) -> list[Frame]:
     """The single images with a target in at most `max_rows` rows; an image stored in several pairs is listed once."""
     frames: dict[bytes, Frame] = {}
-    columns = list(zip(IMAGE_COLUMNS[dataset.kind], TARGETS[target][dataset.kind], strict=True))
+    columns = list(zip(find_kind(dataset.kind).samples, TARGETS[target][dataset.kind], strict=True))
     wanted = ["id", "scene", "time", *(name for pair in columns for name in pair)]
     for row, stored in read_rows(dataset, spread(dataset.rows, max_rows), wanted):
         time = stored.get("time")

@@ -13,6 +13,7 @@ from sightline.methods.settings import nearest
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_gpus
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.spec import ProbeSpec
 
@@ -129,7 +130,7 @@ def _objective(experiment: config.Experiment, asked: str | None, space: Space, i
                 "leave --objective out to compare by a probe, or add --insist",
             )
         return asked, "lower"
-    kind = "points" if find_method(experiment.method).kind == "points" else "images"
+    kind = find_kind(find_method(experiment.method).kind).modality
     fitting = {probe.name: probe for probe in ranked() if probe.modality == kind}
     name, _, metric = (asked or "").partition(".")
     if asked is None:

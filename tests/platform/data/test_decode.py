@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError
-from sightline.platform.data.images import Fit, Placement, decode_depth, decode_image, encode_depth, encode_image, fit_image
+from sightline.platform.data.images import Placement, Resize, decode_depth, decode_image, encode_depth, encode_image, resized_image
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -116,18 +116,18 @@ def test_too_many_bytes_are_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_image_that_need_not_shrink_keeps_its_bytes() -> None:
     data = encode_image(_picture(64, 96))
-    assert fit_image(data, Fit()) == (data, Placement((64, 96), 0, 0, (64, 96), (64, 96)))
-    assert fit_image(data, Fit(size=64))[0] is data
-    square, at = fit_image(data, Fit(size=32, square=True))
+    assert resized_image(data, Resize()) == (data, Placement((64, 96), 0, 0, (64, 96), (64, 96)))
+    assert resized_image(data, Resize(size=64))[0] is data
+    square, at = resized_image(data, Resize(size=32, square=True))
     assert (at.top, at.left, at.cut, at.stored) == (0, 16, (64, 64), (32, 32)) and decode_image(square).shape == (32, 32, 3)
-    smaller, placement = fit_image(data, Fit(size=32))
+    smaller, placement = resized_image(data, Resize(size=32))
     original, stored = placement.original, placement.stored
     assert (original, stored) == ((64, 96), (32, 48)) and decode_image(smaller).shape == (32, 48, 3)
 
 
 def test_a_tiny_image_is_refused() -> None:
     with pytest.raises(BrokenSampleError, match=r"tiny image .*: 60 x 20"):
-        fit_image(_bytes(Image.fromarray(_picture(20, 60))), Fit())
+        resized_image(_bytes(Image.fromarray(_picture(20, 60))), Resize())
 
 
 def test_depth_survives_to_the_millimetre_and_unknown_stays_unknown() -> None:

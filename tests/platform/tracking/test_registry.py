@@ -141,7 +141,7 @@ def test_mlflow_is_left_as_it_was_found(store: dict[str, Any], monkeypatch: pyte
 def test_an_encoder_of_clouds_is_filed_and_loaded_the_same_way(tmp_path: Path) -> None:
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import BuildContext
-    from sightline.platform.data.encoder_input import input_of
+    from sightline.platform.data.kinds import input_of
     from sightline.platform.tracking.registry import register_encoder
 
     store, method = make_store(tmp_path / "store"), find_method("i2p_mae")

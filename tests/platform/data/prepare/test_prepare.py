@@ -16,7 +16,7 @@ from PIL import Image
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
-from sightline.platform.data.images import Fit, encode_depth, encode_image
+from sightline.platform.data.images import Resize, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
@@ -34,7 +34,7 @@ def _image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 60)) -> None:
 
 
 def _prepare(found: Found, out: Path, **options: Any) -> Dataset:
-    output = Output(str(out), item_shards(found.pairs, Fit(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
+    output = Output(str(out), item_shards(found.pairs, Resize(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
     run_job([output], "pairs", local=True, **options)
     return Dataset.open(out, "pairs")
 
@@ -262,7 +262,7 @@ def test_many_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("sightline.platform.data.prepare.job.LOCAL_SHARDS", 0)
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
-    output = Output(str(tmp_path / "out"), item_shards(found.pairs, Fit(32), 0), ())
+    output = Output(str(tmp_path / "out"), item_shards(found.pairs, Resize(32), 0), ())
     run_job([output], "pairs", workers=2)
     remote = Dataset.open(tmp_path / "out")
     run_job([Output(str(tmp_path / "local"), output.shards, ())], "pairs", local=True)

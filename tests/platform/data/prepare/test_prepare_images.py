@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import Fit, decode_image, encode_depth, encode_image, encode_segmentation
+from sightline.platform.data.images import Resize, decode_image, encode_depth, encode_image, encode_segmentation
 from sightline.platform.data.prepare import folders, frames, listed
 from sightline.platform.data.prepare.images import WHOLE, joined, with_scenes
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
@@ -199,7 +199,7 @@ def test_frames_keep_time_and_depth_and_split_by_blocks_of_time(tmp_path: Path) 
     split, dropped, _ = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 4)
     assert (len(split["train"]), len(split["val"]), dropped) == (28, 8, 4)
     found.parts = {WHOLE: split["val"]}
-    dataset = prepare(found, tmp_path / "out", Fit(32, square=True))[WHOLE]
+    dataset = prepare(found, tmp_path / "out", Resize(32, square=True))[WHOLE]
     sample = decode_row(rows_of(dataset)["walk/color/35.jpg"], "images", depth=True)
     assert sample["depth"].shape == sample["image"].shape[:2] == (32, 32) and sample["time"] == 3.5
     np.testing.assert_allclose(sample["depth"], 1.35)
@@ -221,14 +221,14 @@ def test_every_image_of_a_pair_data_set_is_taken_once(tmp_path: Path) -> None:
     for i in range(6):
         write_image(tmp_path / f"in/{i}.jpg", seed=i)
     pairs = frames.find(str(tmp_path / "in"), "walk", (1, 2), 0).pairs
-    run_job([Output(str(tmp_path / "pairs"), item_shards(pairs, Fit(), 0), ())], "pairs", local=True)
+    run_job([Output(str(tmp_path / "pairs"), item_shards(pairs, Resize(), 0), ())], "pairs", local=True)
     dataset = Dataset.open(tmp_path / "pairs")
-    run_job([Output(str(tmp_path / "out"), frames_of(dataset, Fit()), ())], "images", local=True)
+    run_job([Output(str(tmp_path / "out"), frames_of(dataset, Resize()), ())], "images", local=True)
     images = Dataset.open(tmp_path / "out", "images")
     assert {row["image"] for row in rows_of(images).values()} == {(tmp_path / f"in/{i}.jpg").read_bytes() for i in range(6)}
     assert images.rows == 6 and images.manifest.scenes == {"walk": 6} and dataset.rows == 9
     with pytest.raises(CallError, match="holds images, not pairs"):
-        frames_of(images, Fit())
+        frames_of(images, Resize())
 
 
 # Merging, resuming, decoding ---------------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def _png(array: np.ndarray) -> bytes:
 def test_imagenet_mini_shrinks_to_its_short_side(tmp_path: Path) -> None:
     found = folders.find_folder(str(DATA / "imagenet-mini"), "imagenet")
     found.parts[WHOLE] = found.parts[WHOLE][::8]
-    dataset = prepare(found, tmp_path / "out", Fit(128))[WHOLE]
+    dataset = prepare(found, tmp_path / "out", Resize(128))[WHOLE]
     assert dataset.rows == 25 and dataset.manifest.columns == ("id", "scene", "image")
     for name, row in list(rows_of(dataset).items())[:8]:
         original = decode_image((DATA / "imagenet-mini" / name.removeprefix("imagenet/")).read_bytes())
@@ -321,7 +321,7 @@ def test_the_kitchen_is_images_with_depth(tmp_path: Path) -> None:
     split, dropped, notes = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 8)
     assert (len(split["train"]), len(split["val"]), dropped) == (176, 50, 24) and "8 frames between" in notes[0]
     found.parts = {WHOLE: split["val"]}
-    dataset = prepare(found, tmp_path / "out", Fit(120))[WHOLE]
+    dataset = prepare(found, tmp_path / "out", Resize(120))[WHOLE]
     sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "images", depth=True)
     assert sample["image"].shape == (120, 160, 3) and sample["depth"].shape == (120, 160)
     assert 0.3 < np.median(sample["depth"][sample["depth"] > 0]) < 6

@@ -11,7 +11,7 @@ from made_images import DATA, needs, prepare, rows_of, write_image, write_mask
 from PIL import Image
 
 from sightline.methods.errors import CallError, SightlineError
-from sightline.platform.data.images import Fit, decode_segmentation
+from sightline.platform.data.images import Resize, decode_segmentation
 from sightline.platform.data.prepare import masks
 from sightline.platform.data.prepare.images import WHOLE
 from sightline.platform.data.schema import decode_row
@@ -49,7 +49,7 @@ def test_a_cut_and_a_resize_take_the_mask_along(tmp_path: Path) -> None:
     indices[40:] = 500
     write_mask(tmp_path / "in/masks/a.png", indices)
     (tmp_path / "in/classes.txt").write_text("dark\nbright\n")
-    dataset = prepare(masks.find(str(tmp_path / "in"), "x", ignore=500), tmp_path / "out", Fit(40, square=True))[WHOLE]
+    dataset = prepare(masks.find(str(tmp_path / "in"), "x", ignore=500), tmp_path / "out", Resize(40, square=True))[WHOLE]
     sample = decode_row(dataset.read(0, 0).to_pylist()[0], "images")
     assert sample["image"].shape == (40, 40, 3) and sample["segmentation"].dtype == np.uint16
     np.testing.assert_array_equal(sample["segmentation"][:20], (sample["image"][:20, :, 0] > 127).astype(int))

@@ -1,0 +1,156 @@
+"""The kinds of data sets. A kind is one object: the columns of a row, how each is decoded, and what an encoder takes of it.
+
+Another package adds a kind with an entry point in the group `sightline.data_kinds` that names its `DataKind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.plugins import plugins
+
+from .clouds import decode_parts, decode_points
+from .encoder_input import EncoderInput, cloud_input, image_input
+from .images import decode_depth, decode_image, decode_segmentation
+
+GROUP = "sightline.data_kinds"
+Content: TypeAlias = Literal["image", "depth", "mask", "cloud", "parts", "value"]
+"""What a column holds; `value` is anything that is neither measured nor drawn."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a stored row. `decode` turns what is stored into what a method sees; without it the value stays as it is."""
+
+    name: str
+    type: pa.DataType
+    content: Content = "value"
+    decode: Callable[[bytes], np.ndarray] | None = None
+    shape: tuple[int, ...] = ()
+    """Of a list of numbers that is a matrix, row after row."""
+    required: bool = False
+    """Whether every row has it. The required columns besides `id` are what a sample is."""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its bytes are dense already, so that Parquet stores them as they are."""
+        return self.content not in ("parts", "value")
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A kind of data sets; `columns` in the order of the file. Every kind begins with `ID` and `SCENE`."""
+
+    name: str
+    """In manifests, in settings and in messages, a plural: pairs, images."""
+    one: str
+    """One sample, in messages: pair, image."""
+    columns: tuple[Column, ...]
+    modality: str = ""
+    """What an encoder sees of it: images or points. Empty where no encoder is known."""
+    encoder_input: Callable[[object], EncoderInput | None] = lambda encoder: None
+    """The input of an encoder of this modality; None for an encoder of another one."""
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in self.columns])
+
+    @cached_property
+    def samples(self) -> tuple[str, ...]:
+        """The columns that a sample is made of, such as the two images of a pair."""
+        return tuple(column.name for column in self.columns if column.required and column is not ID)
+
+    def holding(self, content: Content) -> tuple[str, ...]:
+        """The names of the columns with this content."""
+        return tuple(column.name for column in self.columns if column.content == content)
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+
+ID = Column("id", pa.string(), required=True)
+SCENE = Column("scene", pa.string())
+_BYTES, _FLOATS = pa.binary(), pa.list_(pa.float64())
+
+PAIRS = DataKind(
+    "pairs",
+    "pair",
+    (
+        ID,
+        SCENE,
+        Column("image1", _BYTES, "image", decode_image, required=True),
+        Column("image2", _BYTES, "image", decode_image, required=True),
+        Column("K1", _FLOATS, shape=(3, 3)),
+        Column("K2", _FLOATS, shape=(3, 3)),
+        Column("T_2from1", _FLOATS, shape=(4, 4)),
+        Column("depth1", _BYTES, "depth", decode_depth),
+        Column("depth2", _BYTES, "depth", decode_depth),
+        Column("overlap", pa.float32()),
+        Column("time", pa.float64()),
+    ),
+    "images",
+    image_input,
+)
+IMAGES = DataKind(
+    "images",
+    "image",
+    (
+        ID,
+        SCENE,
+        Column("image", _BYTES, "image", decode_image, required=True),
+        Column("label", pa.int64()),
+        Column("segmentation", _BYTES, "mask", decode_segmentation),
+        Column("depth", _BYTES, "depth", decode_depth),
+        Column("time", pa.float64()),
+    ),
+    "images",
+    image_input,
+)
+POINTS = DataKind(
+    "points",
+    "cloud",
+    (
+        ID,
+        SCENE,
+        Column("points", _BYTES, "cloud", decode_points, required=True),
+        Column("normals", _BYTES, "cloud", decode_points),
+        Column("label", pa.int64()),
+        Column("part", _BYTES, "parts", decode_parts),
+    ),
+    "points",
+    cloud_input,
+)
+SHIPPED = {kind.name: kind for kind in (PAIRS, IMAGES, POINTS)}
+
+
+def kind_names() -> list[str]:
+    return [*SHIPPED, *plugins(GROUP)]
+
+
+def find_kind(name: str) -> DataKind:
+    """Raises `CallError` for a kind that nobody provides, `SightlineError` where a package names something else as a kind."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name not in plugins(GROUP):
+        raise CallError(
+            f"unknown kind of data {name!r}; known are {', '.join(kind_names())}", "install the package that provides this kind"
+        )
+    kind = plugins(GROUP)[name].load()
+    if not isinstance(kind, DataKind) or kind.name != name:
+        raise SightlineError(f"{plugins(GROUP)[name].value} is not the data kind {name!r}", f"correct the entry point in the group {GROUP}")
+    return kind
+
+
+def input_of(encoder: object) -> EncoderInput:
+    """What an encoder takes. Raises `SightlineError` for an encoder that fits no kind of data."""
+    for name in kind_names():
+        if (given := find_kind(name).encoder_input(encoder)) is not None:
+            return given
+    raise SightlineError(f"{type(encoder).__name__} is an encoder of no known kind of data", f"known are {', '.join(kind_names())}")
