@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+SUMMARY = "free the disk of checkpoints that no run needs any more"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="name, folder or MLflow run id; default: all runs under $SIGHTLINE_HOME")

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sightline.platform.experiments.compare.record import Entry
 
+SUMMARY = "train several recipes on one budget with several seeds, and measure them by the same probes"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipes, a YAML file with `entries:`, and section.key=value for all")

@@ -15,6 +15,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+SUMMARY = "write an encoder's features of your images to a Parquet file"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run, a file, or models:/NAME@alias")

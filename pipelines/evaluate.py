@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
 
+SUMMARY = "measure what encoders are worth: probes beside random weights and raw pixels"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a run, a file, or models:/NAME@alias")

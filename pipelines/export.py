@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+SUMMARY = "write an encoder for timm, as safetensors, in its authors' layout or as ONNX"
 FORMATS = ("timm", "safetensors", "official", "onnx")
 
 

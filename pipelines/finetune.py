@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sightline.platform.data.dataset import Dataset
 
+SUMMARY = "train an encoder on with labels (classification, segmentation), and score it"
 TASKS = ("classification", "segmentation")
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),

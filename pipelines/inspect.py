@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.platform.data.manifest import Manifest
 
-SUMMARY = "show what a data set holds: counts, sizes, classes, overlap, a contact sheet"
-
+SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
 _SHOWN = 5
 """Classes and scenes that are named before it says how many more there are."""
 _SHARES = 24

@@ -13,6 +13,8 @@ import argparse
 import sys
 from typing import Any
 
+SUMMARY = "train an encoder by a recipe, probe it, register it, report on it"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a shipped recipe (croco-tiny, croco-small, croco-v2-base, ...) or a YAML file")

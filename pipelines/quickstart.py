@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
+SUMMARY = "the main job on an embedded default, from rendered rooms to a registered encoder, in minutes"
 RECIPE = "croco-tiny"
 QUICK = {
     "train.length": "180 steps",
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+
     from sightline.platform import config
 
     settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is told before rooms are rendered
@@ -73,16 +77,17 @@ def rendered_rooms(console: Console) -> Path:
     from sightline.platform.core.paths import home
     from sightline.platform.data.dataset import Dataset
 
-    from .prepare import command
+    from . import prepare
+    from .parser import Parser
 
     folder = home() / "data" / "rooms"
     if all((folder / part / "manifest.json").exists() for part in ("train", "val")):
         console.print(f"rooms are in {folder} already", highlight=False, soft_wrap=True)
         return folder
     console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False, soft_wrap=True)
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    command.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
+    parser = Parser()
+    prepare.add_arguments(parser)
+    prepare.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
     counts = [Dataset.open(folder / part).rows for part in ("train", "val")]
     console.print(
         f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False, soft_wrap=True

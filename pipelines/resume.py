@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sightline.platform.config import Experiment
     from sightline.platform.runs.record import Run
 
+SUMMARY = "go on with a run or a sweep that was stopped or killed"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="name, folder or MLflow run id")

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+INTERMIXED = False
+SUMMARY = "run any of these as a job of a running Ray cluster, with the code as it is here"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="-- COMMAND ...", help="a sightline command with all its words")

@@ -17,6 +17,8 @@ import argparse
 import sys
 from typing import Any
 
+SUMMARY = "search settings: many runs of one recipe, compared by probes; the winner becomes champion"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a shipped recipe or a YAML file")

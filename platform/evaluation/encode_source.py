@@ -18,8 +18,7 @@ from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image
 from sightline.platform.data.kinds import find_kind
-from sightline.platform.data.prepare.cloud_folders import clouds_below
-from sightline.platform.data.prepare.clouds import CloudFile, Drawn
+from sightline.platform.data.prepare.clouds import CloudFile, Drawn, clouds_below
 from sightline.platform.data.prepare.items import images_below, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES
 from sightline.platform.evaluation.image_crops import fit_image

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.pipelines.__main__ import COMMANDS, _module, parse
+from sightline.pipelines.__main__ import commands, parse
 from sightline.platform import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +28,9 @@ def _told() -> Iterator[tuple[str, list[str]]]:
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.S | re.M):
             for words in _lines(block):
                 yield page.name, words
-    for command in COMMANDS:
-        for words in _lines(_module(command).__doc__ or ""):
-            yield f"{command} --help", words
+    for name, command in commands().items():
+        for words in _lines(command.__doc__ or ""):
+            yield f"{name} --help", words
 
 
 TOLD = [pytest.param(place, words, id=f"{place}-{' '.join(words)}"[:90]) for place, words in _told()]

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import Resize, encode_segmentation
-from sightline.platform.data.prepare.images import FoundImages, joined
+from sightline.platform.data.prepare.found import Found, joined
+from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -32,9 +33,9 @@ def write_mask(path: Path, indices: np.ndarray) -> None:
     path.write_bytes(encode_segmentation(indices))
 
 
-def prepare(found: FoundImages, out: Path, resize: Resize | None = None, **options: Any) -> dict[str, Dataset]:
+def prepare(found: Found[ImageFile], out: Path, resize: Resize | None = None, **options: Any) -> dict[str, Dataset]:
     """The data sets of a source by the names of its parts."""
-    found = joined([found])
+    found = joined([found], "images", "images")
     source, classes, notes = (found.source,), found.classes, tuple(found.notes)
     outputs = [
         Output(str(out / part), item_shards(images, resize or Resize(), 0), source, (), classes.names, classes.ignore_index, notes)

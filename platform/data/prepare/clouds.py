@@ -1,4 +1,4 @@
-"""What every source of clouds finds: clouds by file or by place in an array, with class and parts where they are known."""
+"""Clouds by file or by place in an array, with class and parts where they are known."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
 from sightline.platform.data.images import Resize, decode_depth
-from sightline.platform.data.manifest import Source
 
-from .items import read_file
-from .meshes import Cloud, read_cloud, thinned
+from .items import files_below, read_file
+from .meshes import SUFFIXES, Cloud, read_cloud, thinned
 
 MAX_ARRAY = 16 * 2**30
 """Bytes of one array of an HDF5 file, which can name any number of zeros in a few bytes."""
@@ -37,7 +36,9 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _CloudItem:
+class CloudItem:
+    """A cloud to be; each form of storage says how it is read."""
+
     id: str
     drawn: Drawn
     scene: str | None = None
@@ -68,7 +69,7 @@ class _CloudItem:
 
 
 @dataclass(frozen=True, slots=True)
-class CloudFile(_CloudItem):
+class CloudFile(CloudItem):
     """A mesh or a list of points in a file of its own. `parts`: the index of the manifest for each part number of the file."""
 
     file: str = ""
@@ -93,7 +94,7 @@ def renumbered(part: np.ndarray, index: dict[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class CloudInArray(_CloudItem):
+class CloudInArray(CloudItem):
     """One entry of the arrays of an `.npz` or HDF5 file."""
 
     file: str = ""
@@ -114,7 +115,7 @@ class CloudInArray(_CloudItem):
 
 
 @dataclass(frozen=True, slots=True)
-class CloudFromDepth(_CloudItem):
+class CloudFromDepth(CloudItem):
     """What a depth image sees, in metres: x right, y up, z towards the camera, upright as other clouds mostly are."""
 
     depth: str = ""
@@ -173,21 +174,6 @@ def _own_array(archive: Any, key: str) -> bool:
     return not array.external and not array.is_virtual and array.nbytes <= MAX_ARRAY
 
 
-@dataclass
-class FoundClouds:
-    """What a source holds. `parts` has one entry under `WHOLE`, or one for each split that the source itself makes."""
-
-    source: Source
-    parts: dict[str, list[_CloudItem]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
-    part_names: tuple[str, ...] = ()
-    skips: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def existing_file(place: str | Path) -> Path:
-    """Raises `CallError` where there is no such file."""
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise CallError(f"there is no file {place}", "name the file that holds the clouds")
-    return path
+def clouds_below(folder: Path) -> list[str]:
+    """The clouds in a folder and in all folders below it, as relative paths in natural order; hidden ones are left out."""
+    return files_below(folder, SUFFIXES)

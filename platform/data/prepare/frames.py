@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
-from sightline.platform.data.manifest import Source
 
 from .cameras import Cameras, read_cameras
+from .found import Found
 from .items import existing_folder, images_in
-from .pairs import Found, Pair
+from .options import gaps, option
+from .pairs import Pair
+from .source import PairSource
 
 
-def find(place: str, name: str, gaps: Sequence[int], seed: int, licence: str = "unstated") -> Found:
-    """Pairs (i, i + gap) in natural order, for every gap; which of the two is image 1 is drawn.
+@dataclass(frozen=True)
+class Frames(PairSource):
+    """A folder with images is one sequence; else `images/` is, else every folder with images below it."""
 
-    A folder with images is one sequence; else `images/` is, else every folder with images below it.
-    """
-    folder = existing_folder(place)
-    cameras = read_cameras(folder)
-    notes = [f"consecutive frames, gaps {', '.join(map(str, gaps))}; frames are counted by order, not by number"]
-    if cameras is not None:
-        notes.append(f"poses in unit: {cameras.unit}")
-        if isinstance(cameras.distortion, dict):
-            notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
-    found = Found(Source(where=str(folder), licence=licence, reader="frames", notes=tuple(notes)))
-    for scene, files in sequences(folder, name).items():
-        _pair_up(found, folder, scene, files, gaps, cameras, seed)
-    return found
+    reader = "frames"
+    help = "consecutive frames of a folder, at chosen gaps"
+    examples = ("./fox --gap 1..3 --size 128 --square --out ./fox-pairs",)
+    split_ways = ("time-blocks", "scene")
+
+    gap: tuple[int, ...] = option((1,), "frames between the two: 1, 1,5 or 1..3 (default: 1)", gaps)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        """Pairs (i, i + gap) in natural order, for every gap; which of the two is image 1 is drawn."""
+        folder = existing_folder(place)
+        cameras = read_cameras(folder)
+        notes = [f"consecutive frames, gaps {', '.join(map(str, self.gap))}; frames are counted by order, not by number"]
+        if cameras is not None:
+            notes.append(f"poses in unit: {cameras.unit}")
+            if isinstance(cameras.distortion, dict):
+                notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
+        found = Found[Pair](self.provenance(folder, *notes))
+        for scene, files in sequences(folder, name).items():
+            _pair_up(found, folder, scene, files, self.gap, cameras, seed)
+        return found
 
 
 def sequences(folder: Path, name: str) -> dict[str, list[Path]]:
+    """Scene -> its frames in natural order. Raises `CallError` where there are no images."""
     for own in (folder, folder / "images"):
         if own.is_dir() and (files := images_in(own)):
             return {name: files}
@@ -44,7 +56,9 @@ def sequences(folder: Path, name: str) -> dict[str, list[Path]]:
     return sequences
 
 
-def _pair_up(found: Found, folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int) -> None:
+def _pair_up(
+    found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
+) -> None:
     known = {folder / frame.file: frame for frame in cameras.frames} if cameras else {}
     rng = keyed_rng("frames", seed, scene)
     if len(files) <= min(gaps):
@@ -55,7 +69,7 @@ def _pair_up(found: Found, folder: Path, scene: str, files: list[Path], gaps: Se
             one, two = (files[i] for i in order)
             camera1, camera2 = known.get(one), known.get(two)
             pose1, pose2 = (camera.pose if camera else None for camera in (camera1, camera2))
-            found.pairs.append(
+            found.items.append(
                 Pair(
                     id=f"{scene}/{one.stem}-{two.stem}",
                     scene=scene,

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from sightline.platform.data.manifest import Source
-
-from .items import Skip, existing_folder, is_inside
-from .pairs import Found, Pair
+from .found import Found
+from .items import Skip, below, existing_folder, is_inside
+from .pairs import Pair
+from .source import PairSource
 
 LISTING = "pairs.txt"
 FIRST, SECOND = "_1.jpeg", "_2.jpeg"
 
 
-def find(place: str, name: str, licence: str = "unstated") -> Found:
-    """Pairs of a folder. Without `pairs.txt` the tree is walked; folders that contain `val` in their path count like any other
-    (the authors' index script leaves out everything under a path with `val` in it, parents of the data included)."""
-    folder = existing_folder(place)
-    found = Found(Source(where=str(folder), licence=licence, reader="habitat"))
-    skip = _recorder(found)
-    lines = _listed(folder, skip) if (folder / LISTING).is_file() else _walked(folder, skip)
-    for first, second in lines:
-        parent = Path(first).parent.as_posix()
-        scene = name if parent == "." else f"{name}/{parent}"
-        stem = first.removesuffix(FIRST) if first.endswith(FIRST) else Path(first).with_suffix("").as_posix()
-        found.pairs.append(Pair(id=f"{name}/{stem}", scene=scene, image1=f"{folder}/{first}", image2=f"{folder}/{second}"))
-    return found
+@dataclass(frozen=True)
+class Habitat(PairSource):
+    """Without `pairs.txt` the tree is walked; folders that contain `val` in their path count like any other (the authors' index script
+    leaves out everything under a path with `val` in it, parents of the data included)."""
+
+    reader = "habitat"
+    help = "CroCo's Habitat layout: pairs.txt, or a tree of *_1.jpeg and *_2.jpeg"
+    examples = ("./habitat_release --out ./habitat",)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        folder = existing_folder(place)
+        found = Found[Pair](self.provenance(folder))
+        skip = _recorder(found)
+        lines = _listed(folder, skip) if (folder / LISTING).is_file() else _walked(folder, skip)
+        for first, second in lines:
+            stem = first.removesuffix(FIRST) if first.endswith(FIRST) else Path(first).with_suffix("").as_posix()
+            found.items.append(Pair(f"{name}/{stem}", below(name, first), f"{folder}/{first}", f"{folder}/{second}"))
+        return found
 
 
 def _listed(folder: Path, skip: Skip) -> Iterator[tuple[str, str]]:
@@ -55,7 +61,7 @@ def _walked(folder: Path, skip: Skip) -> Iterator[tuple[str, str]]:
             skip(name, f"the other image of the pair ({FIRST}) is missing")
 
 
-def _recorder(found: Found) -> Skip:
+def _recorder(found: Found[Pair]) -> Skip:
     def record(what: str, why: str) -> None:
         found.skips.append((what, why))
 

@@ -22,6 +22,17 @@ class Item(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def scene(self) -> str | None: ...
+
+    @property
+    def label(self) -> int | None: ...
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """The places of its files in the sequence of their scene, -1 where there is none."""
+        ...
+
     def row(self, resize: Resize) -> dict[str, Any]:
         """The row, its images cut, resized and encoded. Raises `BrokenSampleError` with `reason: detail`."""
         ...
@@ -75,8 +86,20 @@ def images_in(folder: Path) -> list[Path]:
 
 def images_below(folder: Path) -> list[str]:
     """The images in a folder and in all folders below it, as relative paths in natural order; hidden ones are left out."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return files_below(folder, IMAGE_SUFFIXES)
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted((path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)), key=natural)
+
+
+def existing_file(place: str | Path) -> Path:
+    """Raises `CallError` where there is no such file."""
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise CallError(f"there is no file {place}", "name the file that holds the clouds")
+    return path
 
 
 def existing_folder(place: str | Path) -> Path:
@@ -87,6 +110,34 @@ def existing_folder(place: str | Path) -> Path:
     return folder
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, hidden ones left out, in the order of their names."""
+    return sorted((sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith(".")), key=lambda sub: sub.name)
+
+
+def below(name: str, path: str) -> str:
+    """The scene of a file at the relative `path` of source `name`: its folder."""
+    parent = Path(path).parent.as_posix()
+    return name if parent == "." else f"{name}/{parent}"
+
+
 def is_inside(name: str) -> bool:
     """A relative path that stays in its folder; lists of files come from strangers."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises `CallError` where it is missing or is no text."""
+    try:
+        return [line.strip() for line in existing_file(path).read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise CallError(f"{path} is no list of names: it is not text", "get the file again") from None
+
+
+def inside(lines: list[str], skips: list[tuple[str, str]]) -> Iterator[str]:
+    """The paths that stay in their folder; the others are added to `skips`."""
+    for line in lines:
+        if is_inside(line):
+            yield line
+        else:
+            skips.append((line, "a path that leaves the folder"))

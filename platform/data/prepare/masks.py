@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
-from sightline.platform.data.manifest import Source
 
-from .images import SPLITS, WHOLE, ClassList, FoundImages, ImageFile
+from .found import SPLITS, WHOLE, ClassList, Found
+from .images import ImageFile
 from .items import existing_folder, images_below, is_inside
+from .options import option
+from .source import SceneOptions
 
 CLASSES = "classes.txt"
 LAYOUTS = (
@@ -26,54 +29,55 @@ LAYOUTS = (
 """Where images and masks lie in their folder, tried in this order."""
 
 
-def find(
-    place: str,
-    name: str,
-    licence: str = "unstated",
-    *,
-    images: str | None = None,
-    masks: str | None = None,
-    classes: str | None = None,
-    ignore: int | None = None,
-) -> FoundImages:
-    """Images with the mask of the same relative path and stem. `images` and `masks` name their folders, with `{split}` if there are splits.
+@dataclass(frozen=True)
+class Masks(SceneOptions):
+    """The mask of an image has its relative path and stem."""
 
-    Raises `CallError` where no layout fits, where there is no list of classes, and for a pattern that makes no sense.
-    """
-    folder = existing_folder(place)
-    layouts = LAYOUTS if images is None and masks is None else (_asked(images, masks),)
-    folders = next((there for layout in layouts if (there := _folders(folder, *layout))), None)
-    if folders is None:
-        tried = ", ".join(f"{one} + {two}" for one, two in layouts)
-        raise CallError(
-            f"{folder} has no folders of images and masks; looked for: {tried}", "name them: --images 'rgb/{split}' --masks 'gt/{split}'"
-        )
-    listed = folder / CLASSES if classes is None else Path(classes).expanduser()
-    if not listed.is_file():
-        what = f"{folder} has no {CLASSES}" if classes is None else f"there is no file {classes}"
-        raise CallError(
-            f"{what}: masks hold numbers, and the list says what they mean",
-            "give the names of the classes, one a line, the first for index 0: --classes FILE",
-        )
-    found = FoundImages(
-        Source(where=str(folder), licence=licence, reader="masks"), classes=mask_classes(read_names(listed), ignore, str(listed))
-    )
-    for part, (of_images, of_masks) in folders.items():
-        where = f"{name}/{part}" if part else name
-        known = {Path(path).with_suffix("").as_posix(): path for path in images_below(of_masks)}
-        found.parts[part] = []
-        for path in images_below(of_images):
-            stem = Path(path).with_suffix("").as_posix()
-            item = f"{where}/{path}"
-            if stem not in known:
-                found.skips.append((item, "an image has no mask"))
-                continue
-            scene = f"{name}/{Path(stem).parent.as_posix()}" if "/" in stem else name
-            found.parts[part].append(
-                ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=found.classes)
+    reader = "masks"
+    help = "images and label masks (PNG of class indices) under the same names"
+    examples = ("./camvid --ignore 11 --out ./camvid-set",)
+
+    images: str | None = option(None, "folder of the images below DIR, for example 'rgb/{split}' (default: guessed)", metavar="SUB")
+    masks: str | None = option(None, "folder of the masks below DIR, for example 'gt/{split}' (default: guessed)", metavar="SUB")
+    ignore: int | None = option(None, "value of pixels without a class (default: there are none)", metavar="INDEX")
+    classes: str | None = option(None, "names of the classes, one a line, the first for index 0 (default: DIR/classes.txt)", metavar="FILE")
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[ImageFile]:
+        """Raises `CallError` where no layout fits, where there is no list of classes, and for a pattern that makes no sense."""
+        folder = existing_folder(place)
+        layouts = LAYOUTS if self.images is None and self.masks is None else (_asked(self.images, self.masks),)
+        folders = next((there for layout in layouts if (there := _folders(folder, *layout))), None)
+        if folders is None:
+            tried = ", ".join(f"{one} + {two}" for one, two in layouts)
+            raise CallError(
+                f"{folder} has no folders of images and masks; looked for: {tried}",
+                "name them: --images 'rgb/{split}' --masks 'gt/{split}'",
             )
-        found.skips += [(f"{of_masks.relative_to(folder).as_posix()}/{path}", "a mask has no image") for path in known.values()]
-    return found
+        listed = folder / CLASSES if self.classes is None else Path(self.classes).expanduser()
+        if not listed.is_file():
+            what = f"{folder} has no {CLASSES}" if self.classes is None else f"there is no file {self.classes}"
+            raise CallError(
+                f"{what}: masks hold numbers, and the list says what they mean",
+                "give the names of the classes, one a line, the first for index 0: --classes FILE",
+            )
+        classes = mask_classes(read_names(listed), self.ignore, str(listed))
+        found = Found[ImageFile](self.provenance(folder), {}, classes)
+        for part, (of_images, of_masks) in folders.items():
+            where = f"{name}/{part}" if part else name
+            known = {Path(path).with_suffix("").as_posix(): path for path in images_below(of_masks)}
+            found.parts[part] = []
+            for path in images_below(of_images):
+                stem = Path(path).with_suffix("").as_posix()
+                item = f"{where}/{path}"
+                if stem not in known:
+                    found.skips.append((item, "an image has no mask"))
+                    continue
+                scene = f"{name}/{Path(stem).parent.as_posix()}" if "/" in stem else name
+                found.parts[part].append(
+                    ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=classes)
+                )
+            found.skips += [(f"{of_masks.relative_to(folder).as_posix()}/{path}", "a mask has no image") for path in known.values()]
+        return found
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.writer import SHARD_BYTES
 
-from .images import ClassList, require_same_classes
+from .found import ClassList, require_same_classes
 from .items import Skip
+from .job import Output
+from .source import Request
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class CopiedRows:
                 raise CallError(f"{dataset.uri} changed while it was merged", "run the same command again with --overwrite")
         for which, shard, group in self.groups:
             yield from datasets[which].read(shard, group).to_pylist()
+
+
+def merge_output(request: Request) -> tuple[str, Output]:
+    """(the kind, the data set to be) of the data sets that `request` names."""
+    datasets = [Dataset.open(uri) for uri in request.places]
+    sources = tuple(dict.fromkeys(source for dataset in datasets for source in dataset.manifest.provenance.sources))
+    shards, classes = merged(datasets, request.seed), merged_classes(datasets)
+    output = Output(request.folder(), shards, sources, classes=classes.names, ignore_index=classes.ignore_index)
+    return datasets[0].kind, output
 
 
 def merged_classes(datasets: Sequence[Dataset]) -> ClassList:

@@ -14,6 +14,8 @@ from sightline.platform.data.kinds import PAIRS
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .items import Skip, skip_broken
+from .job import Output
+from .source import Places, Request, ResizeOptions
 
 _VIEWS = tuple(zip(("1", "2"), PAIRS.holding("image"), PAIRS.holding("depth"), strict=True))
 
@@ -79,3 +81,21 @@ def frames_of(dataset: Dataset, resize: Resize) -> list[PairFrames]:
             close()
     close()
     return shards
+
+
+@dataclass(frozen=True)
+class ImagesOfPairs(ResizeOptions):
+    """Its rows are copied, so it is not split again: the pair data set has its splits."""
+
+    kind = "images"
+    reader = "pairs"
+    help = "the images of a finished pair data set, each once, with scene, time and depth"
+    examples = ("./rooms/train --out ./room-images",)
+    places = Places("DATASET", "folder or URI of a data set of pairs", many=False)
+    split_ways = ()
+
+    def outputs(self, request: Request) -> tuple[list[Output], int]:
+        dataset = Dataset.open(request.places[0])
+        note = f"the images of the pairs {dataset.fingerprint[:12]}, each once; the time is that of its pair"
+        sources = tuple(source.model_copy(update={"notes": (*source.notes, note)}) for source in dataset.manifest.provenance.sources)
+        return [Output(request.folder(), frames_of(dataset, self.resize), sources)], 0

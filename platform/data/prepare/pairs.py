@@ -1,17 +1,14 @@
-"""What every source of pairs finds: a list of pairs by file, and how one of them becomes a row."""
+"""Pairs of images by file, and how one of them becomes a row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sightline.methods.errors import CallError
 from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
 from sightline.platform.data.images import Resize, resized_depth, resized_image
-from sightline.platform.data.manifest import Source
 
 from .items import read_file
 
@@ -36,6 +33,11 @@ class Pair:
     overlap: float | None = None
 
     @property
+    def label(self) -> None:
+        """A pair has no class."""
+        return None
+
+    @property
     def frames(self) -> tuple[int, ...]:
         return self.frame1, self.frame2
 
@@ -50,20 +52,3 @@ class Pair:
             if depth is not None:
                 row[f"depth{view}"] = resized_depth(read_file(depth), at)
         return row
-
-
-@dataclass
-class Found:
-    """What a source holds."""
-
-    source: Source
-    pairs: list[Pair] = field(default_factory=list)
-    skips: list[tuple[str, str]] = field(default_factory=list)
-
-
-def require_pairs(found: Sequence[Found]) -> None:
-    """Raises `CallError` naming a source in which no pair was found."""
-    for one in found:
-        if not one.pairs:
-            reasons = f"; {len(one.skips)} skipped, the first: {': '.join(one.skips[0][::-1])}" if one.skips else ""
-            raise CallError(f"no pairs were found in {one.source.where}{reasons}", "see `sightline prepare pairs --help` for the layouts")

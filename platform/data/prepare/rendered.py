@@ -10,6 +10,10 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.manifest import Source
 
 from .items import Skip
+from .job import Output
+from .options import option, positive
+from .source import PrepareSource, Request
+from .split import parse_split, split_scenes
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
 SCENES_PER_SHARD = 200
@@ -46,3 +50,30 @@ def rooms(seed: int, scenes: tuple[int, ...], pairs_per_scene: int, size: int, f
     """At least 8 shards where there are scenes for them, so that several workers have something to do."""
     each = max(1, min(SCENES_PER_SHARD, -(-len(scenes) // 8)))
     return [RoomRows(seed, scenes[start : start + each], pairs_per_scene, size, fov) for start in range(0, len(scenes), each)]
+
+
+@dataclass(frozen=True)
+class Rendered(PrepareSource):
+    """Every room is a scene of its own, so nothing is found: the rooms are split before they are rendered."""
+
+    kind = "pairs"
+    reader = "rendered"
+    help = "procedural rooms, rendered with exact depth and pose"
+    examples = ("--scenes 60 --pairs-per-scene 8 --out ./rooms --split train=0.85,val=0.15",)
+    places = None
+
+    scenes: int = option(60, "number of rooms (default: %(default)s)", positive)
+    pairs_per_scene: int = option(8, "pairs of each room (default: %(default)s)", positive)
+    size: int = option(128, "side of the images in px (default: %(default)s)", positive)
+    fov: float = option(60.0, "field of view in degrees (default: %(default)s)")
+
+    def outputs(self, request: Request) -> tuple[list[Output], int]:
+        names = [f"{index:08d}" for index in range(self.scenes)]
+        shares = parse_split(request.split) if request.split else None
+        assigned = split_scenes(names, shares, request.seed) if shares else dict.fromkeys(names, "")
+        made = []
+        for part in shares or ("",):
+            numbers = tuple(int(name) for name in names if assigned[name] == part)
+            shards = rooms(request.seed, numbers, self.pairs_per_scene, self.size, self.fov)
+            made.append(Output(request.folder(part), shards, (SOURCE,)))
+        return made, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import covisibility, relative_pose, resize_nearest, scale_intrinsics
 from sightline.platform.data.images import decode_depth
-from sightline.platform.data.manifest import Source
 
 from .cameras import NAME, Frame, read_cameras
+from .found import Found
 from .items import existing_folder, read_file
-from .pairs import Found, Pair
+from .options import bounds, option, positive
+from .pairs import Pair
+from .source import PairSource
 
 GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Candidates lie this many frames ahead: near and far ones at a cost that stays linear in the number of frames."""
@@ -26,37 +29,47 @@ _GRID = (36, 48)
 kitchen sequence 0.007 off on average, 0.04 at most."""
 
 
-def find(place: str, name: str, overlap: tuple[float, float], pairs_per_frame: int, seed: int, licence: str = "unstated") -> Found:
-    """Pairs of the sequence in a folder with `cameras.json` whose co-visibility lies in `overlap`, at most `pairs_per_frame` a frame.
+@dataclass(frozen=True)
+class Rgbd(PairSource):
+    """Colour and depth are taken as registered to each other; the provenance says so."""
 
-    Colour and depth are taken as registered to each other; the provenance says so.
-    """
-    folder = existing_folder(place)
-    cameras = read_cameras(folder)
-    if cameras is None:
-        raise CallError(f"{place} has no {NAME}", "use `sightline prepare pairs frames` for images without poses")
-    usable = [f for f in cameras.frames if f.depth and f.K and f.cam_to_world]
-    if not usable:
-        raise CallError(f"no frame of {place}/{NAME} has depth, K and cam_to_world", "use `sightline prepare pairs frames`")
-    notes = (
-        f"pairs mined by co-visibility {overlap[0]:g}..{overlap[1]:g} (depths agree within 5 % or 5 cm, the smaller of both directions)",
-        "colour and depth are taken as registered to each other, with one pose and K for both",
-        f"unit: {cameras.unit}; distortion: {cameras.distortion}",
-    )
-    found = Found(Source(where=str(folder), licence=licence, reader="rgbd", notes=notes))
-    found.skips += [(f.file, "a frame lacks depth, K or pose") for f in cameras.frames if f not in usable]
-    shapes = _Shapes(folder, found)
-    rng = keyed_rng("rgbd", seed, name)
-    for start, one in enumerate(usable):
-        good: list[tuple[int, float]] = []
-        for gap in GAPS[: bisect_left(GAPS, len(usable) - start)]:
-            value = shapes.overlap(one, usable[start + gap])
-            if value is not None and overlap[0] <= value <= overlap[1]:
-                good.append((start + gap, value))
-        for pick in sorted(rng.permutation(len(good))[:pairs_per_frame]):
-            order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
-            found.pairs.append(_pair(folder, name, usable, order, good[pick][1]))
-    return found
+    reader = "rgbd"
+    help = "RGB-D frames with poses (cameras.json): pairs mined by co-visibility from depth"
+    examples = ("./kitchen-rgbd --overlap 0.4..0.9 --size 128 --square --out ./kitchen --split train=0.85,val=0.15",)
+    split_ways = ("time-blocks", "scene")
+
+    overlap: tuple[float, float] = option((0.4, 0.9), "co-visibility of a pair (default: 0.4..0.9)", bounds)
+    pairs_per_frame: int = option(4, "at most this many for a frame (default: %(default)s)", positive)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        """Pairs whose co-visibility lies in `overlap`, at most `pairs_per_frame` for a frame."""
+        folder = existing_folder(place)
+        cameras = read_cameras(folder)
+        if cameras is None:
+            raise CallError(f"{place} has no {NAME}", "use `sightline prepare pairs frames` for images without poses")
+        usable = [f for f in cameras.frames if f.depth and f.K and f.cam_to_world]
+        if not usable:
+            raise CallError(f"no frame of {place}/{NAME} has depth, K and cam_to_world", "use `sightline prepare pairs frames`")
+        low, high = self.overlap
+        notes = (
+            f"pairs mined by co-visibility {low:g}..{high:g} (depths agree within 5 % or 5 cm, the smaller of both directions)",
+            "colour and depth are taken as registered to each other, with one pose and K for both",
+            f"unit: {cameras.unit}; distortion: {cameras.distortion}",
+        )
+        found = Found[Pair](self.provenance(folder, *notes))
+        found.skips += [(f.file, "a frame lacks depth, K or pose") for f in cameras.frames if f not in usable]
+        depths = _SmallDepths(folder, found)
+        rng = keyed_rng("rgbd", seed, name)
+        for start, one in enumerate(usable):
+            good: list[tuple[int, float]] = []
+            for gap in GAPS[: bisect_left(GAPS, len(usable) - start)]:
+                value = depths.overlap(one, usable[start + gap])
+                if value is not None and low <= value <= high:
+                    good.append((start + gap, value))
+            for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
+                order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
+                found.items.append(_pair(folder, name, usable, order, good[pick][1]))
+        return found
 
 
 def _pair(folder: Path, name: str, frames: list[Frame], order: tuple[int, int], overlap: float) -> Pair:
@@ -79,10 +92,10 @@ def _pair(folder: Path, name: str, frames: list[Frame], order: tuple[int, int], 
     )
 
 
-class _Shapes:
+class _SmallDepths:
     """Small depth maps of frames, each read once."""
 
-    def __init__(self, folder: Path, found: Found) -> None:
+    def __init__(self, folder: Path, found: Found[Pair]) -> None:
         self._folder, self._found = folder, found
         self._kept: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
 

@@ -8,7 +8,8 @@ import pytest
 
 from sightline.platform.data.images import Resize
 from sightline.platform.data.prepare.clouds import CloudFile, CloudFromDepth, CloudInArray, Drawn
-from sightline.platform.data.prepare.images import ClassList, ImageFile
+from sightline.platform.data.prepare.found import ClassList
+from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.items import ItemRows
 from sightline.platform.data.prepare.job import Output, RowSource, job_digest
 from sightline.platform.data.prepare.merge import CopiedRows

@@ -18,9 +18,10 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
+from sightline.platform.data.prepare.found import Found, joined
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
-from sightline.platform.data.prepare.pairs import Found, require_pairs
+from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
 from sightline.platform.data.schema import decode_row
 
@@ -33,8 +34,8 @@ def _image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 60)) -> None:
     Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
 
 
-def _prepare(found: Found, out: Path, **options: Any) -> Dataset:
-    output = Output(str(out), item_shards(found.pairs, Resize(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
+def _prepare(found: Found[Pair], out: Path, **options: Any) -> Dataset:
+    output = Output(str(out), item_shards(found.items, Resize(options.pop("size", None), options.pop("square", False)), 0), (found.source,))
     run_job([output], "pairs", local=True, **options)
     return Dataset.open(out, "pairs")
 
@@ -52,8 +53,8 @@ def test_habitat_is_read_by_its_list(tmp_path: Path) -> None:
     _habitat(tmp_path / "in")
     lines = [f"hm3d/val/room{i % 3}/{i:08d}_1.jpeg hm3d/val/room{i % 3}/{i:08d}_2.jpeg" for i in range(4)]
     (tmp_path / "in/pairs.txt").write_text("\n".join([*lines, "only-one.jpeg", "../../etc/passwd hm3d/x.jpeg"]))
-    found = habitat.find(str(tmp_path / "in"), "habitat")
-    assert len(found.pairs) == 4
+    found = habitat.Habitat().find(str(tmp_path / "in"), "habitat")
+    assert len(found.items) == 4
     assert [why for _, why in found.skips] == ["a line is not two paths with one space between", "a path leaves the folder"]
     dataset = _prepare(found, tmp_path / "out")
     assert set(dataset.manifest.scenes) == {f"habitat/hm3d/val/room{i}" for i in range(3)}
@@ -65,8 +66,8 @@ def test_habitat_is_read_by_its_list(tmp_path: Path) -> None:
 def test_habitat_without_its_list_is_walked_also_under_a_folder_named_val(tmp_path: Path) -> None:
     _habitat(tmp_path / "val/in")
     (tmp_path / "val/in/hm3d/val/room0/00000003_2.jpeg").unlink()
-    found = habitat.find(str(tmp_path / "val/in"), "habitat")
-    assert len(found.pairs) == 5
+    found = habitat.Habitat().find(str(tmp_path / "val/in"), "habitat")
+    assert len(found.items) == 5
     assert found.skips == [("hm3d/val/room0/00000003_1.jpeg", "the other image of the pair (_2.jpeg) is missing")]
 
 
@@ -75,37 +76,37 @@ def test_crops_are_read_by_their_listing(tmp_path: Path) -> None:
         for view in (1, 2):
             _image(tmp_path / f"in/{stem}_{view}.jpg")
     (tmp_path / "in/listing.txt").write_text("# pair_path\n0/0\n0/1\n1/2\n")
-    dataset = _prepare(crops.find(str(tmp_path / "in"), "arkit"), tmp_path / "out")
+    dataset = _prepare(crops.Crops().find(str(tmp_path / "in"), "arkit"), tmp_path / "out")
     assert sorted(dataset.sample_ids()) == ["arkit/0/0", "arkit/0/1", "arkit/1/2"]
     with pytest.raises(CallError, match=r"no listing\.txt"):
-        crops.find(str(tmp_path), "arkit")
+        crops.Crops().find(str(tmp_path), "arkit")
 
 
 def test_frames_pair_up_in_natural_order_at_every_gap(tmp_path: Path) -> None:
     for i in (1, 2, 3, 10, 11):
         _image(tmp_path / f"in/frame{i}.jpg", seed=i)
-    found = frames.find(str(tmp_path / "in"), "walk", (1, 3), seed=0)
-    gaps = {frozenset(pair.id.removeprefix("walk/").split("-")) for pair in found.pairs}
+    found = frames.Frames(gap=(1, 3)).find(str(tmp_path / "in"), "walk")
+    gaps = {frozenset(pair.id.removeprefix("walk/").split("-")) for pair in found.items}
     expected = [("1", "2"), ("2", "3"), ("3", "10"), ("10", "11"), ("1", "10"), ("2", "11")]
     assert gaps == {frozenset((f"frame{a}", f"frame{b}")) for a, b in expected}
-    assert {abs(pair.frame1 - pair.frame2) for pair in found.pairs} == {1, 3}
+    assert {abs(pair.frame1 - pair.frame2) for pair in found.items} == {1, 3}
 
 
 def test_every_folder_of_frames_is_a_scene_of_its_own(tmp_path: Path) -> None:
     for scene in ("a", "b"):
         for i in range(3):
             _image(tmp_path / f"in/{scene}/{i}.png")
-    assert {pair.scene for pair in frames.find(str(tmp_path / "in"), "x", (1,), 0).pairs} == {"x/a", "x/b"}
+    assert {pair.scene for pair in frames.Frames().find(str(tmp_path / "in"), "x").items} == {"x/a", "x/b"}
 
 
 def test_a_folder_without_images_and_a_missing_one_are_wrong_calls(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="holds no images"):
-        frames.find(str(tmp_path), "x", (1,), 0)
+        frames.Frames().find(str(tmp_path), "x")
     with pytest.raises(CallError, match="there is no folder"):
-        frames.find(str(tmp_path / "nowhere"), "x", (1,), 0)
+        frames.Frames().find(str(tmp_path / "nowhere"), "x")
     _image(tmp_path / "one/only.jpg")
     with pytest.raises(CallError, match=r"no pairs were found .*1 frames has no two frames 1 apart"):
-        require_pairs([frames.find(str(tmp_path / "one"), "x", (1,), 0)])
+        joined([frames.Frames().find(str(tmp_path / "one"), "x")], "pairs", "pairs")
 
 
 def _rgbd(folder: Path, count: int = 12, step: float = 0.12) -> None:
@@ -124,17 +125,17 @@ def _rgbd(folder: Path, count: int = 12, step: float = 0.12) -> None:
 
 def test_rgbd_pairs_have_the_overlap_that_geometry_gives_them(tmp_path: Path) -> None:
     _rgbd(tmp_path / "in")
-    found = rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0)
-    assert len(found.pairs) > 12
+    found = rgbd.Rgbd().find(str(tmp_path / "in"), "wall")
+    assert len(found.items) > 12
     width = 2 * 2.0 * np.tan(np.radians(30))  # metres of wall in a view
-    for pair in found.pairs:
+    for pair in found.items:
         assert pair.overlap == pytest.approx(1 - abs(pair.frame1 - pair.frame2) * 0.12 / width, abs=0.03)
         assert pair.T_2from1 is not None and pair.T_2from1[3] == pytest.approx((pair.frame1 - pair.frame2) * 0.12)
 
 
 def test_a_resize_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
     _rgbd(tmp_path / "in")
-    dataset = _prepare(rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0), tmp_path / "out", size=36)
+    dataset = _prepare(rgbd.Rgbd().find(str(tmp_path / "in"), "wall"), tmp_path / "out", size=36)
     sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "pairs", depth=True)
     assert sample["image1"].shape == (36, 48, 3) and sample["depth2"].shape == (36, 48)
     np.testing.assert_allclose(sample["K1"], intrinsics(36, 48, 60), atol=1e-9)
@@ -143,7 +144,7 @@ def test_a_resize_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
 
 def test_a_square_cut_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
     _rgbd(tmp_path / "in")
-    dataset = _prepare(rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0), tmp_path / "out", size=36, square=True)
+    dataset = _prepare(rgbd.Rgbd().find(str(tmp_path / "in"), "wall"), tmp_path / "out", size=36, square=True)
     sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "pairs", depth=True)
     assert sample["image1"].shape == (36, 36, 3) and sample["depth2"].shape == (36, 36)
     focal = 0.75 * intrinsics(48, 64, 60)[0, 0]
@@ -153,21 +154,21 @@ def test_a_square_cut_takes_intrinsics_and_depth_along(tmp_path: Path) -> None:
 def test_rgbd_names_frames_whose_depth_is_broken(tmp_path: Path) -> None:
     _rgbd(tmp_path / "in")
     (tmp_path / "in/depth/003.png").write_bytes(b"nothing")
-    found = rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0)
+    found = rgbd.Rgbd().find(str(tmp_path / "in"), "wall")
     assert found.skips == [("depth/003.png", "depth of a frame: not a readable image (JPEG, PNG, WEBP)")]
-    assert not any("003" in pair.id for pair in found.pairs)
+    assert not any("003" in pair.id for pair in found.items)
     (tmp_path / "in/cameras.json").write_text('{"frames": [{"file": "../x.jpg"}]}')
     with pytest.raises(CallError, match="a path leaves the folder"):
-        rgbd.find(str(tmp_path / "in"), "wall", (0.4, 0.9), 4, seed=0)
+        rgbd.Rgbd().find(str(tmp_path / "in"), "wall")
 
 
 # The job -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _many(folder: Path, count: int = 41) -> Found:
+def _many(folder: Path, count: int = 41) -> Found[Pair]:
     for i in range(count):
         _image(folder / f"{i}.jpg", seed=i)
-    return frames.find(str(folder), "walk", (1,), 0)
+    return frames.Frames().find(str(folder), "walk")
 
 
 def test_broken_images_are_skipped_counted_and_named(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_many_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("sightline.platform.data.prepare.job.LOCAL_SHARDS", 0)
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
-    output = Output(str(tmp_path / "out"), item_shards(found.pairs, Resize(32), 0), ())
+    output = Output(str(tmp_path / "out"), item_shards(found.items, Resize(32), 0), ())
     run_job([output], "pairs", workers=2)
     remote = Dataset.open(tmp_path / "out")
     run_job([Output(str(tmp_path / "local"), output.shards, ())], "pairs", local=True)
@@ -277,7 +278,7 @@ def test_merging_keeps_every_row_and_refuses_a_scene_twice(tmp_path: Path) -> No
     one = _prepare(_many(tmp_path / "in", 5), tmp_path / "one")
     for i in range(4):
         _image(tmp_path / f"other/{i}.jpg", seed=50 + i)
-    two = _prepare(frames.find(str(tmp_path / "other"), "other", (1,), 0), tmp_path / "two")
+    two = _prepare(frames.Frames().find(str(tmp_path / "other"), "other"), tmp_path / "two")
     run_job([Output(str(tmp_path / "both"), merged([one, two], 0), ())], "pairs", local=True)
     both = Dataset.open(tmp_path / "both")
     assert sorted(both.sample_ids()) == sorted(one.sample_ids() + two.sample_ids())
@@ -316,7 +317,7 @@ def test_no_frame_of_val_is_near_a_frame_of_train(frames_count: int, gap: int) -
 
 def test_pairs_across_the_gap_belong_to_no_split(tmp_path: Path) -> None:
     found = _many(tmp_path / "in", 50)
-    split, dropped, notes = split_time(found.pairs, {"train": 0.8, "val": 0.2}, 2)
+    split, dropped, notes = split_time(found.items, {"train": 0.8, "val": 0.2}, 2)
     used = {name: {i for pair in pairs for i in (pair.frame1, pair.frame2)} for name, pairs in split.items()}
     assert min(used["val"]) - max(used["train"]) == 3
     assert dropped == 49 - len(split["train"]) - len(split["val"]) == 3
@@ -324,9 +325,9 @@ def test_pairs_across_the_gap_belong_to_no_split(tmp_path: Path) -> None:
 
 
 def test_a_split_that_would_be_empty_is_a_wrong_call(tmp_path: Path) -> None:
-    found = frames.find(str(_many(tmp_path / "in", 20).source.where), "walk", (8,), 0)
+    found = frames.Frames(gap=(8,)).find(str(_many(tmp_path / "in", 20).source.where), "walk")
     with pytest.raises(CallError, match="split 'val' has no rows"):
-        split_time(found.pairs, {"train": 0.8, "val": 0.2}, 2)
+        split_time(found.items, {"train": 0.8, "val": 0.2}, 2)
 
 
 # Real data ---------------------------------------------------------------------------------------------------------------------------
@@ -335,7 +336,7 @@ def test_a_split_that_would_be_empty_is_a_wrong_call(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "kitchen-rgbd").is_dir(), reason="../shared/data/kitchen-rgbd is not here")
 def test_the_kitchen_overlaps_as_its_frames_do() -> None:
-    pairs = rgbd.find(str(DATA / "kitchen-rgbd"), "kitchen", (0.4, 0.9), 1, seed=0).pairs
+    pairs = rgbd.Rgbd(pairs_per_frame=1).find(str(DATA / "kitchen-rgbd"), "kitchen").items
     near = [pair.overlap or 0 for pair in pairs if abs(pair.frame1 - pair.frame2) <= 4]
     far = [pair.overlap or 0 for pair in pairs if abs(pair.frame1 - pair.frame2) >= 12]
     assert len(pairs) > 150 and np.mean(near) > np.mean(far) + 0.1
@@ -344,7 +345,7 @@ def test_the_kitchen_overlaps_as_its_frames_do() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "kitti-seq").is_dir(), reason="../shared/data/kitti-seq is not here")
 def test_grey_frames_with_cameras_become_pairs(tmp_path: Path) -> None:
-    dataset = _prepare(frames.find(str(DATA / "kitti-seq"), "kitti", (1,), 0), tmp_path / "out", size=64)
+    dataset = _prepare(frames.Frames().find(str(DATA / "kitti-seq"), "kitti"), tmp_path / "out", size=64)
     sample = decode_row(dataset.read(0, 0, [0]).to_pylist()[0], "pairs")
     assert dataset.rows == 50 and sample["image1"].shape[0] == 64 and sample["image1"].shape[2] == 3
     assert 0.1 < np.linalg.norm(sample["T_2from1"][:3, 3]) < 3, "the car drives on"

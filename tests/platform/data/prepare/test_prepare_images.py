@@ -15,8 +15,9 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import Resize, decode_image, encode_depth, encode_image, encode_segmentation
-from sightline.platform.data.prepare import folders, frames, listed
-from sightline.platform.data.prepare.images import WHOLE, joined, with_scenes
+from sightline.platform.data.prepare import frames, image_classes, image_folder, image_frames, listed
+from sightline.platform.data.prepare.found import WHOLE, joined
+from sightline.platform.data.prepare.images import with_scenes
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged, merged_classes
 from sightline.platform.data.prepare.pair_frames import frames_of
@@ -31,7 +32,7 @@ def test_a_folder_is_read_with_all_below_it_in_natural_order(tmp_path: Path) -> 
     for i, name in enumerate(("10.jpg", "2.png", "sub/deep/a.webp", ".hidden/x.jpg")):
         write_image(tmp_path / "in" / name, seed=i)
     (tmp_path / "in/notes.txt").write_text("no image")
-    found = folders.find_folder(str(tmp_path / "in"), "photos")
+    found = image_folder.ImageFolder().find(str(tmp_path / "in"), "photos")
     assert [image.id for image in found.parts[WHOLE]] == ["photos/2.png", "photos/10.jpg", "photos/sub/deep/a.webp"]
     dataset = prepare(found, tmp_path / "out")[WHOLE]
     assert dataset.manifest.scenes == {"photos": 2, "photos/sub/deep": 1}
@@ -43,7 +44,7 @@ def test_a_folder_is_read_with_all_below_it_in_natural_order(tmp_path: Path) -> 
 
 def test_a_folder_without_images_is_a_wrong_call(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="no images were found in"):
-        joined([folders.find_folder(str(tmp_path), "x")])
+        joined([image_folder.ImageFolder().find(str(tmp_path), "x")], "images", "images")
 
 
 def test_images_of_32_px_are_stored_and_smaller_and_broken_ones_are_counted(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_images_of_32_px_are_stored_and_smaller_and_broken_ones_are_counted(tmp_
     write_image(tmp_path / "in/5.png", size=(31, 80))
     (tmp_path / "in/6.jpg").write_bytes(b"not an image")
     (tmp_path / "in/7.png").write_bytes((tmp_path / "in/0.png").read_bytes()[:-60])
-    found = folders.find_folder(str(tmp_path / "in"), "x")
+    found = image_folder.ImageFolder().find(str(tmp_path / "in"), "x")
     with pytest.raises(SightlineError, match="3 of 8 rows had to be skipped"):
         prepare(found, tmp_path / "out")
     dataset = prepare(found, tmp_path / "out", max_skipped=0.5)[WHOLE]
@@ -65,7 +66,7 @@ def test_images_of_32_px_are_stored_and_smaller_and_broken_ones_are_counted(tmp_
 def test_scenes_and_frame_numbers_are_found_in_names(tmp_path: Path) -> None:
     for i, name in enumerate(("A_007.jpg", "A_020.jpg", "B_001.jpg", "readme.jpg")):
         write_image(tmp_path / "in" / name, seed=i)
-    found = folders.find_folder(str(tmp_path / "in"), "x")
+    found = image_folder.ImageFolder().find(str(tmp_path / "in"), "x")
     placed = with_scenes(found.parts[WHOLE], "x", WHOLE, re.compile(r"^([^_]+)_(\d+)"), found.skips)
     assert [(image.scene, image.frame, image.time) for image in placed] == [("x/A", 0, 7.0), ("x/A", 1, 20.0), ("x/B", 0, 1.0)]
     assert found.skips == [("x/readme.jpg", "--scenes finds nothing in the name")]
@@ -84,7 +85,7 @@ def _classes(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
 
 def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
     _classes(tmp_path / "in", {"dog": 3, "cat": 2, "train": 2})
-    dataset = prepare(folders.find_classes(str(tmp_path / "in"), "pets"), tmp_path / "out")[WHOLE]
+    dataset = prepare(image_classes.ImageClasses().find(str(tmp_path / "in"), "pets"), tmp_path / "out")[WHOLE]
     assert dataset.manifest.classes == ("cat", "dog", "train"), "a class may be called train"
     assert dataset.manifest.labels == {0: 2, 1: 3, 2: 2}
     assert all(row["label"] == ("cat", "dog", "train").index(name.split("/")[1]) for name, row in rows_of(dataset).items())
@@ -94,7 +95,7 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
 def test_split_folders_share_one_list_of_classes(tmp_path: Path) -> None:
     _classes(tmp_path / "in/train", {"a": 2, "b": 2, "c": 2})
     _classes(tmp_path / "in/val", {"c": 1, "a": 1}, seed=500)
-    sets = prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
+    sets = prepare(image_classes.ImageClasses().find(str(tmp_path / "in"), "x"), tmp_path / "out")
     assert sets["train"].manifest.classes == sets["val"].manifest.classes == ("a", "b", "c")
     assert sets["val"].manifest.labels == {0: 1, 2: 1}
     assert "val has no image of class b" in sets["val"].manifest.provenance.notes
@@ -103,24 +104,24 @@ def test_split_folders_share_one_list_of_classes(tmp_path: Path) -> None:
 def test_class_folders_that_make_no_sense_are_wrong_calls(tmp_path: Path) -> None:
     _classes(tmp_path / "one", {"only": 2})
     with pytest.raises(CallError, match="a single class folder: only") as caught:
-        folders.find_classes(str(tmp_path / "one"), "x")
+        image_classes.ImageClasses().find(str(tmp_path / "one"), "x")
     assert "images folder" in caught.value.hint
     write_image(tmp_path / "flat/a.jpg")
     with pytest.raises(CallError, match="no class folders"):
-        folders.find_classes(str(tmp_path / "flat"), "x")
+        image_classes.ImageClasses().find(str(tmp_path / "flat"), "x")
     _classes(tmp_path / "new/train", {"a": 1, "b": 1})
     _classes(tmp_path / "new/val", {"a": 1, "z": 1})
     with pytest.raises(CallError, match="class 'z' has images in another split, but none in"):
-        folders.find_classes(str(tmp_path / "new"), "x")
+        image_classes.ImageClasses().find(str(tmp_path / "new"), "x")
     (tmp_path / "new/extra").mkdir()
     with pytest.raises(CallError, match=r"folders of splits \(train, val\) and others \(extra\)"):
-        folders.find_classes(str(tmp_path / "new"), "x")
+        image_classes.ImageClasses().find(str(tmp_path / "new"), "x")
 
 
 def test_an_image_beside_the_class_folders_is_skipped(tmp_path: Path) -> None:
     _classes(tmp_path / "in", {"a": 1, "b": 1})
     write_image(tmp_path / "in/stray.jpg")
-    assert folders.find_classes(str(tmp_path / "in"), "x").skips == [("stray.jpg", "an image lies beside the class folders")]
+    assert image_classes.ImageClasses().find(str(tmp_path / "in"), "x").skips == [("stray.jpg", "an image lies beside the class folders")]
 
 
 def test_a_drawn_split_takes_the_same_share_of_every_class() -> None:
@@ -137,7 +138,7 @@ def test_an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     _classes(tmp_path / "in/train", {"a": 3, "b": 3})
     _classes(tmp_path / "in/val", {"a": 1, "b": 2}, seed=500)
     (tmp_path / "in/val/a/0.png").write_bytes((tmp_path / "in/train/b/1.png").read_bytes())
-    sets = prepare(folders.find_classes(str(tmp_path / "in"), "x"), tmp_path / "out")
+    sets = prepare(image_classes.ImageClasses().find(str(tmp_path / "in"), "x"), tmp_path / "out")
     for dataset in sets.values():
         assert dataset.manifest.provenance.notes == ("in more than one of these splits, byte for byte: 1 sample(s)",)
 
@@ -154,33 +155,33 @@ def _list(tmp_path: Path, *lines: str) -> str:
 
 
 def test_a_list_without_labels_keeps_paths_with_spaces(tmp_path: Path) -> None:
-    found = listed.find(_list(tmp_path, "# two", "1.jpg", "", "with space.jpg", "1.jpg", "../out.jpg", "/etc/x.jpg"), "l")
+    found = listed.ListedImages().find(_list(tmp_path, "# two", "1.jpg", "", "with space.jpg", "1.jpg", "../out.jpg", "/etc/x.jpg"), "l")
     assert [image.id for image in found.parts[WHOLE]] == ["l/1.jpg", "l/with space.jpg"]
     assert [why for _, why in found.skips] == ["a file is listed twice", "a path leaves the folder", "a path leaves the folder"]
     assert not found.classes.names
 
 
 def test_labels_of_a_list_are_names_or_numbers(tmp_path: Path) -> None:
-    found = listed.find(_list(tmp_path, "0.jpg dog", "1.jpg\tcat", "with space.jpg cat", "2.jpg\thot dog"), "l")
+    found = listed.ListedImages().find(_list(tmp_path, "0.jpg dog", "1.jpg\tcat", "with space.jpg cat", "2.jpg\thot dog"), "l")
     assert found.classes.names == ("cat", "dog", "hot dog")
     assert [image.label for image in found.parts[WHOLE]] == [1, 0, 0, 2]
-    found = listed.find(_list(tmp_path, "0.jpg 10", "1.jpg 2", "2.jpg 10"), "l")
+    found = listed.ListedImages().find(_list(tmp_path, "0.jpg 10", "1.jpg 2", "2.jpg 10"), "l")
     assert found.classes.names == ("2", "10") and [image.label for image in found.parts[WHOLE]] == [1, 0, 1]
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\n")
-    found = listed.find(_list(tmp_path, "0.jpg 2", "1.jpg bee"), "l", classes=str(tmp_path / "names.txt"))
+    found = listed.ListedImages(classes=str(tmp_path / "names.txt")).find(_list(tmp_path, "0.jpg 2", "1.jpg bee"), "l")
     assert [image.label for image in found.parts[WHOLE]] == [2, 1]
     assert found.notes == ["the data set has no image of class ant"]
     with pytest.raises(CallError, match=r"list\.txt line 2: label 'elk' is none of the 3 classes"):
-        listed.find(_list(tmp_path, "0.jpg 2", "1.jpg elk"), "l", classes=str(tmp_path / "names.txt"))
+        listed.ListedImages(classes=str(tmp_path / "names.txt")).find(_list(tmp_path, "0.jpg 2", "1.jpg elk"), "l")
 
 
 def test_lines_without_label_among_others_are_skipped_and_one_class_is_refused(tmp_path: Path) -> None:
-    found = listed.find(_list(tmp_path, "0.jpg a", "1.jpg b", "2.jpg"), "l")
+    found = listed.ListedImages().find(_list(tmp_path, "0.jpg a", "1.jpg b", "2.jpg"), "l")
     assert found.skips == [("l/2.jpg", "no label, where other lines have one")]
     with pytest.raises(CallError, match="single class: a"):
-        listed.find(_list(tmp_path, "0.jpg a", "1.jpg a"), "l")
+        listed.ListedImages().find(_list(tmp_path, "0.jpg a", "1.jpg a"), "l")
     with pytest.raises(CallError, match="there is no list"):
-        listed.find(str(tmp_path / "none.txt"), "l")
+        listed.ListedImages().find(str(tmp_path / "none.txt"), "l")
 
 
 # Frames and pairs --------------------------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_frames_keep_time_and_depth_and_split_by_blocks_of_time(tmp_path: Path) 
         (tmp_path / f"in/depth/{i}.png").write_bytes(encode_depth(np.full((40, 60), 1 + i / 100)))
         entries.append({"file": f"color/{i}.jpg", "depth": f"depth/{i}.png", "time_s": i / 10})
     (tmp_path / "in/cameras.json").write_text(json.dumps({"frames": entries[::-1]}))
-    found = folders.find_frames(str(tmp_path / "in"), "walk")
+    found = image_frames.ImageFrames().find(str(tmp_path / "in"), "walk")
     assert [image.time for image in found.parts[WHOLE]] == [i / 10 for i in range(40)], "the depth images are no frames"
     split, dropped, _ = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 4)
     assert (len(split["train"]), len(split["val"]), dropped) == (28, 8, 4)
@@ -208,7 +209,7 @@ def test_frames_keep_time_and_depth_and_split_by_blocks_of_time(tmp_path: Path) 
 def test_frames_of_plain_folders_are_sequences(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "a/10.jpg", "a/2.jpg", "b/1.jpg"):
         write_image(tmp_path / "in" / name)
-    images = folders.find_frames(str(tmp_path / "in"), "x").parts[WHOLE]
+    images = image_frames.ImageFrames().find(str(tmp_path / "in"), "x").parts[WHOLE]
     assert [(image.id, image.scene, image.time) for image in images] == [
         ("x/a/1.jpg", "x/a", 0.0),
         ("x/a/2.jpg", "x/a", 1.0),
@@ -220,7 +221,7 @@ def test_frames_of_plain_folders_are_sequences(tmp_path: Path) -> None:
 def test_every_image_of_a_pair_data_set_is_taken_once(tmp_path: Path) -> None:
     for i in range(6):
         write_image(tmp_path / f"in/{i}.jpg", seed=i)
-    pairs = frames.find(str(tmp_path / "in"), "walk", (1, 2), 0).pairs
+    pairs = frames.Frames(gap=(1, 2)).find(str(tmp_path / "in"), "walk").items
     run_job([Output(str(tmp_path / "pairs"), item_shards(pairs, Resize(), 0), ())], "pairs", local=True)
     dataset = Dataset.open(tmp_path / "pairs")
     run_job([Output(str(tmp_path / "out"), frames_of(dataset, Resize()), ())], "images", local=True)
@@ -292,7 +293,7 @@ def _png(array: np.ndarray) -> bytes:
 
 @needs("imagenet-mini")
 def test_imagenet_mini_shrinks_to_its_short_side(tmp_path: Path) -> None:
-    found = folders.find_folder(str(DATA / "imagenet-mini"), "imagenet")
+    found = image_folder.ImageFolder().find(str(DATA / "imagenet-mini"), "imagenet")
     found.parts[WHOLE] = found.parts[WHOLE][::8]
     dataset = prepare(found, tmp_path / "out", Resize(128))[WHOLE]
     assert dataset.rows == 25 and dataset.manifest.columns == ("id", "scene", "image")
@@ -306,7 +307,7 @@ def test_imagenet_mini_shrinks_to_its_short_side(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs("cifar10-mini")
 def test_cifar_mini_keeps_its_splits_its_classes_and_every_byte(tmp_path: Path) -> None:
-    sets = prepare(folders.find_classes(str(DATA / "cifar10-mini"), "cifar"), tmp_path / "out")
+    sets = prepare(image_classes.ImageClasses().find(str(DATA / "cifar10-mini"), "cifar"), tmp_path / "out")
     assert {name: dataset.rows for name, dataset in sets.items()} == {"train": 2000, "test": 1000}
     for split, dataset in sets.items():
         assert dataset.manifest.classes[0] == "airplane" and set(dataset.manifest.labels.values()) == {200 if split == "train" else 100}
@@ -317,7 +318,7 @@ def test_cifar_mini_keeps_its_splits_its_classes_and_every_byte(tmp_path: Path) 
 
 @needs("kitchen-rgbd")
 def test_the_kitchen_is_images_with_depth(tmp_path: Path) -> None:
-    found = folders.find_frames(str(DATA / "kitchen-rgbd"), "kitchen")
+    found = image_frames.ImageFrames().find(str(DATA / "kitchen-rgbd"), "kitchen")
     split, dropped, notes = split_time(found.parts[WHOLE], {"train": 0.8, "val": 0.2}, 8)
     assert (len(split["train"]), len(split["val"]), dropped) == (176, 50, 24) and "8 frames between" in notes[0]
     found.parts = {WHOLE: split["val"]}

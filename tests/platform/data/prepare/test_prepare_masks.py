@@ -13,7 +13,7 @@ from PIL import Image
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.data.images import Resize, decode_segmentation
 from sightline.platform.data.prepare import masks
-from sightline.platform.data.prepare.images import WHOLE
+from sightline.platform.data.prepare.found import WHOLE
 from sightline.platform.data.schema import decode_row
 
 
@@ -29,7 +29,7 @@ def _street(folder: Path, count: int = 4, images: str = "images", masks_: str = 
 
 def test_masks_go_with_their_images_and_their_pixels_are_counted(tmp_path: Path) -> None:
     _street(tmp_path / "in")
-    dataset = prepare(masks.find(str(tmp_path / "in"), "street", ignore=3), tmp_path / "out")[WHOLE]
+    dataset = prepare(masks.Masks(ignore=3).find(str(tmp_path / "in"), "street"), tmp_path / "out")[WHOLE]
     manifest = dataset.manifest
     assert (manifest.classes, manifest.ignore_index) == (("sky", "road", "car"), 3), "the ignored one is no class"
     assert manifest.pixels == {0: 4 * 1175, 1: 4 * 1000, 2: 4 * 200, 3: 4 * 25}
@@ -49,7 +49,7 @@ def test_a_cut_and_a_resize_take_the_mask_along(tmp_path: Path) -> None:
     indices[40:] = 500
     write_mask(tmp_path / "in/masks/a.png", indices)
     (tmp_path / "in/classes.txt").write_text("dark\nbright\n")
-    dataset = prepare(masks.find(str(tmp_path / "in"), "x", ignore=500), tmp_path / "out", Resize(40, square=True))[WHOLE]
+    dataset = prepare(masks.Masks(ignore=500).find(str(tmp_path / "in"), "x"), tmp_path / "out", Resize(40, square=True))[WHOLE]
     sample = decode_row(dataset.read(0, 0).to_pylist()[0], "images")
     assert sample["image"].shape == (40, 40, 3) and sample["segmentation"].dtype == np.uint16
     np.testing.assert_array_equal(sample["segmentation"][:20], (sample["image"][:20, :, 0] > 127).astype(int))
@@ -68,20 +68,20 @@ def test_a_cut_and_a_resize_take_the_mask_along(tmp_path: Path) -> None:
 def test_the_usual_layouts_of_masks_are_known(tmp_path: Path, images: str, masks_: str, parts: set[str]) -> None:
     _street(tmp_path / "in", 2, images, masks_)
     _street(tmp_path / "in", 2, images.replace("train", "val"), masks_.replace("train", "val"))
-    found = masks.find(str(tmp_path / "in"), "x")
+    found = masks.Masks().find(str(tmp_path / "in"), "x")
     assert set(found.parts) == parts and all(len(images) == 2 for images in found.parts.values()) and not found.skips
 
 
 def test_other_layouts_are_named(tmp_path: Path) -> None:
     _street(tmp_path / "in", 2, "rgb/train", "gt/train")
     with pytest.raises(CallError, match=r"no folders of images and masks; looked for: images/\{split\}") as caught:
-        masks.find(str(tmp_path / "in"), "x")
+        masks.Masks().find(str(tmp_path / "in"), "x")
     assert "--images" in caught.value.hint
-    found = masks.find(str(tmp_path / "in"), "x", images="rgb/{split}", masks="gt/{split}")
+    found = masks.Masks(images="rgb/{split}", masks="gt/{split}").find(str(tmp_path / "in"), "x")
     assert {part: len(images) for part, images in found.parts.items()} == {"train": 2}
     for wrong in ({"images": "rgb"}, {"images": "../x", "masks": "y"}, {"images": "rgb/{split}", "masks": "gt"}):
         with pytest.raises(CallError, match="--images"):
-            masks.find(str(tmp_path / "in"), "x", **wrong)
+            masks.Masks(**wrong).find(str(tmp_path / "in"), "x")
 
 
 def test_masks_need_a_list_of_classes_that_makes_sense(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_masks_need_a_list_of_classes_that_makes_sense(tmp_path: Path) -> None:
     for text, said in (("sky\nsky\n", "names 'sky' twice"), ("sky\n", "names 1 class"), ("\n", "names 0 class")):
         names.write_text(text)
         with pytest.raises(CallError, match=re.escape(said)):
-            masks.find(str(tmp_path / "in"), "x", classes=str(names))
+            masks.Masks(classes=str(names)).find(str(tmp_path / "in"), "x")
     names.write_text("sky\nground\n")
     with pytest.raises(CallError, match="a single class beside the ignored one"):
-        masks.find(str(tmp_path / "in"), "x", classes=str(names), ignore=1)
+        masks.Masks(classes=str(names), ignore=1).find(str(tmp_path / "in"), "x")
     (tmp_path / "in/classes.txt").unlink()
     with pytest.raises(CallError, match=r"no classes\.txt: masks hold numbers"):
-        masks.find(str(tmp_path / "in"), "x")
+        masks.Masks().find(str(tmp_path / "in"), "x")
 
 
 def test_masks_that_do_not_fit_are_skipped_with_the_name_and_the_reason(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_masks_that_do_not_fit_are_skipped_with_the_name_and_the_reason(tmp_path
     write_mask(folder / "masks/orphan.png", np.zeros((40, 60), np.uint8))
     Image.new("L", (60, 40)).save(folder / "masks/4.jpg")
     (folder / "masks/4.png").unlink()
-    found = masks.find(str(folder), "x")
+    found = masks.Masks().find(str(folder), "x")
     assert sorted(found.skips) == [("masks/orphan.png", "a mask has no image"), ("x/3.jpg", "an image has no mask")]
     dataset = prepare(found, tmp_path / "out", max_skipped=0.6)[WHOLE]
     assert dataset.rows == 3
@@ -132,16 +132,16 @@ def test_a_job_with_other_classes_is_another_job(tmp_path: Path) -> None:
     _street(tmp_path / "in")
     (tmp_path / "in/masks/0.png").write_bytes(b"broken")
     with pytest.raises(SightlineError, match="1 of 4 rows had to be skipped"):
-        prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out")
+        prepare(masks.Masks().find(str(tmp_path / "in"), "x"), tmp_path / "out")
     with pytest.raises(CallError, match="beginning of another preparation"):
-        prepare(masks.find(str(tmp_path / "in"), "x", ignore=3), tmp_path / "out")
-    assert prepare(masks.find(str(tmp_path / "in"), "x"), tmp_path / "out", max_skipped=0.3)[WHOLE].rows == 3
+        prepare(masks.Masks(ignore=3).find(str(tmp_path / "in"), "x"), tmp_path / "out")
+    assert prepare(masks.Masks().find(str(tmp_path / "in"), "x"), tmp_path / "out", max_skipped=0.3)[WHOLE].rows == 3
 
 
 @pytest.mark.slow
 @needs("camvid-320")
 def test_camvid_has_its_masks_to_the_pixel(tmp_path: Path) -> None:
-    sets = prepare(masks.find(str(DATA / "camvid-320"), "camvid", ignore=11), tmp_path / "out")
+    sets = prepare(masks.Masks(ignore=11).find(str(DATA / "camvid-320"), "camvid"), tmp_path / "out")
     assert {name: dataset.rows for name, dataset in sets.items()} == {"train": 367, "val": 101}
     manifest = sets["val"].manifest
     assert (len(manifest.classes), manifest.classes[8], manifest.ignore_index) == (11, "Car", 11)

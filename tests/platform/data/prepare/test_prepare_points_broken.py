@@ -144,7 +144,7 @@ def test_what_a_folder_loses_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "caches").mkdir()
     (tmp_path / "caches" / "cache.dat").write_bytes(pickle.dumps([1]))
     assert prepare("folder", tmp_path / "caches", "--out", tmp_path / "none") == 2
-    assert "not taken: cache.dat, a pickle, which is never opened" in capsys.readouterr().err
+    assert "1 skipped, the first: a pickle, which is never opened; convert it to .npy, .npz or .ply: cache.dat" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def clouds_of_variants() -> list[tuple[str, str]]:
-    from sightline.platform.data.prepare.cloud_layouts import VARIANTS
+    from sightline.platform.data.prepare.scanobjectnn import VARIANTS
 
     return list(VARIANTS.values())
 

@@ -16,6 +16,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+SUMMARY = "take in weights that a method's authors published"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, Flax's msgpack, or random:SEED")

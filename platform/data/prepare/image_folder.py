@@ -1,0 +1,25 @@
+"""Every image of a folder, without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .found import Found
+from .images import ImageFile
+from .items import below, existing_folder, images_below
+from .source import SceneOptions
+
+
+@dataclass(frozen=True)
+class ImageFolder(SceneOptions):
+    reader = "folder"
+    help = "every image of a folder and of those below it, without labels"
+    examples = ("./photos --size 256 --out ./photos-set",)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[ImageFile]:
+        """A scene is a sub-folder, or the folder itself."""
+        folder = existing_folder(place)
+        found = Found[ImageFile](self.provenance(folder))
+        for path in images_below(folder):
+            found.items.append(ImageFile(f"{name}/{path}", f"{folder}/{path}", below(name, path)))
+        return found

@@ -1,0 +1,43 @@
+"""The frames of one or several sequences as single images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .cameras import read_cameras
+from .found import Found
+from .frames import sequences
+from .images import ImageFile
+from .items import existing_folder, natural
+from .source import ImageSource
+
+
+@dataclass(frozen=True)
+class ImageFrames(ImageSource):
+    """Frames have their place in time; depth and times come from `cameras.json` where there is one."""
+
+    reader = "frames"
+    help = "frames of a sequence with their time, and depth where cameras.json names it"
+    examples = ("./kitchen-rgbd --split train=0.8,val=0.2 --out ./kitchen-images",)
+    split_ways = ("time-blocks", "scene")
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[ImageFile]:
+        folder = existing_folder(place)
+        cameras = read_cameras(folder)
+        found = Found[ImageFile](self.provenance(folder))
+        if cameras is None:
+            for scene, files in sequences(folder, name).items():
+                found.items.extend(
+                    ImageFile(f"{scene}/{file.name}", str(file), scene, frame=at, time=float(at)) for at, file in enumerate(files)
+                )
+            return found
+        timed = all(frame.time_s is not None for frame in cameras.frames)
+        frames = sorted(cameras.frames, key=lambda frame: (frame.time_s or 0.0 if timed else 0.0, natural(frame.file)))
+        for number, frame in enumerate(frames):
+            time = frame.time_s if timed and frame.time_s is not None else float(number)
+            depth = f"{folder}/{frame.depth}" if frame.depth else None
+            found.items.append(ImageFile(f"{name}/{frame.file}", f"{folder}/{frame.file}", name, depth=depth, frame=number, time=time))
+        if any(frame.depth for frame in cameras.frames):
+            notes = (f"unit: {cameras.unit}; distortion: {cameras.distortion}", "colour and depth are taken as registered to each other")
+            found.source = self.provenance(folder, *notes)
+        return found

@@ -1,0 +1,88 @@
+"""The options of a source: dataclass fields that carry their help and how their text is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as the command line needs it. `parse` reads its text and raises `ValueError` with a sentence for what makes no sense."""
+
+    name: str
+    default: object
+    help: str
+    parse: Callable[[str], object] | None
+    """None for a switch, which is given or not."""
+    choices: tuple[str, ...] | None
+    metavar: str | None
+
+
+def option(
+    default: T,
+    help: str,
+    parse: Callable[[str], T] | None = None,
+    *,
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
+) -> T:
+    """A field that is an option. Without `parse` its text is read as its type says: int, float, str, or bool for a switch."""
+    metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar}
+    made: T = dataclasses.field(default=default, metadata=metadata)
+    return made
+
+
+def options_of(source: type) -> list[Option]:
+    """The options of a dataclass whose fields are all made by `option`, base classes first."""
+    hints, found = get_type_hints(source), []
+    for one in dataclasses.fields(source):
+        kinds = [kind for kind in (bool, int, float) if kind in (hints[one.name], *getattr(hints[one.name], "__args__", ()))]
+        parse = one.metadata["parse"] or (None if kinds == [bool] else kinds[0] if kinds else str)
+        found.append(Option(one.name, one.default, one.metadata["help"], parse, one.metadata["choices"], one.metadata["metavar"]))
+    return found
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def bounds(text: str) -> tuple[float, float]:
+    """`0.4..0.9`"""
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError:
+        raise ValueError(f"{text!r} is no range; write for example 0.4..0.9") from None
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{text!r}: co-visibility lies between 0 and 1")
+    return low, high
+
+
+def gaps(text: str) -> tuple[int, ...]:
+    """`1`, `1,5` or `1..3`"""
+    try:
+        found = sorted({gap for part in text.split(",") for gap in _gap_range(part)})
+    except ValueError:
+        raise ValueError(f"{text!r} names no gaps; write for example 1, 1,5 or 1..3") from None
+    if not found or found[0] < 1:
+        raise ValueError(f"{text!r}: gaps are whole numbers above 0")
+    return tuple(found)
+
+
+def _gap_range(part: str) -> Sequence[int]:
+    low, _, high = part.partition("..")
+    return range(int(low), int(high or low) + 1)
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
