@@ -33,7 +33,22 @@ class Command(Protocol):
 
 # argparse stays: `--help` of a program with 14 commands takes 25 ms of CPU with it, 44 ms with Click and 132 ms with Typer (median of 5, in
 # turns), and neither makes options from a dataclass that is known only at run time, as `prepare` does from the class of a source.
-FIRST = ("quickstart", "prepare", "inspect", "pretrain", "finetune", "resume", "sweep", "compare", "evaluate", "encode", "export", "import")
+FIRST = (
+    "quickstart",
+    "prepare",
+    "inspect",
+    "pretrain",
+    "finetune",
+    "resume",
+    "sweep",
+    "compare",
+    "evaluate",
+    "encode",
+    "export",
+    "import",
+    "clean",
+    "submit",
+)
 """The order of the help; a command that is not named here follows in the order of the alphabet."""
 EXAMPLES = """examples:
   sightline quickstart

@@ -241,3 +241,27 @@ def test_a_dry_run_answers_scripts_with_settings_that_load(ask: Ask, home: Path)
     assert code == 0 and config.load("x", settings=answer["settings"]).train.workers == 1
     assert 190e6 < answer["estimate"]["parameters"] < 210e6 and answer["estimate"]["steps"] is None
     assert not home.exists()
+
+
+def test_a_command_is_one_module(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beside the others is in the help, takes settings on both sides of an option and answers scripts."""
+    import sightline.pipelines
+
+    (tmp_path / "count_rows.py").write_text(
+        '"""Count."""\n\nSUMMARY = "count the rows"\n\n\ndef add_arguments(parser):\n    parser.add_argument("names", nargs="*")\n'
+        '    parser.add_argument("--by")\n\n\ndef run(args):\n    return {"names": args.names, "by": args.by}\n'
+    )
+    (tmp_path / "helpers.py").write_text('"""No command: it has no summary."""\n')
+    monkeypatch.setattr(sightline.pipelines, "__path__", [*sightline.pipelines.__path__, str(tmp_path)])
+    commands.cache_clear()
+    try:
+        assert list(commands())[-1] == "count-rows" and "helpers" not in commands()
+        _, out, _ = ask("--help")
+        assert "  count-rows  count the rows" in out
+        code, out, _ = ask("count-rows", "a", "--by", "x", "b", "--json")
+        assert code == 0 and json.loads(out) == {"names": ["a", "b"], "by": "x"}
+    finally:
+        sys.modules.pop("sightline.pipelines.count_rows", None)
+        sys.modules.pop("sightline.pipelines.helpers", None)
+        monkeypatch.undo()
+        commands.cache_clear()
