@@ -12,7 +12,6 @@ checkpoint does not verify everything stays. The model registry is not touched: 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 SUMMARY = "free the disk of checkpoints that no run needs any more"
 
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="delete what is listed")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
     from rich.table import Table
 

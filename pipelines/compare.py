@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sightline.platform.experiments.compare.record import Entry
 
 SUMMARY = "train several recipes on one budget with several seeds, and measure them by the same probes"
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the comparison; its runs are NAME-LABEL-sSEED (default: compare and the time)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform.core.redaction import command_line
     from sightline.platform.evaluation.probes.catalog import check_probe
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return execute(comparison, console)
 
 
-def make_entries(words: Sequence[str], budget: str, console: Any) -> list[Entry]:
+def make_entries(words: Sequence[str], budget: str, console: Console) -> list[Entry]:
     """Checked whole; the budget as each one's length. Raises `CallError`."""
     from sightline.methods.errors import CallError
     from sightline.platform import config

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 SUMMARY = "write an encoder for timm, as safetensors, in its authors' layout or as ONNX"
 FORMATS = ("timm", "safetensors", "official", "onnx")
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to (safetensors: a folder or a file)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
 
     from sightline.platform.models.encoders import open_encoder

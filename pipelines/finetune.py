@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform import config
     from sightline.platform.core.paths import absolute

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.manifest import Manifest
 
 SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of drawn samples")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
 
     from sightline.methods.errors import CallError
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"place": dataset.uri, "verified": args.verify, "contact_sheet": str(sheet) if sheet else None, **manifest}
 
 
-def _verify(dataset: Any) -> None:
+def _verify(dataset: Dataset) -> None:
     from rich.console import Console
     from rich.progress import Progress
 

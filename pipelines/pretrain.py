@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 SUMMARY = "train an encoder by a recipe, probe it, register it, report on it"
 
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the settings, the resource plan, memory and cost, and start nothing")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--stop", metavar="JOB", help="ask a job to end and wait for it; a training run leaves a checkpoint")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform.cluster import submit
 
@@ -75,7 +75,7 @@ def _check(words: list[str]) -> None:
     parse(words)
 
 
-def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any], as_json: bool) -> dict[str, Any]:
+def _follow(client: JobSubmissionClient, job: str, known: dict[str, object], as_json: bool) -> dict[str, object]:
     from sightline.platform.cluster import submit
 
     told: list[str] = []
@@ -96,7 +96,7 @@ def _follow(client: JobSubmissionClient, job: str, known: dict[str, Any], as_jso
     return {"job": job, "status": details.status.value, **known, "result": submit.result_in("".join(told))}
 
 
-def _stop(client: JobSubmissionClient, job: str) -> dict[str, Any]:
+def _stop(client: JobSubmissionClient, job: str) -> dict[str, object]:
     from sightline.platform.cluster import submit
 
     details = submit.stop(client, job)

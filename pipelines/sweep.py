@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 SUMMARY = "search settings: many runs of one recipe, compared by probes; the winner becomes champion"
 
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the first trials, and start nothing")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
     from sightline.platform.experiments.preflight import check

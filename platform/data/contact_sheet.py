@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import io
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,7 +15,7 @@ from sightline.methods.random import keyed_rng
 from .clouds import NO_PART, decode_parts, decode_points
 from .dataset import Dataset
 from .images import decode_image, decode_segmentation
-from .kinds import find_kind
+from .kinds import Row, find_kind
 
 _CAPTION, _MARGIN = 14, 6
 
@@ -43,21 +42,21 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
     return buffer.getvalue()
 
 
-def _draw(dataset: Dataset, rows: int, seed: int) -> list[dict[str, Any]]:
+def _draw(dataset: Dataset, rows: int, seed: int) -> list[Row]:
     """A drawn row of each of some drawn row groups: few reads, also of a large data set."""
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
     kind = find_kind(dataset.kind)
     names = ["id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *kind.samples]
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
         found += dataset.read(shard, group, picked, [name for name in names if name in dataset.manifest.columns]).to_pylist()
     return found[:rows]
 
 
-def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
+def _tile(sample: Row, dataset: Dataset, height: int) -> Image.Image:
     kind, views = find_kind(dataset.kind), []
     for name in kind.samples:
         try:
@@ -77,7 +76,7 @@ def _tile(sample: dict[str, Any], dataset: Dataset, height: int) -> Image.Image:
     return tile
 
 
-def _image(sample: dict[str, Any], name: str, height: int, ignore_index: int | None) -> np.ndarray:
+def _image(sample: Row, name: str, height: int, ignore_index: int | None) -> np.ndarray:
     image = decode_image(sample[name])
     if sample.get("segmentation") is not None:
         image = _overlaid(image, decode_segmentation(sample["segmentation"]), ignore_index)
@@ -92,7 +91,7 @@ def _text(text: str, side: int, colour: str) -> np.ndarray:
     return np.asarray(tile)
 
 
-def _cloud(sample: dict[str, Any], name: str, side: int) -> np.ndarray:
+def _cloud(sample: Row, name: str, side: int) -> np.ndarray:
     """The cloud, its parts in colours; points of no part are grey."""
     points = decode_points(sample[name])
     colours = None
@@ -105,7 +104,7 @@ def _cloud(sample: dict[str, Any], name: str, side: int) -> np.ndarray:
     return picture(normalised(points), side, colours)
 
 
-def _caption(sample: dict[str, Any], classes: tuple[str, ...]) -> str:
+def _caption(sample: Row, classes: tuple[str, ...]) -> str:
     overlap, label = sample.get("overlap"), sample.get("label")
     if label is not None:
         return f"{classes[label] if classes else label}  {sample['id']}"

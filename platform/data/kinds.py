@@ -5,10 +5,10 @@ Another package adds a kind with an entry point in the group `sightline.data_kin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from .encoder_input import EncoderInput, cloud_input, image_input
 from .images import decode_depth, decode_image, decode_segmentation
 
 GROUP = "sightline.data_kinds"
+Row: TypeAlias = Mapping[str, Any]
+"""A stored row: its columns by name."""
 Content: TypeAlias = Literal["image", "depth", "mask", "cloud", "parts", "value"]
 """What a column holds; `value` is anything that is neither measured nor drawn."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from sightline.methods.contract import Views
 from sightline.methods.errors import BrokenSampleError
 
-from .kinds import Column, find_kind
+from .kinds import Column, Row, find_kind
 
 
 def input_columns(kind: str, views: Views) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def input_columns(kind: str, views: Views) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("id", *find_kind(kind).samples, *getattr(views, "columns", ()))))
 
 
-def decode_row(row: Mapping[str, Any], kind: str, *, depth: bool = False, needed: Sequence[str] = ()) -> dict[str, Any]:
+def decode_row(row: Row, kind: str, *, depth: bool = False, needed: Sequence[str] = ()) -> dict[str, Any]:
     """A stored row as a sample. Raises `BrokenSampleError` naming the row where a column cannot be decoded or a needed one is empty.
 
     Images become uint8 H x W x 3; `segmentation` uint8 or uint16 H x W of class indices, of the size of its image; `label` an int;

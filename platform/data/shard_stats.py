@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .clouds import count_parts, decode_parts, decode_points, distinct
 from .images import count_indices, decode_segmentation, open_image
-from .kinds import find_kind
+from .kinds import Row, find_kind
 from .manifest import Overlap, Shard, Skipped
 
 EXAMPLES = 5
@@ -65,7 +65,7 @@ class StatsCollector:
         self._part_points: Counter[int] = Counter()
         self._digests: list[str] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Count one stored row."""
         self._columns.update(name for name, value in row.items() if value is not None)
         if row.get("scene") is not None:

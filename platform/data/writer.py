@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +17,7 @@ from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.filesystem import exists, open_place, write_bytes
 
-from .kinds import Column, find_kind
+from .kinds import Column, Row, find_kind
 from .manifest import MANIFEST_NAME, Manifest, Provenance, Shard, Skipped, Source, fingerprint
 from .shard_stats import ShardStats, StatsCollector, extreme, merge_skipped, skipped_table, total, total_overlap, total_range
 
@@ -28,7 +27,7 @@ SHARD_BYTES = 96 * 2**20
 """Large enough for object stores, small enough to hold in memory while it is written and to hash in under a second."""
 
 
-def write_shard(folder: str, index: int, kind: str, rows: Iterable[Mapping[str, Any]], skips: Sequence[tuple[str, str]] = ()) -> ShardStats:
+def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: Sequence[tuple[str, str]] = ()) -> ShardStats:
     """Writes shard number `index` of the data set in `folder`. `skips` may grow while `rows` is consumed; it is read at the end.
 
     The shard is built in memory and lands whole. Images are stored as they are (they are compressed already), every page with a
@@ -159,14 +158,14 @@ class ShardWriter:
         self._classes, self._ignore_index, self._part_names = classes, ignore_index, parts
         self.manifest: Manifest | None = None
         self._sources, self._command = sources, command
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[Row] = []
         self._bytes = 0
         self._parts: list[ShardStats] = []
         self._skips: list[tuple[str, str]] = []
         find_kind(kind)
         claim_folder(self.folder, overwrite)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         self._rows.append(row)
         self._bytes += sum(len(value) for value in row.values() if isinstance(value, bytes))
         if self._bytes >= SHARD_BYTES and len(self._rows) % ROWS_PER_GROUP == 0:
@@ -206,8 +205,8 @@ def _leaf(column: Column) -> str:
     return f"{column.name}.list.element" if pa.types.is_list(column.type) else column.name
 
 
-def _blocks(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
-    block: list[Mapping[str, Any]] = []
+def _blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    block: list[Row] = []
     for row in rows:
         block.append(row)
         if len(block) == size:

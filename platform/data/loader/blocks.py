@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import sample_rng, variant_rng
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.kinds import Row
 from sightline.platform.data.schema import decode_row, input_columns
 
 from .plan import Block, Plan
@@ -44,7 +45,7 @@ class Made:
 
     def __call__(self, block: Block) -> Sample:
         kind, columns = self.dataset.kind, input_columns(self.dataset.kind, self.views)
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         places: list[tuple[int, int, int, int]] = []
         for piece in block.pieces:
             numbers = range(piece.start, piece.stop)

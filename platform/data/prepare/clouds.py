@@ -17,6 +17,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
 from sightline.platform.data.images import Resize, decode_depth
+from sightline.platform.data.kinds import Row
 
 from .items import files_below, read_file
 from .meshes import SUFFIXES, Cloud, read_cloud, thinned
@@ -52,7 +53,7 @@ class CloudItem:
     def cloud(self) -> Cloud:
         raise NotImplementedError
 
-    def row(self, resize: Resize) -> dict[str, Any]:
+    def row(self, resize: Resize) -> Row:
         """One row of kind `points`; `resize` is for images. Raises `BrokenSampleError` with `reason: detail`."""
         cloud = self.cloud()
         points = encode_points(np.asarray(cloud.points))

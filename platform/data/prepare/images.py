@@ -11,6 +11,7 @@ from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, resized_depth, resized_image, resized_mask
+from sightline.platform.data.kinds import Row
 
 from .found import ClassList
 from .items import read_file
@@ -36,7 +37,7 @@ class ImageFile:
     def frames(self) -> tuple[int, ...]:
         return (self.frame,)
 
-    def row(self, resize: Resize) -> dict[str, Any]:
+    def row(self, resize: Resize) -> Row:
         """One row of kind `images`; mask and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "label": self.label, "time": self.time}
         row["image"], at = resized_image(read_file(self.image), resize)

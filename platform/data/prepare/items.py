@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import MAX_BYTES, Resize
+from sightline.platform.data.kinds import Row
 
 Skip = Callable[[str, str], None]
 """(what, why)"""
@@ -33,7 +34,7 @@ class Item(Protocol):
         """The places of its files in the sequence of their scene, -1 where there is none."""
         ...
 
-    def row(self, resize: Resize) -> dict[str, Any]:
+    def row(self, resize: Resize) -> Row:
         """The row, its images cut, resized and encoded. Raises `BrokenSampleError` with `reason: detail`."""
         ...
 
@@ -49,7 +50,7 @@ class ItemRows:
     def count(self) -> int:
         return len(self.items)
 
-    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+    def rows(self, skip: Skip) -> Iterator[Row]:
         for item in self.items:
             try:
                 yield item.row(self.resize)

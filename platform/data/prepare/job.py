@@ -23,6 +23,7 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
 from sightline.platform.data.images import Resize
+from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Manifest, Skipped, Source
 from sightline.platform.data.shard_stats import ShardStats, merge_skipped
 from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
@@ -41,7 +42,7 @@ class RowSource(Protocol):
     @property
     def count(self) -> int: ...
 
-    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]: ...
+    def rows(self, skip: Skip) -> Iterator[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: 
     """Writes one shard and, after it, its record."""
     skips: list[tuple[str, str]] = []
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[Row]:
         for row in source.rows(lambda what, why: skips.append((what, why))):
             if stopped():
                 raise Stopped

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.kinds import Row
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .found import ClassList, require_same_classes
@@ -26,7 +26,7 @@ class CopiedRows:
     groups: tuple[tuple[int, int, int], ...]
     count: int
 
-    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+    def rows(self, skip: Skip) -> Iterator[Row]:
         datasets = [Dataset.open(uri) for uri in self.uris]
         for dataset, fingerprint in zip(datasets, self.fingerprints, strict=True):
             if dataset.fingerprint != fingerprint:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import Resize, resized_depth, resized_image
-from sightline.platform.data.kinds import PAIRS
+from sightline.platform.data.kinds import PAIRS, Row
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .items import Skip, skip_broken
@@ -33,7 +32,7 @@ class PairFrames:
     def count(self) -> int:
         return sum(len(places) for _, _, places in self.groups)
 
-    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+    def rows(self, skip: Skip) -> Iterator[Row]:
         dataset = Dataset.open(self.uri, PAIRS.name)
         if dataset.fingerprint != self.fingerprint:
             raise CallError(f"{self.uri} changed while it was read", "run the same command again with --overwrite")

@@ -9,6 +9,7 @@ import numpy as np
 
 from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
 from sightline.platform.data.images import Resize, resized_depth, resized_image
+from sightline.platform.data.kinds import Row
 
 from .items import read_file
 
@@ -41,7 +42,7 @@ class Pair:
     def frames(self) -> tuple[int, ...]:
         return self.frame1, self.frame2
 
-    def row(self, resize: Resize) -> dict[str, Any]:
+    def row(self, resize: Resize) -> Row:
         """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "overlap": self.overlap, "time": self.time, "T_2from1": self.T_2from1}
         for view, image, K, depth in (("1", self.image1, self.K1, self.depth1), ("2", self.image2, self.K2, self.depth2)):

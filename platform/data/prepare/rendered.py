@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Source
 
 from .items import Skip
@@ -33,10 +33,10 @@ class RoomRows:
     def count(self) -> int:
         return len(self.scenes) * self.pairs_per_scene
 
-    def rows(self, skip: Skip) -> Iterator[dict[str, Any]]:
+    def rows(self, skip: Skip) -> Iterator[Row]:
         from sightline.platform.data.synthetic.render import render_scene
 
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for index in self.scenes:
             rendered = render_scene(self.seed, index, self.pairs_per_scene, self.size, self.fov)
             for _ in range(self.pairs_per_scene - len(rendered)):

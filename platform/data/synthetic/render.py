@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
@@ -18,6 +17,7 @@ from embreex.rtcore_scene import EmbreeScene
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import covisibility, intrinsics, relative_pose
 from sightline.platform.data.images import encode_depth, encode_image
+from sightline.platform.data.kinds import Row
 
 from .scenes import Scene, build_scene
 
@@ -214,12 +214,12 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
     return []
 
 
-def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float = 60.0) -> list[dict[str, Any]]:
+def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float = 60.0) -> list[Row]:
     """Up to `pairs` rows (kind `pairs`) of scene number `index`. The same seed and index give the same rows, whoever renders them."""
     rng = keyed_rng("scene", seed, index)
     scene = build_scene(rng)
     renderer, K = Renderer(scene), intrinsics(size, size, fov)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     name = f"room{index:05d}"
     for _ in range(2 * pairs):
         views = [renderer.view(pose, K, size, size) for pose in sample_poses(renderer, rng, fov)]
@@ -250,7 +250,7 @@ def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float 
     return rows
 
 
-def render_pairs(seed: int, scenes: int, pairs_per_scene: int, size: int = 128, fov: float = 60.0) -> Iterator[dict[str, Any]]:
+def render_pairs(seed: int, scenes: int, pairs_per_scene: int, size: int = 128, fov: float = 60.0) -> Iterator[Row]:
     """Rows of kind `pairs`, scene after scene: `size` x `size` images, `fov` degrees across."""
     for index in range(scenes):
         yield from render_scene(seed, index, pairs_per_scene, size, fov)
