@@ -1,1 +1,1 @@
-"""The jobs a person starts: one file per command, recipes beside them."""
+"""The commands of `sightline`, one module each."""

@@ -138,7 +138,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def _guarded(words: list[str]) -> int:
-    """Run with errors told in one sentence, and with exactly one JSON document on standard output where `--json` asks for it."""
+    """Run the command. Print an error as one sentence, and with `--json` print exactly one JSON document on standard output."""
     from sightline.methods.errors import SightlineError
 
     own = words[: words.index("--")] if "--" in words else words

@@ -4,8 +4,8 @@
   sightline clean croco-tiny-1121-0930 --yes
   sightline clean --keep 1 --yes
 
-A finished run keeps its newest checkpoint without the optimizer's state, which nothing would go on from; it stays good for probes, export,
-init= and a repeated report. Any other run keeps its newest checkpoints whole, as many as its train.keep, or --keep. Of a run whose newest
+A finished run keeps its newest checkpoint without the optimizer's state, which is needed only to continue; probes, export, init= and a
+repeated report still work. Any other run keeps its newest checkpoints whole, as many as its train.keep, or --keep. Of a run whose newest
 checkpoint does not verify everything stays. The model registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
 """
 

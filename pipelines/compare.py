@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def make_entries(words: Sequence[str], budget: str, console: Console) -> list[Entry]:
-    """Checked whole; the budget as each one's length. Raises `CallError`."""
+    """The checked entries, each with the budget as its length. Raises `CallError`."""
     from sightline.methods.errors import CallError
     from sightline.platform import config
     from sightline.platform.experiments.compare.budget import gflops, samples_of

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     from sightline.platform.models.encoders import open_encoder
 
-    opened = open_encoder(args.model)  # a misspelt name is told before anything heavy is imported
+    opened = open_encoder(args.model)  # a misspelt name is reported before anything heavy is imported
     from sightline.platform.models.export import export
 
     result = export(opened, args.format, Path(args.out).expanduser().absolute())

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _classes(train: Dataset, task: str) -> dict[str, Any]:
-    """What the method's settings take from the data set: `model.classes`, of images `pretext.ignore_index`, too."""
+    """The settings that follow from the data set: `model.classes`, and for images `pretext.ignore_index`."""
     from sightline.methods.errors import CallError
     from sightline.platform.data.kinds import IMAGES
 

@@ -4,9 +4,9 @@
   sightline import ./checkpoint-799.pth --method conmim --preset conmim-base --out conmim.safetensors --register conmim-published
   sightline import random:0 --method timm model.name=vit_tiny_patch16_224 --out untaught.safetensors
 
-Settings are read from the file, over those of --preset, under section.key=value. A pickle is read as tensors and plain values alone; one
-that holds anything else is refused. Says which tensors found a place, which are missing (they stay random) and which are unexpected.
-random:SEED in place of a file gives a network that nothing has taught, for controls.
+Settings of the file override those of --preset, and section.key=value overrides both. A pickle may hold only tensors and plain values;
+any other is refused. It lists which tensors were loaded, which are missing (they stay random) and which are unexpected.
+random:SEED in place of a file gives a network with random weights, for controls.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
 _SHOWN = 5
-"""Classes and scenes that are named before it says how many more there are."""
+"""At most this many classes and scenes are named; the others are counted."""
 _SHARES = 24
 
 
@@ -113,7 +113,7 @@ def _tell(console: Console, place: str, manifest: Manifest, verified: bool, shee
 
 
 def _class_lines(manifest: Manifest) -> list[str]:
-    """What is to be said of the classes: rows of largest and smallest, rows without label, shares of pixels and of parts."""
+    """The lines about classes: rows of the largest and the smallest, rows without label, shares of pixels and of parts."""
     from sightline.platform.data.clouds import NO_PART
 
     lines = []
@@ -144,7 +144,7 @@ def _class_lines(manifest: Manifest) -> list[str]:
 
 
 def _shares(counts: Mapping[int, int], total: int, name: Callable[[int], str]) -> list[str]:
-    """One line for each of the largest."""
+    """One line for each of the most frequent."""
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     lines = [f"    {index:>3}  {name(index):<24} {count / total:>7.2%}" for index, count in sorted(largest[:_SHARES])]
     return lines + ([f"    and {len(largest) - _SHARES:,} rarer ones"] if len(largest) > _SHARES else [])

@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
 
     fill: Callable[[], None] | None = None
-    """Adds the arguments when words are read; what costs imports waits for that."""
+    """Adds the arguments just before words are read, so that their imports cost nothing until then."""
 
     def error(self, message: str) -> NoReturn:
         from sightline.methods.errors import CallError

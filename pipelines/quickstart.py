@@ -25,7 +25,7 @@ QUICK = {
     "optim.warmup": "18 steps",
     "optim.lr": 2e-3,
 }
-"""What differs from the recipe: short enough for a first look."""
+"""What differs from the recipe, so that a first run is short."""
 ROOMS = ["rendered", "--scenes", "60", "--pairs-per-scene", "12", "--size", "112", "--split", "train=0.8,val=0.2", "--local"]
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     from sightline.platform import config
 
-    settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is told before rooms are rendered
+    settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is reported before rooms are rendered
     from sightline.platform.core.redaction import command_line
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
-    """`QUICK` with the person's overrides; one worker where this machine has no place for two, such as one with a single GPU."""
+    """`QUICK` with the overrides; one worker where this machine has no room for two, such as one with a single GPU."""
     from sightline.methods.errors import CallError
     from sightline.platform import config
     from sightline.platform.cluster.resources import local_plan
@@ -73,7 +73,7 @@ def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def rendered_rooms(console: Console) -> Path:
-    """The embedded default data: rendered once, then reused."""
+    """The folder of the default data, which are rendered once and then reused."""
     from sightline.platform.core.paths import home
     from sightline.platform.data.dataset import Dataset
 

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _check(words: list[str]) -> None:
-    """The command's words, read here: a mistake is answered before anything is sent."""
+    """Parse the command's words here, so that a mistake is reported before anything is sent."""
     from sightline.methods.errors import CallError
 
     from .__main__ import parse

@@ -1,1 +1,1 @@
-"""Data sets, plans and streams."""
+"""Data sets: how they are prepared, stored, checked, read and streamed to training."""

@@ -1,4 +1,4 @@
-"""Point clouds as bytes and back: little-endian numbers, row after row.
+"""Encodes and decodes point clouds: little-endian numbers, row after row.
 
 `np.frombuffer(row["points"], "<f4").reshape(-1, 3)` reads them anywhere.
 """

@@ -1,4 +1,4 @@
-"""A contact sheet: what a person looks at before training on a data set."""
+"""Draws a contact sheet: a picture of some samples, to look at before training on a data set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _CAPTION, _MARGIN = 14, 6
 
 
 def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: int = 1400, seed: int = 0) -> bytes:
-    """PNG of `rows` drawn samples, the images of a sample side by side, with its overlap, or its class, and its id below.
+    """PNG of `rows` random samples. The images of a sample stand side by side, with its overlap or class and its id below.
 
-    A mask lies over its image in colours, what is ignored stays as it is; the parts of a cloud have colours. What is broken shows as text.
+    A mask is drawn over its image in colours, except where it is ignored; the parts of a cloud have colours.
+    A broken sample shows its error.
     """
     tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
     width = max(width, *(tile.width + 2 * _MARGIN for tile in tiles))
@@ -43,7 +44,7 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
 
 
 def _draw(dataset: Dataset, rows: int, seed: int) -> list[Row]:
-    """A drawn row of each of some drawn row groups: few reads, also of a large data set."""
+    """Random rows from a few random row groups, so that a large data set needs few reads."""
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))

@@ -1,4 +1,4 @@
-"""Reads a data set: opened by its manifest, read by row group, nothing trusted that the manifest does not vouch for."""
+"""Reads a data set through its manifest, one row group at a time. A file that the manifest does not describe is not read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HINT = "copy the shard again from where the data set came from, or run `sightli
 
 @dataclass(frozen=True)
 class Dataset:
-    """A finished data set. Holds its place and its manifest only, so it travels to workers as it is."""
+    """A finished data set. It holds only its URI and its manifest, so it is cheap to send to workers."""
 
     uri: str
     manifest: Manifest

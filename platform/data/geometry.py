@@ -57,7 +57,7 @@ def reproject(depth1: np.ndarray, K1: np.ndarray, K2: np.ndarray, T_2from1: np.n
 def visible_share(depth1: np.ndarray, K1: np.ndarray, depth2: np.ndarray, K2: np.ndarray, T_2from1: np.ndarray, stride: int = 1) -> float:
     """Share of the pixels of view 1 with depth that view 2 sees too: they fall inside it and the depths agree.
 
-    A pixel that falls where view 2 has no depth decides nothing and is left out.
+    A pixel that falls where view 2 has no depth is not counted.
     """
     _, x, y, z = reproject(depth1, K1, K2, T_2from1, stride)
     if not len(z):

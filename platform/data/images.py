@@ -1,4 +1,4 @@
-"""Encoded images to arrays and back. Nothing that a stranger put in a file gets past these limits."""
+"""Encodes and decodes images, depth maps and masks. The limits protect against files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .geometry import resize_nearest
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
-"""An image with a smaller side holds fewer than 2 x 2 patches: there is nothing to learn from it."""
+"""An image with a smaller side has fewer than 2 x 2 patches, too few to learn from."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 DEPTH_UNIT = 1000.0
 """Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, 65.535 m is the farthest."""
@@ -42,7 +42,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright. Grey is repeated, 16-bit scaled to 8, alpha laid over white, CMYK and palette converted, EXIF rotation applied.
 
-    White, because a transparent picture is mostly made to be seen on paper or a web page. Raises what Pillow raises.
+    White, because most transparent pictures are made for paper or a web page. Raises what Pillow raises.
     """
     if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -66,7 +66,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
-    """uint8 H x W x 3 as JPEG. Colour is not subsampled: patch targets see every pixel."""
+    """uint8 H x W x 3 as JPEG. Colour is not subsampled, because the targets of a patch are its pixels."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
@@ -92,14 +92,14 @@ class Placement:
     stored: tuple[int, int]
 
     def cut_out(self, array: np.ndarray) -> np.ndarray:
-        """The box, of an array of the size of the original."""
+        """The box of an array that has the size of the original."""
         return array[self.top : self.top + self.cut[0], self.left : self.left + self.cut[1]]
 
 
 def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
-    """An image as it is stored, and how it got there.
+    """The image as it will be stored, and where in the original it came from.
 
-    An image that need not change keeps its bytes; it is decoded all the same, so that a damaged one is found now. Resizing is antialiased.
+    An image that need not change keeps its bytes. It is decoded anyway, so that a damaged one is found now. Resizing is antialiased.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
     array = decode_image(data)
@@ -120,9 +120,9 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
 
 
 def resized_depth(data: bytes, at: Placement) -> bytes:
-    """The depth of an image as it is stored with it; where nothing changes, the bytes stay. Raises `BrokenSampleError`.
+    """The depth map, cut and resized like its image; the bytes stay where nothing changes. Raises `BrokenSampleError`.
 
-    Depth may come in another size than its image: it is of the same view.
+    The depth map may have another size than its image; it shows the same view.
     """
     metres = decode_depth(data)
     if at.cut == at.original and metres.shape == at.stored:
@@ -133,10 +133,10 @@ def resized_depth(data: bytes, at: Placement) -> bytes:
 
 
 def resized_mask(data: bytes, at: Placement, classes: int, ignore_index: int | None = None) -> bytes:
-    """The mask of an image as it is stored with it; where nothing changes, the bytes stay.
+    """The mask, cut and resized like its image; the bytes stay where nothing changes.
 
-    Raises `BrokenSampleError` with `reason: detail` for a mask of another size than its image and for an index that is none of
-    `classes` and not `ignore_index`.
+    Raises `BrokenSampleError` with `reason: detail` for a mask of another size than its image, and for an index that is neither a
+    class nor `ignore_index`.
     """
     indices = decode_segmentation(data)
     if indices.shape != at.original:
@@ -173,7 +173,7 @@ def encode_depth(depth: np.ndarray) -> bytes:
 def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 or uint16 H x W of class indices from an 8- or 16-bit PNG. Raises `BrokenSampleError`, also for colours instead of indices.
 
-    A palette is left aside: its pixels are the indices.
+    The colours of a palette do not matter: the pixels are the indices.
     """
     image = open_image(data, max_pixels=max_pixels)
     if image.format != "PNG":
@@ -187,7 +187,7 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
 
 
 def count_indices(indices: np.ndarray) -> dict[int, int]:
-    """Pixels of each value that occurs, in order."""
+    """Value -> number of pixels, for the values that occur, in order."""
     counts = np.bincount(indices.ravel())
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 

@@ -36,9 +36,9 @@ class Column:
     content: Content = "value"
     decode: Callable[[bytes], np.ndarray] | None = None
     shape: tuple[int, ...] = ()
-    """Of a list of numbers that is a matrix, row after row."""
+    """The shape of a matrix that is stored as a list of numbers, row after row."""
     required: bool = False
-    """Whether every row has it. The required columns besides `id` are what a sample is."""
+    """Whether every row has it. A sample is made of the required columns besides `id`."""
 
     @property
     def compressed(self) -> bool:
@@ -51,7 +51,7 @@ class DataKind:
     """A kind of data sets; `columns` in the order of the file. Every kind begins with `ID` and `SCENE`."""
 
     name: str
-    """In manifests, in settings and in messages, a plural: pairs, images."""
+    """A plural, in manifests, settings and messages: pairs, images."""
     one: str
     """One sample, in messages: pair, image."""
     columns: tuple[Column, ...]

@@ -1,6 +1,6 @@
-"""The manifest of a data set: what is in it, how to know that it is whole, and where it came from.
+"""The manifest of a data set: its content, its checksums and its origin.
 
-A data set is a folder of Parquet shards plus `manifest.json`. The manifest is written last: it makes the data set exist.
+A data set is a folder of Parquet shards with a `manifest.json`, which is written last: without it there is no data set.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Source(_Record):
 
 
 class Skipped(_Record):
-    """What did not enter the data set: how often, for which reason, and the first examples."""
+    """Rows that were left out for one reason: how many, and the first examples."""
 
     reason: str
     count: int = Field(ge=1)
@@ -78,7 +78,7 @@ class Provenance(_Record):
     sightline_version: str = ""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was noticed while it was made: a class without rows, images that are in another split as well."""
+    """Warnings from its preparation: a class without rows, images that are in another split as well."""
 
 
 class Manifest(_Record):
@@ -146,7 +146,7 @@ def fingerprint(
 ) -> str:
     """SHA-256 over kind, schema version, the ordered shards (hash and row groups) and what their indices mean.
 
-    The same content gives the same one; without classes it is what it was before there were any.
+    Equal content has an equal fingerprint. Classes count only where there are any, as data sets made before them have none.
     """
     digest = hashlib.sha256(f"sightline {kind} {SCHEMA_VERSION}\n".encode())
     for shard in shards:

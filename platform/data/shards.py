@@ -1,4 +1,4 @@
-"""The Parquet files of a folder, as its manifest vouches for them: opened with care, read by row group, compared byte for byte."""
+"""Reads the Parquet files that a manifest lists. Files that were altered, and types that could run code, are refused."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int32(), pa.int64(), pa.uin
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Files in `uri`. What is wrong with one is a `SightlineError` that names it, with `hint`."""
+    """The listed files in the folder `uri`. Methods raise `SightlineError`, with `hint`, naming the file that is wrong."""
 
     uri: str
     shards: tuple[Shard, ...]
     hint: str
 
     def check_sizes(self) -> None:
-        """That every file is there with its size."""
+        """Check that every file exists and has its size."""
         system, path = open_place(self.uri)
         infos = system.get_file_info([f"{path}/{shard.name}" for shard in self.shards])
         for shard, info in zip(self.shards, infos, strict=True):

@@ -1,4 +1,4 @@
-"""Writes shards and, last of all, the manifest that makes them a data set."""
+"""Writes the shards of a data set and, at the end, its manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARD_BYTES = 96 * 2**20
 def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: Sequence[tuple[str, str]] = ()) -> ShardStats:
     """Writes shard number `index` of the data set in `folder`. `skips` may grow while `rows` is consumed; it is read at the end.
 
-    The shard is built in memory and lands whole. Images are stored as they are (they are compressed already), every page with a
+    The shard is built in memory and written in one go. Images are stored as they are (they are compressed already), every page with a
     checksum, and without Arrow's own type metadata (see `shards._open_shard`).
     """
     system, path = open_place(folder)
@@ -78,7 +78,7 @@ def write_manifest(
     notes: Sequence[str] = (),
     part_names: Sequence[str] = (),
 ) -> Manifest:
-    """Writes the manifest of the shards in `parts`: from here on the data set exists. Raises `SightlineError` for no rows at all."""
+    """Writes the manifest of the shards in `parts`, which makes the data set exist. Raises `SightlineError` where there are no rows."""
     full = [part for part in parts if part.shard is not None]
     if not full:
         raise SightlineError(f"nothing could be stored in {folder}: every row was skipped", "see the reasons above")
@@ -120,7 +120,7 @@ def write_manifest(
 def claim_folder(folder: str, overwrite: bool = False) -> None:
     """Makes `folder` ready for shards. Raises `CallError` where a finished data set lies there, unless `overwrite`.
 
-    On `overwrite` the old manifest goes first, so that what is left of the old data set is never taken for one.
+    With `overwrite` the old manifest is deleted first, so that a half-deleted data set is never opened.
     """
     system, path = open_place(folder)
     if exists(system, f"{path}/{MANIFEST_NAME}"):
@@ -137,7 +137,7 @@ def claim_folder(folder: str, overwrite: bool = False) -> None:
 
 
 class ShardWriter:
-    """Rows in, data set out, for data that is made in one go: shards of about 96 MB, the manifest on a clean exit.
+    """Writes a data set row by row, in one go: shards of about 96 MB, and the manifest on a clean exit.
 
     `with ShardWriter(out, "pairs", sources=[...]) as writer: writer.write(row)`; an exception inside leaves no manifest.
     """

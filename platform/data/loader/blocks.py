@@ -1,4 +1,4 @@
-"""A block: from the rows that a plan names to arrays. The samples are made from the stored rows, or come from a cache of what was made."""
+"""Loads a block: the rows that a plan names become arrays, either by `views` or from a cache of earlier results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .plan import Block, Plan
 
 Columns = dict[str, np.ndarray]
 ROW_COLUMNS = ("position", "id", "broken")
-"""Of a block, besides the views."""
+"""The columns of a block besides the views."""
 Sample = Callable[[int, int], tuple[str, Columns]]
 """(index of a row in its block, position in the plan) -> its id and its arrays. Raises `BrokenSampleError`: `ID: reason`."""
 
 
 class Samples(Protocol):
-    """Where samples come from: reads what a block needs, once, and gives its samples one by one."""
+    """A source of samples: reads what a block needs once, and then gives its samples one by one."""
 
     def __call__(self, block: Block) -> Sample: ...
 
@@ -34,8 +34,8 @@ class Samples(Protocol):
 class Made:
     """Samples made from the stored rows by `views`.
 
-    The draws are keyed by the position in the plan. With `variants`, by the row and by how often it was seen before, modulo `variants`:
-    a row then has so many fixed draws, whatever stands beside it, and one that stands in for a broken sample keeps its own.
+    Random draws depend on the position in the plan. With `variants` they depend on the row and on its epoch modulo `variants`, so that
+    each row has this many fixed draws, whatever its neighbours are and also where it replaces a broken sample.
     """
 
     dataset: Dataset
@@ -66,7 +66,7 @@ class Made:
 def load_block(block: Block, first_row: int, *, samples: Samples, plan: Plan) -> Columns:
     """The columns of a block from its slot row `first_row` on: the arrays, `position`, `id` and `broken` ('' or the reason).
 
-    A broken sample keeps its place: the next usable row of the block stands in, with the draws of the place it takes.
+    A broken sample is replaced by the next usable row of the block, with the random draws of the place that it takes.
     """
     sample = samples(block)
     order = block.order()
@@ -94,7 +94,7 @@ def load_block(block: Block, first_row: int, *, samples: Samples, plan: Plan) ->
 
 
 def put(arrays: Columns, place: int, made: Columns, count: int) -> None:
-    """Put one sample at its `place` in the arrays of `count` samples, which are made with the first one."""
+    """Write one sample at `place` into arrays for `count` samples; the first sample allocates them."""
     if not arrays:
         arrays |= {name: np.empty((count, *np.shape(value)), np.asarray(value).dtype) for name, value in made.items()}
     for name, value in made.items():
@@ -102,6 +102,6 @@ def put(arrays: Columns, place: int, made: Columns, count: int) -> None:
 
 
 def staged(columns: Columns, stage: Stage | None) -> Columns:
-    """The columns of a block and what the stage makes of its arrays, where it has any."""
+    """The columns of a block, with those that the stage adds."""
     arrays = {name: column for name, column in columns.items() if name not in ROW_COLUMNS}
     return columns if stage is None or not arrays else {**columns, **stage(arrays)}

@@ -1,8 +1,8 @@
-"""A cache of samples: what views and stage made of every row of a data set, so many fixed draws of each, as files beside a manifest.
+"""A cache of samples: the output of views and stage for every row of a data set, in a fixed number of variants, as Parquet files.
 
-One Parquet file holds one row group of the data set in one variant, so a block reads just its rows of its variant, one after the other.
-An array is a column of fixed-size bytes; the manifest says which numbers of which shape they are. The manifest is written last: it makes
-the cache exist. What a broken row says in place of its arrays is kept, too, so that the same substitutes stand in.
+One file holds one row group of the data set in one variant. An array is a column of fixed-size bytes; the manifest records its type and
+shape. The manifest is written last, so a cache without one does not exist. The error of a broken row is stored in place of its arrays, so
+that the same rows are replaced when the cache is read.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .blocks import ROW_COLUMNS, Columns, Made, Sample, put
 from .plan import Block, Piece
 
 VERSION: Literal[1] = 1
-"""Of the files and of how draws are keyed; part of the key."""
+"""Version of the files and of how random draws are keyed; part of the key."""
 CHUNK_ROWS = 16
-"""Rows that are read together: a slot of a small data set has but a part of a row group."""
+"""Rows that are read together. A slot of a small data set needs only a part of a row group."""
 RowGroups = tuple[tuple[int, int, int], ...]
-"""Of the data set: (shard, row group, rows), as `Dataset.row_groups` gives them."""
+"""(shard, row group, rows) of the data set, as in `Dataset.row_groups`."""
 
 
 class Array(BaseModel):
-    """The arrays of a column: little-endian numbers of a sample's `shape`."""
+    """The type of a column: little-endian numbers, and the `shape` of one sample."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dtype: Literal["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
@@ -45,7 +45,7 @@ class Array(BaseModel):
 
     @property
     def width(self) -> int:
-        """Bytes of a sample."""
+        """Bytes of one sample."""
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
@@ -63,13 +63,13 @@ class CacheManifest(BaseModel):
     version: Literal[1] = VERSION
     key: str
     ingredients: dict[str, Any]
-    """What the key is made of."""
+    """Everything that decides the content; the key is its hash."""
     variants: int = Field(ge=1)
     broken: int
-    """Samples of all variants that cannot be used."""
+    """How many samples of all variants cannot be used."""
     arrays: dict[str, Array]
     shards: tuple[Shard, ...]
-    """Row group after row group of the first variant, then of the next one."""
+    """All row groups of the first variant, then all of the next one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CacheManifest:
@@ -79,13 +79,13 @@ class CacheManifest(BaseModel):
 
 
 def key_of(ingredients: Mapping[str, Any]) -> str:
-    """SHA-256 over what decides the content of a cache."""
+    """SHA-256 of everything that decides the content of a cache."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A finished cache in the folder `uri`. Holds its place only, so it travels to workers as it is; a `Samples` of the stream."""
+    """A finished cache in the folder `uri`, as the `Samples` of a stream. It holds no data, so it is cheap to send to workers."""
 
     uri: str
     row_groups: RowGroups
@@ -157,7 +157,7 @@ def how_to_rebuild(uri: str) -> str:
 
 @lru_cache(maxsize=4)
 def _read_manifest(uri: str, row_groups: RowGroups) -> CacheManifest:
-    """Read once in a process: thousands of files have a long one."""
+    """Read once in a process, because the manifest of thousands of files is long."""
     system, path = open_place(uri)
     try:
         manifest = CacheManifest.model_validate_json(read_bytes(system, f"{path}/{MANIFEST_NAME}"))
@@ -174,7 +174,7 @@ def _chunks(rows: int) -> tuple[int, ...]:
 
 
 def parts(row_groups: RowGroups, variants: int) -> list[Block]:
-    """What is made and written together, in the order of the manifest: a row group in a variant, as a block of its own."""
+    """The parts of a cache in the order of the manifest: each is one row group in one variant, as a block of its own."""
     pieces = (Piece(shard, row_group, 0, rows, variant) for variant in range(variants) for shard, row_group, rows in row_groups)
     return [Block(0, 0, (piece,), (0, 0, 0)) for piece in pieces]
 
@@ -185,7 +185,7 @@ def part_name(part: Block) -> str:
 
 
 def load_part(part: Block, *, samples: Made) -> Columns:
-    """Every row in stored order: its arrays, `id` and `broken`. Where a row is broken, the arrays are those of a usable one beside it."""
+    """Every row in stored order: its arrays, `id` and `broken`. The arrays of a broken row are filled with those of a usable row."""
     sample = samples(part)
     arrays: Columns = {}
     ids, broken = [""] * part.rows, [""] * part.rows
@@ -226,7 +226,7 @@ def write_part(uri: str, part: Block, columns: Columns) -> CacheShard:
 
 
 def write_cache_manifest(uri: str, ingredients: Mapping[str, Any], variants: int, made: list[CacheShard]) -> None:
-    """From here on the cache exists. Raises `SightlineError` where its files hold arrays of different shapes, or none at all."""
+    """Write the manifest, which makes the cache exist. Raises `SightlineError` where its files hold arrays of different shapes, or none."""
     kinds = {json.dumps(one.model_dump()["arrays"], sort_keys=True): one.arrays for one in made if one.arrays}
     if len(kinds) != 1:
         what = "arrays of different shapes" if kinds else "no usable sample"

@@ -1,4 +1,4 @@
-"""The plan: which row stands at which position of a run. A pure function of (seed, row groups, microbatches in a step), endless.
+"""The plan says which row stands at which position of a run. It is endless and a pure function of seed, row groups and batch sizes.
 
 A run's samples are dealt to *slots*, one for each microbatch of a step (`batch.size / batch.microbatch`). A slot is an endless sequence of
 rows: the row groups of the data set in a new keyed order every epoch, dealt to the slots in turn, then shuffled inside *blocks* of
@@ -23,7 +23,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 
 PLAN_VERSION = 1
-"""Part of a run's state: a resume under another version of this file is refused."""
+"""Stored in every checkpoint: a run is not resumed under another version of the plan."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Piece:
     start: int
     stop: int
     epoch: int = 0
-    """How often these rows stood in the plan before."""
+    """How often these rows came before."""
 
     @property
     def rows(self) -> int:
@@ -66,7 +66,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module's text. `row_groups`: (shard, row group, rows) as `Dataset.row_groups` gives them."""
+    """The order of a run's samples; see the module's docstring. `row_groups` is `Dataset.row_groups`: (shard, row group, rows)."""
 
     row_groups: tuple[tuple[int, int, int], ...]
     seed: int
@@ -106,7 +106,7 @@ class Plan:
         """The endless blocks of a slot, from the one that holds its row `first_row`."""
         start = 0
         gathered: list[Piece] = []
-        for piece in self._lane(slot):
+        for piece in self._pieces_of(slot):
             gathered.append(piece)
             rows = sum(p.rows for p in gathered)
             if rows < self.block_rows:
@@ -128,8 +128,8 @@ class Plan:
                 yield block
                 pending[slot] = next(heads[slot])
 
-    def _lane(self, slot: int) -> Iterator[Piece]:
-        """Pieces of a slot: every `slots`-th of the endless sequence of epochs, each epoch in its own keyed order."""
+    def _pieces_of(self, slot: int) -> Iterator[Piece]:
+        """The endless pieces of a slot: every `slots`-th piece of all epochs, each epoch in its own order."""
         pieces = self.pieces
         offset = slot
         epoch = 0
@@ -145,7 +145,7 @@ class Plan:
 
 @lru_cache(maxsize=8)
 def _pieces(row_groups: tuple[tuple[int, int, int], ...], slots: int, block_rows: int) -> tuple[Piece, ...]:
-    """Row groups, cut where they exceed a block, or where a small data set would leave a slot without its share of an epoch (4 pieces)."""
+    """The row groups, cut where they are larger than a block, or so few that a slot would get fewer than 4 pieces of an epoch."""
     total = sum(rows for _, _, rows in row_groups)
     most = max(1, min(block_rows, total // (4 * slots)))
     pieces = []

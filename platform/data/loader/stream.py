@@ -1,8 +1,8 @@
-"""The stream: from a plan to microbatches of fixed-shape arrays, in exact order, with every position asserted.
+"""The stream turns a plan into microbatches of fixed-shape arrays, in exact order; every position is checked.
 
 Each rank runs the blocks of its own slots through its own Ray Data pipeline, *window* after window (a Ray dataset cannot hold a long
 plan), while the trainer consumes. A block is one task: read its row groups, shuffle, decode, `views`, one contiguous array a column.
-With `ray=False` the same blocks are made by a thread of this process: sweep trials and tests of one worker need no second process.
+Without `StreamResources` a thread of this process makes the same blocks: sweep trials and tests with one worker need no second process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QUEUE_BLOCKS = 2
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One microbatch of one step. `arrays`: the views, samples first; `broken`: what stands where a sample could not be used."""
+    """One microbatch of one step. `arrays` are the views, samples first; `broken` are the errors of samples that were replaced."""
 
     step: int
     slot: int
@@ -54,7 +54,7 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class StreamResources:
-    """Logical CPUs of one rank's pipeline: of a task, and of all its tasks together. `actors` of a stage have their own."""
+    """Logical CPUs of one rank's pipeline: for one task, and for all tasks together. The `actors` of a stage have their own."""
 
     task_cpus: float = 1.0
     cpus: float = 1.0
@@ -75,14 +75,14 @@ class Stream:
     steps: int
     seed: int
     resources: StreamResources | None = None
-    """With None the blocks are made by a thread of this process, else by Ray Data with these CPUs."""
+    """None: a thread of this process makes the blocks. Otherwise Ray Data makes them with these CPUs."""
     max_broken: float = 0.05
     make_stage: Callable[[], Stage] | None = None
-    """Makes what runs on the views of every block, where it runs: in this process, or in Ray actors of its own (`StreamResources`)."""
+    """Makes the stage that runs on the views of every block. It is called where the stage runs: in this process, or in Ray actors."""
     variants: int = 0
-    """More than 0: so many fixed draws of every row, see `blocks.Made`."""
+    """Above 0: the number of fixed draws of every row, see `blocks.Made`."""
     cache: Cache | None = None
-    """Of these variants: the samples come from it, and no stage runs."""
+    """A cache of these variants: samples are read from it, and no stage runs."""
     samples: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -196,7 +196,7 @@ def _in_windows(
 
 
 class _StageActor:
-    """A stage in a process of its own, made once a window; mistakes travel as data, as those of tasks do."""
+    """A stage in a process of its own, made once a window. Errors are returned as data, as those of tasks are."""
 
     def __init__(self, make_stage: Callable[[], Stage]) -> None:
         self.failure: Columns = {}
@@ -240,7 +240,7 @@ def _run_window(
     def make(batch: dict[str, np.ndarray]) -> Columns:
         try:
             return load(blocks[int(batch["item"][0])])
-        except SightlineError as error:  # travels as data: Ray Data wraps what a task raises and loses its cause on the way
+        except SightlineError as error:  # returned as data, because Ray Data wraps what a task raises and loses its cause
             return _failure(error)
 
     # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.

@@ -1,1 +1,1 @@
-"""Turns what people have into data sets: one file a source, `job.py` does the work, `split.py` keeps train and val apart."""
+"""Prepares data sets. `source.py` says what a source is, one file holds each source, `job.py` writes the shards, `split.py` splits."""

@@ -1,4 +1,4 @@
-"""What every source has in common: items that become rows, files of strangers, and the order of names."""
+"""What all sources share: items that become rows, safe reading of files, and natural order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class Item(Protocol):
-    """A row to be, by its files."""
+    """Something in files that becomes one row."""
 
     @property
     def id(self) -> str: ...
@@ -41,7 +41,7 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class ItemRows:
-    """The rows of one shard: these items, read, cut, resized and encoded."""
+    """The rows of one shard: its items, read, cut, resized and encoded."""
 
     items: tuple[Item, ...]
     resize: Resize
@@ -59,7 +59,7 @@ class ItemRows:
 
 
 def skip_broken(skip: Skip, what: str, error: BrokenSampleError) -> None:
-    """Counts under the reason alone; the detail goes with the name."""
+    """Count the error by its reason alone; its detail goes with the name."""
     reason, _, detail = str(error).partition(": ")
     skip(f"{what} ({detail})" if detail else what, reason)
 
@@ -76,7 +76,7 @@ def read_file(path: str) -> bytes:
 
 
 def natural(name: str | Path) -> tuple[object, ...]:
-    """A sort key that puts `frame2` before `frame10`; of a path it is the name that counts."""
+    """A sort key that puts `frame2` before `frame10`. Of a path only the name counts."""
     text = name if isinstance(name, str) else name.name
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text))
 
@@ -123,7 +123,7 @@ def below(name: str, path: str) -> str:
 
 
 def is_inside(name: str) -> bool:
-    """A relative path that stays in its folder; lists of files come from strangers."""
+    """Whether a relative path stays in its folder; lists of files are not trusted."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 

@@ -1,7 +1,7 @@
-"""Writes the shards of one or several data sets, many at a time, can be stopped and continued, and finishes them with their manifests.
+"""Writes the shards of one or several data sets in parallel, and then their manifests. It can be stopped and continued.
 
-Every shard is a pure function of its task, so a finished one is never done again: its record lies in `OUT/.staging` until the end.
-A few shards are made in threads of this process (Pillow and hashing let go of the interpreter lock); many, as Ray tasks.
+A shard depends only on its task, so a finished one is never made again: its record is kept in `OUT/.staging` until the end.
+A few shards are made in threads of this process (Pillow and hashing release the GIL); many shards are made as Ray tasks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True)
 class Output:
-    """One data set to be: its folder, its shards and where they come from."""
+    """One data set to make: its folder, its shards and its sources."""
 
     folder: str
     shards: Sequence[RowSource]
@@ -60,11 +60,11 @@ class Output:
 
 
 class Stopped(BaseException):
-    """Ctrl-C reached a thread that makes a shard."""
+    """Raised in a thread that makes a shard, after Ctrl-C."""
 
 
 def item_shards(items: Sequence[Item], resize: Resize, seed: int) -> list[ItemRows]:
-    """All items in one drawn order, cut in shards of about 96 MB, at least 8 where there are row groups for them."""
+    """The items in one random order, cut into shards of about 96 MB; at least 8 shards where there are enough row groups."""
     shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
     weights = []
     for item in shuffled[:PROBED]:
@@ -165,7 +165,7 @@ def _run_threads(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iter
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         finally:
-            stop.set()  # Ctrl-C and errors: shards under way end at their next row
+            stop.set()  # after Ctrl-C and errors, the shards that are being made stop at their next row
 
 
 def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
@@ -207,7 +207,7 @@ def job_digest(output: Output) -> str:
 
 
 def _begin(output: Output, overwrite: bool) -> None:
-    """A folder that is ours: empty, or with the beginning of this very job in it."""
+    """Claim the folder: it must be empty or hold the beginning of this same job. Raises `CallError`."""
     system, path = open_place(output.folder)
     digest = job_digest(output)
     claim_folder(output.folder, overwrite)
@@ -237,7 +237,7 @@ def _recorded(folder: str, index: int) -> ShardStats | None:
 
 
 def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
-    """Images or clouds that are in more than one output, as they are stored."""
+    """How many images or clouds are in more than one output, byte for byte."""
     counts = Counter(digest for parts in outputs for digest in {digest for part in parts for digest in part.digests})
     return sum(count > 1 for count in counts.values())
 

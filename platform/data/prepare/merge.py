@@ -1,4 +1,4 @@
-"""Several data sets of one kind as one. Row groups are copied in a drawn order; nothing is decoded or encoded again."""
+"""Merges data sets of one kind. Row groups are copied in a random order; nothing is decoded or encoded again."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
 
 
 def _refuse_twice(datasets: Sequence[Dataset]) -> None:
-    """Rows without scenes are told apart by their ids."""
+    """Raise `CallError` where an id occurs twice; rows without scenes have only their ids."""
     seen: dict[str, str] = {}
     for dataset in datasets:
         for name in dataset.sample_ids():

@@ -1,4 +1,4 @@
-"""Clouds out of one file: a mesh whose surface is sampled, or a list of points. Files come from strangers: nothing beside them is read."""
+"""Reads a cloud from one file: a mesh, whose surface is sampled, or a list of points. No other file that it names is read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
     import trimesh
 
     if suffix == ".off":
-        data = _mended_off(data)
+        data = _corrected_off(data)
     if _cut_short(data, suffix):
         raise BrokenSampleError(f"cut short: {name} has less than its header says")
     try:
@@ -80,7 +80,7 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
             parts = scene.dump()
     except BrokenSampleError:
         raise
-    except Exception as error:  # a reader of strangers' files raises whatever it meets
+    except Exception as error:  # trimesh raises exceptions of many types for broken files
         raise BrokenSampleError(f"cannot be read as {suffix[1:].upper()}: {name}, {type(error).__name__}: {error}") from None
     vertices, faces, first = [], [], 0
     for part in parts:
@@ -94,13 +94,13 @@ def _mesh(data: bytes, suffix: str, name: str) -> _Mesh:
     return _Mesh(np.concatenate(vertices), np.concatenate(faces))
 
 
-def _mended_off(data: bytes) -> bytes:
+def _corrected_off(data: bytes) -> bytes:
     """ModelNet has files whose first line is `OFF490 518 0`."""
     return b"OFF\n" + data[3:] if data[:3] == b"OFF" and data[3:4].isdigit() else data
 
 
 def _cut_short(data: bytes, suffix: str) -> bool:
-    """Of text whose reader takes what is left: a PLY with fewer lines than elements, an STL without its last line."""
+    """Whether a text file ends early, which its reader would not notice: a PLY with too few lines, an STL without its last line."""
     if suffix == ".stl":
         return data.lstrip()[:6].lower() == b"solid " and b"facet" in data[:1000] and b"endsolid" not in data.lower()
     header, end, body = data.partition(b"end_header")

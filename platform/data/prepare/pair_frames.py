@@ -50,7 +50,7 @@ class PairFrames:
 
 
 def frames_of(dataset: Dataset, resize: Resize) -> list[PairFrames]:
-    """The shards of its images, in stored order, which is a drawn one. Reads every image once, to find those that several pairs share."""
+    """The shards of its images, in stored order, which is random already. Reads every image, to find those that several pairs share."""
     if dataset.kind != PAIRS.name:
         raise CallError(f"{dataset.uri} holds {dataset.kind}, not pairs", "name a data set made by `sightline prepare pairs`")
     seen: set[bytes] = set()
@@ -84,7 +84,7 @@ def frames_of(dataset: Dataset, resize: Resize) -> list[PairFrames]:
 
 @dataclass(frozen=True)
 class ImagesOfPairs(ResizeOptions):
-    """Its rows are copied, so it is not split again: the pair data set has its splits."""
+    """It is not split: the pair data set has splits already."""
 
     kind = "images"
     reader = "pairs"

@@ -47,7 +47,7 @@ class RoomRows:
 
 
 def rooms(seed: int, scenes: tuple[int, ...], pairs_per_scene: int, size: int, fov: float) -> list[RoomRows]:
-    """At least 8 shards where there are scenes for them, so that several workers have something to do."""
+    """Shards of whole scenes; at least 8 where there are enough scenes, so that several workers can share them."""
     each = max(1, min(SCENES_PER_SHARD, -(-len(scenes) // 8)))
     return [RoomRows(seed, scenes[start : start + each], pairs_per_scene, size, fov) for start in range(0, len(scenes), each)]
 

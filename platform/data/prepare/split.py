@@ -1,4 +1,4 @@
-"""Splits that keep train and val apart: by scene, by blocks of time with a gap that belongs to neither, or by drawing images."""
+"""Splits items by scene, by blocks of time with a gap between them, or at random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ROUNDS = 4
 
 
 class Timed(Protocol):
-    """What a split by time must know: the places of its images in the sequence of their scene, -1 where there is none."""
+    """What a split by time needs: the place of each image in the sequence of its scene, -1 where there is none."""
 
     @property
     def scene(self) -> str | None: ...
