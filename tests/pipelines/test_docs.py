@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,20 @@ def test_there_are_such_lines() -> None:
 def test_links_of_a_page_lead_to_files_that_are_there(page: Path) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
     assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def _imports() -> Iterator[tuple[str, str, str]]:
+    """(page, module, name) of everything that an example in Python imports from Sightline."""
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sightline."):
+                    yield from ((page.name, str(node.module), alias.name) for alias in node.names)
+
+
+IMPORTS = sorted(set(_imports()))
+
+
+@pytest.mark.parametrize(("page", "module", "name"), IMPORTS, ids=[" ".join(one) for one in IMPORTS])
+def test_what_an_example_imports_is_there(page: str, module: str, name: str) -> None:
+    assert hasattr(import_module(module), name), page
