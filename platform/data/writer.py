@@ -70,7 +70,8 @@ def write_manifest(
     folder: str,
     kind: Kind,
     parts: Sequence[ShardStats],
-    sources: Sequence[Source],
+    *,
+    sources: Sequence[Source] = (),
     command: str = "",
     skipped: Sequence[Skipped] = (),
     classes: Sequence[str] = (),
@@ -90,14 +91,7 @@ def write_manifest(
         columns=tuple(name for name in find_kind(kind).schema.names if name in used),
         shards=shards,
         fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names),
-        provenance=Provenance(
-            sources=tuple(sources),
-            command=command,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            sightline_version=version("sightline"),
-            skipped=merge_skipped([skipped, *(part.skipped for part in parts)]),
-            notes=tuple(notes),
-        ),
+        provenance=_provenance(sources, command, merge_skipped([skipped, *(part.skipped for part in parts)]), notes),
         image_min=extreme((part.image_min for part in full), min),
         image_max=extreme((part.image_max for part in full), max),
         scenes=total(part.scenes for part in full),
@@ -115,6 +109,17 @@ def write_manifest(
     system, path = open_place(folder)
     write_bytes(system, f"{path}/{MANIFEST_NAME}", manifest.to_json().encode())
     return manifest
+
+
+def _provenance(sources: Sequence[Source], command: str, skipped: tuple[Skipped, ...], notes: Sequence[str]) -> Provenance:
+    return Provenance(
+        sources=tuple(sources),
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        sightline_version=version("sightline"),
+        skipped=skipped,
+        notes=tuple(notes),
+    )
 
 
 def claim_folder(folder: str, overwrite: bool = False) -> None:
@@ -186,16 +191,15 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self._flush()
-            skipped = skipped_table(self._skips)
             self.manifest = write_manifest(
                 self.folder,
                 self.kind,
                 self._parts,
-                self._sources,
-                self._command,
-                skipped,
-                self._classes,
-                self._ignore_index,
+                sources=self._sources,
+                command=self._command,
+                skipped=skipped_table(self._skips),
+                classes=self._classes,
+                ignore_index=self._ignore_index,
                 part_names=self._part_names,
             )
 

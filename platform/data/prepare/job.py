@@ -111,18 +111,19 @@ def run_job(
     skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
     _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
     shared = _shared_images([made[output.folder] for output in outputs])
+    warnings = [f"in more than one of these splits, byte for byte: {shared:,} sample(s)"] if shared else []
     manifests = [
         write_manifest(
             output.folder,
             kind,
             made[output.folder],
-            output.sources,
-            command,
-            output.skips,
-            output.classes,
-            output.ignore_index,
-            (*output.notes, *([f"in more than one of these splits, byte for byte: {shared:,} sample(s)"] if shared else [])),
-            output.parts,
+            sources=output.sources,
+            command=command,
+            skipped=output.skips,
+            classes=output.classes,
+            ignore_index=output.ignore_index,
+            notes=(*output.notes, *warnings),
+            part_names=output.parts,
         )
         for output in outputs
     ]
