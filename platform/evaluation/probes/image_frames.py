@@ -13,8 +13,8 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_depth, decode_image, decode_segmentation
-from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
+from sightline.platform.data.loader.fixed import read_rows, spread
 
 
 @dataclass(frozen=True)
