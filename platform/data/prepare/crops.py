@@ -17,7 +17,7 @@ LISTING = "listing.txt"
 @dataclass(frozen=True)
 class Crops(PairSource):
     reader = "crops"
-    help = "CroCo's crop layout: listing.txt and *_1.jpg, *_2.jpg"
+    help = "crops as the authors of cross-view completion publish them: listing.txt and *_1.jpg, *_2.jpg"
     examples = ("./arkit_crops --out ./arkit",)
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:

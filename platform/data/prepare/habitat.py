@@ -21,7 +21,7 @@ class Habitat(PairSource):
     leaves out everything under a path with `val` in it, parents of the data included)."""
 
     reader = "habitat"
-    help = "CroCo's Habitat layout: pairs.txt, or a tree of *_1.jpeg and *_2.jpeg"
+    help = "Habitat pairs as the authors of cross-view completion publish them: pairs.txt, or a tree of *_1.jpeg and *_2.jpeg"
     examples = ("./habitat_release --out ./habitat",)
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
