@@ -34,7 +34,8 @@ from sightline.platform.core.ray_init import start_ray
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.estimate import estimate_cost
 from sightline.platform.experiments.preflight import check
-from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import StepsDone, WorkerStarted
 
 GPUS = (64, 1024)
 NODE_GPUS = 8
@@ -97,12 +98,12 @@ def measure(recipe: str, data: str, workers: int, most: int, steps: int) -> Meas
     experiment, dataset = check(config.load(recipe, settings))
     run = create_run(f"scaling-{workers}", experiment, dataset.fingerprint, "benchmarks/scaling.py", "")
     with nodes(workers):
-        carry_out(run, lambda event: None)
-    reports = [event for event in run.events() if event["kind"] == "steps" and event["first"] >= steps / 3]
-    rates = [event["samples"] / event["seconds"] for event in reports]
-    shares = [{name: seconds / event["seconds"] for name, seconds in event["phases"].items()} for event in reports]
+        train_on_ray(run, lambda event: None)
+    reports = [event for event in run.events() if isinstance(event, StepsDone) and event.first >= steps / 3]
+    rates = [event.samples / event.seconds for event in reports]
+    shares = [{name: seconds / event.seconds for name, seconds in event.phases.items()} for event in reports]
     waits = [share.get("data_wait", 0.0) for share in shares]
-    stood = {event["node"] for event in run.events() if event["kind"] == "worker"}
+    stood = {event.node for event in run.events() if isinstance(event, WorkerStarted)}
     return Measured(
         workers,
         len(stood),

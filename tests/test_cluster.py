@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 BUSY = """
 import json, ray
-from sightline.platform import cluster, config
+from sightline.platform import config
+from sightline.platform.cluster import placement
 ray.init(log_to_driver=False, logging_level="ERROR")
 @ray.remote
 def where():
@@ -31,9 +32,10 @@ def where():
     return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
 asked = [where.options(num_cpus=16, num_gpus=1).remote(), where.options(num_cpus=16).remote()]
 said = []
-plan, turn = cluster.await_room(config.load("croco-tiny", {"train.workers": 2, "train.device": "cuda"}), said.append)
-turn.give()
-print(json.dumps([*ray.get(asked, timeout=300), said, [plan.workers, plan.worker_gpus], sum(has["GPU"] for has in cluster.up().values())]))
+plan, lease = placement.await_room(config.load("croco-tiny", {"train.workers": 2, "train.device": "cuda"}), said.append)
+lease.release()
+gpus = sum(has["GPU"] for has in placement.up().values())
+print(json.dumps([*ray.get(asked, timeout=300), said, [plan.workers, plan.worker_gpus], gpus]))
 """
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints: folders of safetensors and JSON. `complete.json` (sizes and SHA-256) is written last, then the folder gets its name.
+"""Checkpoints: folders of safetensors and JSON. `complete.json` (sizes and SHA-256) is written last, then the folder is renamed.
 
-A kill or a full disk at any moment leaves the previous checkpoint whole; a reader takes the newest one that verifies.
+A kill or a full disk at any moment leaves the previous checkpoint complete; a reader uses the newest one that verifies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sightline.methods.errors import MachineError
 
@@ -27,10 +27,10 @@ COMPLETE = "complete.json"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a run needs besides tensors to go on exactly: a few numbers."""
+    """Everything a run needs besides tensors to continue exactly: a few numbers."""
 
     step: int
-    """Steps done; the next step has this number."""
+    """Steps done, which is the number of the next step."""
     samples: int
     seed: int
     plan_version: int
@@ -42,7 +42,7 @@ class TrainState:
     history: str
     """Chained SHA-256 over the ids of all samples of all steps so far, in the order of the microbatches."""
     settings_version: int = 1
-    """A checkpoint that does not state it was written before there was a second version."""
+    """1 where the checkpoint does not state it: it was written before there was a second version."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Checkpoint:
 
 
 def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> Path:
-    """Write `folder/step-00000042`, then remove all but the newest `keep`. Raises `MachineError` when the disk is full.
+    """Write `folder/step-00000042`, then delete all but the newest `keep`. Raises `MachineError` where the disk is full.
 
     `tensors`: file stem -> name -> tensor.
     """
@@ -106,7 +106,7 @@ def checkpoints(folder: Path) -> Iterator[Checkpoint]:
 
 
 def corrupt(folder: Path) -> list[str]:
-    """Why checkpoints newer than the newest whole one are not used, one line each; empty where the newest is whole."""
+    """Why checkpoints newer than the newest intact one are not used, one line each; empty where the newest is intact."""
     problems = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         if (why := problem(path)) is None:
@@ -137,13 +137,16 @@ def problem(path: Path) -> str | None:
     return None
 
 
-def set_aside(path: Path) -> Path:
-    """Take the checkpoint at `path` its name, in one move; where it lies now, to be deleted, if not here by the next `write`."""
+def hide(path: Path) -> Path:
+    """Rename the checkpoint at `path` to a hidden name, under which no reader finds it, and return that.
+
+    Where the caller does not delete it, the next `write` does.
+    """
     return path if path.name.startswith(".part-") else path.rename(path.with_name(f".part-{uuid.uuid4().hex[:8]}"))
 
 
-def leave_out(file: Path) -> None:
-    """Delete one file of a checkpoint that verifies; it verifies without it, whenever this is cut short."""
+def delete_file(file: Path) -> None:
+    """Delete one file of a checkpoint that verifies. It still verifies without the file, also where a kill interrupts this."""
     complete = file.parent / COMPLETE
     files = json.loads(complete.read_text())["files"]
     if files.pop(file.name, None):
@@ -167,10 +170,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.Ten
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the optimiser the state that `optimizer_tensors` returned."""
     by_name = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("|")
-        parameter: Any = by_name[name]
+        parameter = by_name[name]
         # AdamW keeps `step` on the CPU unless it is fused or capturable; moments live with the parameter.
         fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
         optimizer.state[parameter][quantity] = value.to(parameter.device) if quantity != "step" or fused else value
@@ -190,9 +194,7 @@ def _sync(path: Path) -> None:
 
 
 def _is_full(error: BaseException) -> bool:
-    """safetensors reports a full disk as its own error type with the system's text."""
-    return (
-        (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
-        or "No space left" in str(error)
-        or "os error 28" in str(error)
-    )
+    """Whether the disk is full. safetensors reports that in an error of its own type, which holds only the system's text."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(error) or "os error 28" in str(error)

@@ -1,7 +1,7 @@
-"""A second place for what a run needs to go on (`train.storage`): a folder or any URI, for nodes that share no folder.
+"""A second place for what a run needs to continue (`train.storage`): a folder or any URI, for nodes that share no folder.
 
-`URI/RUN/checkpoints/step-00000042/` is complete where `complete.json` lies in it, which is uploaded last; beside them lie the weights that
-the run began with. Everything is fetched to where it lies without a storage, and verified there by its SHA-256.
+`URI/RUN/checkpoints/step-00000042/` is complete if it holds `complete.json`, which is uploaded last. The weights that the run began with
+lie beside the checkpoints. Files are downloaded to their usual place in the run's folder, and verified there by their SHA-256.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,20 +16,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyarrow import fs
+from tenacity import RetryError, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.config import Experiment
 from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
-from sightline.platform.core.locks import alone
+from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.redaction import redact, safe_line
 
 from . import local as checkpoint
 from .local import COMPLETE, Checkpoint
 
-PATIENCE = 60.0
-"""Seconds in which a storage that does not answer is asked again."""
+RETRY_TIMEOUT_SECONDS = 60.0
+"""For how long a storage that does not answer is asked again."""
 KEPT_FILES = ("init/*", "frozen/*")
-"""In a run's folder, besides checkpoints: what workers read."""
+"""In a run's folder: what workers read besides checkpoints."""
 CHUNK = 8 << 20
 
 Say = Callable[[str], None]
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Storage:
-    """One run's part of the storage at `uri`, and the run's folder on this node."""
+    """One run's folder in the storage at `uri`, and its `folder` on this node."""
 
     uri: str
     folder: Path
@@ -52,9 +52,12 @@ class Storage:
         return f"{redact(self.uri).rstrip('/')}/{self.folder.name}"
 
     def claim(self, identity: str) -> None:
-        """Make the place this run's, and put the weights there that it began with. Raises `SightlineError` where it is another run's."""
+        """Reserve the folder in the storage for this run, and upload the weights that it began with.
 
-        def work() -> None:
+        Raises `SightlineError` where the folder belongs to another run.
+        """
+
+        def upload() -> None:
             system, place = self._open()
             system.create_dir(place, recursive=True)
             if not exists(system, f"{place}/id"):
@@ -69,10 +72,10 @@ class Storage:
                     with path.open("rb") as file, system.open_output_stream(f"{place}/{name}", compression=None) as stream:
                         shutil.copyfileobj(file, stream, CHUNK)
 
-        self._insist(work)
+        self._retry(upload)
 
     def push(self, keep: int) -> None:
-        """Upload the newest checkpoint here, unless it is there, then remove all but the newest `keep`. Raises what the storage raises."""
+        """Upload this node's newest checkpoint, then delete all but the newest `keep` there. Raises what the storage raises."""
         found = next(checkpoint.checkpoints(self.folder / "checkpoints"), None)
         if found is None:
             return
@@ -80,7 +83,7 @@ class Storage:
         target = f"{place}/checkpoints/{found.path.name}"
         with contextlib.ExitStack() as stack:
             complete = (found.path / COMPLETE).read_bytes()
-            # Opened first: training may remove this checkpoint meanwhile.
+            # Opened before the upload: training may remove this checkpoint meanwhile.
             files = {name: stack.enter_context((found.path / name).open("rb")) for name in json.loads(complete)["files"]}
             if not exists(system, f"{target}/{COMPLETE}") or read_bytes(system, f"{target}/{COMPLETE}") != complete:
                 _remove(system, target)
@@ -95,15 +98,16 @@ class Storage:
                 _remove(system, f"{place}/checkpoints/{step}")
 
     def pull(self, say: Say) -> Checkpoint | None:
-        """The newest checkpoint that verifies, which is then here. Fetched once on a node, whatever processes ask.
+        """Download the newest checkpoint that verifies, unless this node has it, and return it. Processes of one node download it once.
 
-        A storage that does not answer is told to `say` where there is a checkpoint here, and else a `SightlineError`.
+        Where the storage does not answer, the newest checkpoint of this node is returned, and `say` is called; without one
+        `SightlineError` is raised.
         """
         here = self.folder / "checkpoints"
-        with alone(self.folder / ".storage.lock", f"checkpoints of {self.folder.name} are being fetched"):
+        with exclusive_lock(self.folder / ".storage.lock", f"checkpoints of {self.folder.name} are being fetched"):
             found = checkpoint.newest(here)
             try:
-                self._insist(lambda: self._fetch_newest(here, found, say))
+                self._retry(lambda: self._fetch_newest(here, found, say))
             except SightlineError as error:
                 if found is None:
                     raise
@@ -123,7 +127,7 @@ class Storage:
                     if info.type == fs.FileType.File:
                         _download(system, info.path, part / info.base_name)
                 if (problem := checkpoint.problem(part)) is None:
-                    shutil.rmtree(here / name, ignore_errors=True)  # there it does not verify
+                    shutil.rmtree(here / name, ignore_errors=True)  # the one on this node does not verify
                     part.rename(here / name)
                     return
                 say(f"{name} in {self} is passed over: {problem}")
@@ -131,10 +135,10 @@ class Storage:
                 shutil.rmtree(part, ignore_errors=True)
 
     def fetch(self, name: str) -> None:
-        """Bring the file `name` of the run's folder here, where it is in the storage and not here. Once on each node."""
+        """Download the file `name` of the run's folder, where the storage has it and this node does not."""
         path = self.folder / name
 
-        def work() -> None:
+        def download() -> None:
             system, place = self._open()
             if exists(system, f"{place}/{name}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,36 +147,38 @@ class Storage:
                 part.replace(path)
 
         if not path.exists():
-            with alone(self.folder / ".storage.lock", f"files of {self.folder.name} are being fetched"):
+            with exclusive_lock(self.folder / ".storage.lock", f"files of {self.folder.name} are being fetched"):
                 if not path.exists():
-                    self._insist(work)
+                    self._retry(download)
 
     def _open(self) -> tuple[fs.FileSystem, str]:
         system, path = open_place(self.uri)
         if isinstance(system, fs.PyFileSystem):
-            system.handler.fs.invalidate_cache()  # fsspec's listings, which know nothing of what other processes do
+            system.handler.fs.invalidate_cache()  # fsspec's cached listings miss what other processes do
         return system, f"{path.rstrip('/')}/{self.folder.name}"
 
-    def _insist(self, work: Callable[[], T]) -> T:
-        """`work()`, again while the storage fails. Raises `SightlineError` after `PATIENCE` seconds."""
-        until, pause = time.monotonic() + PATIENCE, 1.0
-        while True:
-            try:
-                return work()
-            except Exception as error:  # whatever the libraries behind fsspec raise
-                if type(error) is SightlineError:
-                    raise
-                if time.monotonic() + pause > until:
-                    raise SightlineError(
-                        f"train.storage does not answer: {self}: {safe_line(error)}",
-                        "look at its address and your access to it, then go on with `sightline resume`; nothing is lost",
-                    ) from error
-            time.sleep(pause)
-            pause = min(2 * pause, 30.0)
+    def _retry(self, work: Callable[[], T]) -> T:
+        """`work()`, again while the storage fails. Raises `SightlineError` after `RETRY_TIMEOUT_SECONDS`."""
+        retrying = Retrying(
+            retry=retry_if_exception(_is_of_storage), stop=stop_before_delay(RETRY_TIMEOUT_SECONDS), wait=wait_exponential(max=30)
+        )
+        try:
+            return retrying(work)
+        except RetryError as failed:
+            error = failed.last_attempt.exception()
+            raise SightlineError(
+                f"train.storage does not answer: {self}: {safe_line(error)}",
+                "look at its address and your access to it, then go on with `sightline resume`; nothing is lost",
+            ) from error
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    """Whether an error came from the storage: the libraries behind fsspec raise many types."""
+    return isinstance(error, Exception) and type(error) is not SightlineError
 
 
 def check(uri: str) -> None:
-    """Raises `CallError` where the storage cannot be reached, or its address holds what must not be recorded."""
+    """Raises `CallError` where the storage cannot be reached, or its address holds a password, which would be recorded."""
     if redact(uri) != uri:
         raise CallError(
             f"train.storage = {redact(uri)} holds a password, which would be recorded",
@@ -183,7 +189,7 @@ def check(uri: str) -> None:
         system.get_file_info(path)
     except CallError:
         raise
-    except Exception as error:  # whatever the libraries behind fsspec raise
+    except Exception as error:  # the libraries behind fsspec raise many types
         hint = "check the address and your access to it, or train without: train.storage=null"
         raise CallError(f"train.storage cannot be reached: {uri}: {safe_line(error)}", hint) from error
 
@@ -199,7 +205,7 @@ def _complete(system: fs.FileSystem, place: str) -> list[str]:
 
 
 def _remove(system: fs.FileSystem, path: str) -> None:
-    """`complete.json` first, so that no reader takes the rest for whole."""
+    """Removes `complete.json` first, so that no reader takes the rest for complete."""
     if exists(system, f"{path}/{COMPLETE}"):
         system.delete_file(f"{path}/{COMPLETE}")
     if exists(system, path):

@@ -1,4 +1,4 @@
-"""Where a training goes on: the checkpoint that rank 0 finds. It alone reads the disk; the other ranks are sent what it read."""
+"""Where a training continues: the checkpoint that rank 0 finds. Only rank 0 reads the disk, and broadcasts what it read."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from .uploader import Uploader
 class RestorePoint:
     state: TrainState
     checkpoint: Checkpoint | None
-    """On rank 0 alone."""
+    """None on all ranks but 0."""
     device: torch.device
-    """Over which ranks talk to each other."""
+    """Of the tensors that are broadcast."""
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """`model` or `optimizer`, on the CPU. Called by all ranks together."""
         return collective.broadcast_tensors(self.checkpoint.tensors(name) if self.checkpoint else {}, self.device)
 
 
-def find(folder: Path, store: Storage | None, uploads: Uploader | None, say: Say, device: torch.device) -> RestorePoint | None:
-    """The newest checkpoint that verifies in `folder`, or in `store` where that has a newer one; None at the beginning of a run.
+def find(folder: Path, storage: Storage | None, uploader: Uploader | None, say: Say, device: torch.device) -> RestorePoint | None:
+    """The newest checkpoint that verifies in `folder`, or in `storage` where that has a newer one; None at the beginning of a run.
 
-    Called by all ranks together. Rank 0 trains alone (`locks.py`), so nobody else writes checkpoints meanwhile.
+    Called by all ranks together. Rank 0 holds the run's lock (`locks.py`), so nobody else writes checkpoints meanwhile.
     """
     found = None
     if collective.rank() == 0:
-        found = store.pull(say) if store else newest(folder)
-        if found and uploads:
-            uploads.begin()  # it may be here alone
+        found = storage.pull(say) if storage else newest(folder)
+        if found and uploader:
+            uploader.begin()  # the storage may not have it
     state = collective.broadcast_bytes(json.dumps(asdict(found.state)).encode() if found else b"", device)
     return RestorePoint(TrainState(**json.loads(state)), found, device) if state else None
 
 
 def check_same(found: TrainState, experiment: config.Experiment, fingerprint: str) -> None:
-    """Raises `SightlineError` where a checkpoint was made from other data, by another plan, with other settings or by a newer Sightline."""
+    """Raises `SightlineError` where a checkpoint has other data, another plan or other settings, or was written by a newer Sightline."""
     if found.settings_version > config.SETTINGS_VERSION:
         raise SightlineError(
             f"the checkpoint of step {found.step} has settings of version {found.settings_version}; "

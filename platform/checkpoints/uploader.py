@@ -1,20 +1,22 @@
-"""Rank 0's way into the storage: beside the training, which goes on whatever becomes of it."""
+"""Rank 0's uploads to the storage, in a thread beside the training, which never waits for them except at its end."""
 
 from __future__ import annotations
 
 import threading
 import time
 
+from tenacity import Retrying, retry_if_not_result, stop_before_delay, wait_exponential
+
 from sightline.platform.core.redaction import safe_line
 
 from .remote import Storage
 
-LAST_PATIENCE = 300.0
-"""Seconds that the last checkpoint of a training has to be put there."""
+LAST_UPLOAD_TIMEOUT_SECONDS = 300.0
+"""For the upload of a training's last checkpoint."""
 
 
 class Uploader:
-    """Puts the newest checkpoint into the storage beside the training, which never waits for it but at its end."""
+    """Uploads the newest checkpoint in the background."""
 
     def __init__(self, storage: Storage, keep: int) -> None:
         self.storage, self.keep = storage, keep
@@ -23,31 +25,35 @@ class Uploader:
         self._told: str | None = None
 
     def begin(self) -> None:
-        """Called when there is a new checkpoint: one whose upload failed is no more the newest, and is left out."""
+        """Start an upload, where none is running. Called for each new checkpoint, so one whose upload failed is skipped for the next."""
         if not self._thread.is_alive():
             self._thread = threading.Thread(target=self._push, name="sightline-upload", daemon=True)
             self._thread.start()
 
-    def finish(self, patience: float | None = None) -> None:
-        """Returns when the newest checkpoint is there, or after `patience` seconds (by default `LAST_PATIENCE`) of trying."""
-        until, pause = time.monotonic() + (LAST_PATIENCE if patience is None else patience), 1.0
-        if self._thread.is_alive():  # perhaps with an older one
-            self._thread.join(until - time.monotonic())
-        while True:
+    def finish(self, timeout: float | None = None) -> None:
+        """Return when the newest checkpoint is uploaded, or after `timeout` seconds (by default `LAST_UPLOAD_TIMEOUT_SECONDS`)."""
+        timeout = LAST_UPLOAD_TIMEOUT_SECONDS if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        if self._thread.is_alive():  # it may be uploading an older checkpoint
+            self._thread.join(timeout)
+
+        def upload() -> bool:
             self.begin()
-            self._thread.join(max(0.0, until - time.monotonic()))
+            self._thread.join(max(0.0, deadline - time.monotonic()))
             if self._thread.is_alive():
                 self._problem = "the upload takes too long"
-            if self._problem is None:
-                return
-            if time.monotonic() + pause > until:
-                self._told = None  # said again
-                return
-            time.sleep(pause)
-            pause = min(2 * pause, 30.0)
+            return self._problem is None
+
+        def give_up(state: object) -> None:
+            self._told = None  # so that `news` tells the problem again
+
+        left = max(0.0, deadline - time.monotonic())
+        Retrying(
+            retry=retry_if_not_result(bool), stop=stop_before_delay(left), wait=wait_exponential(max=30), retry_error_callback=give_up
+        )(upload)
 
     def news(self) -> list[str]:
-        """What a person should know and was not told yet."""
+        """What changed since the last call, as sentences for a person."""
         problem = self._problem
         if problem == self._told:
             return []
@@ -62,5 +68,5 @@ class Uploader:
         try:
             self.storage.push(self.keep)
             self._problem = None
-        except Exception as error:  # whatever the libraries behind fsspec raise
+        except Exception as error:  # the libraries behind fsspec raise many types
             self._problem = safe_line(error)

@@ -1,8 +1,8 @@
-"""The code as it travels: one wheel, packed from the modules that run here, and the check on arrival that these are the ones that run.
+"""Sends the code to a cluster: one wheel, packed from the modules that run here, and a check there that these modules run.
 
-The wheel names no dependencies: Ray installs it with `pip install --target`, which would fetch all of them anew for every job. They are
-what the nodes hold; `verify_driver` compares that with what this version asks for. Its version ends in the digest of its content, because
-Ray takes a wheel of a name that it knows for the same wheel.
+Packed by hand, because a build takes seconds and needs the source folder. The wheel names no dependencies: Ray installs it with
+`pip install --target`, which would download all of them for every job. The nodes have them; `verify_driver` compares versions. The
+wheel's version ends in the digest of its content, because Ray takes two wheels of one name for the same.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 from sightline.methods.errors import CallError, SightlineError
 
 DIGEST = "SIGHTLINE_SHIPPED"
-"""Environment variable of a job: the digest of the code that was sent."""
-ROOMS = ("methods", "platform", "pipelines")
+"""Environment variable of a job: the digest of the code that was sent with it."""
+PACKAGES = ("methods", "platform", "pipelines")
 SUFFIXES = (".py", ".yaml", ".j2", ".css")
 REQUIREMENTS = "requirements.txt"
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Time of every file in the wheel, so that the same code is the same wheel."""
+"""Time of every file in the wheel, so that the same code gives the same wheel."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """The modules, recipes and templates of the three rooms (path in the wheel -> content), and what their distribution says of them."""
+    """The modules, recipes and templates of the three top packages (path in the wheel -> content), and their distribution's metadata."""
 
     files: dict[str, bytes]
     release: str
@@ -40,7 +40,7 @@ class Code:
 
     @property
     def digest(self) -> str:
-        """Of all but the release; 12 hexadecimal digits of SHA-256."""
+        """12 hexadecimal digits of the SHA-256 over everything but the release."""
         told = hashlib.sha256()
         about = "\n".join((self.python, *self.requirements, self.entry_points)).encode()
         for name, content in [*sorted(self.files.items()), ("", about)]:
@@ -49,16 +49,16 @@ class Code:
 
 
 def running_code() -> Code:
-    """The code that imports find in this process, be it an editable checkout, an installed package or a wheel that was sent."""
+    """The code that this process imports: from an editable checkout, an installed package or a wheel that was sent."""
     files: dict[str, bytes] = {}
-    for room in ROOMS:
-        spec = find_spec(f"sightline.{room}")
+    for package in PACKAGES:
+        spec = find_spec(f"sightline.{package}")
         if spec is None or not spec.submodule_search_locations:
-            raise SightlineError(f"sightline.{room} is not importable", "install Sightline anew")
+            raise SightlineError(f"sightline.{package} is not importable", "install Sightline again")
         folder = Path(next(iter(spec.submodule_search_locations)))
         for path in sorted(folder.rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():
-                files[f"sightline/{room}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+                files[f"sightline/{package}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     about = distribution("sightline")
     return Code(
         files=files,
@@ -74,7 +74,7 @@ def _requirements(about: Distribution) -> tuple[str, ...]:
 
 
 def pack(code: Code, folder: Path) -> Path:
-    """Write the wheel of `code` to `folder`. Nothing is built and nothing is fetched."""
+    """Write the wheel of `code` to `folder`. Nothing is built and nothing is downloaded."""
     release = f"{code.release}+{code.digest}"
     about = f"sightline-{release}.dist-info"
     python = f"Requires-Python: {code.python}\n" if code.python else ""
@@ -101,7 +101,7 @@ def _hash(content: bytes) -> str:
 
 
 def verify() -> None:
-    """In a job that was sent: that this process runs the code that was sent. Elsewhere nothing. Raises `SightlineError`."""
+    """In a job that was sent, raise `SightlineError` where this process runs other code. Elsewhere do nothing."""
     sent = os.environ.get(DIGEST)
     if sent and (code := running_code()).digest != sent:
         where = next(iter(find_spec("sightline.platform").submodule_search_locations))  # type: ignore[union-attr, arg-type]
@@ -112,7 +112,7 @@ def verify() -> None:
 
 
 def verify_driver() -> None:
-    """`verify`, and that this node has what the code asks for and a place for what it makes. Raises `CallError` too."""
+    """`verify`, and raise `CallError` where this node lacks requirements of the code, or the job has no $SIGHTLINE_HOME."""
     if not os.environ.get(DIGEST):
         return
     verify()
@@ -129,7 +129,7 @@ def verify_driver() -> None:
 
 
 def unmet(requirements: tuple[str, ...]) -> list[str]:
-    """The requirements that this environment does not meet, and why."""
+    """The requirements that this environment does not meet, each with the reason."""
     from packaging.requirements import Requirement
 
     lacking = []

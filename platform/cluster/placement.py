@@ -1,7 +1,7 @@
-"""The cluster that Ray is connected to: what its nodes leave to a run, and waiting until that is enough.
+"""Finds room for a run on the cluster that Ray is connected to, and waits until there is enough.
 
-Several runs share a cluster: each plans on what the placement groups of others leave, and one at a time, so that no two take the same room
-and then wait for each other's CPUs for ever.
+Several runs share a cluster. Each plans with what the placement groups of others leave, and one run at a time, so that no two count on the
+same resources and then wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -10,73 +10,77 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
 
 from .resources import ResourcePlan, plan_on
 
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
 LOOK_SECONDS = 1.0
 HEAD = "node:__internal_head__"
-"""A resource of which every cluster has one."""
+"""A resource that every cluster has once."""
 Shares = Mapping[str, Mapping[str, float]]
 """Node -> `CPU` or `GPU` -> logical amount."""
 
 
 @dataclass
 class ClusterLease:
-    """To be the one run that takes its place on the cluster; ends with the driver at the latest."""
+    """The right to be the one run that plans and places its workers. Ends with the driver at the latest."""
 
-    group: Any = None
+    group: PlacementGroup | None = None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         import ray
 
         self.group = ray.util.placement_group([{HEAD: 0.6}])
         while not self.group.wait(60):
             continue
 
-    def give(self) -> None:
+    def release(self) -> None:
         _drop(self.group)
         self.group = None
 
 
 def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[ResourcePlan, ClusterLease]:
-    """The run's plan on what others leave of the cluster, and the lease to keep until the workers stand.
+    """The run's resource plan with what others leave of the cluster, and the lease to hold until the workers are placed.
 
-    Waits, after one sentence to `say`, while other runs hold what is needed, and for nodes that may still join a cluster, of which an
-    autoscaler is asked. Raises `CallError` where this machine alone is too small.
+    Waits while other runs hold what is needed, and for nodes that may still join the cluster, which an autoscaler is asked for; `say` gets
+    one sentence about it. Raises `CallError` where Ray runs on this machine only, and it is too small.
     """
-    lease, wanted, said = ClusterLease(), None, False
+    lease, said = ClusterLease(), False
+    wanted: PlacementGroup | None = None
     try:
         while True:
-            lease.take()
+            lease.acquire()
             nodes = up()
             if plan := _largest(experiment, nodes, _left(nodes)):
                 return plan, lease
-            lease.give()
+            lease.release()
             if not os.environ.get("RAY_ADDRESS"):
                 raise _too_small(experiment, nodes)
             bundle = _bundle(experiment, nodes)
             if not said:
-                need = f"{experiment.train.workers} x {_told(bundle)}"
-                say(f"waiting for the cluster: needs {need} for its workers; there is {_told(_sum(nodes))}, others hold {_held(nodes)}")
+                need = f"{experiment.train.workers} x {_text(bundle)}"
+                say(f"waiting for the cluster: needs {need} for its workers; there is {_text(_sum(nodes))}, others hold {_held(nodes)}")
                 said = True
-            wanted = wanted or _want([bundle] * experiment.train.workers)  # what is wanted and not there is what an autoscaler looks at
+            wanted = wanted or _want([bundle] * experiment.train.workers)  # an autoscaler adds nodes for pending placement groups
             if wanted.wait(LOOK_SECONDS):
                 _drop(wanted)
                 wanted = None
                 time.sleep(LOOK_SECONDS)
     except BaseException:
-        lease.give()
+        lease.release()
         raise
     finally:
         _drop(wanted)
 
 
 def can_grow(experiment: Experiment, plan: ResourcePlan, where: Iterable[str]) -> bool:
-    """Whether an elastic run whose workers stand on the nodes `where` would find room for more of them now."""
+    """Whether an elastic run whose workers are on the nodes `where` would find room for more workers now."""
     if plan.workers == experiment.train.workers:
         return False
     nodes = up()
@@ -90,7 +94,7 @@ def can_grow(experiment: Experiment, plan: ResourcePlan, where: Iterable[str]) -
 
 
 def _largest(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePlan | None:
-    """The plan with the most workers that find a node; an elastic run may have fewer than it wants."""
+    """The plan with the most workers that can be placed; an elastic run may have fewer than it asks for."""
     most = experiment.train.workers
     counts = range(most, (experiment.train.least_workers or most) - 1, -1)
     plans = (_plan(experiment.with_workers(count), nodes, left) for count in counts if experiment.batch.microbatches % count == 0)
@@ -98,7 +102,7 @@ def _largest(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePla
 
 
 def up() -> Shares:
-    """The nodes that are up and stay."""
+    """The nodes that are up and were not told to end."""
     import ray
 
     going = leaving()
@@ -107,14 +111,14 @@ def up() -> Shares:
 
 
 def leaving() -> set[str]:
-    """Nodes that were told to end, as by a notice of preemption; work goes on there until they do."""
+    """Nodes that were told to end, for example by a preemption notice; they still work until they do."""
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
 
 
 def _plan(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePlan | None:
-    """The plan on `left`, where all its workers find a node; its threads are those of the empty cluster, whoever else is there."""
+    """The plan with the resources `left`, where all its workers can be placed; its threads are those of the empty cluster."""
     free = _sum(left)
     if experiment.train.device == "auto" and _sum(nodes)["GPU"] and free["GPU"] < experiment.train.workers:
         return None  # rather than on CPUs
@@ -134,15 +138,15 @@ def _too_small(experiment: Experiment, nodes: Shares) -> CallError:
         plan = plan_on(experiment, total["CPU"], int(total["GPU"]))
     except CallError as error:
         return error
-    need = _told({"CPU": plan.worker_cpus, "GPU": plan.worker_gpus})
+    need = _text({"CPU": plan.worker_cpus, "GPU": plan.worker_gpus})
     return CallError(
-        f"train.workers = {workers} workers x {need} find no place on the nodes: {'; '.join(_told(has) for has in nodes.values())}",
+        f"train.workers = {workers} workers x {need} find no place on the nodes: {'; '.join(_text(has) for has in nodes.values())}",
         "use fewer train.workers, or nodes with more CPUs beside each GPU",
     )
 
 
 def _left(nodes: Shares) -> Shares:
-    """What placement groups leave of `nodes`: those of Ray Train's workers, whoever started them."""
+    """What placement groups leave of `nodes`. Ray Train's workers run in such, also those of other drivers."""
     import ray
 
     left = {node: dict(has) for node, has in nodes.items()}
@@ -156,11 +160,11 @@ def _left(nodes: Shares) -> Shares:
 
 def _held(nodes: Shares) -> str:
     total, left = _sum(nodes), _sum(_left(nodes))
-    return _told({name: total[name] - left[name] for name in total})
+    return _text({name: total[name] - left[name] for name in total})
 
 
 def _bundle(experiment: Experiment, nodes: Shares) -> dict[str, float]:
-    """What one worker asks for."""
+    """What one worker needs."""
     device = experiment.train.device
     return {"CPU": 1.0, "GPU": 1.0} if device == "cuda" or (device == "auto" and _sum(nodes)["GPU"]) else {"CPU": 1.0}
 
@@ -169,17 +173,18 @@ def _sum(nodes: Shares) -> dict[str, float]:
     return {name: sum(has[name] for has in nodes.values()) for name in ("CPU", "GPU")}
 
 
-def _told(has: Mapping[str, float]) -> str:
+def _text(has: Mapping[str, float]) -> str:
     return " + ".join(f"{round(amount, 2):g} {name}" for name, amount in has.items() if amount) or "nothing"
 
 
-def _want(bundles: list[dict[str, float]]) -> Any:
+def _want(bundles: list[dict[str, float]]) -> PlacementGroup:
     import ray
 
-    return ray.util.placement_group(bundles, strategy="SPREAD")
+    group: PlacementGroup = ray.util.placement_group(bundles, strategy="SPREAD")
+    return group
 
 
-def _drop(group: Any) -> None:
+def _drop(group: PlacementGroup | None) -> None:
     import ray
 
     if group is not None:

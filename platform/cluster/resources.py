@@ -1,7 +1,7 @@
 """The resource plan of a run, made before anything starts: logical CPUs for workers, for Ray Data and for probes.
 
-Two Train workers that take both CPUs of a small machine leave none to Ray Data, which then waits for ever. So Ray Data always keeps
-one logical CPU, and workers get fractions where there are few. Logical CPUs are Ray's bookkeeping; threads are planned apart.
+Two Train workers that take both CPUs of a small machine leave none to Ray Data, which then waits for ever. So Ray Data always gets a share,
+and workers get fractions of CPUs where there are few. Logical CPUs are only counted by Ray; threads are planned separately.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from sightline.platform.config import Experiment
 from sightline.platform.data.loader.stream import StreamResources
 
 MOST_WORKERS_PER_CPU = 4
-"""More workers than this on one CPU spend their time on each other."""
+"""More workers on one CPU would mostly wait for each other."""
 
 TEACHERS_GPU = 0.25
-"""Of a worker's GPU, where the actors of a stage have none of their own."""
+"""Share of a worker's GPU for the actors of its stage, where they have no GPU of their own."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ResourcePlan:
     data: StreamResources
     threads: int
     reserve: float
-    """Logical CPUs left to probes and the driver."""
+    """Logical CPUs that are kept for probes and the driver."""
 
     def describe(self) -> str:
         gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
@@ -52,12 +52,11 @@ def plan_resources(
     stage: bool = False,
     actors: int | None = None,
 ) -> ResourcePlan:
-    """Share out a cluster of `cpus` logical CPUs and `gpus` GPUs; with a `stage` half of what Ray Data gets is for its actors, so many a
-    worker or as many as have a CPU each.
+    """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of Ray Data's CPUs.
 
-    Where workers have GPUs, so have the stage's actors: those that no worker takes or, where there are none, a quarter of each worker's.
-
-    Raises `CallError` with the arithmetic where it cannot fit.
+    `actors`: of the stage for each worker; by default one for each of their CPUs. Where workers have GPUs, the actors have some, too:
+    those that no worker takes or, where there are none, a quarter of each worker's. Raises `CallError` with the arithmetic where the
+    run cannot fit.
     """
     if workers > cpus * MOST_WORKERS_PER_CPU:
         raise CallError(
@@ -89,9 +88,9 @@ def plan_resources(
 
 
 def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
-    """A cluster for a stage alone, before training: an eighth loads samples, because rendering and a teacher take far longer.
+    """Divide a cluster for a stage without training: an eighth loads samples, because rendering and a teacher take far longer.
 
-    A task of loading gets another share than an actor, or Ray Data would run both in the actor and leave the eighth idle.
+    A loading task gets another share than an actor. With equal shares Ray Data would run both in the actor and leave the eighth idle.
     """
     load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
     rest = cpus - load
@@ -100,20 +99,20 @@ def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
 
 
 def _down(value: float) -> float:
-    """Ray counts in ten-thousandths; whole numbers where there is at least one."""
+    """Rounded down to hundredths, from 1 on to whole numbers: Ray counts in ten-thousandths."""
     return float(int(value)) if value >= 1 else int(value * 100) / 100
 
 
 def local_plan(experiment: Experiment) -> ResourcePlan:
-    """The resource plan on this machine."""
+    """The run's resource plan on this machine."""
     gpus = local_gpus() if experiment.train.device != "cpu" else 0
     return plan_on(experiment, len(os.sched_getaffinity(0)), gpus)
 
 
 def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
-    """The resource plan of the run on so many logical CPUs and GPUs."""
+    """The run's resource plan on `cpus` logical CPUs and `gpus` GPUs."""
     train = experiment.train
-    stage = experiment.has_stage and not experiment.teacher_cache.variants  # which a cache has run before
+    stage = experiment.has_stage and not experiment.teacher_cache.variants  # a cache holds what the stage gave
     return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage, actors=train.actors)
 
 

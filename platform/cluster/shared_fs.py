@@ -1,35 +1,35 @@
-"""Whether a node sees the run's folder, by a file that the driver writes into it anew for every start."""
+"""Whether a node sees the run's folder: the driver writes a new token into it at every start, which the workers look for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-import time
 import uuid
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
+
 from sightline.methods.errors import SightlineError
-from sightline.platform.config import Experiment
 
 TOKEN = ".token"
 LOOK_SECONDS = 3.0
-"""That a network file system may take to show a file of another node."""
+"""A network file system may take this long to show a file of another node."""
 
 
 def mark(folder: Path) -> str:
-    """Write a new token into the run's `folder`: the run's identity, the same for ever, and that of this start."""
+    """Write a new token into the run's `folder` and return it: the run's identity, which never changes, and that of this start."""
     token = f"{_identity(folder) or uuid.uuid4().hex} {uuid.uuid4().hex}"
     descriptor = os.open(folder / TOKEN, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, token.encode())  # over the old one, which is as long: never empty, whatever ends this
+        os.write(descriptor, token.encode())  # over the old token of the same length, so a kill leaves no empty file
     finally:
         os.close(descriptor)
     return token
 
 
 def identity(folder: Path) -> str:
-    """Of the run in `folder`: two runs have two, also where they have one name."""
+    """The identity of the run in `folder`. Two runs differ, also where they have the same name."""
     return _identity(folder) or mark(folder).split()[0]
 
 
@@ -40,26 +40,30 @@ def _identity(folder: Path) -> str | None:
 
 
 def sees(folder: Path, token: str) -> bool:
-    """Whether this node has the folder in which the driver wrote `token`: that one, no copy and none of another run."""
-    until = time.monotonic() + LOOK_SECONDS
-    while True:
+    """Whether this node has the folder in which the driver wrote `token`: the same folder, not a copy, nor that of another run."""
+
+    def found() -> bool:
         with contextlib.suppress(OSError):
-            if (folder / TOKEN).read_text() == token:
-                return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
+            return (folder / TOKEN).read_text() == token
+        return False
+
+    return Retrying(
+        retry=retry_if_not_result(bool),
+        stop=stop_after_delay(LOOK_SECONDS),
+        wait=wait_fixed(0.1),
+        retry_error_callback=lambda state: False,
+    )(found)
 
 
-def folder_here(folder: Path, token: str, experiment: Experiment) -> Path:
-    """The run's folder, or one of this node's own beside it where the node does not see it and `train.storage` has what is needed.
+def folder_here(folder: Path, token: str, storage: str | None) -> Path:
+    """The run's folder; where this node does not see it and `train.storage` is set, a folder of the node's own beside it.
 
     Raises `SightlineError` where there is neither.
     """
     if sees(folder, token):
         return folder
     host = socket.gethostname()
-    if experiment.train.storage is None:
+    if storage is None:
         raise SightlineError(
             f"the node {host} does not see the run's folder {folder}",
             "put $SIGHTLINE_HOME on a folder that all nodes share, or set train.storage=URI",

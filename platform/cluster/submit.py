@@ -1,4 +1,4 @@
-"""Sightline's commands as jobs of a running Ray cluster: the address, the checks, the code, the log, the end."""
+"""Runs Sightline's commands as jobs of a running Ray cluster: connects, checks, sends the code, follows the log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.paths import home
 from sightline.platform.core.redaction import redact
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 POLL_SECONDS = 1.0
 STOP_SECONDS = 900
-"""What Ray gives a stopped job before SIGKILL: a step, a checkpoint and its upload must fit. Its own default of 3 s holds none of them."""
+"""Between SIGTERM and SIGKILL of a stopped job: enough for a step, a checkpoint and its upload. Ray's default of 3 s is not."""
+RECONNECTS = 30
+"""How often in a row a job server that does not answer is asked again."""
 TOKEN_HINT = (
     "give this machine the cluster's token: put it into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH "
     "(`ray get-auth-token` prints it on the head)"
@@ -36,7 +40,7 @@ TOKEN_HINT = (
 
 
 def find_address(given: str | None) -> str:
-    """The job server's address: as given, else of the environment as Ray reads it, else this machine's."""
+    """The job server's address: as given, else from the environment variables that Ray reads, else this machine's."""
     address = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -49,10 +53,10 @@ def find_address(given: str | None) -> str:
 
 
 def connect(address: str, insecure: bool = False) -> JobSubmissionClient:
-    """A client of the job server at `address`. Raises `CallError` where it is not safe to use or does not fit, `SightlineError` where it
-    does not answer.
+    """A client of the job server at `address`.
 
-    `insecure` accepts plain HTTP to other machines, and clusters that take jobs from anybody.
+    `insecure` accepts plain HTTP to other machines, and clusters that take jobs from anybody. Raises `CallError` where the server is not
+    safe or has another version of Ray, and `SightlineError` where it does not answer.
     """
     parts = urlsplit(address)
     if parts.scheme == "http" and not _is_loopback(str(parts.hostname)) and not insecure:
@@ -67,7 +71,7 @@ def connect(address: str, insecure: bool = False) -> JobSubmissionClient:
             f"the cluster at {address} has no authentication: whoever reaches it runs code there",
             "start its nodes with RAY_AUTH_MODE=token (cluster.yaml does), or accept it with --insecure",
         )
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to the argument below
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers it to the argument below
     os.environ["RAY_AUTH_MODE"] = mode
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -91,7 +95,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _authentication(address: str) -> str:
-    """`token` or `disabled`. A server too old to say has none."""
+    """`token` or `disabled`. A server too old to answer has no authentication."""
     import requests
 
     try:
@@ -121,8 +125,8 @@ def _check_ray(found: str, address: str) -> None:
 def submit(client: JobSubmissionClient, words: Sequence[str], folder: str | None = None) -> tuple[str, str]:
     """Start `sightline WORDS` as a job with the code that runs here. Returns the job's id and the code's digest. Raises `CallError`.
 
-    `folder` is the job's $SIGHTLINE_HOME. On a cluster whose head is this machine the job starts in this folder and with this
-    $SIGHTLINE_HOME; elsewhere recipes travel along and other relative paths are refused. Nothing of this environment is sent.
+    `folder` is the job's $SIGHTLINE_HOME. On a cluster whose head is this machine the job starts in this working folder and with this
+    $SIGHTLINE_HOME; to others recipe files are sent along, and other relative paths are refused. Environment variables are not sent.
     """
     for word in words:
         if redact(word) != word:
@@ -135,7 +139,7 @@ def submit(client: JobSubmissionClient, words: Sequence[str], folder: str | None
     with tempfile.TemporaryDirectory() as scratch:
         environment: dict[str, Any] = {"py_modules": [str(pack(code, Path(scratch)))], "env_vars": _variables(code, folder, here)}
         if not here:
-            words = _travelling(words, carried := Path(scratch) / "recipes")
+            words = _portable(words, carried := Path(scratch) / "recipes")
             environment |= {"working_dir": str(carried)} if carried.exists() else {}
         command = shlex.join(["python", "-m", "sightline.pipelines", *words])
         try:
@@ -159,14 +163,14 @@ def _variables(code: Code, folder: str | None, here: bool) -> dict[str, str]:
 
 
 def _is_here(client: JobSubmissionClient) -> bool:
-    """Whether the head is this machine, by its session's folder. A loopback address does not say so: it may be a tunnel."""
+    """Whether the head is this machine: whether its session's folder exists. A loopback address does not show it; it may be a tunnel."""
     nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
     sessions = [node["raylet"].get("sessionDir") for node in nodes if node["raylet"].get("isHeadNode")]
     return any(session and Path(session).is_dir() for session in sessions)
 
 
-def _travelling(words: Sequence[str], folder: Path) -> list[str]:
-    """The words as another machine can take them: YAML files of this one are copied to `folder`, where the job starts."""
+def _portable(words: Sequence[str], folder: Path) -> list[str]:
+    """The words for another machine. YAML files of this one are copied to `folder`, in which the job starts."""
     taken = []
     for word in words:
         key, equals, value = word.rpartition("=")
@@ -184,19 +188,16 @@ def _travelling(words: Sequence[str], folder: Path) -> list[str]:
 
 
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> JobDetails:
-    """Hand the job's log on until the job ends; a connection that breaks is made anew. Raises `CallError` for a job nobody knows."""
-    told, failures = 0, 0
+    """Pass the job's log to `write` until the job ends, reconnecting where needed. Raises `CallError` for an unknown job."""
+    retrying = Retrying(retry=retry_if_exception_type(OSError), stop=stop_after_attempt(RECONNECTS + 1), wait=wait_fixed(POLL_SECONDS))
+    told = 0
     while True:
         try:
-            details = details_of(client, job)
-            log = client.get_job_logs(job) if details.status.is_terminal() else None
-        except OSError as error:
-            failures += 1
-            if failures > 30:
-                raise SightlineError(f"{client.get_address()} does not answer any more: {type(error).__name__}", _again(job)) from error
-            time.sleep(POLL_SECONDS)
-            continue
-        failures = 0
+            details = retrying(details_of, client, job)
+            log = retrying(client.get_job_logs, job) if details.status.is_terminal() else None
+        except RetryError as failed:
+            error = failed.last_attempt.exception()
+            raise SightlineError(f"{client.get_address()} does not answer any more: {type(error).__name__}", _again(job)) from error
         if log is not None:
             write(log[told:])
             return details
@@ -205,7 +206,7 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
 
 
 async def _tail(client: JobSubmissionClient, job: str, write: Callable[[str], None], told: int) -> int:
-    """Write what comes after the first `told` characters of the log, as long as the connection lasts; the characters known then."""
+    """Write what follows the first `told` characters of the log while the connection lasts; return how many are written then."""
     import aiohttp
 
     seen = 0
@@ -220,16 +221,19 @@ async def _tail(client: JobSubmissionClient, job: str, write: Callable[[str], No
 
 
 def details_of(client: JobSubmissionClient, job: str) -> JobDetails:
-    try:
-        return client.get_job_info(job)
-    except RuntimeError as error:
-        if "404" not in str(error):
-            raise SightlineError(f"the cluster does not tell of {job}: {error}") from error
-        raise CallError(f"no job {job!r} at {client.get_address()}", "`ray job list` names the cluster's jobs") from error
+    """Raises `CallError` for an unknown job."""
+    from ray.job_submission import JobDetails
+
+    answer = client._do_request("GET", f"/api/jobs/{job}")
+    if answer.status_code == 404:
+        raise CallError(f"no job {job!r} at {client.get_address()}", "`ray job list` names the cluster's jobs")
+    if not answer.ok:
+        raise SightlineError(f"the cluster does not tell of {job}: status code {answer.status_code}: {answer.text}")
+    return JobDetails(**answer.json())
 
 
 def stop(client: JobSubmissionClient, job: str) -> JobDetails:
-    """Ask the job to end (SIGTERM), which a training run does with a checkpoint, and wait until it has."""
+    """Stop the job by SIGTERM, at which a training run writes a checkpoint, and wait until it has ended."""
     details = details_of(client, job)
     if not details.status.is_terminal():
         client.stop_job(job)
@@ -243,13 +247,13 @@ def stop(client: JobSubmissionClient, job: str) -> JobDetails:
 
 
 def check_end(job: str, details: JobDetails) -> None:
-    """Raise where the job's end was no success, with the exit code that the command itself would have given."""
+    """Raise where the job did not succeed, with the exit code that the command would have had here."""
     if details.status.value == "SUCCEEDED":
         return
     if details.status.value == "STOPPED":
         raise SightlineError(f"{job} was stopped", "a training run left a checkpoint: go on with `sightline submit -- resume RUN`")
     message = details.message or ""
-    if "requires a different Python" in message:
+    if "requires a different Python" in message:  # pip's own text is all that Ray tells of it
         reason = next(line for line in message.splitlines() if "requires a different Python" in line)
         raise CallError(
             f"the cluster's Python does not fit: {reason.strip()}",
@@ -264,7 +268,7 @@ def check_end(job: str, details: JobDetails) -> None:
 
 
 def result_in(log: str) -> dict[str, Any] | None:
-    """The document that a command with `--json` printed at its end."""
+    """The JSON document that a command with `--json` printed last."""
     for line in reversed(log.splitlines()):
         if line.startswith("{"):
             try:

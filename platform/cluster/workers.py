@@ -1,4 +1,4 @@
-"""The workers of one attempt on Ray Train, and what goes between them and the driver: events, and the wish for an early end."""
+"""The workers of one attempt on Ray Train, and what they exchange with the driver: events, and the request for an early end."""
 
 from __future__ import annotations
 
@@ -8,67 +8,91 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.methods.errors import SightlineError
-from sightline.platform.core.files import append_lines
-from sightline.platform.data.loader.stream import StreamResources
-from sightline.platform.runs.events import EVENTS, NOTICES, Event
+from sightline.platform.core.event_log import append_events
+from sightline.platform.runs.events import EVENTS, NOTICES, NonFiniteLoss, RunEvent, TrainingFailed, WorkerStarted
+from sightline.platform.training.job import TrainJob
 
 from .resources import ResourcePlan
 from .shared_fs import folder_here
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.util.placement_group import PlacementGroup
+
 POLL_SECONDS = 0.5
-LAST_SECONDS = 30.0
-"""That workers have for their last checkpoint, where what watches them has failed."""
+LAST_CHECKPOINT_SECONDS = 30.0
+"""For the workers to write their last checkpoint, where the driver has failed."""
 
 
-def fit(
-    job: dict[str, Any], plan: ResourcePlan, name: str, restarts: int, see: Callable[[list[Event]], None], stop: Callable[[], bool]
+class Posted(NamedTuple):
+    """An event on its way to the driver."""
+
+    event: RunEvent
+    file: str | None
+    """The file of the run's folder that the driver writes it to; None where the worker has written it."""
+
+
+def run_workers(
+    job: TrainJob, plan: ResourcePlan, name: str, max_failures: int, on_event: Callable[[RunEvent], None], stop: Callable[[], bool]
 ) -> BaseException | None:
-    """Train on the workers of Ray Train until they end, early where `stop` says so. `see` gets the events as they come in, for
-    `write_down`. Returns what Ray Train raised, if anything."""
+    """Train on the workers of Ray Train until they end, early where `stop` says so. Returns what Ray Train raised, if anything.
+
+    `on_event` gets each event once, after it is on disk. `name`: of this attempt, for Ray Train.
+    """
     import ray
 
-    # On the driver's node, as Ray Train's own controller: the end of another node must not take it along.
+    # On the driver's node, like Ray Train's own controller: the end of another node must not end it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    recorder: Any = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()
-    running, asked = _Fit(name, Path(job["folder"]) / "ray", plan, {"job": job, "recorder": recorder}, restarts), False
-    running.start()
+    recorder: ActorHandle[_Recorder] = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()  # type: ignore[assignment]
+    job = replace(job, stream=plan.data, threads=plan.threads)
+    trainer = _Trainer(name, job.folder / "ray", plan, {"job": job.to_values(), "recorder": recorder}, max_failures)
+
+    def drain() -> None:
+        posted: list[Posted] = ray.get(recorder.drain.remote())
+        for file in (EVENTS, NOTICES):
+            append_events(job.folder / file, [one.event for one in posted if one.file == file])
+        for one in posted:
+            on_event(one.event)
+
+    asked = False
+    trainer.start()
     try:
-        while running.is_alive():
-            running.join(POLL_SECONDS)
+        while trainer.is_alive():
+            trainer.join(POLL_SECONDS)
             if not asked and stop():
                 recorder.ask_stop.remote()
                 asked = True
-            see(ray.get(recorder.drain.remote()))
-        see(ray.get(recorder.drain.remote()))
+            drain()
+        drain()
     except BaseException:
         recorder.ask_stop.remote()
-        running.join(LAST_SECONDS)
+        trainer.join(LAST_CHECKPOINT_SECONDS)
         raise
     finally:
-        _give_back(recorder)
+        _remove_placement_groups(recorder)
         ray.kill(recorder)
-    return running.error
+    return trainer.error
 
 
-def _give_back(recorder: Any) -> None:
-    """The workers' places, which a dead controller leaves taken: what Ray Train has to clean up after it asks a dashboard, and there may
-    be none."""
+def _remove_placement_groups(recorder: ActorHandle[_Recorder]) -> None:
+    """Free the workers' resources. After the death of its controller Ray Train frees them only where there is a dashboard to ask."""
     import ray
 
     with contextlib.suppress(ray.exceptions.RayError):
-        for group in ray.get(recorder.placed.remote()):
+        groups: list[PlacementGroup] = ray.get(recorder.placed.remote())
+        for group in groups:
             ray.util.remove_placement_group(group)
 
 
-class _Fit(threading.Thread):
-    """`TorchTrainer.fit` in a thread of its own: the main thread keeps the signals and the screen."""
+class _Trainer(threading.Thread):
+    """`TorchTrainer.fit` in its own thread: the main thread keeps the signals and the screen."""
 
-    def __init__(self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], restarts: int) -> None:
+    def __init__(self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], max_failures: int) -> None:
         super().__init__(name="sightline-fit", daemon=True)
-        self.run_name, self.storage, self.plan, self.config, self.restarts = run, storage, plan, config, restarts
+        self.run_name, self.storage, self.plan, self.config, self.max_failures = run, storage, plan, config, max_failures
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -88,7 +112,7 @@ class _Fit(threading.Thread):
                     num_workers=plan.workers,
                     use_gpu=bool(plan.worker_gpus),
                     resources_per_worker=resources,
-                    # Fractions of CPUs would all be packed on one node; GPUs of one node talk faster to each other.
+                    # Fractions of CPUs would all be packed on one node; GPUs of one node communicate faster.
                     placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
                 ),
                 run_config=RunConfig(
@@ -96,8 +120,8 @@ class _Fit(threading.Thread):
                     storage_path=str(self.storage),
                     # Ray Train would ask for workers that find no place again and again.
                     failure_config=FailureConfig(
-                        max_failures=self.restarts,
-                        controller_failure_limit=-1 if self.restarts else 0,  # type: ignore[call-arg]  # of Train V2
+                        max_failures=self.max_failures,
+                        controller_failure_limit=-1 if self.max_failures else 0,  # type: ignore[call-arg]  # of Train V2
                     ),
                 ),
             ).fit()
@@ -106,26 +130,26 @@ class _Fit(threading.Thread):
 
 
 class _Recorder:
-    """An actor between workers and driver: takes events, tells workers to stop. Holds nothing that must outlive the driver."""
+    """An actor between workers and driver: takes events, and tells workers to stop. It holds nothing that must outlive the driver."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[Posted] = []
         self.stop = False
         self.failed = False
-        self.groups: list[Any] = []
+        self.groups: list[PlacementGroup] = []
 
-    def place(self, group: Any) -> None:
+    def place(self, group: PlacementGroup) -> None:
         self.groups.append(group)
 
-    def placed(self) -> list[Any]:
-        """Placement groups in which workers have stood."""
+    def placed(self) -> list[PlacementGroup]:
+        """The placement groups that workers have run in."""
         return self.groups
 
-    def post(self, event: Event) -> None:
-        self.events.append(event)
-        self.failed = self.failed or event["kind"] in ("failed", "nonfinite")
+    def post(self, event: RunEvent, file: str | None) -> None:
+        self.events.append(Posted(event, file))
+        self.failed = self.failed or isinstance(event, TrainingFailed | NonFiniteLoss)
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[Posted]:
         events, self.events = self.events, []
         return events
 
@@ -140,33 +164,34 @@ class _Recorder:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """The Ray Train function: `train` with a line to the recorder. An error that a restart cannot fix ends the run."""
+    """The function that Ray Train runs on each worker. Errors that another attempt would repeat are posted, and end the run."""
     import ray
 
     from sightline.methods import collective
-    from sightline.platform.training.loop import Job, train
+    from sightline.platform.training.loop import train
 
     from .code_wheel import verify
 
     verify()
 
-    recorder = config["recorder"]
+    recorder: ActorHandle[_Recorder] = config["recorder"]
     if ray.get(recorder.has_failed.remote()):
-        return  # the attempt after a failure that no restart mends
-    if collective.rank() == 0:
+        return  # Ray Train's next attempt after an error that another attempt would repeat
+    lead = collective.rank() == 0
+    if lead:
         recorder.place.remote(ray.util.get_current_placement_group())
-    job = Job(**{**config["job"], "stream": StreamResources(**config["job"]["stream"])})
-    lead, shared = collective.rank() == 0, Path(job.folder)
-    asked: list[Any] = []
+    job = TrainJob.from_values(config["job"])
+    shared = job.folder
+    asked: list[ray.ObjectRef[bool]] = []
 
-    def post(event: Event) -> None:
-        if event["kind"] == "worker":
-            event = {**event, "node": ray.get_runtime_context().get_node_id()}
-        # Rank 0 writes its own record where it can: a driver that is killed must not take along what a checkpoint already holds.
-        here = lead and folder == shared
-        if here:
-            append_lines(folder / EVENTS, [event])
-        recorder.post.remote({**event, "record": None if here else EVENTS if lead else NOTICES})
+    def post(event: RunEvent) -> None:
+        if isinstance(event, WorkerStarted):
+            event = WorkerStarted(event.rank, event.pid, event.host, ray.get_runtime_context().get_node_id())
+        # Rank 0 writes its events where it sees the folder: a driver that is killed must not lose what a checkpoint already holds.
+        written = lead and job.folder == shared
+        if written:
+            append_events(job.folder / EVENTS, [event])
+        recorder.post.remote(event, None if written else EVENTS if lead else NOTICES)
 
     def stop() -> bool:
         if not asked:
@@ -175,18 +200,18 @@ def _worker(config: dict[str, Any]) -> None:
         return bool(ray.get(asked.pop())) if done else False
 
     try:
-        folder = folder_here(shared, job.token, job.experiment)
-        train(replace(job, folder=str(folder)), post, stop)
+        job = replace(job, folder=folder_here(shared, job.token, job.experiment.train.storage))
+        train(job, post, stop)
     except Exception as error:
-        if failure := _no_restart_mends(error):
-            ray.get(recorder.post.remote({"kind": "failed", "what": str(failure), "hint": failure.hint}))
+        if failure := _permanent_failure(error):
+            ray.get(recorder.post.remote(TrainingFailed(str(failure), failure.hint), NOTICES))
         raise
 
 
-def _no_restart_mends(error: BaseException) -> SightlineError | None:
-    """The error as one for a person, where another attempt would only repeat it.
+def _permanent_failure(error: BaseException) -> SightlineError | None:
+    """The error as one for a person, where another attempt would only repeat it; else None.
 
-    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: a restart mends that.
+    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: another attempt can succeed.
     """
     import ray
 

@@ -1,4 +1,8 @@
-"""Locks between processes, also of several machines where they share the folder and its file system has locks."""
+"""Locks between processes, also on several machines where they share the folder and its file system has locks.
+
+By hand rather than filelock: that turns to lock files where a file system has no locks (a killed process would keep others out), fails on
+ENOTSUP and ENOLCK, and does not say who holds a lock.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,29 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sightline.methods.errors import SightlineError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 DRIVER, TRAINING = ".driver.lock", ".training.lock"
-"""In a folder that one driver at a time carries out, and in a run's folder, which one process at a time trains."""
+"""Lock files: of the driver in the folder of a run, a sweep or a comparison, and of the process that trains in a run's folder."""
 POLL_SECONDS = 0.2
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""What a file system answers that has none: there nobody is kept out."""
+"""Errors of a file system without locks: there nobody is kept out."""
 
 
 @contextlib.contextmanager
-def alone(path: Path, doing: str, hint: str = "wait for it, or stop it", patience: float = math.inf) -> Iterator[None]:
-    """Hold the lock file at `path`, which one process at a time can; its end frees it, whatever ends it.
+def exclusive_lock(path: Path, doing: str, hint: str = "wait for it, or stop it", timeout: float = math.inf) -> Iterator[None]:
+    """Hold the lock file at `path`, which one process at a time can hold. The kernel frees it when the process ends.
 
-    Raises `SightlineError`, "`doing` by process PID on HOST", where another still holds it after `patience` seconds.
+    Raises `SightlineError`, "`doing` by process PID on HOST", where another process still holds it after `timeout` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +49,7 @@ def alone(path: Path, doing: str, hint: str = "wait for it, or stop it", patienc
                     break
                 if not isinstance(error, BlockingIOError):
                     raise
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 raise SightlineError(f"{doing} by {_holder(path)}", hint)
             time.sleep(POLL_SECONDS)
         file.truncate(0)
@@ -51,20 +58,30 @@ def alone(path: Path, doing: str, hint: str = "wait for it, or stop it", patienc
         yield
 
 
-def by_one_driver(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """`execute(record, ...)`, refused at once where another process carries the record's folder out."""
+class Record(Protocol):
+    """A run, a sweep or a comparison."""
+
+    name: str
+    folder: Path
+
+
+R = TypeVar("R", bound=Record)
+
+
+def by_one_driver(execute: Callable[[R, Console], dict[str, Any]]) -> Callable[[R, Console], dict[str, Any]]:
+    """`execute(record, console)`, refused at once where another process already drives the record."""
 
     @functools.wraps(execute)
-    def locked(record: Any, *rest: Any) -> dict[str, Any]:
-        with alone(record.folder / DRIVER, f"{record.name} is being carried out", patience=0):
-            return execute(record, *rest)
+    def locked(record: R, console: Console) -> dict[str, Any]:
+        with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
+            return execute(record, console)
 
     return locked
 
 
 def _holder(path: Path) -> str:
     try:
-        says = json.loads(path.read_text())
-        return f"process {says['pid']} on {says['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it holds the lock and has not written yet
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it holds the lock and has not written its name yet
         return "another process"

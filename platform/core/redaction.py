@@ -12,7 +12,7 @@ def redact(text: str) -> str:
     return re.sub(r"://[^/\s]+@", "://***@", text)
 
 
-def safe_line(error: Exception) -> str:
+def safe_line(error: BaseException | None) -> str:
     """What went wrong, in a line without passwords."""
     return redact(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 

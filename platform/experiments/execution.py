@@ -1,4 +1,4 @@
-"""A run from its first step to its report: train, measure, register, tell. What `pretrain`, `resume` and `quickstart` share."""
+"""A run from its first step to its report: train, measure, register, report. What `pretrain`, `resume` and `quickstart` share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.core.locks import by_one_driver
-from sightline.platform.core.ray_init import start_ray
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs.pinned import read_record
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
 from sightline.platform.tracking.mlflow_run import Tracking
 from sightline.platform.training.memory import MemoryMeter
 
-from .progress import RunProgress, duration
-from .train_run import carry_out
+from .progress import duration
+from .train_run import is_trained, train_tracked
 
 if TYPE_CHECKING:
     from .finish import Findings
@@ -29,16 +26,16 @@ if TYPE_CHECKING:
 
 @by_one_driver
 def execute(run: Run, console: Console) -> dict[str, Any]:
-    """Carry `run` out from wherever it stands to its report. Returns a JSON-able result; raises `SightlineError`.
+    """Run what is missing of `run` up to its report. Returns a JSON-able result; raises `SightlineError`.
 
-    An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to go on from.
+    An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to continue from.
     """
     tracking = Tracking(run)
     memory = MemoryMeter()
     memory.start()
     began = time.monotonic()
     try:
-        if not _has_last_step(run):
+        if not is_trained(run.experiment, run.folder):
             _train(run, tracking, console)
         else:
             run.status = RunStatus.TRAINED
@@ -62,14 +59,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
         raise
     finally:
         memory.stop()
-    return _tell(run, findings, tracking, console, time.monotonic() - began)
-
-
-def _has_last_step(run: Run) -> bool:
-    """Whether the weights of the last step are on disk, whatever the status says: they alone can be measured."""
-    found = checkpoint.newest(run.folder / "checkpoints")
-    experiment = run.experiment
-    return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
+    return _show(run, findings, tracking, console, time.monotonic() - began)
 
 
 def _train(run: Run, tracking: Tracking, console: Console) -> None:
@@ -78,14 +68,11 @@ def _train(run: Run, tracking: Tracking, console: Console) -> None:
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}", highlight=False, soft_wrap=True)
     console.print("starting Ray and the workers (half a minute)", highlight=False)
-    start_ray()
-    tracking.start()
-    with RunProgress(console) as progress:
-        carry_out(run, progress.show)
+    train_tracked(run, tracking, console)
     if run.status == RunStatus.TRAINED:
         import ray
 
-        ray.shutdown()  # what follows is one process, and the workers' memory is wanted back
+        ray.shutdown()  # what follows needs the workers' memory
 
 
 def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
@@ -95,16 +82,16 @@ def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
         highlight=False,
         soft_wrap=True,
     )
-    _tell_undelivered(run, tracking.problem, console)
+    _show_undelivered(run, tracking.problem, console)
     return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": tracking.problem}
 
 
-def _tell_undelivered(run: Run, problem: str | None, console: Console) -> None:
+def _show_undelivered(run: Run, problem: str | None, console: Console) -> None:
     if problem:
         console.print(f"[yellow]{escape(undelivered(problem, run.name))}", soft_wrap=True)
 
 
-def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
+def _show(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
     uri = redact(tracking.uri)
     lines = [
         ("found", findings.headline),
@@ -119,7 +106,7 @@ def _tell(run: Run, findings: Findings, tracking: Tracking, console: Console, se
         if text:
             console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
     undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
-    _tell_undelivered(run, undelivered, console)
+    _show_undelivered(run, undelivered, console)
     return {
         "run": run.name,
         "status": run.status,

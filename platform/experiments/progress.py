@@ -1,4 +1,4 @@
-"""Progress of a run, drawn from its events: a live line on a terminal, a line now and then in a log."""
+"""Progress of a run, from its events: a live line on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sightline.platform.runs.events import Event
+from sightline.platform.runs.events import (
+    BrokenSamples,
+    ClusterNote,
+    HealthMeasured,
+    RunEvent,
+    StepsDone,
+    StorageNote,
+    TeacherCacheNote,
+    TeacherCacheProgress,
+    TrainingStarted,
+    ValidationDone,
+)
 
 LOG_SECONDS = 15.0
 """Between two lines where there is no terminal."""
@@ -25,7 +36,7 @@ class RunProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=console,
             transient=False,
@@ -49,65 +60,61 @@ class RunProgress:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def show(self, event: Event) -> None:
-        match event["kind"]:
-            case "cluster" | "cache" if "text" in event:
-                self.say(event["text"])
-            case "cache":
-                self._cache(event["done"], event["total"])
-            case "start":
+    def show(self, event: RunEvent) -> None:
+        match event:
+            case ClusterNote(text=text) | TeacherCacheNote(text=text):
+                self.say(text)
+            case TeacherCacheProgress(done=done, total=total):
+                self._cache(done, total)
+            case TrainingStarted():
                 self._start(event)
-            case "steps":
+            case StepsDone():
                 self._steps(event)
-            case "validation":
-                self.validation = f"  val {event['losses']['loss']:.4f}"
-            case "storage":
-                self.say(f"[yellow]{escape(event['text'])}")
-            case "health":
-                for warning in event["warnings"]:
-                    self.say(f"[yellow]step {event['step']}: the representation may be collapsing: {warning}")
-            case "broken":
-                self.say(f"[yellow]a substitute stands in for {event['reasons'][0]}")
-            case _:
-                pass
+            case ValidationDone(losses=losses):
+                self.validation = f"  val {losses['loss']:.4f}"
+            case StorageNote(text=text):
+                self.say(f"[yellow]{escape(text)}")
+            case HealthMeasured(step=step, warnings=warnings):
+                for warning in warnings:
+                    self.say(f"[yellow]step {step}: the representation may be collapsing: {warning}")
+            case BrokenSamples(reasons=reasons):
+                self.say(f"[yellow]a substitute stands in for {reasons[0]}")
 
-    def _start(self, event: Event) -> None:
-        self.steps, self.first, self.started = event["steps"], event["first_step"], time.monotonic()
-        again = f", going on at step {event['first_step']}" if event["first_step"] else ""
-        workers = f"{event['workers']} worker{'s' * (event['workers'] > 1)}"
-        self.say(f"training {event['parameters'] / 1e6:.2f} M parameters in {event['precision']} on {workers} ({event['device']}){again}")
+    def _start(self, event: TrainingStarted) -> None:
+        self.steps, self.first, self.started = event.steps, event.first_step, time.monotonic()
+        again = f", going on at step {event.first_step}" if event.first_step else ""
+        workers = f"{event.workers} worker{'s' * (event.workers > 1)}"
+        self.say(f"training {event.parameters / 1e6:.2f} M parameters in {event.precision} on {workers} ({event.device}){again}")
         if self.task is None:
-            self.task = self.bar.add_task("training", total=event["steps"], figures="")
-        self.bar.update(self.task, completed=event["first_step"])
+            self.task = self.bar.add_task("training", total=event.steps, metrics="")
+        self.bar.update(self.task, completed=event.first_step)
 
     def _cache(self, done: int, total: int) -> None:
         if self.making is None:
-            self.making = self.bar.add_task("teacher cache", total=total, figures="samples")
+            self.making = self.bar.add_task("teacher cache", total=total, metrics="samples")
         self.bar.update(self.making, completed=done)
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last_line > LOG_SECONDS:
             self.say(f"teacher cache {done:,}/{total:,} samples")
             self.last_line = now
 
-    def _steps(self, event: Event) -> None:
-        done = event["first"] + len(event["lr"])
-        speed = event["samples"] / event["seconds"]
-        wait = event["phases"].get("data_wait", 0.0) / event["seconds"]
-        figures = f"loss {event['losses']['loss'][-1]:.4f}{self.validation}  {speed:.0f} samples/s  data wait {wait:.0%}"
+    def _steps(self, event: StepsDone) -> None:
+        speed = f"{event.samples_per_second:.0f} samples/s  data wait {event.data_wait:.0%}"
+        metrics = f"loss {event.losses['loss'][-1]:.4f}{self.validation}  {speed}"
         if self.task is not None:
-            self.bar.update(self.task, completed=done, figures=figures)
+            self.bar.update(self.task, completed=event.end, metrics=metrics)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.last_line > LOG_SECONDS or done == self.steps):
-            left = (now - self.started) / max(1, done - self.first) * (self.steps - done)
-            self.say(f"step {done}/{self.steps}  {figures}  {left:.0f} s left")
+        if not self.console.is_terminal and (now - self.last_line > LOG_SECONDS or event.end == self.steps):
+            left = (now - self.started) / max(1, event.end - self.first) * (self.steps - event.end)
+            self.say(f"step {event.end}/{self.steps}  {metrics}  {left:.0f} s left")
             self.last_line = now
 
 
 @contextmanager
 def doing(console: Console, what: str) -> Iterator[Callable[[str, float], None]]:
-    """Work without steps: a spinner, or where there is no terminal a line at its begin, and at times one of what is told meanwhile.
+    """Show work without steps: a spinner on a terminal, else a line at its start and one every `LOG_SECONDS`.
 
-    Gives a function of what is done now and the share of it that is done.
+    Yields a function of (what is done now, the share of it that is done).
     """
     last = time.monotonic()
     if not console.is_terminal:

@@ -21,7 +21,7 @@ from sightline.methods.contract import BuildContext
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.config import Experiment
 from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
-from sightline.platform.core.locks import alone
+from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.paths import absolute, home
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.blocks import Made, staged
@@ -132,7 +132,7 @@ def build(
     were under way.
     """
     row_groups = tuple(samples.dataset.row_groups)
-    with _alone(uri):
+    with _lock(uri):
         if cache := Cache.find(uri, row_groups):
             if cache.manifest.key != key_of(made_of):
                 raise SightlineError(f"the cache in {uri} has another key: {cache.manifest.key[:16]}", how_to_rebuild(uri))
@@ -213,7 +213,7 @@ def _check_space(uri: str, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _lock(uri: str) -> Iterator[None]:
     """Of the runs on this machine one makes a cache, the others wait for it."""
     system, path = open_place(uri)
     try:
@@ -223,7 +223,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not is_local(system):
         yield
         return
-    with alone(Path(path) / ".lock", f"the cache in {uri} is being made"):
+    with exclusive_lock(Path(path) / ".lock", f"the cache in {uri} is being made"):
         yield
 
 

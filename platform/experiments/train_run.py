@@ -1,4 +1,4 @@
-"""Carries a run out on Ray: room on the cluster, attempts until it ends, early ends."""
+"""Trains a run on Ray: waits for room on the cluster, and makes attempts until the run ends or somebody stops it."""
 
 from __future__ import annotations
 
@@ -8,144 +8,213 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.cluster.placement import ClusterLease, await_room, can_grow, leaving
 from sightline.platform.cluster.resources import ResourcePlan, stage_resources
 from sightline.platform.cluster.shared_fs import identity, mark
-from sightline.platform.cluster.workers import fit
-from sightline.platform.runs.events import Event, write_down
+from sightline.platform.cluster.workers import run_workers
+from sightline.platform.config import Experiment
+from sightline.platform.core.ray_init import start_ray
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.runs.events import (
+    ClusterNote,
+    NonFiniteLoss,
+    Post,
+    RunEvent,
+    StorageNote,
+    TeacherCacheNote,
+    TeacherCacheProgress,
+    TrainingEnded,
+    TrainingFailed,
+    WorkerStarted,
+)
 from sightline.platform.runs.record import Run, RunStatus
+from sightline.platform.tracking.mlflow_run import Tracking
+from sightline.platform.training.job import TrainJob
 
-MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
-GROWN = "there is room for more workers: going on with them, from a checkpoint of the last step"
-FEWER = "a worker died: going on from the newest checkpoint with as many as there is room for"
-DIED = "Ray Train's controller died: going on from the newest checkpoint"
+from .progress import RunProgress
+
 GROW_SECONDS = 5.0
-"""Between two looks for more room."""
+"""Between two looks for room for more workers."""
 
 
-def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
+class NextAttempt(StrEnum):
+    """Why a run needs another attempt, as a person reads it."""
+
+    MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
+    GROWN = "there is room for more workers: going on with them, from a checkpoint of the last step"
+    FEWER = "a worker died: going on from the newest checkpoint with as many as there is room for"
+    DIED = "Ray Train's controller died: going on from the newest checkpoint"
+
+
+def train_on_ray(run: Run, on_event: Post) -> None:
     """Train `run` to its end, or to an early end by SIGINT or SIGTERM, which leaves a checkpoint. Raises `SightlineError`.
 
-    `on_event` sees every event once, after it is on disk.
+    `on_event` gets every event once, after it is on disk.
     """
+    experiment, deaths = run.experiment, 0
 
-    def say(text: str, kind: str = "cluster") -> None:
-        event = {"kind": kind, "text": text}
+    def record(event: RunEvent) -> None:
         run.note([event])
         on_event(event)
 
-    if storage := Storage.of(run.experiment, run.folder):
+    def say(text: str) -> None:
+        record(ClusterNote(text))
+
+    storage = Storage.of(experiment, run.folder)
+    if storage:
         storage.claim(identity(run.folder))
-    if run.experiment.teacher_cache.variants:
-        await_room(run.experiment, say)[1].give()
-    cache, again, deaths = _teacher_cache(run, on_event, say), "", 0
+    if experiment.teacher_cache.variants:
+        await_room(experiment, say)[1].release()
+    cache = _teacher_cache(experiment, run.folder, on_event, record)
     while True:
-        plan, lease = await_room(run.experiment, say)
+        plan, lease = await_room(experiment, say)
+        run.attempts += 1
+        _set_status(run, RunStatus.RUNNING)
+        attempt = _Attempt(experiment, plan, lease, on_event)
         try:
-            again = _attempt(run, plan, lease, cache, on_event, say, deaths < run.experiment.train.max_failures)
+            job = TrainJob(experiment, run.folder, run.fingerprint, teacher_cache=cache, token=mark(run.folder))
+            with _stop_on_signal(attempt.stop_asked.set):
+                error = attempt.run(job, f"{run.name}-{run.attempts}")
         finally:
-            lease.give()
-        if not again:
+            lease.release()
+        newest = _pull(storage, record) if storage else None
+        _set_status(run, RunStatus.FAILED)
+        ended = attempt.outcome(error, run.folder, may_die=deaths < experiment.train.max_failures)
+        if isinstance(ended, TrainingEnded):
+            if storage:
+                _check_last(storage, newest, ended.step, run.name)
+            _set_status(run, RunStatus.STOPPED if ended.stopped else RunStatus.TRAINED)
+        again = attempt.next_attempt(ended)
+        if again is None:
             return
-        deaths += again in (DIED, FEWER)
+        deaths += again in (NextAttempt.DIED, NextAttempt.FEWER)
         say(again)
 
 
-def _attempt(
-    run: Run,
-    plan: ResourcePlan,
-    lease: ClusterLease,
-    cache: str | None,
-    on_event: Callable[[Event], None],
-    say: Callable[..., None],
-    may_die: bool,
-) -> str:
-    """Train until the end or until somebody stops the run: empty. Else why it goes on: one of the sentences above.
+def is_trained(experiment: Experiment, folder: Path) -> bool:
+    """Whether the weights of the last step are in the run's `folder`, whatever its status says."""
+    found = checkpoint.newest(folder / "checkpoints")
+    return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
 
-    An elastic run has no restarts within Ray Train, which would wait for as many workers as before.
-    """
-    import ray
 
-    elastic, experiment = run.experiment.train.least_workers is not None, run.experiment
-    run.attempts += 1
-    run.status = RunStatus.RUNNING
+def train_tracked(run: Run, tracking: Tracking, console: Console) -> None:
+    """`train_on_ray` on a Ray that is started first, with its progress on the console and its metrics in MLflow."""
+    start_ray()
+    tracking.start()
+    with RunProgress(console) as progress:
+        train_on_ray(run, progress.show)
+
+
+def _set_status(run: Run, status: RunStatus) -> None:
+    run.status = status
     run.save()
-    job = {
-        "recipe": run.recipe,
-        "settings": run.settings,
-        "folder": str(run.folder),
-        "fingerprint": run.fingerprint,
-        "stream": asdict(plan.data),
-        "threads": plan.threads,
-        "teacher_cache": cache,
-        "token": mark(run.folder),
-    }
-    outcome: dict[str, Any] = {}
-    where: dict[int, str] = {}
 
-    def see(events: list[Event]) -> None:
-        write_down(run.folder, events)
-        for event in events:
-            outcome.setdefault(event["kind"], event)
-            if event["kind"] == "worker":
-                where[event["rank"]] = event["node"]
-                lease.give()
-            on_event(event)
 
-    asked, why, looked = threading.Event(), "", time.monotonic()
+class _Attempt:
+    """One start of the workers: what the driver learns from them, and why it asks them to end early."""
 
-    def stops() -> bool:
-        nonlocal why, looked
-        if not leaving().isdisjoint(where.values()):
-            why = MOVED
-        elif elastic and len(where) == plan.workers and time.monotonic() - looked > GROW_SECONDS:
-            looked = time.monotonic()
-            why = GROWN if can_grow(experiment, plan, where.values()) else ""
-        return asked.is_set() or bool(why)
+    def __init__(self, experiment: Experiment, plan: ResourcePlan, lease: ClusterLease, on_event: Post) -> None:
+        self.experiment, self.plan, self.lease, self.on_event = experiment, plan, lease, on_event
+        self.elastic = experiment.train.least_workers is not None
+        self.stop_asked = threading.Event()
+        """By a person."""
+        self._nodes: dict[int, str] = {}
+        """Rank -> node."""
+        self._failed: TrainingFailed | None = None
+        self._nonfinite: NonFiniteLoss | None = None
+        self._ended: TrainingEnded | None = None
+        self._reason: NextAttempt | None = None
+        """Why the driver asked for an early end."""
+        self._looked = time.monotonic()
 
-    with _asking_to_stop(asked.set):
-        error = fit(job, plan, f"{run.name}-{run.attempts}", 0 if elastic else experiment.train.max_failures, see, stops)
-    if storage := Storage.of(run.experiment, run.folder):
-        here = None
-        try:
-            here = storage.pull(lambda text: say(text, "storage"))
-        except SightlineError as problem:
-            say(str(problem), "storage")
-    run.status = RunStatus.FAILED
-    run.save()
-    if failed := outcome.get("failed"):
-        raise SightlineError(failed["what"], failed["hint"])
-    if bad := outcome.get("nonfinite"):
-        raise SightlineError(
-            f"the loss of step {bad['step']} is not finite; the update was not applied. Samples of the group: {', '.join(bad['ids'][:8])}",
-            "look at these samples with `sightline inspect`, lower optim.base_lr, or use train.precision=fp32",
-        )
-    if "end" not in outcome:
+    def run(self, job: TrainJob, name: str) -> BaseException | None:
+        """Train until the workers end. Returns what Ray Train raised, if anything.
+
+        An elastic run has no restarts within Ray Train, which would wait for as many workers as before.
+        """
+        return run_workers(job, self.plan, name, 0 if self.elastic else self.experiment.train.max_failures, self._see, self._stop)
+
+    def _see(self, event: RunEvent) -> None:
+        match event:
+            case WorkerStarted(rank=rank, node=node):
+                self._nodes[rank] = str(node)
+                self.lease.release()
+            case TrainingFailed():
+                self._failed = self._failed or event
+            case NonFiniteLoss():
+                self._nonfinite = self._nonfinite or event
+            case TrainingEnded():
+                self._ended = self._ended or event
+        self.on_event(event)
+
+    def _stop(self) -> bool:
+        if not leaving().isdisjoint(self._nodes.values()):
+            self._reason = NextAttempt.MOVED
+        elif self.elastic and len(self._nodes) == self.plan.workers and time.monotonic() - self._looked > GROW_SECONDS:
+            self._looked = time.monotonic()
+            self._reason = NextAttempt.GROWN if can_grow(self.experiment, self.plan, self._nodes.values()) else None
+        return self.stop_asked.is_set() or self._reason is not None
+
+    def outcome(self, error: BaseException | None, folder: Path, may_die: bool) -> TrainingEnded | NextAttempt:
+        """How the attempt ended; where workers died and `may_die`, why the next one is needed. Raises `SightlineError`."""
+        import ray
+
+        if self._failed:
+            raise SightlineError(self._failed.what, self._failed.hint)
+        if self._nonfinite:
+            raise nonfinite_error(self._nonfinite)
+        if self._ended:
+            return self._ended
         if may_die and isinstance(error, ray.exceptions.RayActorError):
-            return DIED
-        if may_die and elastic and not asked.is_set():
-            return FEWER
-        raise SightlineError(
-            f"training ended without a result: {error}", f"see {run.folder / 'ray'}; go on with `sightline resume {run.name}`"
-        )
-    if storage and (here is None or here.state.step < outcome["end"]["step"]):
-        raise SightlineError(
-            f"the checkpoint of step {outcome['end']['step']} is neither in {storage} nor on this node, only on that which trained",
-            f"when the storage answers again: `sightline resume {run.name}`",
-        )
-    run.status = RunStatus.STOPPED if outcome["end"]["stopped"] else RunStatus.TRAINED
-    run.save()
-    return why if run.status == RunStatus.STOPPED and not asked.is_set() else ""
+            return NextAttempt.DIED
+        if may_die and self.elastic and not self.stop_asked.is_set():
+            return NextAttempt.FEWER
+        hint = f"see {folder / 'ray'}; go on with `sightline resume {folder.name}`"
+        raise SightlineError(f"training ended without a result: {error}", hint)
+
+    def next_attempt(self, outcome: TrainingEnded | NextAttempt) -> NextAttempt | None:
+        """Why the run goes on after this attempt; None at its end, or where a person stopped it."""
+        if isinstance(outcome, NextAttempt):
+            return outcome
+        return self._reason if outcome.stopped and not self.stop_asked.is_set() else None
 
 
-def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[..., None]) -> str | None:
-    """The finished cache of the run's samples, where its settings ask for one. Ctrl-C keeps what is done."""
-    if not run.experiment.teacher_cache.variants:
+def nonfinite_error(event: NonFiniteLoss) -> SightlineError:
+    return SightlineError(
+        f"the loss of step {event.step} is not finite; the update was not applied. Samples of the microbatch: {', '.join(event.ids[:8])}",
+        "look at these samples with `sightline inspect`, lower optim.base_lr, or use train.precision=fp32",
+    )
+
+
+def _pull(storage: Storage, record: Post) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint, which is then on this node; None where the storage does not answer and there is none here."""
+    try:
+        return storage.pull(lambda text: record(StorageNote(text)))
+    except SightlineError as problem:
+        record(StorageNote(str(problem)))
+        return None
+
+
+def _check_last(storage: Storage, newest: checkpoint.Checkpoint | None, step: int, name: str) -> None:
+    """Raises `SightlineError` where the last checkpoint of the training is not on this node."""
+    if newest is None or newest.state.step < step:
+        raise SightlineError(
+            f"the checkpoint of step {step} is neither in {storage} nor on this node, only on that which trained",
+            f"when the storage answers again: `sightline resume {name}`",
+        )
+
+
+def _teacher_cache(experiment: Experiment, folder: Path, on_event: Post, record: Post) -> str | None:
+    """Where the finished cache of the run's samples lies; None where its settings ask for none. Ctrl-C keeps the samples that are done."""
+    if not experiment.teacher_cache.variants:
         return None
     import ray
 
@@ -154,20 +223,20 @@ def _teacher_cache(run: Run, on_event: Callable[[Event], None], say: Callable[..
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     try:
         return cache_of_run(
-            run.experiment,
-            run.folder,
-            stage_resources(total.get("CPU", 0), int(total.get("GPU", 0)) if run.experiment.train.device != "cpu" else 0),
-            lambda done, total: on_event({"kind": "cache", "done": done, "total": total}),
-            lambda text: say(text, "cache"),
+            experiment,
+            folder,
+            stage_resources(total.get("CPU", 0), int(total.get("GPU", 0)) if experiment.train.device != "cpu" else 0),
+            lambda done, total: on_event(TeacherCacheProgress(done, total)),
+            lambda text: record(TeacherCacheNote(text)),
         ).uri
     except KeyboardInterrupt:
-        say(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {run.name}", "cache")
+        record(TeacherCacheNote(f"stopped; what is in the teacher cache is kept; go on with: sightline resume {folder.name}"))
         raise
 
 
 @contextlib.contextmanager
-def _asking_to_stop(ask: Callable[[], Any]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for an early end with a checkpoint; a second one acts as it always does."""
+def _stop_on_signal(ask: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM calls `ask`, for an early end with a checkpoint; a second one acts as it always does."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:

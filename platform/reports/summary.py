@@ -12,6 +12,7 @@ from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.findings import brief, contrast_of
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
+from sightline.platform.runs.events import BrokenSamples, HealthMeasured, StepsDone, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
 
 
@@ -19,8 +20,8 @@ def phase_seconds(run: Run) -> dict[str, float]:
     """Where the time of the steps went, over all attempts, on rank 0."""
     seconds: dict[str, float] = defaultdict(float)
     for event in run.events():
-        if event["kind"] == "steps":
-            for name, value in event["phases"].items():
+        if isinstance(event, StepsDone):
+            for name, value in event.phases.items():
                 seconds[name] += value
     return dict(seconds)
 
@@ -39,12 +40,10 @@ def headline(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
 
 def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int) -> list[tuple[str, str]]:
     events = list(run.events())
-    steps = [e for e in events if e["kind"] == "steps"]
-    starts = [e for e in events if e["kind"] == "start"]
-    seconds = sum(e["seconds"] for e in steps)
-    samples = sum(e["samples"] for e in steps)
-    wait = sum(e["phases"].get("data_wait", 0.0) for e in steps)
-    last = starts[-1]
+    steps = [event for event in events if isinstance(event, StepsDone)]
+    seconds, samples = sum(event.seconds for event in steps), sum(event.samples for event in steps)
+    wait = sum(event.phases.get("data_wait", 0.0) for event in steps)
+    last = [event for event in events if isinstance(event, TrainingStarted)][-1]
     variants = run.settings.get("teacher_cache", {}).get("variants", 0)
     return [
         ("Method", f"{run.settings['method']} ({run.recipe})"),
@@ -52,12 +51,12 @@ def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak
         ("Validation data", f"{val.rows:,} {val.kind}" if val else "none"),
         ("Data fingerprint", run.fingerprint[:16]),
         *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
-        ("Parameters", f"{last['parameters'] / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
+        ("Parameters", f"{last.parameters / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
         ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
         ("Training time", f"{seconds:,.0f} s"),
         ("Speed", f"{samples / max(seconds, 1e-9):,.1f} samples/s"),
         ("Data wait", f"{wait / max(seconds, 1e-9):.1%} of the time"),
-        ("Workers", f"{last['workers']} ({last['device']}), {last['precision']}"),
+        ("Workers", f"{last.workers} ({last.device}), {last.precision}"),
         ("Attempts", str(run.attempts)),
         ("Peak memory", f"{peak / 2**30:.2f} GiB, all processes"),
         ("Effective history", found.state.history[:16]),
@@ -69,12 +68,12 @@ def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     steps = run.history()
     health: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for event in run.events():
-        if event["kind"] == "health":
-            for name, value in event["figures"].items():
-                health[f"health: {name}"].append((event["step"], value))
+        if isinstance(event, HealthMeasured):
+            for name, value in event.metrics.items():
+                health[f"health: {name}"].append((event.step, value))
     curves = {
         "train loss": [(step + 1, figures["loss"]) for step, figures in steps.items()],
-        "validation loss": [(e["step"], e["losses"]["loss"]) for e in run.events() if e["kind"] == "validation"],
+        "validation loss": [(event.step, event.losses["loss"]) for event in run.events() if isinstance(event, ValidationDone)],
         "learning rate": [(step + 1, figures["lr"]) for step, figures in steps.items()],
         **health,
     }
@@ -82,10 +81,10 @@ def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def warnings(run: Run) -> list[str]:
-    broken = {reason.partition(":")[0]: reason for e in run.events() if e["kind"] == "broken" for reason in e["reasons"]}
+    broken = {reason.partition(":")[0]: reason for e in run.events() if isinstance(e, BrokenSamples) for reason in e.reasons}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
-    health = [e for e in run.events() if e["kind"] == "health"]
-    return lines + [f"step {e['step']}: {warning}" for e in health[-1:] for warning in e["warnings"]]
+    health = [event for event in run.events() if isinstance(event, HealthMeasured)]
+    return lines + [f"step {event.step}: {warning}" for event in health[-1:] for warning in event.warnings]
 
 
 def next_steps(run: Run, registered: str | None) -> list[str]:

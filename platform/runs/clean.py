@@ -1,4 +1,4 @@
-"""What of the runs' checkpoints no run needs any more. The registry keeps copies of its own, and so does a run of what it began with."""
+"""Finds checkpoint files that no run needs any more. The registry has its own copies, and runs keep what they began with."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .record import Run
 
 @dataclass(frozen=True)
 class Waste:
-    """Something that can go."""
+    """A file or folder that can be deleted."""
 
     run: str
     status: str
-    """Of the run."""
+    """The run's."""
     path: Path
     what: str
     bytes: int
 
     def remove(self) -> None:
-        """A kill in the middle leaves every other checkpoint as it was. Raises `SightlineError`."""
+        """Delete it. A kill meanwhile leaves every other checkpoint as it was. Raises `SightlineError`."""
         try:
             if self.path.is_dir():
-                shutil.rmtree(checkpoint.set_aside(self.path))
+                shutil.rmtree(checkpoint.hide(self.path))
             else:
-                checkpoint.leave_out(self.path)
+                checkpoint.delete_file(self.path)
         except OSError as error:
             raise SightlineError(
                 f"{self.path} could not be deleted: {error.strerror or error}", "see who owns it, and try again"
@@ -43,8 +43,8 @@ class Waste:
 def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> list[Waste]:
     """Checkpoints beyond the newest `keep` that verify, and the optimizer's state of a finished run unless `optimizer` keeps it.
 
-    `keep`: by default 1 of a finished run, of any other its `train.keep`. Nothing of a run whose newest checkpoint does not verify: what
-    a person would hint it with must not go.
+    `keep`: by default 1 of a finished run, of any other its `train.keep`. Nothing of a run whose newest checkpoint does not verify: a
+    person may need the older ones to repair it.
     """
     folder, finished = run.folder / "checkpoints", run.status == "finished"
     paths = sorted(folder.glob("step-*"), reverse=True)
@@ -56,7 +56,7 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> li
         if len(whole) < wanted and (not whole or checkpoint.problem(path) is None):
             whole.append(path)
     waste = [_waste(run, path, f"checkpoint of {_step(path)}") for path in paths if path not in whole]
-    if finished:  # others may be writing
+    if finished:  # of other runs somebody may still be writing it
         waste += [_waste(run, path, "checkpoint that was not written to its end") for path in folder.glob(".part-*")]
         states = [path / "optimizer.safetensors" for path in whole if not optimizer]
         waste += [_waste(run, path, f"optimizer state of {_step(path.parent)}") for path in states if path.exists()]

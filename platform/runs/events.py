@@ -1,41 +1,152 @@
-"""What training tells its driver, and what the driver answers. Plain dictionaries, so that they can be written as JSON lines."""
+"""What happens in a run, as typed events. Workers hand them to the driver, and both write them as JSON lines in the run's folder.
+
+Names of classes and fields may change; the tags and keys on disk stay.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from sightline.platform.core.files import append_lines
+from sightline.platform.core.event_log import Event
 
 EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
 """Files in a run's folder with one writer each: the process of rank 0, where it sees the run's folder, and the driver."""
 
-Event = dict[str, Any]
-"""On disk every event carries `time`, seconds since 1970. `kind` is one of
-`worker`     rank, pid, host; from every rank. On Ray also node: its id
-`cache`      done, total, in samples; or text: of the cache that is made or found before training
-`cluster`    text: what the run waits for, or where it goes on
-`start`      device, precision, parameters, first_step, steps, workers
-`steps`      first, losses {name: [per step]}, lr, grad_norm, seconds, phases {name: seconds}, samples;
-             system {name: value}, with `log.system_metrics`
-`broken`     step, reasons; from any rank: samples that a substitute stands in for
-`validation` step, losses {name: value}
-`health`     step, figures {name: value}, warnings: a sentence for each figure that tells of a collapse
-`checkpoint` step, path, seconds
-`storage`    text: of checkpoints that cannot be put into `train.storage`, or fetched from there
-`nonfinite`  step, ids; from any rank
-`failed`     what, hint; machine: whether it was a fault of the machine (`MachineError`), where a checkpoint could not be written
-`end`        step, history, stopped
-"""
-Post = Callable[[Event], None]
-"""Hands an event to the driver; never blocks on it."""
+
+class RunEvent(Event, frozen=True, kw_only=True):
+    """Base of a run's events."""
+
+
+class WorkerStarted(RunEvent, frozen=True, tag="worker"):
+    """Comes from every rank."""
+
+    rank: int
+    pid: int
+    host: str
+    node: str | None = None
+    """Ray's id of the node; None without Ray."""
+
+
+class ClusterNote(RunEvent, frozen=True, tag="cluster"):
+    """What the run waits for, or where it continues."""
+
+    text: str
+
+
+class TeacherCacheNote(RunEvent, frozen=True, tag="cache"):
+    """About the teacher cache, which is made or found before training."""
+
+    text: str
+
+
+class TeacherCacheProgress(RunEvent, frozen=True, tag="cache_progress"):
+    """Samples in the teacher cache that is being made. For the screen; it is not written."""
+
+    done: int
+    total: int
+
+
+class StorageNote(RunEvent, frozen=True, tag="storage"):
+    """About checkpoints that cannot be uploaded to `train.storage`, or fetched from there."""
+
+    text: str
+
+
+class TrainingStarted(RunEvent, frozen=True, tag="start"):
+    device: str
+    precision: str
+    parameters: int
+    first_step: int
+    steps: int
+    """Of the whole run."""
+    workers: int
+
+
+class StepsDone(RunEvent, frozen=True, tag="steps"):
+    """The steps since the last report."""
+
+    first: int
+    losses: dict[str, list[float]]
+    """By name, one value a step."""
+    lr: list[float]
+    grad_norm: list[float]
+    seconds: float
+    phases: dict[str, float]
+    """Seconds by phase."""
+    samples: int
+    system: dict[str, float] | None = None
+    """With `log.system_metrics`."""
+
+    @property
+    def end(self) -> int:
+        """Steps done so far."""
+        return self.first + len(self.lr)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.seconds
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time in which training waited for data."""
+        return self.phases.get("data_wait", 0.0) / self.seconds
+
+
+class BrokenSamples(RunEvent, frozen=True, tag="broken"):
+    """Samples that were replaced by substitutes. Comes from any rank."""
+
+    step: int
+    reasons: list[str]
+
+
+class ValidationDone(RunEvent, frozen=True, tag="validation"):
+    step: int
+    losses: dict[str, float]
+
+
+class HealthMeasured(RunEvent, frozen=True, tag="health", rename={"metrics": "figures"}):
+    """How collapsed the representation is."""
+
+    step: int
+    metrics: dict[str, float]
+    warnings: list[str]
+    """One sentence for each metric beyond its limit."""
+
+
+class CheckpointWritten(RunEvent, frozen=True, tag="checkpoint"):
+    step: int
+    path: str
+    seconds: float
+
+
+class NonFiniteLoss(RunEvent, frozen=True, tag="nonfinite"):
+    """The update of this step was not applied. Comes from any rank, with the samples of its own microbatches."""
+
+    step: int
+    ids: list[str]
+
+
+class TrainingFailed(RunEvent, frozen=True, tag="failed"):
+    """An error that another attempt would only repeat."""
+
+    OLD_KEYS: ClassVar[dict[str, str]] = {"mend": "hint"}
+
+    what: str
+    hint: str = ""
+    machine: bool = False
+    """Whether the machine was at fault (`MachineError`), such as by a full disk."""
+
+
+class TrainingEnded(RunEvent, frozen=True, tag="end"):
+    """The last step, or an early end that the driver asked for."""
+
+    step: int
+    history: str
+    stopped: bool
+
+
+Post = Callable[[RunEvent], None]
+"""Hands an event to the driver without blocking."""
 Stop = Callable[[], bool]
-"""Whether the driver asked for an early end, as far as is known here; never blocks."""
-
-
-def write_down(folder: Path, events: list[Event]) -> None:
-    """Record in the run's `folder` what workers told: each event in the file that its `record` names, if it is not there already (None)."""
-    records = [event.pop("record", NOTICES) for event in events]
-    for name in (EVENTS, NOTICES):
-        append_lines(folder / name, [event for event, record in zip(events, records, strict=True) if record == name])
+"""Whether the driver asked for an early end, as far as this process knows. Does not block."""

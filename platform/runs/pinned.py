@@ -1,6 +1,6 @@
-"""Weights that a run keeps in its folder: those it begins from (`init/`) and those of its teachers (`frozen/`).
+"""Weights that are pinned in a run's folder: those it begins from (`init/`) and those of its teachers (`frozen/`).
 
-They are found and written once, when the run is made. So a resume needs neither the original nor the registry, and an alias that moves on
+They are found and written once, when the run is created. A resume needs neither the original nor the registry, and an alias that is moved
 changes nothing.
 """
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 WEIGHTS, RECORD = "init/weights.safetensors", "init/init.json"
 """In the run's folder."""
 FOLDER = "frozen"
-"""In the run's folder; one file for each setting that names an encoder."""
+"""In the run's folder; it holds one file for each setting that names a teacher."""
 
 
 @dataclass(frozen=True)
 class Initial:
-    """Weights for a new run, fitted to its pretext. `state` holds those that found a place, under the pretext's names."""
+    """Weights for a new run, matched to its pretext. `state` holds those that matched, under the pretext's names."""
 
     place: str
     """What `train.init` becomes: the absolute place and the SHA-256 of the weights found there, `PLACE@sha256:HEX`."""
@@ -48,7 +48,7 @@ class Initial:
         )
 
     def keep(self, experiment: Experiment, folder: Path) -> None:
-        """Write the weights and what is known of them to `init/` of the run's `folder`."""
+        """Write the weights and a record of them to `init/` of the run's `folder`."""
         sections = experiment.method_config.model_dump(mode="json")
         weights = Weights.of(experiment.method, sections, "pretext", self.state, self.source, str(folder / WEIGHTS))
         write_file(weights, folder / WEIGHTS)
@@ -57,7 +57,7 @@ class Initial:
 
 
 def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
-    """Fill a fresh pretext with the weights kept in the run's `folder`, fetched where this node lacks them.
+    """Load the weights that are pinned in the run's `folder` into a fresh pretext; a node without them downloads them.
 
     Raises `SightlineError` where they are gone or altered.
     """
@@ -71,7 +71,7 @@ def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What is known of the weights a run began from; None where it began from fresh ones."""
+    """The record of the weights that a run began from; None where it began from random ones."""
     path = folder / RECORD
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -81,7 +81,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def keep_teachers(found: Mapping[str, Weights], folder: Path) -> None:
-    """Write the encoders to `frozen/` of the run's `folder`."""
+    """Write the teachers to `frozen/` of the run's `folder`."""
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
         path.parent.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ def keep_teachers(found: Mapping[str, Weights], folder: Path) -> None:
 
 
 def kept_teachers(experiment: Experiment, folder: Path) -> dict[str, Weights]:
-    """The kept encoders' weights by setting, fetched where this node lacks them. Raises `SightlineError` where one is gone or altered."""
+    """The pinned teachers by setting; a node without them downloads them. Raises `SightlineError` where one is gone or altered."""
     kept = {}
     for key, pinned in find_method(experiment.method).teachers(experiment.method_config).items():
         path = folder / FOLDER / f"{key}.safetensors"
@@ -106,5 +106,5 @@ def kept_teachers(experiment: Experiment, folder: Path) -> dict[str, Weights]:
 
 
 def load_teachers(experiment: Experiment, folder: Path) -> dict[str, torch.nn.Module]:
-    """The kept encoders by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
+    """The pinned teachers as modules, by setting, in evaluation mode. Raises `SightlineError` where one is gone or altered."""
     return {key: weights.encoder() for key, weights in kept_teachers(experiment, folder).items()}

@@ -1,4 +1,4 @@
-"""A run's record: a folder with what was asked for (`run.json`), what happened (`events.jsonl`) and what came out of it."""
+"""A run's record: a folder with its settings (`run.json`), its events (`events.jsonl`) and its results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
 from sightline.platform import config
-from sightline.platform.core.files import append_lines, parse_lines, write_record
+from sightline.platform.core.event_log import append_events, read_events
+from sightline.platform.core.files import write_record
 from sightline.platform.core.paths import home, runs_folder
 
-from .events import EVENTS, NOTICES, Event
+from .events import EVENTS, NOTICES, RunEvent, StepsDone
 
 RUN_FILE = "run.json"
 METRIC_NAMES = 2
@@ -26,16 +27,16 @@ class RunStatus(StrEnum):
     CREATED = "created"
     RUNNING = "running"
     STOPPED = "stopped"
-    """Early, with a checkpoint to go on from."""
+    """Early, with a checkpoint to continue from."""
     FAILED = "failed"
     TRAINED = "trained"
-    """The last step is made; probes, registration and report are not."""
+    """The last step is done; probes, registration and report are not."""
     FINISHED = "finished"
 
 
 @dataclass
 class Run:
-    """A logical run: one, across retries, resumes and changes of size."""
+    """One logical run, across retries, resumes and changes of the number of workers."""
 
     name: str
     folder: Path
@@ -53,7 +54,7 @@ class Run:
     commit: str | None = None
     """Of Sightline's checkout, when the run was made."""
     tracking_uri: str = ""
-    """The only place that keeps a password, for the next connection. `settings` and `command` are shown and sent, so they hold none."""
+    """With its password, for the next connection. `settings` and `command` are shown and sent, so they hold none."""
     versions: dict[str, str] = field(default_factory=dict)
     metric_names: int = 1
     """See `METRIC_NAMES`; a record without it was written before there was a second version."""
@@ -85,33 +86,31 @@ class Run:
         return self._validated[1]
 
     def save(self) -> None:
-        """Replace the record in one move: a kill leaves the old one or the new one. Only its owner can read it: see `tracking_uri`."""
+        """Replace the record by a rename, so that a kill leaves the old or the new one. Only its owner can read it: see `tracking_uri`."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.init and each.name != "folder"}
         write_record(self.folder / RUN_FILE, values)
 
-    def append(self, events: list[Event]) -> None:
-        """Record events of rank 0. Called by the process that trains, before it writes the checkpoint that contains them."""
-        append_lines(self.folder / EVENTS, events)
+    def append(self, events: list[RunEvent]) -> None:
+        """Record events of rank 0. The process that trains calls this before it writes the checkpoint that contains them."""
+        append_events(self.folder / EVENTS, events)
 
-    def note(self, events: list[Event]) -> None:
+    def note(self, events: list[RunEvent]) -> None:
         """Record events of other ranks and of the driver."""
-        append_lines(self.folder / NOTICES, events)
+        append_events(self.folder / NOTICES, events)
 
-    def events(self) -> Iterator[Event]:
-        """All events, those of lost attempts included: rank 0's in the order in which they were made, then those of other ranks."""
-        for path in (self.folder / EVENTS, self.folder / NOTICES):
-            if path.exists():
-                with path.open("rb") as file:
-                    yield from parse_lines(file)
+    def events(self) -> Iterator[RunEvent]:
+        """All events, those of lost attempts included: rank 0's in the order in which they were made, then those of others."""
+        yield from read_events(self.folder / EVENTS, RunEvent)
+        yield from read_events(self.folder / NOTICES, RunEvent)
 
     def history(self) -> dict[int, dict[str, float]]:
         """Step -> its metrics (losses, lr, grad_norm), each from the last attempt that made the step."""
         steps: dict[int, dict[str, float]] = {}
         for event in self.events():
-            if event["kind"] == "steps":
-                for i in range(len(event["lr"])):
-                    losses = {name: values[i] for name, values in event["losses"].items()}
-                    steps[event["first"] + i] = {**losses, "lr": event["lr"][i], "grad_norm": event["grad_norm"][i]}
+            if isinstance(event, StepsDone):
+                for i in range(len(event.lr)):
+                    losses = {name: values[i] for name, values in event.losses.items()}
+                    steps[event.first + i] = {**losses, "lr": event.lr[i], "grad_norm": event.grad_norm[i]}
         return dict(sorted(steps.items()))
 
 

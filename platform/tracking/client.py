@@ -6,36 +6,39 @@ import logging
 import os
 import shlex
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.core.paths import artifact_location, local_tracking_uri
 from sightline.platform.core.redaction import redact
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 
 def quiet_mlflow() -> None:
-    """MLflow's import speaks of migrations and telemetry; none of it is for the person who started a run."""
+    """Import MLflow without its messages on migrations and telemetry, and with short retries and timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server answers an upload when it has stored the file
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; a server answers an upload after it has stored the file
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
-    import mlflow  # noqa: F401  # sets its loggers up, so they are quietened after it
+    import mlflow  # noqa: F401  # sets up its loggers, so their levels are set after it
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def undelivered(problem: str, name: str) -> str:
-    """What a person is told of a server that is away; `name`: what to resume."""
+    """The message for a person when the server was unreachable. `name`: what to resume."""
     return f"MLflow was away ({problem}); nothing is lost: `sightline resume {shlex.quote(name)}` delivers the rest"
 
 
-def experiment_of(client: Any, name: str, uri: str) -> str:
-    """The id of the MLflow experiment of this name, made where there is none."""
+def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
+    """The id of the MLflow experiment of this name, which is created where there is none."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)

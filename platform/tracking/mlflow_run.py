@@ -1,7 +1,7 @@
-"""MLflow, owned by the driver: one MLflow run for a logical run, across retries, resumes and changes of size.
+"""Sends a run's metrics to MLflow, from the driver: one MLflow run for each logical run, across retries and resumes.
 
-`events.jsonl` is the spool. A thread delivers from it in batches and notes how far it came, so a server that is away costs no
-metric and no step: what was not delivered goes out later, at the latest with the next resume.
+A thread reads `events.jsonl`, sends in batches and notes how far it came. While the server is unreachable nothing is lost and no step
+waits: the rest is sent later, at the latest by the next resume.
 """
 
 from __future__ import annotations
@@ -11,35 +11,47 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-from sightline.platform.core.files import parse_lines
+from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.paths import local_tracking_uri
 from sightline.platform.core.redaction import redact, safe_line
-from sightline.platform.runs.events import EVENTS, Event
+from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.record import Run
 
 from .client import experiment_of, quiet_mlflow
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 MOST_METRICS = 1000
 """Metrics in one request, MLflow's own limit."""
 
 
+class _State(TypedDict):
+    """How far delivery came; kept in `tracking.json`."""
+
+    offset: int
+    delivered: dict[str, int]
+    """Metric -> its last step."""
+
+
 class Tracking:
-    """Delivers one run's record to MLflow in the background; start with `start`, finish with `close`."""
+    """Delivers one run's events to MLflow in the background, from `start` to `close`."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.uri = run.tracking_uri or local_tracking_uri()
         self.problem: str | None = None
         self._state_path = run.folder / "tracking.json"
-        self._state: dict[str, Any] = {"offset": 0, "delivered": {}}
+        self._state: _State = {"offset": 0, "delivered": {}}
         if self._state_path.exists():
             self._state = json.loads(self._state_path.read_text())
-        self._client: Any = None
+        self._client: MlflowClient | None = None
         self._closing = threading.Event()
         self._lock = threading.RLock()
-        """Held while connecting and while delivering: `close` may come while the thread still delivers."""
+        """Held while connecting and delivering: `close` may be called while the thread still delivers."""
         self._thread = threading.Thread(target=self._work, name="sightline-tracking", daemon=True)
 
     def start(self) -> None:
@@ -47,12 +59,17 @@ class Tracking:
 
     @property
     def offset(self) -> int:
-        """Bytes of the record that were delivered."""
-        return int(self._state["offset"])
+        """Bytes of `events.jsonl` that were delivered."""
+        return self._state["offset"]
 
     @property
-    def client(self) -> Any:
-        """The MLflow client, with the run made where it was not yet. Raises what MLflow raises when the server is away."""
+    def run_id(self) -> str:
+        """Of the MLflow run, which `client` creates."""
+        return str(self.run.mlflow_run_id)
+
+    @property
+    def client(self) -> MlflowClient:
+        """The MLflow client; creates the MLflow run where there is none yet. Raises what MLflow raises when the server is unreachable."""
         with self._lock:
             if self._client is None:
                 quiet_mlflow()
@@ -61,7 +78,7 @@ class Tracking:
                 client = MlflowClient(tracking_uri=self.uri)
                 if self.run.mlflow_run_id is None:
                     self.run.mlflow_run_id = self._create(client)
-                    self.run.save()  # at once: a failure from here on must not make a second run
+                    self.run.save()  # at once, so that a failure after this creates no second run
                 else:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
                 self._log_params(client)
@@ -70,7 +87,7 @@ class Tracking:
             return self._client
 
     def deliver(self) -> None:
-        """Send what is in the spool and not yet delivered. Raises what MLflow raises."""
+        """Send the events that were not delivered yet. Raises what MLflow raises."""
         from mlflow.entities import Metric
 
         path = self.run.folder / EVENTS
@@ -82,10 +99,10 @@ class Tracking:
                 file.seek(offset)
                 block = file.read()
             for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
-                for event in parse_lines([line]):
-                    # One time for an event, whenever it is sent: a request whose answer was lost then repeats what the server has.
-                    when = int(event.get("time", time.time()) * 1000)
-                    for name, step, value in figures(event):
+                for event in parse_events([line], RunEvent):
+                    # The time of the event, whenever it is sent: a request whose answer was lost then repeats what the server has.
+                    when = int((event.time or time.time()) * 1000)
+                    for name, step, value in metrics_of(event):
                         if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
                             newest[name] = step
                             metrics.append(Metric(name, value, when, step))
@@ -96,10 +113,10 @@ class Tracking:
             if offset > self._state["offset"]:
                 self._send(metrics, offset, newest)
 
-    def _send(self, metrics: list[Any], offset: int, newest: dict[str, int]) -> None:
-        """One request, then a note of how far it came: `offset` is past all whole events, `newest` past all steps."""
+    def _send(self, metrics: list[Metric], offset: int, newest: dict[str, int]) -> None:
+        """Send one request, then note how far it came: `offset` is past all whole events; `newest` is each metric's last step."""
         if metrics:
-            self.client.log_batch(self.run.mlflow_run_id, metrics=metrics)
+            self.client.log_batch(self.run_id, metrics=metrics)
         self._state = {"offset": offset, "delivered": dict(newest)}
         part = self._state_path.with_suffix(".part")
         part.write_text(json.dumps(self._state))
@@ -113,14 +130,14 @@ class Tracking:
         try:
             client = self.client
             self.deliver()
-            there = client.get_run(self.run.mlflow_run_id).data.metrics if metrics else {}
+            there = client.get_run(self.run_id).data.metrics if metrics else {}
             for name, value in (metrics or {}).items():
-                if there.get(name) != value:  # measured again by a resume, it is the same figure
-                    client.log_metric(self.run.mlflow_run_id, name, value)
+                if there.get(name) != value:  # a resume measured the same value again
+                    client.log_metric(self.run_id, name, value)
             for path in artifacts or []:
                 if path.exists():
-                    client.log_artifact(self.run.mlflow_run_id, str(path))
-            client.set_terminated(self.run.mlflow_run_id, status=status)
+                    client.log_artifact(self.run_id, str(path))
+            client.set_terminated(self.run_id, status=status)
             self.problem = None
         except Exception as error:
             self.problem = safe_line(error)
@@ -135,7 +152,7 @@ class Tracking:
             except Exception as error:
                 self.problem, pause = safe_line(error), min(pause * 2, 60.0)
 
-    def _create(self, client: Any) -> str:
+    def _create(self, client: MlflowClient) -> str:
         experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
         tags = {
             **self.run.experiment.log.tags,
@@ -153,20 +170,20 @@ class Tracking:
         tags = {key: redact(value) for key, value in tags.items()}
         return str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
 
-    def _log_params(self, client: Any) -> None:
-        """The settings that the MLflow run does not have yet; those of the first attempt stay."""
+    def _log_params(self, client: MlflowClient) -> None:
+        """Log the settings that the MLflow run does not have yet; those of the first attempt stay."""
         from mlflow.entities import Param
 
-        there = client.get_run(self.run.mlflow_run_id).data.params
+        there = client.get_run(self.run_id).data.params
         flat = self.run.experiment.flat()
         params = [Param(key, redact(str(value))[:6000]) for key, value in flat.items() if key not in there]
         for start in range(0, len(params), 100):
-            client.log_batch(self.run.mlflow_run_id, params=params[start : start + 100])
+            client.log_batch(self.run_id, params=params[start : start + 100])
 
-    def _log_data(self, client: Any) -> None:
-        """The data sets as MLflow's dataset inputs, with their fingerprints as digests, and the licences of the training data as a tag.
+    def _log_data(self, client: MlflowClient) -> None:
+        """Log the data sets as MLflow dataset inputs, with their fingerprints as digests, and the training data's licences as a tag.
 
-        Those that the MLflow run has already it takes as the same.
+        MLflow recognises those that the run already has.
         """
         from mlflow.entities import Dataset as LoggedDataset
         from mlflow.entities import DatasetInput, InputTag
@@ -183,33 +200,32 @@ class Tracking:
             inputs.append(DatasetInput(logged, [InputTag("mlflow.data.context", use)]))
             if use == "training":
                 licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
-                client.set_tag(self.run.mlflow_run_id, "sightline.licence", licences[:4000] or "unstated")
-        client.log_inputs(self.run.mlflow_run_id, datasets=inputs)
+                client.set_tag(self.run_id, "sightline.licence", licences[:4000] or "unstated")
+        client.log_inputs(self.run_id, datasets=inputs)
 
 
 def is_behind(run: Run) -> bool:
-    """Whether MLflow has not been given all of the run's record."""
+    """Whether some of the run's events were not delivered to MLflow."""
     path = run.folder / EVENTS
     return run.mlflow_run_id is None or (path.exists() and path.stat().st_size > Tracking(run).offset)
 
 
-def figures(event: Event) -> Iterator[tuple[str, int, float]]:
-    """(metric, step, value) of an event. Steps count what is done: the first step's loss stands at 1."""
-    if event["kind"] == "steps":
-        steps = len(event["lr"])
-        series = {f"train/{name}": values for name, values in event["losses"].items()}
-        series |= {"train/lr": event["lr"], "train/grad_norm": event["grad_norm"]}
-        for name, values in series.items():
-            for i, value in enumerate(values):
-                yield name, event["first"] + i + 1, value
-        last = event["first"] + steps
-        yield "speed/samples_per_second", last, event["samples"] / event["seconds"]
-        yield "speed/data_wait", last, event["phases"].get("data_wait", 0.0) / event["seconds"]
-        for name, value in event.get("system", {}).items():
-            yield f"system/{name}", last, value
-    elif event["kind"] == "validation":
-        for name, value in event["losses"].items():
-            yield f"val/{name}", event["step"], value
-    elif event["kind"] == "health":
-        for name, value in event["figures"].items():
-            yield f"health/{name}", event["step"], value
+def metrics_of(event: RunEvent) -> Iterator[tuple[str, int, float]]:
+    """(metric, step, value) of an event. MLflow's step is the number of steps done: the first step's loss is at 1."""
+    match event:
+        case StepsDone():
+            series = {f"train/{name}": values for name, values in event.losses.items()}
+            series |= {"train/lr": event.lr, "train/grad_norm": event.grad_norm}
+            for name, values in series.items():
+                for i, value in enumerate(values):
+                    yield name, event.first + i + 1, value
+            yield "speed/samples_per_second", event.end, event.samples_per_second
+            yield "speed/data_wait", event.end, event.data_wait
+            for name, value in (event.system or {}).items():
+                yield f"system/{name}", event.end, value
+        case ValidationDone():
+            for name, value in event.losses.items():
+                yield f"val/{name}", event.step, value
+        case HealthMeasured():
+            for name, value in event.metrics.items():
+                yield f"health/{name}", event.step, value

@@ -1,4 +1,4 @@
-"""How much memory a run takes, with every process that it started."""
+"""How much memory a run takes, with all processes that it started."""
 
 from __future__ import annotations
 

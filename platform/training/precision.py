@@ -1,33 +1,65 @@
-"""`precision: auto`: measures what pays on the machine at hand, on the model at hand."""
+"""`precision: auto`: measures which precision is faster for this model on this machine."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sightline.methods import collective
 from sightline.methods.contract import Batch
 from sightline.methods.random import MicrobatchRng
+from sightline.platform.data.loader.blocks import Columns
 
+from .step import buffers_kept, tensors, total
+
+PRECISIONS = ("fp32", "bf16")
 ROUNDS = 5
 BF16_MUST_GAIN = 1.15
-"""bf16 is taken where it is at least this much faster: below that its rounding buys nothing."""
+"""bf16 is chosen where it is at least this much faster; a smaller gain is not worth its rounding."""
+
+
+def run_precision(wanted: str, folder: Path, pretext: Any, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
+    """The precision of a run: `wanted`, or for `auto` what rank 0 measured once and noted in the run's `folder`.
+
+    Called by all ranks together.
+    """
+    if wanted != "auto":
+        return wanted
+    choice = torch.zeros(1, dtype=torch.int64, device=device)
+    if collective.rank() == 0:
+        choice += PRECISIONS.index(_noted_precision(folder / "precision.json", pretext, columns, weights, device))
+    return PRECISIONS[int(collective.broadcast(choice))]
+
+
+def _noted_precision(note: Path, pretext: Any, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
+    if note.exists():
+        return str(json.loads(note.read_text())["precision"])
+    chosen, seconds = choose_precision(pretext, tensors(columns, device), weights, device)
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps({"precision": chosen, "seconds": seconds}))
+    part.replace(note)
+    return chosen
 
 
 def choose_precision(
-    pretext: Any, batch: Batch, weights: dict[str, float], device: torch.device, samples: int = 4
+    pretext: Any, batch: Batch, weights: Mapping[str, float], device: torch.device, samples: int = 4
 ) -> tuple[str, dict[str, float]]:
-    """(`fp32` or `bf16`, seconds of a forward + backward in each; of a matrix product where that decides). Leaves gradients and buffers."""
-    from .step import buffers_kept, total
+    """(`fp32` or `bf16`, seconds of a forward and backward pass in each; of a matrix product where that decides).
 
-    if (product := _product_seconds(device))["bf16"] > product["fp32"]:  # no instructions for it: no network can gain
+    Gradients and buffers of `pretext` stay as they are.
+    """
+    if (product := _product_seconds(device))["bf16"] > product["fp32"]:  # the CPU has no bf16 instructions: no network can gain
         return "fp32", product
 
     small = {name: value[:samples] for name, value in batch.items()}
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with buffers_kept(pretext):
-        for _ in range(ROUNDS):  # in turns: a machine that is busy for a moment must not decide
+        for _ in range(ROUNDS):  # alternating, so that a moment in which the machine is busy does not decide
             for precision, taken in times.items():
                 start = time.perf_counter()
                 prepared = pretext.to_device(small)
@@ -43,7 +75,7 @@ def choose_precision(
 
 
 def _product_seconds(device: torch.device, size: int = 1024) -> dict[str, float]:
-    """Least seconds of a square matrix product in each precision, measured in turns."""
+    """Least seconds of a square matrix product in each precision, measured alternately."""
     factors = {"fp32": torch.ones(size, size, device=device), "bf16": torch.ones(size, size, device=device, dtype=torch.bfloat16)}
     seconds: dict[str, list[float]] = {name: [] for name in factors}
     for _ in range(ROUNDS):

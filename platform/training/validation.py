@@ -1,4 +1,4 @@
-"""The validation curve: the losses on a fixed sample of `data.val` with fixed draws, shared out over the ranks."""
+"""The validation curve: losses on a fixed sample of `data.val` with fixed random draws, divided among the ranks; and health metrics."""
 
 from __future__ import annotations
 
@@ -11,26 +11,69 @@ from typing import Any
 import torch
 
 from sightline.methods import collective
+from sightline.methods.catalog import find_method
 from sightline.methods.contract import Alarm, Stage, Views
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.config import Experiment
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.fixed import fixed_microbatches
+from sightline.platform.runs.events import HealthMeasured, Post, ValidationDone
 
-from .step import buffers_kept, tensors, total
+from .inputs import TrainInputs
+from .step import Stepper, buffers_kept, tensors, total
 
 STEP = -2
-"""The step that keys the draws of validation microbatches: no step of training."""
+"""The step that keys the random draws of validation microbatches; no training step has it."""
+
+
+class Validator:
+    """Measures validation losses and health during training. The validation data are read at the first use."""
+
+    def __init__(self, inputs: TrainInputs, stepper: Stepper, post: Post) -> None:
+        self.inputs, self.stepper, self.post = inputs, stepper, post
+        self._validation: Validation | None = None
+
+    def measure(self, step: int, columns: Columns) -> None:
+        """Called by all ranks together; rank 0 posts the events.
+
+        `columns`: the views of a training microbatch, on which health is measured where there are no validation data.
+        """
+        with self.stepper.phases("validation"):
+            if self.inputs.job.experiment.data.val is not None:
+                validation = self._load()
+                losses = validation.measure(self.stepper.pretext, self.stepper.weights, self.stepper.autocast())
+                columns = validation.microbatches[0][1] if validation.microbatches else columns
+                if losses and collective.rank() == 0:
+                    self.post(ValidationDone(step, losses))
+        if collective.rank() == 0:
+            self._measure_health(step, columns)
+
+    def _load(self) -> Validation:
+        if self._validation is None:
+            stage = self.inputs.make_stage() if self.inputs.make_stage else None
+            self._validation = Validation.load(self.inputs.job.experiment, self.inputs.views, self.stepper.device, stage)
+        return self._validation
+
+    def _measure_health(self, step: int, columns: Columns) -> None:
+        experiment = self.inputs.job.experiment
+        with self.stepper.phases("health"):
+            health = measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device)
+        if health:
+            # Random weights look collapsed by nature, so they are not judged.
+            known = find_method(experiment.method).alarms
+            warnings = alarms(health, known, step / self.inputs.clock.steps) if step else []
+            self.post(HealthMeasured(step, health, warnings))
 
 
 @dataclass
 class Validation:
-    """This rank's microbatches, decoded once and kept as uint8 (77 MB for 256 pairs of 224 px)."""
+    """This rank's validation microbatches, decoded once and kept as uint8 (77 MB for 256 pairs of 224 px)."""
 
     microbatches: list[tuple[int, Columns]]
     shares: bool
-    """Whether these microbatches are this rank's. A rank without any measures microbatch 0 with weight 0, so that all know all metrics."""
+    """Whether these microbatches are this rank's own. A rank without any measures microbatch 0 with weight 0, so that all ranks gather
+    the same metrics."""
     seed: int
     device: torch.device
 
@@ -47,7 +90,7 @@ class Validation:
         return cls(own or list(islice(part(0, world=1), 1)), bool(own), experiment.train.seed, device)
 
     def measure(self, pretext: Any, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
-        """`loss` (the weighted total), its terms and the diagnostics, means over all samples of all ranks. Empty for no usable sample."""
+        """`loss` (the weighted total), its terms and the diagnostics: means over all samples of all ranks. Empty without usable samples."""
         names: list[str] = []
         sums = torch.zeros(0)
         for value in pretext.buffers():  # running statistics live on rank 0
@@ -71,7 +114,7 @@ class Validation:
 
 @contextmanager
 def evaluating(pretext: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, which leaves no trace in running statistics (some methods have a teacher that never evaluates)."""
+    """Evaluation mode without gradients. Running statistics are restored afterwards: some teachers stay in training mode."""
     pretext.eval()
     try:
         with torch.no_grad(), buffers_kept(pretext):
@@ -81,16 +124,16 @@ def evaluating(pretext: Any) -> Iterator[None]:
 
 
 def measure_health(pretext: Any, columns: Columns, seed: int, device: torch.device) -> dict[str, float]:
-    """The method's figures of the representation on one microbatch; empty where it has none."""
+    """The method's health metrics of the representation on one microbatch; empty where it has none."""
     if not hasattr(pretext, "health"):
         return {}
     with evaluating(pretext):
-        figures = pretext.health(pretext.to_device(tensors(columns, device)), MicrobatchRng(seed, STEP, 0))
-    return {name: float(value) for name, value in figures.items()}
+        metrics = pretext.health(pretext.to_device(tensors(columns, device)), MicrobatchRng(seed, STEP, 0))
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def alarms(health: Mapping[str, float], known: Iterable[Alarm], progress: float = 1.0) -> list[str]:
-    """A sentence for each figure beyond its limit, at this share of the run. A figure that is not a number is beyond every limit."""
+    """One sentence for each metric beyond its limit. `progress`: share of the run that is done. NaN is beyond every limit."""
     found = []
     for alarm in known:
         value = health.get(alarm.figure)

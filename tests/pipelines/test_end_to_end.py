@@ -16,8 +16,10 @@ from toy import TOY, write_pairs
 
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.events import RunEvent, TrainingStarted
 from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job, train
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -54,7 +56,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_driver(tmp_path: Path, monkeypatch: 
     assert Path(result["report"]).read_text().startswith("<!doctype html>")
     run = Run.open(str(folder))
     assert run.attempts == 3
-    steps = [e["first_step"] for e in run.events() if e["kind"] == "start"]
+    steps = [e.first_step for e in run.events() if isinstance(e, TrainingStarted)]
     assert len(steps) == 3 and 0 == steps[0] < steps[1] < steps[2] < 300, "a stop came too late to matter"
     _check_history(run, home, monkeypatch)
     _check_mlflow(run, result)
@@ -68,8 +70,8 @@ def _check_history(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """The same samples in the same steps as one undisturbed worker in this process; losses to 1e-4 over 20 steps."""
     monkeypatch.setenv("SIGHTLINE_HOME", str(home))
     alone = create_run("alone", run.experiment, run.fingerprint, "test", "")
-    events: list[dict[str, Any]] = []
-    train(Job(alone.recipe, alone.settings, str(alone.folder), alone.fingerprint), events.append, lambda: False)
+    events: list[RunEvent] = []
+    train(TrainJob(alone.experiment, alone.folder, alone.fingerprint), events.append, lambda: False)
     alone.append(events)
     ours, theirs = checkpoint.newest(run.folder / "checkpoints"), checkpoint.newest(alone.folder / "checkpoints")
     assert ours is not None and theirs is not None

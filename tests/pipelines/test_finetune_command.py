@@ -18,6 +18,7 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.runs.events import ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.weights.format import Weights, read_file, write_folder
 
@@ -98,6 +99,6 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     assert result["registered"] == "models:/finetune-classification-model@candidate"
     run = Run.open("ft")
     assert Dataset.open(run.settings["data"]["train"]).manifest.classes == ("dark", "bright")
-    validation = [e["losses"] for e in run.events() if e["kind"] == "validation"]
+    validation = [e.losses for e in run.events() if isinstance(e, ValidationDone)]
     assert {"loss", "cross_entropy", "accuracy"} == validation[-1].keys()
     assert "accuracy" in (run.folder / "report.html").read_text()

@@ -19,7 +19,9 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.models.encoders import open_encoder
-from sightline.platform.training.loop import Job, train
+from sightline.platform.runs.events import RunEvent, StepsDone
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm warns of its own
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -84,7 +86,7 @@ def test_weights_that_came_in_teach_a_run(ask: Ask, tmp_path: Path) -> None:
     assert run.settings["model"]["teacher_dim"] == 24
     (tmp_path / "vit.pth").unlink()
     file.unlink()
-    events: list[dict[str, Any]] = []
-    train(Job(run.recipe, run.settings, str(run.folder), run.fingerprint), events.append, lambda: False)
-    (steps,) = [event for event in events if event["kind"] == "steps"]
-    assert all(value > 0 for value in steps["losses"]["features"]) and len(steps["losses"]["features"]) == 2
+    events: list[RunEvent] = []
+    train(TrainJob(run.experiment, run.folder, run.fingerprint), events.append, lambda: False)
+    (steps,) = [event for event in events if isinstance(event, StepsDone)]
+    assert all(value > 0 for value in steps.losses["features"]) and len(steps.losses["features"]) == 2

@@ -19,6 +19,7 @@ from toy import TOY, write_pairs
 
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster import code_wheel, submit
+from sightline.platform.runs.events import StepsDone
 from sightline.platform.runs.record import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -57,7 +58,7 @@ def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, clust
     folder = work / "sightline-runs" / "runs" / "first"
 
     def trains() -> bool:
-        return (folder / "events.jsonl").exists() and any(event["kind"] == "steps" for event in Run._read(folder).events())
+        return (folder / "events.jsonl").exists() and any(isinstance(event, StepsDone) for event in Run.read(folder).events())
 
     try:
         until(trains)
@@ -75,7 +76,7 @@ def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, clust
     assert code == 0, err
     assert json.loads(out) == {"job": job, "status": "STOPPED"}
     assert "go on with: sightline resume first" in err
-    run, found = Run._read(folder), checkpoint.newest(folder / "checkpoints")
+    run, found = Run.read(folder), checkpoint.newest(folder / "checkpoints")
     assert run.status == "stopped" and found is not None and found.state.step == max(run.history()) + 1
 
     code, out, err = sightline(work, cluster, "submit", "--follow", job)

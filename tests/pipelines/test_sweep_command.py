@@ -17,6 +17,7 @@ from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
 from sightline.platform.experiments.sweep.record import Sweep
+from sightline.platform.runs.events import TrainingStarted
 from sightline.platform.runs.record import Run
 
 SPACE = ["--space", "pretext.mask_ratio=0.2..0.8", "--space", "pretext.temperature=log:0.05..0.5"]
@@ -83,7 +84,7 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
     for number in before:
         attempts = Run.open(f"harmed-{number:03d}").attempts
         assert attempts <= 2, "a finished trial does not run again"
-    starts = [event["first_step"] for n in range(6) for event in Run.open(f"harmed-{n:03d}").events() if event["kind"] == "start"]
+    starts = [event.first_step for n in range(6) for event in Run.open(f"harmed-{n:03d}").events() if isinstance(event, TrainingStarted)]
     assert len(starts) > 6 and any(first > 0 for first in starts), "a trial went on from its checkpoint"
 
 
@@ -152,5 +153,5 @@ def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_figures_of_one(p
     pairs, (single,) = Sweep.open("two").trials(), Sweep.open("one").trials()
     assert len(pairs) == 2 and all(trial.results for trial in pairs)
     assert pairs[0].settings == single.settings and pairs[0].results == pytest.approx(single.results, rel=1e-3)
-    starts = [event for event in Run.open("two-000").events() if event["kind"] == "start"]
-    assert [event["workers"] for event in starts] == [2]
+    starts = [event for event in Run.open("two-000").events() if isinstance(event, TrainingStarted)]
+    assert [event.workers for event in starts] == [2]

@@ -13,8 +13,9 @@ from toy import TOY, write_pairs
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.events import RunEvent
 from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job
+from sightline.platform.training.job import TrainJob
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +49,9 @@ def toy_run(home: Path, toy_data: dict[str, str]) -> Callable[..., Run]:
     return make
 
 
-def job_of(run: Run) -> Job:
+def job_of(run: Run) -> TrainJob:
     """The in-process job of a run: one worker, no Ray."""
-    return Job(run.recipe, run.settings, str(run.folder), run.fingerprint)
+    return TrainJob(run.experiment, run.folder, run.fingerprint)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,12 @@ def ray_head() -> None:
 
 
 @pytest.fixture
-def train_here() -> Callable[..., list[dict[str, Any]]]:
+def train_here() -> Callable[..., list[RunEvent]]:
     """`train_here(run, stop_after=17)`: trains in this process; the events. `stop_after`: an early end after that step."""
     from sightline.platform.training.loop import train
 
-    def go(run: Run, stop_after: int | None = None) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
+    def go(run: Run, stop_after: int | None = None) -> list[RunEvent]:
+        events: list[RunEvent] = []
         asked = [0]
 
         def stop() -> bool:

@@ -12,6 +12,7 @@ from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.events import TrainingStarted
 from sightline.platform.runs.record import Run
 
 STEPS = 24
@@ -39,4 +40,4 @@ def bits(run: Run) -> str:
 
 
 def starts(run: Run) -> list[int]:
-    return [event["first_step"] for event in run.events() if event["kind"] == "start"]
+    return [event.first_step for event in run.events() if isinstance(event, TrainingStarted)]

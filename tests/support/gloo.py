@@ -19,10 +19,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from sightline.platform.core.files import append_lines
-from sightline.platform.runs.events import EVENTS
+from sightline.platform.core.event_log import append_events
+from sightline.platform.runs.events import EVENTS, RunEvent
 from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job, train
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 PRETEXTS = [f"sightline.methods.{name}.pretext" for name in ("croco", "conmim", "loca", "i2p_mae")]
 
@@ -34,7 +35,7 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _rank(job: Job, rank: int, world: int, store: str, errors: str, environment: Mapping[str, str]) -> None:
+def _rank(values: dict[str, Any], rank: int, world: int, store: str, errors: str, environment: Mapping[str, str]) -> None:
     """One rank of a real gloo group. What it says on standard error goes to the file `errors`."""
     import torch.distributed as dist
 
@@ -43,9 +44,11 @@ def _rank(job: Job, rank: int, world: int, store: str, errors: str, environment:
     os.dup2(file, 2)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=120))
 
-    def post(event: dict[str, Any]) -> None:
+    job = TrainJob.from_values(values)
+
+    def post(event: RunEvent) -> None:
         if rank == 0:
-            append_lines(Path(job.folder) / EVENTS, [event])
+            append_events(job.folder / EVENTS, [event])
 
     train(job, post, lambda: False)
     dist.destroy_process_group()
@@ -56,13 +59,14 @@ def train_in_processes(run: Run, world: int, kill_at: int = 0, elsewhere: Path |
     """Train `run` on `world` ranks from wherever it stands to its end, or until SIGKILL: of every rank, at the first checkpoint from step
     `kill_at` on. `elsewhere`: the folder that all but rank 0 take for the run's."""
     folder = Path(run.folder)
-    job = Job(run.recipe, run.settings, str(folder), run.fingerprint)
-    other = replace(job, folder=str(elsewhere or folder))
+    job = TrainJob(run.experiment, folder, run.fingerprint)
+    other = replace(job, folder=elsewhere or folder)
     store = str(folder / f"store-{uuid.uuid4().hex}")
     environment = {"SIGHTLINE_HOME": os.environ["SIGHTLINE_HOME"]}
     files = [folder / f"rank-{rank}.err" for rank in range(world)]
+    values = [(other if rank else job).to_values() for rank in range(world)]
     ranks = [
-        _context().Process(target=_rank, args=(other if rank else job, rank, world, store, str(files[rank]), environment))
+        _context().Process(target=_rank, args=(values[rank], rank, world, store, str(files[rank]), environment))
         for rank in range(world)
     ]
     for process in ranks:

@@ -1,11 +1,10 @@
-"""How long each of those compared trains: samples as they are, FLOP by the cost of a sample, seconds by a short trial of its speed."""
+"""How long each entry of a comparison trains: from samples, from FLOP and the cost of a sample, or from seconds and a measured speed."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from sightline.methods.errors import CallError
@@ -13,13 +12,13 @@ from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.estimate import estimate_cost
-from sightline.platform.runs.events import Event
-from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job, train
+from sightline.platform.runs.events import RunEvent, StepsDone
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 UNITS = {"samples": 1.0, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "flop": 1.0}
 SPEED_SECONDS = 15.0
-"""For which an entry is tried, after its first report, where the budget is time."""
+"""Of training in which an entry's speed is measured, after its first report, where the budget is time."""
 
 
 def parse_budget(text: str) -> tuple[float, str]:
@@ -44,34 +43,33 @@ def samples_of(budget: str, experiment: config.Experiment, gflops_per_sample: fl
 
 
 def gflops(experiment: config.Experiment) -> float | None:
-    """Of a sample, forward, backward and what runs before; None where it cannot be counted."""
-    told = estimate_cost(experiment)
-    return None if told.gflops_per_sample is None else told.gflops_per_sample + (told.stage_gflops_per_sample or 0.0)
+    """GFLOP of a sample: forward, backward and the stage before; None where it cannot be counted."""
+    cost = estimate_cost(experiment)
+    return None if cost.gflops_per_sample is None else cost.gflops_per_sample + (cost.stage_gflops_per_sample or 0.0)
 
 
 def measure_speed(experiment: config.Experiment) -> float:
-    """Samples a second of training in this process, one worker, from the second report on."""
+    """Samples a second of training with one worker in this process, from the second report on."""
     changed = {"train.length": "1e9 samples", "train.checkpoint_every": "1e9 samples", "log.every": 1, "train.workers": 1}
     changed |= {"data.val": None, "train.init": None, "train.storage": None}
     tried = config.load(experiment.recipe, changed, settings=experiment.sections())
     seen: list[tuple[float, int]] = []
 
-    def post(event: Event) -> None:
-        if event["kind"] == "steps":
-            seen.append((time.perf_counter(), event["samples"]))
+    def post(event: RunEvent) -> None:
+        if isinstance(event, StepsDone):
+            seen.append((time.perf_counter(), event.samples))
 
     def stop() -> bool:
         return len(seen) > 2 and seen[-1][0] - seen[0][0] >= SPEED_SECONDS
 
     with tempfile.TemporaryDirectory() as scratch:
-        fingerprint = Dataset.open(str(experiment.data.train)).fingerprint
-        run = Run("speed", Path(scratch), experiment.recipe, tried.sections(), fingerprint, "", "")
+        folder = Path(scratch)
         if tried.has_stage:
             from sightline.platform.models.resolve import resolve_teachers
             from sightline.platform.runs.pinned import keep_teachers
 
             tried, found = resolve_teachers(tried)
-            keep_teachers(found, Path(scratch))
-            run = replace(run, settings=tried.sections())
-        train(Job(run.recipe, run.settings, scratch, fingerprint, None, local_plan(tried).threads), post, stop)
+            keep_teachers(found, folder)
+        fingerprint = Dataset.open(str(experiment.data.train)).fingerprint
+        train(TrainJob(tried, folder, fingerprint, threads=local_plan(tried).threads), post, stop)
     return sum(samples for _, samples in seen[1:]) / (seen[-1][0] - seen[0][0])

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.locks import by_one_driver
-from sightline.platform.core.ray_init import start_ray
-from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel
 from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
 from sightline.platform.evaluation.probes.run import run_probes
 from sightline.platform.evaluation.results import ProbeOutcome, probes_to_json
-from sightline.platform.experiments.progress import RunProgress, doing
-from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.experiments.progress import doing
+from sightline.platform.experiments.train_run import is_trained, train_tracked
 from sightline.platform.models.encoders import open_encoder
 from sightline.platform.reports.page import write_report
 from sightline.platform.runs.record import Run, RunStatus
@@ -31,14 +29,14 @@ from sightline.platform.tracking.mlflow_run import Tracking, is_behind
 from sightline.platform.training.memory import MemoryMeter
 
 from . import page
-from .record import Comparison
+from .record import Comparison, ComparisonStatus
 
 
 @by_one_driver
 def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
-    """Carries `comparison` out from wherever it stands. Returns a JSON-able result; raises `SightlineError`.
+    """Run what is missing of `comparison` up to its page. Returns a JSON-able result; raises `SightlineError`.
 
-    Seed after seed, so that one that is stopped has all of them with the same seeds.
+    Seed by seed, so that a comparison that is stopped has the same seeds of all entries.
     """
 
     def say(text: str) -> None:
@@ -53,13 +51,13 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     runs = [(seed, entry) for seed in comparison.seeds for entry in comparison.entries]
     for number, (seed, entry) in enumerate(runs):
         run = comparison.run(entry, seed)
-        if trained(run):
+        if is_trained(run.experiment, run.folder):
             _close_missed(run)
             continue
         say(f"run {number + 1} of {len(runs)}: {run.name}, {entry.samples:,} samples")
         _train(comparison, run, console)
         if run.status == RunStatus.STOPPED:
-            comparison.status = "stopped"
+            comparison.status = ComparisonStatus.STOPPED
             comparison.save()
             say(f"stopped; go on with: sightline resume {shlex.quote(comparison.name)}")
             return {"comparison": comparison.name, "status": "stopped", "folder": str(comparison.folder)}
@@ -71,7 +69,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     (comparison.folder / "probes.json").write_text(json.dumps(probes_to_json(probes), indent=1))
     costs = page.costs(comparison)
     report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
-    comparison.status = "finished"
+    comparison.status = ComparisonStatus.FINISHED
     comparison.save()
     parent_run.end(comparison, report, page.metrics(comparison, probes), {})
     for line in page.lines(comparison, probes, costs):
@@ -88,34 +86,25 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     }
 
 
-def trained(run: Run) -> bool:
-    """Whether the weights of the last step are there."""
-    found = checkpoint.newest(run.folder / "checkpoints")
-    return found is not None and found.state.step >= run.experiment.clock(Dataset.open(str(run.experiment.data.train)).rows).steps
-
-
 def _train(comparison: Comparison, run: Run, console: Console) -> None:
     tracking, memory = Tracking(run), MemoryMeter()
-    start_ray()
-    tracking.start()
     memory.start()
-    said = "FAILED"
+    end = "FAILED"
     try:
-        with RunProgress(console) as progress:
-            carry_out(run, progress.show)
-        said = "FINISHED" if run.status == RunStatus.TRAINED else "KILLED"
+        train_tracked(run, tracking, console)
+        end = "FINISHED" if run.status == RunStatus.TRAINED else "KILLED"
     finally:
         memory.stop()
         comparison.peaks[run.name] = max(memory.peak, comparison.peaks.get(run.name, 0))
         comparison.save()
-        tracking.close(said)
+        tracking.close(end)
     if tracking.problem:
         console.print(f"[yellow]{escape(undelivered(tracking.problem, comparison.name))}", soft_wrap=True)
 
 
 def _close_missed(run: Run) -> None:
-    """The end of a trained run whose driver died before it could say so, or while MLflow was away."""
-    if run.status not in ("trained", "finished"):
+    """End a trained run in MLflow, where its driver died before it did, or MLflow was unreachable."""
+    if run.status not in (RunStatus.TRAINED, RunStatus.FINISHED):
         run.status = RunStatus.TRAINED
         run.save()
     elif not is_behind(run):
@@ -123,8 +112,8 @@ def _close_missed(run: Run) -> None:
     Tracking(run).close("FINISHED")
 
 
-def _measure(comparison: Comparison, progress: Any) -> dict[str, ProbeOutcome]:
-    """Probe name -> outcome; the first entry is compared with the others, all with their random weights."""
+def _measure(comparison: Comparison, progress: Callable[[str, float], None]) -> dict[str, ProbeOutcome]:
+    """Probe name -> outcome. The first entry is compared with the others, and each with its network of random weights."""
     evaluated = []
     for entry in comparison.entries:
         first, *others = [open_encoder(comparison.run_name(entry, seed)) for seed in comparison.seeds]

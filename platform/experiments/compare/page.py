@@ -11,6 +11,7 @@ from sightline.platform.evaluation.results import ProbeOutcomes, ProbeResult, Ro
 from sightline.platform.reports.charts import line_chart
 from sightline.platform.reports.page import ReportPage
 from sightline.platform.reports.sections import Cell, Section, text_table
+from sightline.platform.runs.events import StepsDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
 
@@ -58,10 +59,10 @@ def costs(comparison: Comparison) -> list[Cost]:
 
 def _cost(comparison: Comparison, entry: Entry, pages: Mapping[str, str]) -> Cost:
     runs = [Run.open(comparison.run_name(entry, seed)) for seed in comparison.seeds]
-    steps = [[event for event in run.events() if event["kind"] == "steps"] for run in runs]
-    seconds = [sum(event["seconds"] for event in events) for events in steps]
-    samples = [sum(event["samples"] for event in events) for events in steps]
-    waits = [sum(event["phases"].get("data_wait", 0.0) for event in events) for events in steps]
+    steps = [[event for event in run.events() if isinstance(event, StepsDone)] for run in runs]
+    seconds = [sum(event.seconds for event in events) for events in steps]
+    samples = [sum(event.samples for event in events) for events in steps]
+    waits = [sum(event.phases.get("data_wait", 0.0) for event in events) for events in steps]
     return Cost(
         label=entry.label,
         recipe=entry.recipe,

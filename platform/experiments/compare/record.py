@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from sightline.platform.runs.names import refuse_taken
 from sightline.platform.runs.record import Run
 
 
+class ComparisonStatus(StrEnum):
+    CREATED = "created"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One of those compared: a recipe with its own settings, and how long it trains."""
+    """One recipe of a comparison, with its own settings and the length of its training."""
 
     label: str
     recipe: str
     settings: dict[str, Any]
-    """All sections, the budget's length included."""
+    """All sections, with the length that the budget gives."""
     fingerprint: str
     """Of its training data."""
     samples: int
@@ -47,12 +54,11 @@ class Comparison:
     controls: int
     created: str
     command: str
-    status: str = "created"
-    """created | stopped | trained | finished"""
+    status: ComparisonStatus = ComparisonStatus.CREATED
     mlflow_run_id: str | None = None
     tracking_uri: str = ""
     peaks: dict[str, int] = field(default_factory=dict)
-    """Run -> bytes of memory that all processes had at most while it trained."""
+    """Run -> most bytes of memory that all processes had while it trained."""
 
     @classmethod
     def create(cls, name: str, **values: Any) -> Comparison:
@@ -74,6 +80,7 @@ class Comparison:
         try:
             values = json.loads(path.read_text())
             values |= {"entries": [Entry(**entry) for entry in values["entries"]], "seeds": tuple(values["seeds"])}
+            values["status"] = ComparisonStatus(values["status"])
             return cls(**{**values, "folder": path.parent.absolute(), "probes": values["probes"] and tuple(values["probes"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CallError(f"{path} is not readable: {error}") from error
@@ -85,7 +92,7 @@ class Comparison:
         return f"{self.name}-{entry.label}-s{seed}"
 
     def run(self, entry: Entry, seed: int) -> Run:
-        """Made where there is none."""
+        """Created where there is none."""
         name = self.run_name(entry, seed)
         if (runs_folder() / name / "run.json").exists():
             return Run.open(name)

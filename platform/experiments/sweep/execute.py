@@ -16,18 +16,18 @@ from sightline.platform.tracking import parent_run
 from sightline.platform.tracking.client import quiet_mlflow
 
 from . import summary
-from .record import Sweep, Trial
+from .record import Sweep, SweepStatus, Trial
 
 CHAMPION = "champion"
 
 
 @by_one_driver
 def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
-    """Carries `sweep` out from wherever it stands. Returns a JSON-able result; raises `SightlineError`.
+    """Run what is missing of `sweep` up to its report. Returns a JSON-able result; raises `SightlineError`.
 
-    Stopped by Ctrl-C it returns with status `stopped`; a resume goes on from the record.
+    Stopped by Ctrl-C it returns with status `stopped`; a resume continues from the record.
     """
-    from .run_trials import carry_out
+    from .run_trials import run_trials
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -38,11 +38,11 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
         sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", sweep.settings["log"]["experiment"], texts, say)
         sweep.save()
     start_ray()
-    carry_out(sweep, say)
+    run_trials(sweep, say)
     import ray
 
     ray.shutdown()
-    if sweep.status == "stopped":
+    if sweep.status is SweepStatus.STOPPED:
         say(f"stopped; go on with: sightline resume {shlex.quote(sweep.name)}")
         return {"sweep": sweep.name, "status": "stopped", "folder": str(sweep.folder)}
     winner, registered = sweep.best(), None
@@ -50,7 +50,7 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
         sweep.winner = winner.number
         registered = _promote(sweep, winner, console)
     report = write_report(sweep.folder / "report.html", summary.page(sweep, registered))
-    sweep.status = "finished"
+    sweep.status = SweepStatus.FINISHED
     sweep.save()
     metrics = {f"objective/{sweep.plan.objective.replace('.', '/')}": winner.last} if winner and winner.last is not None else {}
     parent_run.end(sweep, report, metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
@@ -76,7 +76,7 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
 
 
 def _promote(sweep: Sweep, winner: Trial, console: Console) -> str | None:
-    """Measures, registers and reports the winner's run, and points the alias `champion` at it. None where the registry is away."""
+    """Measure, register and report the winner's run, and point the alias `champion` at it. None where the registry is unreachable."""
     run = Run.open(sweep.run_name(winner.number))
     result = execution.execute(run, console)
     if not (address := result["registered"]):

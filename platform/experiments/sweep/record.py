@@ -1,21 +1,24 @@
-"""A sweep's record: a folder with what was asked for (`sweep.json`) and what came of it (`trials.jsonl`). A resume reads no more."""
+"""A sweep's record: a folder with its plan (`sweep.json`) and the events of its trials (`trials.jsonl`). A resume reads nothing else."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from sightline.methods.errors import CallError
 from sightline.methods.settings import Settings, nearest
 from sightline.platform import config
 from sightline.platform.config import without_password
-from sightline.platform.core.files import append_lines, parse_lines, write_record
+from sightline.platform.core.event_log import Event, append_events, read_events
+from sightline.platform.core.files import write_record
 from sightline.platform.core.paths import home, sweep_record
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.names import refuse_taken
@@ -23,11 +26,62 @@ from sightline.platform.runs.names import refuse_taken
 from .space import Space, parse_domain
 
 TRIALS = "trials.jsonl"
-"""One line an event: `proposed` (settings), `result` (step, objective, decision), `end` (status). Written by the driver alone."""
+"""One line for each `TrialEvent`. Only the driver writes it."""
+
+
+class SweepStatus(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    TRAINED = "trained"
+    """All trials have ended; the winner is not promoted yet."""
+    FINISHED = "finished"
+
+
+class TrialStatus(StrEnum):
+    OPEN = "open"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    """Stopped by the scheduler."""
+    CANCELLED = "cancelled"
+    """Stopped by a person."""
+    FAILED = "failed"
+
+
+class Decision(StrEnum):
+    """The scheduler's, about a result; by Ray Tune's names."""
+
+    CONTINUE = "CONTINUE"
+    PAUSE = "PAUSE"
+    STOP = "STOP"
+    NOOP = "NOOP"
+
+
+class TrialEvent(Event, frozen=True, kw_only=True):
+    """Base of a sweep's events. Names of classes and fields may change; the tags and keys on disk stay."""
+
+
+class TrialProposed(TrialEvent, frozen=True, tag="proposed"):
+    trial: int
+    settings: dict[str, Any]
+
+
+class TrialMeasured(TrialEvent, frozen=True, tag="result"):
+    trial: int
+    decision: Decision
+    step: int
+    objective: float
+
+
+class TrialEnded(TrialEvent, frozen=True, tag="end"):
+    trial: int
+    status: TrialStatus
+    error: str = ""
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class SweepPlan(Settings):
-    """How a sweep searches. Fixed from its start on."""
+    """How a sweep searches. It does not change after the start."""
 
     space: dict[str, str] = Field(description="setting -> domain, as `--space` takes it")
     trials: int = Field(ge=1, description="how many, the recipe's own settings included")
@@ -53,16 +107,15 @@ class Trial:
 
     number: int
     settings: dict[str, Any]
-    """What it has besides the sweep's own."""
+    """Those that differ from the sweep's own."""
     results: dict[int, float] = field(default_factory=dict)
-    """Step -> objective, in the order in which they came."""
+    """Step -> objective, in the order of measuring."""
     stopped: bool = False
     """Whether the scheduler's last decision was to stop it."""
-    status: str = "open"
-    """open | finished | pruned | cancelled | failed"""
+    status: TrialStatus = TrialStatus.OPEN
     error: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Where its time went: whole, training, measuring. Empty for a trial that was begun more than once."""
+    """Of its parts: whole, training, measuring. Empty for a trial that was started more than once."""
 
     @property
     def last(self) -> float | None:
@@ -76,14 +129,13 @@ class Sweep:
     folder: Path
     recipe: str
     settings: dict[str, Any]
-    """Of a trial, before the space's settings."""
+    """Of every trial, before those of the search space."""
     fingerprint: str
     """Of the training data."""
     plan: SweepPlan
     created: str
     command: str
-    status: str = "created"
-    """created | running | stopped | finished"""
+    status: SweepStatus = SweepStatus.CREATED
     mlflow_run_id: str | None = None
     tracking_uri: str = ""
     winner: int | None = None
@@ -107,7 +159,8 @@ class Sweep:
             try:
                 values = json.loads(path.read_text())
                 plan = SweepPlan.model_validate(values.pop("plan"))
-                return cls(**{**values, "folder": path.parent.absolute(), "plan": plan})
+                status = SweepStatus(values.get("status", SweepStatus.CREATED))
+                return cls(**{**values, "folder": path.parent.absolute(), "plan": plan, "status": status})
             except (OSError, ValueError, TypeError) as error:
                 raise CallError(f"{path} is not readable: {error}") from error
         names = sweep_names()
@@ -117,8 +170,11 @@ class Sweep:
         values = {key: value for key, value in asdict(self).items() if key not in ("folder", "plan")}
         write_record(self.folder / "sweep.json", {**values, "plan": self.plan.model_dump(mode="json")})
 
-    def note(self, events: Iterable[dict[str, Any]]) -> None:
-        append_lines(self.folder / TRIALS, list(events))
+    def note(self, event: TrialEvent) -> None:
+        append_events(self.folder / TRIALS, [event])
+
+    def events(self) -> Iterator[TrialEvent]:
+        return read_events(self.folder / TRIALS, TrialEvent)
 
     def run_name(self, number: int) -> str:
         return f"{self.name}-{number:03d}"
@@ -130,31 +186,25 @@ class Sweep:
     def trials(self) -> list[Trial]:
         """What is recorded, by number."""
         found: dict[int, Trial] = {}
-        if not (self.folder / TRIALS).exists():
-            return []
-        with (self.folder / TRIALS).open("rb") as file:
-            for event in parse_lines(file):
-                number = event["trial"]
-                if event["kind"] == "proposed":
-                    found[number] = Trial(number, event["settings"])
-                elif event["kind"] == "result":
-                    found[number].results[event["step"]] = event["objective"]
-                    found[number].stopped = event["decision"] == "STOP"
-                elif event["kind"] == "end":
-                    found[number].status, found[number].error = event["status"], event.get("error", "")
-                    found[number].seconds = event.get("seconds", {})
+        for event in self.events():
+            match event:
+                case TrialProposed(trial=number, settings=settings):
+                    found[number] = Trial(number, settings)
+                case TrialMeasured(trial=number, step=step, objective=objective, decision=decision):
+                    found[number].results[step] = objective
+                    found[number].stopped = decision is Decision.STOP
+                case TrialEnded(trial=number):
+                    trial = found[number]
+                    trial.status, trial.error, trial.seconds = event.status, event.error, event.seconds
         return [found[number] for number in sorted(found)]
 
-    def results(self) -> list[tuple[int, int, float]]:
-        """(trial, step, objective) in the order in which the scheduler saw them."""
-        if not (self.folder / TRIALS).exists():
-            return []
-        with (self.folder / TRIALS).open("rb") as file:
-            return [(e["trial"], e["step"], e["objective"]) for e in parse_lines(file) if e["kind"] == "result"]
+    def results(self) -> list[TrialMeasured]:
+        """In the order in which the scheduler saw them."""
+        return [event for event in self.events() if isinstance(event, TrialMeasured)]
 
     def best(self) -> Trial | None:
-        """The best of the whole trials; of equals the first."""
-        whole = [trial for trial in self.trials() if trial.status == "finished" and self.plan.steps in trial.results]
+        """The best of the finished trials; of equal ones the first."""
+        whole = [trial for trial in self.trials() if trial.status is TrialStatus.FINISHED and self.plan.steps in trial.results]
         sign = 1 if self.plan.better == "higher" else -1
         return max(whole, key=lambda trial: sign * trial.results[self.plan.steps], default=None)
 

@@ -1,4 +1,4 @@
-"""Carries a sweep out on Ray Tune, from wherever its record stands. The driver alone writes the sweep's record, the runs' state and MLflow.
+"""Runs the trials of a sweep that have not ended on Ray Tune. Only the driver writes the sweep's record, the runs' status and MLflow.
 
 Ray keeps private files of its own below the sweep's folder; none of them is read again.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -21,179 +21,210 @@ from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.cluster.shared_fs import identity, mark
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.experiments.create import create_run
-from sightline.platform.runs.events import Event
+from sightline.platform.runs.events import StepsDone, TrainingFailed, WorkerStarted
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
-from sightline.platform.training.loop import Job
+from sightline.platform.training.job import TrainJob
 
-from .record import Sweep, Trial
+from .record import Sweep, SweepStatus, Trial, TrialEnded, TrialProposed, TrialStatus
 from .schedule import Recorded
 from .search import propose
-from .trial import STOP, trainable
+from .trial import STOP, TrialTask, trainable
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
 
 Say = Callable[[str], None]
 RESTARTS = 2
 """Of a trial whose process died."""
-RUN_STATUS = {
-    "finished": RunStatus.TRAINED,
-    "failed": RunStatus.FAILED,
-    "pruned": RunStatus.STOPPED,
-    "cancelled": RunStatus.STOPPED,
+PROGRESS_SECONDS = 30.0
+"""Between two lines of progress."""
+DIED = "its process died"
+
+
+@dataclass(frozen=True)
+class _End:
+    """What the end of a trial means for its run and for the run in MLflow."""
+
+    run: RunStatus
+    mlflow: str
+
+
+ENDS = {
+    TrialStatus.FINISHED: _End(RunStatus.TRAINED, "FINISHED"),
+    TrialStatus.FAILED: _End(RunStatus.FAILED, "FAILED"),
+    TrialStatus.PRUNED: _End(RunStatus.STOPPED, "FINISHED"),
+    TrialStatus.CANCELLED: _End(RunStatus.STOPPED, "KILLED"),
 }
-SAID = {"finished": "FINISHED", "failed": "FAILED", "pruned": "FINISHED", "cancelled": "KILLED"}
-"""To MLflow, of a trial's end."""
-PROGRESS = 30.0
-"""Seconds between two lines that say how far the trials are."""
 
 
-class Trials(Searcher):
-    """Hands out trials: first those that are open, then new ones. A trial whose settings do not go together has failed at once."""
+@dataclass
+class LiveTrial:
+    """A trial that is running."""
 
-    def __init__(self, sweep: Sweep, say: Say) -> None:
-        super().__init__(metric="objective", mode="max" if sweep.plan.better == "higher" else "min")
-        self.sweep, self.say = sweep, say
-        self.live: dict[int, _Live] = {}
-        open_ones = [trial.number for trial in sweep.trials() if trial.status == "open"]
-        self.waiting = [*open_ones, *(n for n in range(sweep.plan.trials) if n not in {t.number for t in sweep.trials()})]
+    run: Run
+    tracking: Tracking
+    began: float = field(default_factory=time.monotonic)
+    earlier_failures: int = 0
+    """Failures that its run recorded in earlier attempts."""
 
-    def suggest(self, trial_id: str) -> Any:
-        while self.waiting:
-            number = self.waiting.pop(0)
-            if settings := self._begin(number):
-                return settings
-        return Searcher.FINISHED
-
-    def _begin(self, number: int) -> dict[str, Any] | None:
-        sweep, trials = self.sweep, self.sweep.trials()
-        trial = next((one for one in trials if one.number == number), None)
-        if trial is None:
-            trial = Trial(number, propose(sweep.plan, number, trials))
-            sweep.note([{"kind": "proposed", "trial": number, "settings": trial.settings}])
-        if trial.stopped:  # the decision was made, and the driver died before it said so
-            self.end(trial, "finished" if sweep.plan.steps in trial.results else "pruned")
-            return None
-        try:
-            run = run_of(sweep, trial)
-        except CallError as error:
-            self.end(trial, "failed", str(error))
-            return None
+    @classmethod
+    def start(cls, run: Run) -> LiveTrial:
         if storage := Storage.of(run.experiment, run.folder):
             storage.claim(identity(run.folder))
         run.attempts += 1
         run.status = RunStatus.RUNNING
         run.save()
-        self.live[number] = _Live(run, Tracking(run))
-        self.live[number].tracking.start()
+        live = cls(run, Tracking(run), earlier_failures=len(_failures(run)))
+        live.tracking.start()
+        return live
+
+    def failure(self) -> TrainingFailed | None:
+        """The last failure of this attempt."""
+        return next(reversed(_failures(self.run)[self.earlier_failures :]), None)
+
+    def close(self, status: RunStatus, mlflow: str, metrics: dict[str, float] | None = None) -> None:
+        self.run.status = status
+        self.run.save()
+        self.tracking.close(mlflow, metrics=metrics)
+
+
+class Trials(Searcher):
+    """Gives trials to Ray Tune: first the open ones, then new ones. A trial whose settings do not go together fails at once."""
+
+    def __init__(self, sweep: Sweep, say: Say) -> None:
+        super().__init__(metric="objective", mode="max" if sweep.plan.better == "higher" else "min")
+        self.sweep, self.say = sweep, say
+        self.live: dict[int, LiveTrial] = {}
+        recorded = sweep.trials()
+        unfinished = [trial.number for trial in recorded if trial.status is TrialStatus.OPEN]
+        self.waiting = [*unfinished, *(n for n in range(sweep.plan.trials) if n not in {t.number for t in recorded})]
+
+    def suggest(self, trial_id: str) -> Any:
+        while self.waiting:
+            if task := self._begin(self.waiting.pop(0)):
+                return task.to_values()
+        return Searcher.FINISHED
+
+    def _begin(self, number: int) -> TrialTask | None:
+        sweep, trial = self.sweep, self._proposed(number)
+        if trial.stopped:  # the driver died between the decision and its record of the end
+            self.end(trial, TrialStatus.FINISHED if sweep.plan.steps in trial.results else TrialStatus.PRUNED)
+            return None
+        try:
+            run = run_of(sweep, trial)
+        except CallError as error:
+            self.end(trial, TrialStatus.FAILED, str(error))
+            return None
+        self.live[number] = LiveTrial.start(run)
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "the recipe's own settings"
         self.say(f"trial {number:03d} {'goes on' if run.attempts > 1 else 'begins'}: {shown}")
-        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, None, sweep.plan.threads, token=mark(run.folder))
         plan = sweep.plan
-        return {
-            "trial": number,
-            "job": asdict(job),
-            "objective": plan.objective,
-            "rungs": list(plan.rungs),
-            "known": list(trial.results),
-            "share": 1 / plan.concurrent,
-        }
+        job = TrainJob(run.experiment, run.folder, run.fingerprint, threads=plan.threads, token=mark(run.folder))
+        return TrialTask(number, job, plan.objective, plan.rungs, tuple(trial.results), 1 / plan.concurrent)
+
+    def _proposed(self, number: int) -> Trial:
+        """The trial as it is recorded, or a new one."""
+        trials = self.sweep.trials()
+        trial = next((one for one in trials if one.number == number), None)
+        if trial is None:
+            trial = Trial(number, propose(self.sweep.plan, number, trials))
+            self.sweep.note(TrialProposed(number, trial.settings))
+        return trial
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The callback below knows more."""
+        """Does nothing: `Ends` records the end."""
 
-    def end(self, trial: Trial, status: str, error: str = "", seconds: dict[str, float] | None = None) -> None:
-        self.sweep.note([{"kind": "end", "trial": trial.number, "status": status, "error": error, "seconds": seconds or {}}])
+    def end(self, trial: Trial, status: TrialStatus, error: str = "", seconds: dict[str, float] | None = None) -> None:
+        self.sweep.note(TrialEnded(trial.number, status, error, seconds or {}))
         score = f", {self.sweep.plan.objective} {trial.last:.4g}" if trial.last is not None else ""
         self.say(f"trial {trial.number:03d} {status}{score}{f': {error}' if error else ''}")
 
-    def break_off(self, live: _Live, failed: Event) -> None:
-        """The machine failed, so the next trials would, too: this one stays open, and no other begins."""
+    def stop_all(self, live: LiveTrial, failed: TrainingFailed) -> None:
+        """Leave this trial open and start no other: the machine failed, so others would fail as well."""
         self.waiting.clear()
-        live.run.status = RunStatus.STOPPED
-        live.run.save()
-        live.tracking.close("KILLED")
-        self.say(f"{live.run.name}: {failed['what']}; no other trial begins. {failed['hint'].replace('RUN', self.sweep.name)}")
+        live.close(RunStatus.STOPPED, "KILLED")
+        self.say(f"{live.run.name}: {failed.what}; no other trial begins. {failed.hint.replace('RUN', self.sweep.name)}")
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the record has it all."""
+        """Does nothing: the sweep's record has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Does nothing: see `save`."""
 
-    def __deepcopy__(self, memo: Any) -> Trials:  # Tune works on a copy; the record is one
+    def __deepcopy__(self, memo: Any) -> Trials:  # Tune works on a copy, and there is one record
         return self
 
-    def __reduce__(self) -> Any:  # of Ray's private files, which nobody reads
+    def __reduce__(self) -> tuple[Any, ...]:  # for Ray's private files, which nobody reads
         return (str, ("sightline trials",))
 
 
-class _Live:
-    """A trial under way."""
-
-    def __init__(self, run: Run, tracking: Tracking) -> None:
-        self.run, self.tracking, self.began = run, tracking, time.monotonic()
-        self.failures = len(_failures(run))
-        """Of attempts before."""
-
-
 class Ends(TrialProgressCallback):
-    """Writes down how each trial ended, and says now and then how far the others are. Stands in for Tune's own lines."""
+    """Records how each trial ended, and prints now and then how far the others are, in place of Tune's own lines."""
 
     def __init__(self, trials: Trials) -> None:
         super().__init__()
         self.trials = trials
         self.said = time.monotonic()
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.trials.live and time.monotonic() - self.said >= PROGRESS:
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        if self.trials.live and time.monotonic() - self.said >= PROGRESS_SECONDS:
             self.said = time.monotonic()
             sweep = self.trials.sweep
-            ended = sum(trial.status != "open" for trial in sweep.trials())
+            ended = sum(trial.status is not TrialStatus.OPEN for trial in sweep.trials())
             steps = (f"{number:03d} at step {_step(live.run)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
             self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(steps)}")
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Said by the scheduler, which decides on it."""
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any) -> None:
+        """Does nothing: the scheduler records the result."""
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._ended(trial, None)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended(trial, "its process died" if not trial.error_file else _last_line(trial.error_file))
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._ended(trial, DIED if not trial.error_file else _last_line(trial.error_file))
 
-    def _ended(self, tuned: Any, error: str | None) -> None:
-        number = tuned.config["trial"]
-        live, sweep = self.trials.live.pop(number), self.trials.sweep
+    def _ended(self, tuned: TuneTrial, error: str | None) -> None:
+        number, sweep = tuned.config["trial"], self.trials.sweep
+        live = self.trials.live.pop(number)
         trial = next(one for one in sweep.trials() if one.number == number)
-        failed = _failures(live.run)[live.failures :]
-        if sweep.plan.steps in trial.results:
-            status = "finished"
-        elif failed and failed[-1].get("machine"):
-            self.trials.break_off(live, failed[-1])
+        failed = live.failure()
+        status = _status(sweep, trial, bool(error or failed))
+        if failed and failed.machine and status is not TrialStatus.FINISHED:
+            self.trials.stop_all(live, failed)
             return
-        elif error or failed:
-            status, error = "failed", failed[-1]["what"] if failed else error
-        else:
-            status = "pruned" if trial.stopped else "cancelled"
-        live.run.status = RUN_STATUS[status]
-        live.run.save()
-        live.tracking.close(SAID[status], metrics=_metrics(sweep, trial))
+        end = ENDS[status]
+        live.close(end.run, end.mlflow, _metrics(sweep, trial))
         if live.tracking.problem:
             self.trials.say(undelivered(live.tracking.problem, sweep.name))
-        measured = {int(step): spent for step, spent in (tuned.last_result or {}).get("seconds", {}).items()}
-        whole, training = time.monotonic() - live.began, _training(live.run, measured)
-        seconds = {"whole": whole, "training": training, "measuring": sum(measured.values())}
-        self.trials.end(trial, status, "" if status != "failed" else str(error), seconds if live.run.attempts == 1 else {})
+        why = "" if status is not TrialStatus.FAILED else failed.what if failed else str(error)
+        self.trials.end(trial, status, why, _seconds(live, tuned) if live.run.attempts == 1 else {})
 
     def __deepcopy__(self, memo: Any) -> Ends:
         return self
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (str, ("sightline ends",))
 
 
+def _status(sweep: Sweep, trial: Trial, failed: bool) -> TrialStatus:
+    """How a trial ended."""
+    if sweep.plan.steps in trial.results:
+        return TrialStatus.FINISHED
+    if failed:
+        return TrialStatus.FAILED
+    return TrialStatus.PRUNED if trial.stopped else TrialStatus.CANCELLED
+
+
+def _seconds(live: LiveTrial, tuned: TuneTrial) -> dict[str, float]:
+    measured = {int(step): seconds for step, seconds in (tuned.last_result or {}).get("seconds", {}).items()}
+    whole = time.monotonic() - live.began
+    return {"whole": whole, "training": _training(live.run, measured), "measuring": sum(measured.values())}
+
+
 def run_of(sweep: Sweep, trial: Trial) -> Run:
-    """The trial's run, made where there is none. Raises `CallError` where its settings do not go together."""
+    """The trial's run, created where there is none. Raises `CallError` where its settings do not go together."""
     name = sweep.run_name(trial.number)
     try:
         return Run.open(name)
@@ -203,9 +234,8 @@ def run_of(sweep: Sweep, trial: Trial) -> Run:
         return create_run(name, experiment, sweep.fingerprint, command, sweep.tracking_uri, parent=sweep.mlflow_run_id)
 
 
-def carry_out(sweep: Sweep, say: Say) -> None:
-    """Runs all trials that are not at their end. Returns where they are, or where the person stopped it; raises `SightlineError`."""
-    plan = sweep.plan
+def run_trials(sweep: Sweep, say: Say) -> None:
+    """Run all trials that have not ended. Returns when they have, or when a person stopped it; raises `SightlineError`."""
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that failed has no objective
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -213,15 +243,27 @@ def carry_out(sweep: Sweep, say: Say) -> None:
     trials = Trials(sweep, say)
     if not trials.waiting:
         return
-    sweep.status = "running"
+    sweep.status = SweepStatus.RUNNING
     sweep.save()
-    tuner = tune.Tuner(
+    try:
+        _tuner(sweep, trials).fit()
+    finally:
+        for number, live in list(trials.live.items()):
+            live.close(RunStatus.STOPPED, "KILLED")
+            say(f"trial {number:03d} stopped under way")
+    unfinished = trials.waiting or any(trial.status is TrialStatus.OPEN for trial in sweep.trials())
+    sweep.status = SweepStatus.STOPPED if unfinished else SweepStatus.TRAINED
+    sweep.save()
+
+
+def _tuner(sweep: Sweep, trials: Trials) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(trainable, _resources(sweep)),
         tune_config=tune.TuneConfig(
             num_samples=len(trials.waiting),
             search_alg=trials,
             scheduler=Recorded(sweep),
-            max_concurrent_trials=plan.concurrent,
+            max_concurrent_trials=sweep.plan.concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -232,49 +274,39 @@ def carry_out(sweep: Sweep, say: Say) -> None:
             verbose=0,
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        for number, live in list(trials.live.items()):
-            live.run.status = RunStatus.STOPPED
-            live.run.save()
-            live.tracking.close("KILLED")
-            say(f"trial {number:03d} stopped under way")
-    sweep.status = "stopped" if any(trial.status == "open" for trial in sweep.trials()) or trials.waiting else "trained"
-    sweep.save()
 
 
 def _deliver_missed(sweep: Sweep) -> None:
-    """What MLflow, while it was away, missed of trials that have ended."""
+    """Send to MLflow what it missed of ended trials while it was unreachable."""
     for trial in sweep.trials():
         folder = runs_folder() / sweep.run_name(trial.number)
-        if trial.status in SAID and folder.is_dir() and is_behind(run := Run.open(str(folder))):
+        if trial.status in ENDS and folder.is_dir() and is_behind(run := Run.open(str(folder))):
             tracking = Tracking(run)
-            tracking.close(SAID[trial.status], metrics=_metrics(sweep, trial))
-            if tracking.problem:  # away still
+            tracking.close(ENDS[trial.status].mlflow, metrics=_metrics(sweep, trial))
+            if tracking.problem:  # still unreachable
                 return
 
 
 def ask_stop(run: Run) -> None:
-    """An early end of the trial that is this run."""
+    """Ask the trial that is this run to end early."""
     (run.folder / STOP).touch()
 
 
 def _resources(sweep: Sweep) -> dict[str, float]:
-    """Of a trial's process: all that it trains with or, where its workers are others, little."""
+    """Of a trial's process: all that it trains with or, where its workers are processes of their own, little."""
     import ray
 
     train = sweep.settings["train"]
     if train["workers"] > 1:
         return {"CPU": 0.1}
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    # A GPU that was asked for is waited for: nodes that an autoscaler starts are not up yet.
+    # A GPU that the settings demand is waited for: nodes that an autoscaler starts are not up yet.
     gpu = train["device"] == "cuda" or (train["device"] == "auto" and total.get("GPU", 0))
     return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
 
 
-def _failures(run: Run) -> list[Event]:
-    return [event for event in run.events() if event["kind"] == "failed"]
+def _failures(run: Run) -> list[TrainingFailed]:
+    return [event for event in run.events() if isinstance(event, TrainingFailed)]
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
@@ -282,16 +314,16 @@ def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
 
 
 def _training(run: Run, measured: dict[int, float]) -> float:
-    """Seconds from the first batch to the last thing on record, without those of rungs that were measured between steps."""
-    times = [event["time"] for event in run.events() if event["kind"] != "worker"]
+    """Seconds from the first batch to the last event, without the measuring of rungs between steps."""
+    times = [event.time for event in run.events() if not isinstance(event, WorkerStarted) and event.time is not None]
     last = _step(run)
-    return max(times) - min(times) - sum(spent for step, spent in measured.items() if step < last) if times else 0.0
+    return max(times) - min(times) - sum(seconds for step, seconds in measured.items() if step < last) if times else 0.0
 
 
 def _step(run: Run) -> int:
-    return max((event["first"] + len(event["lr"]) for event in run.events() if event["kind"] == "steps"), default=0)
+    return max((event.end for event in run.events() if isinstance(event, StepsDone)), default=0)
 
 
 def _last_line(path: str) -> str:
     lines = [line.strip() for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "its process died"
+    return lines[-1] if lines else DIED

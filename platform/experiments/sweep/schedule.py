@@ -1,4 +1,4 @@
-"""Asynchronous successive halving (Li et al., MLSys 2020) of Ray Tune, whose rungs are filled again from the sweep's record."""
+"""Ray Tune's asynchronous successive halving (Li et al., MLSys 2020), whose rungs a resume restores from the sweep's record."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from .record import Sweep
+from .record import Decision, Sweep, TrialMeasured
 
 
 class _Known(NamedTuple):
-    """A trial as the rungs know it: by its number, which outlives a kill."""
+    """A trial for the rungs, by its number, which stays the same in a resume."""
 
     trial_id: str
 
 
 NOBODY: Any = None
-"""The controller, which the rungs do not ask."""
+"""In place of Tune's controller, which the rungs do not use."""
 
 
 class Recorded(ASHAScheduler):
-    """Every result goes to the record together with the decision about it, before the trial hears of that."""
+    """Records every result with the decision about it, before the trial learns the decision."""
 
     def __init__(self, sweep: Sweep) -> None:
         plan = sweep.plan
@@ -35,15 +35,15 @@ class Recorded(ASHAScheduler):
         )
         if plan.scheduler == "none":
             self._brackets[0]._rungs = []
-        for number, step, objective in sweep.results():
-            known: Any = _Known(str(number))
+        for event in sweep.results():
+            known: Any = _Known(str(event.trial))
             super().on_trial_add(NOBODY, known)
-            super().on_trial_result(NOBODY, known, {"step": step, "objective": objective})
+            super().on_trial_result(NOBODY, known, {"step": event.step, "objective": event.objective})
 
     def __deepcopy__(self, memo: Any) -> Recorded:
         return self
 
-    def __reduce__(self) -> Any:  # of Ray's private files, which nobody reads
+    def __reduce__(self) -> Any:  # for Ray's private files, which nobody reads
         return (str, ("sightline rungs",))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -53,10 +53,9 @@ class Recorded(ASHAScheduler):
         if "objective" not in result:
             return str(TrialScheduler.CONTINUE)
         known = _known(trial)
-        decision = str(super().on_trial_result(tune_controller, known, result))
-        event = {"kind": "result", "trial": int(known.trial_id), "decision": decision}
-        self.sweep.note([{**event, "step": result["step"], "objective": result["objective"]}])
-        return decision
+        decision = Decision(super().on_trial_result(tune_controller, known, result))
+        self.sweep.note(TrialMeasured(int(known.trial_id), decision, result["step"], result["objective"]))
+        return str(decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(_known(trial).trial_id, None)

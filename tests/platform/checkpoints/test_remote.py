@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tenacity
 import torch
 from pyarrow import fs
 
@@ -23,10 +24,12 @@ from sightline.platform.checkpoints.uploader import Uploader
 from sightline.platform.cluster import shared_fs
 from sightline.platform.cluster.shared_fs import folder_here, identity, mark
 from sightline.platform.experiments.preflight import check
+from sightline.platform.runs.events import RunEvent, StorageNote, TrainingEnded, TrainingStarted
 from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job, train
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
-Train = Callable[..., list[dict[str, Any]]]
+Train = Callable[..., list[RunEvent]]
 
 
 class Place:
@@ -37,8 +40,8 @@ class Place:
         self.before: Callable[[str, str], None] = lambda call, path: None
         self.real = remote.open_place
         monkeypatch.setattr(remote, "open_place", self)
-        monkeypatch.setattr(remote, "PATIENCE", 0.0)
-        monkeypatch.setattr(uploader, "LAST_PATIENCE", 1.5)
+        monkeypatch.setattr(remote, "RETRY_TIMEOUT_SECONDS", 0.0)
+        monkeypatch.setattr(uploader, "LAST_UPLOAD_TIMEOUT_SECONDS", 1.5)
 
     def __call__(self, uri: str) -> tuple[Any, str]:
         self.system, path = self.real(uri)
@@ -177,8 +180,8 @@ def test_a_storage_that_is_away_at_the_start(place: Place, tmp_path: Path) -> No
 def test_it_is_asked_again_for_a_while(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Storage(str(tmp_path / "there"), tmp_path / "one" / "run")
     place.away = True
-    monkeypatch.setattr(remote, "PATIENCE", 10.0)
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: setattr(place, "away", False))
+    monkeypatch.setattr(remote, "RETRY_TIMEOUT_SECONDS", 10.0)
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: setattr(place, "away", False))
     assert mine.pull(print) is None and not place.away
 
 
@@ -216,10 +219,10 @@ def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) ->
     beside.begin()
     reach(mine.folder, 12)
     beside.begin()
-    beside.finish(patience=0.1)
+    beside.finish(timeout=0.1)
     assert "takes too long" in beside.news()[0] and not beside.news(), "said once"
     gate.set()
-    beside.finish(patience=30)
+    beside.finish(timeout=30)
     assert "answers again" in beside.news()[0]
     assert remote._complete(*mine._open())[0] == "step-00000012", "what came while another was under way"
 
@@ -233,13 +236,13 @@ def test_training_goes_on_while_the_storage_is_away(
     there = tmp_path / "there" / "away" / "checkpoints"
     place.before = lambda call, path: setattr(place, "away", "step-00000006" in path)
     events = train_here(run)
-    assert events[-2]["kind"] == "end" and events[-2]["step"] == 9 and names(there) == ["step-00000003"], "the end is tried, too"
-    assert [event["kind"] for event in events].count("storage") == 2, "once where it happened, once at the end"
-    assert events[-1]["kind"] == "storage" and "no route to" in events[-1]["text"] and "secret" not in events[-1]["text"]
+    assert isinstance(events[-2], TrainingEnded) and events[-2].step == 9 and names(there) == ["step-00000003"], "the end is tried, too"
+    assert sum(isinstance(event, StorageNote) for event in events) == 2, "once where it happened, once at the end"
+    assert isinstance(events[-1], StorageNote) and "no route to" in events[-1].text and "secret" not in events[-1].text
     assert names(run.folder / "checkpoints") == ["step-00000006", "step-00000009"]
     place.before, place.away = lambda call, path: None, False
     events = train_here(run)
-    assert events[-1]["kind"] == "end" and names(there) == ["step-00000003", "step-00000009"]
+    assert isinstance(events[-1], TrainingEnded) and names(there) == ["step-00000003", "step-00000009"]
 
 
 @pytest.mark.slow
@@ -249,10 +252,10 @@ def test_a_run_goes_on_in_an_empty_folder_with_the_same_bits(toy_run: Callable[.
     train_here(whole)
     train_here(parts, stop_after=5)
     shutil.rmtree(parts.folder / "checkpoints")
-    events: list[dict[str, Any]] = []
-    job = Job(parts.recipe, parts.settings, str(tmp_path / "node" / "parts"), parts.fingerprint)
+    events: list[RunEvent] = []
+    job = TrainJob(parts.experiment, tmp_path / "node" / "parts", parts.fingerprint)
     train(job, events.append, lambda: False)
-    assert [event["first_step"] for event in events if event["kind"] == "start"] == [5]
+    assert [event.first_step for event in events if isinstance(event, TrainingStarted)] == [5]
     found, expected = Storage.of(parts.experiment, parts.folder).pull(print), checkpoint.newest(whole.folder / "checkpoints")  # type: ignore[union-attr]
     assert found is not None and expected is not None and found.path.is_relative_to(parts.folder)
     assert replace(found.state, settings=expected.state.settings) == expected.state
@@ -268,14 +271,14 @@ def test_a_node_knows_whether_it_sees_the_runs_folder(toy_run: Callable[..., Run
     monkeypatch.setattr(shared_fs, "LOOK_SECONDS", 0.0)
     run, kept = toy_run("plain"), toy_run("kept", **{"train.storage": str(tmp_path / "there")})
     token = mark(run.folder)
-    assert folder_here(run.folder, token, run.experiment) == run.folder
+    assert folder_here(run.folder, token, None) == run.folder
     copy = shutil.copytree(run.folder, tmp_path / "copy" / "plain")
     again = mark(run.folder)
     assert again != token and again.split()[0] == token.split()[0] == identity(run.folder)
     for folder in (copy, tmp_path / "nowhere" / "plain"):
         with pytest.raises(SightlineError, match="does not see the run's folder") as caught:
-            folder_here(folder, again, run.experiment)
+            folder_here(folder, again, None)
         assert "train.storage=URI" in caught.value.hint
-    own = folder_here(kept.folder, "another-identity start", kept.experiment)
+    own = folder_here(kept.folder, "another-identity start", kept.experiment.train.storage)
     assert own.name == "kept" and own.is_dir() and not own.is_relative_to(kept.folder)
     assert fs.LocalFileSystem().get_file_info(str(own)).type == fs.FileType.Directory

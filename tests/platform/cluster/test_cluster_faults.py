@@ -26,7 +26,16 @@ from toy import TOY
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster import placement, resources
 from sightline.platform.experiments import train_run
-from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import (
+    CheckpointWritten,
+    ClusterNote,
+    RunEvent,
+    StepsDone,
+    TrainingEnded,
+    TrainingStarted,
+    WorkerStarted,
+)
 from sightline.platform.runs.record import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -51,16 +60,16 @@ def whole(nodes: Nodes, toy_data: dict[str, str]) -> Run:
 class Once:
     """Does something after the first checkpoint from step 6 on; then `lost` counts the seconds until a worker trains again."""
 
-    def __init__(self, act: Callable[[dict[int, dict[str, Any]]], None]) -> None:
-        self.act, self.workers, self.at, self.lost = act, dict[int, dict[str, Any]](), 0.0, 0.0
+    def __init__(self, act: Callable[[dict[int, WorkerStarted]], None]) -> None:
+        self.act, self.workers, self.at, self.lost = act, dict[int, WorkerStarted](), 0.0, 0.0
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "worker":
-            self.workers[event["rank"]] = event
-        if event["kind"] == "checkpoint" and event["step"] >= 6 and not self.at:
+    def __call__(self, event: RunEvent) -> None:
+        if isinstance(event, WorkerStarted):
+            self.workers[event.rank] = event
+        if isinstance(event, CheckpointWritten) and event.step >= 6 and not self.at:
             self.at = time.monotonic()
             self.act(self.workers)
-        if event["kind"] == "start" and self.at and not self.lost:
+        if isinstance(event, TrainingStarted) and self.at and not self.lost:
             self.lost = time.monotonic() - self.at
 
 
@@ -83,7 +92,7 @@ def test_a_node_with_a_worker_dies_and_another_joins(nodes: Nodes, toy_data: dic
         nodes.add(1)
 
     run, once = make("node", toy_data, **TWO), Once(kill)
-    carry_out(run, once)
+    train_on_ray(run, once)
     same(run, whole)
     tell("SIGKILL of a raylet", run, once.lost)
 
@@ -95,7 +104,7 @@ def test_the_controller_of_ray_train_dies(nodes: Nodes, toy_data: dict[str, str]
         controller.kill()
 
     run, once = make("controller", toy_data, **TWO), Once(kill)
-    carry_out(run, once)
+    train_on_ray(run, once)
     same(run, whole)
     tell("SIGKILL of Ray Train's controller", run, once.lost)
     until(lambda: all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values()))
@@ -103,10 +112,20 @@ def test_the_controller_of_ray_train_dies(nodes: Nodes, toy_data: dict[str, str]
 
 CARRY = """
 import sys
-from sightline.platform.launch import carry_out, start_ray
-from sightline.platform.runs import Run
+from sightline.platform.core.ray_init import start_ray
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import (
+    CheckpointWritten,
+    ClusterNote,
+    RunEvent,
+    StepsDone,
+    TrainingEnded,
+    TrainingStarted,
+    WorkerStarted,
+)
+from sightline.platform.runs.record import Run
 start_ray()
-carry_out(Run.open(sys.argv[1]), lambda event: None)
+train_on_ray(Run.open(sys.argv[1]), lambda event: None)
 """
 
 
@@ -127,10 +146,10 @@ def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str
             drivers.append(subprocess.Popen([sys.executable, "-c", CARRY, run.name], stderr=subprocess.PIPE, text=True))
             until(lambda run=run, driver=drivers[-1]: starts(run) or driver.poll() is not None, 0.02)  # type: ignore[misc]
             if not halted:
-                halted = [event["pid"] for event in run.events() if event["kind"] == "worker"]
+                halted = [event.pid for event in run.events() if isinstance(event, WorkerStarted)]
                 for pid in halted:
                     os.kill(pid, signal.SIGSTOP)
-                assert last_of(run) != "end"
+                assert not isinstance(last_of(run), TrainingEnded)
     finally:
         for pid in halted:
             os.kill(pid, signal.SIGCONT)
@@ -141,12 +160,12 @@ def test_two_runs_at_once_on_full_object_stores(nodes: Nodes, toy_data: dict[str
     train_in_processes(undisturbed, 2)
     for run in runs:
         same(Run.open(run.name), undisturbed)
-    waited = [any(event["kind"] == "cluster" for event in run.events()) for run in runs]
+    waited = [any(isinstance(event, ClusterNote) for event in run.events()) for run in runs]
     print(f"\nFAULT two runs on full stores: both in {time.monotonic() - began:.1f} s; waited: {waited}")
 
 
-def last_of(run: Run) -> str:
-    return str(list(run.events())[-1]["kind"])
+def last_of(run: Run) -> RunEvent:
+    return list(run.events())[-1]
 
 
 @pytest.mark.long
@@ -157,19 +176,19 @@ def test_a_node_that_is_told_to_end_is_left_with_a_checkpoint(nodes: Nodes, toy_
     run, at, lost = make("preempted", toy_data, **TWO, **steps), list[float](), list[float]()
     where: dict[int, str] = {}
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["kind"] == "worker":
-            where[event["rank"]] = event["node"]
-        if event["kind"] == "steps" and not at:
+    def on_event(event: RunEvent) -> None:
+        if isinstance(event, WorkerStarted):
+            where[event.rank] = event.node
+        if isinstance(event, StepsDone) and not at:
             at.append(time.monotonic())
             nodes.preempt(where[1], seconds=60)
-        if event["kind"] == "start" and at and not lost:
+        if isinstance(event, TrainingStarted) and at and not lost:
             lost.append(time.monotonic() - at[0])
 
-    carry_out(run, on_event)
-    gone = {event["node"] for event in run.events() if event["kind"] == "worker"} - set(where.values())
+    train_on_ray(run, on_event)
+    gone = {event.node for event in run.events() if isinstance(event, WorkerStarted)} - set(where.values())
     assert len(starts(run)) == 2 and 0 < starts(run)[1] < 80, "not between two checkpoints"
-    made = [event["first"] + number for event in run.events() if event["kind"] == "steps" for number in range(len(event["lr"]))]
+    made = [event.first + number for event in run.events() if isinstance(event, StepsDone) for number in range(len(event.lr))]
     assert made == list(range(160)), "a step was lost or made twice"
     assert gone and not gone & set(where.values())
     print(f"\nFAULT notice of preemption: {lost[0]:.1f} s until training goes on, from step {starts(run)[1]}, the last one made")
@@ -191,19 +210,19 @@ def test_an_elastic_run_goes_on_with_the_nodes_there_are(nodes: Nodes, toy_data:
     elastic = {"train.workers": 3, "train.least_workers": 1}
     run, workers, killed, lost = make("elastic", toy_data, **elastic, **steps), dict[int, str](), list[float](), list[float]()
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["kind"] == "worker":
-            workers[event["rank"]] = event["node"]
-        if event["kind"] == "start" and killed and not lost:
+    def on_event(event: RunEvent) -> None:
+        if isinstance(event, WorkerStarted):
+            workers[event.rank] = event.node
+        if isinstance(event, TrainingStarted) and killed and not lost:
             lost.append(time.monotonic() - killed[0])
-        if event["kind"] == "checkpoint":
+        if isinstance(event, CheckpointWritten):
             seen.update(nodes.up())
             if len(workers) == 3 and not killed:
                 killed.append(time.monotonic())
                 nodes.kill(workers[1])
 
-    carry_out(run, on_event)
-    counts = [event["workers"] for event in run.events() if event["kind"] == "start"]
+    train_on_ray(run, on_event)
+    counts = [event.workers for event in run.events() if isinstance(event, TrainingStarted)]
     assert counts[:2] == [1, 3] and counts[2:] in ([2], [3])
     undisturbed = make("inelastic", toy_data, **TWO, **steps)
     train_in_processes(undisturbed, 2)
@@ -227,7 +246,7 @@ def test_the_driver_dies_and_the_run_is_resumed(nodes: Nodes, toy_data: dict[str
     result = finish(start(home, "resume", "driver"))
     run = Run.open("driver")
     same(run, whole)
-    again = [event["time"] for event in run.events() if event["kind"] == "start"][-1]
+    again = [event.time for event in run.events() if isinstance(event, TrainingStarted)][-1]
     tell("SIGKILL of the driver, resumed at once", run, again - at)
     from mlflow import MlflowClient
 

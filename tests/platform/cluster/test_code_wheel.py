@@ -39,7 +39,7 @@ def test_the_wheel_holds_the_modules_recipes_and_templates_of_the_tree_and_asks_
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (about,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
-    tree = {f"sightline/{path.relative_to(ROOT)}" for room in code_wheel.ROOMS for path in (ROOT / room).rglob("*.py")}
+    tree = {f"sightline/{path.relative_to(ROOT)}" for room in code_wheel.PACKAGES for path in (ROOT / room).rglob("*.py")}
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "methods").glob("*/recipes/*.yaml")}
     templates = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "platform").glob("*/templates/*")}
     assert templates and held == tree | recipes | templates

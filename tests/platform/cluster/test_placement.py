@@ -80,8 +80,8 @@ def alone(nodes: Shares, patch: pytest.MonkeyPatch) -> None:
     patch.delenv("RAY_ADDRESS", raising=False)
     patch.setattr(placement, "up", lambda: nodes)
     patch.setattr(placement, "_left", lambda nodes: nodes)
-    patch.setattr(placement.ClusterLease, "take", lambda self: None)
-    patch.setattr(placement.ClusterLease, "give", lambda self: None)
+    patch.setattr(placement.ClusterLease, "acquire", lambda self: None)
+    patch.setattr(placement.ClusterLease, "release", lambda self: None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.data.loader.stream import Stream, StreamResources
-from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import WorkerStarted
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +60,12 @@ def test_blocks_that_are_larger_than_a_nodes_object_store_come_all_the_same(node
 @pytest.mark.long
 def test_workers_on_two_nodes_learn_what_they_learn_on_one(nodes: Nodes, toy_data: dict[str, str]) -> None:
     spread = make("spread", toy_data, **{"train.workers": 2})
-    carry_out(spread, lambda event: None)
-    where = {event["rank"]: event["node"] for event in spread.events() if event["kind"] == "worker"}
+    train_on_ray(spread, lambda event: None)
+    where = {event.rank: event.node for event in spread.events() if isinstance(event, WorkerStarted)}
     assert set(where.values()) == set(nodes.up()), where
     nodes.only(2)
     together = make("together", toy_data, **{"train.workers": 2})
-    carry_out(together, lambda event: None)
-    assert {event["node"] for event in together.events() if event["kind"] == "worker"} == set(nodes.up())
+    train_on_ray(together, lambda event: None)
+    assert {event.node for event in together.events() if isinstance(event, WorkerStarted)} == set(nodes.up())
     assert last(spread).state.history == last(together).state.history
     assert spread.history() == together.history() and bits(spread) == bits(together)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +12,8 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster.shared_fs import mark
 from sightline.platform.core.files import parse_lines
 from sightline.platform.experiments import train_run
-from sightline.platform.experiments.train_run import carry_out
-from sightline.platform.runs.events import EVENTS
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import EVENTS, RunEvent, StorageNote
 from sightline.platform.runs.record import Run
 
 pytestmark = pytest.mark.slow
@@ -31,7 +30,7 @@ def test_a_run_whose_workers_do_not_see_its_folder_is_refused_at_its_start(
 ) -> None:
     run = toy_run("unseen", **{"train.workers": 2})
     with pytest.raises(SightlineError, match="does not see the run's folder") as caught:
-        carry_out(run, lambda event: None)
+        train_on_ray(run, lambda event: None)
     assert "train.storage=URI" in caught.value.hint and not (run.folder / "checkpoints").exists()
 
 
@@ -39,8 +38,8 @@ def test_with_a_storage_they_train_it_all_the_same(toy_run: Callable[..., Run], 
     """The driver writes the record and fetches the weights."""
     quick = {"train.length": "12 steps", "log.every": 3, "train.workers": 2, "train.storage": str(tmp_path / "there")}
     run = toy_run("unshared", **quick)
-    seen: list[dict[str, Any]] = []
-    carry_out(run, seen.append)
+    seen: list[RunEvent] = []
+    train_on_ray(run, seen.append)
     (own,) = run.folder.parent.glob(".copy-*/unshared")
     found = checkpoint.newest(run.folder / "checkpoints")
     assert run.status == "trained" and found is not None and found.state.step == 12
@@ -48,4 +47,4 @@ def test_with_a_storage_they_train_it_all_the_same(toy_run: Callable[..., Run], 
     assert sorted(run.history()) == list(range(12)), "by the driver, where MLflow's delivery reads it"
     with (run.folder / EVENTS).open("rb") as file:
         kinds = [event["kind"] for event in parse_lines(file)]
-    assert kinds[:2] == ["worker", "start"] and kinds[-1] == "end" and not [event for event in seen if event["kind"] == "storage"]
+    assert kinds[:2] == ["worker", "start"] and kinds[-1] == "end" and not [event for event in seen if isinstance(event, StorageNote)]

@@ -20,8 +20,9 @@ from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.config import schema
 from sightline.platform.config.fingerprint import hashed_text
+from sightline.platform.runs.events import StepsDone, TrainingEnded
 from sightline.platform.runs.record import Run
-from sightline.platform.tracking.mlflow_run import figures
+from sightline.platform.tracking.mlflow_run import metrics_of
 
 OLD = Path(__file__).parents[2] / "data" / "run_of_20429d3"
 """A run of 12 steps that the commit 20429d3 stopped after 6, and what the same run gave that was not stopped."""
@@ -40,9 +41,9 @@ def test_it_goes_on_to_the_history_and_the_losses_of_the_run_that_was_not_stoppe
     assert "group" in old_run.settings["batch"] and old_run.experiment.batch.microbatch == 4
     events = train_here(old_run)
     whole = json.loads((OLD / "whole.json").read_text())
-    (end,) = [event for event in events if event["kind"] == "end"]
-    assert (end["step"], end["history"]) == (12, whole["history"])
-    losses = [loss for event in events if event["kind"] == "steps" for loss in event["losses"]["loss"]]
+    (end,) = [event for event in events if isinstance(event, TrainingEnded)]
+    assert (end.step, end.history) == (12, whole["history"])
+    losses = [loss for event in events if isinstance(event, StepsDone) for loss in event.losses["loss"]]
     assert losses == pytest.approx(whole["loss"][6:], rel=1e-4)
     found = checkpoint.newest(old_run.folder / "checkpoints")
     assert found is not None and found.state.settings_version == config.SETTINGS_VERSION, "what is written from now on states its version"
@@ -50,7 +51,7 @@ def test_it_goes_on_to_the_history_and_the_losses_of_the_run_that_was_not_stoppe
 
 def test_its_metrics_keep_their_names_in_mlflow(old_run: Run, train_here: Callable[..., Any]) -> None:
     before = set(json.loads((OLD / "mlflow.json").read_text())["metrics"])
-    assert {name for event in train_here(old_run) for name, _, _ in figures(event)} == before
+    assert {name for event in train_here(old_run) for name, _, _ in metrics_of(event)} == before
 
 
 class NewTrain(schema.TrainConfig):
@@ -75,7 +76,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("later")
 def test_it_goes_on_where_settings_were_added_that_keep_the_old_behaviour(old_run: Run, train_here: Callable[..., Any]) -> None:
     assert old_run.experiment.train.patience == 0 and old_run.experiment.method_config.pretext.sharpness == 1.0  # type: ignore[attr-defined]
-    assert train_here(old_run)[-1]["step"] == 12
+    assert train_here(old_run)[-1].step == 12
 
 
 @pytest.mark.usefixtures("later")

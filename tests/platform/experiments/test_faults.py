@@ -16,7 +16,8 @@ from toy import write_pairs
 
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
-from sightline.platform.experiments.train_run import carry_out
+from sightline.platform.experiments.train_run import train_on_ray
+from sightline.platform.runs.events import CheckpointWritten, StepsDone, TrainingStarted, WorkerStarted
 from sightline.platform.runs.record import Run
 
 pytestmark = pytest.mark.slow
@@ -56,16 +57,16 @@ def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
     times: list[float] = []
 
     def on_event(event: dict[str, Any]) -> None:
-        if event["kind"] == "worker" and not killed:
-            pids[event["rank"]] = event["pid"]
-        if event["kind"] == "start" and killed:
+        if isinstance(event, WorkerStarted) and not killed:
+            pids[event.rank] = event.pid
+        if isinstance(event, TrainingStarted) and killed:
             times.append(time.monotonic())
-        if event["kind"] == "checkpoint" and event["step"] >= 6 and not killed:
+        if isinstance(event, CheckpointWritten) and event.step >= 6 and not killed:
             killed.append(pids[workers - 1])
             times.append(time.monotonic())
             os.kill(killed[0], signal.SIGKILL)
 
-    carry_out(run, on_event)
+    train_on_ray(run, on_event)
     print(f"\nFAULT SIGKILL of a worker of {workers}: {times[1] - times[0]:.1f} s until training goes on")
     whole = undisturbed(workers)
     assert killed and len(starts(run)) == 2, "the kill came too late to matter"
@@ -83,11 +84,11 @@ def test_resume_with_two_then_one_then_three_workers(place: Path, toy_data: dict
         asked: list[int] = []
 
         def on_event(event: dict[str, Any], until: int = until, asked: list[int] = asked) -> None:
-            if until < STEPS and event["kind"] == "steps" and event["first"] + len(event["lr"]) >= until and not asked:
-                asked.append(event["first"])
+            if until < STEPS and isinstance(event, StepsDone) and event.first + len(event.lr) >= until and not asked:
+                asked.append(event.first)
                 os.kill(os.getpid(), signal.SIGINT)
 
-        carry_out(run, on_event)
+        train_on_ray(run, on_event)
         assert run.status == ("stopped" if until < STEPS and last(run).state.step < STEPS else "trained")
     assert len(starts(run)) == 3, "the stops came too late to matter"
     whole = undisturbed(2)
@@ -101,7 +102,7 @@ def test_an_error_that_a_restart_cannot_mend_ends_the_run_at_once(place: Path, t
     broken = str(write_pairs(tmp_path / "broken", 90, 1, broken=tuple(range(0, 90, 4))))
     run = make("broken", {"data.train": broken}, **{"train.workers": 2, "train.length": "60 steps"})
     with pytest.raises(SightlineError, match=r"samples are broken.*data\.max_broken"):
-        carry_out(run, lambda event: None)
+        train_on_ray(run, lambda event: None)
     assert run.status == "failed"
 
 
@@ -114,5 +115,5 @@ def test_a_shard_that_is_altered_under_way_is_named(place: Path, tmp_path: Path,
     content[1000:1100] = bytes(100)
     shard.write_bytes(content)
     with pytest.raises(SightlineError, match=shard.name):
-        carry_out(run, lambda event: None)
-    assert len([event for event in run.events() if event["kind"] == "start"]) == 0
+        train_on_ray(run, lambda event: None)
+    assert len([event for event in run.events() if isinstance(event, TrainingStarted)]) == 0

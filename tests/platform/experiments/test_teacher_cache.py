@@ -23,9 +23,11 @@ from sightline.platform.data.loader.stream import Stream, StreamResources
 from sightline.platform.experiments import teacher_cache
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.estimate import estimate_cost
+from sightline.platform.runs.events import RunEvent, TeacherCacheNote, TrainingStarted
 from sightline.platform.runs.pinned import kept_teachers
 from sightline.platform.runs.record import Run
-from sightline.platform.training.loop import Job, train
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 from sightline.platform.training.stage import stage_maker
 
 Place = dict[str, Any]
@@ -125,8 +127,8 @@ def test_a_run_with_its_cache_has_the_losses_of_one_without(make: Callable[..., 
             asked.append(None)
             return stop_after is not None and len(asked) >= stop_after
 
-        job = Job(run.recipe, run.settings, str(run.folder), run.fingerprint, teacher_cache=cache and cache.uri)
-        events: list[dict[str, Any]] = []
+        job = TrainJob(run.experiment, run.folder, run.fingerprint, teacher_cache=cache and cache.uri)
+        events: list[RunEvent] = []
         train(job, events.append, stop)
         run.append(events)
         return [figures["loss"] for figures in run.history().values()]
@@ -147,15 +149,15 @@ def test_ray_makes_and_reads_the_cache_that_this_process_makes(make: Callable[..
 
 @pytest.mark.slow
 def test_a_run_through_ray_makes_its_cache_first_and_reads_it_with_two_workers(make: Callable[..., Run], ray_head: None) -> None:
-    from sightline.platform.experiments.train_run import carry_out
+    from sightline.platform.experiments.train_run import train_on_ray
 
     alone, two = make("alone", **{"train.workers": 1}), make("two", **{"train.workers": 2})
-    train(Job(alone.recipe, alone.settings, str(alone.folder), alone.fingerprint), lambda event: None, lambda: False)
-    events: list[dict[str, Any]] = []
-    carry_out(two, events.append)
-    kinds = [event["kind"] for event in events]
-    assert two.status == "trained" and kinds.index("cache") < kinds.index("start")
-    assert [event["text"] for event in two.events() if event["kind"] == "cache"][-1].endswith("4 broken samples")
+    train(TrainJob(alone.experiment, alone.folder, alone.fingerprint), lambda event: None, lambda: False)
+    events: list[RunEvent] = []
+    train_on_ray(two, events.append)
+    kinds = [type(event) for event in events]
+    assert two.status == "trained" and kinds.index(TeacherCacheNote) < kinds.index(TrainingStarted)
+    assert [event.text for event in two.events() if isinstance(event, TeacherCacheNote)][-1].endswith("4 broken samples")
     states = [checkpoint.newest(run.folder / "checkpoints") for run in (alone, two)]
     assert states[0] and states[1] and states[0].state.history == states[1].state.history
 
@@ -327,15 +329,10 @@ def test_a_row_group_without_a_usable_row_is_kept_as_such(make: Callable[..., Ru
     run = make("run", **{"data.train": str(data)})
     cache = build(run)
     assert cache.manifest.broken == 12
+    strict = config.load(run.recipe, {"data.max_broken": 0.01}, settings=run.settings)
     with pytest.raises(SightlineError, match=r"6 of \d+ samples are broken"):
         train(
-            Job(
-                run.recipe,
-                {**run.settings, "data": {**run.settings["data"], "max_broken": 0.01}},
-                str(run.folder),
-                run.fingerprint,
-                teacher_cache=cache.uri,
-            ),
+            TrainJob(strict, run.folder, run.fingerprint, teacher_cache=cache.uri),
             lambda event: None,
             lambda: False,
         )

@@ -21,11 +21,12 @@ from sightline.platform.experiments import finish
 from sightline.platform.experiments.create import create_run
 from sightline.platform.models.encoders import open_encoder
 from sightline.platform.models.resolve import find_initial
+from sightline.platform.runs.events import RunEvent, ValidationDone
 from sightline.platform.runs.pinned import RECORD, WEIGHTS, load_initial
 from sightline.platform.runs.record import Run
 from sightline.platform.weights.format import digest, write_file
 
-Train = Callable[..., list[dict[str, Any]]]
+Train = Callable[..., list[RunEvent]]
 
 
 def begun(method: str, init: str, **overrides: Any) -> Any:
@@ -80,9 +81,9 @@ def test_training_begins_there_and_a_resume_needs_neither_original_nor_luck(
     file = write_file(open_encoder("source").weights, tmp_path / "weights.safetensors")
     calm = toy_run("calm", **{**short, "init": str(file)})
     first = train_here(calm)
-    trained = next(event["losses"]["loss"] for event in first if event["kind"] == "validation")
-    fresh = next(event["losses"]["loss"] for event in train_here(toy_run("fresh", **short)) if event["kind"] == "validation")
-    end = next(event["losses"]["loss"] for event in source.events() if event["kind"] == "validation" and event["step"] == 6)
+    trained = next(event.losses["loss"] for event in first if isinstance(event, ValidationDone))
+    fresh = next(event.losses["loss"] for event in train_here(toy_run("fresh", **short)) if isinstance(event, ValidationDone))
+    end = next(event.losses["loss"] for event in source.events() if isinstance(event, ValidationDone) and event.step == 6)
     assert trained == pytest.approx(end, abs=1e-6) and trained != pytest.approx(fresh, abs=1e-3)
 
     killed = toy_run("killed", **{**short, "init": str(file)})

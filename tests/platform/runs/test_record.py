@@ -15,11 +15,10 @@ from toy import TOY
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.core import version
-from sightline.platform.core.files import append_lines
 from sightline.platform.core.redaction import command_line
 from sightline.platform.experiments.create import create_run
 from sightline.platform.reports.summary import next_steps
-from sightline.platform.runs.events import EVENTS
+from sightline.platform.runs.events import EVENTS, ClusterNote, StepsDone
 from sightline.platform.runs.names import fresh_name
 from sightline.platform.runs.record import Run
 
@@ -49,19 +48,17 @@ def test_a_name_is_taken_once(toy_run: Callable[..., Run]) -> None:
 
 def test_a_line_cut_short_harms_no_other(toy_run: Callable[..., Run]) -> None:
     run = toy_run("cut")
-    append_lines(run.folder / EVENTS, [{"kind": "a"}])
+    run.append([ClusterNote("a")])
     with (run.folder / EVENTS).open("ab") as file:
         file.write(b'{"kind": "st')
-    append_lines(run.folder / EVENTS, [{"kind": "b"}])
-    assert [event["kind"] for event in run.events()] == ["a", "b"]
+    run.append([ClusterNote("b")])
+    assert [event.text for event in run.events() if isinstance(event, ClusterNote)] == ["a", "b"]
 
 
 def test_the_last_attempt_that_made_a_step_counts(toy_run: Callable[..., Run]) -> None:
     run = toy_run("twice")
     for first, losses in ((0, [3.0, 2.0]), (1, [2.5])):
-        run.append(
-            [{"kind": "steps", "first": first, "losses": {"loss": losses}, "lr": [0.1] * len(losses), "grad_norm": [1.0] * len(losses)}]
-        )
+        run.append([StepsDone(first, {"loss": losses}, [0.1] * len(losses), [1.0] * len(losses), 1.0, {}, 12)])
     assert [figures["loss"] for figures in run.history().values()] == [3.0, 2.5]
 
 

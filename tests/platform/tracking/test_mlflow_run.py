@@ -13,36 +13,36 @@ from typing import Any
 import pytest
 
 from sightline.platform.experiments.create import create_run
-from sightline.platform.runs.events import Event
+from sightline.platform.runs.events import BrokenSamples, CheckpointWritten, StepsDone, TrainingEnded, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
-from sightline.platform.tracking.mlflow_run import Tracking, figures
+from sightline.platform.tracking.mlflow_run import Tracking, metrics_of
 
 AWAY = "http://127.0.0.1:1"
 
 
-def steps(first: int, losses: list[float]) -> Event:
-    return {
-        "kind": "steps",
-        "first": first,
-        "losses": {"loss": losses, "reconstruction": losses},
-        "lr": [1e-3] * len(losses),
-        "grad_norm": [1.0] * len(losses),
-        "seconds": 2.0,
-        "phases": {"data_wait": 0.5, "forward": 1.0},
-        "samples": 12 * len(losses),
-    }
+def steps(first: int, losses: list[float], system: dict[str, float] | None = None) -> StepsDone:
+    return StepsDone(
+        first=first,
+        losses={"loss": losses, "reconstruction": losses},
+        lr=[1e-3] * len(losses),
+        grad_norm=[1.0] * len(losses),
+        seconds=2.0,
+        phases={"data_wait": 0.5, "forward": 1.0},
+        samples=12 * len(losses),
+        system=system,
+    )
 
 
-def validation(step: int, loss: float) -> Event:
-    return {"kind": "validation", "step": step, "losses": {"loss": loss}}
+def validation(step: int, loss: float) -> ValidationDone:
+    return ValidationDone(step, {"loss": loss})
 
 
 def test_the_loss_of_the_first_step_stands_at_one() -> None:
-    assert [(step, value) for name, step, value in figures(steps(0, [3.0, 2.0])) if name == "train/loss"] == [(1, 3.0), (2, 2.0)]
+    assert [(step, value) for name, step, value in metrics_of(steps(0, [3.0, 2.0])) if name == "train/loss"] == [(1, 3.0), (2, 2.0)]
 
 
 def test_steps_give_losses_rate_norm_and_speed() -> None:
-    found = {name: (step, value) for name, step, value in figures(steps(10, [3.0, 2.0]))}
+    found = {name: (step, value) for name, step, value in metrics_of(steps(10, [3.0, 2.0]))}
     assert found == {
         "train/loss": (12, 2.0),
         "train/reconstruction": (12, 2.0),
@@ -54,14 +54,15 @@ def test_steps_give_losses_rate_norm_and_speed() -> None:
 
 
 def test_system_metrics_stand_at_the_report_they_were_read_at() -> None:
-    event = {**steps(10, [3.0, 2.0]), "system": {"cpu_utilization_percentage": 55.0}}
-    assert [found for found in figures(event) if found[0].startswith("system/")] == [("system/cpu_utilization_percentage", 12, 55.0)]
+    event = steps(10, [3.0, 2.0], system={"cpu_utilization_percentage": 55.0})
+    assert [found for found in metrics_of(event) if found[0].startswith("system/")] == [("system/cpu_utilization_percentage", 12, 55.0)]
 
 
 def test_validation_stands_at_its_step_and_other_events_give_nothing() -> None:
-    assert list(figures(validation(6, 0.5))) == [("val/loss", 6, 0.5)]
-    for event in ({"kind": "start"}, {"kind": "checkpoint", "step": 3}, {"kind": "end", "step": 9}, {"kind": "broken", "step": 1}):
-        assert list(figures(event)) == []
+    assert list(metrics_of(validation(6, 0.5))) == [("val/loss", 6, 0.5)]
+    started = TrainingStarted("cpu", "fp32", 10, 0, 9, 1)
+    for event in (started, CheckpointWritten(3, "here", 0.1), TrainingEnded(9, "", stopped=False), BrokenSamples(1, ["why"])):
+        assert list(metrics_of(event)) == []
 
 
 def curve(run: Run, metric: str = "train/loss") -> list[tuple[int, float]]:
@@ -280,7 +281,7 @@ def test_after_a_failed_request_only_what_was_not_sent_is_sent(tracked: Callable
 def test_a_figure_bears_the_time_of_its_event(tracked: Callable[[Server], Tracking]) -> None:
     server = Server()
     tracking = tracked(server)
-    tracking.run.append([{**validation(1, 0.5), "time": 12.5}, validation(2, 0.4)])
+    tracking.run.append([ValidationDone(1, {"loss": 0.5}, time=12.5), validation(2, 0.4)])
     tracking.deliver()
     (_, _, first), (_, _, second) = server.metrics
     assert first == 12_500 and abs(second / 1000 - time.time()) < 60

@@ -16,12 +16,13 @@ from mlflow_server import MlflowServer
 from rich.console import Console
 from toy import TOY
 
-from sightline.platform.experiments import execution
+from sightline.platform.experiments import execution, train_run
 from sightline.platform.runs.clean import find_waste
-from sightline.platform.runs.events import Event
+from sightline.platform.runs.events import RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
-from sightline.platform.training.loop import Job, train
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.filterwarnings("ignore")]  # MLflow's own warnings
 
@@ -72,7 +73,7 @@ def has_everything(server: MlflowServer, run: Run, steps: int) -> None:
     assert [found.info.run_id for found in client.search_runs([experiment.experiment_id])] == [run_id]
     for metric in ("train/loss", "train/lr", "train/grad_norm"):
         assert points(server, run, metric) == list(range(1, steps + 1))
-    assert points(server, run, "val/loss") == sorted({event["step"] for event in run.events() if event["kind"] == "validation"})
+    assert points(server, run, "val/loss") == sorted({event.step for event in run.events() if isinstance(event, ValidationDone)})
     filed = client.get_run(run_id)
     assert pages_of(run.tracking_uri, [run_id]) == {run_id: f"{server.uri}/#/experiments/{experiment.experiment_id}/runs/{run_id}"}
     for metric in (name for name in filed.data.metrics if name.startswith(("claim/", "probe/"))):
@@ -116,35 +117,35 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
     run.save()
     silent = 0.0
 
-    def post(event: Event) -> None:
+    def post(event: RunEvent) -> None:
         """As the recorder of a worker does: on disk at once; then what the test does to the server between two steps."""
         nonlocal silent
         run.append([event])
-        match event["kind"], event.get("first"):
-            case "steps", 6:
+        match event:
+            case StepsDone(first=6):
                 assert run.mlflow_run_id is None
                 server.start()
                 wait_for(lambda: run.mlflow_run_id and delivered(run))
-            case "steps", 22:
+            case StepsDone(first=22):
                 before = delivered(run)
                 assert before
                 server.kill()
                 wait_for(lambda: tracking.problem)
                 assert delivered(run) >= before
-            case "steps", 38:
+            case StepsDone(first=38):
                 before = delivered(run)
                 server.start()
                 wait_for(lambda: delivered(run) > before and tracking.problem is None)
-            case "steps", 46:
+            case StepsDone(first=46):
                 server.pause()
                 wait_for(lambda: busy(tracking))
                 silent = time.monotonic()
-            case "steps", 52:
+            case StepsDone(first=52):
                 assert busy(tracking) and time.monotonic() - silent < 60, "no step waits for an answer"
                 server.go_on()
 
-    def carry_out(run: Run, on_event: Callable[[Event], None]) -> None:
-        train(Job(run.recipe, run.settings, str(run.folder), run.fingerprint), post, lambda: False)
+    def train_on_ray(run: Run, on_event: Callable[[RunEvent], None]) -> None:
+        train(TrainJob(run.experiment, run.folder, run.fingerprint), post, lambda: False)
         run.status = "trained"
         run.save()
 
@@ -157,8 +158,8 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
 
     tracking: Any = None
     monkeypatch.setattr(execution, "Tracking", remembered)
-    monkeypatch.setattr(execution, "start_ray", lambda: None)
-    monkeypatch.setattr(execution, "carry_out", carry_out)
+    monkeypatch.setattr(train_run, "start_ray", lambda: None)
+    monkeypatch.setattr(train_run, "train_on_ray", train_on_ray)
     result = execution.execute(run, Console(stderr=True))
     assert result["undelivered"] is None and result["registered"] == "models:/croco-encoder@candidate"
     assert points(server, run, "system/cpu_utilization_percentage") == list(range(2, 61, 2))
@@ -198,7 +199,7 @@ def test_a_request_whose_answer_was_lost_is_sent_again_and_stands_once(server: M
     server.start()
     run = toy_run("lost")
     run.tracking_uri = server.uri
-    run.append([{"kind": "validation", "step": step, "losses": {"loss": 1.0 / step}} for step in range(1, 6)])
+    run.append([ValidationDone(step, {"loss": 1.0 / step}) for step in range(1, 6)])
     tracking = Tracking(run)
     sent = tracking.client.log_batch
 

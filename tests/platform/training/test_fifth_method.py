@@ -31,6 +31,7 @@ from sightline.platform.data.writer import ShardWriter
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.estimate import estimate_cost
 from sightline.platform.experiments.preflight import check
+from sightline.platform.runs.events import RunEvent, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,7 +51,7 @@ RECIPE: dict[str, Any] = {
     },
     "log": {"every": 3},
 }
-Train = Callable[..., list[dict[str, Any]]]
+Train = Callable[..., list[RunEvent]]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_its_loss_falls(make: Callable[..., Run], train_here: Train) -> None:
     events = train_here(run)
     losses = [figures["loss"] for figures in run.history().values()]
     assert len(losses) == 60 and np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.1
-    validation = [event["losses"]["reconstruction"] for event in events if event["kind"] == "validation"]
+    validation = [event.losses["reconstruction"] for event in events if isinstance(event, ValidationDone)]
     assert len(validation) == 3 and validation[-1] < validation[0] - 0.1
 
 
@@ -174,7 +175,7 @@ def test_it_stops_and_goes_on_to_the_same_bits(make: Callable[..., Run], train_h
     train_here(whole)
     for stop_after in (5, 2, None):
         events = train_here(parts, stop_after=stop_after)
-    assert [event["first_step"] for event in events if event["kind"] == "start"] == [7]
+    assert [event.first_step for event in events if isinstance(event, TrainingStarted)] == [7]
     assert result(parts) == result(whole)
     assert parts.history() == whole.history()
 

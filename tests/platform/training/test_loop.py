@@ -15,9 +15,19 @@ from sightline.methods.errors import SightlineError
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.local import Checkpoint
+from sightline.platform.core.event_log import encode
+from sightline.platform.runs.events import (
+    NonFiniteLoss,
+    RunEvent,
+    TrainingEnded,
+    TrainingFailed,
+    TrainingStarted,
+    ValidationDone,
+    WorkerStarted,
+)
 from sightline.platform.runs.record import Run
 
-Train = Callable[..., list[dict[str, Any]]]
+Train = Callable[..., list[RunEvent]]
 MakeRun = Callable[..., Run]
 
 
@@ -35,8 +45,8 @@ def weights(run: Run) -> str:
     return digest.hexdigest()
 
 
-def kinds(events: list[dict[str, Any]]) -> list[str]:
-    return [event["kind"] for event in events]
+def kinds(events: list[RunEvent]) -> list[object]:
+    return [encode(event)["kind"] for event in events]
 
 
 def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, train_here: Train) -> None:
@@ -45,9 +55,9 @@ def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, trai
     losses = [figures["loss"] for figures in run.history().values()]
     assert len(losses) == 100
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.03
-    validation = [event["losses"]["loss"] for event in events if event["kind"] == "validation"]
+    validation = [event.losses["loss"] for event in events if isinstance(event, ValidationDone)]
     assert len(validation) == 3 and validation[-1] < validation[0]
-    assert events[-1] == {"kind": "end", "step": 100, "history": last(run).state.history, "stopped": False}
+    assert events[-1] == TrainingEnded(100, last(run).state.history, stopped=False)
 
 
 @pytest.mark.slow
@@ -56,7 +66,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(toy_run: MakeRun, train_
     train_here(whole)
     for stop_after in (5, 3, None):
         events = train_here(parts, stop_after=stop_after)
-    assert [e["first_step"] for e in events if e["kind"] == "start"] == [8]
+    assert [e.first_step for e in events if isinstance(e, TrainingStarted)] == [8]
     assert last(parts).state == last(whole).state
     assert weights(parts) == weights(whole)
     assert parts.history() == whole.history()
@@ -98,8 +108,8 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_names_its_samples(toy_run:
 
     monkeypatch.setattr(CrocoPretext, "forward", poisoned)
     events = train_here(run)
-    assert events[-1]["kind"] == "nonfinite"
-    assert events[-1]["step"] == 8 and len(events[-1]["ids"]) == 2
+    assert isinstance(events[-1], NonFiniteLoss)
+    assert events[-1].step == 8 and len(events[-1].ids) == 2
     assert last(run).state.step == 6
     assert all(bool(torch.isfinite(value).all()) for value in last(run).tensors("model").values())
 
@@ -118,7 +128,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_previous_checkpoint_whole(toy_r
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     events = train_here(run)
-    assert events[-1]["kind"] == "failed" and "disk is full" in events[-1]["what"]
+    assert isinstance(events[-1], TrainingFailed) and "disk is full" in events[-1].what
     assert last(run).state.step == 6
     assert not list((run.folder / "checkpoints").glob(".part-*"))
     monkeypatch.undo()
@@ -141,7 +151,8 @@ def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: 
     run = toy_run("auto", **{"train.precision": "auto", "train.length": "12 steps"})
     events = train_here(run, stop_after=3)
     note = json.loads((run.folder / "precision.json").read_text())
-    assert events[0]["kind"] == "worker" and events[1]["precision"] == note["precision"] == last(run).state.precision
+    assert isinstance(events[0], WorkerStarted) and isinstance(events[1], TrainingStarted)
+    assert events[1].precision == note["precision"] == last(run).state.precision
     assert note["seconds"]["fp32"] > 0 and note["seconds"]["bf16"] > 0
 
 

@@ -18,6 +18,7 @@ from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
+from sightline.platform.runs.events import ValidationDone
 from sightline.platform.runs.record import Run
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def figures(run: Run, kind: str) -> dict[tuple[int, str], float]:
     """(step, name) -> value of every loss and diagnostic."""
     if kind == "train":
         return {(step, name): value for step, values in run.history().items() for name, value in values.items()}
-    return {(e["step"], name): value for e in run.events() if e["kind"] == kind for name, value in e["losses"].items()}
+    return {(e.step, name): value for e in run.events() if isinstance(e, ValidationDone) for name, value in e.losses.items()}
 
 
 @pytest.mark.parametrize("method", METHODS)

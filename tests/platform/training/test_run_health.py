@@ -19,8 +19,9 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.progress import RunProgress
 from sightline.platform.reports import summary
+from sightline.platform.runs.events import HealthMeasured, RunEvent, ValidationDone
 from sightline.platform.runs.record import Run
-from sightline.platform.tracking.mlflow_run import figures
+from sightline.platform.tracking.mlflow_run import metrics_of
 from sightline.platform.training import loop
 from sightline.platform.training.loop import find_method
 from sightline.platform.training.validation import alarms, measure_health
@@ -62,26 +63,24 @@ def collapsing(home: Path, toy_data: dict[str, str], monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
-    collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+    collapsing: Callable[..., Run], train_here: Callable[..., list[RunEvent]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = collapsing()
-    events = [e for e in train_here(run) if e["kind"] == "health"]
-    assert [(e["step"], len(e["warnings"])) for e in events] == [(0, 0), (6, 1)]  # random weights are not judged
+    events = [e for e in train_here(run) if isinstance(e, HealthMeasured)]
+    assert [(e.step, len(e.warnings)) for e in events] == [(0, 0), (6, 1)]  # random weights are not judged
     assert summary.warnings(run) == ["step 6: effective_rank = 0.01 (below 0.1): lower the rate"]
     assert summary.curves(run)["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
-    assert list(figures(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
+    assert list(metrics_of(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
     with RunProgress(Console(soft_wrap=True)) as progress:
         progress.show(json.loads(json.dumps(events[-1])))
     assert "may be collapsing: effective_rank = 0.01" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_health_is_measured_without_validation_data(
-    collapsing: Callable[..., Run], train_here: Callable[..., list[dict[str, Any]]]
-) -> None:
+def test_health_is_measured_without_validation_data(collapsing: Callable[..., Run], train_here: Callable[..., list[RunEvent]]) -> None:
     events = train_here(collapsing(**{"data.val": None}))
-    assert [e["step"] for e in events if e["kind"] == "health"] == [0, 6]
-    assert not [e for e in events if e["kind"] == "validation"]
+    assert [e.step for e in events if isinstance(e, HealthMeasured)] == [0, 6]
+    assert not [e for e in events if isinstance(e, ValidationDone)]
 
 
 def test_measuring_leaves_no_trace_in_running_statistics() -> None:

@@ -11,17 +11,17 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.core.files import append_lines
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.compare import execute
 from sightline.platform.experiments.compare.record import Comparison
 from sightline.platform.experiments.sweep import run_trials
 from sightline.platform.experiments.sweep.plan import Asked, make_plan
-from sightline.platform.experiments.sweep.record import Sweep
-from sightline.platform.experiments.sweep.trial import RecordedError, TrialRun
-from sightline.platform.runs.events import EVENTS
+from sightline.platform.experiments.sweep.record import Decision, Sweep, TrialMeasured
+from sightline.platform.experiments.sweep.trial import RecordedError, TrialRun, TrialTask
+from sightline.platform.runs.events import EVENTS, ClusterNote, TrainingFailed
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
+from sightline.platform.training.job import TrainJob
 
 ToyRun = Callable[..., Run]
 
@@ -52,7 +52,7 @@ def end(sweep: Sweep, failed: dict[str, Any]) -> tuple[run_trials.Trials, list[s
     said: list[str] = []
     trials = run_trials.Trials(sweep, said.append)
     assert trials.suggest("ray-0")["trial"] == 0
-    append_lines(trials.live[0].run.folder / EVENTS, [{"kind": "failed", **failed}])
+    trials.live[0].run.append([TrainingFailed(**failed)])
     run_trials.Ends(trials)._ended(SimpleNamespace(config={"trial": 0}, last_result=None), None)
     return trials, said
 
@@ -76,17 +76,17 @@ def test_an_error_of_an_attempt_before_does_not_count_again(sweep: Sweep) -> Non
     end(sweep, {"what": "the disk is full", "hint": "", "machine": True})
     again = run_trials.Trials(sweep, lambda text: None)
     assert again.suggest("ray-0")["trial"] == 0
-    sweep.note([{"kind": "result", "trial": 0, "step": 2, "objective": 0.5, "decision": "STOP"}])
+    sweep.note(TrialMeasured(0, Decision.STOP, 2, 0.5))
     run_trials.Ends(again)._ended(SimpleNamespace(config={"trial": 0}, last_result=None), None)
     assert [trial.status for trial in sweep.trials()] == ["pruned"]
 
 
 def test_what_training_has_recorded_is_not_recorded_again(toy_run: ToyRun) -> None:
     run = toy_run("failed")
-    trial = TrialRun(run_trials.Job(run.recipe, run.settings, str(run.folder), run.fingerprint), "val/loss", (18,), frozenset(), print)  # type: ignore[arg-type]
+    trial = TrialRun(TrialTask(0, TrainJob(run.experiment, run.folder, run.fingerprint), "val/loss", (18,)), print)
     with pytest.raises(RecordedError, match="the disk is full"):
-        trial._post({"kind": "failed", "what": "the disk is full", "hint": "", "machine": True})
-    assert [event["kind"] for event in run.events()] == ["failed"]
+        trial._post(TrainingFailed("the disk is full", machine=True))
+    assert [type(event) for event in run.events()] == [TrainingFailed]
     trial.validation = {"loss": 1.0, "reconstruction": 1.0}
     with pytest.raises(CallError, match="did you mean 'reconstruction'"):
         trial._loss("reconstuction", 18)
@@ -135,7 +135,7 @@ def test_a_run_is_behind_until_mlflow_has_all_of_its_record(toy_run: ToyRun) -> 
     assert is_behind(run), "there is no MLflow run"
     run.mlflow_run_id = "a1"
     assert not is_behind(run)
-    append_lines(run.folder / EVENTS, [{"kind": "cluster", "text": "waiting"}])
+    run.append([ClusterNote("waiting")])
     assert is_behind(run)
     size = (run.folder / EVENTS).stat().st_size
     (run.folder / "tracking.json").write_text(f'{{"offset": {size}, "delivered": {{}}}}')

@@ -17,10 +17,11 @@ from sightline.methods.random import keyed_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.sweep.plan import Asked, make_plan, rungs, trial_settings
-from sightline.platform.experiments.sweep.record import Sweep, SweepPlan, Trial
+from sightline.platform.experiments.sweep.record import Sweep, SweepPlan, Trial, TrialProposed
 from sightline.platform.experiments.sweep.schedule import Recorded
 from sightline.platform.experiments.sweep.search import grid, propose
 from sightline.platform.experiments.sweep.space import Choice, Range, parse_domain, parse_space
+from sightline.platform.runs.events import StepsDone, TrainingStarted, WorkerStarted
 
 
 @pytest.fixture
@@ -212,7 +213,8 @@ def test_rungs_that_are_filled_from_the_record_decide_as_if_nothing_had_happened
 
     def made(name: str) -> Sweep:
         found = Sweep.create(name, experiment, dataset.fingerprint, plan, "a test", "sqlite:///none")
-        found.note({"kind": "proposed", "trial": number, "settings": {}} for number in range(12))
+        for number in range(12):
+            found.note(TrialProposed(number, {}))
         return found
 
     whole = decide(made("whole"), results)
@@ -220,7 +222,7 @@ def test_rungs_that_are_filled_from_the_record_decide_as_if_nothing_had_happened
     for cut in range(len(results)):
         harmed = made(f"harmed-{cut}")
         assert decide(harmed, results[:cut]) + decide(Sweep.open(harmed.name), results[cut:]) == whole
-    assert Sweep.open("whole").results() == results
+    assert [(event.trial, event.step, event.objective) for event in Sweep.open("whole").results()] == results
     assert [trial.stopped for trial in Sweep.open("whole").trials()] == [whole[3 * n + 2] == "STOP" for n in range(12)]
 
 
@@ -228,8 +230,8 @@ def test_rungs_that_were_measured_between_steps_are_no_training() -> None:
     """Steps 0 to 6 in 4 s, 3 s of a rung, steps 6 to 9 in 2 s, then the last rung."""
     from sightline.platform.experiments.sweep.run_trials import _training
 
-    steps = [{"kind": "steps", "first": 0, "lr": [0.0] * 6, "time": 13.0}, {"kind": "steps", "first": 6, "lr": [0.0] * 3, "time": 19.0}]
-    events = [{"kind": "worker", "time": 9.0}, {"kind": "start", "time": 10.0}, *steps]
+    steps = [StepsDone(first, {}, [0.0] * n, [0.0] * n, 1.0, {}, 0, time=time) for first, n, time in ((0, 6, 13.0), (6, 3, 19.0))]
+    events = [WorkerStarted(0, 1, "here", time=9.0), TrainingStarted("cpu", "fp32", 1, 0, 9, 1, time=10.0), *steps]
     run: Any = SimpleNamespace(events=lambda: iter(events))
     assert _training(run, {6: 3.0, 9: 5.0}) == 6.0
     events.pop()
