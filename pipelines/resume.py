@@ -1,13 +1,13 @@
-"""Go on with a run that was stopped or killed, from its newest checkpoint that verifies, in the same MLflow run.
+"""Continue a run that was stopped or killed, from its newest checkpoint that verifies, in the same MLflow run.
 
   sightline resume croco-tiny-1121-0930
   sightline resume croco-tiny-1121-0930 train.workers=1
   sightline resume croco-tiny-1121-0930-sweep
 
-A run is named by its name, its folder or its MLflow run id. The effective history is that of a run that never stopped, also with
-another number of workers; settings that would change what is learned are refused. Data that moved are named anew (data.train=FOLDER,
-data.val=FOLDER): they must be the same data, by their fingerprint. `log.tracking_uri` can change while nothing was recorded there.
-A run that has its last step is not trained: it is measured, registered and reported again, and MLflow gets what it missed.
+RUN is a run's name, its folder or its MLflow run id; sweeps and comparisons are named likewise. The effective history is that of a run
+that never stopped, also with another number of workers. Settings that would change what is learned are refused. Where the data moved,
+give data.train=FOLDER and data.val=FOLDER: they must be the same data, by their fingerprint. `log.tracking_uri` can change until the run
+is recorded in MLflow. A run that has its last step is only measured, registered and reported again, and MLflow gets what it missed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings",
         nargs="*",
         metavar="section.key=value",
-        help="only how the run is carried out (train.workers, train.keep, log.every, ...) or where its data lie",
+        help="only settings that do not change what is learned (train.workers, train.keep, log.every, ...), or where the data are",
     )
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"its fingerprint is {dataset.fingerprint[:16]}, the run's is {record.fingerprint[:16]}",
             "name the folder of the original data with data.train=FOLDER, or start a new run",
         )
-    record.settings = without_password(experiment).sections()
+    record.experiment = without_password(experiment)
     console = Console(stderr=args.json)
     if storage := Storage.of(experiment, record.folder):
         storage.claim(identity(record.folder))
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def resume_many(args: argparse.Namespace) -> dict[str, Any]:
-    """A sweep or a comparison."""
+    """Continue a sweep or a comparison."""
     from rich.console import Console
 
     from sightline.methods.errors import CallError
@@ -113,13 +113,13 @@ def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
     if config.hashed_text(after) != config.hashed_text(before) or after.data.model_copy(update=places) != before.data:
         raise CallError(
             f"a resume of {record.name} cannot change what is learned",
-            "change only how it is carried out (train.workers, train.keep, log.every, ...) or where its data lie, or start a new run",
+            "change only how it runs (train.workers, train.keep, log.every, ...) or where its data are, or start a new run",
         )
     return after
 
 
 def moved_tracking(record: Run, uri: str) -> str:
-    """`uri`, where the run can still be recorded there: nothing is recorded elsewhere, or only the password is new."""
+    """`uri`, if the run may move there: it is not in MLflow yet, or only the password changed. Raises `CallError` otherwise."""
     from sightline.methods.errors import CallError
     from sightline.platform.core.redaction import redact
 

@@ -248,9 +248,11 @@ def stop(client: JobSubmissionClient, job: str) -> JobDetails:
 
 def check_end(job: str, details: JobDetails) -> None:
     """Raise where the job did not succeed, with the exit code that the command would have had here."""
-    if details.status.value == "SUCCEEDED":
+    from ray.job_submission import JobStatus
+
+    if details.status == JobStatus.SUCCEEDED:
         return
-    if details.status.value == "STOPPED":
+    if details.status == JobStatus.STOPPED:
         raise SightlineError(f"{job} was stopped", "a training run left a checkpoint: go on with `sightline submit -- resume RUN`")
     message = details.message or ""
     if "requires a different Python" in message:  # pip's own text is all that Ray tells of it

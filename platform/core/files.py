@@ -1,4 +1,4 @@
-"""Records on disk: JSON lines that are appended to, and JSON files that are replaced in one move."""
+"""Files on disk: JSON lines that are appended to, and JSON files that are replaced by a rename."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Append records as JSON lines, each with the `time` of its writing in seconds since 1970.
+    """Append records as JSON lines, each with the `time` of its writing in seconds since 1970, unless it has one.
 
-    A line that a kill cut short is ended first, so that it damages no other.
+    A last line that a kill cut short is ended first, so that it damages no other.
     """
     if not records:
         return
@@ -28,7 +28,7 @@ def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The records of whole lines. A line that a kill cut short is left out."""
+    """The records of complete lines. A line that a kill cut short is skipped."""
     for line in lines:
         with suppress(ValueError):
             if line.endswith(b"\n"):
@@ -36,7 +36,7 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace a JSON file in one move; only its owner may read it."""
+    """Replace a JSON file by a rename. Only its owner may read it."""
     part = path.with_name(f".{path.name}")
     part.touch(mode=0o600)
     part.write_text(json.dumps(values, indent=1, default=str))

@@ -1,4 +1,4 @@
-"""Places: local paths and any URI that pyarrow.fs or fsspec opens, behind one small set of verbs."""
+"""Local paths and any URI that pyarrow.fs or fsspec opens, with a few functions for both."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_bytes(system: fs.FileSystem, path: str) -> bytes:
 
 
 def write_bytes(system: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
-    """Whole or not at all: written beside its place, then moved. A reader never sees half a file."""
+    """Write beside the file, then rename, so that a reader never sees half of it."""
     beside = f"{path}.part"
     with system.open_output_stream(beside) as stream:
         stream.write(data)

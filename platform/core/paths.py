@@ -1,4 +1,4 @@
-"""Where local state lies: everything under `$SIGHTLINE_HOME` (default `./sightline-runs`)."""
+"""Paths of local state: everything is under `$SIGHTLINE_HOME` (default `./sightline-runs`)."""
 
 from __future__ import annotations
 

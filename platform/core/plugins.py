@@ -1,4 +1,4 @@
-"""Names that packages publish under entry point groups, ours and those of others; read without importing what they name."""
+"""Entry points of installed packages, ours and others', read without importing what they name."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ import os
 from typing import Any
 
 OBJECT_STORE_SHARE = 0.2
-
-
+"""Of the machine's memory."""
 MOST_OBJECT_STORE = 8 << 30
+"""Bytes."""
 
 
 def start_ray(cpus: int | None = None) -> None:
-    """Join the cluster that the environment names (`RAY_ADDRESS`, a Ray job), else start one on this machine, on loopback alone."""
+    """Join the cluster that `RAY_ADDRESS` names (set in a Ray job), else start Ray on this machine, on the loopback address only."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

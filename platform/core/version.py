@@ -1,4 +1,4 @@
-"""Which version of Sightline runs."""
+"""The version of Sightline that runs."""
 
 from __future__ import annotations
 

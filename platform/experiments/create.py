@@ -1,4 +1,4 @@
-"""Makes the record of a new run, with the weights that it begins from and those of its teachers."""
+"""Creates a run: its record, with the weights that it begins from and its teachers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def create_run(
     name: str, experiment: config.Experiment, fingerprint: str, command: str, tracking_uri: str, parent: str | None = None
 ) -> Run:
-    """Write the run's record and the weights it begins from (`train.init` and teachers, from here on with their SHA-256).
+    """Write the run's record, the weights it begins from (`train.init`) and its teachers, which are pinned by their SHA-256.
 
     `fingerprint`: of the training data. `parent`: id of the MLflow run that this one is nested in. Raises `CallError` where a run of this
-    name exists, and where `train.init` or a teacher names nothing that fits.
+    name exists, or where `train.init` or a teacher names no weights that fit.
     """
     refuse_taken(name, "run")
     initial = None
@@ -43,7 +43,7 @@ def create_run(
         name=name,
         folder=folder,
         recipe=experiment.recipe,
-        settings=config.without_password(experiment).sections(),
+        settings={},
         fingerprint=fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=redact(command),
@@ -52,6 +52,7 @@ def create_run(
         tracking_uri=tracking_uri,
         metric_names=METRIC_NAMES,
     )
+    run.experiment = config.without_password(experiment)
     if initial is not None:
         initial.keep(experiment, folder)
     if teachers:

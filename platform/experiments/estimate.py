@@ -1,4 +1,4 @@
-"""What a run will cost: parameters, arithmetic, memory and a rough time (`--dry-run`)."""
+"""Estimates what a run will cost: parameters, FLOP, memory and a rough time (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.methods.catalog import find_method
 from sightline.platform import config
@@ -16,35 +16,37 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.preflight import check
 from sightline.platform.tracking.client import tracking_uri
 
-CPU_PASS = 250_000_000
-"""Most parameters of a network whose pass is counted on the CPU, where it cannot be counted on no device: a few seconds for a ViT-B."""
+if TYPE_CHECKING:
+    from sightline.methods.contract import Stage
+    from sightline.platform.data.loader.blocks import Columns
 
-
+MOST_PARAMETERS_ON_CPU = 250_000_000
+"""Of a network whose FLOP are counted on the CPU where the meta device does not suffice. A ViT-B takes a few seconds."""
 CLOUD = 1 << 15
-"""Points of the cloud whose cost is counted: more than any network looks at."""
+"""Points of the cloud on which FLOP are counted: more than any network uses."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `--dry-run` says. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
+    """What `--dry-run` prints. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
 
     parameters: int
     gflops_per_sample: float | None
-    """Forward and backward; None where the method's pass cannot be counted without data."""
+    """Forward and backward; None where it cannot be counted without data."""
     matmul_gflops: float
     samples: int | None
     steps: int | None
     seconds: float | None
     weights_bytes: int
-    """Weights, and for those that are trained gradients and AdamW's two moments, on each worker."""
+    """Of weights, gradients and AdamW's two moments, on each worker. Weights that are not trained have no gradients and moments."""
     plan: str
     begins: str | None = None
-    """What `train.init` gives."""
+    """What `train.init` loads."""
     teachers: str | None = None
-    """What runs between views and training, and its cost."""
+    """The teachers and their cost."""
     stage_gflops_per_sample: float | None = None
     teacher_cache: str | None = None
-    """What it takes, or where it lies already."""
+    """What it costs, or where there is one already."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +70,7 @@ class Estimate:
 
 
 def estimate_cost(experiment: config.Experiment) -> Estimate:
-    """Parameters, arithmetic and a rough time, from the network itself on no device."""
+    """Parameters, FLOP and a rough time, from the network itself, on the meta device where that suffices."""
     from sightline.methods.contract import BuildContext
     from sightline.platform.models.resolve import resolve_teachers
 
@@ -123,10 +125,12 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
     )
 
 
-def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) -> tuple[float | None, float | None]:
-    """FLOP of a sample: forward and backward, and in the stage before (None without one). The first from a pass on no device or, where its
-    shapes depend on values, on the CPU; None where the pass needs more than an image or a cloud, or the network is too large for the CPU
-    to answer at once."""
+def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Stage | None) -> tuple[float | None, float | None]:
+    """FLOP of a sample: of forward and backward, and of the stage before (None without one).
+
+    Counted on the meta device or, where shapes depend on values, on the CPU. None where a pass needs more than an image or a cloud, or the
+    network is too large for the CPU.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     columns = _two_samples(experiment)
@@ -135,7 +139,7 @@ def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) 
         with FlopCounterMode(display=False) as counter:
             columns |= stage(columns)
         before = float(counter.get_total_flops()) / 2
-    small = count <= CPU_PASS
+    small = count <= MOST_PARAMETERS_ON_CPU
     for device in ("meta", "cpu") if small else ("meta",):
         try:
             return _flops_on(device, experiment, (copy.deepcopy(pretext) if small else pretext).to(device), columns), before
@@ -144,8 +148,8 @@ def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Any) 
     return None, before
 
 
-def _two_samples(experiment: config.Experiment) -> dict[str, Any]:
-    """What the views make of a black image or of a cloud."""
+def _two_samples(experiment: config.Experiment) -> Columns:
+    """The views of two black images or two clouds; empty where the method needs more columns."""
     import numpy as np
 
     from sightline.methods.random import keyed_rng, sample_rng
@@ -155,12 +159,12 @@ def _two_samples(experiment: config.Experiment) -> dict[str, Any]:
     cloud = keyed_rng("cost").normal(size=(CLOUD, 3))
     try:
         made = method.views(experiment.method_config)({"image1": image, "image2": image, "image": image, "points": cloud}, sample_rng(0, 0))
-    except KeyError:  # further columns, which nobody can guess
+    except KeyError:  # the method needs further columns
         return {}
     return {name: np.stack([value, value]) for name, value in made.items()}
 
 
-def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns: dict[str, Any]) -> float:
+def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns: Columns) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

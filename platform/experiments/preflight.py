@@ -1,4 +1,4 @@
-"""Checks everything that can be checked before anything starts, and says what a run will need."""
+"""Checks an experiment before anything starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightline.platform.tracking.client import tracking_uri
 
 
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
-    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` before anything starts."""
+    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` where it cannot run."""
     data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
     probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
     sections: dict[str, Any] = {"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
@@ -43,7 +43,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
 
 
 def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
-    """That the data set has the columns and the sizes that the method's views use."""
+    """Raise `CallError` where the data set lacks columns, or its images or clouds are too small for the method's views."""
     method = find_method(experiment.method)
     views = method.views(experiment.method_config)
     lacking = [column for column in getattr(views, "columns", ()) if column not in dataset.manifest.columns]

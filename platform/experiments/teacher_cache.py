@@ -1,8 +1,7 @@
-"""The cache of a run's `teacher_cache.variants`: known by its key, made before training where there is none, found again by every run that
-has the same key.
+"""The teacher cache of a run (`teacher_cache.variants`): made before training, and shared by all runs with the same key.
 
-The key is over all that decides what a sample looks like to the trainer, and over nothing else: the data set's fingerprint, the method and
-those of its settings that views and stage read, the weights of the frozen encoders, the seed and the number of variants.
+The key depends on everything that changes what the trainer gets, and on nothing else: the data set's fingerprint, the method and those of
+its settings that views and stage read, the teachers' weights, the seed and the number of variants.
 """
 
 from __future__ import annotations
@@ -45,32 +44,37 @@ if TYPE_CHECKING:
     from sightline.platform.weights.format import Weights
 
 STAGING = ".staging"
-"""In the folder of a cache that is not finished: a record for each finished file."""
+"""Folder inside an unfinished cache, with a record for each finished file."""
 PROBED = 64
-"""Rows of which one must be usable, to see how large a sample is."""
+"""Rows that are tried, until one is usable, to measure a sample."""
 Progress = Callable[[int, int], None]
 """(samples done, samples in all)."""
 
 
 def ingredients(experiment: Experiment, dataset: Dataset, encoders: Mapping[str, Weights]) -> dict[str, Any]:
-    """What the key of the experiment's cache is made of; `encoders` by the setting that names them, as `frozen.resolve` gives them."""
+    """What the key of the experiment's cache is computed from. `encoders`: the teachers by setting, as `resolve_teachers` gives them."""
     method = find_method(experiment.method)
-    read = {key: value for key, value in method.stage_settings(experiment.method_config).items() if key not in encoders}
-    weights = {key: {"sha256": one.sha256, "method": one.method, **one.sections} for key, one in encoders.items()}
-    own = {"method": experiment.method, "settings": read, "encoders": weights}
-    kept = {"seed": experiment.train.seed, "variants": experiment.teacher_cache.variants}
-    return {"version": VERSION, "data": dataset.fingerprint, **own, **kept}
+    settings = {key: value for key, value in method.stage_settings(experiment.method_config).items() if key not in encoders}
+    return {
+        "version": VERSION,
+        "data": dataset.fingerprint,
+        "method": experiment.method,
+        "settings": settings,
+        "encoders": {key: {"sha256": one.sha256, "method": one.method, **one.sections} for key, one in encoders.items()},
+        "seed": experiment.train.seed,
+        "variants": experiment.teacher_cache.variants,
+    }
 
 
 def folder_of(experiment: Experiment, key: str) -> str:
-    """Where the cache of this key lies."""
+    """The folder of the cache with this key."""
     parent = experiment.teacher_cache.folder
     return f"{absolute(parent) if parent else home() / 'teacher-cache'}/{key[:16]}"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cache takes. `seconds`: what one process of this machine needs for views and stage of all samples."""
+    """What a cache costs. `seconds`: of one process of this machine, for views and stage of all samples."""
 
     samples: int
     sample_bytes: int
@@ -85,7 +89,7 @@ class Cost:
 
 
 def cost(samples: Made, stage: Stage) -> Cost:
-    """From one sample of the data set. Raises `SightlineError` where none of the first can be used."""
+    """Measured on one sample of the data set. Raises `SightlineError` where none of the first ones is usable."""
     dataset = samples.dataset
     for part in parts(tuple(dataset.row_groups), 1):
         sample = samples(part)
@@ -102,7 +106,7 @@ def cost(samples: Made, stage: Stage) -> Cost:
 
 
 def estimate_cache(experiment: Experiment, dataset: Dataset, tracking_uri: str | None = None) -> Cost | str:
-    """What the cache of a run that is not made yet will take, or a sentence that says where it lies already."""
+    """What the cache of a run that is not created yet will cost, or a sentence that says where there is one already."""
     from sightline.platform.models.resolve import resolve_teachers
 
     method = find_method(experiment.method)
@@ -126,10 +130,10 @@ def build(
     progress: Progress = lambda done, total: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Cache:
-    """The cache in `uri`, made where there is none; files that are there already and verify are kept.
+    """The cache in `uri`, made where there is none. Finished files of an earlier start are kept if they verify.
 
-    Raises `SightlineError` where one is damaged or another's, and before the start where the disk is too small. A kill loses the files that
-    were under way.
+    Raises `SightlineError` where a cache there is damaged or has another key, and where the disk is too small. A kill loses the files that
+    are being written.
     """
     row_groups = tuple(samples.dataset.row_groups)
     with _lock(uri):
@@ -150,7 +154,7 @@ def build(
         system, path = open_place(uri)
         system.create_dir(f"{path}/{STAGING}", recursive=True)
         load = partial(load_part, samples=samples)
-        made = run_blocks(iter(missing), load, make_stage, resources, WINDOWS[-1:])  # each window starts the stage's actors anew
+        made = run_blocks(iter(missing), load, make_stage, resources, WINDOWS[-1:])  # every window starts new actors for the stage
         try:
             for part, columns in zip(missing, made, strict=True):
                 one = kept[part_name(part)] = write_part(uri, part, columns)
@@ -158,7 +162,7 @@ def build(
                 done += part.rows
                 progress(done, total)
         except OSError as error:
-            raise SightlineError(f"cannot write the cache in {uri}: {error}", "make room; what is done is kept") from None
+            raise SightlineError(f"cannot write the cache in {uri}: {error}", "make room; the finished files are kept") from None
         finally:
             made.close()  # type: ignore[attr-defined]  # a generator: stops the pipeline behind it
         write_cache_manifest(uri, made_of, samples.variants, [kept[part_name(part)] for part in wanted])
@@ -171,7 +175,7 @@ def build(
 def cache_of_run(
     experiment: Experiment, folder: Path, resources: StreamResources | None, progress: Progress, say: Callable[[str], None]
 ) -> Cache:
-    """The cache of a run whose encoders lie in its `folder`."""
+    """The cache of a run whose teachers are pinned in its `folder`."""
     from sightline.platform.runs.pinned import kept_teachers
     from sightline.platform.training.stage import make_stage
 
@@ -184,7 +188,7 @@ def cache_of_run(
 
 
 def _kept(uri: str, name: str) -> CacheShard | None:
-    """A file that an earlier start finished, if it is whole."""
+    """A file that an earlier start finished, if it verifies."""
     system, path = open_place(uri)
     if not exists(system, _record(path, name)):
         return None
@@ -214,7 +218,7 @@ def _check_space(uri: str, needed: int) -> None:
 
 @contextlib.contextmanager
 def _lock(uri: str) -> Iterator[None]:
-    """Of the runs on this machine one makes a cache, the others wait for it."""
+    """Of the runs on this machine one makes the cache; the others wait for it."""
     system, path = open_place(uri)
     try:
         system.create_dir(path, recursive=True)

@@ -10,14 +10,12 @@ from sightline.methods.errors import CallError
 from sightline.platform.core.paths import home, runs_folder
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
-
-
 KINDS = ("runs", "sweeps", "comparisons")
-"""Folders of what has a name that `resume` takes."""
+"""Folders of all that `resume` can name."""
 
 
 def fresh_name(recipe: str) -> str:
-    """A run name nobody used: the recipe, in letters that a run name may have, and the time."""
+    """An unused run name: the recipe, in characters that a run name may have, and the time."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-")[:60] or "run"
     stem = f"{clean}-{datetime.now().strftime('%m%d-%H%M%S')}"
     name, number = stem, 1
@@ -28,7 +26,7 @@ def fresh_name(recipe: str) -> str:
 
 
 def refuse_taken(name: str, kind: str, parts: str = "") -> None:
-    """Raises `CallError` where `name` is no name, where a run, a sweep or a comparison has it, or where runs match `parts` (a pattern)."""
+    """Raise `CallError` where `name` is not valid, a run, sweep or comparison has it, or a run's name matches the pattern `parts`."""
     if not RUN_NAME.fullmatch(name):
         raise CallError(f"{name!r} is no {kind} name", "use letters, digits, '.', '_' and '-'")
     for other in KINDS:

@@ -85,6 +85,11 @@ class Run:
             self._validated = (self.settings, config.load(self.recipe, settings=self.settings))
         return self._validated[1]
 
+    @experiment.setter
+    def experiment(self, experiment: config.Experiment) -> None:
+        self.settings = experiment.sections()
+        self._validated = (self.settings, experiment)
+
     def save(self) -> None:
         """Replace the record by a rename, so that a kill leaves the old or the new one. Only its owner can read it: see `tracking_uri`."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.init and each.name != "folder"}

@@ -1,4 +1,4 @@
-"""The MLflow run that the runs of a sweep or a comparison are nested in. A server that is away costs the nesting and nothing else."""
+"""The MLflow run that the runs of a sweep or a comparison are nested in. Where the server is unreachable, they are not nested."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from .client import experiment_of, quiet_mlflow
 
 
 class Parent(Protocol):
+    """A sweep or a comparison."""
+
     name: str
     command: str
     tracking_uri: str
@@ -20,7 +22,7 @@ class Parent(Protocol):
 
 
 def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str], say: Callable[[str], None]) -> str | None:
-    """The id of a new MLflow run; None where the server is away."""
+    """The id of a new MLflow run; None where the server is unreachable."""
     try:
         quiet_mlflow()
         from mlflow import MlflowClient
@@ -38,10 +40,10 @@ def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str],
 
 
 def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]:
-    """Addresses of MLflow runs' pages on their server, by id; none where there is no server, or it is away."""
+    """URLs of MLflow runs on their server, by run id; empty where there is no server, or it is unreachable."""
     pages: dict[str, str] = {}
     if tracking_uri.startswith(("http://", "https://")):
-        with suppress(Exception):  # at the first that is not answered: a server that hangs is asked once
+        with suppress(Exception):  # one request that is not answered ends it: a hanging server is asked once
             quiet_mlflow()
             from mlflow import MlflowClient
 
@@ -52,9 +54,10 @@ def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]
 
 
 def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """End the MLflow run with its report, metrics and tags. Does nothing where there is none, or the server is unreachable."""
     if parent.mlflow_run_id is None:
         return
-    with suppress(Exception):  # all of it stands in the folder, too
+    with suppress(Exception):  # the folder has all of it, too
         quiet_mlflow()
         from mlflow import MlflowClient
 

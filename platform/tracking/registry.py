@@ -1,7 +1,7 @@
-"""Files an encoder in the MLflow model registry: as an exported graph that loads without Sightline and with unpickling off, and in the
-form from which Sightline builds the module again (`open_encoder`).
+"""Registers an encoder in the MLflow model registry, in two forms: an exported graph that loads without Sightline and without unpickling,
+and the folder from which Sightline builds the module again (`open_encoder`).
 
-Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` takes torch 2.10 or newer (MLflow checks every record of the archive).
+Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` needs torch 2.10 or newer (MLflow checks every record of the archive).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,14 +27,19 @@ from sightline.platform.data.encoder_input import EncoderInput
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
 TOLERANCE = 1e-5
-"""Largest difference between the features of the encoder and those of its registered form."""
+"""Largest allowed difference between the features of the encoder and those of its exported graph."""
 ARTIFACT = "encoder"
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry. `uri` names it by alias, which moves on; `version_uri` always means this one."""
+    """A version in the registry. `uri` names it by its alias, which may move to another version; `version_uri` always means this one."""
 
     name: str
     version: str
@@ -55,15 +60,14 @@ def register_encoder(
     saved: Path | None = None,
     alias: str = "candidate",
 ) -> Registered:
-    """Registers an `ImageEncoder` under `name` and points `alias` at the new version.
+    """Register an encoder under `name`, and point `alias` at the new version.
 
-    What this run has filed of the same weights before is not filed again: its tags and its alias are set anew.
-    The registered form takes float32 RGB in [0, 1], any batch x 3 x `encoder.image_size`, and gives what the encoder's `forward` gives:
-    patch tokens (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is checked
-    against `encoder` for three batch sizes before it is filed. `usage` is Markdown: what the encoder is and how good; a loading example
-    is added; together they are the description of the version and its README.md. `saved`: the folder form of the same encoder
-    (`weights.write_folder`), filed as `encoder/`. The version belongs to run `run_id`. Raises `SightlineError` where the encoder cannot be
-    exported or its exported form disagrees.
+    If run `run_id` has registered the same weights before, only the tags and the alias of that version are set again. The exported graph
+    takes float32 RGB in [0, 1], batch x 3 x `encoder.image_size`, and returns what the encoder's `forward` returns: patch tokens
+    (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is compared with `encoder` for
+    three batch sizes first. `usage`: Markdown about the encoder; with a loading example it becomes the version's description and README.md.
+    `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
+    cannot be exported, or the exported graph disagrees.
     """
     import mlflow
     from mlflow.entities import LoggedModelOutput
@@ -100,7 +104,7 @@ def register_encoder(
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         if not client.search_registered_models(f"name = '{name}'"):
-            with suppress(MlflowException):  # another run may have made it since
+            with suppress(MlflowException):  # another run may have created it meanwhile
                 client.create_registered_model(name)
         filed = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
@@ -109,13 +113,13 @@ def register_encoder(
     return _registered(name, filed, alias)
 
 
-def _registered(name: str, filed: Any, alias: str) -> Registered:
-    number, model_id = str(filed.version), filed.source.removeprefix("models:/")  # its own `model_id` the SQL registry leaves empty
+def _registered(name: str, filed: ModelVersion, alias: str) -> Registered:
+    number, model_id = str(filed.version), str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
     return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
 
 
 def register_import(weights: Weights, name: str) -> Registered:
-    """Registers the encoder of imported weights, with an MLflow run of their own, in `$MLFLOW_TRACKING_URI` or locally."""
+    """Register the encoder of imported weights, with an MLflow run of its own, in `$MLFLOW_TRACKING_URI` or locally."""
     from .client import experiment_of, quiet_mlflow
 
     quiet_mlflow()
@@ -151,10 +155,10 @@ def register_import(weights: Weights, name: str) -> Registered:
 
 
 def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.TemporaryDirectory[str], str]:
-    """(a folder with the folder form of a registered encoder, the URI that always means this version).
+    """(a temporary folder with the folder form of a registered encoder, the URI that always means this version).
 
     `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
-    the nearest model, and `SightlineError` where Sightline did not file it.
+    the nearest model, and `SightlineError` where Sightline did not register it.
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))?", uri)
     if not match:
@@ -201,8 +205,8 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.T
     return scratch, pinned
 
 
-def _near(client: Any, name: str) -> str:
-    """What there is under this or a near name."""
+def _near(client: MlflowClient, name: str) -> str:
+    """What there is under this name or a similar one."""
     models = {model.name: model for model in client.search_registered_models()}
     if name not in models:
         return nearest(name, list(models)) if models else "it is empty"
@@ -214,7 +218,7 @@ def _line(error: Exception) -> str:
     return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
 
 
-def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Path, logged: Any, run_id: str) -> None:
+def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Path, logged: LoggedModel, run_id: str) -> None:
     """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
     import mlflow.pytorch
     import numpy as np
@@ -235,7 +239,7 @@ def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Pa
                 str(folder),
                 mlflow_model=model,
                 signature=signature,
-                input_example=given.example(2).numpy(),  # two: an example of one would fix the batch at one
+                input_example=given.example(2).numpy(),  # with an example of one, the batch size would be fixed at one
                 pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],  # inferring them takes seconds
                 serialization_format="pt2",
             )
@@ -245,7 +249,7 @@ def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Pa
 
 
 def _check(encoder: torch.nn.Module, path: Path, given: EncoderInput) -> None:
-    """Compares the features of the exported program with the encoder's. Its example input stays: MLflow refuses a program without."""
+    """Compare the features of the exported graph with the encoder's."""
     exported = torch.export.load(path).module()
     for batch in (1, 3, 7):
         example = given.example(batch)
@@ -260,7 +264,7 @@ def _check(encoder: torch.nn.Module, path: Path, given: EncoderInput) -> None:
 
 @contextmanager
 def _on_cpu(encoder: torch.nn.Module) -> Iterator[None]:
-    """The encoder on the CPU in evaluation mode: an exported graph stays on the device on which it was traced."""
+    """The encoder on the CPU in evaluation mode: an exported graph stays on the device on which it is traced."""
     training, device = encoder.training, next(encoder.parameters()).device
     try:
         encoder.cpu().eval()
@@ -271,10 +275,10 @@ def _on_cpu(encoder: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's SQL registry looks up `models:/` sources through its global tracking URI, so that is set here and put back."""
+    """Set MLflow's global tracking URI, through which its SQL registry looks up `models:/` sources, and restore it afterwards."""
     import mlflow
 
-    # MLflow writes what it was told into the environment, too, and reads it there where it was told nothing.
+    # MLflow copies its URIs into the environment, and reads them from there where they are unset.
     before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

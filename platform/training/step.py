@@ -23,7 +23,7 @@ from sightline.platform.data.loader.stream import Microbatch
 
 
 class Phases:
-    """Seconds by name of what a run spends its time on. On a GPU the work is queued, so a phase ends where the host waits for it."""
+    """Seconds by phase of a run. On a GPU work is queued, so its time counts in the phase in which the host waits for it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -48,13 +48,13 @@ def tensors(columns: Columns, device: torch.device) -> Batch:
 
 
 def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
-    """The weighted sum that the settings name: sum of `loss.<term>` * term."""
+    """The weighted sum of the loss terms, with the weights of the section `loss`."""
     return torch.stack([losses[name].float() * weight for name, weight in weights.items()]).sum()
 
 
 @contextlib.contextmanager
 def buffers_kept(pretext: torch.nn.Module) -> Iterator[None]:
-    """Running statistics are put back afterwards: what happens inside leaves no trace in them."""
+    """Restore the buffers (running statistics) afterwards."""
     before = {name: value.clone() for name, value in pretext.named_buffers()}
     try:
         yield
@@ -67,7 +67,7 @@ def buffers_kept(pretext: torch.nn.Module) -> Iterator[None]:
 @dataclass(frozen=True)
 class StepResult:
     losses: dict[str, torch.Tensor]
-    """By name, one value for each microbatch of this rank; `loss` is the weighted total."""
+    """By name, a tensor with one value for each microbatch of this rank; `loss` is the weighted total."""
     grad_norm: float
     lr: float
 
@@ -78,7 +78,7 @@ class StepResult:
 
 @dataclass
 class Stepper:
-    """Holds the pretext, its optimiser and schedules; `step` does one step. Under `torch.distributed` gradients are averaged by DDP."""
+    """The pretext, its optimiser and schedules; `step` does one step. Under `torch.distributed` DDP averages gradients."""
 
     pretext: Any
     optim: OptimConfig
@@ -109,8 +109,8 @@ class Stepper:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def warm_up_ddp(self, microbatches: Sequence[Microbatch]) -> None:
-        """One discarded backward. DDP lays out its buckets anew after the first backward, which changes the order of its sums; a run that
-        goes on from a checkpoint must add in the same order as one that never stopped (3 and more ranks differ otherwise)."""
+        """Run one backward and discard it. DDP rebuilds its buckets after the first backward, which changes the order of its sums. With
+        three and more ranks a resumed run would otherwise add in another order than a run that never stopped."""
         if not isinstance(self.module, DistributedDataParallel):
             return
         with buffers_kept(self.pretext):
@@ -119,7 +119,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, step: int, microbatches: Sequence[Microbatch]) -> StepResult:
-        """Step number `step` (0-based) on this rank's microbatches. A gradient that is not finite is not applied."""
+        """Do step number `step` (0-based) on this rank's microbatches. Gradients that are not finite are not applied."""
         lr = self.schedules["lr"](step)
         decay = self.schedules["weight_decay"](step)
         for settings in self.optimizer.param_groups:
@@ -129,7 +129,7 @@ class Stepper:
         for index, (batch, noise) in enumerate(self._prepared(microbatches, step)):
             last = index == len(microbatches) - 1
             quiet = contextlib.nullcontext() if last or self.module is self.pretext else self.module.no_sync()
-            # Running statistics follow microbatch 0, whoever has it: so they do not depend on the number of workers.
+            # Running statistics follow microbatch 0 alone, so they do not depend on the number of workers.
             keep = contextlib.nullcontext() if noise.microbatch == 0 else buffers_kept(self.pretext)
             with quiet, keep:
                 results.append(self._backward(batch, noise, 1.0 / len(microbatches)))
@@ -138,7 +138,7 @@ class Stepper:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             grad_norm = float(norm)
             if math.isfinite(grad_norm):
-                if self.optim.clip is not None and grad_norm > self.optim.clip:  # exactly; torch's helper adds 1e-6 to the norm
+                if self.optim.clip is not None and grad_norm > self.optim.clip:  # torch's helper adds 1e-6 to the norm; this does not
                     torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.optim.clip / grad_norm)
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -147,7 +147,7 @@ class Stepper:
         return StepResult(stacked, grad_norm, lr)
 
     def _prepared(self, microbatches: Sequence[Microbatch], step: int) -> Iterator[tuple[Batch, MicrobatchRng]]:
-        """The microbatches on the device, one after the other; all at once, with what needs the whole batch, where the method has such."""
+        """The microbatches on the device: one by one, or all together with their targets where the method computes those."""
         noises = [MicrobatchRng(self.seed, step, microbatch.slot) for microbatch in microbatches]
         if hasattr(self.pretext, "targets"):
             batches = [self._to_device(microbatch) for microbatch in microbatches]

@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
@@ -16,18 +17,26 @@ from sightline.platform.runs.events import RunEvent, StepsDone
 from sightline.platform.training.job import TrainJob
 from sightline.platform.training.loop import train
 
-UNITS = {"samples": 1.0, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "flop": 1.0}
+Unit = Literal["samples", "seconds", "flop"]
+UNITS: dict[str, tuple[float, Unit]] = {
+    "samples": (1.0, "samples"),
+    "seconds": (1.0, "seconds"),
+    "minutes": (60.0, "seconds"),
+    "hours": (3600.0, "seconds"),
+    "flop": (1.0, "flop"),
+}
 SPEED_SECONDS = 15.0
 """Of training in which an entry's speed is measured, after its first report, where the budget is time."""
 
 
-def parse_budget(text: str) -> tuple[float, str]:
-    """(amount, samples | seconds | flop). Raises `CallError`."""
+def parse_budget(text: str) -> tuple[float, Unit]:
+    """(amount, unit). Raises `CallError`."""
     found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", text.lower())
     unit = next((unit for unit in UNITS if found and found[2] in (unit, unit.removesuffix("s"), f"{unit}s")), None)
     if not found or unit is None or not float(found[1]) > 0:
         raise CallError(f"--budget {text!r} is no budget", "write for example '20000 samples', '10 minutes' or '1e15 flop'")
-    return float(found[1]) * UNITS[unit], "seconds" if unit in ("minutes", "hours") else unit
+    factor, kind = UNITS[unit]
+    return float(found[1]) * factor, kind
 
 
 def samples_of(budget: str, experiment: config.Experiment, gflops_per_sample: float | None) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from .record import Decision, Sweep, TrialMeasured
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
 
 
 class _Known(NamedTuple):
@@ -15,7 +19,7 @@ class _Known(NamedTuple):
     trial_id: str
 
 
-NOBODY: Any = None
+NOBODY = cast("TuneController", None)
 """In place of Tune's controller, which the rungs do not use."""
 
 
@@ -36,36 +40,36 @@ class Recorded(ASHAScheduler):
         if plan.scheduler == "none":
             self._brackets[0]._rungs = []
         for event in sweep.results():
-            known: Any = _Known(str(event.trial))
+            known = _known(event.trial)
             super().on_trial_add(NOBODY, known)
             super().on_trial_result(NOBODY, known, {"step": event.step, "objective": event.objective})
 
     def __deepcopy__(self, memo: Any) -> Recorded:
         return self
 
-    def __reduce__(self) -> Any:  # for Ray's private files, which nobody reads
+    def __reduce__(self) -> tuple[Any, ...]:  # for Ray's private files, which nobody reads
         return (str, ("sightline rungs",))
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, _known(trial))
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, _known(trial.config["trial"]))
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         if "objective" not in result:
             return str(TrialScheduler.CONTINUE)
-        known = _known(trial)
+        known = _known(trial.config["trial"])
         decision = Decision(super().on_trial_result(tune_controller, known, result))
         self.sweep.note(TrialMeasured(int(known.trial_id), decision, result["step"], result["objective"]))
         return str(decision)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._trial_info.pop(_known(trial).trial_id, None)
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        self._trial_info.pop(_known(trial.config["trial"]).trial_id, None)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info.pop(_known(trial).trial_id, None)
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        self._trial_info.pop(_known(trial.config["trial"]).trial_id, None)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info.pop(_known(trial).trial_id, None)
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        self._trial_info.pop(_known(trial.config["trial"]).trial_id, None)
 
 
-def _known(trial: Any) -> Any:
-    return _Known(str(trial.config["trial"]))
+def _known(number: int) -> Trial:
+    return cast("Trial", _Known(str(number)))
