@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
+from sightline.platform.core.files import append_lines
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.compare import execute
 from sightline.platform.experiments.compare.record import Comparison
 from sightline.platform.experiments.sweep import run_trials
 from sightline.platform.experiments.sweep.plan import Asked, make_plan
-from sightline.platform.experiments.sweep.record import Decision, Sweep, TrialMeasured
+from sightline.platform.experiments.sweep.record import TRIALS, Decision, Sweep, TrialMeasured, TrialStatus
 from sightline.platform.experiments.sweep.trial import RecordedError, TrialRun, TrialTask
 from sightline.platform.runs.events import EVENTS, ClusterNote, TrainingFailed
 from sightline.platform.runs.record import Run
@@ -186,3 +188,22 @@ def test_the_end_of_a_compared_run_is_made_up_for_once(
     run.save()
     execute._close_missed(run)
     assert Run.open("one").status == then and said == ["FINISHED"] * closed
+
+
+def test_trials_of_an_older_version_are_read_and_written_with_the_same_keys(sweep: Sweep) -> None:
+    older = [
+        {"kind": "proposed", "trial": 0, "settings": {"optim.lr": 0.1}},
+        {"kind": "result", "trial": 0, "decision": "STOP", "step": 2, "objective": 0.5},
+        {"kind": "end", "trial": 0, "status": "pruned", "error": "", "seconds": {"whole": 3.0}},
+    ]
+    append_lines(sweep.folder / TRIALS, older)
+    (trial,) = sweep.trials()
+    assert (trial.settings, trial.results, trial.stopped) == ({"optim.lr": 0.1}, {2: 0.5}, True)
+    assert (trial.status, trial.seconds) == (TrialStatus.PRUNED, {"whole": 3.0})
+    events = list(sweep.events())
+    (sweep.folder / TRIALS).unlink()
+    for event in events:
+        sweep.note(event)
+    written = [json.loads(line) for line in (sweep.folder / TRIALS).read_text().splitlines()]
+    assert [{key: value for key, value in record.items() if key != "time"} for record in written] == older
+    assert [list(record) for record in written] == [["time", *record] for record in older]
