@@ -66,8 +66,7 @@ def train_in_processes(run: Run, world: int, kill_at: int = 0, elsewhere: Path |
     files = [folder / f"rank-{rank}.err" for rank in range(world)]
     values = [(other if rank else job).to_values() for rank in range(world)]
     ranks = [
-        _context().Process(target=_rank, args=(values[rank], rank, world, store, str(files[rank]), environment))
-        for rank in range(world)
+        _context().Process(target=_rank, args=(values[rank], rank, world, store, str(files[rank]), environment)) for rank in range(world)
     ]
     for process in ranks:
         process.start()
