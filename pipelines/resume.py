@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if found is None:
             raise SightlineError(
                 f"no checkpoint of {record.name} verifies; {corrupt[0]}",
-                f"restore {folder} from a copy, or train anew under another name",
+                f"restore {folder} from a copy, or train again under another name",
             )
         console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(corrupt)}")
     return execution.execute(record, console)

@@ -41,11 +41,11 @@ class Code:
     @property
     def digest(self) -> str:
         """12 hexadecimal digits of the SHA-256 over everything but the release."""
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         about = "\n".join((self.python, *self.requirements, self.entry_points)).encode()
         for name, content in [*sorted(self.files.items()), ("", about)]:
-            told.update(f"{len(name)} {name} {len(content)} ".encode() + content)
-        return told.hexdigest()[:12]
+            digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+        return digest.hexdigest()[:12]
 
 
 def running_code() -> Code:

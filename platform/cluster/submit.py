@@ -118,7 +118,7 @@ def _check_ray(found: str, address: str) -> None:
     if not asked.contains(found, prereleases=True):
         raise CallError(
             f"the cluster at {address} runs Ray {found}; Sightline asks for ray{asked}",
-            f"install ray=={version('ray')} on every node (setup_commands in cluster.yaml) and start Ray there anew",
+            f"install ray=={version('ray')} on every node (setup_commands in cluster.yaml) and restart Ray there",
         )
 
 

@@ -38,7 +38,7 @@ def read_events(path: Path, base: type[E]) -> Iterator[E]:
 
 
 def parse_events(lines: Iterable[bytes], base: type[E]) -> Iterator[E]:
-    """The events of whole lines. Events and keys that this version does not know are left out: a newer version may have written them."""
+    """The events of complete lines. Events and keys that this version does not know are skipped: a newer version may have written them."""
     for record in parse_lines(lines):
         if (event := decode(record, base)) is not None:
             yield event

@@ -102,9 +102,9 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
     if dataset and experiment.teacher_cache.variants:
         from .teacher_cache import estimate_cache
 
-        told = estimate_cache(experiment, dataset, tracking_uri(experiment))
+        cost = estimate_cache(experiment, dataset, tracking_uri(experiment))
         cache = (
-            told if isinstance(told, str) else f"{told.describe()}, made before training; about {_time(told.seconds)} on one CPU process"
+            cost if isinstance(cost, str) else f"{cost.describe()}, made before training; about {_time(cost.seconds)} on one CPU process"
         )
     memory = 16 * trained + 4 * (count - trained)
     held = [f"{key}: {found[key].source}, {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M parameters" for key, e in encoders.items()]

@@ -1,4 +1,4 @@
-"""Which settings a trial has: a function of the plan and of what is recorded, so that a sweep that goes on asks the same questions."""
+"""The settings of each trial: a function of the plan and the recorded trials, so a resumed sweep proposes the same ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from sightline.methods.errors import CallError
 from sightline.methods.random import key, keyed_rng
 
-from .record import SweepPlan, Trial
+from .record import SweepPlan, Trial, TrialStatus
 from .space import Choice, Space
 
 
 def grid(space: Space) -> list[dict[str, Any]]:
-    """Raises `CallError` for a domain that has no list of values."""
+    """All combinations of values. Raises `CallError` for a domain that cannot be listed."""
     for name, domain in space.items():
         if domain.values() is None:
             raise CallError(f"--search grid needs values for {name}, and {domain} has no steps", f"write for example {domain}/STEP")
@@ -33,7 +33,7 @@ def propose(plan: SweepPlan, number: int, trials: list[Trial]) -> dict[str, Any]
 
 
 def _optuna(plan: SweepPlan, number: int, space: Space, trials: list[Trial]) -> dict[str, Any]:
-    """Optuna's tree-structured Parzen estimator, told everything anew: it holds no state that a kill could take."""
+    """Proposed by Optuna's tree-structured Parzen estimator from the recorded trials; it keeps no state that a kill could lose."""
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.trial import TrialState, create_trial
@@ -54,9 +54,10 @@ def _optuna(plan: SweepPlan, number: int, space: Space, trials: list[Trial]) -> 
     )
     for trial in trials:
         inside = trial.settings.keys() == space.keys() and all(trial.settings[name] in space[name] for name in space)
-        if trial.number >= number or not inside or trial.status in ("failed", "cancelled"):
+        if trial.number >= number or not inside or trial.status in (TrialStatus.FAILED, TrialStatus.CANCELLED):
             continue
-        state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(trial.status, TrialState.RUNNING)
+        ended = {TrialStatus.FINISHED: TrialState.COMPLETE, TrialStatus.PRUNED: TrialState.PRUNED}
+        state = ended.get(trial.status, TrialState.RUNNING)
         study.add_trial(
             create_trial(
                 state=state,

@@ -1,4 +1,4 @@
-"""A search space as text: `0.5..0.95`, `0.5..0.95/0.05`, `log:0.1..10`, `cosine,rope`. Whole numbers stay whole. Imports no engine."""
+"""A search space, written as `0.5..0.95`, `0.5..0.95/0.05`, `log:0.1..10` or `cosine,rope`. Ranges of integers give integers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sightline.methods.errors import CallError
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})(?:/({NUMBER}))?")
-HOW = "write for example 0.5..0.95, 0.5..0.95/0.05 (in steps), log:0.1..10, or values with commas: cosine,rope"
+SYNTAX = "write for example 0.5..0.95, 0.5..0.95/0.05 (in steps), log:0.1..10, or values with commas: cosine,rope"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """A list of values."""
 
     options: tuple[Any, ...]
 
@@ -33,7 +33,7 @@ class Choice:
         return list(self.options)
 
     def edges(self) -> list[Any]:
-        """Values that must be allowed for all to be."""
+        """The values to check: if these are allowed, all are."""
         return list(self.options)
 
     def __contains__(self, value: Any) -> bool:
@@ -90,15 +90,15 @@ def parse_domain(text: str, key: str) -> Domain:
     if not found:
         options = tuple(yaml.safe_load(part) for part in text.split(","))
         if ".." in text or not text.strip() or any(option is None for option in options):
-            raise CallError(f"{key}: {text!r} is no range and no list of values", HOW)
+            raise CallError(f"{key}: {text!r} is no range and no list of values", SYNTAX)
         if len(set(map(repr, options))) < len(options):
-            raise CallError(f"{key}: {text!r} names a value twice", HOW)
+            raise CallError(f"{key}: {text!r} names a value twice", SYNTAX)
         return Choice(options)
     low, high, step = float(found[2]), float(found[3]), float(found[4]) if found[4] else None
     if not low < high:
-        raise CallError(f"{key}: {text!r} ends before it begins", HOW)
+        raise CallError(f"{key}: {text!r} ends before it begins", SYNTAX)
     if found[1] and low <= 0:
-        raise CallError(f"{key}: a logarithmic range begins above 0, not at {found[2]}", HOW)
+        raise CallError(f"{key}: a logarithmic range begins above 0, not at {found[2]}", SYNTAX)
     if step is not None and (found[1] or not 0 < step <= high - low):
         raise CallError(f"{key}: {text!r} has a step that does not fit", "a step is above 0, at most the range, and not for log:")
     whole = all(re.fullmatch(r"[+-]?\d+", part) for part in (found[2], found[3], found[4] or "0"))
@@ -120,7 +120,7 @@ def parse_space(parts: Iterable[str]) -> Space:
         else:
             key, equals, text = part.partition("=")
             if not equals:
-                raise CallError(f"--space {part!r} names no setting and range", f"write section.key=RANGE; {HOW}")
+                raise CallError(f"--space {part!r} names no setting and range", f"write section.key=RANGE; {SYNTAX}")
             lines = {key.strip(): text}
         for key, text in lines.items():
             space[str(key)] = Choice(tuple(text)) if isinstance(text, list) else parse_domain(str(text), str(key))
