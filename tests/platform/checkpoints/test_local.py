@@ -62,8 +62,8 @@ def test_a_kill_while_writing_leaves_the_previous_one(tmp_path: Path) -> None:
     code = f"""
         import torch
         from pathlib import Path
-        from sightline.platform import checkpoint
-        from sightline.platform.checkpoint import TrainState
+        from sightline.platform.checkpoints import local as checkpoint
+        from sightline.platform.checkpoints.local import TrainState
         print("ready", flush=True)
         for step in range(1, 10_000):
             tensors = {{"model": {{"w": torch.full((200_000,), float(step))}}}}
