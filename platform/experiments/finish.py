@@ -240,18 +240,18 @@ def write_page(
     """`report.html` of the run's folder."""
     from sightline.platform.reports.page import ReportPage, write_report
 
-    experiment, train = model.experiment, model.train
+    experiment, train, events = model.experiment, model.train, list(run.events())
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
     page = ReportPage(
         title=f"{run.name}: {experiment.method} by recipe {run.recipe}",
         headline=headline,
-        warnings=summary.warnings(run),
-        facts=summary.facts(run, train, model.val, model.found, peak_bytes, parameters),
+        warnings=summary.warnings(events),
+        facts=summary.facts(run, events, train, model.val, model.found, peak_bytes, parameters),
         control=of_method,
         visualisations=visualisations,
         probes=list(probes.values()),
-        curves=summary.curves(run),
-        time=summary.phase_seconds(run),
+        curves=summary.curves(events),
+        time=summary.phase_seconds(events),
         next_steps=next_steps,
         commands=[run.command],
         provenance=[f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],

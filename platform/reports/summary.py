@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from sightline.methods.errors import CallError
 from sightline.methods.settings import Duration
@@ -12,14 +13,14 @@ from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.findings import brief, contrast_of
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
-from sightline.platform.runs.events import BrokenSamples, HealthMeasured, StepsDone, TrainingStarted, ValidationDone
-from sightline.platform.runs.record import Run
+from sightline.platform.runs.events import BrokenSamples, HealthMeasured, RunEvent, StepsDone, TrainingStarted, ValidationDone
+from sightline.platform.runs.record import Run, history_of
 
 
-def phase_seconds(run: Run) -> dict[str, float]:
-    """Where the time of the steps went, over all attempts, on rank 0."""
+def phase_seconds(events: Sequence[RunEvent]) -> dict[str, float]:
+    """Seconds of the steps by phase, over all attempts, on rank 0."""
     seconds: dict[str, float] = defaultdict(float)
-    for event in run.events():
+    for event in events:
         if isinstance(event, StepsDone):
             for name, value in event.phases.items():
                 seconds[name] += value
@@ -38,8 +39,10 @@ def headline(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
     return " ".join(part for part in parts if part) or nothing
 
 
-def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int) -> list[tuple[str, str]]:
-    events = list(run.events())
+def facts(
+    run: Run, events: Sequence[RunEvent], train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int
+) -> list[tuple[str, str]]:
+    """(name, value) of what was trained on what, and how long it took. `peak`: bytes of memory; `parameters`: of the encoder."""
     steps = [event for event in events if isinstance(event, StepsDone)]
     seconds, samples = sum(event.seconds for event in steps), sum(event.samples for event in steps)
     wait = sum(event.phases.get("data_wait", 0.0) for event in steps)
@@ -64,26 +67,28 @@ def facts(run: Run, train: Dataset, val: Dataset | None, found: Checkpoint, peak
     ]
 
 
-def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
-    steps = run.history()
+def curves(events: Sequence[RunEvent]) -> dict[str, list[tuple[int, float]]]:
+    """Name -> (step, value) of losses, learning rate and health metrics."""
+    steps = history_of(events)
     health: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for event in run.events():
+    for event in events:
         if isinstance(event, HealthMeasured):
             for name, value in event.metrics.items():
                 health[f"health: {name}"].append((event.step, value))
     curves = {
-        "train loss": [(step + 1, figures["loss"]) for step, figures in steps.items()],
-        "validation loss": [(event.step, event.losses["loss"]) for event in run.events() if isinstance(event, ValidationDone)],
-        "learning rate": [(step + 1, figures["lr"]) for step, figures in steps.items()],
+        "train loss": [(step + 1, metrics["loss"]) for step, metrics in steps.items()],
+        "validation loss": [(event.step, event.losses["loss"]) for event in events if isinstance(event, ValidationDone)],
+        "learning rate": [(step + 1, metrics["lr"]) for step, metrics in steps.items()],
         **health,
     }
     return {name: sorted(set(points)) for name, points in curves.items() if points}
 
 
-def warnings(run: Run) -> list[str]:
-    broken = {reason.partition(":")[0]: reason for e in run.events() if isinstance(e, BrokenSamples) for reason in e.reasons}
+def warnings(events: Sequence[RunEvent]) -> list[str]:
+    """Sentences about broken samples and about the health of the representation at the end."""
+    broken = {reason.partition(":")[0]: reason for e in events if isinstance(e, BrokenSamples) for reason in e.reasons}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
-    health = [event for event in run.events() if isinstance(event, HealthMeasured)]
+    health = [event for event in events if isinstance(event, HealthMeasured)]
     return lines + [f"step {event.step}: {warning}" for event in health[-1:] for warning in event.warnings]
 
 

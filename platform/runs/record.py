@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -109,14 +109,19 @@ class Run:
         yield from read_events(self.folder / NOTICES, RunEvent)
 
     def history(self) -> dict[int, dict[str, float]]:
-        """Step -> its metrics (losses, lr, grad_norm), each from the last attempt that made the step."""
-        steps: dict[int, dict[str, float]] = {}
-        for event in self.events():
-            if isinstance(event, StepsDone):
-                for i in range(len(event.lr)):
-                    losses = {name: values[i] for name, values in event.losses.items()}
-                    steps[event.first + i] = {**losses, "lr": event.lr[i], "grad_norm": event.grad_norm[i]}
-        return dict(sorted(steps.items()))
+        """See `history_of`."""
+        return history_of(self.events())
+
+
+def history_of(events: Iterable[RunEvent]) -> dict[int, dict[str, float]]:
+    """Step -> its metrics (losses, lr, grad_norm), each from the last attempt that made the step."""
+    steps: dict[int, dict[str, float]] = {}
+    for event in events:
+        if isinstance(event, StepsDone):
+            for i in range(len(event.lr)):
+                losses = {name: values[i] for name, values in event.losses.items()}
+                steps[event.first + i] = {**losses, "lr": event.lr[i], "grad_norm": event.grad_norm[i]}
+    return dict(sorted(steps.items()))
 
 
 def find_run(reference: str) -> Run | None:

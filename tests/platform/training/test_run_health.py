@@ -68,8 +68,8 @@ def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     run = collapsing()
     events = [e for e in train_here(run) if isinstance(e, HealthMeasured)]
     assert [(e.step, len(e.warnings)) for e in events] == [(0, 0), (6, 1)]  # random weights are not judged
-    assert summary.warnings(run) == ["step 6: effective_rank = 0.01 (below 0.1): lower the rate"]
-    assert summary.curves(run)["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
+    assert summary.warnings(list(run.events())) == ["step 6: effective_rank = 0.01 (below 0.1): lower the rate"]
+    assert summary.curves(list(run.events()))["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
     assert list(metrics_of(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
     with RunProgress(Console(soft_wrap=True)) as progress:
         progress.show(json.loads(json.dumps(events[-1])))
