@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sightline.platform.core.files import append_lines
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.sweep import summary
 from sightline.platform.experiments.sweep.plan import Asked, make_plan
-from sightline.platform.experiments.sweep.record import Sweep
+from sightline.platform.experiments.sweep.record import Decision, Sweep, TrialEnded, TrialMeasured, TrialProposed, TrialStatus
 from sightline.platform.reports.page import render
+from sightline.platform.runs.events import StepsDone
 from sightline.platform.runs.record import Run
 
 RATES = (None, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 1e-4, 3e-4, 5e-4)
@@ -30,16 +30,15 @@ def sweep(toy_run: Callable[..., Run]) -> Sweep:
     for number, rate in enumerate(RATES):
         settings: dict[str, Any] = {} if rate is None else {"optim.lr": rate}
         run = create_run(sweep.run_name(number), experiment, dataset.fingerprint, "a test", "")
-        steps = {"kind": "steps", "first": 0, "lr": [1e-3, 1e-3], "grad_norm": [1.0, 1.0], "losses": {"loss": [2.0, 1.0]}}
-        append_lines(run.folder / "events.jsonl", [{**steps, "seconds": 1.0, "samples": 200, "phases": {}}])
-        sweep.note([{"kind": "proposed", "trial": number, "settings": settings}])
+        run.append([StepsDone(0, {"loss": [2.0, 1.0]}, [1e-3, 1e-3], [1.0, 1.0], 1.0, {}, 200)])
+        sweep.note(TrialProposed(number, settings))
         if number == len(RATES) - 1:
-            sweep.note([{"kind": "end", "trial": number, "status": "failed", "error": "no <room>"}])
+            sweep.note(TrialEnded(number, TrialStatus.FAILED, "no <room>"))
             continue
-        result = {"kind": "result", "trial": number, "objective": 1.0 + 100 * (rate or 5e-3), "decision": "CONTINUE"}
-        sweep.note([{**result, "step": step} for step in plan.rungs])
+        for step in plan.rungs:
+            sweep.note(TrialMeasured(number, Decision.CONTINUE, step, 1.0 + 100 * (rate or 5e-3)))
         seconds = {"whole": 9.0, "training": 6.0, "measuring": 1.0}
-        sweep.note([{"kind": "end", "trial": number, "status": "finished", "seconds": seconds}])
+        sweep.note(TrialEnded(number, TrialStatus.FINISHED, seconds=seconds))
     return sweep
 
 
