@@ -36,7 +36,7 @@ from yardsticks import YARDSTICKS, synthetic_views
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
-from sightline.methods.layers.points import farthest_points, nearest, take
+from sightline.methods.layers.points import farthest_point_sampling, nearest, take
 from sightline.platform import config
 
 METHOD = "i2p_mae"
@@ -96,7 +96,7 @@ def clouds(recipe: str, overrides: dict[str, Any], batch: int, device: torch.dev
 
 def search(points: Tensor, groups: int, neighbours: int) -> tuple[Calls, Tensor]:
     """The calls of ours up to the groups, and these."""
-    picks = farthest_points(points, groups, skip_origin=True)
+    picks = farthest_point_sampling(points, groups, skip_origin=True)
     centres = take(points, picks)
     members = nearest(centres, points, neighbours)
 
@@ -104,7 +104,7 @@ def search(points: Tensor, groups: int, neighbours: int) -> tuple[Calls, Tensor]
         return take(points, members) - take(points, picks)[:, :, None]
 
     calls: Calls = {
-        "farthest points": lambda: farthest_points(points, groups, skip_origin=True),
+        "farthest points": lambda: farthest_point_sampling(points, groups, skip_origin=True),
         "neighbours": lambda: nearest(centres, points, neighbours),
         "groups": grouped,
     }

@@ -99,3 +99,23 @@ def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], no_decay: Call
         if parameter.requires_grad:
             groups[not no_decay(name, parameter)].params.append(parameter)
     return [g for g in groups.values() if g.params]
+
+
+def layer_groups(
+    named: Iterable[tuple[str, torch.nn.Parameter]],
+    layer_of: Callable[[str], int],
+    top: int,
+    layer_decay: float,
+    no_decay: Callable[[str, torch.nn.Parameter], bool],
+) -> list[ParamGroup]:
+    """The `decay_groups` of each layer, the lowest first, with rates scaled by `layer_decay` ** (`top` - layer); 1: one layer."""
+    layers: dict[int, list[tuple[str, torch.nn.Parameter]]] = {}
+    for name, parameter in named:
+        layers.setdefault(top if layer_decay == 1 else layer_of(name), []).append((name, parameter))
+    groups = []
+    for layer in sorted(layers):
+        for group in decay_groups(layers[layer], no_decay):
+            group.lr_scale = layer_decay ** (top - layer)
+            group.name = group.name if layer_decay == 1 else f"layer{layer}.{group.name}"
+            groups.append(group)
+    return groups

@@ -1,7 +1,8 @@
 """The two sources of randomness, both keyed; no global generator is ever used.
 
 Draws of a *sample* come from `sample_rng(seed, position)`, or from `variant_rng` where every row has a fixed number of draws; draws of a
-*group* from `MicrobatchRng(seed, step, group)`. So a run can be replayed from any step, and a sample looks the same whoever processes it.
+*microbatch* from `MicrobatchRng(seed, step, microbatch)`. So a run can be replayed from any step, and a sample looks the same whoever
+processes it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from . import old_names
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +39,10 @@ def variant_rng(seed: int, shard: int, row_group: int, row: int, variant: int) -
     return keyed_rng("variant", seed, shard, row_group, row, variant)
 
 
+@old_names.fields(group="microbatch")
 @dataclass(frozen=True)
 class MicrobatchRng:
-    """The draws of one group of one step: a generator for each name, on whatever device."""
+    """The draws of one microbatch of one step: a generator for each name, on whatever device."""
 
     seed: int
     step: int
@@ -52,3 +56,6 @@ class MicrobatchRng:
         import torch
 
         return torch.Generator(device).manual_seed(key("group", self.seed, self.step, self.microbatch, name) >> 1)
+
+
+__getattr__ = old_names.module_names(globals(), Noise="MicrobatchRng")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from ..contract import Alarm, BuildContext, Method, Official, TimmForm
+from ..contract import Alarm, Lazy, Method, MetricInfo
 from .config import ConMIMConfig
 from .views import ConMIMViews
 
-if TYPE_CHECKING:
-    import torch
-
-FIGURES = {
-    "contrast": "cross-entropy in nats of finding a hidden patch's place among all places of its image; chance is ln(patches)",
-    "accuracy": "share of hidden patches that find their own place",
-    "loss_own_teacher": "cross-entropy of hidden patches in nats, with the teacher's features of the same image",
-    "loss_other_teacher": "cross-entropy of hidden patches in nats, with the teacher's features of another image",
+METRICS = {
+    "contrast": MetricInfo(
+        "cross-entropy in nats of finding a hidden patch's place among all places of its image; chance is ln(patches)",
+        unit="nats",
+        better="lower",
+    ),
+    "accuracy": MetricInfo("share of hidden patches that find their own place", unit="%"),
+    **{
+        f"loss_{which}_teacher": MetricInfo(
+            f"cross-entropy of hidden patches in nats, with the teacher's features of {image}",
+            f"Loss with the teacher's features of {image}",
+            "nats",
+            better="lower",
+            family="loss",
+        )
+        for which, image in (("own", "the same image"), ("other", "another image"))
+    },
 }
 ALARMS = (
     Alarm(
@@ -39,35 +45,17 @@ ALARMS = (
 )
 
 
-def _build(config: ConMIMConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
-
-
-def _timm(config: ConMIMConfig, state: Mapping[str, torch.Tensor]) -> TimmForm:
-    from .timm_export import timm_form
-
-    return timm_form(config, state)
-
-
 method = Method(
     id="conmim",
     kind="images",
     recipes=__name__,
     Config=ConMIMConfig,
     views=ConMIMViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: config.model.image_size,
-    metric_meanings=FIGURES,
+    metrics=METRICS,
     alarms=ALARMS,
-    official=_official,
-    timm=_timm,
+    official=Lazy(f"{__name__}.official"),
+    timm=Lazy(f"{__name__}.timm:timm_form"),
     search_space={"pretext.mask_ratio": "0.4,0.5,0.6,0.75,0.85", "pretext.temperature": "log:0.05..0.2"},
 )

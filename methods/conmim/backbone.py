@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
+from ..layers.colour import IMAGENET_MEAN, IMAGENET_STD, Channels, imagenet_denormalise, imagenet_normalise
 from ..layers.drop_path import drop_path, linear_rates
 from ..layers.patches import PatchEmbed, patchify
 from ..layers.positions import grid_positions
@@ -15,6 +18,28 @@ from .config import ConMIMModel
 from .resize import resize_bias, resize_positions
 
 Bias = Float[Tensor, "h n n"]
+
+
+def mean_std(model: ConMIMModel) -> tuple[Channels, Channels]:
+    """Of the colour channels, as the network was trained with."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if model.normalise == "imagenet" else ((0.5,) * 3, (0.5,) * 3)
+
+
+def normalise(images: Float[Tensor, "b 3 h w"], model: ConMIMModel) -> Float[Tensor, "b 3 h w"]:
+    return imagenet_normalise(images, *mean_std(model))
+
+
+def denormalise(images: Float[Tensor, "b 3 h w"], model: ConMIMModel) -> Float[Tensor, "b 3 h w"]:
+    return imagenet_denormalise(images, *mean_std(model))
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Depth of a backbone parameter for layer-wise rates: 0 for tokens, positions and patch embedding, i + 1 for block i, depth + 1 for
+    the rest (norms, the shared bias table, whatever comes after the blocks)."""
+    if match := re.search(r"\bblocks\.(\d+)\.", name):
+        return int(match[1]) + 1
+    first = name.startswith("patch_embed.") or name in ("cls_token", "mask_token", "pos_embed")
+    return 0 if first else depth + 1
 
 
 def relative_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:

@@ -3,75 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 from ..contract import Batch, BuildContext, Visualisation
-from ..layers.colour import colour_jitter, gaussian_blur, grey, solarise
+from ..layers.colour import colour_jitter, gaussian_blur, grey, solarise, to_float
 from ..layers.drop_path import draw_kept
 from ..layers.ema import cosine_momentum, ema_update
+from ..layers.initial import uninitialised, weight_rng
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import MicrobatchRng, key
-from .backbone import ConMIMBackbone
+from ..random import MicrobatchRng
+from .backbone import layer_of, normalise
 from .config import ConMIMConfig, ConMIMModel
-from .encoder import ConMIMEncoder, layer_of, normalise
-from .schedule import conmim_schedules
+from .diagnostics import SAMPLES, health_metrics, similarity_visualisation, teacher_metrics
+from .loss import Contrast, contrast
+from .network import ConMIMEncoder, ConMIMNetwork
+from .schedules import conmim_schedules
 from .views import BLUR, GREY, JITTERED, SOLARISE, blur_reach
 
 STD = 0.02
-
-
-def projector(model: ConMIMModel) -> nn.Sequential:
-    """Tokens as rows in, features out. BatchNorm takes all tokens of a group for its rows, the class token's among them."""
-    hidden, out = model.projector_hidden, model.projector_dim
-    return nn.Sequential(
-        nn.Linear(model.dim, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, out, bias=False),
-        nn.BatchNorm1d(out, affine=False),
-    )
-
-
-class ConMIMNetwork(nn.Module):
-    """Backbone and projector: what student and teacher both are."""
-
-    def __init__(self, model: ConMIMModel) -> None:
-        super().__init__()
-        self.backbone = ConMIMBackbone(model)
-        self.projectors = projector(model)
-
-    def forward(
-        self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None, kept: Bool[Tensor, "l 2 b"] | None = None
-    ) -> tuple[Float[Tensor, "b n1 d"], Float[Tensor, "b n p"]]:
-        """(backbone tokens, the class token first; projected patch tokens, not normalised)."""
-        tokens = self.backbone(images, mask, kept)
-        projected = self.projectors(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return tokens, projected[:, 1:]
-
-
-class Contrast(NamedTuple):
-    """Hidden patches as queries, all patches of the same image as answers. `valid`: rows that hold a hidden patch, not filling."""
-
-    logits: Float[Tensor, "b k n"]
-    labels: Int[Tensor, "b k"]
-    valid: Bool[Tensor, "b k"]
-
-    def errors(self) -> Float[Tensor, "b k"]:
-        """Cross-entropy of each row in nats, 0 where it is not valid."""
-        rows = cross_entropy(self.logits.flatten(0, 1), self.labels.flatten(), reduction="none").view_as(self.labels)
-        return rows * self.valid
-
-    def mean(self, rows: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-        """Over the pooled list of hidden patches, so images with more of them weigh more."""
-        return (rows * self.valid).sum() / self.valid.sum().clamp_min(1)
 
 
 class ConMIMPretext(nn.Module):
@@ -98,7 +50,7 @@ class ConMIMPretext(nn.Module):
 
     def to_device(self, batch: Batch) -> Batch:
         """uint8 b x h x w x 3 -> normalised float32 b x 3 x h x w, once as it is and once in changed colours."""
-        images = batch["image"].permute(0, 3, 1, 2).float() / 255
+        images = to_float(batch["image"])
         colours, view = batch["colours"], self.config.pretext.strong_view
         student = self.strong(images, colours[:, 0]) if view in ("student", "both") else images
         teacher = self.strong(images, colours[:, -1]) if view in ("teacher", "both") else images
@@ -120,38 +72,30 @@ class ConMIMPretext(nn.Module):
     def contrast(
         self, student: Float[Tensor, "b n p"], teacher: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"], most: int | None = None
     ) -> Contrast:
-        """Similarities of the student's features at hidden places to all of the teacher's, divided by the temperature; float32.
+        """See `loss.contrast`. `most`: by default as the settings hide them."""
+        return contrast(student, teacher, mask, self.config.pretext.temperature, self.config.masked if most is None else most)
 
-        `most`: hidden patches of an image at most (default: by the settings); images with fewer get rows that are not valid.
-        """
-        most = self.config.masked if most is None else most
-        labels = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]  # hidden places first, in raster order
-        with torch.autocast(student.device.type, enabled=False):
-            queries = student.float().gather(1, labels[..., None].expand(-1, -1, student.shape[2]))
-            logits = normalize(queries, dim=-1) @ normalize(teacher.float(), dim=-1).transpose(1, 2) / self.config.pretext.temperature
-        return Contrast(logits, labels, mask.gather(1, labels))
-
-    def kept(self, network: str, batch: int, noise: MicrobatchRng, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
+    def kept(self, network: str, batch: int, rng: MicrobatchRng, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
         model = self.config.model
-        return draw_kept(model.drop_path, model.depth, batch, noise.torch(f"drop_path_{network}", device))
+        return draw_kept(model.drop_path, model.depth, batch, rng.torch(f"drop_path_{network}", device))
 
     @torch.no_grad()
-    def teach(self, images: Float[Tensor, "b 3 h w"], noise: MicrobatchRng) -> tuple[Tensor, Tensor]:
+    def teach(self, images: Float[Tensor, "b 3 h w"], rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The teacher's (tokens, projected patches) of whole images."""
-        found: tuple[Tensor, Tensor] = self.teacher(images, None, self.kept("teacher", len(images), noise, images.device))
+        found: tuple[Tensor, Tensor] = self.teacher(images, None, self.kept("teacher", len(images), rng, images.device))
         return found
 
-    def study(self, batch: Batch, noise: MicrobatchRng) -> tuple[Tensor, Tensor]:
+    def study(self, batch: Batch, rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The student's (tokens, projected patches) of images with hidden patches."""
         images = batch["student"]
-        kept = self.kept("student", len(images), noise, images.device) if self.training else None
+        kept = self.kept("student", len(images), rng, images.device) if self.training else None
         found: tuple[Tensor, Tensor] = self.student(images, batch["mask"], kept)
         return found
 
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """`contrast`: cross-entropy pooled over the hidden patches of the group; `accuracy`: share of them that find their place."""
-        _, wanted = self.teach(batch["teacher"], noise)
-        _, found = self.study(batch, noise)
+        _, wanted = self.teach(batch["teacher"], rng)
+        _, found = self.study(batch, rng)
         pairs = self.contrast(found, wanted, batch["mask"])
         right = pairs.logits.detach().argmax(dim=-1) == pairs.labels
         return {"contrast": pairs.mean(pairs.errors()), "accuracy": pairs.mean(right.float())}
@@ -187,20 +131,27 @@ class ConMIMPretext(nn.Module):
         network = self.teacher if self.config.pretext.encoder == "teacher" else self.student
         return ConMIMEncoder(self.config.model, network.backbone)
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
-        from .pictures import similarity_picture
+    @torch.no_grad()
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        _, wanted = self.teach(batch["teacher"], rng)  # of the whole microbatch: BatchNorm takes its statistics from it
+        _, found = self.study(batch, rng)
+        images, mask = batch["student"][:SAMPLES], batch["mask"][:SAMPLES]
+        pairs = self.contrast(found[:SAMPLES], wanted[:SAMPLES], mask)
+        return [similarity_visualisation(images, mask, pairs, self.config.model, rng)]
 
-        return [similarity_picture(self, batch, noise)]
+    @torch.no_grad()
+    def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        _, found = self.study(batch, rng)
+        wanted = {name: self.teach(images, rng)[1] for name, images in (("own", batch["teacher"]), ("other", other["teacher"]))}
+        return teacher_metrics({name: self.contrast(found, features, batch["mask"]) for name, features in wanted.items()})
 
-    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        from .figures import teacher_claims
-
-        return teacher_claims(self, batch, other, noise)
-
-    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        from .figures import health
-
-        return health(self, batch, noise)
+    @torch.no_grad()
+    def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        mask = batch["mask"]
+        tokens, wanted = self.teach(batch["teacher"], rng)
+        _, found = self.study(batch, rng)
+        swapped = self.contrast(found, wanted.roll(1, dims=0), mask)
+        return health_metrics(self.contrast(found, wanted, mask), swapped, tokens[:, 1:], found[mask], wanted[mask])
 
 
 def no_decay(name: str, parameter: nn.Parameter) -> bool:
@@ -209,10 +160,8 @@ def no_decay(name: str, parameter: nn.Parameter) -> bool:
 
 def build(config: ConMIMConfig, context: BuildContext) -> ConMIMPretext:
     """A fresh `ConMIMPretext` on the CPU, the same for the same `context.seed`; the teacher starts as a copy of the student."""
-    with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
-        pretext = ConMIMPretext(config)
-    pretext.to_empty(device="cpu")
-    initialise(pretext.student, config.model, torch.Generator().manual_seed(key("weights", "conmim", context.seed) >> 1))
+    pretext = uninitialised(lambda: ConMIMPretext(config))
+    initialise(pretext.student, config.model, weight_rng("conmim", context.seed))
     pretext.teacher.load_state_dict(pretext.student.state_dict())
     for network in (pretext.student, pretext.teacher):
         network.backbone.fill_index()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..layers.initial import uninitialised
 from ..layers.transformer import layer_norm
-from .backbone import ConMIMBackbone
+from .backbone import ConMIMBackbone, layer_of, normalise
 from .config import ConMIMModel
-from .encoder import layer_of, normalise
 from .resize import resize_bias, resize_positions
-
-if TYPE_CHECKING:
-    from .encoder import ConMIMEncoder
 
 TABLE = "relative_position_bias_table"
 SHARED = f"rel_pos_bias.{TABLE}"
@@ -77,9 +74,7 @@ def transfer(state: Mapping[str, Tensor], old: ConMIMModel, new: ConMIMModel) ->
 
 def empty_network(model: ConMIMModel, pooling: Pooling = "mean") -> ConMIMFinetune:
     """On the CPU, before weights: `fc_norm` is 1 / 0, bias tables are 0, the rest is undefined. No generator is used."""
-    with torch.device("meta"):
-        network = ConMIMFinetune(model, pooling)
-    network.to_empty(device="cpu")
+    network = uninitialised(lambda: ConMIMFinetune(model, pooling))
     network.backbone.fill_index()
     for name, parameter in network.named_parameters():
         if name.endswith(TABLE):
@@ -89,12 +84,12 @@ def empty_network(model: ConMIMModel, pooling: Pooling = "mean") -> ConMIMFinetu
     return network
 
 
-def finetuning(encoder: ConMIMEncoder, image_size: tuple[int, int], drop_path: float) -> ConMIMFinetune:
-    """The authors' choice: a bias table in each block, mean pooling with a fresh `fc_norm`; the position table stays where there is one."""
-    old = encoder.model
+def finetuning(backbone: ConMIMBackbone, old: ConMIMModel, image_size: tuple[int, int], drop_path: float) -> ConMIMFinetune:
+    """The authors' network with the weights of a pre-trained `backbone` of settings `old`: a bias table in each block, mean pooling with a
+    fresh `fc_norm`; the position table stays where there is one."""
     settings = {**old.model_dump(), "image_size": image_size, "relative_bias": "per_block", "drop_path": drop_path}
     network = empty_network(ConMIMModel.model_validate(settings))
-    state = transfer(encoder.backbone.state_dict(), old, network.model)
+    state = transfer(backbone.state_dict(), old, network.model)
     missing, unexpected = network.backbone.load_state_dict({n: t for n, t in state.items() if not n.startswith("norm.")}, strict=False)
     assert not unexpected and all(name.endswith(TABLE) for name in missing), (missing, unexpected)  # no bias before: tables start at 0
     return network

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from ..contract import BuildContext, Method, Official, TimmForm
+from ..contract import Lazy, Method, MetricInfo
 from .config import CrocoConfig
 from .views import CrocoViews
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FIGURES = {
-    "reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch",
+VIEWS = {
+    "true_view": "the true second view",
+    "other_view": "a second view of another scene",
+    "mean_colour": "the second view's mean colour in its place",
+}
+"""The second views of the control metrics."""
+METRICS = {
+    "reconstruction": MetricInfo("mean squared error on hidden patches, against pixels normalised patch by patch", better="lower"),
     **{
-        f"{figure}_{view}": f"{meaning}, with {second}"
-        for figure, meaning in (
-            ("psnr", "PSNR in dB on hidden patches, whose true mean and contrast are given"),
-            ("loss", "reconstruction loss on hidden patches"),
+        f"psnr_{view}": MetricInfo(
+            f"PSNR in dB on hidden patches, whose true mean and contrast are given, with {what}", f"PSNR with {what}", "dB", family="psnr"
         )
-        for view, second in (
-            ("true_view", "the true second view"),
-            ("other_view", "a second view of another scene"),
-            ("mean_colour", "the second view's mean colour in its place"),
+        for view, what in VIEWS.items()
+    },
+    **{
+        f"loss_{view}": MetricInfo(
+            f"reconstruction loss on hidden patches, with {what}", f"Loss with {what}", better="lower", family="loss"
         )
+        for view, what in VIEWS.items()
     },
 }
-
-
-def _build(config: CrocoConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
-
-
-def _timm(config: CrocoConfig, state: Mapping[str, Tensor]) -> TimmForm:
-    from .timm_form import timm_form
-
-    return timm_form(config, state)
-
 
 method = Method(
     id="croco",
@@ -53,10 +34,10 @@ method = Method(
     recipes=__name__,
     Config=CrocoConfig,
     views=CrocoViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: config.model.image_size,
-    metric_meanings=FIGURES,
-    official=_official,
-    timm=_timm,
+    metrics=METRICS,
+    official=Lazy(f"{__name__}.official"),
+    timm=Lazy(f"{__name__}.timm:timm_form"),
     search_space={"pretext.mask_ratio": "0.5..0.95"},
 )

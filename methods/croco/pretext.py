@@ -5,29 +5,21 @@ from __future__ import annotations
 import copy
 import math
 import re
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..contract import Batch, BuildContext, Visualisation
-from ..layers.colour import colour_jitter, imagenet_normalise
-from ..layers.patches import patch_statistics, patchify, take
+from ..layers.colour import colour_jitter, imagenet_normalise, to_float
+from ..layers.initial import uninitialised, weight_rng
+from ..layers.patches import patchify, take
 from ..layers.positions import sincos_table
-from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
-from ..random import MicrobatchRng, key
+from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
+from ..random import MicrobatchRng
 from .config import CrocoConfig
-from .decoder import CrocoDecoder
-from .encoder import CrocoEncoder
-
-
-class Completion(NamedTuple):
-    """Predicted and true patch vectors of image 1 at `cells` of the grid, both in the scale of the input images."""
-
-    prediction: Float[Tensor, "b k p"]
-    patches: Float[Tensor, "b k p"]
-    cells: Int[Tensor, "b k"]
+from .diagnostics import SAMPLES, completion_visualisation, cross_view_metrics, second_views
+from .network import Completion, CrocoDecoder, CrocoEncoder
 
 
 class CrocoPretext(nn.Module):
@@ -44,7 +36,7 @@ class CrocoPretext(nn.Module):
     def to_device(self, batch: Batch) -> Batch:
         """uint8 b x h x w x 3 -> normalised float32 b x 3 x h x w, jittered; both views in one go."""
         b = len(batch["image1"])
-        images = torch.cat([batch["image1"], batch["image2"]]).permute(0, 3, 1, 2).float() / 255
+        images = to_float(torch.cat([batch["image1"], batch["image2"]]))
         if any(self.config.augment.model_dump().values()):
             images = colour_jitter(images, torch.cat([batch["jitter1"], batch["jitter2"]]))
         images = imagenet_normalise(images)
@@ -68,21 +60,14 @@ class CrocoPretext(nn.Module):
         patches1 = take(patchify(image1, p), order)
         x1, x2 = self.backbone.encode_pair(patches1[:, :visible], patchify(image2, p), order[:, :visible])
         first = 0 if every else visible
-        return Completion(self.decoder(x1, x2, order, first).float(), patches1[:, first:], order[:, first:])
+        prediction = self.decoder(x1, x2, order, first).float()
+        return Completion(prediction, patches1[:, first:], order[:, first:], self.config.pretext.norm_pix)
 
-    def errors(self, completion: Completion) -> Float[Tensor, "b k"]:
-        """Squared error of each patch against the (normalised) pixels, mean over its values; float32."""
-        target = completion.patches
-        if self.config.pretext.norm_pix:
-            mean, std = patch_statistics(target)
-            target = (target - mean) / std
-        return (completion.prediction - target).square().mean(dim=-1)
-
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """`reconstruction`: the loss pooled over the hidden patches of the group (all patches without `hidden_only`)."""
         every = not self.config.pretext.hidden_only
         completion = self.complete(batch["image1"], batch["image2"], batch["mask"], self.config.hidden, every)
-        return {"reconstruction": self.errors(completion).mean()}
+        return {"reconstruction": completion.errors().mean()}
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do: no teacher."""
@@ -91,17 +76,13 @@ class CrocoPretext(nn.Module):
         """No decay for tensors of one dimension and biases; the mask token decays. `optim.layer_decay` scales lr by depth."""
         model = self.config.model
         top = model.encoder_depth + model.decoder_depth + 1
-        layers: dict[int, list[tuple[str, nn.Parameter]]] = {}
-        for name, parameter in self.named_parameters():
-            layer = layer_id(name, model.encoder_depth, model.decoder_depth) if optim.layer_decay != 1 else top
-            layers.setdefault(layer, []).append((name, parameter))
-        groups = []
-        for layer in sorted(layers):
-            for group in decay_groups(layers[layer], lambda name, p: p.ndim == 1 or name.endswith(".bias")):
-                group.lr_scale = optim.layer_decay ** (top - layer)
-                group.name = group.name if optim.layer_decay == 1 else f"layer{layer}.{group.name}"
-                groups.append(group)
-        return groups
+        return layer_groups(
+            self.named_parameters(),
+            lambda name: layer_id(name, model.encoder_depth, model.decoder_depth),
+            top,
+            optim.layer_decay,
+            lambda name, p: p.ndim == 1 or name.endswith(".bias"),
+        )
 
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
         """The reference's law: set at every step, linear warm-up from 0, cosine to `min_lr`."""
@@ -110,15 +91,18 @@ class CrocoPretext(nn.Module):
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.backbone)
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
-        from .pictures import completion_visualisation
+    @torch.no_grad()
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        image1, image2, mask = (batch[name][:SAMPLES] for name in ("image1", "image2", "mask"))
+        done = self.complete(image1, image2, mask, self.config.hidden)
+        return [completion_visualisation(image1, image2, mask, done, self.config.model)]
 
-        return [completion_visualisation(self, batch)]
-
-    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        from .pictures import cross_view_metrics
-
-        return cross_view_metrics(self, batch, other)
+    @torch.no_grad()
+    def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        views = second_views(batch["image2"], other["image2"])
+        return cross_view_metrics(
+            {name: self.complete(batch["image1"], view, batch["mask"], self.config.hidden) for name, view in views.items()}
+        )
 
 
 def layer_id(name: str, encoder_depth: int, decoder_depth: int) -> int:
@@ -132,10 +116,8 @@ def layer_id(name: str, encoder_depth: int, decoder_depth: int) -> int:
 
 def build(config: CrocoConfig, context: BuildContext) -> CrocoPretext:
     """A freshly initialised `CrocoPretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
-    with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
-        pretext = CrocoPretext(config)
-    pretext.to_empty(device="cpu")
-    initialise(pretext, torch.Generator().manual_seed(key("weights", "croco", context.seed) >> 1))
+    pretext = uninitialised(lambda: CrocoPretext(config))
+    initialise(pretext, weight_rng("croco", context.seed))
     return pretext
 
 

@@ -5,28 +5,17 @@ So a fine-tuning run has the same loop, stream, checkpoints, resume and tracking
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..contract import BuildContext, Method
+from ..contract import Lazy, Method, MetricInfo
 from .config import ClassificationConfig, SegmentationConfig
 from .views import ClassificationViews, SegmentationViews
 
-
-def _classification(config: ClassificationConfig, context: BuildContext) -> Any:
-    from .pretext import build_classification
-
-    return build_classification(config, context)
-
-
-def _segmentation(config: SegmentationConfig, context: BuildContext) -> Any:
-    from .pretext import build_segmentation
-
-    return build_segmentation(config, context)
-
-
-FIGURES = {
-    "cross_entropy": "cross-entropy in nats, with smoothed and mixed labels in training and plain ones in validation",
-    "accuracy": "share of right predictions (segmentation: of pixels that count); in training against the heavier of two mixed labels",
+METRICS = {
+    "cross_entropy": MetricInfo(
+        "cross-entropy in nats, with smoothed and mixed labels in training and plain ones in validation", unit="nats", better="lower"
+    ),
+    "accuracy": MetricInfo(
+        "share of right predictions (segmentation: of pixels that count); in training against the heavier of two mixed labels", unit="%"
+    ),
 }
 
 classification = Method(
@@ -35,9 +24,9 @@ classification = Method(
     recipes=__name__,
     Config=ClassificationConfig,
     views=ClassificationViews,
-    build=_classification,
+    build=Lazy(f"{__name__}.pretext:build_classification"),
     image_shape=lambda config: config.model.image_size,
-    metric_meanings=FIGURES,
+    metrics=METRICS,
 )
 segmentation = Method(
     id="finetune_segmentation",
@@ -45,7 +34,7 @@ segmentation = Method(
     recipes=__name__,
     Config=SegmentationConfig,
     views=SegmentationViews,
-    build=_segmentation,
+    build=Lazy(f"{__name__}.pretext:build_segmentation"),
     image_shape=lambda config: config.model.image_size,
-    metric_meanings=FIGURES,
+    metrics=METRICS,
 )

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..contract import BuildContext, Method, Official
-from ..finetune import FIGURES
+from ..contract import Lazy, Method
+from ..finetune import METRICS
 from .config import FinetunePointsConfig
 from .views import FinetunePointsViews
-
-
-def _build(config: FinetunePointsConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
-
 
 method = Method(
     id="finetune_points",
@@ -28,8 +13,8 @@ method = Method(
     recipes=__name__,
     Config=FinetunePointsConfig,
     views=FinetunePointsViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: (224, 224),
-    metric_meanings=FIGURES,
-    official=_official,
+    metrics=METRICS,
+    official=Lazy(f"{__name__}.official"),
 )

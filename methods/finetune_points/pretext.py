@@ -9,16 +9,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..contract import Batch, BuildContext, Visualisation
+from ..contract import Batch, BuildContext
 from ..errors import SightlineError
 from ..finetune.pretext import accuracy
 from ..i2p_mae.pretext import initialise, no_decay
-from ..i2p_mae.schedule import i2p_schedules
-from ..i2p_mae.transfer import DROPPED, HIDDEN, PointClassifier, smoothed_cross_entropy
+from ..i2p_mae.schedules import i2p_schedules
 from ..layers.drop_path import draw_kept
+from ..layers.initial import uninitialised, weight_rng
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import MicrobatchRng, key
+from ..random import MicrobatchRng
 from .config import FinetunePointsConfig
+from .network import DROPPED, HIDDEN, PointClassifier, smoothed_cross_entropy
 
 
 class FinetunePointsPretext(nn.Module):
@@ -35,7 +36,7 @@ class FinetunePointsPretext(nn.Module):
     def to_device(self, batch: Batch) -> Batch:
         return batch
 
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         points, labels = batch["points"], batch["label"]
         if not self.training:
             logits = self.predictor.logits(points).float()
@@ -43,15 +44,15 @@ class FinetunePointsPretext(nn.Module):
         if len(points) < 2:
             raise SightlineError("a group of one cloud has no batch statistics", "use batch.microbatch=2 or more")
         if self.config.augment.rotation:
-            points = turned(points, self.config.augment.rotation, noise)
-        logits = self.predictor.logits(points, *self.draws(len(points), noise, points.device)).float()
+            points = turned(points, self.config.augment.rotation, rng)
+        logits = self.predictor.logits(points, *self.draws(len(points), rng, points.device)).float()
         loss = smoothed_cross_entropy(logits, labels, self.config.pretext.label_smoothing)
         return {"cross_entropy": loss, "accuracy": accuracy(logits, labels)}
 
-    def draws(self, batch: int, noise: MicrobatchRng, device: torch.device) -> tuple[Tensor | None, Bool[Tensor, "2 b h"]]:
+    def draws(self, batch: int, rng: MicrobatchRng, device: torch.device) -> tuple[Tensor | None, Bool[Tensor, "2 b h"]]:
         """(branches that are kept, features of the head that are not dropped)."""
-        kept = draw_kept(self.config.model.drop_path, sum(self.predictor.model.depths), batch, noise.torch("drop_path", device))
-        alive = torch.rand(2, batch, HIDDEN, generator=noise.torch("dropout", device), device=device) >= DROPPED
+        kept = draw_kept(self.config.model.drop_path, sum(self.predictor.model.depths), batch, rng.torch("drop_path", device))
+        alive = torch.rand(2, batch, HIDDEN, generator=rng.torch("dropout", device), device=device) >= DROPPED
         return kept, alive
 
     def after_step(self, step: int, steps: int) -> None:
@@ -66,13 +67,10 @@ class FinetunePointsPretext(nn.Module):
     def encoder(self) -> PointClassifier:
         return copy.deepcopy(self.predictor)
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
-        return []
 
-
-def turned(points: Float[Tensor, "b n 3"], most: float, noise: MicrobatchRng) -> Float[Tensor, "b n 3"]:
+def turned(points: Float[Tensor, "b n 3"], most: float, rng: MicrobatchRng) -> Float[Tensor, "b n 3"]:
     """All clouds of the group turned about y by one angle from U(-most, most), in degrees."""
-    angle = torch.deg2rad(torch.tensor(noise.numpy("rotation").uniform(-most, most), dtype=torch.float32))
+    angle = torch.deg2rad(torch.tensor(rng.numpy("rotation").uniform(-most, most), dtype=torch.float32))
     sin, cos = angle.sin(), angle.cos()
     x, y, z = points.unbind(dim=-1)
     return torch.stack([cos * x + sin * z, y, cos * z - sin * x], dim=-1)
@@ -80,8 +78,6 @@ def turned(points: Float[Tensor, "b n 3"], most: float, noise: MicrobatchRng) ->
 
 def build(config: FinetunePointsConfig, context: BuildContext) -> FinetunePointsPretext:
     """The network on the CPU, the same for the same `context.seed`; the encoder's weights are random until `init` fills them."""
-    with torch.device("meta"):
-        pretext = FinetunePointsPretext(config)
-    pretext.to_empty(device="cpu")
-    initialise(pretext.predictor, torch.Generator().manual_seed(key("weights", "finetune_points", context.seed) >> 1))
+    pretext = uninitialised(lambda: FinetunePointsPretext(config))
+    initialise(pretext.predictor, weight_rng("finetune_points", context.seed))
     return pretext

@@ -9,7 +9,7 @@ from ..contract import Sample
 from ..errors import BrokenSampleError
 from ..finetune.views import class_index
 from ..ops.clouds import coordinates, normalised
-from ..ops.farthest_point_sampling import farthest
+from ..ops.farthest_point_sampling import farthest_point_sampling
 from .config import ROUNDS, FinetunePointsConfig
 
 
@@ -71,7 +71,7 @@ def _read(sample: Sample, config: FinetunePointsConfig) -> tuple[np.ndarray, Flo
 
 def _farthest(cloud: Float[np.ndarray, "n 3"], count: int, config: FinetunePointsConfig) -> Float32[np.ndarray, "c 3"]:
     """`count` points of the cloud, or all in another order where it has fewer."""
-    return np.asarray(cloud[farthest(cloud, min(len(cloud), count), skip_origin=config.pretext.official)])
+    return np.asarray(cloud[farthest_point_sampling(cloud, min(len(cloud), count), skip_origin=config.pretext.official)])
 
 
 def _augmented(pool: Float[np.ndarray, "p 3"], config: FinetunePointsConfig, rng: np.random.Generator) -> Float32[np.ndarray, "c 3"]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract import Alarm, BuildContext, Method, Official, Stage
+from ..contract import Alarm, ImageEncoder, Lazy, Method, MetricInfo
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
 
-FIGURES = {
-    "points": "Chamfer distance of the hidden tokens' neighbours, squared, both ways added",
-    "features": "mean squared error of the 2-D features at the neighbours of the visible tokens",
-    "visible": "share of the tokens of the middle scale that the encoder sees",
+METRICS = {
+    "points": MetricInfo("Chamfer distance of the hidden tokens' neighbours, squared, both ways added", better="lower"),
+    "features": MetricInfo("mean squared error of the 2-D features at the neighbours of the visible tokens", better="lower"),
+    "visible": MetricInfo("share of the tokens of the middle scale that the encoder sees", unit="%"),
 }
 ALARMS = (
     Alarm(
@@ -22,18 +22,6 @@ ALARMS = (
         below=0.02,
     ),
 )
-
-
-def _build(config: I2PConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
 
 
 def _teachers(config: I2PConfig) -> dict[str, str]:
@@ -47,16 +35,10 @@ def _teachers(config: I2PConfig) -> dict[str, str]:
 
 def _adapt(config: I2PConfig, teachers: Mapping[str, Any]) -> I2PConfig:
     teacher = teachers["model.teacher"]
-    if not hasattr(teacher, "saliency"):
+    if not isinstance(teacher, ImageEncoder):
         raise CallError(f"model.teacher = {config.model.teacher} is no encoder of images", "name a run, a file or a model that sees images")
     model = config.model.model_copy(update={"teacher_dim": teacher.dim})
     return config.model_copy(update={"model": model})
-
-
-def _stage(config: I2PConfig, context: BuildContext) -> Stage:
-    from .stage import TeacherStage
-
-    return TeacherStage(config, context.teachers["model.teacher"], context.device)
 
 
 def _stage_settings(config: I2PConfig) -> dict[str, Any]:
@@ -71,14 +53,14 @@ method = Method(
     recipes=__name__,
     Config=I2PConfig,
     views=I2PViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: (224, 224),
-    metric_meanings=FIGURES,
+    metrics=METRICS,
     alarms=ALARMS,
-    official=_official,
+    official=Lazy(f"{__name__}.official"),
     teachers=_teachers,
     adapt=_adapt,
-    stage=_stage,
+    stage=Lazy(f"{__name__}.stage:build"),
     stage_settings=_stage_settings,
     search_space={"pretext.mask_ratio": "0.6,0.7,0.8,0.9", "loss.features": "log:0.1..10"},
 )

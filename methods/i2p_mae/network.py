@@ -1,4 +1,4 @@
-"""I2P-MAE's hierarchical encoder and decoder. Parameter names are those of the published checkpoints."""
+"""I2P-MAE's hierarchical encoder, its exported form, and the decoder's parts. Parameter names are those of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from ..layers.drop_path import drop_path, linear_rates
-from ..layers.points import farthest_points, nearest, take
+from ..layers.points import farthest_point_sampling, nearest, take
 from ..layers.transformer import Mlp
-from .config import I2PModel
+from .config import I2PConfig, I2PModel
 
 
 class Groups(NamedTuple):
@@ -37,7 +37,7 @@ def group_points(points: Float[Tensor, "b n 3"], model: I2PModel, *, skip_origin
     """The three scales of a cloud, the finest first."""
     scales = []
     for groups, neighbours in zip(model.groups, model.neighbours, strict=True):
-        picks = farthest_points(points, groups, skip_origin=skip_origin)
+        picks = farthest_point_sampling(points, groups, skip_origin=skip_origin)
         centres = take(points, picks)
         members = nearest(centres, points, neighbours)
         scales.append(Groups(picks, centres, members, take(points, members)))
@@ -221,6 +221,42 @@ def interpolate(points: Float[Tensor, "b n 3"], centres: Float[Tensor, "b g 3"],
     weights = 1 / (squared + 1e-8)
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return (take(tokens, near) * weights[..., None]).sum(dim=2)
+
+
+class PointEncoder(HierarchicalEncoder):
+    """Clouds in, tokens of the coarsest scale out. Coordinates as in training: centred on the mean, the farthest point at distance 1."""
+
+    def __init__(self, config: I2PConfig) -> None:
+        super().__init__(config.model)
+        self.model, self.official = config.model, config.pretext.official
+        self.dim, self.groups = config.model.dims[2], config.model.groups[2]
+        self.points, self.least = config.model.points, config.model.groups[0]
+
+    def scales(self, points: Float[Tensor, "b n 3"]) -> list[Groups]:
+        return group_points(points, self.model, skip_origin=self.official)
+
+    def tokens(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
+        """After the final norm. With the official masks finer tokens that are in no neighbourhood take no part."""
+        scales = self.scales(points)
+        masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
+        if self.official:
+            masks = spread_masks(masks[2], scales, official=True)
+        out: Tensor = self.encode(scales, masks).out[2]
+        return out
+
+    def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
+        return self.tokens(points)
+
+    def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
+        """The largest of each channel over the tokens, which is what the authors' SVM reads."""
+        return self.tokens(points).amax(dim=1)
+
+    def at_points(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n e"]:
+        """The tokens of all scales at each point, side by side (e = sum of the widths); no token is left out."""
+        scales = self.scales(points)
+        masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
+        found = self.encode(scales, masks).out
+        return torch.cat([interpolate(points, s.centres, tokens) for s, tokens in zip(scales, found, strict=True)], dim=-1)
 
 
 class Unit(nn.Module):

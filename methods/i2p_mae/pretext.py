@@ -13,15 +13,25 @@ from torch.nn.functional import mse_loss
 
 from ..contract import Batch, BuildContext, Visualisation
 from ..layers.drop_path import draw_kept, linear_rates
-from ..layers.health import effective_rank, feature_std
+from ..layers.initial import uninitialised, weight_rng
 from ..layers.points import chamfer, take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
-from ..random import MicrobatchRng, key
+from ..random import MicrobatchRng
 from .config import I2PConfig
-from .encoder import PointEncoder
-from .network import Blocks, Encoded, Groups, HierarchicalEncoder, TokenPropagation, group_points, place_embed, put, spread_masks
-from .pictures import reconstruction_picture
-from .schedule import i2p_schedules
+from .diagnostics import SAMPLES, health_metrics, reconstruction_visualisation
+from .network import (
+    Blocks,
+    Encoded,
+    Groups,
+    HierarchicalEncoder,
+    PointEncoder,
+    TokenPropagation,
+    group_points,
+    place_embed,
+    put,
+    spread_masks,
+)
+from .schedules import i2p_schedules
 from .views2d import at_points
 
 HEAD_BYTES = 128 * 2**20
@@ -74,14 +84,12 @@ class I2PMaePretext(nn.Module):
     def to_device(self, batch: Batch) -> Batch:
         return batch
 
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         points = batch["points"]
         scales = group_points(points, self.config.model, skip_origin=self.config.pretext.official)
-        hidden = self.hide(batch, scales, noise)
-        encoded = self.h_encoder.encode(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), noise))
-        rebuilt = self.rebuild(
-            scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), noise)
-        )
+        hidden = self.hide(batch, scales, rng)
+        encoded = self.h_encoder.encode(scales, hidden.masks, self.kept("encoder", sum(self.config.model.depths), len(points), rng))
+        rebuilt = self.rebuild(scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), rng))
         mask = hidden.masks[1]
         taught = "features" in batch
         return {
@@ -97,18 +105,18 @@ class I2PMaePretext(nn.Module):
         idle = [*self.h_encoder.encoder_norms[0].parameters(), *([] if taught else self.rec_head_2d.parameters())]
         return torch.stack([p.sum() for p in idle]).sum() * 0.0
 
-    def kept(self, what: str, depth: int, batch: int, noise: MicrobatchRng) -> Tensor | None:
+    def kept(self, what: str, depth: int, batch: int, rng: MicrobatchRng) -> Tensor | None:
         if not self.training:
             return None
         device = self.mask_token.device
-        return draw_kept(self.config.model.drop_path, depth, batch, noise.torch(f"drop path {what}", device))
+        return draw_kept(self.config.model.drop_path, depth, batch, rng.torch(f"drop path {what}", device))
 
-    def hide(self, batch: Batch, scales: list[Groups], noise: MicrobatchRng) -> Hidden:
+    def hide(self, batch: Batch, scales: list[Groups], rng: MicrobatchRng) -> Hidden:
         """Guided: the tokens with the largest saliency / temperature + Gumbel noise stay visible, which is a draw without replacement by
         the softmax of the saliency."""
         config, centres = self.config, scales[2].centres
         b, g = centres.shape[:2]
-        uniform = torch.rand(b, g, generator=noise.torch("mask", centres.device), device=centres.device, dtype=torch.float64)
+        uniform = torch.rand(b, g, generator=rng.torch("mask", centres.device), device=centres.device, dtype=torch.float64)
         score = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
         saliency = None
         if config.pretext.mask == "guided":
@@ -167,7 +175,7 @@ class I2PMaePretext(nn.Module):
         return torch.cat([at_points(maps[:, view], batch["points"], scales[0].centres, view) for view in views], dim=-1)
 
     def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do: the teacher is frozen."""
+        """Nothing to do: the teacher is not trained."""
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
         """No decay for tensors of one dimension, and for all whose name has "token" in it: token embedding and propagation whole."""
@@ -177,19 +185,21 @@ class I2PMaePretext(nn.Module):
         return i2p_schedules(optim, clock, self.config.pretext.official)
 
     @torch.no_grad()
-    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        """`effective_rank`, `feature_std` of the coarsest tokens with nothing hidden; `features_explained`: the share of the variance of
-        the 2-D features that is predicted, 0 for a network that always says their mean."""
+    def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
-        figures = {"effective_rank": effective_rank(tokens), "feature_std": feature_std(tokens)}
-        if "features" in batch:
-            scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
-            spread = self.target_features(batch, scales).flatten(0, 1).var(dim=0, correction=0).mean()
-            figures["features_explained"] = 1 - self(batch, noise)["features"] / spread.clamp_min(1e-12)
-        return figures
+        if "features" not in batch:
+            return health_metrics(tokens, None, None)
+        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+        return health_metrics(tokens, self(batch, rng)["features"], self.target_features(batch, scales))
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
-        return [reconstruction_picture(self, batch, noise)]
+    @torch.no_grad()
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        batch = {name: value[:SAMPLES] for name, value in batch.items()}
+        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+        masks = self.hide(batch, scales, rng).masks
+        tokens = self.rebuild(scales, masks, self.h_encoder.encode(scales, masks), None).tokens
+        predicted = self.rec_head_3d(tokens).float().unflatten(2, (-1, 3))
+        return [reconstruction_visualisation(batch, scales[1], masks[1], predicted, self.config.pretext.views)]
 
     def encoder(self) -> PointEncoder:
         encoder = PointEncoder(self.config)
@@ -203,10 +213,8 @@ def no_decay(name: str, parameter: nn.Parameter) -> bool:
 
 def build(config: I2PConfig, context: BuildContext) -> I2PMaePretext:
     """A freshly initialised `I2PMaePretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
-    with torch.device("meta"):
-        pretext = I2PMaePretext(config)
-    pretext.to_empty(device="cpu")
-    initialise(pretext, torch.Generator().manual_seed(key("weights", "i2p_mae", context.seed) >> 1))
+    pretext = uninitialised(lambda: I2PMaePretext(config))
+    initialise(pretext, weight_rng("i2p_mae", context.seed))
     return pretext
 
 

@@ -1,15 +1,16 @@
-"""Between the augmented cloud and the trainer: depth views, and what a frozen 2-D encoder makes of them. Runs in the data workers."""
+"""Between the augmented cloud and the trainer: depth views, and what a 2-D teacher makes of them. Runs in the data workers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..contract import BuildContext, HasTokensAndSaliency, ImageEncoder
 from .config import I2PConfig
 from .views2d import depth_images
 
@@ -20,8 +21,9 @@ class TeacherStage:
     One sample at a time: matrix products of the same shape have the same bits, so what a sample gets does not depend on its neighbours.
     """
 
-    def __init__(self, config: I2PConfig, teacher: Any, device: torch.device | str = "cpu") -> None:
-        self.views, self.teacher, self.device = config.pretext.views, teacher.to(device).eval(), torch.device(device)
+    def __init__(self, config: I2PConfig, teacher: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.views, self.device = config.pretext.views, torch.device(device)
+        self.teacher = cast("ImageEncoder", teacher.to(device).eval())
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         features, saliency = [], []
@@ -39,8 +41,12 @@ class TeacherStage:
         if images.shape[2:] != (height, width):
             images = interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         images = images.expand(-1, 3, -1, -1)
-        if hasattr(self.teacher, "tokens_and_saliency"):
+        if isinstance(self.teacher, HasTokensAndSaliency):
             tokens, saliency = self.teacher.tokens_and_saliency(images)
         else:
             tokens, saliency = self.teacher.tokens(images), self.teacher.saliency(images)
-        return tokens.transpose(1, 2).unflatten(2, grid), saliency.unflatten(1, grid)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), saliency.reshape(-1, *grid)
+
+
+def build(config: I2PConfig, context: BuildContext) -> TeacherStage:
+    return TeacherStage(config, context.teachers["model.teacher"], context.device)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+Channels = tuple[float, ...]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)
@@ -14,14 +15,25 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 SOLARISE_FROM = 128 / 255
 
 
-def imagenet_normalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+def to_float(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """In [0, 1], channels first."""
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
-def imagenet_denormalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return images * std + mean
+def imagenet_normalise(
+    images: Float[Tensor, "b 3 h w"], mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+) -> Float[Tensor, "b 3 h w"]:
+    """Standardised by ImageNet's moments, or by those given."""
+    shift, scale = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
+    return (images - shift) / scale
+
+
+def imagenet_denormalise(
+    images: Float[Tensor, "b 3 h w"], mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+) -> Float[Tensor, "b 3 h w"]:
+    """The inverse of `imagenet_normalise`."""
+    shift, scale = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
+    return images * scale + shift
 
 
 def grey(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:

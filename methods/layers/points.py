@@ -15,7 +15,7 @@ LARGEST, LARGEST_ON_CPU = 64 * 2**20, 4 * 2**20
 """Bytes of the largest table of distances that is held at once; larger ones are made in parts. On a CPU it should stay in the cache."""
 
 
-def farthest_points(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: bool = False) -> Int[Tensor, "b g"]:
+def farthest_point_sampling(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: bool = False) -> Int[Tensor, "b g"]:
     """Indices of `count` points: index 0, then always the point farthest from all picks so far; more picks than distinct points repeat.
 
     Equal distances: with T = min(512, 2^floor(log2 n)), the smaller bit-reversed (index mod T) wins, then the smaller index, as the

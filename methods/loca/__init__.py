@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from ..contract import Alarm, BuildContext, Method, Official, TimmForm
+from ..contract import Alarm, Lazy, Method, MetricInfo
 from .config import LocaConfig
 from .views import LocaViews
 
-if TYPE_CHECKING:
-    import torch
-
-FIGURES = {
-    "position": "cross-entropy over the reference's patches, of the query tokens that lie on the reference",
-    "cluster": "cross-entropy between the prediction for a query token and the teacher's balanced assignment of its reference patch",
-    "entropy": "minus the entropy of the mean prediction over the whole batch; -ln(prototypes) when all are used alike",
-    "accuracy": "share of the query tokens on the reference that are placed on the right patch",
-    "valid": "share of query tokens that lie on the reference",
+REFERENCES = {"own_reference": "the image's own reference", "other_reference": "another image's reference"}
+"""The conditions of the control metrics."""
+METRICS = {
+    "position": MetricInfo(
+        "cross-entropy over the reference's patches, of the query tokens that lie on the reference", unit="nats", better="lower"
+    ),
+    "cluster": MetricInfo(
+        "cross-entropy between the prediction for a query token and the teacher's balanced assignment of its reference patch",
+        unit="nats",
+        better="lower",
+    ),
+    "entropy": MetricInfo(
+        "minus the entropy of the mean prediction over the whole batch; -ln(prototypes) when all are used alike",
+        unit="nats",
+        better="lower",
+    ),
+    "accuracy": MetricInfo("share of the query tokens on the reference that are placed on the right patch", unit="%"),
+    "valid": MetricInfo("share of query tokens that lie on the reference", unit="%"),
     **{
-        f"{figure}_{view}": f"{meaning}, with {second}"
-        for figure, meaning in (
-            ("accuracy", "share of an image's query tokens on the reference that are placed on the right patch"),
-            ("loss", "position loss of an image"),
+        f"accuracy_{name}": MetricInfo(
+            f"share of an image's query tokens on the reference that are placed on the right patch, with {what}",
+            f"Accuracy with {what}",
+            "%",
+            family="accuracy",
         )
-        for view, second in (
-            ("own_reference", "the image's own reference"),
-            ("other_reference", "another image's reference"),
+        for name, what in REFERENCES.items()
+    },
+    **{
+        f"loss_{name}": MetricInfo(
+            f"position loss of an image, with {what}", f"Position loss with {what}", "nats", better="lower", family="loss"
         )
+        for name, what in REFERENCES.items()
     },
 }
 ALARMS = (
@@ -62,36 +72,18 @@ ALARMS = (
 )
 
 
-def _build(config: LocaConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
-
-
-def _timm(config: LocaConfig, state: Mapping[str, torch.Tensor]) -> TimmForm:
-    from .timm_form import timm_form
-
-    return timm_form(config, state)
-
-
 method = Method(
     id="loca",
     kind="images",
     recipes=__name__,
     Config=LocaConfig,
     views=LocaViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: config.model.image_size,
-    metric_meanings=FIGURES,
+    metrics=METRICS,
     alarms=ALARMS,
-    official=_official,
-    timm=_timm,
+    official=Lazy(f"{__name__}.official"),
+    timm=Lazy(f"{__name__}.timm:timm_form"),
     search_space={
         "pretext.reference_keep": "0.05,0.1,0.2,0.3,0.5,1.0",
         "loss.position": "log:0.1..10",

@@ -9,21 +9,22 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
 from .. import collective
 from ..contract import Batch, BuildContext, Visualisation
+from ..layers.colour import to_float
 from ..layers.drop_path import draw_kept
 from ..layers.ema import ema_update
-from ..layers.patches import take
+from ..layers.initial import uninitialised, weight_rng
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule
-from ..random import MicrobatchRng, key
+from ..random import MicrobatchRng
 from .colour import augment
 from .config import LocaConfig
+from .diagnostics import SAMPLES, health_metrics, position_visualisation, reference_metrics
+from .loss import cluster_loss, mean_entropy, position_loss, sinkhorn
 from .network import LocaNetwork, initialise
 from .schedules import decay_and_rate_groups, loca_schedules, teacher_momentum
-
-EPS = 1e-8  # added to the count of valid tokens
 
 
 class Draws(NamedTuple):
@@ -71,28 +72,30 @@ class LocaPretext(nn.Module):
         """uint8 -> float32, colours as drawn, normalised; patch numbers as int64."""
         colours = batch["colours"]
         b, f = batch["focal"].shape[:2]
-        large = _unit(torch.cat([batch["reference"], batch["query"]]))
+        large = to_float(torch.cat([batch["reference"], batch["query"]]))
         large = augment(large, torch.cat([colours[:, 0], colours[:, 1]]))
-        focal = augment(_unit(batch["focal"].flatten(0, 1)), colours[:, 2:].flatten(0, 1)) if f else _unit(batch["focal"].flatten(0, 1))
+        focal = to_float(batch["focal"].flatten(0, 1))
+        if f:
+            focal = augment(focal, colours[:, 2:].flatten(0, 1))
         targets = {name: batch[name].long() for name in ("query_target", "focal_target")}
         boxes = {name: batch[name] for name in ("query_box", "focal_box")}
         return {"reference": large[:b], "query": large[b:], "focal": focal.view(b, f, *focal.shape[1:]), **targets, **boxes}
 
-    def draw(self, batch: Batch, noise: MicrobatchRng) -> Draws:
+    def draw(self, batch: Batch, rng: MicrobatchRng) -> Draws:
         """Drop path in training alone; there in the teacher, too."""
         model, task, device = self.config.model, self.config.pretext, batch["reference"].device
         n, s, q = model.patches, self.config.reference_tokens, self.config.query_tokens
-        rng = noise.numpy("reference tokens")
-        start = int(rng.integers(n - s + 1)) if task.reference_selection == "consecutive" else 0
+        draws = rng.numpy("reference tokens")
+        start = int(draws.integers(n - s + 1)) if task.reference_selection == "consecutive" else 0
         kept = torch.arange(start, start + s)
         if task.reference_selection == "unstructured":
-            kept = torch.from_numpy(rng.permutation(n)[:s])
-        tokens = torch.from_numpy(noise.numpy("query tokens").permutation(n)[:q]) if q < n else torch.arange(n)
+            kept = torch.from_numpy(draws.permutation(n)[:s])
+        tokens = torch.from_numpy(rng.numpy("query tokens").permutation(n)[:q]) if q < n else torch.arange(n)
         b, f = batch["focal"].shape[:2]
         paths: dict[str, Tensor | None] = {}
         if self.training:
             for name, images in (("reference", b), ("query", b), ("focal", b * f)):
-                generator = noise.torch(f"drop path {name}", device)
+                generator = rng.torch(f"drop path {name}", device)
                 paths[f"{name}_paths"] = draw_kept(model.drop_path, model.encoder_depth, images, generator)
         return Draws(kept.to(device), tokens.to(device), **paths)
 
@@ -121,7 +124,7 @@ class LocaPretext(nn.Module):
         """The reference patch of each query token, in the order of `Answer`; -1 outside."""
         return torch.cat([batch["query_target"][:, draws.query], batch["focal_target"].flatten(1)], dim=1)
 
-    def targets(self, batches: list[Batch], noises: list[MicrobatchRng]) -> list[Batch]:
+    def targets(self, batches: list[Batch], rngs: list[MicrobatchRng]) -> list[Batch]:
         """What the whole batch decides: cluster assignments, balanced over all groups of all ranks, and the mean prediction.
 
         Several groups on this rank: a first pass of the student, with the same draws, gives the mean prediction that each of them
@@ -129,25 +132,25 @@ class LocaPretext(nn.Module):
         """
         if self.teacher is None:
             return batches
-        seen = [self.with_reference(batch, noise) for batch, noise in zip(batches, noises, strict=True)]
+        seen = [self.with_reference(batch, rng) for batch, rng in zip(batches, rngs, strict=True)]
         self._balance(seen, everywhere=True)
         if len(seen) > 1:
-            groups = [self._mean_prediction(batch, noise) for batch, noise in zip(seen, noises, strict=True)]
+            groups = [self._mean_prediction(batch, rng) for batch, rng in zip(seen, rngs, strict=True)]
             mean = collective.mean(torch.stack(groups).mean(dim=0))
             seen = [{**batch, "mean_prediction": mean} for batch in seen]
         return seen
 
-    def with_reference(self, batch: Batch, noise: MicrobatchRng) -> Batch:
+    def with_reference(self, batch: Batch, rng: MicrobatchRng) -> Batch:
         """`batch` with `reference_kept` and, with clustering, `assignments`, which are not yet balanced."""
-        reference = self.see_reference(batch, self.draw(batch, noise))
+        reference = self.see_reference(batch, self.draw(batch, rng))
         batch = {**batch, "reference_kept": reference.kept}
         if reference.cosines is not None:
             batch["assignments"] = torch.softmax(reference.cosines / self.config.pretext.sharpening, dim=-1)
         return batch
 
-    def alone(self, batch: Batch, noise: MicrobatchRng) -> Batch:
+    def alone(self, batch: Batch, rng: MicrobatchRng) -> Batch:
         """What `targets` gives, with the group taken for the whole batch."""
-        batch = self.with_reference(batch, noise)
+        batch = self.with_reference(batch, rng)
         self._balance([batch], everywhere=False)
         return batch
 
@@ -155,21 +158,21 @@ class LocaPretext(nn.Module):
         if self.teacher is not None:
             sinkhorn([batch["assignments"] for batch in batches], self.config.pretext.sinkhorn_iterations, everywhere)
 
-    def _mean_prediction(self, batch: Batch, noise: MicrobatchRng) -> Float[Tensor, " k"]:
-        cosines = self.answer(batch, self.draw(batch, noise), batch["reference_kept"]).cosines
+    def _mean_prediction(self, batch: Batch, rng: MicrobatchRng) -> Float[Tensor, " k"]:
+        cosines = self.answer(batch, self.draw(batch, rng), batch["reference_kept"]).cosines
         assert cosines is not None
         return torch.softmax(cosines / self.config.pretext.temperature, dim=-1).mean(dim=(0, 1))
 
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """`position`, `cluster`, `entropy` (0 without clustering); `accuracy`: of the query tokens on the reference, the share placed on
         the right patch; `valid`: their share. A batch that `targets` has not seen is taken for the whole batch."""
         if "assignments" in batch:
-            return self.losses(batch, noise, everywhere=True)
-        return self.losses(self.alone(batch, noise), noise, everywhere=False)
+            return self.losses(batch, rng, everywhere=True)
+        return self.losses(self.alone(batch, rng), rng, everywhere=False)
 
-    def losses(self, batch: Batch, noise: MicrobatchRng, everywhere: bool) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, rng: MicrobatchRng, everywhere: bool) -> dict[str, Tensor]:
         """Of a batch from `targets` (the mean prediction is taken `everywhere`, where it is not in the batch) or from `alone`."""
-        draws = self.draw(batch, noise)
+        draws = self.draw(batch, rng)
         answer = self.answer(batch, draws, batch["reference_kept"])
         targets = self.query_targets(batch, draws)
         valid = targets >= 0
@@ -204,73 +207,34 @@ class LocaPretext(nn.Module):
         network = self.teacher if self.teacher is not None and self.config.pretext.encoder == "teacher" else self.student
         return copy.deepcopy(network.encoder).requires_grad_(True)
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
-        from .pictures import position_picture
+    @torch.no_grad()
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        batch = {name: value[:SAMPLES] for name, value in batch.items()}
+        draws = self.draw(batch, rng)
+        positions = self.answer(batch, draws, self.see_reference(batch, draws).kept).positions
+        return [position_visualisation(batch, positions, draws.reference, len(draws.query), self.config.model)]
 
-        return [position_picture(self, batch, noise)]
+    @torch.no_grad()
+    def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """On one microbatch, taken for the whole batch."""
+        whole = self.alone(batch, rng)
+        losses = self.losses(whole, rng, everywhere=False)
+        student = self.student.encoder.encode(batch["reference"])
+        teacher = None if self.teacher is None else self.teacher.encoder.encode(batch["reference"])
+        return health_metrics(losses, whole.get("assignments"), student, teacher, self.config)
 
-    def health(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        from .health import health_figures
-
-        return health_figures(self, batch, noise)
-
-    def control_metrics(self, batch: Batch, other: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
-        from .health import reference_claims
-
-        return reference_claims(self, batch, other, noise)
-
-
-@torch.no_grad()
-def sinkhorn(parts: Sequence[Float[Tensor, "b n k"]], iterations: int, everywhere: bool = False) -> None:
-    """In place: each column divided by its sum over all parts (with `everywhere`, of all ranks), then each row by its own sum.
-
-    Float32. A column that is 0 throughout gives NaN, as in the authors' code.
-    """
-    for _ in range(iterations):
-        columns = torch.stack([part.sum(dim=(0, 1)) for part in parts]).sum(dim=0)
-        if everywhere:
-            collective.sum_(columns)
-        for part in parts:
-            part /= columns
-            part /= part.sum(dim=-1, keepdim=True)
-
-
-def position_loss(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Cross-entropy, mean over the group's valid tokens; 0 where none is valid."""
-    valid = targets >= 0
-    each = cross_entropy(logits.flatten(0, 1), targets.flatten().clamp_min(0), reduction="none")
-    return (each * valid.flatten()).sum() / (valid.sum() + EPS)
-
-
-def cluster_loss(log_p: Float[Tensor, "b t k"], assignments: Float[Tensor, "b n k"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Cross-entropy between the prediction for a query token and the assignment of its reference patch, mean over valid tokens."""
-    valid = targets >= 0
-    each = -(take(assignments, targets.clamp_min(0)) * log_p).sum(dim=-1)
-    return (each * valid).sum() / (valid.sum() + EPS)
-
-
-def mean_entropy(group: Float[Tensor, " k"], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Sum p log p of the mean prediction over the whole batch (no gradient); its gradient reaches this group through `group`.
-
-    The derivative by p is log p + 1, a constant once p is known. Averaged over the groups, whose mean is p, the gradients of
-    sum (log p + 1) p_group are that of sum p log p.
-    """
-    log_mean = mean.log()
-    reach = ((log_mean + 1) * group).sum()
-    return reach - reach.detach() + (mean * log_mean).sum()
-
-
-def _unit(images: Tensor) -> Tensor:
-    """uint8 b x h x w x 3 -> float32 b x 3 x h x w in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 255
+    @torch.no_grad()
+    def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        draws = self.draw(batch, rng)
+        sources = {"own_reference": batch, "other_reference": other}
+        logits = {name: self.answer(batch, draws, self.see_reference(source, draws).kept).positions for name, source in sources.items()}
+        return reference_metrics(logits, self.query_targets(batch, draws))
 
 
 def build(config: LocaConfig, context: BuildContext) -> LocaPretext:
     """A freshly initialised `LocaPretext` on the CPU, the same for the same `context.seed`; no global generator is used."""
-    with torch.device("meta"):  # PyTorch's own initialisation would draw from the global generator, and take as long again
-        pretext = LocaPretext(config)
-    pretext.to_empty(device="cpu")
-    initialise(pretext.student, torch.Generator().manual_seed(key("weights", "loca", context.seed) >> 1))
+    pretext = uninitialised(lambda: LocaPretext(config))
+    initialise(pretext.student, weight_rng("loca", context.seed))
     if pretext.teacher is not None:
         pretext.teacher.load_state_dict(pretext.student.state_dict())
     return pretext

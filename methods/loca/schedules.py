@@ -6,11 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from ..layers.ema import cosine_momentum
-from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
+from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .network import LocaNetwork
 
 DECAYED_BIASES = ("attn.qkv.bias", "cross_attn.projq.bias", "cross_attn.projk.bias", "cross_attn.projv.bias")
@@ -40,14 +38,10 @@ def teacher_momentum(start: float, step: int, steps: int) -> float:
 def decay_and_rate_groups(network: LocaNetwork, layer_decay: float) -> list[ParamGroup]:
     """Decay for matrices, the position grid, the prototypes, and the biases of q, k and v; `layer_decay` scales the rate by depth."""
     top = network.encoder.depth + 1
-    layers: dict[int, list[tuple[str, nn.Parameter]]] = {}
-    for name, parameter in network.named_parameters():
-        inside = name.startswith("encoder.") and layer_decay != 1
-        layers.setdefault(network.encoder.layer_of(name.removeprefix("encoder.")) if inside else top, []).append((name, parameter))
-    groups = []
-    for layer in sorted(layers):
-        for group in decay_groups(layers[layer], lambda name, p: p.ndim == 1 and not name.endswith(DECAYED_BIASES)):
-            group.lr_scale = layer_decay ** (top - layer)
-            group.name = group.name if layer_decay == 1 else f"layer{layer}.{group.name}"
-            groups.append(group)
-    return groups
+    return layer_groups(
+        network.named_parameters(),
+        lambda name: network.encoder.layer_of(name.removeprefix("encoder.")) if name.startswith("encoder.") else top,
+        top,
+        layer_decay,
+        lambda name, p: p.ndim == 1 and not name.endswith(DECAYED_BIASES),
+    )

@@ -59,7 +59,7 @@ def fitted(points: np.ndarray, count: int, least: int, width: int = 3) -> Float3
     return np.concatenate([normalised(drawn[:, :3]), drawn[:, 3:]], axis=1).astype(np.float32)
 
 
-def picture(points: Float[np.ndarray, "n 3"], side: int, colours: Float[np.ndarray, "n 3"] | None = None) -> UInt8[np.ndarray, "s s 3"]:
+def draw_cloud(points: Float[np.ndarray, "n 3"], side: int, colours: Float[np.ndarray, "n 3"] | None = None) -> UInt8[np.ndarray, "s s 3"]:
     """Seen from the side and a little from above, y up; near points are dark. The unit sphere fills the picture.
 
     `colours`: of each point, in [0, 1], in place of blue.

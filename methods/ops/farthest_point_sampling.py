@@ -11,8 +11,8 @@ NEAR_ORIGIN = 1e-3
 """Squared radius in which the reference kernel (pointnet2_ops) never picks a point."""
 
 
-def farthest(points: Float[np.ndarray, "n 3"], count: int, *, skip_origin: bool = False) -> Int[np.ndarray, " g"]:
-    """Indices of `count` points: the picks of `layers.points.farthest_points` on this cloud as float32, equal distances included.
+def farthest_point_sampling(points: Float[np.ndarray, "n 3"], count: int, *, skip_origin: bool = False) -> Int[np.ndarray, " g"]:
+    """Indices of `count` points: the picks of `layers.points.farthest_point_sampling` on this cloud as float32, equal distances included.
 
     The first picks of a larger `count` are those of a smaller one.
     """

@@ -21,7 +21,7 @@ def enlarge(images: Float[Tensor, "b 3 h w"], factor: int) -> Float[Tensor, "b 3
     return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def mosaic(columns: list[Float[Tensor, "b 3 h w"]]) -> np.ndarray:
+def image_grid(columns: list[Float[Tensor, "b 3 h w"]]) -> np.ndarray:
     """One row a sample, one column an entry, white gaps, small images enlarged: uint8 H x W x 3."""
     height, width = columns[0].shape[2:]
     shown = [enlarge(column, zoom((height, width))) for column in columns]

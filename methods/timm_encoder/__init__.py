@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NoReturn
 
-from ..contract import BuildContext, Method, Official
+from ..contract import Lazy, Method
+from ..errors import CallError
 from .config import TimmConfig
 
 
-def _views(config: TimmConfig) -> Any:
-    from ..errors import CallError
-
+def _views(config: TimmConfig) -> NoReturn:
     raise CallError("method timm is not trained here", "choose one of the pretext methods; a timm model can be a teacher, and be evaluated")
-
-
-def _build(config: TimmConfig, context: BuildContext) -> Any:
-    from .encoder import build
-
-    return build(config, context)
-
-
-def _official() -> Official:
-    from . import official
-
-    return official
 
 
 method = Method(
@@ -31,7 +18,7 @@ method = Method(
     kind="images",
     Config=TimmConfig,
     views=_views,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: (1, 1),
-    official=_official,
+    official=Lazy(f"{__name__}.official"),
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..contract import LoadReport
 from ..errors import SightlineError
 from .config import TimmConfig, TimmModel
+from .network import TimmEncoder
 
 WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 PREFIX = "inner.network."
@@ -46,8 +47,6 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits, a shape differs, or it is no `ImageEncoder`."""
-    from .encoder import TimmEncoder
-
     encoder, tensors = TimmEncoder(config.model).eval(), weights(content)
     with torch.inference_mode():
         encoder.saliency(torch.zeros(1, 3, *encoder.image_size))

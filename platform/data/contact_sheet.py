@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sightline.methods.errors import BrokenSampleError
-from sightline.methods.ops.clouds import normalised, picture
+from sightline.methods.ops.clouds import draw_cloud, normalised
 from sightline.methods.random import keyed_rng
 
 from .clouds import NO_PART, decode_parts, decode_points
@@ -102,7 +102,7 @@ def _cloud(sample: Row, name: str, side: int) -> np.ndarray:
             raise BrokenSampleError("parts do not fit the points")
         table = class_colours(int(part.max(initial=0)) + 1) / 255
         colours = np.where((part == NO_PART)[:, None], 0.5, table[part])
-    return picture(normalised(points), side, colours)
+    return draw_cloud(normalised(points), side, colours)
 
 
 def _caption(sample: Row, classes: tuple[str, ...]) -> str:

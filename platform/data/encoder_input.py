@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sightline.methods.contract import HasNormalised, HasOutputName, TakesImages, TakesPoints
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,19 +30,24 @@ class EncoderInput:
 
 
 def image_input(encoder: object) -> EncoderInput | None:
-    """The input of an `ImageEncoder`, None for another encoder."""
-    size = getattr(encoder, "image_size", None)
-    if size is None or hasattr(encoder, "points"):
+    """The input of an encoder of images, None for another encoder."""
+    if isinstance(encoder, TakesPoints) or not isinstance(encoder, TakesImages):
         return None
+    height, width = encoder.image_size
     words = "float32 RGB in [0, 1]; any batch, this image size; normalisation is inside"
-    return EncoderInput("images", (3, *map(int, size)), words, "patches in raster order")
+    return EncoderInput("images", (3, int(height), int(width)), words, "patches in raster order")
 
 
 def cloud_input(encoder: object) -> EncoderInput | None:
-    """The input of a `PointEncoder`, None for another encoder."""
-    points = getattr(encoder, "points", None)
-    if points is None:
+    """The input of an encoder of clouds, None for another encoder."""
+    if not isinstance(encoder, TakesPoints):
         return None
-    prepared = "centred on the mean, the farthest at distance 1" if getattr(encoder, "normalised", True) else "as in the training data"
+    centred = encoder.normalised if isinstance(encoder, HasNormalised) else True
+    prepared = "centred on the mean, the farthest at distance 1" if centred else "as in the training data"
     words = f"float32 coordinates, {prepared}; any batch, this many points"
-    return EncoderInput("points", (int(points), 3), words, "groups")
+    return EncoderInput("points", (int(encoder.points), 3), words, "groups")
+
+
+def output_name(encoder: object) -> str:
+    """Name of what the encoder's `forward` gives."""
+    return encoder.output if isinstance(encoder, HasOutputName) else "tokens"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.methods.contract import Views
+from sightline.methods.contract import NeedsColumns, Views
 from sightline.methods.errors import BrokenSampleError
 
 from .kinds import Column, Row, find_kind
@@ -15,7 +15,7 @@ from .kinds import Column, Row, find_kind
 
 def input_columns(kind: str, views: Views) -> tuple[str, ...]:
     """The columns that `views` sees: what a sample is made of, and what it asks for. The others (depth, poses) are for probes alone."""
-    return tuple(dict.fromkeys(("id", *find_kind(kind).samples, *getattr(views, "columns", ()))))
+    return tuple(dict.fromkeys(("id", *find_kind(kind).samples, *(views.columns if isinstance(views, NeedsColumns) else ()))))
 
 
 def decode_row(row: Row, kind: str, *, depth: bool = False, needed: Sequence[str] = ()) -> dict[str, Any]:

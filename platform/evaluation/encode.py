@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from sightline.methods.contract import HasPooled
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.core.device import choose_device
 from sightline.platform.models.encoders import OpenedEncoder
@@ -46,7 +47,7 @@ def encode(
     """
     encoder = opened.encoder
     input_spec = input_spec_of(encoder)
-    if pool == "own" and not hasattr(encoder, "pooled"):
+    if pool == "own" and not isinstance(encoder, HasPooled):
         pool = "mean"
     size = input_spec.tokens * encoder.dim if pool == "none" else encoder.dim
     described = {

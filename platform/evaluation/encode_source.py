@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from sightline.methods.contract import PointEncoder
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.ops.clouds import fitted
 from sightline.platform.data.clouds import decode_points
@@ -69,7 +70,7 @@ class InputSpec:
 
 def input_spec_of(encoder: Any) -> InputSpec:
     """Of an `ImageEncoder` or a `PointEncoder`."""
-    if hasattr(encoder, "points"):
+    if isinstance(encoder, PointEncoder):
         words = (
             f"{encoder.points} points drawn without replacement, the same ones every time; centred on the mean, the farthest at distance 1"
         )

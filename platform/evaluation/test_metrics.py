@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.contract import Batch, MetricInfo, Stage, Views
+from sightline.methods.contract import Batch, HasEvaluationViews, HasInputName, HasVoting, MetricInfo, Stage, Views
 from sightline.methods.errors import SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.blocks import Columns
@@ -51,12 +51,12 @@ def measure_test_metrics(
     """
     began = time.perf_counter()
     segmenting = pretext.predictor.task == "segmentation"
-    reader = SampleReader(dataset, getattr(views, "evaluation", views), 0, stage)
+    reader = SampleReader(dataset, views.evaluation if isinstance(views, HasEvaluationViews) else views, 0, stage)
     values, scenes, times = _sums_by_sample(pretext, reader, batch, device)
     one = {"points": "cloud"}.get(dataset.kind, "image")
     # Photographs of a class are independent of each other; frames of a video are not.
     units = make_units(scenes, times, RESAMPLING) if segmenting else Units([str(i) for i in range(len(values))], one)
-    voting = getattr(views, "voting", None)
+    voting = views.voting if isinstance(views, HasVoting) else None
     if voting:
         values = np.concatenate([values, _votes_by_sample(pretext, SampleReader(dataset, voting, 0), batch, device)], axis=1)
     names, sums = unit_sums(values, units.names)
@@ -125,7 +125,7 @@ def _votes_by_sample(pretext: Any, reader: SampleReader, batch: int, device: tor
 
 
 def _input(predictor: Any) -> str:
-    return str(getattr(predictor, "input", "image"))
+    return predictor.input if isinstance(predictor, HasInputName) else "image"
 
 
 def _tensors(columns: Columns, device: torch.device | str) -> Batch:

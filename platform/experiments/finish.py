@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, MetricInfo, Stage, Views, Visualisation
+from sightline.methods.contract import (
+    BuildContext,
+    HasControlMetrics,
+    HasPredictor,
+    HasVisualisations,
+    Predictor,
+    Pretext,
+    Stage,
+    Views,
+    Visualisation,
+)
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.checkpoints import local as checkpoint
@@ -58,7 +68,7 @@ class TrainedModel:
 
     experiment: Experiment
     found: checkpoint.Checkpoint
-    pretext: Any
+    pretext: Pretext
     encoder: Any
     views: Views
     stage: Stage | None
@@ -127,11 +137,13 @@ def save_encoder(run: Run, encoder: Any, step: int) -> Path:
 
 
 def visualise(model: TrainedModel) -> list[Visualisation]:
-    """The method's own pictures of a few samples of the validation data, or of the training data where there are none."""
+    """The method's own visualisations of a few samples of the validation data, or of the training data where there are none."""
     import torch
 
     from sightline.platform.training.step import tensors
 
+    if not isinstance(model.pretext, HasVisualisations):
+        return []
     dataset = model.val or model.train
     for _, columns in fixed_microbatches(dataset, model.views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
         with torch.no_grad():
@@ -146,12 +158,12 @@ def measure_method(model: TrainedModel, console: Console) -> MethodResult | None
     experiment, size = model.experiment, model.experiment.batch.microbatch
     if model.val is None:
         return None
-    if hasattr(model.pretext, "predictor"):
+    if isinstance(model.pretext, HasPredictor):
         from sightline.platform.evaluation.test_metrics import measure_test_metrics
 
         with doing(console, "measuring test metrics"):
             return measure_test_metrics(model.pretext, model.views, model.val, batch=size, stage=model.stage, device=model.device)
-    if not hasattr(model.pretext, "control_metrics"):
+    if not isinstance(model.pretext, HasControlMetrics):
         return None
     from sightline.platform.evaluation.control_metrics import measure_control_metrics
 
@@ -163,7 +175,7 @@ def measure_method(model: TrainedModel, console: Console) -> MethodResult | None
             seed=0,
             batch=size,
             limit=experiment.probe.samples,
-            metrics={name: MetricInfo(means=means) for name, means in find_method(experiment.method).metric_meanings.items()},
+            metrics=find_method(experiment.method).metrics,
             stage=model.stage,
             device=model.device,
         )
@@ -203,7 +215,7 @@ def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, met
     from sightline.platform.tracking.registry import register_encoder
 
     experiment = model.experiment
-    what = "model" if hasattr(model.encoder, "task") else "encoder"
+    what = "model" if isinstance(model.encoder, Predictor) else "encoder"
     name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-{what}"
     tags = {
         "sightline.method": experiment.method,

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from sightline.methods.catalog import find_method
+from sightline.methods.contract import HasFewestPoints, HasSmallestImage, NeedsColumns
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
@@ -46,21 +47,22 @@ def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> N
     """Raise `CallError` where the data set lacks columns, or its images or clouds are too small for the method's views."""
     method = find_method(experiment.method)
     views = method.views(experiment.method_config)
-    lacking = [column for column in getattr(views, "columns", ()) if column not in dataset.manifest.columns]
+    needed = views.columns if isinstance(views, NeedsColumns) else ()
+    lacking = [column for column in needed if column not in dataset.manifest.columns]
     if lacking:
         raise CallError(
             f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
             f"prepare the data with it: see `sightline prepare {method.kind} --help`",
         )
     distinct = dataset.manifest.distinct or dataset.manifest.points
-    least = getattr(views, "least", 0)
+    least = views.least if isinstance(views, HasFewestPoints) else 0
     if distinct and distinct[1] < least:
         raise CallError(
             f"no cloud of {name} has enough points: at most {distinct[1]:,} in different places; {method.id} needs {least:,} here",
             f"prepare the data with --points {least} or more, or lower the setting (its groups are taken from the points)",
         )
     smallest = dataset.manifest.image_min
-    height, width = getattr(views, "smallest", method.image_shape(experiment.method_config))
+    height, width = views.smallest if isinstance(views, HasSmallestImage) else method.image_shape(experiment.method_config)
     if smallest is None or (smallest[0] >= height and smallest[1] >= width):
         return
     largest = dataset.manifest.image_max or smallest

@@ -64,7 +64,7 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> Any:
     """The encoder alone, for notebooks; `model` as in `open_encoder`.
 
     Of images it takes float32 RGB in [0, 1], b x 3 x h x w: `load_encoder("my-run").tokens(images)` gives b x patches x dim.
-    Of clouds it takes float32 b x `points` x 3 as `sightline.methods.clouds.fitted` makes them: `tokens(points)` gives
+    Of clouds it takes float32 b x `points` x 3 as `sightline.methods.ops.clouds.fitted` makes them: `tokens(points)` gives
     b x groups x dim, `pooled(points)` b x dim.
     """
     return open_encoder(model, tracking_uri).encoder

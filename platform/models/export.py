@@ -17,6 +17,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import TimmForm
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import MicrobatchRng
+from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.kinds import find_kind, input_of
 from sightline.platform.weights.format import SINGLE, Weights, write_file
 
@@ -128,7 +129,7 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
     except ImportError as error:
         raise CallError(f"the ONNX packages are not installed ({error.name})", "pip install 'sightline[onnx]'") from None
     given = input_of(opened.encoder)
-    output = str(getattr(opened.encoder, "output", "tokens"))
+    output = output_name(opened.encoder)
     with _folder(out) as scratch:
         path = scratch / "encoder.onnx"
         example = given.example(2)  # two: an example of one would fix the batch at one

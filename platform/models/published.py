@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, LoadReport, Method, MethodConfig, Official
+from sightline.methods.contract import BuildContext, HasEncoderParts, LoadReport, Method, MethodConfig, Official
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain, nearest
 from sightline.platform.config import METHOD_SECTIONS, read_recipe
@@ -51,7 +51,8 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
     if not match.matched:
         raise SightlineError(f"no tensor in {path} has a place in {method_id}", "name a file of this method's published layout")
     fresh = tuple(name for name in present if name not in state)
-    inside = tuple(name for name in fresh if name.startswith(tuple(getattr(pretext, "encoder_prefixes", ()))))
+    parts = pretext.encoder_prefixes if isinstance(pretext, HasEncoderParts) else ()
+    inside = tuple(name for name in fresh if name.startswith(parts))
     sections = config.model_dump(mode="json")
     try:
         pretext.load_state_dict(state, strict=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, LoadReport
+from sightline.methods.contract import BuildContext, HasEncoderForm, HasEncoderParts, LoadReport
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.checkpoints import local as checkpoint
@@ -121,12 +121,12 @@ def find_initial(experiment: Experiment, tracking_uri: str | None = None) -> Ini
     _check_pin("train.init", weights, sha256)
     pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
     whole = weights.part == "pretext" and weights.method == experiment.method
-    form = getattr(pretext, "encoder_form", None)
+    form = pretext.encoder_form if isinstance(pretext, HasEncoderForm) else None
     if whole or (weights.part == "encoder" and form is None):
         offered = weights.tensors
     else:
         offered = (form(weights.encoder()) if form else weights.encoder()).state_dict()
-    prefixes: tuple[str, ...] = ("",) if whole else getattr(pretext, "encoder_prefixes", ())
+    prefixes: tuple[str, ...] = ("",) if whole else pretext.encoder_prefixes if isinstance(pretext, HasEncoderParts) else ()
     if not prefixes:
         raise CallError(
             f"{experiment.method} does not say where its encoder lies, so it cannot begin from an encoder alone",

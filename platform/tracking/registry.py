@@ -23,7 +23,7 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import home, local_tracking_uri
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.encoder_input import EncoderInput
+from sightline.platform.data.encoder_input import EncoderInput, output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
@@ -74,7 +74,7 @@ def register_encoder(
     from mlflow.exceptions import MlflowException
 
     given = input_of(encoder)
-    output = str(getattr(encoder, "output", "tokens"))
+    output = output_name(encoder)
     text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}

@@ -15,7 +15,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.methods import collective
-from sightline.methods.contract import Batch
+from sightline.methods.contract import Batch, HasTargets
 from sightline.methods.optim import Clock, OptimConfig, Schedule
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.data.loader.blocks import Columns
@@ -149,7 +149,7 @@ class Stepper:
     def _prepared(self, microbatches: Sequence[Microbatch], step: int) -> Iterator[tuple[Batch, MicrobatchRng]]:
         """The microbatches on the device: one by one, or all together with their targets where the method computes those."""
         noises = [MicrobatchRng(self.seed, step, microbatch.slot) for microbatch in microbatches]
-        if hasattr(self.pretext, "targets"):
+        if isinstance(self.pretext, HasTargets):
             batches = [self._to_device(microbatch) for microbatch in microbatches]
             with self.phases("targets"), self.autocast(), torch.no_grad():
                 batches = self.pretext.targets(batches, noises)

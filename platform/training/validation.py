@@ -12,7 +12,7 @@ import torch
 
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Alarm, Stage, Views
+from sightline.methods.contract import Alarm, HasEvaluationViews, HasHealth, Pretext, Stage, Views
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.config import Experiment
 from sightline.platform.data.dataset import Dataset
@@ -80,7 +80,7 @@ class Validation:
     @classmethod
     def load(cls, experiment: Experiment, views: Views, device: torch.device, stage: Stage | None = None) -> Validation:
         dataset = Dataset.open(str(experiment.data.val))
-        views = getattr(views, "evaluation", views)
+        views = views.evaluation if isinstance(views, HasEvaluationViews) else views
         limit, microbatch = experiment.train.validate_samples, experiment.batch.microbatch
 
         def part(rank: int, world: int) -> Iterator[tuple[int, Columns]]:
@@ -123,9 +123,9 @@ def evaluating(pretext: Any) -> Iterator[None]:
         pretext.train()
 
 
-def measure_health(pretext: Any, columns: Columns, seed: int, device: torch.device) -> dict[str, float]:
-    """The method's health metrics of the representation on one microbatch; empty where it has none."""
-    if not hasattr(pretext, "health"):
+def measure_health(pretext: Pretext, columns: Columns, seed: int, device: torch.device) -> dict[str, float]:
+    """The method\'s health metrics of the representation on one microbatch; empty where it has none."""
+    if not isinstance(pretext, HasHealth):
         return {}
     with evaluating(pretext):
         metrics = pretext.health(pretext.to_device(tensors(columns, device)), MicrobatchRng(seed, STEP, 0))
@@ -136,8 +136,8 @@ def alarms(health: Mapping[str, float], known: Iterable[Alarm], progress: float 
     """One sentence for each metric beyond its limit. `progress`: share of the run that is done. NaN is beyond every limit."""
     found = []
     for alarm in known:
-        value = health.get(alarm.figure)
+        value = health.get(alarm.metric)
         if value is not None and progress >= alarm.after and not alarm.below <= value <= alarm.above:
             limit = f"below {alarm.below:g}" if value < alarm.below else f"above {alarm.above:g}"
-            found.append(f"{alarm.figure} = {value:.3g} ({limit}): {alarm.cause}")
+            found.append(f"{alarm.metric} = {value:.3g} ({limit}): {alarm.cause}")
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, MethodConfig
+from sightline.methods.contract import BuildContext, MethodConfig, Pretext
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain
 from sightline.platform.config import METHOD_SECTIONS
@@ -71,10 +71,9 @@ class Weights:
     def describe(self) -> dict[str, Any]:
         return {"part": self.part, "method": self.method, **self.sections, "source": self.source, "sha256": self.sha256}
 
-    def pretext(self, seed: int = 0) -> torch.nn.Module:
+    def pretext(self, seed: int = 0) -> Pretext:
         """A pretext of these settings with fresh weights."""
-        module: torch.nn.Module = find_method(self.method).build(self.config, BuildContext(seed=seed))
-        return module
+        return find_method(self.method).build(self.config, BuildContext(seed=seed))
 
     def encoder(self) -> torch.nn.Module:
         """The encoder with these weights, in evaluation mode. Raises `SightlineError` where they do not fit their own settings."""

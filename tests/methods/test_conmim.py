@@ -11,10 +11,9 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from sightline.methods.conmim import ALARMS, FIGURES, method
-from sightline.methods.conmim.backbone import relative_index, table_rows
+from sightline.methods.conmim import ALARMS, METRICS, method
+from sightline.methods.conmim.backbone import denormalise, relative_index, table_rows
 from sightline.methods.conmim.config import ConMIMConfig
-from sightline.methods.conmim.encoder import denormalise
 from sightline.methods.conmim.pretext import ConMIMPretext
 from sightline.methods.conmim.resize import resize_bias, spline_matrix
 from sightline.methods.contract import Batch, BuildContext
@@ -361,8 +360,8 @@ def test_claims_and_health_name_what_they_promise() -> None:
     assert health.keys() == {"accuracy", "swapped_teacher_gap", "chance_gap", "feature_std", "effective_rank", "agreement"}
     assert all(value.ndim == 0 and value.isfinite() for value in health.values())
     torch.testing.assert_close(health["chance_gap"], math.log(16) - loss["contrast"])
-    assert {alarm.figure for alarm in ALARMS} <= health.keys()
-    assert claims.keys() | loss.keys() <= FIGURES.keys()
+    assert {alarm.metric for alarm in ALARMS} <= health.keys()
+    assert claims.keys() | loss.keys() <= METRICS.keys()
 
 
 def test_the_swapped_teacher_gap_is_zero_where_images_are_the_same_and_large_where_content_tells() -> None:

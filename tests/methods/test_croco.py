@@ -14,9 +14,9 @@ from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance
 
 from sightline.methods.contract import Batch, BuildContext
-from sightline.methods.croco import FIGURES, method
+from sightline.methods.croco import METRICS, method
 from sightline.methods.croco.config import CrocoConfig
-from sightline.methods.croco.encoder import CrocoEncoder
+from sightline.methods.croco.network import CrocoEncoder
 from sightline.methods.croco.pretext import CrocoPretext, layer_id
 from sightline.methods.layers.colour import colour_jitter
 from sightline.methods.layers.patches import patchify, unpatchify
@@ -115,7 +115,7 @@ def test_the_loss_over_all_patches_counts_the_visible_ones_too() -> None:
     every = pretext.complete(batch["image1"], batch["image2"], batch["mask"], config.hidden, every=True)
     assert every.cells.sort(dim=1).values.equal(torch.arange(15).expand(3, -1))
     assert every.cells[:, :4].equal((~batch["mask"]).nonzero()[:, 1].view(3, 4))  # visible first, raster order
-    assert pretext(batch, NOISE)["reconstruction"] == pretext.errors(every).mean()
+    assert pretext(batch, NOISE)["reconstruction"] == every.errors().mean()
 
 
 def test_bf16_autocast_stays_close_and_the_loss_is_float32() -> None:
@@ -285,7 +285,7 @@ def test_claims_are_one_figure_a_sample_and_exact_for_an_oracle(monkeypatch: pyt
     pretext = built(config)
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))
     figures = pretext.control_metrics(batch, other, NOISE)
-    assert figures.keys() | {"reconstruction"} == FIGURES.keys() == method.metric_meanings.keys()
+    assert figures.keys() | {"reconstruction"} == METRICS.keys() == method.metrics.keys()
     assert all(f.shape == (3,) and f.isfinite().all() and not f.requires_grad for f in figures.values())
     torch.testing.assert_close(figures["loss_true_view"].mean(), pretext(batch, NOISE)["reconstruction"])
     assert not torch.equal(figures["psnr_true_view"], figures["psnr_other_view"])

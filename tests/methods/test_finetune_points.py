@@ -14,9 +14,9 @@ from toy_discs import ENCODER, MODEL, toy_cloud
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.methods.errors import BrokenSampleError, SightlineError
+from sightline.methods.finetune_points.network import DROPPED, smoothed_cross_entropy
 from sightline.methods.finetune_points.pretext import turned
-from sightline.methods.i2p_mae.transfer import DROPPED, smoothed_cross_entropy
-from sightline.methods.ops.farthest_point_sampling import farthest
+from sightline.methods.ops.farthest_point_sampling import farthest_point_sampling
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import MicrobatchRng, keyed_rng
 from sightline.platform.data.kinds import input_of
@@ -62,7 +62,7 @@ def test_training_draws_from_the_farthest_points_and_validation_takes_them(store
     assert first.shape == (64, 3) and first.dtype == np.float32
     assert len(rows(first)) == 64, "without replacement"
     seen = views.evaluation(one, keyed_rng("any"))["points"]
-    assert np.array_equal(seen, one["points"][farthest(one["points"], 64, skip_origin=True)])
+    assert np.array_equal(seen, one["points"][farthest_point_sampling(one["points"], 64, skip_origin=True)])
 
 
 def test_every_drawn_point_is_one_of_the_pool_from_a_random_first_point() -> None:
@@ -70,7 +70,7 @@ def test_every_drawn_point_is_one_of_the_pool_from_a_random_first_point() -> Non
     one = sample(points=300)
     drawn = METHOD.views(config)(one, keyed_rng("a"))["points"]
     pools = [np.roll(one["points"], -start, axis=0) for start in range(300)]
-    found = [rows(drawn) <= rows(pool[farthest(pool, 75, skip_origin=True)]) for pool in pools]
+    found = [rows(drawn) <= rows(pool[farthest_point_sampling(pool, 75, skip_origin=True)]) for pool in pools]
     assert any(found) and not all(found)
 
 
@@ -170,7 +170,7 @@ def test_votes_are_further_draws_of_the_same_farthest_points() -> None:
     one = sample(points=300)
     made = METHOD.views(config).voting(one, keyed_rng("a"))
     assert made["points"].shape == (1, 4, 64, 3)
-    pool = rows(one["points"][farthest(one["points"], 75, skip_origin=True)])
+    pool = rows(one["points"][farthest_point_sampling(one["points"], 75, skip_origin=True)])
     drawn = [rows(draw) for draw in made["points"][0]]
     assert all(draw <= pool and len(draw) == 64 for draw in drawn)
     assert drawn[0] != drawn[1]

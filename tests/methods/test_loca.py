@@ -13,10 +13,11 @@ from PIL import Image
 
 from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.layers.colour import imagenet_normalise
-from sightline.methods.loca import ALARMS, FIGURES, colour, method
+from sightline.methods.loca import ALARMS, METRICS, colour, method
 from sightline.methods.loca.config import LocaConfig
-from sightline.methods.loca.encoder import LocaEncoder
-from sightline.methods.loca.pretext import LocaPretext, sinkhorn
+from sightline.methods.loca.loss import sinkhorn
+from sightline.methods.loca.network import LocaEncoder
+from sightline.methods.loca.pretext import LocaPretext
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import MicrobatchRng, sample_rng
 
@@ -107,12 +108,12 @@ def test_groups_dealt_to_one_rank_give_what_one_group_of_all_would_of_the_whole_
     one = pretext(whole, NOISE)
     total(one).backward()
     expected = gradients(pretext)
-    noises = [MicrobatchRng(0, 0, 0), MicrobatchRng(0, 0, 1)]
+    rngs = [MicrobatchRng(0, 0, 0), MicrobatchRng(0, 0, 1)]
     results = []
     with torch.no_grad():
-        marked = pretext.targets(halves, noises)
-    for batch, noise in zip(marked, noises, strict=True):
-        results.append(pretext(batch, noise))
+        marked = pretext.targets(halves, rngs)
+    for batch, rng in zip(marked, rngs, strict=True):
+        results.append(pretext(batch, rng))
         (total(results[-1]) / 2).backward()
     for name in ("position", "cluster", "entropy"):
         torch.testing.assert_close(torch.stack([r[name] for r in results]).mean(), one[name])
@@ -342,8 +343,8 @@ def test_health_tells_a_collapse_from_a_fresh_network() -> None:
     batch = pretext.to_device(raw_batch(config, 8))
     fresh = pretext.health(batch, NOISE)
     assert all(value.ndim == 0 and value.isfinite() for value in fresh.values())
-    assert {alarm.figure for alarm in ALARMS} <= fresh.keys()
-    assert not [a for a in ALARMS if a.after == 0 and not a.below <= fresh[a.figure] <= a.above]
+    assert {alarm.metric for alarm in ALARMS} <= fresh.keys()
+    assert not [a for a in ALARMS if a.after == 0 and not a.below <= fresh[a.metric] <= a.above]
     assert fresh["chance_gap"] < 0.1, "a fresh network is on the plateau"
     assert fresh["teacher_agreement"] == pytest.approx(1) and 0.7 < fresh["prediction_entropy"] <= 1 and 0 < fresh["clusters_used"] <= 1
     with torch.no_grad():
@@ -352,7 +353,7 @@ def test_health_tells_a_collapse_from_a_fresh_network() -> None:
             network.encoder.norm.bias[0] = 1.0
             network.cluster.prototypes[1:] = -network.cluster.prototypes[:1]
     dead = pretext.health(batch, NOISE)
-    assert {a.figure for a in ALARMS if not a.below <= dead[a.figure] <= a.above} >= {"feature_std"}
+    assert {a.metric for a in ALARMS if not a.below <= dead[a.metric] <= a.above} >= {"feature_std"}
     pretext.train()
     assert torch.equal(pretext(batch, NOISE)["valid"], dead["valid"])
 
@@ -363,7 +364,7 @@ def test_claims_compare_the_own_reference_with_another() -> None:
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))
     figures = pretext.control_metrics(batch, other, NOISE)
     assert list(figures)[:2] == ["accuracy_own_reference", "accuracy_other_reference"]
-    assert figures.keys() | {"position", "cluster", "entropy", "accuracy", "valid"} == FIGURES.keys() == method.metric_meanings.keys()
+    assert figures.keys() | {"position", "cluster", "entropy", "accuracy", "valid"} == METRICS.keys() == method.metrics.keys()
     assert all(f.shape == (3,) and f.isfinite().all() and not f.requires_grad for f in figures.values())
     same = pretext.control_metrics(batch, batch, NOISE)
     assert torch.equal(same["loss_own_reference"], same["loss_other_reference"])
@@ -381,7 +382,7 @@ def test_pictures_show_boxes_and_predictions() -> None:
 
 
 def test_the_method_says_what_it_is() -> None:
-    assert (method.id, method.kind) == ("loca", "images") and set(LocaConfig().loss.model_dump()) < FIGURES.keys()
+    assert (method.id, method.kind) == ("loca", "images") and set(LocaConfig().loss.model_dump()) < METRICS.keys()
 
 
 def test_golden_losses() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sightline.methods.layers import points as layer
-from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
-from sightline.methods.ops.farthest_point_sampling import farthest
+from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_point_sampling, nearest, squared_distances, take
+from sightline.methods.ops.farthest_point_sampling import farthest_point_sampling as numpy_sampling
 
 
 def cloud(n: int, batch: int = 1, seed: int = 0) -> Tensor:
@@ -57,15 +57,15 @@ DOUBLED = cloud(20).repeat(1, 3, 1)
     ids=["random", "more than 512", "lattice", "duplicates", "near the origin", "one point seven times", "one point"],
 )
 def test_farthest_points_are_those_of_the_rule(points: Tensor, count: int, skip_origin: bool) -> None:
-    picks = farthest_points(points, count, skip_origin=skip_origin)
+    picks = farthest_point_sampling(points, count, skip_origin=skip_origin)
     assert picks[0].tolist() == plain_farthest(points[0].numpy(), count, skip_origin)
-    assert farthest(points[0].numpy(), count, skip_origin=skip_origin).tolist() == picks[0].tolist(), "NumPy's are the same"
+    assert numpy_sampling(points[0].numpy(), count, skip_origin=skip_origin).tolist() == picks[0].tolist(), "NumPy's are the same"
 
 
 def test_every_sample_of_a_batch_is_picked_by_itself() -> None:
     points = cloud(80, batch=3)
-    together = farthest_points(points, 20)
-    assert torch.equal(together, torch.cat([farthest_points(one[None], 20) for one in points]))
+    together = farthest_point_sampling(points, 20)
+    assert torch.equal(together, torch.cat([farthest_point_sampling(one[None], 20) for one in points]))
     assert all(len(set(picks.tolist())) == 20 for picks in together)
 
 
@@ -139,7 +139,7 @@ def test_take_gathers_rows_by_index_of_any_shape() -> None:
 def test_search_is_exported_for_batches_of_any_size() -> None:
     class Search(torch.nn.Module):
         def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-            picks = farthest_points(points, 8, skip_origin=True)
+            picks = farthest_point_sampling(points, 8, skip_origin=True)
             return picks, nearest(take(points, picks), points, 4)
 
     sizes = ({0: torch.export.Dim("batch", min=2, max=64)},)

@@ -13,7 +13,8 @@ from sightline.methods.contract import BuildContext, Official
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.timm_encoder import method, official
 from sightline.methods.timm_encoder.config import TimmConfig, TimmModel
-from sightline.methods.timm_encoder.encoder import TimmEncoder, TimmPretext, build
+from sightline.methods.timm_encoder.network import TimmEncoder
+from sightline.methods.timm_encoder.pretext import TimmPretext, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm and torchvision warn of their own
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -10,7 +10,7 @@ import pytest
 from asking import Ask
 from PIL import Image
 
-from sightline.methods.ops.clouds import picture
+from sightline.methods.ops.clouds import draw_cloud
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.contact_sheet import class_colours
 from sightline.platform.data.dataset import Dataset
@@ -52,12 +52,12 @@ def test_a_picture_is_seen_from_the_side_and_a_little_above() -> None:
     high, right, near = ([0, 0.8, 0], [0.8, 0, 0], [0, 0, 0.8])
     where = []
     for point in (high, right, near):
-        dark = np.argwhere(picture(np.array([point], float), 100).min(axis=2) < 255)
+        dark = np.argwhere(draw_cloud(np.array([point], float), 100).min(axis=2) < 255)
         assert len(dark) == 4
         where.append(dark.mean(axis=0) - 50)
     assert where[0][0] < -20 and where[1][1] > 20 and where[2][0] > 5
-    both = picture(np.array([[0, 0, 0], [0, 0, 0.2], [0, 3, 0]], float), 100)
-    assert (both < 255).any() and picture(np.array([[0, 3, 0]], float), 100).min() == 255, "what lies outside is not drawn"
+    both = draw_cloud(np.array([[0, 0, 0], [0, 0, 0.2], [0, 3, 0]], float), 100)
+    assert (both < 255).any() and draw_cloud(np.array([[0, 3, 0]], float), 100).min() == 255, "what lies outside is not drawn"
 
 
 def test_clouds_of_depth_images_stand_upright(ask: Ask, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     pretext, split = prepare(read_vector(path))
-    noise = MicrobatchRng(0, 0, rank)
+    rng = MicrobatchRng(0, 0, rank)
     with torch.no_grad():
-        (batch,) = pretext.targets([batch_of(split[rank])], [noise])
+        (batch,) = pretext.targets([batch_of(split[rank])], [rng])
     assert "mean_prediction" not in batch  # `forward` takes the mean over the ranks itself
     wrapped = DistributedDataParallel(pretext)  # kept: it exchanges gradients only as long as it lives
-    losses = wrapped(batch, noise)
+    losses = wrapped(batch, rng)
     total(losses).backward()
-    results = {f"part.{name}": t for name, t in group_outputs(pretext, batch, noise, losses).items()}
+    results = {f"part.{name}": t for name, t in group_outputs(pretext, batch, rng, losses).items()}
     results |= {f"grad.{name}": t for name, t in official_grads(pretext).items()} | {"grad.": grad_norm(pretext)}
     save_file({name: t.contiguous() for name, t in results.items()}, out)
     dist.destroy_process_group()

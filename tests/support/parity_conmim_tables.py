@@ -15,12 +15,11 @@ from parity_harness import ParityError, Within, guarded, same_names
 from torch import Tensor, nn
 
 from sightline.methods.conmim import official
-from sightline.methods.conmim.backbone import relative_index
+from sightline.methods.conmim.backbone import layer_of, relative_index
 from sightline.methods.conmim.config import ConMIMConfig, ConMIMModel, check_cells
-from sightline.methods.conmim.encoder import layer_of
 from sightline.methods.conmim.masks import block_mask, cell_mask, cells_to_patches, random_mask
 from sightline.methods.conmim.pretext import ConMIMPretext, build, no_decay
-from sightline.methods.conmim.schedule import conmim_schedules, table_value
+from sightline.methods.conmim.schedules import conmim_schedules, table_value
 from sightline.methods.contract import BuildContext
 from sightline.methods.layers.ema import cosine_momentum
 from sightline.methods.optim import Clock, OptimConfig

@@ -71,18 +71,17 @@ def pretraining(vector: Vector) -> Mapping[str, Tensor]:
     out["target"] = patchify(image1, model.patch_size)
     out["pos"] = grid_positions(model.grid)
     out["patch_embed1"] = pretext.backbone.patch_embed(out["target"])
-    out["loss_norm_pix_all"] = pretext.errors(every).mean()
+    out["loss_norm_pix_all"] = every.errors().mean()
 
     # hidden patches only: the path that trains
     done = pretext.complete(image1, image2, mask, hidden)
     done.prediction.retain_grad()
-    out["loss_norm_pix"] = pretext.errors(done).mean()
+    out["loss_norm_pix"] = done.errors().mean()
     out["loss_norm_pix"].backward()
     grad = torch.zeros_like(out["pred"])
     assert done.prediction.grad is not None
     out["dloss_dpred"] = grad.scatter(1, done.cells[..., None].expand_as(done.prediction), done.prediction.grad)
-    pretext.config = pretext.config.model_copy(update={"pretext": pretext.config.pretext.model_copy(update={"norm_pix": False})})
-    out["loss_raw"] = pretext.errors(done).mean()
+    out["loss_raw"] = done._replace(normalised=False).errors().mean()
 
     wanted = vector.part("grad")
     if len(wanted) < 10 + model.norm_memory:

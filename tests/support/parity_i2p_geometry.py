@@ -13,7 +13,7 @@ from sightline.methods.i2p_mae import views2d
 from sightline.methods.i2p_mae.config import I2PConfig
 from sightline.methods.i2p_mae.network import group_points
 from sightline.methods.layers.colour import imagenet_normalise
-from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_points, nearest, squared_distances, take
+from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_point_sampling, nearest, squared_distances, take
 
 
 def normalised_image(depth: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def operations(vector: Vector) -> Mapping[str, Tensor]:
         theirs = vector.part(f"output.{case}")
         if points.ndim == 2:
             cloud = points[None]
-            picks = farthest_points(cloud, len(theirs["fps_idx"]), skip_origin=True)
+            picks = farthest_point_sampling(cloud, len(theirs["fps_idx"]), skip_origin=True)
             centres = take(cloud, picks)
             near = nearest(centres, cloud, theirs["knn_idx"].shape[1])
             distance = squared_distances(centres, cloud).gather(2, near).sqrt()

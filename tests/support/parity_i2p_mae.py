@@ -12,17 +12,16 @@ from parity_i2p_geometry import by_family, distances, normalised_image, operatio
 from torch import Tensor
 
 from sightline.methods.contract import BuildContext
+from sightline.methods.finetune_points.network import PointClassifier, Pooling, smoothed_cross_entropy
 from sightline.methods.i2p_mae import official, views2d
 from sightline.methods.i2p_mae.config import I2PConfig, I2PModel
-from sightline.methods.i2p_mae.encoder import PointEncoder
-from sightline.methods.i2p_mae.network import Groups, group_points, spread_masks
+from sightline.methods.i2p_mae.network import Groups, PointEncoder, group_points, spread_masks
 from sightline.methods.i2p_mae.pretext import I2PMaePretext, build
-from sightline.methods.i2p_mae.schedule import cosine, i2p_schedules
-from sightline.methods.i2p_mae.transfer import PointClassifier, Pooling, smoothed_cross_entropy
+from sightline.methods.i2p_mae.schedules import cosine, i2p_schedules
 from sightline.methods.layers.points import take
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.timm_encoder.config import TimmModel
-from sightline.methods.timm_encoder.encoder import TimmEncoder
+from sightline.methods.timm_encoder.network import TimmEncoder
 from sightline.methods.timm_encoder.official import timm_state
 
 GIVEN = {"NAME": "I2P_MAE", "local_radius": [0, 0, 0]}

@@ -40,12 +40,12 @@ GIVEN = {"layer_norm_eps": 1e-6, "gelu": "tanh", "dropout_rate": 0.0, "attention
 
 
 class Injected(LocaPretext):
-    """Draws come from a file, by `noise`; batches come as `to_device` gives them."""
+    """Draws come from a file, by `rng`; batches come as `to_device` gives them."""
 
     injected: Callable[[MicrobatchRng], Draws]
 
-    def draw(self, batch: Batch, noise: MicrobatchRng) -> Draws:
-        return self.injected(noise)
+    def draw(self, batch: Batch, rng: MicrobatchRng) -> Draws:
+        return self.injected(rng)
 
     def to_device(self, batch: Batch) -> Batch:
         return batch
@@ -123,9 +123,9 @@ def grad_norm(pretext: LocaPretext) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in pretext.student.parameters() if p.grad is not None])
 
 
-def group_outputs(pretext: Injected, batch: Batch, noise: MicrobatchRng, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def group_outputs(pretext: Injected, batch: Batch, rng: MicrobatchRng, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All recorded results of one group, without gradient; `batch` as `targets` gives it. Scalars have no dimension."""
-    draws, f = pretext.draw(batch, noise), batch["focal"].shape[1]
+    draws, f = pretext.draw(batch, rng), batch["focal"].shape[1]
     with torch.no_grad():
         reference = pretext.see_reference(batch, draws)
         answer = pretext.answer(batch, draws, reference.kept)
@@ -191,21 +191,21 @@ def prepare(vector: Vector) -> tuple[Injected, list[dict[str, Tensor]]]:
     draws = [draws_of(part, pretext.config.model.encoder_depth) for part in split]
     if {(len(d.reference), len(d.query)) for d in draws} != {(pretext.config.reference_tokens, pretext.config.query_tokens)}:
         raise ParityError(f"{vector.path.name}: kept tokens do not fit the config")
-    pretext.injected = lambda noise: draws[noise.microbatch]
+    pretext.injected = lambda rng: draws[rng.microbatch]
     return pretext, split
 
 
 def full(vector: Vector) -> Mapping[str, Tensor]:
     """Several devices are groups of one process here: the two-pass form. `loca_rank.py` is the other form."""
     pretext, split = prepare(vector)
-    noises = [MicrobatchRng(0, 0, i) for i in range(len(split))]
+    rngs = [MicrobatchRng(0, 0, i) for i in range(len(split))]
     with torch.no_grad():
-        batches = pretext.targets([batch_of(part) for part in split], noises)
+        batches = pretext.targets([batch_of(part) for part in split], rngs)
     parts = []
-    for batch, noise in zip(batches, noises, strict=True):
-        losses = pretext(batch, noise)
+    for batch, rng in zip(batches, rngs, strict=True):
+        losses = pretext(batch, rng)
         (total(losses) / len(split)).backward()
-        parts.append(group_outputs(pretext, batch, noise, losses))
+        parts.append(group_outputs(pretext, batch, rng, losses))
     return assemble(vector, parts, {**official_grads(pretext), "": grad_norm(pretext)})
 
 
@@ -238,7 +238,7 @@ def train_steps(vector: Vector) -> Mapping[str, Tensor]:
         Draws(reference.long(), query.long())
         for reference, query in zip(inputs["reference_kept_idx"], inputs["query0_kept_idx"], strict=True)
     ]
-    pretext.injected = lambda noise: kept[noise.step]
+    pretext.injected = lambda rng: kept[rng.step]
     optim = OptimConfig.model_validate(
         {
             **schedule_settings(rate["base"], rate["alpha"], rate["warmup_steps"], rate["steps_per_cycle"]),

@@ -14,8 +14,8 @@ from torch import Tensor
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.layers.positions import squeeze_table
 from sightline.methods.loca import colour
+from sightline.methods.loca.loss import cluster_loss, mean_entropy, position_loss, sinkhorn
 from sightline.methods.loca.network import ClusterHead
-from sightline.methods.loca.pretext import cluster_loss, mean_entropy, position_loss, sinkhorn
 from sightline.methods.loca.schedules import loca_schedules, teacher_momentum
 from sightline.methods.loca.views import Box, Resizer, patch_targets, reference_cells, relative_box
 from sightline.methods.optim import Clock, OptimConfig

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from sightline.methods.contract import TakesPoints
 from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.image_crops import fit_image, pixel_cells
@@ -49,7 +50,7 @@ class EvaluatedModel:
 
     @property
     def modality(self) -> Literal["images", "points"]:
-        return "points" if hasattr(self.encoder, "points") else "images"
+        return "points" if isinstance(self.encoder, TakesPoints) else "images"
 
 
 @dataclass(frozen=True)

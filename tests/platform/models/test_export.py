@@ -58,7 +58,7 @@ def test_every_method_goes_to_timm_or_says_why_not(home: Path, tmp_path: Path, m
 def test_a_form_that_gives_other_tokens_is_not_written(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_run("run")
     opened = open_encoder("run")
-    from sightline.methods.croco import timm_form as module
+    from sightline.methods.croco import timm as module
 
     right = module.timm_form
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from pydantic import Field, model_validator
 
-from sightline.methods.contract import BuildContext, Method, MethodConfig, Sample
+from sightline.methods.contract import Lazy, Method, MethodConfig, MetricInfo, Sample
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.settings import Settings
 
@@ -66,18 +64,12 @@ class MaeViews:
         return {"image": np.ascontiguousarray(crop), "order": rng.permutation(grid[0] * grid[1])}
 
 
-def _build(config: MaeConfig, context: BuildContext) -> Any:
-    from .pretext import build
-
-    return build(config, context)
-
-
 method = Method(
     id="outside_mae",
     kind="images",
     Config=MaeConfig,
     views=MaeViews,
-    build=_build,
+    build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: (config.model.image_size,) * 2,
-    metric_meanings={"reconstruction": "mean squared error on hidden patches, against pixels normalised patch by patch"},
+    metrics={"reconstruction": MetricInfo("mean squared error on hidden patches, against normalised pixels", better="lower")},
 )

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sightline.methods.contract import Batch, BuildContext, Visualisation
-from sightline.methods.layers.colour import imagenet_normalise
+from sightline.methods.layers.colour import imagenet_normalise, to_float
+from sightline.methods.layers.initial import uninitialised, weight_rng
 from sightline.methods.layers.patches import PatchEmbed, patch_statistics, patchify, take, unpatchify
 from sightline.methods.layers.positions import sincos_table
 from sightline.methods.layers.transformer import EncoderBlock, layer_norm
 from sightline.methods.optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups, standard_schedules
-from sightline.methods.random import MicrobatchRng, key
+from sightline.methods.random import MicrobatchRng
 
 from . import MaeConfig, Model
 
@@ -59,7 +60,7 @@ class MaePretext(nn.Module):
         self.head = nn.Sequential(layer_norm(model.dim), nn.Linear(model.dim, 3 * model.patch_size**2))
 
     def to_device(self, batch: Batch) -> Batch:
-        images = imagenet_normalise(batch["image"].permute(0, 3, 1, 2).float() / 255)
+        images = imagenet_normalise(to_float(batch["image"]))
         return {"patches": take(patchify(images, self.config.model.patch_size), batch["order"]), "order": batch["order"]}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -73,7 +74,7 @@ class MaePretext(nn.Module):
         out: Tensor = self.head(x[:, self.visible :]).float()
         return out
 
-    def forward(self, batch: Batch, noise: MicrobatchRng) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         target = batch["patches"][:, self.visible :]
         mean, std = patch_statistics(target)
         return {"reconstruction": (self.predict(batch) - (target - mean) / std).square().mean()}
@@ -90,7 +91,7 @@ class MaePretext(nn.Module):
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.backbone)
 
-    def visualisations(self, batch: Batch, noise: MicrobatchRng) -> list[Visualisation]:
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         mean, std = patch_statistics(batch["patches"][:, self.visible :])
         filled = torch.cat([batch["patches"][:, : self.visible], self.predict(batch) * std + mean], dim=1)
         images = unpatchify(take(filled, batch["order"].argsort(dim=1)), self.config.model.patch_size, self.config.model.grid)
@@ -100,10 +101,7 @@ class MaePretext(nn.Module):
 
 @torch.no_grad()
 def build(config: MaeConfig, context: BuildContext) -> MaePretext:
-    with torch.device("meta"):  # the layers' own initialisation would draw from the global generator
-        pretext = MaePretext(config)
-    pretext.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(key("weights", "outside_mae", context.seed) >> 1)
+    pretext, generator = uninitialised(lambda: MaePretext(config)), weight_rng("outside_mae", context.seed)
     for name, parameter in pretext.named_parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)

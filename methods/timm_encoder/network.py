@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..contract import BuildContext
 from ..errors import CallError
-from .config import TimmConfig, TimmModel
+from .config import TimmModel
 
 
 class TimmEncoder(nn.Module):
@@ -136,23 +134,3 @@ def _last_attention(network: Any) -> Any:
     blocks = getattr(network, "blocks", None)
     last = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) else None
     return last if hasattr(last, "attn_drop") and hasattr(network, "cls_token") else None
-
-
-class TimmPretext(nn.Module):
-    """Holds an encoder, so that its weights come in, are kept and are measured like any other's."""
-
-    encoder_prefixes = ("inner.",)
-
-    def __init__(self, model: TimmModel) -> None:
-        super().__init__()
-        self.inner = TimmEncoder(model)
-
-    def encoder(self) -> TimmEncoder:
-        return copy.deepcopy(self.inner)
-
-
-def build(config: TimmConfig, context: BuildContext) -> TimmPretext:
-    """With timm's own random weights, the same for the same `context.seed`."""
-    with torch.random.fork_rng(devices=[]):  # timm draws from the global generator of the CPU, which is put back
-        torch.default_generator.manual_seed(context.seed)
-        return TimmPretext(config.model)

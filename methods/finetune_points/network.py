@@ -1,4 +1,4 @@
-"""The authors' network for fine-tuning: nothing is hidden, tokens look at their surroundings alone, a head of three layers."""
+"""The authors' network for fine-tuning on clouds: nothing is hidden, tokens look at their surroundings alone, a head of three layers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..i2p_mae.config import I2PModel
+from ..i2p_mae.network import Groups, HierarchicalEncoder, group_points
 from ..layers.points import squared_distances
-from .config import I2PModel
-from .network import Groups, HierarchicalEncoder, group_points
 
 HIDDEN = 256
 DROPPED = 0.5

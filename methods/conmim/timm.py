@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..contract import TimmForm
+from .backbone import mean_std
 from .config import ConMIMConfig
-from .encoder import mean_std
 from .official import BIAS
 
 PREFIX = "backbone."

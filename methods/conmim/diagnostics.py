@@ -1,43 +1,65 @@
-"""What ConMIM shows: for hidden patches, how similar each of the teacher's patches is."""
+"""Visualisation, health and control metrics of ConMIM: is only the position learnt, and does the representation collapse?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..contract import Batch, Visualisation
+from ..contract import Visualisation
+from ..layers.health import agreement, effective_rank, feature_std
 from ..layers.patches import patchify, unpatchify
-from ..ops.image_grid import enlarge, mosaic, zoom
+from ..ops.image_grid import enlarge, image_grid, zoom
 from ..random import MicrobatchRng
-from .encoder import denormalise
-
-if TYPE_CHECKING:
-    from .pretext import ConMIMPretext
+from .backbone import denormalise
+from .config import ConMIMModel
+from .loss import Contrast
 
 SAMPLES = 6
 QUERIES = 3
 TRUE, TOP, HEAT = (0.1, 0.9, 0.2), (0.95, 0.15, 0.1), (1.0, 0.85, 0.1)
 
 
-@torch.no_grad()
-def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: MicrobatchRng) -> Visualisation:
+def health_metrics(
+    own: Contrast, swapped: Contrast, tokens: Float[Tensor, "b n d"], student: Float[Tensor, "m p"], teacher: Float[Tensor, "m p"]
+) -> dict[str, Tensor]:
+    """Of one microbatch. `own`, `swapped`: with the teacher's features of the same and of another image.
+
+    `swapped_teacher_gap`: nats by which the loss rises with the other image's teacher; 0: only position is learnt. `chance_gap`:
+    ln(patches) minus the loss. `feature_std` is of the `student`'s features at hidden places, `effective_rank` of the teacher's patch
+    `tokens` as a share of their width, `agreement` the mean cosine of both networks' features at hidden places.
+    """
+    loss = own.mean(own.errors())
+    return {
+        "accuracy": own.mean((own.logits.argmax(dim=-1) == own.labels).float()),
+        "swapped_teacher_gap": swapped.mean(swapped.errors()) - loss,
+        "chance_gap": math.log(own.logits.shape[2]) - loss,
+        "feature_std": feature_std(student),
+        "effective_rank": effective_rank(tokens),
+        "agreement": agreement(student, teacher),
+    }
+
+
+def teacher_metrics(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
+    """Loss of each sample with each teacher's features, the same mask and student in all. A sample without a hidden patch has 0."""
+    return {f"loss_{name}_teacher": pairs.errors().sum(dim=1) / pairs.valid.sum(dim=1).clamp_min(1) for name, pairs in contrasts.items()}
+
+
+def similarity_visualisation(
+    images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"], pairs: Contrast, model: ConMIMModel, rng: MicrobatchRng
+) -> Visualisation:
     """Rows of samples: the image with some hidden patches marked, what the student sees, and a map of similarities for each of them."""
-    model = pretext.config.model
-    own = {name: tensor[:SAMPLES] for name, tensor in batch.items()}
-    _, wanted = pretext.teach(batch["teacher"], noise)  # the whole group: BatchNorm takes its statistics from it
-    _, found = pretext.study(batch, noise)
-    pairs = pretext.contrast(found[:SAMPLES], wanted[:SAMPLES], own["mask"])
-    order = torch.rand(pairs.labels.shape, generator=noise.torch("queries")).to(pairs.valid.device).masked_fill(~pairs.valid, -1)
+    order = torch.rand(pairs.labels.shape, generator=rng.torch("queries")).to(pairs.valid.device).masked_fill(~pairs.valid, -1)
     rows = order.argsort(dim=1, descending=True)[:, :QUERIES]
     places = pairs.labels.gather(1, rows)
     shares = torch.softmax(pairs.logits, dim=-1).gather(1, rows[..., None].expand(-1, -1, model.patches))
 
-    image = denormalise(own["student"], model).clamp(0, 1)
+    image = denormalise(images, model).clamp(0, 1)
     patches = patchify(image, model.patch_size)
-    seen = unpatchify(torch.where(own["mask"][..., None], 0.5, patches), model.patch_size, model.grid)
+    seen = unpatchify(torch.where(mask[..., None], 0.5, patches), model.patch_size, model.grid)
     columns = [image, seen]
     for query in range(places.shape[1]):
         columns.append(heat(image, shares[:, query], model.grid))
@@ -53,7 +75,7 @@ def similarity_picture(pretext: ConMIMPretext, batch: Batch, noise: MicrobatchRn
         "patches, how the student's feature there is shared out over the teacher's "
         "patches (softmax, brightest = largest). Green: the true place; red: the most similar one, where that is another."
     )
-    return Visualisation("Where hidden patches are looked for", caption, mosaic(columns))
+    return Visualisation("Where hidden patches are looked for", caption, image_grid(columns))
 
 
 def heat(image: Float[Tensor, "b 3 h w"], shares: Float[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:

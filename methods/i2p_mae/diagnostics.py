@@ -1,0 +1,72 @@
+"""Visualisation and health of I2P-MAE: the cloud, what the encoder sees of it, what the decoder makes of that, and the depth views."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..contract import Batch, Visualisation
+from ..layers.health import effective_rank, feature_std
+from ..ops.clouds import draw_cloud
+from ..ops.image_grid import SIDE, image_grid
+from .network import Groups
+from .views2d import depth_images
+
+SAMPLES = 6
+HEAT = torch.tensor([1.0, 0.55, 0.0])
+
+
+def health_metrics(
+    tokens: Float[Tensor, "b g d"], loss: Float[Tensor, ""] | None, targets: Float[Tensor, "b n c"] | None
+) -> dict[str, Tensor]:
+    """`effective_rank`, `feature_std` of the coarsest `tokens` with nothing hidden. `features_explained`: the share of the variance of
+    the 2-D features `targets` that is predicted with the loss of features `loss`; 0 for a network that always says their mean."""
+    metrics = {"effective_rank": effective_rank(tokens), "feature_std": feature_std(tokens)}
+    if loss is not None and targets is not None:
+        spread = targets.flatten(0, 1).var(dim=0, correction=0).mean()
+        metrics["features_explained"] = 1 - loss / spread.clamp_min(1e-12)
+    return metrics
+
+
+def reconstruction_visualisation(
+    batch: Batch, groups: Groups, mask: Bool[Tensor, "b g"], predicted: Float[Tensor, "b g k 3"], views: int
+) -> Visualisation:
+    """Rows of clouds: whole, visible part, rebuilt, then the depth views with the teacher's saliency.
+
+    `groups`, `mask`, `predicted`: of the middle scale; its hidden tokens, and their neighbours as they are rebuilt, about the centres.
+    """
+    points = batch["points"]
+    around = predicted + groups.centres[:, :, None]
+    columns: list[list[Tensor]] = [[], [], []]
+    for i, cloud in enumerate(points):
+        hidden = mask[i]
+        seen = groups.around[i][~hidden].flatten(0, 1)
+        centre, size = cloud.mean(dim=0), (cloud - cloud.mean(dim=0)).norm(dim=1).amax()
+        for column, shown in zip(columns, (cloud, seen, torch.cat([seen, around[i][hidden].flatten(0, 1)])), strict=True):
+            column.append(drawn((shown - centre) / size))
+    images = [torch.stack(column) for column in columns]
+    taught = "saliency" in batch
+    for view in range(views if taught else 0):
+        images.append(with_saliency(depth_images(points, view + 1)[-len(points) :], batch["saliency"][:, view].float()))
+    what = "; the depth views, the 2-D teacher's saliency in orange" if taught else ""
+    share = 1 - mask.float().mean().item()
+    caption = (
+        f"Left to right: the cloud as the network gets it ({points.shape[1]} points); the neighbourhoods of the {share:.0%} of its middle "
+        f"tokens that the encoder sees; these with the hidden ones rebuilt{what}."
+    )
+    return Visualisation("What is rebuilt of a cloud", caption, image_grid(images))
+
+
+def drawn(points: Float[Tensor, "n 3"]) -> Float[Tensor, "3 s s"]:
+    return torch.from_numpy(draw_cloud(points.cpu().float().numpy(), SIDE)).permute(2, 0, 1) / 255
+
+
+def with_saliency(depth: Float[Tensor, "b 224 224"], saliency: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 s s"]:
+    """The depth image in grey, orange where the teacher looks most."""
+    grey = interpolate(depth[:, None], size=(SIDE, SIDE), mode="bilinear", antialias=True).cpu().expand(-1, 3, -1, -1)
+    low, high = saliency.flatten(1).amin(dim=1), saliency.flatten(1).amax(dim=1)
+    light = ((saliency.cpu() - low.cpu()[:, None, None]) / (high - low).clamp_min(1e-12).cpu()[:, None, None])[:, None]
+    light = 0.7 * interpolate(light, size=(SIDE, SIDE), mode="bilinear")
+    return grey * (1 - light) + light * HEAT.view(3, 1, 1)

@@ -1,0 +1,26 @@
+"""Fresh weights without PyTorch's global generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..random import key
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def uninitialised(make: Callable[[], M]) -> M:
+    """The module on the CPU, its tensors undefined. PyTorch's own initialisation would draw from the global generator, and take as long
+    again as the one that follows."""
+    with torch.device("meta"):
+        module = make()
+    return module.to_empty(device="cpu")
+
+
+def weight_rng(name: str, seed: int) -> torch.Generator:
+    """The generator of the weights of the method or part `name` in a run with `seed`."""
+    return torch.Generator().manual_seed(key("weights", name, seed) >> 1)

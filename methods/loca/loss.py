@@ -1,0 +1,56 @@
+"""LOCA's losses and the balance of its cluster assignments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .. import collective
+from ..layers.patches import take
+
+EPS = 1e-8
+"""Added to the count of valid tokens."""
+
+
+@torch.no_grad()
+def sinkhorn(parts: Sequence[Float[Tensor, "b n k"]], iterations: int, everywhere: bool = False) -> None:
+    """In place: each column divided by its sum over all parts (with `everywhere`, of all ranks), then each row by its own sum.
+
+    Float32. A column that is 0 throughout gives NaN, as in the authors' code.
+    """
+    for _ in range(iterations):
+        columns = torch.stack([part.sum(dim=(0, 1)) for part in parts]).sum(dim=0)
+        if everywhere:
+            collective.sum_(columns)
+        for part in parts:
+            part /= columns
+            part /= part.sum(dim=-1, keepdim=True)
+
+
+def position_loss(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Cross-entropy, mean over the group's valid tokens; 0 where none is valid."""
+    valid = targets >= 0
+    each = cross_entropy(logits.flatten(0, 1), targets.flatten().clamp_min(0), reduction="none")
+    return (each * valid.flatten()).sum() / (valid.sum() + EPS)
+
+
+def cluster_loss(log_p: Float[Tensor, "b t k"], assignments: Float[Tensor, "b n k"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Cross-entropy between the prediction for a query token and the assignment of its reference patch, mean over valid tokens."""
+    valid = targets >= 0
+    each = -(take(assignments, targets.clamp_min(0)) * log_p).sum(dim=-1)
+    return (each * valid).sum() / (valid.sum() + EPS)
+
+
+def mean_entropy(group: Float[Tensor, " k"], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Sum p log p of the mean prediction over the whole batch (no gradient); its gradient reaches this group through `group`.
+
+    The derivative by p is log p + 1, a constant once p is known. Averaged over the groups, whose mean is p, the gradients of
+    sum (log p + 1) p_group are that of sum p log p.
+    """
+    log_mean = mean.log()
+    reach = ((log_mean + 1) * group).sum()
+    return reach - reach.detach() + (mean * log_mean).sum()

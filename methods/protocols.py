@@ -1,0 +1,341 @@
+"""The objects that a method gives to the platform: views, a stage, a pretext and an encoder, each with its optional abilities.
+
+A class with the required members will do; nothing is inherited. An optional ability is a protocol of its own. The platform asks for it with
+`isinstance` and does without it where it is absent. `check.py` reports a member whose name is nearly one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from .optim import Clock, OptimConfig, ParamGroup, Schedule
+from .random import MicrobatchRng
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+Sample = Mapping[str, Any]
+"""One decoded row: images as uint8 H x W x 3 arrays, the other columns as they are stored."""
+Batch = dict[str, "torch.Tensor"]
+"""One microbatch on the training device, each tensor with the samples along dimension 0."""
+
+
+@dataclass(frozen=True)
+class Visualisation:
+    """An image for a person to look at: uint8 H x W x 3, with a caption that says what it shows."""
+
+    title: str
+    caption: str
+    image: np.ndarray
+
+
+class _Ability(type(Protocol)):  # type: ignore[misc]
+    """`isinstance` by `hasattr`: from Python 3.12 on a protocol's own check does not see the submodules of an `nn.Module`."""
+
+    def __instancecheck__(cls, thing: object) -> bool:
+        return all(hasattr(thing, name) for name in members(cls))
+
+
+def members(protocol: type) -> set[str]:
+    """The public names that a protocol asks for."""
+    own = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False)]
+    return {name for base in own for name in {**vars(base), **vars(base).get("__annotations__", {})} if not name.startswith("_")}
+
+
+# Views: what a data worker makes of a sample. NumPy in, NumPy out, without torch.
+
+
+class Views(Protocol):
+    """A pure function from a decoded sample to arrays of fixed shapes. It sees the images of its kind, and the columns it asks for.
+
+    All draws come from `rng`. Raises `BrokenSampleError` for a sample that it cannot use.
+    """
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
+
+
+@runtime_checkable
+class NeedsColumns(Protocol, metaclass=_Ability):
+    columns: tuple[str, ...]
+    """Further columns that the views read, such as `label`. A row that lacks one is a broken sample."""
+
+
+@runtime_checkable
+class HasEvaluationViews(Protocol, metaclass=_Ability):
+    evaluation: Views
+    """What validation and tests see, such as a centre crop."""
+
+
+@runtime_checkable
+class HasSmallestImage(Protocol, metaclass=_Ability):
+    smallest: tuple[int, int]
+    """The smallest (height, width) of a stored image that can be used; `Method.image_shape` where the views do not say."""
+
+
+@runtime_checkable
+class HasFewestPoints(Protocol, metaclass=_Ability):
+    least: int
+    """The fewest distinct points of a cloud that can be used."""
+
+
+@runtime_checkable
+class HasVoting(Protocol, metaclass=_Ability):
+    voting: Views | None
+    """Several draws of a test sample, rounds x draws x one input, on which a `Predictor` votes. None: switched off by the settings."""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A fixed step between views and training, on the arrays of several samples, in the data workers: a render and a 2-D teacher, say.
+
+    Returns further columns, samples first. What a sample gets must not depend on its neighbours.
+    """
+
+    def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+# Pretext: the torch half.
+
+
+class Pretext(Protocol):
+    """The module that is trained: an `nn.Module` with the methods below."""
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Prepare a microbatch on the training device: uint8 -> float, colour jitter with the drawn parameters, normalisation."""
+        ...
+
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """Scalars by name: each term of `config.loss`, not weighted, and diagnostics under other names. All draws come from `rng`."""
+        ...
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Update what follows the weights, such as an EMA teacher. Called after every step, also when the update was skipped."""
+        ...
+
+    def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
+        """The parameters that are trained, by weight decay and by the factor on their learning rate."""
+        ...
+
+    def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
+        """`lr` and `weight_decay` by step."""
+        ...
+
+    def encoder(self) -> torch.nn.Module:
+        """The exported module, an `ImageEncoder` or a `PointEncoder`. It shares no storage with this one."""
+        ...
+
+    # What `nn.Module` brings along.
+    def __call__(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> object: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+    def train(self, mode: bool = True) -> Pretext: ...
+    def eval(self) -> Pretext: ...
+    def compile(self) -> None: ...
+    def to(self, device: torch.device | str) -> Pretext: ...
+
+
+@runtime_checkable
+class HasTargets(Protocol, metaclass=_Ability):
+    def targets(self, batches: list[Batch], rngs: list[MicrobatchRng]) -> list[Batch]:
+        """Compute what needs the whole batch. Called once a step without gradient, with all microbatches of this rank after `to_device`.
+
+        Returns them with what `forward` needs added. Every rank has as many microbatches, so `collective` may be used here, and in
+        `forward` only on a batch that this call has marked. On a batch that it has not seen (validation, visualisations) `forward` takes
+        the microbatch for the whole batch.
+        """
+        ...
+
+
+@runtime_checkable
+class HasHealth(Protocol, metaclass=_Ability):
+    def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """Metrics of the representation, such as its effective rank. `Method.alarms` says which values mean collapse.
+
+        Called now and then on one microbatch, in evaluation mode without gradient, on rank 0 alone.
+        """
+        ...
+
+
+@runtime_checkable
+class HasVisualisations(Protocol, metaclass=_Ability):
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        """Images for the report, of a batch after `to_device`."""
+        ...
+
+
+@runtime_checkable
+class HasControlMetrics(Protocol, metaclass=_Ability):
+    def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """How well the pretext task is solved, one value a sample, with the right input and under control conditions.
+
+        `other` holds as many samples, of other scenes; both are after `to_device`. `MetricInfo.family` says which metrics are compared.
+        """
+        ...
+
+
+@runtime_checkable
+class HasEncoderParts(Protocol, metaclass=_Ability):
+    encoder_prefixes: tuple[str, ...]
+    """The parts of the `state_dict` that hold a copy of the encoder, such as `("student.", "teacher.")`: each prefix + a name of
+    `encoder().state_dict()` is a name of this one. A run that begins from an encoder alone fills all of them."""
+
+
+@runtime_checkable
+class HasEncoderForm(Protocol, metaclass=_Ability):
+    def encoder_form(self, encoder: torch.nn.Module) -> torch.nn.Module:
+        """What those parts hold where it is not the encoder itself, such as another method's encoder with its tables resized."""
+        ...
+
+
+@runtime_checkable
+class Predictor(Protocol, metaclass=_Ability):
+    """A fine-tuned network as it is used and registered."""
+
+    task: Literal["classification", "segmentation"]
+    classes: int
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """b x classes, or b x classes x h x w for segmentation."""
+        ...
+
+
+@runtime_checkable
+class HasPredictor(Protocol, metaclass=_Ability):
+    predictor: Predictor
+    """What it predicts is scored on `data.val`, in place of control metrics."""
+
+
+@runtime_checkable
+class HasInputName(Protocol, metaclass=_Ability):
+    input: str
+    """Name of a predictor's inputs in a batch; `image` where it does not say."""
+
+
+# Encoder: what is kept after training.
+
+
+@runtime_checkable
+class ImageEncoder(Protocol, metaclass=_Ability):
+    """The exported encoder of images. Input: float32 RGB in [0, 1], b x 3 x h x w; normalisation is inside."""
+
+    dim: int
+    patch_size: int
+    image_size: tuple[int, int]
+
+    def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Patch tokens of the last block after the final norm, raster order, without a class token."""
+        ...
+
+    def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+        """How much attention each patch receives in the last block; rows sum to 1."""
+        ...
+
+
+@runtime_checkable
+class HasTokensAndSaliency(Protocol, metaclass=_Ability):
+    def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Both from one pass."""
+        ...
+
+
+@runtime_checkable
+class PointEncoder(Protocol, metaclass=_Ability):
+    """The exported encoder of clouds. Input: float32, b x `points` x 3, centred on the mean, the farthest point at distance 1."""
+
+    dim: int
+    points: int
+    least: int
+    """Fewest distinct points of a cloud that it can use."""
+    groups: int
+    """Tokens of a cloud."""
+
+    def tokens(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
+        """Tokens of the coarsest scale after the final norm."""
+        ...
+
+    def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
+        """One feature a cloud, as the method pools its tokens."""
+        ...
+
+    def at_points(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n e"]:
+        """A feature of each point."""
+        ...
+
+
+@runtime_checkable
+class TakesImages(Protocol, metaclass=_Ability):
+    image_size: tuple[int, int]
+    """(height, width) in pixels of the images that an encoder or a predictor takes."""
+
+
+@runtime_checkable
+class TakesPoints(Protocol, metaclass=_Ability):
+    points: int
+    """Points of a cloud that an encoder or a predictor takes."""
+
+
+@runtime_checkable
+class HasPooled(Protocol, metaclass=_Ability):
+    def pooled(self, inputs: Tensor) -> Float[Tensor, "b d"]:
+        """One feature a sample; the mean token where the encoder does not say."""
+        ...
+
+
+@runtime_checkable
+class HasOutputName(Protocol, metaclass=_Ability):
+    output: str
+    """What `forward` gives, such as `logits`; `tokens` where the encoder does not say."""
+
+
+@runtime_checkable
+class HasNormalised(Protocol, metaclass=_Ability):
+    normalised: bool
+    """Whether the clouds that it was trained on are centred, the farthest point at distance 1; True where the encoder does not say."""
+
+
+@runtime_checkable
+class HasLayers(Protocol, metaclass=_Ability):
+    depth: int
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise learning rates: 0 (embedding), 1 .. depth (blocks), depth + 1 (what follows)."""
+        ...
+
+
+class Backbone(HasLayers, Protocol):
+    """An encoder in its form for fine-tuning."""
+
+    dim: int
+    patch_size: int
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
+        """(patch tokens, pooled features). `kept`: the branches that stochastic depth keeps; None: all."""
+        ...
+
+
+@runtime_checkable
+class HasFinetuning(Protocol, metaclass=_Ability):
+    def finetuning(self, image_size: tuple[int, int], drop_path: float) -> Backbone:
+        """The network that the authors fine-tune, with this encoder's weights; the tokens and their mean where the encoder does not say."""
+        ...
+
+
+VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasSmallestImage, HasFewestPoints, HasVoting)
+PRETEXT_ABILITIES: tuple[type, ...] = (
+    *(HasTargets, HasHealth, HasVisualisations, HasControlMetrics),
+    *(HasEncoderParts, HasEncoderForm, HasPredictor),
+)
+ENCODER_ABILITIES: tuple[type, ...] = (
+    *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasNormalised),
+    *(HasLayers, HasFinetuning, HasInputName),
+)
