@@ -7,6 +7,7 @@ import dataclasses
 import io
 from itertools import permutations
 
+import golden
 import numpy as np
 import pytest
 import torch
@@ -306,3 +307,12 @@ def test_claims_are_one_figure_a_sample_and_exact_for_an_oracle(monkeypatch: pyt
 def test_the_method_says_what_it_is() -> None:
     assert (method.id, method.kind) == ("croco", "pairs") and dataclasses.is_dataclass(method)
     assert grid_positions((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+def test_golden_losses() -> None:
+    """Two microbatches a step, rotary positions, colour jitter, hidden patches alone, weight decay and clipping."""
+    small = {"encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+    sections = {"model": {"image_size": 64, "patch_size": 16, "position": "rope", **small}, "pretext": {"mask_ratio": 0.75}}
+    ours = golden.losses(method, sections)
+    golden.check("croco", ours)
+    assert sum(step["reconstruction"] for step in ours[-3:]) < 0.95 * sum(step["reconstruction"] for step in ours[:3])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightline.methods.contract import BuildContext, Method, Stage
+from sightline.methods.contract import BuildContext, Method, Stage, Views
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform.data.loader.blocks import staged
@@ -23,7 +23,7 @@ from sightline.platform.data.loader.stream import Microbatch
 from sightline.platform.training.step import Stepper
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
-STEPS, GROUP, LANES, IMAGES = 20, 8, 2, 24
+STEPS, MICROBATCH, SLOTS, IMAGES = 20, 8, 2, 24
 RTOL = 1e-4
 """Of each loss: other CPUs and versions of PyTorch add in another order, and training carries that on."""
 
@@ -47,7 +47,10 @@ def cloud(number: int, count: int = 80) -> np.ndarray:
 
 
 def samples(method: Method, number: int) -> dict[str, np.ndarray]:
-    return {"points": cloud(number)} if method.kind == "points" else {"image": picture(number)}
+    if method.kind == "points":
+        return {"points": cloud(number)}
+    image = picture(number)
+    return {"image": image} if method.kind == "images" else {"image1": image, "image2": np.roll(image, 5, axis=1)}
 
 
 class Seer(torch.nn.Module):
@@ -65,7 +68,7 @@ class Seer(torch.nn.Module):
 
 
 def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> list[dict[str, float]]:
-    """The total, its terms and the norm of the gradient for `STEPS` steps, means over the groups of each step; fp32, one thread.
+    """The total, its terms and the norm of the gradient for `STEPS` steps, means over the microbatches of each step; fp32, one thread.
 
     Diagnostics that count, such as an accuracy, are left out: a single tie that falls the other way would show.
     """
@@ -76,7 +79,7 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
         stepper = Stepper(
             pretext=method.build(config, BuildContext(seed=0)).train(),
             optim=OptimConfig(lr=lr, weight_decay=0.05, clip=1.0),
-            clock=Clock(steps=STEPS, batch_size=GROUP * LANES, samples=IMAGES),
+            clock=Clock(steps=STEPS, batch_size=MICROBATCH * SLOTS, samples=IMAGES),
             weights=config.loss.model_dump(),
             seed=0,
             precision="fp32",
@@ -89,7 +92,7 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
             else None
         )
         for step in range(STEPS):
-            result = stepper.step(step, [group(method, views, stage, step, lane) for lane in range(LANES)])
+            result = stepper.step(step, [microbatch(method, views, stage, step, slot) for slot in range(SLOTS)])
             terms = {name: result.losses[name].double().mean().item() for name in ("loss", *stepper.weights)}
             found.append({**terms, "grad_norm": result.grad_norm})
         return found
@@ -97,15 +100,15 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
         torch.set_num_threads(threads)
 
 
-def group(method: Method, views: Any, stage: Stage | None, step: int, lane: int) -> Microbatch:
-    first = (step * LANES + lane) * GROUP
-    rows = [views(samples(method, p % IMAGES), sample_rng(0, p)) for p in range(first, first + GROUP)]
+def microbatch(method: Method, views: Views, stage: Stage | None, step: int, slot: int) -> Microbatch:
+    first = (step * SLOTS + slot) * MICROBATCH
+    rows = [views(samples(method, p % IMAGES), sample_rng(0, p)) for p in range(first, first + MICROBATCH)]
     columns = staged({name: np.stack([row[name] for row in rows]) for name in rows[0]}, stage)
-    return Microbatch(step, lane, columns, tuple(map(str, range(GROUP))), ())
+    return Microbatch(step, slot, columns, tuple(map(str, range(MICROBATCH))), ())
 
 
 def check(name: str, ours: list[dict[str, float]], rtol: float = RTOL, grad_rtol: float = RTOL) -> None:
-    """Raises `AssertionError` naming the first figure that differs from `tests/golden/<name>.json`, or that the file does not have."""
+    """Raises `AssertionError` naming the first number that differs from `tests/golden/<name>.json`, or that the file does not have."""
     path = FOLDER / f"{name}.json"
     if os.environ.get("SIGHTLINE_GOLDEN") == "write":
         FOLDER.mkdir(exist_ok=True)
