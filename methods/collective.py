@@ -1,4 +1,4 @@
-"""The one door to `torch.distributed`: identity where it is not initialised."""
+"""All use of `torch.distributed`. Where it is not initialised, the functions return what they are given."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
 
 
 def broadcast_bytes(words: bytes, device: torch.device) -> bytes:
-    """What rank 0 gives, on every rank. `device`: one that the process group can talk over."""
+    """The bytes of rank 0, on every rank. `device`: one that the process group can use."""
     if not active():
         return words
     size = int(broadcast(torch.tensor([len(words)], device=device)))
@@ -59,7 +59,7 @@ def broadcast_bytes(words: bytes, device: torch.device) -> bytes:
 
 
 def broadcast_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """What rank 0 gives, on the CPU of every rank, one tensor after another. Nothing is pickled."""
+    """The tensors of rank 0, on the CPU of every rank, sent one after another. Nothing is pickled."""
     if not active():
         return dict(tensors)
     lead = rank() == 0

@@ -20,94 +20,21 @@ from typing_extensions import TypeVar
 
 from . import old_names
 from .check import check_encoder, check_pretext, check_views
-from .lazy import Lazy
-from .protocols import (
-    Backbone,
-    Batch,
-    HasControlMetrics,
-    HasEncoderForm,
-    HasEncoderParts,
-    HasEvaluationViews,
-    HasFewestPoints,
-    HasFinetuning,
-    HasHealth,
-    HasInputName,
-    HasLayers,
-    HasNormalised,
-    HasOutputName,
-    HasPooled,
-    HasPredictor,
-    HasSmallestImage,
-    HasTargets,
-    HasTokensAndSaliency,
-    HasVisualisations,
-    HasVoting,
-    ImageEncoder,
-    NeedsColumns,
-    PointEncoder,
-    Predictor,
-    Pretext,
-    Sample,
-    Stage,
-    TakesImages,
-    TakesPoints,
-    Views,
-    Visualisation,
-)
-from .random import MicrobatchRng
+from .lazy import Lazy as Lazy
+from .protocols import *  # noqa: F403  # the second half of this page: an author imports all from here
+from .protocols import Pretext, Stage, Views
+from .random import MicrobatchRng as MicrobatchRng
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = [
-    "Alarm",
-    "Backbone",
-    "Batch",
-    "BuildContext",
-    "HasControlMetrics",
-    "HasEncoderForm",
-    "HasEncoderParts",
-    "HasEvaluationViews",
-    "HasFewestPoints",
-    "HasFinetuning",
-    "HasHealth",
-    "HasInputName",
-    "HasLayers",
-    "HasNormalised",
-    "HasOutputName",
-    "HasPooled",
-    "HasPredictor",
-    "HasSmallestImage",
-    "HasTargets",
-    "HasTokensAndSaliency",
-    "HasVisualisations",
-    "HasVoting",
-    "ImageEncoder",
-    "Kind",
-    "Lazy",
-    "LoadReport",
-    "Method",
-    "MethodConfig",
-    "MetricInfo",
-    "MicrobatchRng",
-    "NeedsColumns",
-    "Official",
-    "PointEncoder",
-    "Predictor",
-    "Pretext",
-    "Sample",
-    "Stage",
-    "TakesImages",
-    "TakesPoints",
-    "TimmForm",
-    "Views",
-    "Visualisation",
-    "every_setting",
-]
+    from torch import Tensor, nn
 
 Kind = str
 """The name of a kind of data, such as "pairs", "images" or "points"; the platform knows them (`platform/data/kinds.py`)."""
+Content = Mapping[str, Any]
+"""What a published file holds: nested dicts of tensors and plain values."""
+Sections = dict[str, dict[str, Any]]
+"""Settings as plain values: section -> key -> value."""
 
 
 class MethodConfig(Settings):
@@ -169,21 +96,17 @@ class LoadReport:
 class Official(Protocol):
     """The authors' published layout, both ways: dicts in, dicts out; reads and writes no file. A module with these functions will do.
 
-    `content` is what a published file holds: nested dicts of tensors and plain values. A file that `save` made comes back as
-    `{"model": tensors, **settings}`, which `settings_of` and `load` must take, too.
+    A file that `save` made comes back as `{"model": tensors, **settings}`, which `settings_of` and `load` must take, too.
     """
 
-    def settings_of(self, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def settings_of(self, content: Content) -> Sections:
         """Our sections (`model`, `pretext`, ...) as far as the file tells them, by its settings or by the shapes of its tensors."""
-        ...
 
-    def load(self, content: Mapping[str, Any], into: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], LoadReport]:
+    def load(self, content: Content, into: Mapping[str, Tensor], config: MethodConfig) -> tuple[dict[str, Tensor], LoadReport]:
         """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing fits."""
-        ...
 
-    def save(self, state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def save(self, state: Mapping[str, Tensor], config: MethodConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors under the official names, the authors' settings) of a pretext's state."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -205,7 +128,7 @@ class BuildContext:
     """Objects that a method may need when it is built; settings hold values only."""
 
     seed: int
-    teachers: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     """Encoders by the setting that names them (`Method.teachers`), in evaluation mode. Empty where only settings are known."""
     device: str = "cpu"
     """Where a stage computes."""
@@ -241,7 +164,7 @@ class Method(Generic[C]):
     """Settings -> the encoders that a run needs besides its own, by the setting that names them, such as
     {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias
     which moves on changes nothing."""
-    adapt: Callable[[C, Mapping[str, Any]], C] = lambda config, teachers: config
+    adapt: Callable[[C, Mapping[str, nn.Module]], C] = lambda config, teachers: config
     """(settings, the teachers) -> the settings with what follows from them, such as a width."""
     stage: Callable[[C, BuildContext], Stage] | None = None
     """(settings, with `BuildContext.teachers`) -> what runs between `views` and training."""

@@ -1,10 +1,10 @@
-"""Errors that a person is meant to read: what is wrong, and the hint."""
+"""Errors for a person to read: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
 
 class SightlineError(Exception):
-    """The work failed. `str(error)` names the thing; `hint` says what to do about it."""
+    """A command failed. `str(error)` says what is wrong; `hint` says what to do about it."""
 
     exit_code = 1
 
@@ -17,17 +17,17 @@ class SightlineError(Exception):
 
 
 class CallError(SightlineError):
-    """The call was wrong: a misspelt key, a name that exists, a plan that cannot fit. Nothing was started."""
+    """The command was called wrongly: a misspelt key, a name that exists, a plan that cannot fit. Nothing was started."""
 
     exit_code = 2
 
 
 class MachineError(SightlineError):
-    """The machine failed, not what was asked of it: a full disk. The same work goes through once that is mended."""
+    """The machine failed, for example with a full disk. The same command works once that is fixed."""
 
 
 class BrokenSampleError(ValueError):
-    """One sample cannot be used (undecodable, too small). The stream substitutes it, counts it and names it."""
+    """One sample cannot be used (undecodable, too small). The loader replaces it, counts it and names it."""
 
 
 def first_line(error: BaseException) -> str:

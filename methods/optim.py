@@ -43,7 +43,7 @@ class OptimConfig(Settings):
 
 @dataclass(frozen=True)
 class Clock:
-    """What a schedule may know of a run: its length in steps, the global batch size and the samples in an epoch."""
+    """What a schedule depends on: its length in steps, the global batch size and the samples in an epoch."""
 
     steps: int
     batch_size: int
@@ -93,7 +93,7 @@ def standard_schedules(optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
 
 
 def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], no_decay: Callable[[str, torch.nn.Parameter], bool]) -> list[ParamGroup]:
-    """Two groups, `decay` and `no_decay`, in the order of the parameters; frozen parameters are left out."""
+    """Two groups, `decay` and `no_decay`, in the order of the parameters; parameters without gradient are left out."""
     groups = {True: ParamGroup("decay", [], True), False: ParamGroup("no_decay", [], False)}
     for name, parameter in named:
         if parameter.requires_grad:

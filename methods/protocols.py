@@ -108,27 +108,21 @@ class Pretext(Protocol):
 
     def to_device(self, batch: Batch) -> Batch:
         """Prepare a microbatch on the training device: uint8 -> float, colour jitter with the drawn parameters, normalisation."""
-        ...
 
     def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """Scalars by name: each term of `config.loss`, not weighted, and diagnostics under other names. All draws come from `rng`."""
-        ...
 
     def after_step(self, step: int, steps: int) -> None:
         """Update what follows the weights, such as an EMA teacher. Called after every step, also when the update was skipped."""
-        ...
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
         """The parameters that are trained, by weight decay and by the factor on their learning rate."""
-        ...
 
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
         """`lr` and `weight_decay` by step."""
-        ...
 
     def encoder(self) -> torch.nn.Module:
         """The exported module, an `ImageEncoder` or a `PointEncoder`. It shares no storage with this one."""
-        ...
 
     # What `nn.Module` brings along.
     def __call__(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]: ...
@@ -153,7 +147,6 @@ class HasTargets(Protocol, metaclass=_Ability):
         `forward` only on a batch that this call has marked. On a batch that it has not seen (validation, visualisations) `forward` takes
         the microbatch for the whole batch.
         """
-        ...
 
 
 @runtime_checkable
@@ -163,14 +156,12 @@ class HasHealth(Protocol, metaclass=_Ability):
 
         Called now and then on one microbatch, in evaluation mode without gradient, on rank 0 alone.
         """
-        ...
 
 
 @runtime_checkable
 class HasVisualisations(Protocol, metaclass=_Ability):
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         """Images for the report, of a batch after `to_device`."""
-        ...
 
 
 @runtime_checkable
@@ -180,7 +171,6 @@ class HasControlMetrics(Protocol, metaclass=_Ability):
 
         `other` holds as many samples, of other scenes; both are after `to_device`. `MetricInfo.family` says which metrics are compared.
         """
-        ...
 
 
 @runtime_checkable
@@ -194,7 +184,6 @@ class HasEncoderParts(Protocol, metaclass=_Ability):
 class HasEncoderForm(Protocol, metaclass=_Ability):
     def encoder_form(self, encoder: torch.nn.Module) -> torch.nn.Module:
         """What those parts hold where it is not the encoder itself, such as another method's encoder with its tables resized."""
-        ...
 
 
 @runtime_checkable
@@ -206,7 +195,6 @@ class Predictor(Protocol, metaclass=_Ability):
 
     def logits(self, inputs: Tensor) -> Tensor:
         """b x classes, or b x classes x h x w for segmentation."""
-        ...
 
 
 @runtime_checkable
@@ -234,18 +222,15 @@ class ImageEncoder(Protocol, metaclass=_Ability):
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Patch tokens of the last block after the final norm, raster order, without a class token."""
-        ...
 
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """How much attention each patch receives in the last block; rows sum to 1."""
-        ...
 
 
 @runtime_checkable
 class HasTokensAndSaliency(Protocol, metaclass=_Ability):
     def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
         """Both from one pass."""
-        ...
 
 
 @runtime_checkable
@@ -261,15 +246,12 @@ class PointEncoder(Protocol, metaclass=_Ability):
 
     def tokens(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
         """Tokens of the coarsest scale after the final norm."""
-        ...
 
     def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
         """One feature a cloud, as the method pools its tokens."""
-        ...
 
     def at_points(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n e"]:
         """A feature of each point."""
-        ...
 
 
 @runtime_checkable
@@ -288,7 +270,6 @@ class TakesPoints(Protocol, metaclass=_Ability):
 class HasPooled(Protocol, metaclass=_Ability):
     def pooled(self, inputs: Tensor) -> Float[Tensor, "b d"]:
         """One feature a sample; the mean token where the encoder does not say."""
-        ...
 
 
 @runtime_checkable
@@ -309,7 +290,6 @@ class HasLayers(Protocol, metaclass=_Ability):
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 (embedding), 1 .. depth (blocks), depth + 1 (what follows)."""
-        ...
 
 
 class Backbone(HasLayers, Protocol):
@@ -320,14 +300,12 @@ class Backbone(HasLayers, Protocol):
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
         """(patch tokens, pooled features). `kept`: the branches that stochastic depth keeps; None: all."""
-        ...
 
 
 @runtime_checkable
 class HasFinetuning(Protocol, metaclass=_Ability):
     def finetuning(self, image_size: tuple[int, int], drop_path: float) -> Backbone:
         """The network that the authors fine-tune, with this encoder's weights; the tokens and their mean where the encoder does not say."""
-        ...
 
 
 VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasSmallestImage, HasFewestPoints, HasVoting)

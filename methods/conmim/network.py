@@ -13,7 +13,7 @@ from .transfer import ConMIMFinetune, finetuning
 
 
 def projector(model: ConMIMModel) -> nn.Sequential:
-    """Tokens as rows in, features out. BatchNorm takes all tokens of a group for its rows, the class token's among them."""
+    """Tokens as rows in, features out. BatchNorm takes all tokens of a microbatch for its rows, the class token's among them."""
     hidden, out = model.projector_hidden, model.projector_dim
     return nn.Sequential(
         nn.Linear(model.dim, hidden, bias=False),

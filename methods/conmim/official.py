@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from .backbone import relative_index
 from .config import ConMIMConfig, ConMIMModel
@@ -46,7 +46,7 @@ HEAD_WIDTH = 64
 Network = Literal["student", "teacher"]
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(content: Content) -> Sections:
     """Our `model` settings: those that `save` put beside the tensors, else from their shapes: a square grid, heads of 64 where there is
     no bias table.
 
@@ -90,7 +90,7 @@ def settings_from_official(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: ConMIMConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: ConMIMConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`, from one or both of the authors' files.
 
     Tables of another grid are resized, as fine-tuning does it. Tensors take the type of ours. Missing ones are left out, so load with
@@ -164,14 +164,14 @@ def our_name(official: str, network: Network) -> str:
     return f"{network}.{official}" if official.startswith("projectors.") else f"{network}.backbone.{official}"
 
 
-def networks(content: Mapping[str, Any]) -> dict[Network, Mapping[str, Any]]:
+def networks(content: Content) -> dict[Network, Mapping[str, Any]]:
     """The content of the student's and of the teacher's file; the same object where there is only one file."""
     if set(content) == {"student", "teacher"}:
         return {"student": content["student"], "teacher": content["teacher"]}
     return {"student": content, "teacher": content}
 
 
-def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def weights(content: Content) -> dict[str, Tensor]:
     """The tensors of a file: bare, or under `model`, `module` (DeepSpeed) or `state_dict`."""
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):

@@ -38,7 +38,7 @@ class ConMIMPretext(nn.Module):
         self.teacher = ConMIMNetwork(config.model).requires_grad_(False)
 
     def train(self, mode: bool = True) -> ConMIMPretext:
-        """The teacher never evaluates, and the student's projector neither: BatchNorm takes the statistics of its own group, always.
+        """The teacher and the student's projector stay in training mode: BatchNorm always takes the statistics of its own microbatch.
 
         In evaluation with running statistics a loss would not compare with that of training: they lag behind the weights, and the
         teacher has none that would fit.
@@ -93,7 +93,7 @@ class ConMIMPretext(nn.Module):
         return found
 
     def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        """`contrast`: cross-entropy pooled over the hidden patches of the group; `accuracy`: share of them that find their place."""
+        """`contrast`: cross-entropy pooled over the hidden patches of the microbatch; `accuracy`: share of them that find their place."""
         _, wanted = self.teach(batch["teacher"], rng)
         _, found = self.study(batch, rng)
         pairs = self.contrast(found, wanted, batch["mask"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from ..layers.positions import resize_table
 from .config import CrocoConfig, CrocoModel
@@ -43,7 +43,7 @@ def our_name(official: str) -> str:
     return f"{'backbone' if official.split('.')[0] in BACKBONE else 'decoder'}.{official}"
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(content: Content) -> Sections:
     """Our `model` and `pretext` settings. A file that names none has the authors' defaults, which are ours; one of these without
     position tables is v2's, whose rotary embedding has the base 100."""
     args = content.get("args")
@@ -55,7 +55,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return settings_from_official(kwargs)
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `CrocoPretext` of `config`, whose present state is `into`: see `from_official`."""
     return from_official(_tensors(content), into, config)
 
@@ -66,7 +66,7 @@ def save(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Te
     return tensors, {"croco_kwargs": kwargs}
 
 
-def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(content: Content) -> dict[str, Tensor]:
     model = content.get("model")
     tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if isinstance(model, Mapping) else {}
     if not tensors:
@@ -92,7 +92,7 @@ def to_official(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[
     return {official_name(name): tensor for name, tensor in state.items()}, kwargs
 
 
-def settings_from_official(kwargs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def settings_from_official(kwargs: Mapping[str, Any] | None) -> Sections:
     """Our `model` and `pretext` settings from `croco_kwargs`; None or {} (v1 files) gives their defaults, which are ours."""
     model: dict[str, Any] = {}
     pretext: dict[str, Any] = {}

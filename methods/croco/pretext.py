@@ -64,7 +64,7 @@ class CrocoPretext(nn.Module):
         return Completion(prediction, patches1[:, first:], order[:, first:], self.config.pretext.norm_pix)
 
     def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        """`reconstruction`: the loss pooled over the hidden patches of the group (all patches without `hidden_only`)."""
+        """`reconstruction`: the loss pooled over the hidden patches of the microbatch (all patches without `hidden_only`)."""
         every = not self.config.pretext.hidden_only
         completion = self.complete(batch["image1"], batch["image2"], batch["mask"], self.config.hidden, every)
         return {"reconstruction": completion.errors().mean()}

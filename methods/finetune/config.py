@@ -64,7 +64,7 @@ class FinetuneLoss(Settings):
 
 
 class ClassificationAugment(Settings):
-    """Random resized crop, flip, RandAugment and erasing for each image; mixup or CutMix for a group."""
+    """Random resized crop, flip, RandAugment and erasing for each image; mixup or CutMix for a microbatch."""
 
     area: tuple[float, float] = Field(default=(0.08, 1.0), description="share of the image that a crop covers")
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -114,7 +114,10 @@ def erase_boxes(images: Float[Tensor, "b 3 h w"], boxes: Int[Tensor, "b 4"], gen
 def mix(
     images: Float[Tensor, "b 3 h w"], targets: Float[Tensor, "b c"], rng: MicrobatchRng, mixup: float, cutmix: float
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b c"]]:
-    """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of each image with its mirror in the group; one draw a group."""
+    """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of each image with that in the mirrored place of the microbatch.
+
+    One draw a microbatch.
+    """
     draws = rng.numpy("mix")
     both = mixup > 0 and cutmix > 0
     cut = cutmix > 0 and (not both or draws.random() < 0.5)

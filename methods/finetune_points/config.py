@@ -65,7 +65,9 @@ class FinetunePointsAugment(I2PAugment):
     """Of a training cloud, in this order, after its points are drawn."""
 
     normalise: bool = Field(default=True, description="centred on the mean, farthest point at distance 1; in validation, too")
-    rotation: float = Field(default=0.0, ge=0, le=180, description="degrees: about y, by an angle from U(-a, a); one for a whole group")
+    rotation: float = Field(
+        default=0.0, ge=0, le=180, description="degrees: about y, by an angle from U(-a, a); one for a whole microbatch"
+    )
 
 
 class FinetunePointsConfig(MethodConfig):

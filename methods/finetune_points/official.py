@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from ..i2p_mae import official
 from ..i2p_mae.config import I2PConfig
@@ -22,7 +22,7 @@ SAME = {"npoints": "points", "group_sizes": "neighbours", "local_radius": "radiu
 """Their setting -> ours of `model`, where the values are the same."""
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(content: Content) -> Sections:
     """Our sections as far as shapes tell them, and what `save` put beside the tensors. Points, neighbours, radii, groups and heads are not
     in the tensors: they are those of the preset, or of its encoder."""
     state = official.weights(content)
@@ -36,7 +36,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {"model": model} | ({"pretext": {"label_smoothing": content["smooth"]}} if "smooth" in content else {})
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: FinetunePointsConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: FinetunePointsConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
     places = {name.removeprefix(OURS): value for name, value in into.items()}
     state, match = official.load(content, places, I2PConfig())

@@ -23,7 +23,7 @@ from .network import DROPPED, HIDDEN, PointClassifier, smoothed_cross_entropy
 
 
 class FinetunePointsPretext(nn.Module):
-    """Sees, a sample: `points` (n x 3) and `label`."""
+    """A `Pretext`. A batch holds `points` (b x n x 3) and `label`."""
 
     encoder_prefixes = ("predictor.h_encoder.",)
 
@@ -42,7 +42,7 @@ class FinetunePointsPretext(nn.Module):
             logits = self.predictor.logits(points).float()
             return {"cross_entropy": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
         if len(points) < 2:
-            raise SightlineError("a group of one cloud has no batch statistics", "use batch.microbatch=2 or more")
+            raise SightlineError("a microbatch of one cloud has no batch statistics", "use batch.microbatch=2 or more")
         if self.config.augment.rotation:
             points = turned(points, self.config.augment.rotation, rng)
         logits = self.predictor.logits(points, *self.draws(len(points), rng, points.device)).float()
@@ -69,7 +69,7 @@ class FinetunePointsPretext(nn.Module):
 
 
 def turned(points: Float[Tensor, "b n 3"], most: float, rng: MicrobatchRng) -> Float[Tensor, "b n 3"]:
-    """All clouds of the group turned about y by one angle from U(-most, most), in degrees."""
+    """All clouds of the microbatch turned about y by one angle from U(-most, most), in degrees."""
     angle = torch.deg2rad(torch.tensor(rng.numpy("rotation").uniform(-most, most), dtype=torch.float32))
     sin, cos = angle.sin(), angle.cos()
     x, y, z = points.unbind(dim=-1)

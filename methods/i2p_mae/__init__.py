@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contract import Alarm, ImageEncoder, Lazy, Method, MetricInfo
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = {
     "points": MetricInfo("Chamfer distance of the hidden tokens' neighbours, squared, both ways added", better="lower"),
@@ -33,7 +36,7 @@ def _teachers(config: I2PConfig) -> dict[str, str]:
     return {"model.teacher": config.model.teacher} if config.model.teacher else {}
 
 
-def _adapt(config: I2PConfig, teachers: Mapping[str, Any]) -> I2PConfig:
+def _adapt(config: I2PConfig, teachers: Mapping[str, torch.nn.Module]) -> I2PConfig:
     teacher = teachers["model.teacher"]
     if not isinstance(teacher, ImageEncoder):
         raise CallError(f"model.teacher = {config.model.teacher} is no encoder of images", "name a run, a file or a model that sees images")

@@ -69,8 +69,8 @@ class I2PTask(Settings):
     features_on: Literal["visible", "masked", "all"] = Field(default="visible", description="tokens whose 2-D features are predicted")
     official: bool = Field(
         default=True,
-        description="as the released code: no centres near the origin; token 0 of a group's first sample is always visible; tokens in no "
-        "neighbourhood are left out of the encoder. false: none of these",
+        description="as the released code: no centres near the origin; token 0 of a microbatch's first sample is always visible; tokens in "
+        "no neighbourhood are left out of the encoder. false: none of these",
     )
 
 

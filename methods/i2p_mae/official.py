@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from .config import I2PConfig
 
@@ -40,7 +40,7 @@ def to_theirs(name: str) -> str:
     )
 
 
-def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def weights(content: Content) -> dict[str, Tensor]:
     """Tensors by their names without `module.`, whatever the file wraps them in."""
     inner: Any = content
     while not any(isinstance(value, Tensor) for value in inner.values()):
@@ -53,7 +53,7 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in inner.items() if isinstance(value, Tensor)}
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(content: Content) -> Sections:
     """Our settings, by the shapes of the tensors and, over these, by the settings that `save` put beside them. Heads, points, groups, drop
     path and the finest scale's neighbours are not in the tensors: where nothing is beside them they are left at their defaults."""
     state = weights(content)
@@ -124,7 +124,7 @@ def settings_from_official(theirs: Mapping[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
     theirs = weights(content)
     state: dict[str, Tensor] = {}

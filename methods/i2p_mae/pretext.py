@@ -39,7 +39,7 @@ HEAD_BYTES = 128 * 2**20
 
 
 class Hidden(NamedTuple):
-    """What of a group's clouds is hidden."""
+    """What is hidden of the clouds of a microbatch."""
 
     saliency: Float[Tensor, "b g"] | None
     masks: list[Bool[Tensor, "b _"]]
@@ -56,7 +56,11 @@ class Rebuilt(NamedTuple):
 
 
 class I2PMaePretext(nn.Module):
-    """Sees, a sample: `points` (n x 3), `features` (views x channels x h x w) and `saliency` (views x h x w) of the depth views."""
+    """The torch half of I2P-MAE: a `Pretext`.
+
+    A batch holds, for each sample, `points` (n x 3), and `features` (views x channels x h x w) and `saliency` (views x h x w) of the depth
+    views.
+    """
 
     encoder_prefixes = ("h_encoder.",)
 

@@ -1,1 +1,1 @@
-"""Layers that timm lacks, once."""
+"""Layers and tensor functions that several methods share and timm lacks."""

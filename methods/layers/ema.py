@@ -1,4 +1,4 @@
-"""The moving average of a student: what self-distilling methods teach with."""
+"""The moving average of a student, which is the teacher of self-distilling methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that tell whether a representation collapses: cheap enough to be taken during training, whatever the method."""
+"""Metrics that tell whether a representation collapses, for any method. They are cheap enough to be taken during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as patches: patch vectors are channel-last (row, column, channel), patches in raster order, rectangles welcome."""
+"""Images as patches: patch vectors are channel-last (row, column, channel), patches in raster order; images need not be square."""
 
 from __future__ import annotations
 

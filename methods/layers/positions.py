@@ -1,4 +1,4 @@
-"""Where a patch lies: sine-cosine tables and two-dimensional rotary embedding. Rows come first everywhere but inside the table."""
+"""Positions of patches: sine-cosine tables and rotary embedding in two dimensions. Rows come first everywhere but inside the table."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def sinkhorn(parts: Sequence[Float[Tensor, "b n k"]], iterations: int, everywher
 
 
 def position_loss(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Cross-entropy, mean over the group's valid tokens; 0 where none is valid."""
+    """Cross-entropy, mean over the microbatch's valid tokens; 0 where none is valid."""
     valid = targets >= 0
     each = cross_entropy(logits.flatten(0, 1), targets.flatten().clamp_min(0), reduction="none")
     return (each * valid.flatten()).sum() / (valid.sum() + EPS)
@@ -45,12 +45,12 @@ def cluster_loss(log_p: Float[Tensor, "b t k"], assignments: Float[Tensor, "b n 
     return (each * valid).sum() / (valid.sum() + EPS)
 
 
-def mean_entropy(group: Float[Tensor, " k"], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Sum p log p of the mean prediction over the whole batch (no gradient); its gradient reaches this group through `group`.
+def mean_entropy(own: Float[Tensor, " k"], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Sum p log p of the `mean` prediction over the whole batch; the gradient flows through `own`, this microbatch's mean prediction.
 
-    The derivative by p is log p + 1, a constant once p is known. Averaged over the groups, whose mean is p, the gradients of
-    sum (log p + 1) p_group are that of sum p log p.
+    The derivative by p is log p + 1, a constant once p is known. Averaged over the microbatches, whose mean is p, the gradients of
+    sum (log p + 1) p_own are that of sum p log p.
     """
     log_mean = mean.log()
-    reach = ((log_mean + 1) * group).sum()
+    reach = ((log_mean + 1) * own).sum()
     return reach - reach.detach() + (mean * log_mean).sum()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, cat
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from ..layers.positions import squeeze_table
 from .config import LocaConfig, LocaModel
@@ -41,7 +41,6 @@ SAME = {
     "sinkhorn_iterations": ("pretext", "sinkhorn_iterations"),
 }
 """Their setting -> ours, where the values are the same. `mlp_dim` and `reference_seqlen` are translated."""
-Sections = dict[str, dict[str, Any]]
 
 
 class Found(NamedTuple):
@@ -51,7 +50,7 @@ class Found(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def settings_of(content: Mapping[str, Any]) -> Sections:
+def settings_of(content: Content) -> Sections:
     """Our settings, from the shapes of the tensors and from those of the authors' settings that lie beside the trees."""
     found = networks(content)
     tensors = {canonical(path): tensor for path, tensor in next(iter(found.values())).tensors.items()}
@@ -104,7 +103,7 @@ def _share(part: int, whole: int) -> float:
     return ratio if int(ratio * whole) == part else math.nextafter(ratio, math.inf)
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: LocaConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: LocaConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`, from a file's content.
 
     Names of older releases are understood, further ones by the end of their path and their shape, if both leave one candidate. A grid of
@@ -193,7 +192,7 @@ def save(state: Mapping[str, Tensor], config: LocaConfig) -> tuple[dict[str, Ten
     return tensors, settings
 
 
-def networks(content: Mapping[str, Any]) -> dict[str, Found]:
+def networks(content: Content) -> dict[str, Found]:
     """The trees of a file: `student`, `teacher` or both; a bare tree is a student's."""
     tree = _nested(content)
     found = {}
@@ -220,7 +219,7 @@ def canonical(path: str) -> str:
     return "/".join(parts)
 
 
-def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(content: Content) -> dict[str, Any]:
     """Names with slashes, as files of single tensors have them, become maps; what lies under `model` alone is taken out."""
     if isinstance(content.get("model"), Mapping):
         content = content["model"]

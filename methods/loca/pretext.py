@@ -28,7 +28,7 @@ from .schedules import decay_and_rate_groups, loca_schedules, teacher_momentum
 
 
 class Draws(NamedTuple):
-    """What a group draws, shared by its images: tokens kept of reference and random query, and the paths that drop path keeps."""
+    """Draws that the images of a microbatch share: tokens kept of reference and random query, and the branches that drop path keeps."""
 
     reference: Int[Tensor, " s"]
     query: Int[Tensor, " q"]
@@ -58,7 +58,7 @@ class LocaPretext(nn.Module):
 
     After `to_device` a batch holds normalised `reference`, `query` (b x 3 x h x w) and `focal` (b x f x 3 x h x w), int64
     `query_target` (b x n) and `focal_target` (b x f x n), and the boxes. `targets` adds `reference_kept`, `assignments` (b x n x k) and,
-    where this rank has several groups, `mean_prediction` (k, the same in all groups).
+    where this rank has several microbatches, `mean_prediction` (k, the same in all of them).
     """
 
     def __init__(self, config: LocaConfig) -> None:
@@ -125,18 +125,18 @@ class LocaPretext(nn.Module):
         return torch.cat([batch["query_target"][:, draws.query], batch["focal_target"].flatten(1)], dim=1)
 
     def targets(self, batches: list[Batch], rngs: list[MicrobatchRng]) -> list[Batch]:
-        """What the whole batch decides: cluster assignments, balanced over all groups of all ranks, and the mean prediction.
+        """Cluster assignments, balanced over all microbatches of all ranks, and the mean prediction of the whole batch.
 
-        Several groups on this rank: a first pass of the student, with the same draws, gives the mean prediction that each of them
-        needs. A single group: `forward` takes the mean over the ranks itself.
+        With several microbatches on this rank, a first pass of the student with the same draws gives the mean prediction that each of
+        them needs. With a single one, `forward` takes the mean over the ranks itself.
         """
         if self.teacher is None:
             return batches
         seen = [self.with_reference(batch, rng) for batch, rng in zip(batches, rngs, strict=True)]
         self._balance(seen, everywhere=True)
         if len(seen) > 1:
-            groups = [self._mean_prediction(batch, rng) for batch, rng in zip(seen, rngs, strict=True)]
-            mean = collective.mean(torch.stack(groups).mean(dim=0))
+            predictions = [self._mean_prediction(batch, rng) for batch, rng in zip(seen, rngs, strict=True)]
+            mean = collective.mean(torch.stack(predictions).mean(dim=0))
             seen = [{**batch, "mean_prediction": mean} for batch in seen]
         return seen
 
@@ -149,7 +149,7 @@ class LocaPretext(nn.Module):
         return batch
 
     def alone(self, batch: Batch, rng: MicrobatchRng) -> Batch:
-        """What `targets` gives, with the group taken for the whole batch."""
+        """What `targets` gives, with the microbatch taken for the whole batch."""
         batch = self.with_reference(batch, rng)
         self._balance([batch], everywhere=False)
         return batch
@@ -186,11 +186,11 @@ class LocaPretext(nn.Module):
             zero = losses["position"].new_zeros(())
             return {**losses, "cluster": zero, "entropy": zero}
         log_p = log_softmax(answer.cosines / self.config.pretext.temperature, dim=-1)
-        group = log_p.exp().mean(dim=(0, 1))
+        own = log_p.exp().mean(dim=(0, 1))
         mean = batch.get("mean_prediction")
         if mean is None:
-            mean = collective.mean(group) if everywhere else group.detach()
-        return {**losses, "cluster": cluster_loss(log_p, batch["assignments"], targets), "entropy": mean_entropy(group, mean)}
+            mean = collective.mean(own) if everywhere else own.detach()
+        return {**losses, "cluster": cluster_loss(log_p, batch["assignments"], targets), "entropy": mean_entropy(own, mean)}
 
     def after_step(self, step: int, steps: int) -> None:
         if self.teacher is not None:

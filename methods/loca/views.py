@@ -162,7 +162,7 @@ def patch_targets(
 def relative_box(reference: Box, query: Box) -> tuple[float, float, float, float, float]:
     """(valid, y, x, height, width) of the part of a query inside the reference, in sides of the reference; flips are not seen.
 
-    Valid (1) where both sides are above a tenth of the reference's. No loss uses it; pictures do.
+    Valid (1) where both sides are above a tenth of the reference's. No loss uses it; visualisations do.
     """
     starts = [max((query[i] - reference[i]) / reference[i + 2], 0.0) for i in (0, 1)]
     ends = [min((query[i] + query[i + 2] - reference[i]) / reference[i + 2], 1.0) for i in (0, 1)]

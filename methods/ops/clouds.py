@@ -1,4 +1,4 @@
-"""Clouds in plain NumPy, for views, encoders and pictures alike: drawn to a number of points, brought to one scale, shown to a person."""
+"""Point clouds in plain NumPy: draw a number of points, normalise, and draw an image of a cloud."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def normalised(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
 
 
 def fitted(points: np.ndarray, count: int, least: int, width: int = 3) -> Float32[np.ndarray, "c w"]:
-    """What an encoder of clouds takes: `count` points drawn as in training, but the same ones every time, centred, the farthest at 1.
+    """The input of an encoder of clouds: `count` points drawn as in training, but the same ones every time, centred, the farthest at 1.
 
     Columns beyond the three coordinates come along. Raises `BrokenSampleError` as `draw_points` and `normalised` do.
     """
@@ -60,7 +60,7 @@ def fitted(points: np.ndarray, count: int, least: int, width: int = 3) -> Float3
 
 
 def draw_cloud(points: Float[np.ndarray, "n 3"], side: int, colours: Float[np.ndarray, "n 3"] | None = None) -> UInt8[np.ndarray, "s s 3"]:
-    """Seen from the side and a little from above, y up; near points are dark. The unit sphere fills the picture.
+    """An image of a cloud, seen from the side and a little from above, y up; near points are dark. The unit sphere fills the image.
 
     `colours`: of each point, in [0, 1], in place of blue.
     """

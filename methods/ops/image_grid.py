@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Images side by side in one image."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract import LoadReport
+from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from .config import TimmConfig, TimmModel
 from .network import TimmEncoder
@@ -18,7 +18,7 @@ WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 PREFIX = "inner.network."
 
 
-def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def weights(content: Content) -> dict[str, Tensor]:
     """Tensors by name, without the wrappers that training codes put round them."""
     inner: Any = content
     while not any(isinstance(value, Tensor) for value in inner.values()):
@@ -39,13 +39,13 @@ def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
     return dict(convert(dict(tensors), network)) if convert else dict(tensors)
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(content: Content) -> Sections:
     """What `save` put beside the tensors; else nothing: a file of weights does not say which timm model it belongs to."""
     fields = TimmModel.model_fields.keys()
     return {"model": {name: content[name] for name in fields}} if fields <= content.keys() else {}
 
 
-def load(content: Mapping[str, Any], into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
+def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits, a shape differs, or it is no `ImageEncoder`."""
     encoder, tensors = TimmEncoder(config.model).eval(), weights(content)
     with torch.inference_mode():

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.catalog import find_method
+from sightline.methods.check import check_encoder
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.core.paths import absolute
@@ -81,6 +82,7 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
     experiment, found = resolve_teachers(experiment, tracking_uri(experiment))
     encoders = {key: weights.encoder() for key, weights in found.items()}
     pretext = method.build(experiment.method_config, BuildContext(seed=0))
+    check_encoder(pretext.encoder())
     parameters = list(pretext.parameters())
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -17,6 +17,7 @@ import torch
 
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
+from sightline.methods.check import check_encoder
 from sightline.methods.contract import BuildContext
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints import remote
@@ -109,7 +110,10 @@ def _ignore(event: RunEvent) -> None:
 def _stepper(inputs: TrainInputs, found: RestorePoint | None, microbatches: list[Microbatch], device: torch.device) -> Stepper:
     """The pretext with its weights, optimiser and precision: those of the checkpoint `found`, else those that the run begins with."""
     experiment, folder = inputs.job.experiment, inputs.job.folder
-    pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed)).to(device).train()
+    pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
+    if collective.rank() == 0:
+        check_encoder(pretext.encoder())  # before the training, not after it
+    pretext.to(device).train()
     if found:
         pretext.load_state_dict(found.tensors("model"))
     elif experiment.train.init is not None:
