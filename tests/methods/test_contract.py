@@ -90,7 +90,7 @@ def test_a_head_that_is_called_predictor_but_predicts_no_classes_is_an_error() -
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("colums", "columns"), ("evaluations", "evaluation"), ("smalest", "smallest"), ("leats", "least"), ("votng", "voting")],
+    [("columns_", "columns"), ("evaluations", "evaluation"), ("smalest", "smallest"), ("leasst", "least"), ("votng", "voting")],
 )
 def test_a_misspelt_ability_of_views_is_an_error_where_they_are_made(misspelt: str, meant: str) -> None:
     kind = type("Changed", (CrocoViews,), {misspelt: ("label",)})
