@@ -80,12 +80,12 @@ class ConMIMPretext(nn.Module):
         return draw_kept(model.drop_path, model.depth, batch, rng.torch(f"drop_path_{network}", device))
 
     @torch.no_grad()
-    def teach(self, images: Float[Tensor, "b 3 h w"], rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
+    def teacher_features(self, images: Float[Tensor, "b 3 h w"], rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The teacher's (tokens, projected patches) of whole images."""
         found: tuple[Tensor, Tensor] = self.teacher(images, None, self.kept("teacher", len(images), rng, images.device))
         return found
 
-    def study(self, batch: Batch, rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
+    def student_features(self, batch: Batch, rng: MicrobatchRng) -> tuple[Tensor, Tensor]:
         """The student's (tokens, projected patches) of images with hidden patches."""
         images = batch["student"]
         kept = self.kept("student", len(images), rng, images.device) if self.training else None
@@ -94,8 +94,8 @@ class ConMIMPretext(nn.Module):
 
     def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """`contrast`: cross-entropy pooled over the hidden patches of the microbatch; `accuracy`: share of them that find their place."""
-        _, wanted = self.teach(batch["teacher"], rng)
-        _, found = self.study(batch, rng)
+        _, wanted = self.teacher_features(batch["teacher"], rng)
+        _, found = self.student_features(batch, rng)
         pairs = self.contrast(found, wanted, batch["mask"])
         right = pairs.logits.detach().argmax(dim=-1) == pairs.labels
         return {"contrast": pairs.mean(pairs.errors()), "accuracy": pairs.mean(right.float())}
@@ -133,23 +133,23 @@ class ConMIMPretext(nn.Module):
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
-        _, wanted = self.teach(batch["teacher"], rng)  # of the whole microbatch: BatchNorm takes its statistics from it
-        _, found = self.study(batch, rng)
+        _, wanted = self.teacher_features(batch["teacher"], rng)  # of the whole microbatch: BatchNorm takes its statistics from it
+        _, found = self.student_features(batch, rng)
         images, mask = batch["student"][:SAMPLES], batch["mask"][:SAMPLES]
         pairs = self.contrast(found[:SAMPLES], wanted[:SAMPLES], mask)
         return [similarity_visualisation(images, mask, pairs, self.config.model, rng)]
 
     @torch.no_grad()
     def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        _, found = self.study(batch, rng)
-        wanted = {name: self.teach(images, rng)[1] for name, images in (("own", batch["teacher"]), ("other", other["teacher"]))}
+        _, found = self.student_features(batch, rng)
+        wanted = {name: self.teacher_features(images, rng)[1] for name, images in (("own", batch["teacher"]), ("other", other["teacher"]))}
         return teacher_metrics({name: self.contrast(found, features, batch["mask"]) for name, features in wanted.items()})
 
     @torch.no_grad()
     def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         mask = batch["mask"]
-        tokens, wanted = self.teach(batch["teacher"], rng)
-        _, found = self.study(batch, rng)
+        tokens, wanted = self.teacher_features(batch["teacher"], rng)
+        _, found = self.student_features(batch, rng)
         swapped = self.contrast(found, wanted.roll(1, dims=0), mask)
         return health_metrics(self.contrast(found, wanted, mask), swapped, tokens[:, 1:], found[mask], wanted[mask])
 

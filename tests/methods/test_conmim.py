@@ -125,8 +125,8 @@ def test_similarities_are_float32_whatever_the_precision(precision: torch.dtype)
     pretext = built(small())
     batch = pretext.to_device(raw_batch(small()))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        tokens, found = pretext.study(batch, NOISE)
-        pairs = pretext.contrast(found, pretext.teach(batch["teacher"], NOISE)[1], batch["mask"])
+        tokens, found = pretext.student_features(batch, NOISE)
+        pairs = pretext.contrast(found, pretext.teacher_features(batch["teacher"], NOISE)[1], batch["mask"])
     assert pairs.logits.dtype == torch.float32 and tokens.dtype == torch.float32
     ours = torch.nn.functional.normalize(found.float(), dim=-1).gather(1, pairs.labels[..., None].expand(-1, -1, 16))
     assert pairs.logits.shape == (6, 8, 16) and ours.shape == (6, 8, 16)
@@ -136,14 +136,14 @@ def test_drop_path_is_keyed_and_acts_in_the_teacher_even_in_evaluation() -> None
     config = small(drop_path=0.9, depth=4)
     pretext = lively(built(config))
     batch = pretext.to_device(raw_batch(config))
-    teach = [pretext.teach(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
+    teach = [pretext.teacher_features(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
     assert torch.equal(teach[0], teach[1]) and not torch.equal(teach[0], teach[2])
-    study = [pretext.study(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
+    study = [pretext.student_features(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 0, 1)]
     assert torch.equal(study[0], study[1]) and not torch.equal(study[0], study[2])
     pretext.eval()
-    study = [pretext.study(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 1)]
+    study = [pretext.student_features(batch, MicrobatchRng(0, step, 0))[0] for step in (0, 1)]
     assert torch.equal(study[0], study[1])
-    assert not torch.equal(*(pretext.teach(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 1)))
+    assert not torch.equal(*(pretext.teacher_features(batch["teacher"], MicrobatchRng(0, step, 0))[0] for step in (0, 1)))
 
 
 def test_the_strong_view_changes_colours_of_the_network_that_the_settings_name() -> None:
