@@ -16,7 +16,7 @@ METRICS = {
     "reconstruction": MetricInfo("mean squared error on hidden patches, against pixels normalised patch by patch", better="lower"),
     **{
         f"psnr_{view}": MetricInfo(
-            f"PSNR in dB on hidden patches, whose true mean and contrast are given, with {what}", f"PSNR with {what}", "dB", family="psnr"
+            f"PSNR in dB on hidden patches, whose true mean and contrast are given, with {what}", f"PSNR with {what}", "dB", family="PSNR"
         )
         for view, what in VIEWS.items()
     },
