@@ -53,17 +53,21 @@ def _check_required(thing: object, protocol: type, what: str = "") -> None:
 
 
 def _check_names(thing: object, abilities: Collection[type]) -> None:
-    """Methods are compared with the methods of the contract, attributes with its attributes."""
+    """Methods are compared with the methods of the contract, attributes with its attributes.
+
+    Only an ability that lacks a single member is nearly there. An encoder with `depths` and nothing of `HasLayers` means something else.
+    """
     for ability in abilities:
-        for wanted in members(ability):
-            if hasattr(thing, wanted):
-                continue
-            for name, is_method in _own_names(thing).items():
-                if is_method == inspect.isfunction(getattr(ability, wanted, None)) and _alike(name, wanted):
-                    raise SightlineError(
-                        f"{type(thing).__name__}: {name!r} is no member of the contract: did you mean {wanted!r}?",
-                        f"call it {wanted!r}, or something less alike if it has nothing to do with {ability.__name__}",
-                    )
+        missing = [name for name in members(ability) if not hasattr(thing, name)]
+        if len(missing) != 1:
+            continue
+        (wanted,) = missing
+        for name, is_method in _own_names(thing).items():
+            if is_method == inspect.isfunction(getattr(ability, wanted, None)) and _alike(name, wanted):
+                raise SightlineError(
+                    f"{type(thing).__name__}: {name!r} is no member of the contract: did you mean {wanted!r}?",
+                    f"call it {wanted!r}, or something less alike if it has nothing to do with {ability.__name__}",
+                )
 
 
 def _own_names(thing: object) -> dict[str, bool]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from toy import TOY, TOY_IMAGES, TOY_POINTS
 
 from sightline.methods import check, protocols
 from sightline.methods.catalog import find_method, method_ids
@@ -63,6 +64,14 @@ def test_a_misspelling_of_a_long_name_may_have_two_wrong_letters(monkeypatch: py
         check_pretext(pretext(visualization=lambda self, batch, rng: []))
     with pytest.raises(SightlineError, match="did you mean 'encoder_prefixes'"):
         check_pretext(pretext(encoder_prefix=("backbone.",)))
+
+
+@pytest.mark.parametrize("toy", [TOY, *TOY_IMAGES.values(), TOY_POINTS], ids=lambda toy: toy["method"])
+def test_what_ships_passes_the_check(toy: dict[str, Any]) -> None:
+    """Attributes that resemble a member by chance are no misspelling: the encoder of clouds has `depths`."""
+    method = find_method(toy["method"])
+    sections = {name: toy[name] for name in ("model", "pretext", "loss", "augment") if name in toy}
+    method.check(method.Config.model_validate({"pretext": {}, "loss": {}, "augment": {}, **sections}), CONTEXT)
 
 
 def test_names_that_are_merely_of_the_same_kind_are_not_taken_for_abilities() -> None:
@@ -182,4 +191,4 @@ def test_every_metric_of_the_methods_says_what_it_means() -> None:
             assert isinstance(info, MetricInfo) and info.means, (name, key)
     assert croco.metrics["psnr_true_view"].unit == "dB" and croco.metrics["loss_true_view"].better == "lower"
     families = {key: info.family for key, info in croco.metrics.items() if info.family}
-    assert families == {key: key.split("_")[0] for key in families} and len(families) == 6
+    assert {key: family.lower() for key, family in families.items()} == {key: key.split("_")[0] for key in families} and len(families) == 6

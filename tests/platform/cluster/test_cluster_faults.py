@@ -88,7 +88,7 @@ def tell(fault: str, run: Run, seconds: float) -> None:
 
 def test_a_node_with_a_worker_dies_and_another_joins(nodes: Nodes, toy_data: dict[str, str], whole: Run) -> None:
     def kill(workers: dict[int, dict[str, Any]]) -> None:
-        nodes.kill(workers[1]["node"])
+        nodes.kill(workers[1].node)
         nodes.add(1)
 
     run, once = make("node", toy_data, **TWO), Once(kill)

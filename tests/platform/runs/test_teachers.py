@@ -206,7 +206,7 @@ def test_an_alias_that_moves_on_changes_nothing(home: Path, tmp_path: Path) -> N
     assert pinned(made("models:/seer@candidate", "later"))[0] == "models:/seer/2"
     again = made(run.settings["model"]["teacher"], "again")
     assert pinned(again) == ("models:/seer/1", sha256)
-    with pytest.raises(CallError, match=r"is not that of model\.teacher"):
+    with pytest.raises(CallError, match=r"are not those of model\.teacher"):
         made(f"models:/seer@candidate@sha256:{sha256}", "wrong")
     with pytest.raises(CallError, match="did you mean 'seer'"):
         made("models:/sear@candidate", "typo")

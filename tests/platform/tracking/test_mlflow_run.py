@@ -131,8 +131,9 @@ def test_steps_that_a_later_attempt_repeats_are_delivered_once(run: Run) -> None
 @pytest.mark.slow
 def test_a_line_that_is_still_being_written_waits_for_its_end(run: Run) -> None:
     tracking = Tracking(run)
-    line = json.dumps(steps(0, [3.0])) + "\n"
+    run.append([steps(0, [3.0])])
     path = run.folder / "events.jsonl"
+    line = path.read_text()
     path.write_text(line[:40])
     tracking.deliver()
     path.write_text(line)

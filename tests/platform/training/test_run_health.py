@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from sightline.platform.reports import summary
 from sightline.platform.runs.events import HealthMeasured, RunEvent, ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import metrics_of
-from sightline.platform.training import loop
+from sightline.platform.training import validation
 from sightline.platform.training.loop import find_method
 from sightline.platform.training.validation import alarms, measure_health
 
@@ -52,7 +51,7 @@ def collapsing(home: Path, toy_data: dict[str, str], monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(CrocoPretext, "health", health, raising=False)
     method = find_method("croco")
-    monkeypatch.setattr(loop, "find_method", lambda name: type(method)(**{**vars(method), "alarms": (RANK,)}))
+    monkeypatch.setattr(validation, "find_method", lambda name: type(method)(**{**vars(method), "alarms": (RANK,)}))
 
     def make(**overrides: Any) -> Run:
         experiment = config.load("toy", {**toy_data, "train.length": "6 steps", **overrides}, settings=TOY)
@@ -72,7 +71,7 @@ def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     assert summary.curves(list(run.events()))["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
     assert list(metrics_of(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
     with RunProgress(Console(soft_wrap=True)) as progress:
-        progress.show(json.loads(json.dumps(events[-1])))
+        progress.show(events[-1])
     assert "may be collapsing: effective_rank = 0.01" in capsys.readouterr().out
 
 
