@@ -1,6 +1,7 @@
 """RandAugment (Cubuk et al., 2020) with strengths that grow with the magnitude (`rand-m9-mstd0.5-inc1` in timm's words). Pillow, no torch.
 
-Written anew with a generator that is handed in: timm's draws from Python's global one, and a run could then not be replayed.
+By hand: timm's version draws from Python's global generator, so a run could not be replayed, and importing timm imports torch, which data
+workers do without. This one takes its generator as an argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reads Flax's single-file checkpoints: msgpack with extension types for arrays. No code of the file is run, none could be."""
+"""Reads Flax's single-file checkpoints: msgpack with extension types for arrays. No code of the file is run, none could be.
+
+By hand, because flax.serialization would install JAX to read a file.
+"""
 
 from __future__ import annotations
 
