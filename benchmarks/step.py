@@ -47,6 +47,7 @@ from sightline.methods.errors import SightlineError
 from sightline.methods.optim import OptimConfig
 from sightline.methods.random import MicrobatchRng
 from sightline.platform import config
+from sightline.platform.data.loader.stream import Microbatch
 from sightline.platform.training.precision import choose_precision
 from sightline.platform.training.step import Stepper, tensors, total
 

@@ -19,7 +19,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader import cache
 from sightline.platform.data.loader.cache import Cache
 from sightline.platform.data.loader.plan import Plan
-from sightline.platform.data.loader.stream import Stream, StreamResources
+from sightline.platform.data.loader.stream import Microbatch, Stream, StreamResources
 from sightline.platform.experiments import teacher_cache
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.estimate import estimate_cost

@@ -19,7 +19,7 @@ from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.data.loader.plan import Plan
-from sightline.platform.data.loader.stream import Stream, StreamResources
+from sightline.platform.data.loader.stream import Microbatch, Stream, StreamResources
 
 
 def stream(data: str, slots: Sequence[int] = range(6), first: int = 0, steps: int = 20, **more: Any) -> Stream:
