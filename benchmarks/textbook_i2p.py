@@ -92,6 +92,7 @@ class HierarchicalEncoder(nn.Module):
     def forward(self, centres: list[Tensor], members: list[Tensor], local: Tensor, masks: list[Tensor], kept: Kept | None) -> list[Tensor]:
         """The visible tokens of each scale after its norm, padded to the longest sample."""
         out = []
+        tokens = local
         for i, mask in enumerate(masks):
             tokens = self.token_embed[i](local if i == 0 else index_points(tokens, members[i]))
             x, valid = padded(tokens, mask)
