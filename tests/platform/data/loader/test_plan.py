@@ -33,7 +33,7 @@ def test_every_row_is_seen_equally_often_up_to_one_epoch_of_drift() -> None:
     assert all(abs(count - 20) <= 2 for count in seen.values())  # slots drift by a fraction of an epoch, blocks shuffle across its end
 
 
-def test_a_lane_continues_anywhere_as_if_read_from_the_start() -> None:
+def test_a_slot_continues_anywhere_as_if_read_from_the_start() -> None:
     plan = Plan(GROUPS, seed=3, batch=12, microbatch=2, block_rows=50)
     whole = rows_of(plan, 4, 0, 900)
     for first in (1, 49, 50, 333, 800):
@@ -46,6 +46,16 @@ def test_order_depends_on_seed_and_epoch_and_is_shuffled() -> None:
     assert first != rows_of(two, 0, 0, 337)
     assert first != second
     assert first != sorted(first)
+
+
+def test_each_epoch_deals_the_row_groups_in_an_order_of_its_own() -> None:
+    """Not only the shuffle inside a block: else rows that once met in a block would meet in every epoch."""
+    plan = Plan(GROUPS, seed=0, batch=16, microbatch=16, block_rows=16)
+    dealt = [(p.row_group, p.start) for block in islice(plan.blocks(0, 0), 120) for p in block.pieces]
+    count = len(plan.pieces)
+    epochs = [dealt[i * count : (i + 1) * count] for i in range(4)]
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_blocks_come_in_the_order_of_need_and_cover_exactly_the_steps() -> None:
