@@ -158,18 +158,21 @@ def delete_file(file: Path) -> None:
     file.unlink()
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]) -> dict[str, torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]) -> dict[str, torch.Tensor]:
     """The optimiser's state as flat tensors `<parameter>|<quantity>`."""
     import torch
 
+    keys: dict[torch.Tensor, str] = {parameter: name for parameter, name in names.items()}
     return {
-        f"{names[parameter]}|{quantity}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        f"{keys[parameter]}|{quantity}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
         for parameter, state in optimizer.state.items()
         for quantity, value in state.items()
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str], tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Give the optimiser the state that `optimizer_tensors` returned."""
     by_name = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():

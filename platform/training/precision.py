@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sightline.methods import collective
-from sightline.methods.contract import Batch
+from sightline.methods.contract import Batch, Pretext
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.data.loader.blocks import Columns
 
@@ -23,7 +22,7 @@ BF16_MUST_GAIN = 1.15
 """bf16 is chosen where it is at least this much faster; a smaller gain is not worth its rounding."""
 
 
-def run_precision(wanted: str, folder: Path, pretext: Any, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
+def run_precision(wanted: str, folder: Path, pretext: Pretext, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
     """The precision of a run: `wanted`, or for `auto` what rank 0 measured once and noted in the run's `folder`.
 
     Called by all ranks together.
@@ -36,7 +35,7 @@ def run_precision(wanted: str, folder: Path, pretext: Any, columns: Columns, wei
     return PRECISIONS[int(collective.broadcast(choice))]
 
 
-def _noted_precision(note: Path, pretext: Any, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
+def _noted_precision(note: Path, pretext: Pretext, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
     if note.exists():
         return str(json.loads(note.read_text())["precision"])
     chosen, seconds = choose_precision(pretext, tensors(columns, device), weights, device)
@@ -47,7 +46,7 @@ def _noted_precision(note: Path, pretext: Any, columns: Columns, weights: Mappin
 
 
 def choose_precision(
-    pretext: Any, batch: Batch, weights: Mapping[str, float], device: torch.device, samples: int = 4
+    pretext: Pretext, batch: Batch, weights: Mapping[str, float], device: torch.device, samples: int = 4
 ) -> tuple[str, dict[str, float]]:
     """(`fp32` or `bf16`, seconds of a forward and backward pass in each; of a matrix product where that decides).
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.methods import collective
-from sightline.methods.contract import Batch, HasTargets
+from sightline.methods.contract import Batch, HasTargets, Pretext
 from sightline.methods.optim import Clock, OptimConfig, Schedule
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.data.loader.blocks import Columns
@@ -53,7 +53,7 @@ def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> t
 
 
 @contextlib.contextmanager
-def buffers_kept(pretext: torch.nn.Module) -> Iterator[None]:
+def buffers_kept(pretext: Pretext) -> Iterator[None]:
     """Restore the buffers (running statistics) afterwards."""
     before = {name: value.clone() for name, value in pretext.named_buffers()}
     try:
@@ -80,7 +80,7 @@ class StepResult:
 class Stepper:
     """The pretext, its optimiser and schedules; `step` does one step. Under `torch.distributed` DDP averages gradients."""
 
-    pretext: Any
+    pretext: Pretext
     optim: OptimConfig
     clock: Clock
     weights: Mapping[str, float]

@@ -89,7 +89,7 @@ class Validation:
         own = list(part(collective.rank(), collective.world_size()))
         return cls(own or list(islice(part(0, world=1), 1)), bool(own), experiment.train.seed, device)
 
-    def measure(self, pretext: Any, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
+    def measure(self, pretext: Pretext, weights: Mapping[str, float], autocast: AbstractContextManager[Any]) -> dict[str, float]:
         """`loss` (the weighted total), its terms and the diagnostics: means over all samples of all ranks. Empty without usable samples."""
         names: list[str] = []
         sums = torch.zeros(0)
@@ -113,7 +113,7 @@ class Validation:
 
 
 @contextmanager
-def evaluating(pretext: Any) -> Iterator[None]:
+def evaluating(pretext: Pretext) -> Iterator[None]:
     """Evaluation mode without gradients. Running statistics are restored afterwards: some teachers stay in training mode."""
     pretext.eval()
     try:
