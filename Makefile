@@ -1,7 +1,7 @@
 # Two commands are all a newcomer must know: `make quickstart` and `make test`. Both build .venv once and reuse it.
 PYTHON ?= python3
 BIN := .venv/bin
-TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: setup quickstart test test-long fast check lint types imports spelling hooks bench clean
 

@@ -76,6 +76,7 @@ def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
     assert run.history() == whole.history()
 
 
+@pytest.mark.long
 def test_resume_with_two_then_one_then_three_workers(place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]) -> None:
     """The effective history is the same; losses agree to 1e-4 over all steps."""
     run = make("resized", toy_data, **{"train.workers": 2})

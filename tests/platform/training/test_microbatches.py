@@ -102,7 +102,7 @@ def test_the_size_of_a_group_matters_so_the_comparison_is_not_empty(method: str,
     assert any(abs(first[key] - second[key]) > 1e-3 for key in first)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["conmim", *(pytest.param(name, marks=pytest.mark.long) for name in METHODS if name != "conmim")])
 def test_two_workers_killed_in_the_middle_go_on_to_the_same_bits(method: str, make: MakeRun) -> None:
     """Real SIGKILL of both; the teacher, its own running statistics and the optimiser included."""
     whole, killed = make(method, f"{method}-whole", **{"train.workers": 2}), make(method, f"{method}-killed", **{"train.workers": 2})
