@@ -126,7 +126,7 @@ def contrast_of(result: MethodResult) -> str:
     first, second = result.contrasts[0].first, result.contrasts[0].second
     one, other = (f"{show(result.values[key].value, result.metrics[key])}" for key in (first, second))
     labels = [label_of(key, result.metrics[key]) for key in (first, second)]
-    return f"{labels[0]}: {one}, against {other} for {labels[1]}."
+    return f"{labels[0]}: {one}; {labels[1]}: {other}."
 
 
 def _short(row: Row) -> str:
