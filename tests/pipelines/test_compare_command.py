@@ -66,6 +66,7 @@ def test_a_text_that_is_no_budget_is_told(text: str) -> None:
         parse_budget(text)
 
 
+@pytest.mark.slow
 def test_each_entry_gets_what_the_budget_pays_for(place: Path) -> None:
     words = ["conmim.yaml", "loca.yaml", "data.train=data/train"]
     same = make_entries(words, "120 samples", QUIET)
@@ -85,6 +86,7 @@ def test_a_file_names_entries_with_settings_of_their_own(place: Path) -> None:
     assert low.label == "low" and low.settings["data"]["train"].endswith("data/train")
 
 
+@pytest.mark.slow
 def test_speed_is_that_of_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sightline.platform.experiments.compare import budget
 

@@ -227,6 +227,7 @@ def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) ->
     assert remote._complete(*mine._open())[0] == "step-00000012", "what came while another was under way"
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_the_storage_is_away(
     place: Place, toy_run: Callable[..., Run], train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

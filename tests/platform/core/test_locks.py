@@ -77,6 +77,7 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
         pass
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_not_trained(
     toy_run: Callable[..., Run], train_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

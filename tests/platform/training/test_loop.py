@@ -49,6 +49,7 @@ def kinds(events: list[RunEvent]) -> list[object]:
     return [encode(event)["kind"] for event in events]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, train_here: Train) -> None:
     run = toy_run("long", **{"train.length": "100 steps", "train.validate_every": "50 steps", "batch.microbatch": 12})
     events = train_here(run)

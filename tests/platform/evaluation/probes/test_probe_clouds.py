@@ -39,6 +39,7 @@ def values(result: dict, metric: str) -> dict[str, float]:
     return {name: row["metrics"][metric]["value"] for name, row in rows_by_name(result).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shape_svm", "shape_knn"])
 def test_features_that_hold_the_shape_beat_random_weights(data: tuple[Dataset, Dataset], name: str) -> None:
     result = probe(name, Extents(), *data, controls())

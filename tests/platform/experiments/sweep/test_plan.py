@@ -147,6 +147,7 @@ def test_rungs_are_those_at_which_ray_decides(steps: int, count: int) -> None:
     assert set(found[:-1]) <= decided
 
 
+@pytest.mark.slow
 def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment, Dataset]) -> None:
     experiment, dataset = toy
     plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], trials=5, concurrent=1))
