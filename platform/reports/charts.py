@@ -193,7 +193,7 @@ def interval_chart(title: str, dots: Sequence[Dot], unit: str, *, from_zero: boo
             _stroke(svg, "whisker", (at(dot.low), y), (at(dot.high), y), stroke=colour)
         _circle(svg, (at(dot.value), y), 5.5, colour)
         end = at(max(dot.value, dot.high if dot.high is not None else dot.value))
-        _text(svg, number(round(dot.value, 3)), end + 10, y + 4, anchor="start", kind="value")
+        _text(svg, number(dot.value if abs(dot.value) >= 1 else round(dot.value, 3)), end + 10, y + 4, anchor="start", kind="value")
     _text(svg, unit, (left + right) / 2, height - 2, kind="label")
     return Chart(title, _markup(svg))
 

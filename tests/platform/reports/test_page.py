@@ -287,3 +287,8 @@ def test_a_cell_may_lead_somewhere() -> None:
 
 def test_only_a_server_has_pages_of_runs() -> None:
     assert pages_of("sqlite:////tmp/mlflow.db", ["a1"]) == {} and pages_of("http://127.0.0.1:9", [None]) == {}
+
+
+def test_a_chart_rounds_a_value_once_as_the_table_beside_it() -> None:
+    chart = interval_chart("PSNR", [Dot("true view", 19.7247, 19.0, 20.5)], "dB")
+    assert chart is not None and ">19.72<" in chart.svg and "19.73" not in chart.svg
