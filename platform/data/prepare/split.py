@@ -61,7 +61,7 @@ def split_images(ids: Sequence[str], classes: Sequence[str | None], shares: Mapp
     for its_class, names in members.items():
         if len(names) < len(shares):
             which = "" if its_class is None else f" of class {its_class!r}"
-            raise CallError(f"{len(names)} image(s){which} cannot be split {len(shares)} ways", "add images, or leave --split out")
+            raise CallError(f"{len(names)} sample(s){which} cannot be split {len(shares)} ways", "add samples, or leave --split out")
         assigned.update(_deal(sorted(names), shares, keyed_rng("split", seed, str(its_class))))
     return assigned
 
