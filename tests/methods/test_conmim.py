@@ -345,7 +345,7 @@ def test_bias_tables_learn_faster_where_asked(decay: float) -> None:
             assert group.lr_scale == usual.lr_scale * (30 if names[id(p)].endswith("bias_table") else 1)
 
 
-def test_claims_and_health_name_what_they_promise() -> None:
+def test_control_metrics_and_health_name_what_they_promise() -> None:
     config = small()
     pretext = built(config).eval()
     batch, other = (pretext.to_device(raw_batch(config, seed=seed)) for seed in (0, 1))
@@ -372,7 +372,7 @@ def test_the_swapped_teacher_gap_is_zero_where_images_are_the_same_and_large_whe
         assert abs(pretext.health(batch, NOISE)["swapped_teacher_gap"]) < 1e-4
 
 
-def test_the_picture_marks_the_true_place() -> None:
+def test_the_visualisation_marks_the_true_place() -> None:
     config = small()
     pretext = built(config).eval()
     batch = pretext.to_device(raw_batch(config))

@@ -266,7 +266,7 @@ def test_the_schedule_stops_half_way_down_the_cosine() -> None:
     assert lr(0) == 0 and lr(200) == pytest.approx(1.5e-4) and lr(400) == pytest.approx(3e-4) and lr(4200) == pytest.approx(1.5e-4)
 
 
-def test_pictures_show_every_sample_and_keep_the_visible_patches() -> None:
+def test_visualisations_show_every_sample_and_keep_the_visible_patches() -> None:
     config = small()
     pretext = built(config)
     batch = pretext.to_device(raw_batch(config, 2))
@@ -281,7 +281,7 @@ def test_pictures_show_every_sample_and_keep_the_visible_patches() -> None:
         assert same != hidden
 
 
-def test_claims_are_one_figure_a_sample_and_exact_for_an_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_metrics_are_one_value_a_sample_and_exact_for_an_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small()
     pretext = built(config)
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))

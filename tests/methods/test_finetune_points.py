@@ -101,7 +101,7 @@ def test_each_cloud_is_scaled_and_shifted_by_axis_after_it_is_normalised() -> No
     ]
 
 
-def test_one_rotation_about_y_turns_the_whole_group() -> None:
+def test_one_rotation_about_y_turns_the_whole_microbatch() -> None:
     points = torch.randn(5, 20, 3, generator=torch.Generator().manual_seed(0))
     out = turned(points, 180.0, MicrobatchRng(0, 3, 0))
     assert torch.equal(out[..., 1], points[..., 1])
@@ -118,7 +118,7 @@ def test_one_rotation_about_y_turns_the_whole_group() -> None:
     assert abs(math.degrees(small)) <= 10
 
 
-def test_a_group_is_turned_in_training_alone() -> None:
+def test_a_microbatch_is_turned_in_training_alone() -> None:
     config = configured(augment={"rotation": 180}, pretext={"votes": 0, "label_smoothing": 0})
     still = configured(pretext={"votes": 0, "label_smoothing": 0})
     data, noise = batch(config), MicrobatchRng(0, 0, 0)
@@ -208,7 +208,7 @@ def test_clouds_that_cannot_be_used_are_broken_samples() -> None:
                 view(one, keyed_rng("v"))
 
 
-def test_a_group_of_one_is_refused() -> None:
+def test_a_microbatch_of_one_is_refused() -> None:
     config = configured()
     with pytest.raises(SightlineError, match="one cloud"):
         build(config)(batch(config, 1), MicrobatchRng(0, 0, 0))

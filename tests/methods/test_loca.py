@@ -94,7 +94,7 @@ def test_untrained_losses_are_near_chance_and_every_weight_is_used() -> None:
     assert all(g.isfinite().all() and g.any() for g in grads.values())
 
 
-def test_groups_dealt_to_one_rank_give_what_one_group_of_all_would_of_the_whole_batch_terms() -> None:
+def test_microbatches_dealt_to_one_rank_give_what_one_microbatch_of_all_would_of_the_whole_batch_terms() -> None:
     """With the same draws in both halves, two groups differ from their union in the per-group normalisation alone."""
     config = small(model={"drop_path": 0}, pretext={"query_tokens": 64, "reference_selection": "first"})
     pretext = built(config)
@@ -122,7 +122,7 @@ def test_groups_dealt_to_one_rank_give_what_one_group_of_all_would_of_the_whole_
     assert results[0]["entropy"] == results[1]["entropy"] and results[0]["cluster"] != results[1]["cluster"]
 
 
-def test_a_group_is_drawn_from_its_noise_alone() -> None:
+def test_a_microbatch_is_drawn_from_its_rng_alone() -> None:
     config = small(model={"drop_path": 0.5})
     pretext = built(config)
     batch = pretext.to_device(raw_batch(config))
@@ -358,7 +358,7 @@ def test_health_tells_a_collapse_from_a_fresh_network() -> None:
     assert torch.equal(pretext(batch, NOISE)["valid"], dead["valid"])
 
 
-def test_claims_compare_the_own_reference_with_another() -> None:
+def test_control_metrics_compare_the_own_reference_with_another() -> None:
     config = small()
     pretext = built(config).eval()
     batch, other = (pretext.to_device(raw_batch(config, 3, seed)) for seed in (0, 1))
@@ -372,7 +372,7 @@ def test_claims_compare_the_own_reference_with_another() -> None:
     torch.testing.assert_close(pretext(one, NOISE)["position"], figures["loss_own_reference"][0])
 
 
-def test_pictures_show_boxes_and_predictions() -> None:
+def test_visualisations_show_boxes_and_predictions() -> None:
     config = small()
     pretext = built(config)
     (picture,) = pretext.visualisations(pretext.to_device(raw_batch(config, 2)), NOISE)

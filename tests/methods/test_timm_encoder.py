@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_global_generator_stays() -
         ({"name": "resnet10t", "project": True}, "has no head", "model.project=false"),
     ],
 )
-def test_what_timm_cannot_make_is_told_with_the_mend(model: dict[str, Any], says: str, hint: str) -> None:
+def test_what_timm_cannot_make_is_told_with_the_hint(model: dict[str, Any], says: str, hint: str) -> None:
     with pytest.raises(CallError, match=says) as caught:
         TimmEncoder(TimmModel.model_validate(model))
     assert hint in caught.value.hint

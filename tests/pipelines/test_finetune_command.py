@@ -68,7 +68,7 @@ def test_from_scratch_begins_with_nothing(made: list[Run], place: Path) -> None:
     assert not (made[0].folder / "init").exists()
 
 
-def test_wrong_calls_name_the_thing_and_the_mend(made: list[Run], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_name_the_thing_and_the_hint(made: list[Run], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = encode_image(np.zeros((40, 40, 3), np.uint8))
     with ShardWriter(place / "other", "images", classes=("cat", "dog")) as writer:
         for index in range(8):

@@ -63,7 +63,7 @@ def test_from_scratch_begins_with_nothing_and_recipes_can_be_named(ask: Ask, mad
     assert made[0].settings["augment"]["rotation"] == 180 and made[0].settings["model"]["pooling"] == "concat"
 
 
-def test_wrong_calls_name_the_thing_and_the_mend(ask: Ask, made: list[Run], place: Path) -> None:
+def test_wrong_calls_name_the_thing_and_the_hint(ask: Ask, made: list[Run], place: Path) -> None:
     cloud = encode_points(np.random.default_rng(0).random((96, 3)))
     with ShardWriter(place / "other", "points", classes=("chair", "sofa")) as writer:
         for index in range(8):

@@ -72,7 +72,7 @@ def test_merge_is_prepared_from_the_command_line(rooms: Path, capfd: pytest.Capt
         ("inspect {rooms}/train --contact-sheet {tmp}/no/such/folder.png", "cannot write"),
     ],
 )
-def test_a_wrong_call_is_answered_with_the_thing_and_the_mend(
+def test_a_wrong_call_is_answered_with_the_thing_and_the_hint(
     words: str, said: str, rooms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, answer = _run(words.format(tmp=tmp_path, rooms=rooms, there=rooms), capfd)

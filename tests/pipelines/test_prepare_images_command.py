@@ -101,7 +101,7 @@ def test_merging_images_asks_for_equal_classes(source: Path, tmp_path: Path, cap
         ("images folder {in}/pets --scenes (", "no regular expression"),
     ],
 )
-def test_a_wrong_call_is_answered_with_the_thing_and_the_mend(
+def test_a_wrong_call_is_answered_with_the_thing_and_the_hint(
     words: str, said: str, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, answer = _run(f"prepare {words.replace('{in}', str(source)).replace('{tmp}', str(tmp_path))} --out {tmp_path}/x", capfd)

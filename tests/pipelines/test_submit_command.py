@@ -125,7 +125,7 @@ def test_insecure_takes_it_all_the_same(ask: Ask, server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_wrong_token_and_a_ray_that_does_not_fit_are_refused_with_the_mend(ask: Ask, connected: Server) -> None:
+def test_a_wrong_token_and_a_ray_that_does_not_fit_are_refused_with_the_hint(ask: Ask, connected: Server) -> None:
     connected.ray = "2.40.0"
     code, _, err = ask("submit", "--", *PRETRAIN)
     assert code == 2 and "runs Ray 2.40.0" in err and ">=2.59" in err and "install ray==" in err

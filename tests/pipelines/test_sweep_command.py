@@ -146,7 +146,7 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_figures_of_one(place: Path) -> None:
+def test_a_trial_of_two_workers_has_them_from_ray_train_and_the_metrics_of_one(place: Path) -> None:
     words = ["train.length=12 steps", *RATES, "--rungs", "2", "--reduction", "2", "--concurrent", "1"]
     assert finish(sweep("two", "train.workers=2", *words, "--trials", "2"))["status"] == "finished"
     assert finish(sweep("one", *words, "--trials", "1"))["status"] == "finished"

@@ -114,7 +114,7 @@ def test_what_is_there_is_not_put_again_and_what_is_here_not_fetched(place: Plac
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.json", "complete.json.part"])
-def test_half_an_upload_is_not_seen_and_the_next_mends_it(file: str, place: Place, tmp_path: Path) -> None:
+def test_half_an_upload_is_not_seen_and_the_next_completes_it(file: str, place: Place, tmp_path: Path) -> None:
     mine, other = (Storage(str(tmp_path / "there"), tmp_path / name / "run") for name in ("one", "two"))
     reach(mine.folder, 6)
     mine.push(keep=1)

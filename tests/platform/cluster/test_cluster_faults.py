@@ -114,15 +114,6 @@ CARRY = """
 import sys
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.experiments.train_run import train_on_ray
-from sightline.platform.runs.events import (
-    CheckpointWritten,
-    ClusterNote,
-    RunEvent,
-    StepsDone,
-    TrainingEnded,
-    TrainingStarted,
-    WorkerStarted,
-)
 from sightline.platform.runs.record import Run
 start_ray()
 train_on_ray(Run.open(sys.argv[1]), lambda event: None)

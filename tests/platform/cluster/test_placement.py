@@ -53,7 +53,7 @@ def test_what_does_not_fit_now_waits(device: str, nodes: Shares, left: Shares) -
     assert _plan(experiment(**{"train.workers": 2, "train.device": device}), nodes, left) is None
 
 
-def test_an_elastic_run_takes_the_most_workers_that_fit_and_divide_its_groups() -> None:
+def test_an_elastic_run_takes_the_most_workers_that_fit_and_divide_its_microbatches() -> None:
     run = experiment(**{"train.workers": 3, "train.least_workers": 1, "train.device": "auto"})
     nodes = shares((4, 1), (4, 1), (4, 1))
     for free, count in ((nodes, 3), (shares((4, 1), (4, 0), (4, 1)), 2), (shares((4, 1), (4, 0), (4, 0)), 1)):

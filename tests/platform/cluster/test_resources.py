@@ -104,7 +104,7 @@ def test_what_cannot_fit_is_refused_with_the_arithmetic(workers: int, cpus: int,
 
 
 @pytest.mark.parametrize(("workers", "cpus", "gpus", "device"), [(9, 2, 0, "auto"), (5, 1, 8, "cpu"), (3, 16, 2, "auto")])
-def test_the_mend_that_is_named_fits(workers: int, cpus: int, gpus: int, device: str) -> None:
+def test_the_hint_that_is_named_fits(workers: int, cpus: int, gpus: int, device: str) -> None:
     with pytest.raises(CallError) as caught:
         plan_resources(workers, cpus, gpus, device=device)
     fewer = int(caught.value.hint.partition("train.workers=")[2].split()[0].rstrip(","))

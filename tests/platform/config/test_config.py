@@ -102,7 +102,7 @@ def test_all_wrong_settings_are_told_at_once() -> None:
         assert key in text
 
 
-def test_workers_that_do_not_divide_the_groups_are_refused_with_the_arithmetic() -> None:
+def test_workers_that_do_not_divide_the_microbatches_are_refused_with_the_arithmetic() -> None:
     error = refusal("batch.size=96", "train.workers=4")
     assert "train.workers = 4 does not divide the 6 microbatches of a step (batch.size / batch.microbatch = 96 / 16)" in str(error)
     assert "[1, 2, 3, 6]" in error.hint

@@ -136,7 +136,7 @@ def test_in_a_single_video_the_other_sample_is_half_the_recording_away(tmp_path:
     assert min(far) >= 95 and max(far) <= 105 and result.unit_kind == "time block"
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path / "d", 6, 4)
     one, same, another = (measure_control_metrics(Fake(), views, dataset, seed=s, batch=10, limit=100).values for s in (3, 3, 4))
     assert one == same and one["hidden"] != another["hidden"]

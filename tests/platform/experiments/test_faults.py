@@ -99,7 +99,7 @@ def test_resume_with_two_then_one_then_three_workers(place: Path, toy_data: dict
     assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in ours) < 1e-4
 
 
-def test_an_error_that_a_restart_cannot_mend_ends_the_run_at_once(place: Path, tmp_path: Path, ray_head: None) -> None:
+def test_an_error_that_a_restart_cannot_fix_ends_the_run_at_once(place: Path, tmp_path: Path, ray_head: None) -> None:
     broken = str(write_pairs(tmp_path / "broken", 90, 1, broken=tuple(range(0, 90, 4))))
     run = make("broken", {"data.train": broken}, **{"train.workers": 2, "train.length": "60 steps"})
     with pytest.raises(SightlineError, match=r"samples are broken.*data\.max_broken"):

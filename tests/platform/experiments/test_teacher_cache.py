@@ -293,7 +293,7 @@ def test_a_build_that_was_killed_goes_on(make: Callable[..., Run], stages: list[
 
 @pytest.mark.parametrize("harm", ["bits", "short", "gone", "manifest", "other"])
 @pytest.mark.slow
-def test_a_damaged_cache_is_refused_with_its_file_and_the_mend(harm: str, make: Callable[..., Run]) -> None:
+def test_a_damaged_cache_is_refused_with_its_file_and_the_hint(harm: str, make: Callable[..., Run]) -> None:
     run = make("run")
     cache = build(run)
     folder = Path(cache.uri)

@@ -125,7 +125,7 @@ def test_weights_that_changed_are_not_those_of_the_recipe(home: Path) -> None:
         find_initial(toy_settings("croco", init="source@sha256:abc"))
 
 
-def test_what_does_not_fit_is_named_with_the_mend_and_no_run_is_left(home: Path) -> None:
+def test_what_does_not_fit_is_named_with_the_hint_and_no_run_is_left(home: Path) -> None:
     made_run("source")
     with pytest.raises(CallError, match=r"has shape \(32,\) in .*source, \(48,\) in this run") as caught:
         create_run("next", toy_settings("croco", init="source", **{"model.encoder_dim": 48}), "f" * 64, "test", "")

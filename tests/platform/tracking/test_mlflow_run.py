@@ -93,7 +93,7 @@ def run(toy_run: Callable[..., Run], database: str) -> Run:
 
 
 @pytest.mark.slow
-def test_a_run_has_its_settings_provenance_and_figures(run: Run) -> None:
+def test_a_run_has_its_settings_provenance_and_metrics(run: Run) -> None:
     from mlflow import MlflowClient
 
     run.append([steps(0, [3.0, 2.0, 1.0]), validation(3, 0.9)])
@@ -184,7 +184,7 @@ def test_a_server_that_is_away_costs_nothing_and_gets_everything_later(run: Run,
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_in_the_middle_of_a_long_spool_gets_each_figure_once(run: Run) -> None:
+def test_a_server_that_goes_away_in_the_middle_of_a_long_spool_gets_each_metric_once(run: Run) -> None:
     """More figures than one request holds; the second request fails, and is sent again from there."""
     from mlflow import MlflowClient
 
@@ -279,7 +279,7 @@ def test_after_a_failed_request_only_what_was_not_sent_is_sent(tracked: Callable
     assert {step for name, step, _ in server.metrics if name == "train/loss"} == set(range(1, 611))
 
 
-def test_a_figure_bears_the_time_of_its_event(tracked: Callable[[Server], Tracking]) -> None:
+def test_a_metric_bears_the_time_of_its_event(tracked: Callable[[Server], Tracking]) -> None:
     server = Server()
     tracking = tracked(server)
     tracking.run.append([ValidationDone(1, {"loss": 0.5}, time=12.5), validation(2, 0.4)])

@@ -107,7 +107,7 @@ def loads_back(server: MlflowServer, run: Run, monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(opened(images), own(images))
 
 
-def test_a_server_that_comes_dies_and_comes_back_has_every_figure_once(
+def test_a_server_that_comes_dies_and_comes_back_has_every_metric_once(
     server: MlflowServer, toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down at the start, up at step 8, killed at step 24, up again at step 40, silent from step 48 to 54; 60 steps."""

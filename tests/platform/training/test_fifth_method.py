@@ -199,7 +199,7 @@ def test_its_cost_is_estimated_before_the_start(recipe: str, data: dict[str, str
     assert (small.samples, small.steps) == (144, 12)
 
 
-def test_it_makes_no_claims_and_need_not(recipe: str, data: dict[str, str]) -> None:
+def test_it_has_no_control_metrics_and_need_not(recipe: str, data: dict[str, str]) -> None:
     """Everything else that the platform may ask of a pretext task it answers: an encoder of its own storage, and pictures."""
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import BuildContext

@@ -158,7 +158,7 @@ def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: 
 
 
 @pytest.mark.slow
-def test_a_step_is_the_mean_over_its_groups(toy_run: MakeRun, train_here: Train) -> None:
+def test_a_step_is_the_mean_over_its_microbatches(toy_run: MakeRun, train_here: Train) -> None:
     """Accumulating six groups gives the gradient of their mean: the first update is that of one group six times as large."""
     groups, whole = (
         toy_run("groups", **{"train.length": "2 steps"}),

@@ -94,7 +94,7 @@ def test_one_and_two_and_three_workers_give_the_same_losses(method: str, make: M
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_size_of_a_group_matters_so_the_comparison_is_not_empty(method: str, make: MakeRun) -> None:
+def test_the_size_of_a_microbatch_matters_so_the_comparison_is_not_empty(method: str, make: MakeRun) -> None:
     groups = [make(method, f"{method}-g{size}", **{"batch.microbatch": size, "train.length": "2 steps"}) for size in (2, 6)]
     for run in groups:
         train_in_processes(run, 1)

@@ -28,7 +28,7 @@ from sightline.platform.training.validation import alarms, measure_health
 RANK = Alarm("effective_rank", cause="lower the rate", below=0.1)
 
 
-def test_only_figures_beyond_their_limit_are_named() -> None:
+def test_only_metrics_beyond_their_limit_are_named() -> None:
     assert alarms({"effective_rank": 0.5, "other": 0.0}, [RANK]) == []
     assert alarms({"effective_rank": 0.05}, [RANK]) == ["effective_rank = 0.05 (below 0.1): lower the rate"]
     assert alarms({"loss": 9.0}, [Alarm("loss", cause="x", above=3.0)]) == ["loss = 9 (above 3): x"]

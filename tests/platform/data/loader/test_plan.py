@@ -70,7 +70,7 @@ def test_blocks_come_in_the_order_of_need_and_cover_exactly_the_steps() -> None:
         assert all(a.stop == b.start for a, b in pairwise(mine))
 
 
-def test_positions_of_a_step_are_the_batch_whatever_the_lanes() -> None:
+def test_positions_of_a_step_are_the_batch_whatever_the_slots() -> None:
     plan = Plan(GROUPS, seed=0, batch=12, microbatch=4)
     step = [plan.position(slot, 5 * 4 + i) for slot in range(3) for i in range(4)]
     assert step == list(range(60, 72))

@@ -33,14 +33,14 @@ def same(one: Microbatch, two: Microbatch) -> bool:
     return one.ids == two.ids and all(np.array_equal(one.arrays[name], two.arrays[name]) for name in one.arrays)
 
 
-def test_a_stream_that_starts_anywhere_gives_the_same_groups(toy_data: dict[str, str]) -> None:
+def test_a_stream_that_starts_anywhere_gives_the_same_microbatches(toy_data: dict[str, str]) -> None:
     whole = list(stream(toy_data["data.train"]))
     later = list(stream(toy_data["data.train"], first=13))
     assert len(whole) == 20 and len(later) == 7
     assert all(same(a, b) for x, y in zip(whole[13:], later, strict=True) for a, b in zip(x, y, strict=True))
 
 
-def test_ranks_see_the_lanes_of_the_whole(toy_data: dict[str, str]) -> None:
+def test_ranks_see_the_slots_of_the_whole(toy_data: dict[str, str]) -> None:
     whole = list(stream(toy_data["data.train"], steps=8))
     parts = [list(stream(toy_data["data.train"], slots=slots, steps=8)) for slots in (range(0, 3), range(3, 6))]
     for step in range(8):
@@ -175,7 +175,7 @@ def test_an_error_reaches_the_consumer_with_its_words(
     assert hint in caught.value.hint
 
 
-def test_fixed_groups_go_through_the_stage(toy_data: dict[str, str]) -> None:
+def test_fixed_microbatches_go_through_the_stage(toy_data: dict[str, str]) -> None:
     dataset = Dataset.open(toy_data["data.val"])
     views = find_method("croco").views(config.load("toy", {}, settings=TOY).method_config)
     plain = list(fixed_microbatches(dataset, views, microbatch=4, limit=10))

@@ -42,7 +42,7 @@ def test_a_mesh_is_sampled_by_area(tmp_path: Path) -> None:
     assert np.array_equal(again.points, cloud.points)
 
 
-def test_modelnets_first_line_is_mended(tmp_path: Path) -> None:
+def test_modelnets_first_line_is_corrected(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.off", SQUARE.replace("OFF\n", "OFF")).points, read(tmp_path / "b.off", SQUARE).points)
 
 
@@ -150,7 +150,7 @@ def test_what_is_broken_is_counted_and_too_much_is_refused(classes: Path, tmp_pa
     assert "a mesh without area" in capsys.readouterr().out
 
 
-def test_wrong_calls_name_the_thing_and_the_mend(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_name_the_thing_and_the_hint(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one" / "chair").mkdir(parents=True)
     (tmp_path / "none").mkdir()
     np.savez(tmp_path / "odd.npz", abc=np.zeros(3))

@@ -31,7 +31,7 @@ def test_images_of_one_scene_do_not_narrow_the_interval() -> None:
     assert by_scene.high - by_scene.low > 5 * (by_image.high - by_image.low)
 
 
-def test_a_paired_difference_is_narrower_than_the_figures_it_comes_from() -> None:
+def test_a_paired_difference_is_narrower_than_the_metrics_it_comes_from() -> None:
     rng = keyed_rng("pairs")
     hard = rng.normal(0, 1, 20)
     drawn = resample_counts(20, 2000, 0)
