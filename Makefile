@@ -13,6 +13,7 @@ setup: .venv/ready
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing Sightline into .venv (a minute or two; byte code is compiled once, because every worker process imports torch)"
+	@$(BIN)/uv pip uninstall --quiet --python $(BIN)/python sightline 2>/dev/null || true  # its name before it was sightline-pretext
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -36,13 +37,13 @@ check: lint types imports spelling
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# A type checker does not follow the package-dir mapping, so it gets a tree of links to read.
 types: setup
-	@mkdir -p .typing/sightline && for room in platform methods pipelines; do ln -sfn $(CURDIR)/$$room .typing/sightline/$$room; done
 	@$(BIN)/mypy -p sightline
 
+# import-linter reads the rooms only where `sightline` is a namespace, so it gets a tree of links without __init__.py.
 imports: setup
-	@$(BIN)/lint-imports
+	@mkdir -p .rooms/sightline && for room in methods platform pipelines; do ln -sfn $(CURDIR)/$$room .rooms/sightline/$$room; done
+	@cd .rooms && ../$(BIN)/lint-imports --no-logo --cache-dir ../.import_linter_cache ../.importlinter
 
 spelling: setup
 	@$(BIN)/codespell .
@@ -57,4 +58,4 @@ bench: setup
 	$(BIN)/python benchmarks/teacher.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typing .import_linter_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .rooms .import_linter_cache

@@ -74,7 +74,7 @@ def commands() -> dict[str, Command]:
 
 def _overview() -> Parser:
     """The parser of a call without a command."""
-    from importlib.metadata import version
+    from sightline.platform.core.version import installed_version
 
     summaries = "\n".join(f"  {name:<11} {command.SUMMARY}" for name, command in commands().items())
     parser = Parser(
@@ -83,7 +83,7 @@ def _overview() -> Parser:
         epilog=EXAMPLES,
     )
     parser.add_argument("command", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"sightline {version('sightline')}")
+    parser.add_argument("--version", action="version", version=f"sightline {installed_version()}")
     return parser
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+import sightline
+from sightline.platform.core.version import DISTRIBUTION
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("methods", "platform", "pipelines")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -132,8 +135,17 @@ def test_every_folder_with_modules_is_a_package_of_the_distribution() -> None:
     settings = PROJECT["tool"]["setuptools"]
     listed = set(settings["packages"])
     folders = {"sightline." + ".".join(path.parent.relative_to(ROOT).parts) for path in modules(*ROOMS)}
-    assert folders | {"sightline.platform"} == listed  # which holds packages only
-    assert settings["package-dir"] == {f"sightline.{room}": room for room in ROOMS}
+    assert folders | {"sightline", "sightline.platform"} == listed  # the platform holds packages only
+    assert {path.name: path.resolve() for path in (ROOT / "sightline").iterdir() if path.is_symlink()} == {r: ROOT / r for r in ROOMS}
+    assert [path.name for path in (ROOT / "sightline").glob("*.py")] == ["__init__.py"]
+
+
+def test_a_notebook_finds_the_version_and_load_encoder_at_the_top_and_pays_for_torch_only_then() -> None:
+    code = "import sightline, sys; print(sightline.__version__, 'torch' in sys.modules, sightline.load_encoder.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [PROJECT["project"]["version"], "False", "sightline.platform.models.encoders"]
+    assert PROJECT["project"]["name"] == DISTRIBUTION
+    assert not hasattr(sightline, "load_encodre")
 
 
 def test_nothing_is_unpickled() -> None:
@@ -178,8 +190,8 @@ def test_the_wheel_holds_exactly_the_modules_recipes_and_templates_of_the_tree(t
     """Built from a clean copy: out of a stale `build/` a wheel would ship modules that are deleted."""
     copy = tmp_path / "copy"
     copy.mkdir()
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("sightline", *ROOMS):
+        shutil.copytree(ROOT / room, copy / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     build = [
@@ -199,11 +211,11 @@ def test_the_wheel_holds_exactly_the_modules_recipes_and_templates_of_the_tree(t
         pytest.skip("setuptools is not installed in this environment, and nothing is fetched here")
     done = subprocess.run([*build, str(copy)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("sightline-*.whl")
+    (wheel,) = tmp_path.glob("sightline_pretext-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     tree = {f"sightline/{path.relative_to(ROOT)}" for path in modules(*ROOMS)}
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "methods").glob("*/recipes/*.yaml")}
     templates = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "platform").glob("*/templates/*")}
-    typed = {f"sightline/{room}/py.typed" for room in ROOMS}
+    typed = {"sightline/__init__.py", "sightline/py.typed", *(f"sightline/{room}/py.typed" for room in ROOMS)}
     assert templates and names == tree | recipes | templates | typed

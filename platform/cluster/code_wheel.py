@@ -18,10 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.version import DISTRIBUTION
 
 DIGEST = "SIGHTLINE_SHIPPED"
 """Environment variable of a job: the digest of the code that was sent with it."""
-PACKAGES = ("methods", "platform", "pipelines")
+PACKAGES = ("sightline", "sightline.methods", "sightline.platform", "sightline.pipelines")
+"""Each with all below its folder; of the first, which holds the others where a wheel is installed, only its own modules."""
 SUFFIXES = (".py", ".yaml", ".j2", ".css")
 REQUIREMENTS = "requirements.txt"
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -30,7 +32,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Code:
-    """The modules, recipes and templates of the three top packages (path in the wheel -> content), and their distribution's metadata."""
+    """The modules, recipes and templates of `PACKAGES` (path in the wheel -> content), and their distribution's metadata."""
 
     files: dict[str, bytes]
     release: str
@@ -52,14 +54,14 @@ def running_code() -> Code:
     """The code that this process imports: from an editable checkout, an installed package or a wheel that was sent."""
     files: dict[str, bytes] = {}
     for package in PACKAGES:
-        spec = find_spec(f"sightline.{package}")
+        spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise SightlineError(f"sightline.{package} is not importable", "install Sightline again")
+            raise SightlineError(f"{package} is not importable", "install Sightline again")
         folder = Path(next(iter(spec.submodule_search_locations)))
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(folder.glob("*") if package == PACKAGES[0] else folder.rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():
-                files[f"sightline/{package}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
-    about = distribution("sightline")
+                files[f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    about = distribution(DISTRIBUTION)
     return Code(
         files=files,
         release=about.version.partition("+")[0],
@@ -76,18 +78,19 @@ def _requirements(about: Distribution) -> tuple[str, ...]:
 def pack(code: Code, folder: Path) -> Path:
     """Write the wheel of `code` to `folder`. Nothing is built and nothing is downloaded."""
     release = f"{code.release}+{code.digest}"
-    about = f"sightline-{release}.dist-info"
+    name = DISTRIBUTION.replace("-", "_")
+    about = f"{name}-{release}.dist-info"
     python = f"Requires-Python: {code.python}\n" if code.python else ""
     files = {
         **code.files,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: sightline\nVersion: {release}\n{python}".encode(),
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {release}\n{python}".encode(),
         f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: sightline\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/entry_points.txt": code.entry_points.encode(),
         f"{about}/{REQUIREMENTS}": "\n".join(code.requirements).encode(),
     }
     record = [f"{name},sha256={_hash(content)},{len(content)}" for name, content in files.items()]
     files[f"{about}/RECORD"] = "\n".join([*record, f"{about}/RECORD,,", ""]).encode()
-    wheel = folder / f"sightline-{release}-py3-none-any.whl"
+    wheel = folder / f"{name}-{release}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name, EPOCH)

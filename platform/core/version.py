@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
+
+DISTRIBUTION = "sightline-pretext"
+"""The name under which Sightline is installed, as in pyproject.toml: `sightline` belongs to another project on the package index."""
+
+
+def installed_version() -> str:
+    return version(DISTRIBUTION)
 
 
 def this_commit() -> str | None:

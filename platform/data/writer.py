@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +15,7 @@ from pyarrow import fs
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.filesystem import exists, open_place, write_bytes
+from sightline.platform.core.version import installed_version
 
 from .kinds import Column, Row, find_kind
 from .manifest import MANIFEST_NAME, Manifest, Provenance, Shard, Skipped, Source, fingerprint
@@ -116,7 +116,7 @@ def _provenance(sources: Sequence[Source], command: str, skipped: tuple[Skipped,
         sources=tuple(sources),
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        sightline_version=version("sightline"),
+        sightline_version=installed_version(),
         skipped=skipped,
         notes=tuple(notes),
     )

@@ -39,7 +39,8 @@ def test_the_wheel_holds_the_modules_recipes_and_templates_of_the_tree_and_asks_
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (about,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
-    tree = {f"sightline/{path.relative_to(ROOT)}" for room in code_wheel.PACKAGES for path in (ROOT / room).rglob("*.py")}
+    tree = {f"sightline/{path.relative_to(ROOT)}" for room in ("methods", "platform", "pipelines") for path in (ROOT / room).rglob("*.py")}
+    tree.add("sightline/__init__.py")
     recipes = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "methods").glob("*/recipes/*.yaml")}
     templates = {f"sightline/{path.relative_to(ROOT)}" for path in (ROOT / "platform").glob("*/templates/*")}
     assert templates and held == tree | recipes | templates
@@ -65,10 +66,10 @@ def test_an_installed_wheel_comes_before_the_checkout_and_packs_itself_again(tmp
         "from importlib.metadata import version\nfrom pathlib import Path\nfrom sightline.platform.cluster import code_wheel\n"
         "from sightline.methods.catalog import method_ids\n"
         "again = code_wheel.pack(code_wheel.running_code(), Path('.'))\n"
-        "print(code_wheel.__file__, again.name, version('sightline'), 'croco' in method_ids())",
+        "print(code_wheel.__file__, again.name, version('sightline-pretext'), 'croco' in method_ids())",
     ).split()
     assert Path(said[0]).is_relative_to(place)
-    assert said[1:] == [f"sightline-0.1.0+{code.digest}-py3-none-any.whl", f"0.1.0+{code.digest}", "True"]
+    assert said[1:] == [f"sightline_pretext-0.1.0+{code.digest}-py3-none-any.whl", f"0.1.0+{code.digest}", "True"]
     assert (place / said[1]).read_bytes() == (tmp_path / said[1]).read_bytes()
 
 
