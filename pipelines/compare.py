@@ -124,11 +124,12 @@ def _asked(word: str) -> list[tuple[str, str, dict[str, Any]]]:
     import yaml
 
     from sightline.methods.errors import CallError
+    from sightline.platform.core.budget import parse_yaml
 
     if not word.endswith((".yaml", ".yml")):
         return [(word, word, {})]
     try:
-        content = yaml.safe_load(Path(word).read_text())
+        content = parse_yaml(Path(word).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CallError(f"{word}: {error}") from None
     if not isinstance(content, dict) or "entries" not in content:

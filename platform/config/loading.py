@@ -12,6 +12,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Method
 from sightline.methods.errors import CallError
 from sightline.methods.settings import current_names, explain, nearest
+from sightline.platform.core.budget import parse_yaml
 
 from .recipes import read_recipe
 from .schema import METHOD_SECTIONS, PLATFORM_SECTIONS, Experiment
@@ -25,7 +26,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise CallError(f"{pair!r} is no setting", "write section.key=value, for example pretext.mask_ratio=0.8")
         try:
-            out[key.strip()] = yaml.safe_load(value)
+            out[key.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise CallError(f"{pair!r}: the value is no valid YAML") from error
     return out

@@ -13,6 +13,7 @@ import yaml
 from sightline.methods.catalog import find_method, method_ids
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
+from sightline.platform.core.budget import parse_yaml
 
 SUFFIX = ".yaml"
 
@@ -45,7 +46,7 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
     elif not path.is_file():
         raise CallError(f"no file {name!r}", f"shipped recipes: {', '.join(recipe_names())}")
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CallError(f"{name} is no valid YAML: {error}") from error
     if not isinstance(settings, dict) or "method" not in settings:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError
+from sightline.platform.core.budget import parse_json
 
 from .clouds import NO_PART
 from .kinds import find_kind, kind_names
@@ -161,7 +162,7 @@ def fingerprint(
 def parse_manifest(text: str | bytes, where: str) -> Manifest:
     """The manifest in `text`. Raises `CallError` naming `where` for one that is unreadable, inconsistent or too new."""
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         version = raw.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise CallError(

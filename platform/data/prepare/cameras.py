@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sightline.methods.errors import CallError
+from sightline.platform.core.budget import parse_json
 
 from .items import is_inside
 
@@ -46,7 +46,7 @@ def read_cameras(folder: Path) -> Cameras | None:
     if not path.is_file():
         return None
     try:
-        cameras = Cameras.model_validate(json.loads(path.read_text()))
+        cameras = Cameras.model_validate(parse_json(path.read_bytes()))
         for frame in cameras.frames:
             if np.shape(frame.K or np.eye(3)) != (3, 3) or np.shape(frame.cam_to_world or np.eye(4)) != (4, 4):
                 raise ValueError(f"frame {frame.file}: K is 3 x 3 and cam_to_world 4 x 4")

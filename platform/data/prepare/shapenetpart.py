@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.core.budget import parse_json
 
 from .clouds import CloudFile, CloudItem
 from .found import SPLITS, ClassList, Found
@@ -57,6 +57,6 @@ class ShapeNetPart(CloudSource):
 def _listed(path: Path) -> list[str]:
     """`shape_data/<synset>/<id>` -> `<synset>/<id>`."""
     try:
-        return [entry.removeprefix("shape_data/") for entry in json.loads(existing_file(path).read_text())]
+        return [entry.removeprefix("shape_data/") for entry in parse_json(existing_file(path).read_bytes())]
     except (ValueError, AttributeError, TypeError) as error:
         raise CallError(f"{path} is no list of files: {error}", "download it again") from None

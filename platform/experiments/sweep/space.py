@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sightline.methods.errors import CallError
+from sightline.platform.core.budget import parse_yaml
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})(?:/({NUMBER}))?")
@@ -88,7 +89,7 @@ def parse_domain(text: str, key: str) -> Domain:
     """Raises `CallError` naming `key`."""
     found = RANGE.fullmatch(text.strip())
     if not found:
-        options = tuple(yaml.safe_load(part) for part in text.split(","))
+        options = tuple(parse_yaml(part) for part in text.split(","))
         if ".." in text or not text.strip() or any(option is None for option in options):
             raise CallError(f"{key}: {text!r} is no range and no list of values", SYNTAX)
         if len(set(map(repr, options))) < len(options):
@@ -112,7 +113,7 @@ def parse_space(parts: Iterable[str]) -> Space:
         lines: Mapping[str, Any]
         if part.endswith((".yaml", ".yml")) and "=" not in part:
             try:
-                lines = yaml.safe_load(Path(part).read_text())
+                lines = parse_yaml(Path(part).read_text("utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise CallError(f"--space {part}: {error}") from None
             if not isinstance(lines, Mapping):

@@ -1,0 +1,160 @@
+"""What reading a file from somebody else may cost: the limits of all readers, and the checks that hold them. SECURITY.md lists them.
+
+A limit is asked before memory is taken, and from what is cheap to know: sizes in headers and directories, counts of brackets. Each check
+takes time in proportion to the file at hand. Size alone is no fault: a file of 30 GB that holds 30 GB is read, one of 2 kB that unpacks
+to 2 GB is not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+MEMORY = 2**30
+"""Bytes that one file may take beyond what it holds: what the aims of SECURITY.md are measured against."""
+UNPACKED = 512 * 2**20
+"""Bytes that anything may unpack to, however small its file is."""
+RATIO = 100
+"""Above `UNPACKED`, an array may unpack to so many times its bytes in the file. Real clouds, images and weights stay below 20; deflate
+reaches 1,032 on zeros."""
+MEMBERS = 250_000
+"""Of a zip archive. A checkpoint has one for each tensor; the largest mixtures of experts that are published have about 100,000."""
+YAML_BYTES = 128 * 2**10
+"""A second or two of PyYAML. A recipe has about 2 kB."""
+YAML_NODES = 200_000
+"""Of a YAML text with its aliases written out."""
+YAML_DEPTH = 64
+"""Of brackets, and of levels of a YAML text: PyYAML takes time with the square of them."""
+TEXT_BYTES = 512 * 2**20
+"""Of a list of names: ten million lines of 50 characters."""
+_CONTAINER, _VALUE, _KEY = 64, 40, 60
+"""Bytes of Python for an empty list or map, for a value with its place, and for a key."""
+
+
+_BRACKETS = re.compile(r"[\[\]{}]")
+
+
+class OverBudgetError(ValueError):
+    """A file asks for more memory or time than it may. The text says how much, and of what."""
+
+
+def check_unpacked(packed: int, unpacked: int, what: str) -> None:
+    """Raises `OverBudgetError` for `what` that has `packed` bytes in its file and would have `unpacked` in memory."""
+    if unpacked > UNPACKED and unpacked > RATIO * packed:
+        raise OverBudgetError(
+            f"{what} takes {packed:,} bytes in the file and {unpacked:,} in memory; "
+            f"above {UNPACKED:,}, at most {RATIO} times its bytes in the file are unpacked"
+        )
+
+
+def check_text(path: Path) -> None:
+    """Raises `OverBudgetError` for a text file that is too large to be read whole."""
+    if (size := path.stat().st_size) > TEXT_BYTES:
+        raise OverBudgetError(f"it has {size:,} bytes; at most {TEXT_BYTES:,} of text are read")
+
+
+def parse_json(data: bytes | str) -> Any:
+    """`json.loads` for a file that a person or another tool wrote. Raises `ValueError` with one sentence for all that it cannot take.
+
+    A byte order mark is left out. Objects of Python take up to 20 times the bytes of their JSON: their number is estimated first.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    cost = len(raw) + _CONTAINER * (raw.count(b"[") + raw.count(b"{")) + _VALUE * raw.count(b",") + _KEY * raw.count(b":")
+    if cost > MEMORY:
+        raise OverBudgetError(f"{len(raw):,} bytes of JSON would take about {cost:,} bytes of memory; at most {MEMORY:,} are given to it")
+    try:
+        return json.loads(raw.removeprefix(b"\xef\xbb\xbf"))
+    except RecursionError:
+        raise OverBudgetError("it is nested deeper than JSON is read here") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """`yaml.safe_load` for a file that a person wrote. Raises `yaml.YAMLError` for all that it cannot take.
+
+    Anchors are fine; a text that grows beyond `YAML_NODES` when its aliases are written out is refused before anything is made of it.
+    """
+    if len(text) > YAML_BYTES:
+        raise yaml.YAMLError(f"it has {len(text):,} characters; at most {YAML_BYTES:,} of YAML are read")
+    depth = 0
+    for bracket in _BRACKETS.findall(text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > YAML_DEPTH:
+            raise yaml.YAMLError(f"it has more than {YAML_DEPTH} brackets in each other")
+    loader = _ShallowLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {}, set())
+        return loader.construct_document(node)
+    except (ValueError, TypeError) as error:  # a date that is none, a number of ten thousand digits
+        raise yaml.YAMLError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Stops at `YAML_DEPTH` levels."""
+
+    level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.level += 1
+        if self.level > YAML_DEPTH:
+            raise yaml.YAMLError(f"it has more than {YAML_DEPTH} levels in each other")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+def _count_nodes(node: yaml.Node, known: dict[int, int], open_: set[int]) -> int:
+    """Nodes below this one, each alias counted as what it stands for."""
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in open_:
+        raise yaml.YAMLError("an alias stands for a part that it lies in itself")
+    open_.add(id(node))
+    parts: Iterable[Any] = node.value if isinstance(node, yaml.CollectionNode) else ()
+    total = 1
+    for part in parts:
+        for one in part if isinstance(part, tuple) else (part,):
+            total += _count_nodes(one, known, open_)
+    open_.discard(id(node))
+    if total > YAML_NODES:
+        raise yaml.YAMLError(f"its aliases grow to more than {YAML_NODES:,} values when they are written out")
+    known[id(node)] = total
+    return total
+
+
+def check_members(file: BinaryIO) -> None:
+    """Raises `OverBudgetError` for a zip archive of too many members. Reads its end alone, and goes back to the beginning.
+
+    What is no whole archive passes: its reader says so.
+    """
+    file.seek(0, io.SEEK_END)
+    size = file.tell()
+    file.seek(max(0, size - 2**16 - 22 - 20))
+    tail = file.read()
+    count = 0
+    if (end := tail.rfind(b"PK\x05\x06")) >= 0 and len(tail) >= end + 22:
+        (count,) = struct.unpack_from("<H", tail, end + 10)
+        (length,) = struct.unpack_from("<I", tail, end + 12)
+        if end >= 20 and tail[end - 20 : end - 16] == b"PK\x06\x07":  # zip64: the count lies in a record of its own
+            (place,) = struct.unpack_from("<Q", tail, end - 20 + 8)
+            file.seek(min(place, size))
+            record = file.read(56)
+            if record[:4] == b"PK\x06\x06" and len(record) == 56:
+                count, length = struct.unpack_from("<QQ", record, 32)
+        count = max(count, length // 128)  # a directory that lies about its members is as long as they make it
+    file.seek(0)
+    if count > MEMBERS:
+        raise OverBudgetError(f"an archive of {count:,} members; at most {MEMBERS:,} are read")
