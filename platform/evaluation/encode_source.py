@@ -19,8 +19,8 @@ from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image
 from sightline.platform.data.kinds import find_kind
-from sightline.platform.data.prepare.clouds import CloudFile, Drawn, clouds_below
-from sightline.platform.data.prepare.items import images_below, read_file
+from sightline.platform.data.prepare.clouds import CloudFile, Drawn
+from sightline.platform.data.prepare.files import IMAGE_SUFFIXES, Tree, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
@@ -106,8 +106,9 @@ def open_source(place: str, opened: OpenedEncoder) -> Source:
         raise CallError(
             f"there is no data set and no folder of {input_spec.what} at {place}", "name a folder, or see `sightline prepare --help`"
         )
-    images, clouds = images_below(folder), clouds_below(folder)
-    names, others = (clouds, images) if of_clouds else (images, clouds)
+    tree = Tree.of(folder)
+    names = tree.take(SUFFIXES if of_clouds else IMAGE_SUFFIXES)
+    others = [] if names else tree.take(IMAGE_SUFFIXES if of_clouds else SUFFIXES)
     if not names:
         suffixes = ", ".join(SUFFIXES) if of_clouds else ".jpg, .jpeg, .png, .webp"
         instead = f" (of {'images' if of_clouds else 'clouds'} it holds {len(others):,})" if others else ""

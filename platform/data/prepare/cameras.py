@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sightline.methods.errors import CallError
 from sightline.platform.core.budget import parse_json
 
-from .items import is_inside
+from .files import is_inside
 
 NAME = "cameras.json"
 

@@ -10,8 +10,8 @@ import numpy as np
 from sightline.methods.errors import CallError
 
 from .clouds import CloudInArray, CloudItem, arrays_of, read_array
+from .files import existing_file
 from .found import SPLITS, WHOLE, ClassList, Found
-from .items import existing_file
 from .meshes import PICKLES
 from .source import CloudSource, Places
 

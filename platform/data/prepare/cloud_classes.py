@@ -7,11 +7,12 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 
-from .cloud_folder import pickles_below
-from .clouds import CloudFile, CloudItem, clouds_below
+from .cloud_folder import pickles
+from .clouds import CloudFile, CloudItem
+from .files import Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found
 from .image_classes import own_splits
-from .items import existing_folder, folders_in
+from .meshes import SUFFIXES
 from .source import CloudSource
 
 
@@ -36,14 +37,16 @@ class CloudClasses(CloudSource):
                 f"for clouds without labels: sightline prepare points folder {place} ...",
             )
         found.classes = ClassList(tuple(classes))
-        found.skips += pickles_below(folder)
+        tree = Tree.of(folder)
+        found.skips += pickles(tree)
         for label, one in enumerate(classes):
             for part, where in _places(folder, one, splits).items():
                 items = found.parts.setdefault(part, [])
                 if where.is_dir():
-                    start = f"{name}/{where.relative_to(folder).as_posix()}"
-                    for path in clouds_below(where):
-                        items.append(CloudFile(f"{start}/{path}", self.drawn(seed), label=label, file=f"{where}/{path}"))
+                    start = where.relative_to(folder).as_posix()
+                    for path in tree.take(SUFFIXES, start):
+                        items.append(CloudFile(f"{name}/{start}/{path}", self.drawn(seed), label=label, file=f"{where}/{path}"))
+        found.count(tree)
         if WHOLE in found.parts and len(found.parts) > 1:
             what = f"some classes of {folder} have folders of splits, others have none"
             raise CallError(what, "give all of them train/ and test/, or none")

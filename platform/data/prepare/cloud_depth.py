@@ -8,8 +8,8 @@ from sightline.methods.errors import CallError
 
 from .cameras import read_cameras
 from .clouds import CloudFromDepth, CloudItem
+from .files import existing_folder, natural
 from .found import Found
-from .items import existing_folder, natural
 from .source import CloudSource
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from .clouds import CloudFile, CloudItem, clouds_below
+from .clouds import CloudFile, CloudItem
+from .files import Tree, existing_folder
 from .found import Found
-from .items import existing_folder
-from .meshes import PICKLES
+from .meshes import PICKLES, SUFFIXES
 from .source import CloudSource
 
 
@@ -21,12 +20,13 @@ class CloudFolder(CloudSource):
     def find(self, place: str, name: str, seed: int = 0) -> Found[CloudItem]:
         folder = existing_folder(place)
         found = Found[CloudItem](self.provenance(folder))
-        found.items.extend(CloudFile(f"{name}/{path}", self.drawn(seed), file=f"{folder}/{path}") for path in clouds_below(folder))
-        found.skips += pickles_below(folder)
+        tree = Tree.of(folder)
+        found.items.extend(CloudFile(f"{name}/{path}", self.drawn(seed), file=f"{folder}/{path}") for path in tree.take(SUFFIXES))
+        found.skips += pickles(tree)
+        found.count(tree)
         return found
 
 
-def pickles_below(folder: Path) -> list[tuple[str, str]]:
+def pickles(tree: Tree) -> list[tuple[str, str]]:
     """(what, why) of caches that the code of others made: they are named and never opened."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in PICKLES and path.is_file())
-    return [(name, "a pickle, which is never opened; convert it to .npy, .npz or .ply") for name in names]
+    return [(name, "a pickle, which is never opened; convert it to .npy, .npz or .ply") for name in tree.take(PICKLES)]

@@ -19,8 +19,8 @@ from sightline.platform.data.clouds import NO_PART, decode_points, distinct, enc
 from sightline.platform.data.images import Resize, decode_depth
 from sightline.platform.data.kinds import Row
 
-from .items import files_below, read_file
-from .meshes import SUFFIXES, Cloud, read_cloud, thinned
+from .files import read_file
+from .meshes import Cloud, read_cloud, thinned
 
 MAX_ARRAY = 16 * 2**30
 """Bytes of one array of an HDF5 file, which can name any number of zeros in a few bytes."""
@@ -173,8 +173,3 @@ def _own_array(archive: Any, key: str) -> bool:
         return False
     array = archive[key]
     return not array.external and not array.is_virtual and array.nbytes <= MAX_ARRAY
-
-
-def clouds_below(folder: Path) -> list[str]:
-    """The clouds in a folder and in all folders below it, as relative paths in natural order; hidden ones are left out."""
-    return files_below(folder, SUFFIXES)

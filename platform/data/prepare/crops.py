@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sightline.methods.errors import CallError
 
+from .files import below, existing_folder, is_inside
 from .found import Found
-from .items import below, existing_folder, is_inside
 from .pairs import Pair
 from .source import PairSource
 

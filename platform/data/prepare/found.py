@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from sightline.methods.errors import CallError
 from sightline.platform.data.manifest import Source
 
+from .files import Tree
 from .items import Item
 
 SPLITS = ("train", "val", "test")
@@ -38,6 +39,11 @@ class Found(Generic[T]):
     notes: list[str] = field(default_factory=list)
     part_names: tuple[str, ...] = ()
     """Names of the parts of clouds, by index."""
+
+    def count(self, tree: Tree) -> None:
+        """Name and count the files that were met and not read."""
+        self.skips += tree.skips
+        self.notes += tree.notes
 
     @property
     def items(self) -> list[T]:

@@ -10,9 +10,9 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
 
-from .cameras import Cameras, read_cameras
+from .cameras import NAME, Cameras, read_cameras
+from .files import IMAGE_SUFFIXES, Tree, existing_folder
 from .found import Found
-from .items import existing_folder, images_in
 from .options import gaps, option
 from .pairs import Pair
 from .source import PairSource
@@ -39,21 +39,24 @@ class Frames(PairSource):
             if isinstance(cameras.distortion, dict):
                 notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
         found = Found[Pair](self.provenance(folder, *notes))
-        for scene, files in sequences(folder, name).items():
+        tree = Tree.of(folder)
+        tree.use(NAME)
+        for scene, files in sequences(tree, name).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
+        found.count(tree)
         return found
 
 
-def sequences(folder: Path, name: str) -> dict[str, list[Path]]:
+def sequences(tree: Tree, name: str) -> dict[str, list[Path]]:
     """Scene -> its frames in natural order. Raises `CallError` where there are no images."""
-    for own in (folder, folder / "images"):
-        if own.is_dir() and (files := images_in(own)):
-            return {name: files}
-    below = {f"{name}/{sub.relative_to(folder).as_posix()}": images_in(sub) for sub in sorted(folder.rglob("*")) if sub.is_dir()}
-    sequences = {scene: files for scene, files in below.items() if files}
-    if not sequences:
-        raise CallError(f"{folder} holds no images", "name a folder of JPEG, PNG or WebP frames")
-    return sequences
+    for own in ("", "images"):
+        if files := tree.take(IMAGE_SUFFIXES, own, deep=False):
+            return {name: [tree.root / own / file for file in files]}
+    below = {folder: tree.take(IMAGE_SUFFIXES, folder, deep=False) for folder in sorted(tree.order, key=Path)}
+    found = {f"{name}/{folder.rstrip('/')}": [tree.root / folder / file for file in files] for folder, files in below.items() if files}
+    if not found:
+        raise CallError(f"{tree.root} holds no images{''.join(f'; {note}' for note in tree.notes)}", "name a folder of frames")
+    return found
 
 
 def _pair_up(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import below, existing_folder, is_inside
 from .found import Found
-from .items import Skip, below, existing_folder, is_inside
+from .items import Skip
 from .pairs import Pair
 from .source import PairSource
 

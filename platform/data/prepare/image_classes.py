@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 
+from .files import IMAGE_SUFFIXES, Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found, missing_classes
 from .images import ImageFile
-from .items import existing_folder, folders_in, images_below, images_in
 from .source import SceneOptions
 
 
@@ -28,19 +28,23 @@ class ImageClasses(SceneOptions):
         folders = {split: folder / split for split in own_splits(folder)} or {WHOLE: folder}
         below = {part: folders_in(where) for part, where in folders.items()}
         names = tuple(sorted({sub.name for subs in below.values() for sub in subs}))
+        label_of = {one: label for label, one in enumerate(names)}
         if len(names) < 2:
             raise CallError(
                 f"{folder} has {'a single class folder: ' + names[0] if names else 'no class folders'}; labels need two classes or more",
                 f"for images without labels: sightline prepare images folder {place} ...",
             )
-        for part, where in folders.items():
-            beside = images_in(where)
-            found.skips += [(path.relative_to(folder).as_posix(), "an image lies beside the class folders") for path in beside]
+        tree = Tree.of(folder)
+        for part in folders:
+            start = f"{part}/" if part else ""
+            beside = tree.take(IMAGE_SUFFIXES, part, deep=False)
+            found.skips += [(f"{start}{path}", "an image lies beside the class folders") for path in beside]
             found.parts[part] = [
-                ImageFile(f"{name}/{(sub / path).relative_to(folder).as_posix()}", f"{sub}/{path}", label=names.index(sub.name))
+                ImageFile(f"{name}/{start}{sub.name}/{path}", f"{folder}/{start}{sub.name}/{path}", label=label_of[sub.name])
                 for sub in below[part]
-                for path in images_below(sub)
+                for path in tree.take(IMAGE_SUFFIXES, f"{start}{sub.name}")
             ]
+        found.count(tree)
         if "train" in folders:
             trained = {image.label for image in found.parts["train"]}
             unknown = [label for part, images in found.parts.items() for label in sorted({i.label for i in images} - trained, key=str)]
@@ -50,7 +54,7 @@ class ImageClasses(SceneOptions):
                     "correct the name of the folder, or move the class away",
                 )
         found.classes = ClassList(names)
-        found.notes = missing_classes(found.parts, names)
+        found.notes += missing_classes(found.parts, names)
         return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .files import IMAGE_SUFFIXES, Tree, below, existing_folder
 from .found import Found
 from .images import ImageFile
-from .items import below, existing_folder, images_below
 from .source import SceneOptions
 
 
@@ -20,6 +20,8 @@ class ImageFolder(SceneOptions):
         """A scene is a sub-folder, or the folder itself."""
         folder = existing_folder(place)
         found = Found[ImageFile](self.provenance(folder))
-        for path in images_below(folder):
+        tree = Tree.of(folder)
+        for path in tree.take(IMAGE_SUFFIXES):
             found.items.append(ImageFile(f"{name}/{path}", f"{folder}/{path}", below(name, path)))
+        found.count(tree)
         return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .cameras import read_cameras
+from .files import Tree, existing_folder, natural
 from .found import Found
 from .frames import sequences
 from .images import ImageFile
-from .items import existing_folder, natural
 from .source import ImageSource
 
 
@@ -26,10 +26,12 @@ class ImageFrames(ImageSource):
         cameras = read_cameras(folder)
         found = Found[ImageFile](self.provenance(folder))
         if cameras is None:
-            for scene, files in sequences(folder, name).items():
+            tree = Tree.of(folder)
+            for scene, files in sequences(tree, name).items():
                 found.items.extend(
                     ImageFile(f"{scene}/{file.name}", str(file), scene, frame=at, time=float(at)) for at, file in enumerate(files)
                 )
+            found.count(tree)
             return found
         timed = all(frame.time_s is not None for frame in cameras.frames)
         frames = sorted(cameras.frames, key=lambda frame: (frame.time_s or 0.0 if timed else 0.0, natural(frame.file)))

@@ -13,8 +13,8 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, resized_depth, resized_image, resized_mask
 from sightline.platform.data.kinds import Row
 
+from .files import read_file
 from .found import ClassList
-from .items import read_file
 
 
 @dataclass(frozen=True, slots=True)

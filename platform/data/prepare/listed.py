@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 
+from .files import below, existing_folder, is_inside, natural
 from .found import ClassList, Found, missing_classes
 from .images import ImageFile
-from .items import below, existing_folder, is_inside, natural
 from .masks import read_names
 from .options import option
 from .source import Places, SceneOptions

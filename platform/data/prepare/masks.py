@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 
+from .files import IMAGE_SUFFIXES, Tree, existing_folder, is_inside
 from .found import SPLITS, WHOLE, ClassList, Found
 from .images import ImageFile
-from .items import existing_folder, images_below, is_inside
 from .options import option
 from .source import SceneOptions
 
@@ -62,11 +62,13 @@ class Masks(SceneOptions):
             )
         classes = mask_classes(read_names(listed), self.ignore, str(listed))
         found = Found[ImageFile](self.provenance(folder), {}, classes)
+        tree = Tree.of(folder)
+        tree.use(CLASSES)
         for part, (of_images, of_masks) in folders.items():
             where = f"{name}/{part}" if part else name
-            known = {Path(path).with_suffix("").as_posix(): path for path in images_below(of_masks)}
+            known = {Path(path).with_suffix("").as_posix(): path for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_masks))}
             found.parts[part] = []
-            for path in images_below(of_images):
+            for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_images)):
                 stem = Path(path).with_suffix("").as_posix()
                 item = f"{where}/{path}"
                 if stem not in known:
@@ -76,7 +78,8 @@ class Masks(SceneOptions):
                 found.parts[part].append(
                     ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=classes)
                 )
-            found.skips += [(f"{of_masks.relative_to(folder).as_posix()}/{path}", "a mask has no image") for path in known.values()]
+            found.skips += [(f"{_inside(folder, of_masks)}/{path}", "a mask has no image") for path in known.values()]
+        found.count(tree)
         return found
 
 
@@ -116,6 +119,10 @@ def _asked(images: str | None, masks: str | None) -> tuple[str, str]:
             "for example --images 'rgb/{split}' --masks 'gt/{split}'",
         )
     return images, masks
+
+
+def _inside(folder: Path, one: Path) -> str:
+    return one.relative_to(folder).as_posix()
 
 
 def _folders(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path]]:

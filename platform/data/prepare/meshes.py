@@ -15,7 +15,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.clouds import MAX_POINTS
 
-from .items import read_file
+from .files import read_file
 
 MESHES = (".off", ".obj", ".stl", ".glb")
 ARRAYS = (".npy", ".npz", ".txt", ".xyz", ".pts", ".csv")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .clouds import CloudFile, CloudItem
+from .files import existing_folder, inside, lines_of
 from .found import ClassList, Found
-from .items import existing_folder, inside, lines_of
 from .source import CloudSource
 
 

@@ -11,7 +11,7 @@ from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
 from sightline.platform.data.images import Resize, resized_depth, resized_image
 from sightline.platform.data.kinds import Row
 
-from .items import read_file
+from .files import read_file
 
 
 @dataclass(frozen=True, slots=True)

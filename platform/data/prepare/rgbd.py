@@ -14,8 +14,8 @@ from sightline.platform.data.geometry import covisibility, relative_pose, resize
 from sightline.platform.data.images import decode_depth
 
 from .cameras import NAME, Frame, read_cameras
+from .files import existing_folder, read_file
 from .found import Found
-from .items import existing_folder, read_file
 from .options import bounds, option, positive
 from .pairs import Pair
 from .source import PairSource

@@ -8,8 +8,8 @@ from sightline.methods.errors import CallError
 
 from .cloud_arrays import array_names, cloud_count, labels_of
 from .clouds import CloudInArray, CloudItem
+from .files import existing_file, existing_folder
 from .found import ClassList, Found
-from .items import existing_file, existing_folder
 from .options import option
 from .source import CloudSource
 

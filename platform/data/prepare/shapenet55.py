@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sightline.methods.errors import CallError
 
 from .clouds import CloudFile, CloudItem
+from .files import existing_folder, inside, lines_of
 from .found import ClassList, Found
-from .items import existing_folder, inside, lines_of
 from .source import CloudSource
 
 

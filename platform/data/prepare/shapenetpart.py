@@ -10,8 +10,8 @@ from sightline.methods.errors import CallError
 from sightline.platform.core.budget import parse_json
 
 from .clouds import CloudFile, CloudItem
+from .files import existing_file, existing_folder, inside, lines_of
 from .found import SPLITS, ClassList, Found
-from .items import existing_file, existing_folder, inside, lines_of
 from .source import CloudSource
 
 PARTS = {

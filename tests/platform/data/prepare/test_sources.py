@@ -23,7 +23,7 @@ STEREO = """
 from dataclasses import dataclass
 
 from sightline.platform.data.prepare.found import Found
-from sightline.platform.data.prepare.items import existing_folder, images_in
+from sightline.platform.data.prepare.files import existing_folder, images_in
 from sightline.platform.data.prepare.options import option
 from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.source import PairSource

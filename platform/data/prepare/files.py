@@ -1,0 +1,299 @@
+"""Finds and reads files for every source: one walk of a folder, in which no file is lost without a count, and natural order.
+
+`Tree.of` walks once, through linked folders too. A source takes what it reads with `take` and names its lists with `use`; the rest is told
+by `notes` and `skips`. So every file is read, skipped with a reason, or counted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.data.images import MAX_BYTES
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SYSTEM_FOLDERS = frozenset(
+    ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
+)
+"""Lower-case names of folders that a system, an archive or a tool left: what is in them is no data."""
+SYSTEM_FILES = frozenset((".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+NAMED = 6
+"""Suffixes and folders that a note names; the others are added up."""
+
+
+def natural(name: str | Path) -> tuple[object, ...]:
+    """A sort key that puts `frame2` before `frame10`. Of a path only the name counts. Names that differ only in zeros (`1`, `01`) go by
+    their text."""
+    text = name if isinstance(name, str) else name.name
+    return (*((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text)), (0, 0, text))
+
+
+@dataclass
+class Tree:
+    """The files below a folder and what else was met there.
+
+    Hidden files and those that a system leaves are counted, not listed; so are names that are not UTF-8, links that lead nowhere, and what
+    is neither file nor folder.
+    """
+
+    root: Path
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    """Relative folder with a slash at its end, empty for the root -> the paths of its own files."""
+    order: list[str] = field(default_factory=list)
+    """The folders in the order of the alphabet."""
+    left: Counter[str] = field(default_factory=Counter)
+    """What was left out -> how many."""
+    odd: list[tuple[str, str]] = field(default_factory=list)
+    """(path, why it cannot be read); a path may be no UTF-8."""
+    taken: set[str] = field(default_factory=set)
+    readable: set[str] = field(default_factory=set)
+    """Suffixes that were asked for."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Tree:
+        """Walk `folder`. A linked folder is followed, but none is read twice, so loops end. Never raises for what it meets."""
+        tree = cls(folder)
+        linked: list[tuple[str, str]] = []
+        seen = {_identity(str(above)) for above in folder.parents}  # a link that leads above would lead round as well
+        todo = [(os.fspath(folder), "")]
+        while todo or linked:
+            # Real folders first: a file that a link leads to as well has its own path.
+            path, start = todo.pop() if todo else linked.pop(0)
+            if start and _is_at(path, seen):
+                tree.left["linked folder(s) that lead to a folder read already, or round in a circle"] += 1
+            else:
+                todo += tree._read_folder(path, start, linked, seen)
+        tree.order = sorted(tree.folders)
+        tree.odd.sort()
+        return tree
+
+    def _read_folder(self, path: str, start: str, linked: list[tuple[str, str]], seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
+        """Note what lies in one folder; returns the folders in it and adds the linked ones to `linked`."""
+        folders: list[tuple[str, str]] = []
+        try:
+            seen.add(_identity(path))
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            self.odd.append((start.rstrip("/"), f"a folder cannot be read: {error.strerror}"))
+            return folders
+        for entry in entries:
+            name, low, is_link = start + entry.name, entry.name.lower(), entry.is_symlink()
+            is_folder = _is(entry.is_dir)
+            if is_folder and low in SYSTEM_FOLDERS:
+                self.left[f"in {entry.name}"] += _count(entry.path)
+            elif low in SYSTEM_FILES or low.startswith("._"):
+                self.left["._*" if low.startswith("._") else entry.name.strip()] += 1
+            elif low.startswith("."):
+                self.left["hidden"] += _count(entry.path) if is_folder and not is_link else 1
+            elif is_folder:
+                (linked if is_link else folders).append((entry.path, f"{name}/"))
+            elif not _is(entry.is_file):
+                self.odd.append((name, "a link that leads nowhere" if is_link else "neither a file nor a folder"))
+            elif not is_text(name):
+                self.odd.append((name, "a name that is not UTF-8: rename it"))
+            else:
+                self.folders.setdefault(start, []).append(name)
+        return folders
+
+    def take(self, suffixes: Sequence[str], below: str = "", *, deep: bool = True) -> list[str]:
+        """The files of these suffixes (lower case) in the folder `below` (empty for the root) and, where `deep`, in those below it.
+
+        They count as read. Paths are relative to `below`, in natural order.
+        """
+        self.readable.update(suffixes)
+        start = f"{below.strip('/')}/" if below.strip("/") else ""
+        found = [path for folder in self._below(start, deep) for path in self.folders[folder] if suffix_of(path) in suffixes]
+        self.taken.update(found)
+        return sorted((path[len(start) :] for path in found), key=natural)
+
+    def use(self, *paths: str) -> None:
+        """These files are read as well, such as a list of names."""
+        self.taken.update(paths)
+
+    def _below(self, start: str, deep: bool) -> Iterator[str]:
+        if not deep:
+            yield from (start,) if start in self.folders else ()
+            return
+        for place in range(bisect_left(self.order, start), len(self.order)):
+            if not self.order[place].startswith(start):
+                return
+            yield self.order[place]
+
+    @property
+    def skips(self) -> list[tuple[str, str]]:
+        """(what, why) of what a source would have read, but cannot."""
+        return [(printable(path), why) for path, why in self.odd if self._wanted(path, why)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that count everything that nobody took."""
+        rest = [path for paths in self.folders.values() for path in paths if path not in self.taken]
+        rest += [path for path, why in self.odd if not self._wanted(path, why)]
+        unread = Counter(suffix_of(path) or "without suffix" for path in rest if suffix_of(path) not in self.readable)
+        places = Counter(f"{suffix_of(path)} in {folder_of(path)}" for path in rest if suffix_of(path) in self.readable)
+        name, told = self.root.name, []
+        if unread:
+            told.append(f"not read in {name}: {counted(unread)}")
+        if places:
+            told.append(f"not read in {name}, because this source does not look there: {counted(places)}")
+        if self.left:
+            told.append(f"left out in {name}: {counted(self.left)}")
+        return told
+
+    def _wanted(self, path: str, why: str) -> bool:
+        return suffix_of(path) in self.readable or why.startswith("a folder")
+
+
+def counted(counts: Counter[str]) -> str:
+    """`30 .tif, 4 .heic and 3 of 2 others`, the most frequent first."""
+    most = counts.most_common()
+    words = [f"{count:,} {printable(name)}" for name, count in most[:NAMED]]
+    others = most[NAMED:]
+    return ", ".join(words) + (f" and {sum(count for _, count in others):,} of {len(others)} others" if others else "")
+
+
+def suffix_of(path: str) -> str:
+    """The suffix in lower case, empty where there is none."""
+    name = path.rpartition("/")[2]
+    suffix = name[name.rfind(".") + 1 :].lower() if name.rfind(".") > 0 else ""
+    return f".{suffix}" if suffix.isalnum() else ""
+
+
+def folder_of(path: str) -> str:
+    """The folder of a relative path, in words at the root."""
+    return path.rpartition("/")[0] or "the folder itself"
+
+
+def is_text(name: str) -> bool:
+    """Whether the bytes of a name are UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """A name that can be printed and stored: bytes that are not UTF-8 are escaped, `caf\\xe9.jpg`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Whether an entry is what `test` says; links that lead round in a circle raise, and are neither."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_at(path: str, seen: set[tuple[int, int]]) -> bool:
+    try:
+        return _identity(path) in seen
+    except OSError:
+        return False
+
+
+def _count(path: str) -> int:
+    """The files below a folder, links not followed; 1 for what is no folder."""
+    return sum(len(files) for _, _, files in os.walk(path)) if Path(path).is_dir() else 1
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file. Raises `BrokenSampleError` for one that is missing, cannot be read or is larger than `MAX_BYTES`."""
+    try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES:
+            raise BrokenSampleError(f"file larger than {MAX_BYTES:,} bytes: {Path(path).name}, {size:,} bytes")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BrokenSampleError(f"file is missing: {Path(path).name}") from None
+    except OSError as error:
+        raise BrokenSampleError(f"file cannot be read: {Path(path).name}, {error.strerror}") from None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie in a folder itself, in natural order."""
+    return sorted(
+        (path for path in folder.iterdir() if suffix_of(path.name) in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()),
+        key=natural,
+    )
+
+
+def existing_file(place: str | Path) -> Path:
+    """Raises `CallError` where there is no such file."""
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise CallError(f"there is no file {place}", "name the file that holds the clouds")
+    return path
+
+
+def existing_folder(place: str | Path) -> Path:
+    """Raises `CallError` where there is no such folder, or its name is not UTF-8."""
+    folder = Path(place).expanduser().resolve()
+    if not folder.is_dir():
+        raise CallError(f"there is no folder {printable(str(place))}", "name the folder that holds the images")
+    if not is_text(str(folder)):
+        raise CallError(f"the name of the folder {printable(str(folder))} is not UTF-8", "rename it, or give a link to it")
+    return folder
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, in the order of their names; those that are hidden or that a system left are none."""
+    subs = (sub for sub in folder.iterdir() if not sub.name.startswith(".") and sub.name.lower() not in SYSTEM_FOLDERS and sub.is_dir())
+    return sorted(subs, key=lambda sub: sub.name)
+
+
+def below(name: str, path: str) -> str:
+    """The scene of a file at the relative `path` of source `name`: its folder."""
+    parent = Path(path).parent.as_posix()
+    return name if parent == "." else f"{name}/{parent}"
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays in its folder; lists of files are not trusted."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def read_text(path: Path, what: str = "list of names") -> str:
+    """A text file as people save it: UTF-8, with or without a byte order mark, or UTF-16 with one. Raises `CallError` for anything else."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CallError(f"cannot read {path}: {error.strerror}", f"name a text file: a {what}") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CallError(f"{path} is no {what}: line {line} is not UTF-8 text", "save it as UTF-8") from None
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text, with the ends of any system; other separators may be part of a name."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises `CallError` where it is missing or is no text."""
+    return [line.strip() for line in text_lines(read_text(existing_file(path))) if line.strip()]
+
+
+def inside(lines: list[str], skips: list[tuple[str, str]]) -> Iterator[str]:
+    """The paths that stay in their folder; the others are added to `skips`."""
+    for line in lines:
+        if is_inside(line):
+            yield line
+        else:
+            skips.append((line, "a path that leaves the folder"))
