@@ -29,16 +29,24 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
     from rich.table import Table
 
-    from sightline.methods.errors import CallError
-    from sightline.platform.runs.clean import find_waste
+    from sightline.methods.errors import CallError, SightlineError
+    from sightline.platform.runs.clean import Waste, find_waste
     from sightline.platform.runs.record import Run, all_runs
 
     if args.keep is not None and args.keep < 1:
         raise CallError("--keep must be at least 1", "a run needs its newest checkpoint")
-    chosen = [Run.open(reference) for reference in args.runs] if args.runs else all_runs()
     console = Console(stderr=args.json, highlight=False)
+    damaged: list[str] = []
+    chosen = [Run.open(reference) for reference in args.runs] if args.runs else all_runs(damaged.append)
+    waste: list[Waste] = []
     with console.status("verifying checkpoints"):
-        waste = [item for one in chosen for item in find_waste(one, args.keep, args.keep_optimizer)]
+        for one in chosen:
+            try:
+                waste += find_waste(one, args.keep, args.keep_optimizer)
+            except SightlineError as error:  # settings that this version cannot read
+                damaged.append(f"{one.folder}: {error}")
+    for text in damaged:
+        console.print(f"passed over: {text}", style="yellow", markup=False, soft_wrap=True)
     size = sum(item.bytes for item in waste)
     table = Table(box=None, show_header=False)
     for item in waste:
@@ -49,4 +57,4 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             item.remove()
     end = "deleted" if args.yes else "nothing was deleted; --yes deletes it"
     console.print(f"{size / 1e6:,.1f} MB, {end}" if waste else f"nothing can go of {len(chosen)} runs")
-    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes}
+    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes, "damaged": damaged}

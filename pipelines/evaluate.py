@@ -116,6 +116,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOutcomes) -> tuple[Path, Path]:
+    from sightline.platform.core.files import write_text
     from sightline.platform.core.paths import home
     from sightline.platform.core.redaction import command_line
     from sightline.platform.evaluation.findings import brief
@@ -137,8 +138,7 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
             commands=[command_line(sys.argv[1:])],
         ),
     )
-    document = report.with_suffix(".json")
-    document.write_text(json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))
+    document = write_text(report.with_suffix(".json"), json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))
     return report, document
 
 

@@ -6,10 +6,9 @@ A kill or a full disk at any moment leaves the previous checkpoint complete; a r
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sightline.methods.errors import MachineError
+from sightline.platform.core.files import as_record, make_folder, read_record, sync, trouble, write_text
 
 if TYPE_CHECKING:
     import torch
 
 COMPLETE = "complete.json"
+STEP = re.compile(r"step-[0-9]{8,}")
+"""Names of the folders of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -64,51 +68,58 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state.step:08d}"
     part = folder / f".part-{uuid.uuid4().hex[:8]}"
     try:
+        make_folder(folder)
+        for stale in folder.glob(".part-*"):
+            shutil.rmtree(stale, ignore_errors=True)
         part.mkdir()
         for stem, named in tensors.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, part / f"{stem}.safetensors")
         (part / "state.json").write_text(json.dumps(asdict(state), indent=1))
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(part.iterdir())}
         for path in part.iterdir():
-            _sync(path)
-        (part / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
-        _sync(part / COMPLETE)
+            sync(path)
+        write_text(part / COMPLETE, json.dumps({"files": files}, indent=1))
         if final.exists():  # the same step of an earlier attempt, not verifying or identical
             shutil.rmtree(final)
         part.rename(final)
-        _sync(folder)
+        sync(folder)
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
-        if _is_full(error):
+        if problem := trouble(error) or _of_machine(error):
+            what, mend = problem
             raise MachineError(
-                f"the disk is full: the checkpoint of step {state.step} could not be written under {folder}; older checkpoints are whole",
-                "free some space, then continue with `sightline resume RUN`",
+                f"{what}: the checkpoint of step {state.step} could not be written under {folder}; older checkpoints are whole",
+                f"{mend}, then continue with `sightline resume RUN`",
             ) from error
         raise
-    for old in [c.path for c in checkpoints(folder)][keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    for stale in folder.glob(".part-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    kept = [found.path for found in checkpoints(folder)][:keep]
+    for old in steps(folder):
+        if old not in kept and old < final:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(hide(old), ignore_errors=True)
     return final
+
+
+def steps(folder: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not, newest first."""
+    return sorted((path for path in folder.glob("step-*") if STEP.fullmatch(path.name)), reverse=True)
 
 
 def checkpoints(folder: Path) -> Iterator[Checkpoint]:
     """The checkpoints that are complete by name and size, newest first."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            files = json.loads((path / COMPLETE).read_text())["files"]
-            if all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items()):
-                yield Checkpoint(path, TrainState(**json.loads((path / "state.json").read_text())))
+    for path in steps(folder):
+        with contextlib.suppress(OSError, ValueError):
+            if all((path / name).stat().st_size == entry.bytes for name, entry in _complete(path).items()):
+                yield Checkpoint(path, as_record(TrainState, read_record(path / "state.json")))
 
 
 def corrupt(folder: Path) -> list[str]:
     """Why checkpoints newer than the newest intact one are not used, one line each; empty where the newest is intact."""
     problems = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in steps(folder):
         if (why := problem(path)) is None:
             break
         problems.append(f"{path.name}: {why}")
@@ -123,16 +134,17 @@ def newest(folder: Path) -> Checkpoint | None:
 def problem(path: Path) -> str | None:
     """Why the checkpoint at `path` does not verify, or None."""
     try:
-        files = json.loads((path / COMPLETE).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{path / COMPLETE}: {error}"
+        files = _complete(path)
+        as_record(TrainState, read_record(path / "state.json"))
+    except (OSError, ValueError) as error:
+        return f"{path}: {error}"
     for name, entry in files.items():
         file = path / name
         if not file.is_file():
             return f"{file} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{file} has {file.stat().st_size} bytes, not {entry['bytes']}"
-        if _sha256(file) != entry["sha256"]:
+        if file.stat().st_size != entry.bytes:
+            return f"{file} has {file.stat().st_size} bytes, not {entry.bytes}"
+        if _sha256(file) != entry.sha256:
             return f"{file} was altered: its SHA-256 is not the recorded one"
     return None
 
@@ -148,13 +160,8 @@ def hide(path: Path) -> Path:
 def delete_file(file: Path) -> None:
     """Delete one file of a checkpoint that verifies. It still verifies without the file, also where a kill interrupts this."""
     complete = file.parent / COMPLETE
-    files = json.loads(complete.read_text())["files"]
-    if files.pop(file.name, None):
-        part = file.parent / f".{COMPLETE}"
-        part.write_text(json.dumps({"files": files}, indent=1))
-        _sync(part)
-        part.replace(complete)
-        _sync(file.parent)
+    files = {name: entry for name, entry in _complete(file.parent).items() if name != file.name}
+    write_text(complete, json.dumps({"files": {name: asdict(entry) for name, entry in files.items()}}, indent=1))
     file.unlink()
 
 
@@ -188,16 +195,20 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@dataclass(frozen=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+def _complete(path: Path) -> dict[str, _File]:
+    """Name -> size and SHA-256 of each file of the checkpoint. Raises `ValueError` where `complete.json` is damaged, and `OSError`."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return msgspec.convert(read_record(path / COMPLETE).get("files"), dict[str, _File])
+    except ValueError as error:
+        raise ValueError(f"{COMPLETE} is damaged: {error}") from None
 
 
-def _is_full(error: BaseException) -> bool:
-    """Whether the disk is full. safetensors reports that in an error of its own type, which holds only the system's text."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "No space left" in str(error) or "os error 28" in str(error)
+def _of_machine(error: Exception) -> tuple[str, str] | None:
+    """What a `MachineError` of `core/files.py` says."""
+    return (str(error).partition(":")[0], error.hint.partition(",")[0]) if isinstance(error, MachineError) else None

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sightline.methods.errors import SightlineError
+from sightline.methods.errors import MachineError, SightlineError
 from sightline.platform.core.event_log import append_events
+from sightline.platform.core.files import trouble
 from sightline.platform.runs.events import EVENTS, NOTICES, NonFiniteLoss, RunEvent, TrainingFailed, WorkerStarted
 from sightline.platform.training.job import TrainJob
 
@@ -219,4 +220,6 @@ def _permanent_failure(error: BaseException) -> SightlineError | None:
         return error
     if isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
         return None
+    if problem := trouble(error):
+        return MachineError(f"{problem[0]}: {error}", f"{problem[1]}, then continue with `sightline resume RUN`")
     return SightlineError(f"{type(error).__name__}: {error}", "this is a fault of the code; please report it")

@@ -53,7 +53,8 @@ def encode(event: Event) -> dict[str, Any]:
 def decode(record: Mapping[str, Any], base: type[E]) -> E | None:
     """The event of a record; None where this version does not know it."""
     kinds = {kind.__struct_config__.tag: kind for kind in base.__subclasses__()}
-    kind = kinds.get(record["kind"]) if "kind" in record else None
+    name = record.get("kind")
+    kind = kinds.get(name) if isinstance(name, str) else None
     if kind is not None:
         with suppress(msgspec.ValidationError):
             return msgspec.convert({kind.OLD_KEYS.get(key, key): value for key, value in record.items()}, kind)

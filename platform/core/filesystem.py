@@ -9,6 +9,8 @@ from pyarrow import fs
 
 from sightline.methods.errors import CallError
 
+from .files import replacing
+
 
 def open_place(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system and the path in it. A string without `://` is a local path. Raises `CallError` for an unknown scheme."""
@@ -38,7 +40,11 @@ def read_bytes(system: fs.FileSystem, path: str) -> bytes:
 
 
 def write_bytes(system: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
-    """Write beside the file, then rename, so that a reader never sees half of it."""
+    """Write beside the file, then rename, so that a reader never sees half of it. A local file survives a loss of power."""
+    if is_local(system):
+        with replacing(Path(path)) as part:
+            part.write_bytes(data)
+        return
     beside = f"{path}.part"
     with system.open_output_stream(beside) as stream:
         stream.write(data)

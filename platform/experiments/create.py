@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sightline.platform import config
+from sightline.platform.core.files import make_folder
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.version import this_commit
@@ -36,7 +37,7 @@ def create_run(
         experiment, teachers = resolve_teachers(experiment, tracking_uri or None)
     folder = runs_folder() / name
     try:
-        folder.mkdir(parents=True)
+        make_folder(folder, exist_ok=False)
     except FileExistsError:
         raise taken(name, "run", folder) from None
     run = Run(

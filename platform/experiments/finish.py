@@ -28,6 +28,7 @@ from sightline.methods.random import MicrobatchRng
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.config import Experiment
 from sightline.platform.core.device import choose_device
+from sightline.platform.core.files import replacing, write_text
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.evaluation.findings import flat_metrics
@@ -112,18 +113,17 @@ def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) 
         visualisations = visualise(model)
     of_method = measure_method(model, console)
     if of_method is not None:
-        (run.folder / "claims.json").write_text(json.dumps(of_method.to_json(), indent=1))
+        write_text(run.folder / "claims.json", json.dumps(of_method.to_json(), indent=1))
     probes = measure_probes(model, console)
     if probes:
-        (run.folder / "probes.json").write_text(json.dumps(probes_to_json(probes), indent=1))
+        write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
     headline = summary.headline(of_method, probes)
     with doing(console, "registering the encoder"):
         registered = register(run, tracking, model, saved, metrics, headline)
     next_steps = summary.next_steps(run, registered)
     report = write_page(run, model, headline, visualisations, of_method, probes, next_steps, memory.peak)
-    settings = run.folder / "settings.yaml"
-    settings.write_text(model.experiment.to_yaml())
+    settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
     return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
 
@@ -278,5 +278,6 @@ def _save_images(folder: Path, visualisations: list[Visualisation]) -> list[Path
     paths = []
     for index, one in enumerate(visualisations):
         paths.append(folder / f"picture-{index + 1}.png")
-        Image.fromarray(one.image).save(paths[-1])
+        with replacing(paths[-1]) as part:
+            Image.fromarray(one.image).save(part, "PNG")
     return paths

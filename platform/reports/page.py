@@ -13,6 +13,7 @@ from PIL import Image
 
 from sightline.methods.contract import Visualisation
 from sightline.methods.errors import SightlineError
+from sightline.platform.core.files import make_folder, write_text
 from sightline.platform.evaluation.results import MethodResult, ProbeResult, SkippedProbe
 
 from .charts import Points, line_chart, seconds, shares
@@ -74,8 +75,8 @@ def write_report(path: str | Path, page: ReportPage) -> Path:
     """Writes the page and returns its path. Every text is escaped. Raises `SightlineError` where it cannot be written."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(page), encoding="utf-8")
+        make_folder(path.parent)
+        write_text(path, render(page))
     except OSError as error:
         raise SightlineError(f"cannot write the report {path}: {error.strerror}", "make room or choose another place") from None
     return path

@@ -47,7 +47,7 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> li
     person may need the older ones to repair it.
     """
     folder, finished = run.folder / "checkpoints", run.status == "finished"
-    paths = sorted(folder.glob("step-*"), reverse=True)
+    paths = checkpoint.steps(folder)
     if not paths or checkpoint.problem(paths[0]) is not None:
         return []
     wanted = keep or (1 if finished else run.experiment.train.keep)

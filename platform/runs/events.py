@@ -78,6 +78,10 @@ class StepsDone(RunEvent, frozen=True, tag="steps"):
     system: dict[str, float] | None = None
     """With `log.system_metrics`."""
 
+    def __post_init__(self) -> None:
+        if any(len(values) != len(self.lr) for values in (self.grad_norm, *self.losses.values())) or not self.seconds > 0:
+            raise ValueError("not one value a step, or no seconds")
+
     @property
     def end(self) -> int:
         """Steps done so far."""

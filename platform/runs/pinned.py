@@ -17,6 +17,8 @@ from sightline.methods.contract import LoadReport
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.config import Experiment
+from sightline.platform.core import files
+from sightline.platform.core.files import make_folder, write_text
 from sightline.platform.weights.format import Part, Weights, read_file, write_file
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Initial:
         weights = Weights.of(experiment.method, sections, "pretext", self.state, self.source, str(folder / WEIGHTS))
         write_file(weights, folder / WEIGHTS)
         record = {"place": self.place, "source": self.source, "part": self.part, "says": self.describe(), **asdict(self.match)}
-        (folder / RECORD).write_text(json.dumps(record, indent=1))
+        write_text(folder / RECORD, json.dumps(record, indent=1))
 
 
 def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
@@ -73,7 +75,12 @@ def load_initial(pretext: Any, experiment: Experiment, folder: Path) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the weights that a run began from; None where it began from random ones."""
     path = folder / RECORD
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return files.read_record(path) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise SightlineError(
+            f"{path} is not readable: {error}", f"put it back from a copy, or start a new run; {folder.name} began with it"
+        ) from error
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -84,7 +91,7 @@ def keep_teachers(found: Mapping[str, Weights], folder: Path) -> None:
     """Write the teachers to `frozen/` of the run's `folder`."""
     for key, weights in found.items():
         path = folder / FOLDER / f"{key}.safetensors"
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_file(weights, path)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
 from sightline.platform import config
 from sightline.platform.core.event_log import append_events, read_events
-from sightline.platform.core.files import write_record
+from sightline.platform.core.files import as_record, read_record, write_record
 from sightline.platform.core.paths import home, runs_folder
 
 from .events import EVENTS, NOTICES, RunEvent, StepsDone
@@ -65,24 +64,31 @@ class Run:
         """By name, folder or MLflow run id. Raises `CallError`."""
         run = find_run(reference)
         if run is None:
-            names = [run.name for run in all_runs()]
-            raise CallError(f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home()}")
+            damaged: list[str] = []
+            names = [run.name for run in all_runs(damaged.append)]
+            what = f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home()}"
+            raise CallError("\n".join([what, *damaged]))
         return run
 
     @classmethod
     def read(cls, folder: Path) -> Run:
         """The run in `folder`. Raises `CallError` where its record is not readable."""
         try:
-            values = json.loads((folder / RUN_FILE).read_text())
-            return cls(**{**values, "folder": folder.absolute(), "status": RunStatus(values.get("status", "created"))})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CallError(f"{folder / RUN_FILE} is not readable: {error}") from error
+            run = as_record(cls, read_record(folder / RUN_FILE), folder=folder.absolute())
+            if not isinstance(run.settings.get("method"), str):
+                raise ValueError("settings: they name no method")
+            return run
+        except (OSError, ValueError) as error:
+            raise unreadable(folder / RUN_FILE, error) from error
 
     @property
     def experiment(self) -> config.Experiment:
         """The run's settings, validated once."""
         if self._validated is None or self._validated[0] is not self.settings:
-            self._validated = (self.settings, config.load(self.recipe, settings=self.settings))
+            try:
+                self._validated = (self.settings, config.load(self.recipe, settings=self.settings))
+            except CallError as error:
+                raise CallError(f"the settings in {self.folder / RUN_FILE} are not those of this version: {error}", error.hint) from None
         return self._validated[1]
 
     @experiment.setter
@@ -132,5 +138,20 @@ def find_run(reference: str) -> Run | None:
     return next((run for run in all_runs() if run.mlflow_run_id == reference), None)
 
 
-def all_runs() -> list[Run]:
-    return [Run.read(path.parent) for path in sorted(runs_folder().glob(f"*/{RUN_FILE}"))]
+def all_runs(say: Callable[[str], None] = lambda text: None) -> list[Run]:
+    """Those whose record is readable. `say` is told of each other one."""
+    runs = []
+    for path in sorted(runs_folder().glob(f"*/{RUN_FILE}")):
+        try:
+            runs.append(Run.read(path.parent))
+        except CallError as error:
+            say(str(error))
+    return runs
+
+
+def unreadable(path: Path, error: Exception) -> CallError:
+    """The error for a person where the record of a run, a sweep or a comparison is damaged."""
+    return CallError(
+        f"{path} is not readable: {error}",
+        f"put it back from a copy (MLflow and checkpoints have the rest), or remove {path.parent}; no other run needs it",
+    )

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+import msgspec
+
 from sightline.platform.core.event_log import parse_events
+from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.paths import local_tracking_uri
 from sightline.platform.core.redaction import redact, safe_line
 from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, StepsDone, ValidationDone
@@ -45,9 +48,7 @@ class Tracking:
         self.uri = run.tracking_uri or local_tracking_uri()
         self.problem: str | None = None
         self._state_path = run.folder / "tracking.json"
-        self._state: _State = {"offset": 0, "delivered": {}}
-        if self._state_path.exists():
-            self._state = json.loads(self._state_path.read_text())
+        self._state = _read_state(self._state_path, run.folder / EVENTS)
         self._client: MlflowClient | None = None
         self._closing = threading.Event()
         self._lock = threading.RLock()
@@ -118,9 +119,7 @@ class Tracking:
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
         self._state = {"offset": offset, "delivered": dict(newest)}
-        part = self._state_path.with_suffix(".part")
-        part.write_text(json.dumps(self._state))
-        part.replace(self._state_path)
+        write_record(self._state_path, self._state)
 
     def close(self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, wait: float = 60.0) -> None:
         """Deliver the rest and end the MLflow run: `FINISHED`, `KILLED` (stopped early, may be resumed) or `FAILED`. Never raises."""
@@ -202,6 +201,16 @@ class Tracking:
                 licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
                 client.set_tag(self.run_id, "sightline.licence", licences[:4000] or "unstated")
         client.log_inputs(self.run_id, datasets=inputs)
+
+
+def _read_state(path: Path, events: Path) -> _State:
+    """How far delivery came. Where the note is missing or damaged, all is delivered again: MLflow takes a repeated metric as the same."""
+    nothing: _State = {"offset": 0, "delivered": {}}
+    try:
+        state = msgspec.convert(read_record(path), _State)
+    except (OSError, ValueError):
+        return nothing
+    return state if 0 <= state["offset"] <= (events.stat().st_size if events.exists() else 0) else nothing
 
 
 def is_behind(run: Run) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from sightline.methods import collective
 from sightline.methods.contract import Batch, Pretext
 from sightline.methods.random import MicrobatchRng
+from sightline.platform.core.files import read_record, write_record
 from sightline.platform.data.loader.blocks import Columns
 
 from .step import buffers_kept, tensors, total
@@ -36,12 +37,11 @@ def run_precision(wanted: str, folder: Path, pretext: Pretext, columns: Columns,
 
 
 def _noted_precision(note: Path, pretext: Pretext, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:
-    if note.exists():
-        return str(json.loads(note.read_text())["precision"])
+    with suppress(OSError, ValueError):  # a damaged note is measured again
+        if (noted := read_record(note).get("precision")) in PRECISIONS:
+            return str(noted)
     chosen, seconds = choose_precision(pretext, tensors(columns, device), weights, device)
-    part = note.with_suffix(".part")
-    part.write_text(json.dumps({"precision": chosen, "seconds": seconds}))
-    part.replace(note)
+    write_record(note, {"precision": chosen, "seconds": seconds})
     return chosen
 
 

@@ -22,6 +22,7 @@ from sightline.methods.contract import BuildContext, MethodConfig, Pretext
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain
 from sightline.platform.config import METHOD_SECTIONS
+from sightline.platform.core.files import make_folder, replacing, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -114,24 +115,20 @@ def write_file(weights: Weights, path: Path) -> Path:
 
 def write_folder(weights: Weights, folder: Path) -> Path:
     """The folder form: `encoder.json` and `encoder.safetensors`; an encoder only."""
-    folder.mkdir(parents=True, exist_ok=True)
     _save(weights.tensors, folder / f"{ENCODER}.safetensors", {"format": "pt"})
-    (folder / f"{ENCODER}.json").write_text(json.dumps(weights.describe(), indent=1))
+    write_text(folder / f"{ENCODER}.json", json.dumps(weights.describe(), indent=1))
     return folder
 
 
 def _save(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> Path:
     from safetensors.torch import save_file
 
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
-        part.replace(path)
+        make_folder(path.parent)
+        with replacing(path) as part:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
     except OSError as error:
         raise SightlineError(f"cannot write {path}: {error.strerror or error}", "name a place you may write to, with space left") from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

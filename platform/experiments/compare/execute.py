@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.platform.core.device import choose_device
+from sightline.platform.core.files import write_text
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel
@@ -66,7 +67,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     ray.shutdown()
     with doing(console, "measuring") as tell:
         probes = _measure(comparison, tell)
-    (comparison.folder / "probes.json").write_text(json.dumps(probes_to_json(probes), indent=1))
+    write_text(comparison.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     costs = page.costs(comparison)
     report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
     comparison.status = ComparisonStatus.FINISHED

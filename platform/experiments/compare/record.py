@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,12 +11,12 @@ from typing import Any
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.config import without_password
-from sightline.platform.core.files import write_record
+from sightline.platform.core.files import as_record, read_record, write_record
 from sightline.platform.core.paths import comparison_record, home, runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.names import refuse_taken
-from sightline.platform.runs.record import Run
+from sightline.platform.runs.record import Run, unreadable
 
 
 class ComparisonStatus(StrEnum):
@@ -78,12 +77,9 @@ class Comparison:
         if path is None:
             raise CallError(f"no comparison {reference!r} under {home()}")
         try:
-            values = json.loads(path.read_text())
-            values |= {"entries": [Entry(**entry) for entry in values["entries"]], "seeds": tuple(values["seeds"])}
-            values["status"] = ComparisonStatus(values["status"])
-            return cls(**{**values, "folder": path.parent.absolute(), "probes": values["probes"] and tuple(values["probes"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CallError(f"{path} is not readable: {error}") from error
+            return as_record(cls, read_record(path), folder=path.parent.absolute())
+        except (OSError, ValueError) as error:
+            raise unreadable(path, error) from error
 
     def save(self) -> None:
         write_record(self.folder / "comparison.json", {k: v for k, v in asdict(self).items() if k != "folder"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,10 +17,11 @@ from sightline.methods.settings import Settings, nearest
 from sightline.platform import config
 from sightline.platform.config import without_password
 from sightline.platform.core.event_log import Event, append_events, read_events
-from sightline.platform.core.files import write_record
+from sightline.platform.core.files import as_record, read_record, write_record
 from sightline.platform.core.paths import home, sweep_record
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.names import refuse_taken
+from sightline.platform.runs.record import unreadable
 
 from .space import Space, parse_domain
 
@@ -157,12 +157,10 @@ class Sweep:
         """By name or folder. Raises `CallError`."""
         if path := sweep_record(reference):
             try:
-                values = json.loads(path.read_text())
-                plan = SweepPlan.model_validate(values.pop("plan"))
-                status = SweepStatus(values.get("status", SweepStatus.CREATED))
-                return cls(**{**values, "folder": path.parent.absolute(), "plan": plan, "status": status})
-            except (OSError, ValueError, TypeError) as error:
-                raise CallError(f"{path} is not readable: {error}") from error
+                values = read_record(path)
+                return as_record(cls, values, folder=path.parent.absolute(), plan=SweepPlan.model_validate(values.get("plan")))
+            except (OSError, ValueError) as error:
+                raise unreadable(path, error) from error
         names = sweep_names()
         raise CallError(f"no sweep {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no sweeps under {home()}")
 
@@ -190,10 +188,10 @@ class Sweep:
             match event:
                 case TrialProposed(trial=number, settings=settings):
                     found[number] = Trial(number, settings)
-                case TrialMeasured(trial=number, step=step, objective=objective, decision=decision):
+                case TrialMeasured(trial=number, step=step, objective=objective, decision=decision) if number in found:
                     found[number].results[step] = objective
                     found[number].stopped = decision is Decision.STOP
-                case TrialEnded(trial=number):
+                case TrialEnded(trial=number) if number in found:
                     trial = found[number]
                     trial.status, trial.error, trial.seconds = event.status, event.error, event.seconds
         return [found[number] for number in sorted(found)]

@@ -93,8 +93,15 @@ def test_optimizer_state_that_a_kill_left_behind_its_list_is_found_again(
 ) -> None:
     run = given(toy_run("cut"), "finished", 6)
     (waste,) = find_waste(run)
+    real = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if self == waste.path:
+            raise OSError("killed here")
+        real(self, missing_ok)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", lambda self: (_ for _ in ()).throw(OSError("killed here")))
+        patched.setattr(Path, "unlink", killed)
         with pytest.raises(SightlineError, match="killed here"):
             waste.remove()
     assert waste.path.exists() and checkpoint.problem(path(run, 6)) is None
