@@ -92,6 +92,7 @@ def test_the_node_types_come_up_when_work_asks_for_them(scratch: Path) -> None:
     types = {name: {**kind, "node_config": {}} for name, kind in CLUSTER["available_node_types"].items()}
     types[FAKE_HEAD_NODE_TYPE] = {**types.pop(CLUSTER["head_node_type"]), "max_workers": 0}
     provider = {"type": "fake_multinode", "gcs_address": address, "head_node_id": FAKE_HEAD_NODE_ID, "launch_multiple": True}
+    provider |= {"worker_liveness_check": False, "disable_node_updaters": True}  # else slow nodes are repaired by SSH, for ever
     kept = {name: CLUSTER[name] for name in ("cluster_name", "max_workers", "idle_timeout_minutes")}
     commands = {name: [] for name in CLUSTER if name.endswith("_commands")} | {"initialization_commands": [], "cluster_synced_files": []}
     kept |= {"upscaling_speed": 1.0, "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False, **commands}
@@ -106,7 +107,10 @@ def test_the_node_types_come_up_when_work_asks_for_them(scratch: Path) -> None:
     }
     with head(scratch, port, [*words, f"--autoscaling-config={scratch / 'fake.yaml'}"], environment) as person:
         driver = {**person, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
-        done = subprocess.run([sys.executable, "-c", BUSY], env=driver, cwd=scratch, capture_output=True, text=True, timeout=WAIT)
+        try:
+            done = subprocess.run([sys.executable, "-c", BUSY], env=driver, cwd=scratch, capture_output=True, text=True, timeout=WAIT)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(_monitor(scratch)) from error
         assert done.returncode == 0, done.stderr[-3000:] + _monitor(scratch)
     gpu, cpu, said, plan, gpus = json.loads(done.stdout.splitlines()[-1])
     assert len(said) == 1 and "needs 2 x 1 CPU + 1 GPU" in said[0] and (plan, gpus) == ([2, 1], 2)
