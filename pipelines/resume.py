@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform import config
     from sightline.platform.checkpoints import local as checkpoint
     from sightline.platform.checkpoints.remote import Storage
-    from sightline.platform.cluster.shared_fs import identity
     from sightline.platform.config import without_password
     from sightline.platform.core.paths import comparison_record, sweep_record
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.preflight import check
+    from sightline.platform.runs.identity import identity
     from sightline.platform.runs.record import Run
     from sightline.platform.tracking.client import tracking_uri
 

@@ -10,6 +10,7 @@ from sightline.platform.core.files import make_folder
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.version import this_commit
+from sightline.platform.runs.identity import identity
 from sightline.platform.runs.names import refuse_taken, taken
 from sightline.platform.runs.record import METRIC_NAMES, Run
 
@@ -60,5 +61,6 @@ def create_run(
         from sightline.platform.runs.pinned import keep_teachers
 
         keep_teachers(teachers, folder)
+    identity(folder)
     run.save()
     return run

@@ -18,7 +18,6 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.cluster.placement import ClusterLease, await_room, can_grow, leaving
 from sightline.platform.cluster.resources import ResourcePlan, stage_resources
-from sightline.platform.cluster.shared_fs import identity, mark
 from sightline.platform.cluster.workers import run_workers
 from sightline.platform.config import Experiment
 from sightline.platform.core.ray_init import start_ray
@@ -35,6 +34,7 @@ from sightline.platform.runs.events import (
     TrainingFailed,
     WorkerStarted,
 )
+from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.mlflow_run import Tracking
 from sightline.platform.training.job import TrainJob

@@ -29,9 +29,8 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     the nearest run where there is nothing of this name, `SightlineError` where what there is does not verify.
     """
     if model.startswith("models:/"):
-        folder, place = fetch_encoder(model, tracking_uri)
-        with folder:
-            return read_folder(Path(folder.name), place)
+        with fetch_encoder(model, tracking_uri) as (folder, place):
+            return read_folder(folder, place)
     path = Path(model).expanduser()
     if path.is_file():
         if path.suffix != ".safetensors":

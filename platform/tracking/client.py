@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sightline.methods.errors import CallError
@@ -15,6 +16,9 @@ from sightline.platform.core.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+RUN_KEY = "sightline.id"
+"""Tag of an MLflow run: the identity of the run, sweep or comparison that it records."""
 
 
 def quiet_mlflow() -> None:
@@ -43,6 +47,17 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     return str(client.create_experiment(name, artifact_location=artifact_location() if uri.startswith("sqlite:") else None))
+
+
+def run_of(client: MlflowClient, experiment_id: str, name: str, key: str, tags: Mapping[str, str]) -> str:
+    """The id of the MLflow run whose tag `sightline.id` is `key`, which is created with `tags` where there is none.
+
+    A kill between the creation and the note of its id leaves a run that is found here, so no second one is made.
+    """
+    found = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    return str(client.create_run(experiment_id, run_name=name, tags={**tags, RUN_KEY: key}).info.run_id)
 
 
 def tracking_uri(experiment: config.Experiment) -> str:

@@ -20,9 +20,10 @@ from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.paths import local_tracking_uri
 from sightline.platform.core.redaction import redact, safe_line
 from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, StepsDone, ValidationDone
+from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
-from .client import experiment_of, quiet_mlflow
+from .client import experiment_of, quiet_mlflow, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +57,7 @@ class Tracking:
         self._thread = threading.Thread(target=self._work, name="sightline-tracking", daemon=True)
 
     def start(self) -> None:
+        identity(self.run.folder)  # written before the thread and the workers' start, which both read it
         self._thread.start()
 
     @property
@@ -79,7 +81,7 @@ class Tracking:
                 client = MlflowClient(tracking_uri=self.uri)
                 if self.run.mlflow_run_id is None:
                     self.run.mlflow_run_id = self._create(client)
-                    self.run.save()  # at once, so that a failure after this creates no second run
+                    self.run.save()
                 else:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
                 self._log_params(client)
@@ -167,7 +169,7 @@ class Tracking:
         if self.run.parent:
             tags["mlflow.parentRunId"] = self.run.parent
         tags = {key: redact(value) for key, value in tags.items()}
-        return str(client.create_run(experiment_id, run_name=self.run.name, tags=tags).info.run_id)
+        return run_of(client, experiment_id, self.run.name, identity(self.run.folder), tags)
 
     def _log_params(self, client: MlflowClient) -> None:
         """Log the settings that the MLflow run does not have yet; those of the first attempt stay."""

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from sightline.platform.core.redaction import redact
+from sightline.platform.runs.identity import identity
 
-from .client import experiment_of, quiet_mlflow
+from .client import experiment_of, quiet_mlflow, run_of
 
 
 class Parent(Protocol):
     """A sweep or a comparison."""
 
     name: str
+    folder: Path
     command: str
     tracking_uri: str
     mlflow_run_id: str | None
@@ -29,10 +31,10 @@ def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str],
 
         client = MlflowClient(tracking_uri=parent.tracking_uri)
         tags = {f"sightline.{kind}": parent.name, "sightline.command": redact(parent.command), "mlflow.source.name": "sightline"}
-        run = client.create_run(experiment_of(client, experiment, parent.tracking_uri), run_name=parent.name, tags=tags)
+        run_id = run_of(client, experiment_of(client, experiment, parent.tracking_uri), parent.name, identity(parent.folder), tags)
         for key, text in params.items():
-            client.log_param(run.info.run_id, key, text)
-        return str(run.info.run_id)
+            client.log_param(run_id, key, text)
+        return run_id
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         say(f"MLflow is not reachable ({redact(first_line)}); the runs will not be nested in one of the {kind}")

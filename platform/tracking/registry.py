@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import home, local_tracking_uri
 from sightline.platform.core.redaction import redact
+from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.encoder_input import EncoderInput, output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
@@ -30,6 +30,7 @@ from sightline.platform.weights.format import Weights, digest, write_folder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
 TOLERANCE = 1e-5
@@ -70,7 +71,7 @@ def register_encoder(
     cannot be exported, or the exported graph disagrees.
     """
     import mlflow
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
     given = input_of(encoder)
@@ -78,7 +79,7 @@ def register_encoder(
     text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
-    with _tracking(tracking_uri), tempfile.TemporaryDirectory(prefix="sightline-register-") as scratch:
+    with _tracking(tracking_uri), scratch_folder("register") as scratch:
         client = mlflow.MlflowClient(tracking_uri)
         for filed in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
             if filed.tags.get("sightline.sha256") == sha256:
@@ -88,21 +89,24 @@ def register_encoder(
                 client.set_registered_model_alias(name, alias, filed.version)
                 return _registered(name, filed, alias)
         run = client.get_run(run_id)
-        logged = client.create_logged_model(
+        logged = _begun(client, run, sha256) or client.create_logged_model(
             run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
         )
-        try:
-            folder = Path(scratch) / "model"
-            _save(encoder, given, output, folder, logged, run_id)
-            (folder / "README.md").write_text(text)
-            if saved is not None:
-                shutil.copytree(saved, folder / ARTIFACT)
-            client.log_model_artifacts(logged.model_id, str(folder))
-        except Exception:
-            client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        client.finalize_logged_model(logged.model_id, "READY")
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        if logged.status != LoggedModelStatus.READY:
+            try:
+                folder = scratch / "model"
+                _save(encoder, given, output, folder, logged, run_id)
+                (folder / "README.md").write_text(text)
+                if saved is not None:
+                    shutil.copytree(saved, folder / ARTIFACT)
+                client.log_model_artifacts(logged.model_id, str(folder))
+            except BaseException:
+                with suppress(Exception):  # of a server that went away; the next registration goes on with this model
+                    client.finalize_logged_model(logged.model_id, "FAILED")
+                raise
+            client.finalize_logged_model(logged.model_id, "READY")
+        if not run.outputs or logged.model_id not in {each.model_id for each in run.outputs.model_outputs}:
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         if not client.search_registered_models(f"name = '{name}'"):
             with suppress(MlflowException):  # another run may have created it meanwhile
                 client.create_registered_model(name)
@@ -113,6 +117,24 @@ def register_encoder(
     return _registered(name, filed, alias)
 
 
+def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | None:
+    """The model of these weights that a registration left unfinished when it was killed or failed; None where there is none.
+
+    One of other weights that was left pending is ended: nothing would end it later.
+    """
+    from mlflow.entities import LoggedModelStatus
+
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    unfinished = None
+    for model in client.search_logged_models([run.info.experiment_id], filter_string=of_run):
+        if model.tags.get("sightline.sha256") == sha256:
+            if not client.search_model_versions(f"source_path = 'models:/{model.model_id}'"):
+                unfinished = unfinished or model
+        elif model.status == LoggedModelStatus.PENDING:
+            client.finalize_logged_model(model.model_id, "FAILED")
+    return unfinished
+
+
 def _registered(name: str, filed: ModelVersion, alias: str) -> Registered:
     number, model_id = str(filed.version), str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
     return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
@@ -120,7 +142,7 @@ def _registered(name: str, filed: ModelVersion, alias: str) -> Registered:
 
 def register_import(weights: Weights, name: str) -> Registered:
     """Register the encoder of imported weights, with an MLflow run of its own, in `$MLFLOW_TRACKING_URI` or locally."""
-    from .client import experiment_of, quiet_mlflow
+    from .client import experiment_of, quiet_mlflow, run_of
 
     quiet_mlflow()
     import mlflow
@@ -130,31 +152,33 @@ def register_import(weights: Weights, name: str) -> Registered:
     client = mlflow.MlflowClient(uri)
     encoder = weights.encoder()
     tags = {"sightline.method": weights.method, "sightline.source": weights.source}
-    run = client.create_run(
-        experiment_of(client, "sightline", uri), run_name=f"import-{name}", tags={**tags, "mlflow.source.name": "sightline"}
-    )
+    key = f"import {name} {weights.sha256}"
+    run_id = run_of(client, experiment_of(client, "sightline", uri), f"import-{name}", key, {**tags, "mlflow.source.name": "sightline"})
+    params = client.get_run(run_id).data.params
     sections = {section: values for section, values in weights.sections.items() if isinstance(values, dict)}
     for section, values in sections.items():
         for key, value in values.items():
-            client.log_param(run.info.run_id, f"{section}.{key}", value)
-    with tempfile.TemporaryDirectory(prefix="sightline-import-") as scratch:
+            if f"{section}.{key}" not in params:
+                client.log_param(run_id, f"{section}.{key}", value)
+    with scratch_folder("import") as scratch:
         state = encoder.state_dict()
-        saved = write_folder(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), Path(scratch))
+        saved = write_folder(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), scratch)
         usage = f"The {weights.method} encoder of the published file {weights.source}."
         filed = register_encoder(
             encoder,
             name=name,
-            run_id=run.info.run_id,
+            run_id=run_id,
             tracking_uri=uri,
             tags=tags,
             usage=usage,
             saved=saved,
         )
-    client.set_terminated(run.info.run_id)
+    client.set_terminated(run_id)
     return filed
 
 
-def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+@contextmanager
+def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[Path, str]]:
     """(a temporary folder with the folder form of a registered encoder, the URI that always means this version).
 
     `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
@@ -197,12 +221,10 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> tuple[tempfile.T
                 f"{pinned} was not filed by Sightline: it holds no {ARTIFACT}/ with settings and weights",
                 "name a model that a Sightline run registered, or import its weights: sightline import FILE --method METHOD --out FILE",
             )
-        scratch = tempfile.TemporaryDirectory(prefix="sightline-registered-")
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{ARTIFACT}", dst_path=scratch.name)
-        for file in Path(folder).iterdir():
-            if file.parent != Path(scratch.name):
-                file.rename(Path(scratch.name) / file.name)
-    return scratch, pinned
+    with scratch_folder("registered") as scratch:
+        with _tracking(place):
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{ARTIFACT}", dst_path=str(scratch))
+        yield Path(folder), pinned
 
 
 def _near(client: MlflowClient, name: str) -> str:

@@ -18,10 +18,10 @@ from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
 from sightline.platform.checkpoints.remote import Storage
-from sightline.platform.cluster.shared_fs import identity, mark
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import StepsDone, TrainingFailed, WorkerStarted
+from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind

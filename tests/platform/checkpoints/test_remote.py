@@ -22,9 +22,10 @@ from sightline.platform.checkpoints.local import TrainState
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.checkpoints.uploader import Uploader
 from sightline.platform.cluster import shared_fs
-from sightline.platform.cluster.shared_fs import folder_here, identity, mark
+from sightline.platform.cluster.shared_fs import folder_here
 from sightline.platform.experiments.preflight import check
 from sightline.platform.runs.events import RunEvent, StorageNote, TrainingEnded, TrainingStarted
+from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run
 from sightline.platform.training.job import TrainJob
 from sightline.platform.training.loop import train

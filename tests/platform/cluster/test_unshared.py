@@ -9,11 +9,11 @@ import pytest
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
-from sightline.platform.cluster.shared_fs import mark
 from sightline.platform.core.files import parse_lines
 from sightline.platform.experiments import train_run
 from sightline.platform.experiments.train_run import train_on_ray
 from sightline.platform.runs.events import EVENTS, RunEvent, StorageNote
+from sightline.platform.runs.identity import mark
 from sightline.platform.runs.record import Run
 
 pytestmark = pytest.mark.slow

@@ -226,8 +226,12 @@ class Server:
         return SimpleNamespace(experiment_id="1")
 
     def create_run(self, experiment_id: str, run_name: str, tags: dict[str, str]) -> Any:
-        self.runs, self.tags = self.runs + 1, tags
+        self.runs, self.tags = self.runs + 1, dict(tags)
         return SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))
+
+    def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> list[Any]:
+        key = self.tags.get("sightline.id")
+        return [SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))] if key and f"'{key}'" in filter_string else []
 
     def get_run(self, run_id: str) -> Any:
         return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}))
@@ -322,6 +326,19 @@ def test_settings_that_failed_to_arrive_come_later_in_the_same_mlflow_run(tracke
     tracked(server).close("FINISHED")
     tracked(server).close("FINISHED")
     assert server.runs == 1 and set(server.params) == set(tracking.run.experiment.flat())
+
+
+def test_a_driver_that_dies_between_create_and_note_leaves_one_mlflow_run(tracked: Callable[[Server], Tracking]) -> None:
+    server = Server()
+    tracking = tracked(server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _ = tracking.client
+    assert server.runs == 1 and reopened(tracking.run).mlflow_run_id is None
+    again = Tracking(reopened(tracking.run))
+    again.close("FINISHED")
+    assert server.runs == 1 and reopened(tracking.run).mlflow_run_id == "id1"
 
 
 def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

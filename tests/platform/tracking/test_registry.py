@@ -188,6 +188,61 @@ def test_the_same_weights_of_the_same_run_are_filed_once(store: dict[str, Any], 
     assert version.tags["new"] == "1" and version.tags["fingerprint"] == "abc"
 
 
+@pytest.mark.parametrize("stage", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"])
+def test_a_registration_that_was_killed_is_taken_up_where_it_was(
+    store: dict[str, Any], stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model, READY, one version, and no temporary folder."""
+    import mlflow
+
+    from sightline.platform.core import scratch
+    from sightline.platform.tracking import registry
+
+    client = store["client"]
+    experiment = client.get_run(store["run"]).info.experiment_id
+    run = client.create_run(experiment).info.run_id
+    filing: dict[str, Any] = {"name": f"cut-{stage}", "run_id": run, "tracking_uri": store["uri"], "tags": {}}
+    monkeypatch.setattr(registry, "_save", lambda encoder, given, output, folder, logged, run_id: folder.mkdir())
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch, "YOUNG_SECONDS", 0.0)
+
+    class Killed(BaseException):
+        """As SIGKILL: nothing that follows is done."""
+
+    def killed(*words: Any, **named: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, stage, killed)
+        if stage == "log_model_artifacts":
+            patch.setattr(mlflow.MlflowClient, "finalize_logged_model", killed)
+        patch.setattr(scratch.shutil, "rmtree", lambda *words, **named: None)
+        with pytest.raises(Killed if stage != "log_model_artifacts" else BaseException):
+            registry.register_encoder(Encoder(), **filing)
+    of_run = f"source_run_id = '{run}'"
+    (left,) = client.search_logged_models([experiment], filter_string=of_run)
+    assert (left.status == "PENDING") == (stage in ("log_model_artifacts", "finalize_logged_model"))
+    assert list(tmp_path.glob("sightline-*"))
+    filed = registry.register_encoder(Encoder(), **filing)
+    (model,) = client.search_logged_models([experiment], filter_string=of_run)
+    (version,) = client.search_model_versions(f"name = 'cut-{stage}'")
+    assert model.status == "READY" and filed.model_id == model.model_id == left.model_id and filed.version == str(version.version)
+    assert [output.model_id for output in client.get_run(run).outputs.model_outputs] == [model.model_id]
+    assert not list(tmp_path.glob("sightline-*"))
+
+
+def test_a_pending_model_of_other_weights_does_not_stay_pending(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.platform.tracking import registry
+
+    client = store["client"]
+    experiment = client.get_run(store["run"]).info.experiment_id
+    run = client.create_run(experiment).info.run_id
+    left = client.create_logged_model(experiment, name="encoder", source_run_id=run, tags={"sightline.sha256": "of other weights"})
+    monkeypatch.setattr(registry, "_save", lambda encoder, given, output, folder, logged, run_id: folder.mkdir())
+    registry.register_encoder(Encoder(), name="two", run_id=run, tracking_uri=store["uri"], tags={})
+    assert client.get_logged_model(left.model_id).status == "FAILED"
+
+
 def test_an_export_that_disagrees_is_not_registered(store: dict[str, Any]) -> None:
     from sightline.platform.tracking.registry import register_encoder
 

@@ -1,0 +1,50 @@
+"""Temporary folders that do not outlive their process for long, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "sightline-"
+YOUNG_SECONDS = 60.0
+"""A folder of this age may be one that another process has made and not locked yet."""
+
+
+@contextlib.contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder `sightline-PURPOSE-...`, removed at the end.
+
+    Its process holds a lock on it, which the kernel frees when the process ends. So the folders that killed processes left can be told from
+    those in use, and are removed first.
+    """
+    _clear(purpose)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(purpose: str) -> None:
+    """Remove this user's folders of this purpose whose process has ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{purpose}-*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < YOUNG_SECONDS:
+                continue
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
