@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class SightlineError(Exception):
     """A command failed. `str(error)` says what is wrong; `hint` says what to do about it."""
@@ -33,3 +35,29 @@ class BrokenSampleError(ValueError):
 def first_line(error: BaseException) -> str:
     """What a library says went wrong, cut to a line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "bad_alloc")
+"""What libraries say when they ask for more memory than there is."""
+OF_FILES = {
+    errno.EACCES: "change who may read and write there, or name another place ($SIGHTLINE_HOME is where runs lie)",
+    errno.EPERM: "change who may read and write there, or name another place ($SIGHTLINE_HOME is where runs lie)",
+    errno.EROFS: "name a place that can be written ($SIGHTLINE_HOME is where runs lie)",
+    errno.ENOSPC: "free some space, or name another place; then give the same command again",
+    errno.EDQUOT: "free some of your quota, or name another place; then give the same command again",
+    errno.EMFILE: "allow more open files: ulimit -n 65536",
+    errno.EIO: "the disk or the network failed; give the same command again when it works",
+}
+"""Hint for an error of the system, by its number."""
+
+
+def explained(error: BaseException) -> SightlineError | None:
+    """An error that the machine or a file of a person caused, as a sentence; None where it is a fault of the code."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)):
+        return MachineError(f"not enough memory: {first_line(error)}", "use a smaller model, batch or image, or a machine with more memory")
+    if isinstance(error, OSError) and error.errno and error.filename is not None:
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return MachineError(f"{names}: {error.strerror}", OF_FILES.get(error.errno, "check the name, and that the file is there and whole"))
+    if isinstance(error, OSError) and error.errno in OF_FILES:
+        return MachineError(str(error.strerror), OF_FILES[error.errno])
+    return None

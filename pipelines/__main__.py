@@ -102,6 +102,9 @@ def _common() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C before there was anything to keep."""
+    from sightline.platform.core.printable import tolerate_any_text
+
+    tolerate_any_text()
     words = sys.argv[1:] if arguments is None else arguments
     if not words:
         _overview().print_help()
@@ -139,7 +142,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def _guarded(words: list[str]) -> int:
     """Run the command. Print an error as one sentence, and with `--json` print exactly one JSON document on standard output."""
-    from sightline.methods.errors import SightlineError
+    from sightline.methods.errors import SightlineError, explained
+    from sightline.platform.core.printable import printable
 
     own = words[: words.index("--")] if "--" in words else words
     as_json, debug = "--json" in own, "--debug" in own
@@ -151,24 +155,23 @@ def _guarded(words: list[str]) -> int:
     try:
         result = _call(words)
         code = 0
-    except SightlineError as error:
-        if debug:
-            raise
-        code = error.exit_code
-        result = {"error": str(error), "hint": error.hint}
-        print(f"sightline: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
         result = {"error": "stopped"}
         print("sightline: stopped", file=sys.stderr)
+    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+        code = 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if debug:
             raise
-        code = 1
-        result = {"error": f"{type(error).__name__}: {error}"}
-        print(f"sightline: {type(error).__name__}: {error}\n  hint: run again with --debug to see where; please report it", file=sys.stderr)
+        known = error if isinstance(error, SightlineError) else explained(error)
+        told = known or SightlineError(f"{type(error).__name__}: {error}", "run again with --debug to see where; please report it")
+        code = told.exit_code
+        result = {"error": str(told), "hint": told.hint}
+        print(f"sightline: {printable(str(told))}", file=sys.stderr)
+        if told.hint:
+            print(f"  hint: {printable(told.hint)}", file=sys.stderr)
     if real_stdout is not None:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)

@@ -26,16 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    from rich.console import Console
     from rich.table import Table
 
     from sightline.methods.errors import CallError, SightlineError
+    from sightline.platform.core.screen import Screen
     from sightline.platform.runs.clean import Waste, find_waste
     from sightline.platform.runs.record import Run, all_runs
 
     if args.keep is not None and args.keep < 1:
         raise CallError("--keep must be at least 1", "a run needs its newest checkpoint")
-    console = Console(stderr=args.json, highlight=False)
+    console = Screen(stderr=args.json)
     damaged: list[str] = []
     chosen = [Run.open(reference) for reference in args.runs] if args.runs else all_runs(damaged.append)
     waste: list[Waste] = []
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             except SightlineError as error:  # settings that this version cannot read
                 damaged.append(f"{one.folder}: {error}")
     for text in damaged:
-        console.print(f"passed over: {text}", style="yellow", markup=False, soft_wrap=True)
+        console.warn(f"passed over: {text}")
     size = sum(item.bytes for item in waste)
     table = Table(box=None, show_header=False)
     for item in waste:

@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.compare.record import Entry
 
 SUMMARY = "train several recipes on one budget with several seeds, and measure them by the same probes"
@@ -56,18 +55,19 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if args.seeds < 1 or args.controls < 0:
         raise CallError(f"--seeds {args.seeds} --controls {args.controls}: at least 1 seed, and no negative number of controls")
     dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.compare.execute import execute
-    from sightline.platform.experiments.compare.record import Comparison
+    from sightline.platform.experiments.compare.record import Comparison, refuse_name
 
-    console = Console(stderr=args.json)
-    entries = make_entries(args.recipes, args.budget, console)
+    console = Screen(stderr=args.json)
+    name = args.name or fresh_name("compare")
+    refuse_name(name)
+    entries = make_entries(args.recipes, args.budget, console, name, args.seeds)
     from sightline.platform import config
 
     first = config.load(entries[0].recipe, settings=entries[0].settings)
     comparison = Comparison.create(
-        args.name or fresh_name("compare"),
+        name,
         budget=args.budget,
         seeds=tuple(range(args.seeds)),
         entries=entries,
@@ -84,12 +84,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     return execute(comparison, console)
 
 
-def make_entries(words: Sequence[str], budget: str, console: Console) -> list[Entry]:
-    """The checked entries, each with the budget as its length. Raises `CallError`."""
+def make_entries(words: Sequence[str], budget: str, console: Screen, name: str = "compare", seeds: int = 1) -> list[Entry]:
+    """The checked entries, each with the budget as its length, for a comparison of this name. Raises `CallError`."""
     from sightline.methods.errors import CallError
     from sightline.platform import config
     from sightline.platform.experiments.compare.budget import gflops, samples_of
-    from sightline.platform.experiments.compare.record import Entry, sections
+    from sightline.platform.experiments.compare.record import Entry, refuse_name, sections
     from sightline.platform.experiments.preflight import check
 
     shared = config.parse_overrides(word for word in words if "=" in word)
@@ -101,6 +101,7 @@ def make_entries(words: Sequence[str], budget: str, console: Console) -> list[En
             asked[label] = (recipe, {**shared, **settings})
     if not asked:
         raise CallError("no recipe is named", "for example: sightline compare conmim-tiny loca-tiny ...")
+    refuse_name(name, asked, seeds)
     entries = []
     for label, (recipe, settings) in asked.items():
         try:
@@ -109,7 +110,7 @@ def make_entries(words: Sequence[str], budget: str, console: Console) -> list[En
             raise CallError(f"{label}: {error}", error.hint) from None
         cost = gflops(experiment)
         if "minute" in budget or "second" in budget or "hour" in budget:
-            console.print(f"{label}: trying its speed", highlight=False)
+            console.print(f"{label}: trying its speed")
         count = samples_of(budget, experiment, cost)
         whole = {"train.length": f"{count} samples", "probe.names": []}
         fixed = config.load(experiment.recipe, whole, settings=experiment.sections())

@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     out = Path(args.out).expanduser().absolute()
     if out.is_dir():
         raise CallError(f"--out {args.out} is a folder", f"name a file, for example --out {Path(args.out) / 'features.parquet'}")
-    from rich.console import Console
     from rich.progress import Progress
 
+    from sightline.platform.core.screen import Screen
     from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(args.model)  # a misspelt name is reported before anything heavy is imported
@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.evaluation.encode_source import input_spec_of, open_source
 
     source, what = open_source(args.data, opened), input_spec_of(opened.encoder).what
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding")
         result = encode(opened, source, out, args.pool, args.batch, lambda done, total: bar.update(task, completed=done, total=total))
     if not args.json:
-        console = Console(highlight=False, soft_wrap=True)
+        console = Screen()
         console.print(f"{result['rows']:,} {what} of {source.place} encoded by {result['source']}: {result['values']:,} values each")
         if result["broken"]:
             first = "; ".join(result[f"broken_{what}"][:3])
-            console.print(f"{result['broken']:,} {what} are broken and left out; first: {first}", style="yellow", markup=False)
+            console.print(f"{result['broken']:,} {what} are broken and left out; first: {first}", style="yellow")
         console.print(f"written to {out}; read it with: pyarrow.parquet.read_table({str(out)!r})")
     return result

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
 
+    from sightline.platform.core.screen import Screen
     from sightline.platform.evaluation.probes.context import EvaluatedModel
     from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
@@ -52,14 +52,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
 
     dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.progress import doing
     from sightline.platform.models.encoders import open_encoder
 
     models = list(dict.fromkeys(args.models))
     opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
-    console = Console(stderr=args.json, highlight=False, soft_wrap=True)
+    console = Screen(stderr=args.json)
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
 
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if names is None:
         modalities = {model.modality for model in evaluated}
         names = [probe.name for probe in ranked() if probe.modality in modalities]
-    with doing(Console(stderr=True), "probing") as progress:
+    with doing(Screen(stderr=True), "probing") as progress:
         outcomes = run_probes(names, evaluated, dataset_pairs, device=_device(args.device), progress=progress)
     skipped = [outcome.sentence for outcome in outcomes.values() if isinstance(outcome, SkippedProbe)]
     if len(skipped) == len(outcomes):
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     report, document = _write(args.out, about, outcomes)
     for outcome in outcomes.values():
         _tell(console, outcome)
-    console.print(f"report: {report}\nmetrics: {document}", markup=False)
+    console.print(f"report: {report}\nmetrics: {document}")
     return {"models": about, "probes": probes_to_json(outcomes), "report": str(report), "figures": str(document)}
 
 
@@ -142,18 +141,18 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     return report, document
 
 
-def _tell(console: Console, outcome: ProbeOutcome) -> None:
+def _tell(console: Screen, outcome: ProbeOutcome) -> None:
     from sightline.platform.evaluation.findings import heading_of, table
     from sightline.platform.evaluation.results import SkippedProbe
 
     if isinstance(outcome, SkippedProbe):
-        console.print(f"{outcome.sentence}\n", style="dim", markup=False)
+        console.print(f"{outcome.sentence}\n", style="dim")
         return
     rows = table(outcome)
     width = max(len(name) for name, _, _ in rows)
-    console.print(f"{heading_of(outcome)}, {outcome.seconds:.0f} s", style="bold", markup=False)
+    console.print(f"{heading_of(outcome)}, {outcome.seconds:.0f} s", style="bold")
     for name, value, differences in rows:
-        console.print(f"  {name:<{width}}  {value}", markup=False)
+        console.print(f"  {name:<{width}}  {value}")
         for difference in differences:
-            console.print(f"    {difference}", markup=False)
-    console.print(f"{outcome.covers}\n", style="dim", markup=False)
+            console.print(f"    {difference}")
+    console.print(f"{outcome.covers}\n", style="dim")

@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(args.model)  # a misspelt name is reported before anything heavy is imported
@@ -33,11 +32,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     result = export(opened, args.format, Path(args.out).expanduser().absolute())
     if not args.json:
-        console = Console(highlight=False, soft_wrap=True)
+        console = Screen()
         console.print(f"{opened.method} encoder of {opened.source} as {args.format}: {', '.join(result['files'])}")
         if "difference" in result:
             console.print(f"read again, it gives the same tokens: largest difference {result['difference']:.1e} of the largest value")
-        console.print(f"use it: {result['use']}", markup=False)
+        console.print(f"use it: {result['use']}")
         for note in result.get("notes", ()):
-            console.print(f"note: {note}", markup=False)
+            console.print(f"note: {note}")
     return {"format": args.format, "method": opened.method, "source": opened.source, **result}

@@ -43,8 +43,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.core.paths import absolute
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.kinds import IMAGES, find_kind
+    from sightline.platform.runs.names import fresh_name, refuse_taken
 
     overrides = config.parse_overrides(args.settings)
+    if args.name:
+        refuse_taken(args.name, "run")
     if not overrides.get("data.train"):
         raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
     train = Dataset.open(absolute(str(overrides["data.train"])))
@@ -59,15 +62,13 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     overrides = {**_classes(train, args.task), **overrides}
     if overrides.get("data.val"):
         _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), train.kind))
-    from rich.console import Console
-
     from sightline.methods.catalog import find_method
     from sightline.platform.core.redaction import command_line
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
     from sightline.platform.experiments.preflight import check
     from sightline.platform.models.encoders import open_encoder
-    from sightline.platform.runs.names import fresh_name
     from sightline.platform.tracking.client import tracking_uri
 
     opened = open_encoder(args.model)
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     experiment, dataset = check(experiment)
     name = args.name or fresh_name(experiment.recipe)
     record = create_run(name, experiment, dataset.fingerprint, command_line(sys.argv[1:]), tracking_uri(experiment))
-    return execution.execute(record, Console(stderr=args.json))
+    return execution.execute(record, Screen(stderr=args.json))
 
 
 def _classes(train: Dataset, task: str) -> dict[str, Any]:

@@ -29,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    from rich.console import Console
-
     from sightline.platform import config
+    from sightline.platform.core.screen import Screen
     from sightline.platform.models.published import random_weights, take_in
     from sightline.platform.weights.format import SINGLE, write_file
 
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
         registered = register_import(taken.weights, args.register).uri
     if not args.json:
-        console = Console(highlight=False, soft_wrap=True, markup=False)
+        console = Screen()
         for label in () if seed else ("matched", "resized", "missing", "unexpected", "left out"):
             names = getattr(match, label.replace(" ", "_"))
             if label == "left out" and not names:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.manifest import Manifest
 
@@ -32,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    from rich.console import Console
-
     from sightline.methods.errors import CallError
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.contact_sheet import contact_sheet
     from sightline.platform.data.dataset import Dataset
 
@@ -51,25 +49,26 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         except OSError as error:
             raise CallError(f"cannot write {sheet}: {error.strerror}", "name a file in a folder that exists") from None
     if not args.json:
-        _tell(Console(highlight=False, soft_wrap=True), dataset.uri, dataset.manifest, args.verify, sheet)
+        _tell(Screen(), dataset.uri, dataset.manifest, args.verify, sheet)
     manifest = dataset.manifest.model_dump(mode="json")
     manifest["shards"] = len(dataset.manifest.shards)
     return {"place": dataset.uri, "verified": args.verify, "contact_sheet": str(sheet) if sheet else None, **manifest}
 
 
 def _verify(dataset: Dataset) -> None:
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from sightline.platform.core.screen import Screen
+
+    console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("verifying")
         dataset.verify(lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _tell(console: Console, place: str, manifest: Manifest, verified: bool, sheet: Path | None) -> None:
+def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet: Path | None) -> None:
     size = sum(shard.bytes for shard in manifest.shards)
-    console.print(f"[bold]{place}[/]  {manifest.kind}")
+    console.field(place, f" {manifest.kind}")
     groups = sum(len(shard.row_groups) for shard in manifest.shards)
     console.print(f"  rows         {manifest.rows:,} in {len(manifest.shards)} shards, {groups} row groups")
     console.print(f"  bytes        {size:,} ({size / manifest.rows / 1000:.1f} kB a row){', every one verified' if verified else ''}")

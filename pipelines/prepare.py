@@ -165,13 +165,13 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 def _write(outputs: Sequence[Output], kind: str, args: argparse.Namespace) -> list[Manifest]:
     """Write the data sets, with a bar in a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.prepare.job import run_job
 
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rows")
         try:
@@ -205,17 +205,17 @@ def _prepared(place: str, manifest: Manifest) -> Prepared:
 
 
 def _tell(datasets: Sequence[Prepared], left_out: int) -> None:
-    from rich.console import Console
+    from sightline.platform.core.screen import Screen
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Screen()
     for one in datasets:
         more = f", mean overlap {one['overlap']:.2f}" if one["overlap"] is not None else ""
         more += f", {one['classes']} classes" if one["classes"] else ""
-        console.print(f"[bold]{one['place']}[/]: {one['rows']:,} rows in {one['shards']} shards, {one['bytes'] / 1e6:.1f} MB{more}")
+        console.field(f"{one['place']}:", f"{one['rows']:,} rows in {one['shards']} shards, {one['bytes'] / 1e6:.1f} MB{more}")
         for item in one["skipped"]:
             console.print(f"  skipped {item['count']}: {item['reason']} (first: {item['examples'][0]})")
     if left_out:
         console.print(f"left out, because they touch the gap between the splits: {left_out:,} rows")
     for note in dict.fromkeys(note for one in datasets for note in one["notes"]):
-        console.print(f"[yellow]note[/]: {note}")
+        console.warn(f"note: {note}")
     console.print(f"look at it with: sightline inspect {datasets[0]['place']}")

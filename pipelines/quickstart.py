@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from sightline.platform.core.screen import Screen
 
 SUMMARY = "the main job on an embedded default, from rendered rooms to a registered encoder, in minutes"
 RECIPE = "croco-tiny"
@@ -35,24 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    from rich.console import Console
-
     from sightline.platform import config
+    from sightline.platform.core.screen import Screen
 
     settings = quick_settings(config.parse_overrides(args.settings))  # a wrong setting is reported before rooms are rendered
+    from sightline.platform.core.ray_checks import check_ray
     from sightline.platform.core.redaction import command_line
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
     from sightline.platform.experiments.preflight import check
-    from sightline.platform.runs.names import fresh_name
+    from sightline.platform.runs.names import fresh_name, refuse_taken
     from sightline.platform.tracking.client import tracking_uri
 
-    console = Console(stderr=args.json)
+    name = args.name or fresh_name("quickstart")
+    refuse_taken(name, "run")
+    check_ray()
+    console = Screen(stderr=args.json)
     rooms = rendered_rooms(console)
     data = {"data.train": str(rooms / "train"), "data.val": str(rooms / "val")}
     experiment, dataset = check(config.load(RECIPE, {**data, **settings}))
     command = command_line(["quickstart", *args.settings, *(["--name", args.name] if args.name else [])])
-    record = create_run(args.name or fresh_name("quickstart"), experiment, dataset.fingerprint, command, tracking_uri(experiment))
+    record = create_run(name, experiment, dataset.fingerprint, command, tracking_uri(experiment))
     return execution.execute(record, console)
 
 
@@ -72,7 +75,7 @@ def quick_settings(overrides: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def rendered_rooms(console: Console) -> Path:
+def rendered_rooms(console: Screen) -> Path:
     """The folder of the default data, which are rendered once and then reused."""
     from sightline.platform.core.paths import home
     from sightline.platform.data.dataset import Dataset
@@ -82,14 +85,12 @@ def rendered_rooms(console: Console) -> Path:
 
     folder = home() / "data" / "rooms"
     if all((folder / part / "manifest.json").exists() for part in ("train", "val")):
-        console.print(f"rooms are in {folder} already", highlight=False, soft_wrap=True)
+        console.print(f"rooms are in {folder} already")
         return folder
-    console.print("rendering rooms: exact depth, poses and co-visibility", highlight=False, soft_wrap=True)
+    console.print("rendering rooms: exact depth, poses and co-visibility")
     parser = Parser()
     prepare.add_arguments(parser)
     prepare.run(parser.parse_args(["pairs", *ROOMS, "--out", str(folder), "--json"]))
     counts = [Dataset.open(folder / part).rows for part in ("train", "val")]
-    console.print(
-        f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}", highlight=False, soft_wrap=True
-    )
+    console.print(f"{counts[0]} pairs to learn from, {counts[1]} of other rooms to measure on, in {folder}")
     return folder

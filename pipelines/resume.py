@@ -33,15 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.markup import escape
-
     from sightline.methods.errors import CallError, SightlineError
     from sightline.platform import config
     from sightline.platform.checkpoints import local as checkpoint
     from sightline.platform.checkpoints.remote import Storage
     from sightline.platform.config import without_password
     from sightline.platform.core.paths import comparison_record, sweep_record
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.identity import identity
@@ -65,10 +63,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "name the folder of the original data with data.train=FOLDER, or start a new run",
         )
     record.experiment = without_password(experiment)
-    console = Console(stderr=args.json)
+    console = Screen(stderr=args.json)
     if storage := Storage.of(experiment, record.folder):
         storage.claim(identity(record.folder))
-        storage.pull(lambda text: console.print(f"[yellow]{escape(text)}"))
+        storage.pull(lambda text: console.warn(text))
     folder = record.folder / "checkpoints"
     if corrupt := checkpoint.corrupt(folder):
         found = checkpoint.newest(folder)
@@ -77,20 +75,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 f"no checkpoint of {record.name} verifies; {corrupt[0]}",
                 f"restore {folder} from a copy, or train again under another name",
             )
-        console.print(f"[yellow]going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(corrupt)}")
+        console.warn(f"going on from step {found.state.step}, because newer checkpoints do not verify: {'; '.join(corrupt)}")
     return execution.execute(record, console)
 
 
 def resume_many(args: argparse.Namespace) -> dict[str, Any]:
     """Continue a sweep or a comparison."""
-    from rich.console import Console
-
     from sightline.methods.errors import CallError
     from sightline.platform.core.paths import sweep_record
+    from sightline.platform.core.screen import Screen
 
     if args.settings:
         raise CallError(f"{args.run} holds several runs, and their settings are fixed", "leave the settings out, or start a new one")
-    console = Console(stderr=args.json)
+    console = Screen(stderr=args.json)
     if sweep_record(args.run) is not None:
         from sightline.platform.experiments.sweep.execute import execute as sweep
         from sightline.platform.experiments.sweep.record import Sweep

@@ -45,27 +45,28 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
     from sightline.platform.experiments.preflight import check
+    from sightline.platform.experiments.sweep.record import Sweep, refuse_name
     from sightline.platform.runs.names import fresh_name
     from sightline.platform.tracking.client import tracking_uri
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
+    name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
+    refuse_name(name)
     experiment, dataset = check(experiment)
-    from rich.console import Console
-
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.sweep import plan as planning
 
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
-    console = Console(stderr=args.json)
+    console = Screen(stderr=args.json)
     if args.dry_run:
         first = planning.first_trials(plan)
-        console.print("\n".join(planning.describe(plan, first)), highlight=False, soft_wrap=True, markup=False)
+        console.print("\n".join(planning.describe(plan, first)))
         return {"plan": plan.model_dump(mode="json"), "first_trials": first}
     from sightline.platform.experiments.sweep.execute import execute
-    from sightline.platform.experiments.sweep.record import Sweep
 
     sweep = Sweep.create(
-        args.name or f"{fresh_name(experiment.recipe)}-sweep",
+        name,
         planning.trial_settings(experiment, plan),
         dataset.fingerprint,
         plan,

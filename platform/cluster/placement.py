@@ -6,7 +6,6 @@ same resources and then wait for each other for ever.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
+from sightline.platform.core.ray_checks import names_cluster
 
 from .resources import ResourcePlan, plan_on
 
@@ -60,7 +60,7 @@ def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[Reso
             if plan := _largest(experiment, nodes, _left(nodes)):
                 return plan, lease
             lease.release()
-            if not os.environ.get("RAY_ADDRESS"):
+            if not names_cluster():
                 raise _too_small(experiment, nodes)
             bundle = _bundle(experiment, nodes)
             if not said:

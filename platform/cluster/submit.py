@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.loopback import loopback_without_proxy
 from sightline.platform.core.paths import home
+from sightline.platform.core.ray_checks import TOKEN_HINT
 from sightline.platform.core.redaction import redact
 
 from .code_wheel import DIGEST, Code, pack, running_code
@@ -33,10 +35,6 @@ STOP_SECONDS = 900
 """Between SIGTERM and SIGKILL of a stopped job: enough for a step, a checkpoint and its upload. Ray's default of 3 s is not."""
 RECONNECTS = 30
 """How often in a row a job server that does not answer is asked again."""
-TOKEN_HINT = (
-    "give this machine the cluster's token: put it into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH "
-    "(`ray get-auth-token` prints it on the head)"
-)
 
 
 def find_address(given: str | None) -> str:
@@ -65,6 +63,7 @@ def connect(address: str, insecure: bool = False) -> JobSubmissionClient:
             "use https://, or a tunnel (`ray dashboard cluster.yaml`, or ssh -L 8265:127.0.0.1:8265 HEAD) and its loopback address; "
             "--insecure sends them all the same",
         )
+    loopback_without_proxy()
     mode = _authentication(address)
     if mode != "token" and not insecure:
         raise CallError(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sightline.methods.errors import SightlineError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .screen import Screen
 
 DRIVER, TRAINING = ".driver.lock", ".training.lock"
 """Lock files: of the driver in the folder of a run, a sweep or a comparison, and of the process that trains in a run's folder."""
@@ -68,11 +68,11 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 
 
-def by_one_driver(execute: Callable[[R, Console], dict[str, Any]]) -> Callable[[R, Console], dict[str, Any]]:
+def by_one_driver(execute: Callable[[R, Screen], dict[str, Any]]) -> Callable[[R, Screen], dict[str, Any]]:
     """`execute(record, console)`, refused at once where another process already drives the record."""
 
     @functools.wraps(execute)
-    def locked(record: R, console: Console) -> dict[str, Any]:
+    def locked(record: R, console: Screen) -> dict[str, Any]:
         with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
             return execute(record, console)
 

@@ -6,14 +6,23 @@ import contextlib
 import os
 from typing import Any
 
+from sightline.methods.errors import SightlineError, first_line
+
+from .ray_checks import names_cluster, ray_folder
+
 OBJECT_STORE_SHARE = 0.2
 """Of the machine's memory."""
 MOST_OBJECT_STORE = 8 << 30
 """Bytes."""
+STARTS = 2
+"""How often Ray is started on this machine before that has failed: a busy one may be too slow for the first."""
 
 
-def start_ray(cpus: int | None = None) -> None:
-    """Join the cluster that `RAY_ADDRESS` names (set in a Ray job), else start Ray on this machine, on the loopback address only."""
+def start_ray(cpus: int | None = None, hint: str = "run the same command again when the machine is less busy") -> None:
+    """Join the cluster that `RAY_ADDRESS` names (set in a Ray job), else start Ray on this machine, on the loopback address only.
+
+    Raises `SightlineError` with this `hint` where Ray does not start; `ray_checks.check_ray` tells before that what can be known before.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -24,19 +33,31 @@ def start_ray(cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    if names_cluster():
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            raise SightlineError(f"the Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {first_line(error)}", hint) from error
         return
     import psutil
 
     store = int(min(psutil.virtual_memory().total * OBJECT_STORE_SHARE, MOST_OBJECT_STORE))
     with contextlib.suppress(OSError):
         store = min(store, int(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize * 0.9))
-    ray.init(
-        "local",  # without an address Ray would join whatever was started by `ray start` on this machine
-        num_cpus=cpus or len(os.sched_getaffinity(0)),
-        include_dashboard=False,
-        object_store_memory=max(store, 256 << 20),
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
+    if folder := ray_folder():
+        quiet["_temp_dir"] = folder
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init(
+                "local",  # without an address Ray would join whatever was started by `ray start` on this machine
+                num_cpus=cpus or len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=max(store, 256 << 20),
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+            return
+        except Exception as error:  # Ray raises a bare `Exception` when its processes are too slow
+            ray.shutdown()
+            if start == STARTS:
+                raise SightlineError(f"Ray did not start on this machine: {first_line(error)}", hint) from error

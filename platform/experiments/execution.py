@@ -6,11 +6,9 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
+from sightline.platform.core.screen import Screen
 from sightline.platform.runs.pinned import read_record
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @by_one_driver
-def execute(run: Run, console: Console) -> dict[str, Any]:
+def execute(run: Run, console: Screen) -> dict[str, Any]:
     """Run what is missing of `run` up to its report. Returns a JSON-able result; raises `SightlineError`.
 
     An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to continue from.
@@ -41,7 +39,7 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
             run.status = RunStatus.TRAINED
             run.save()
             tracking.start()
-            console.print(f"run {run.name} has its last step; measuring, registering and reporting again", highlight=False, soft_wrap=True)
+            console.print(f"run {run.name} has its last step; measuring, registering and reporting again")
         if run.status == RunStatus.STOPPED:
             tracking.close("KILLED")
             return _stopped(run, tracking, console)
@@ -62,12 +60,12 @@ def execute(run: Run, console: Console) -> dict[str, Any]:
     return _show(run, findings, tracking, console, time.monotonic() - began)
 
 
-def _train(run: Run, tracking: Tracking, console: Console) -> None:
+def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     data = redact(run.settings["data"]["train"])
-    console.print(f"run [bold]{run.name}[/]: recipe {run.recipe}, data {data}", highlight=False, soft_wrap=True)
+    console.print(f"run {run.name}: recipe {run.recipe}, data {data}")
     if (begins := read_record(run.folder)) and not run.attempts:
-        console.print(f"begins with {begins['says']}", highlight=False, soft_wrap=True)
-    console.print("starting Ray and the workers (half a minute)", highlight=False)
+        console.print(f"begins with {begins['says']}")
+    console.print("starting Ray and the workers (half a minute)")
     train_tracked(run, tracking, console)
     if run.status == RunStatus.TRAINED:
         import ray
@@ -75,23 +73,21 @@ def _train(run: Run, tracking: Tracking, console: Console) -> None:
         ray.shutdown()  # what follows needs the workers' memory
 
 
-def _stopped(run: Run, tracking: Tracking, console: Console) -> dict[str, Any]:
+def _stopped(run: Run, tracking: Tracking, console: Screen) -> dict[str, Any]:
     steps = max(run.history(), default=-1) + 1
     console.print(
         f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}",
-        highlight=False,
-        soft_wrap=True,
     )
     _show_undelivered(run, tracking.problem, console)
     return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": tracking.problem}
 
 
-def _show_undelivered(run: Run, problem: str | None, console: Console) -> None:
+def _show_undelivered(run: Run, problem: str | None, console: Screen) -> None:
     if problem:
-        console.print(f"[yellow]{escape(undelivered(problem, run.name))}", soft_wrap=True)
+        console.warn(undelivered(problem, run.name))
 
 
-def _show(run: Run, findings: Findings, tracking: Tracking, console: Console, seconds: float) -> dict[str, Any]:
+def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, seconds: float) -> dict[str, Any]:
     uri = redact(tracking.uri)
     lines = [
         ("found", findings.headline),
@@ -104,7 +100,7 @@ def _show(run: Run, findings: Findings, tracking: Tracking, console: Console, se
     console.print()
     for label, text in lines:
         if text:
-            console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
+            console.field(label, text)
     undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
     _show_undelivered(run, undelivered, console)
     return {

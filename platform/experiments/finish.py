@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import (
     BuildContext,
@@ -29,6 +27,7 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.config import Experiment
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import replacing, write_text
+from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.evaluation.findings import flat_metrics
@@ -101,7 +100,7 @@ class TrainedModel:
         )
 
 
-def finish(run: Run, tracking: Tracking, console: Console, memory: MemoryMeter) -> Findings:
+def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -> Findings:
     """Measure, register and report the newest checkpoint of a trained run."""
     import torch
 
@@ -153,7 +152,7 @@ def visualise(model: TrainedModel) -> list[Visualisation]:
     return []
 
 
-def measure_method(model: TrainedModel, console: Console) -> MethodResult | None:
+def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
     """Test metrics of a model with a predictor, control metrics of another; None where the method has neither or there is no `data.val`."""
     experiment, size = model.experiment, model.experiment.batch.microbatch
     if model.val is None:
@@ -181,7 +180,7 @@ def measure_method(model: TrainedModel, console: Console) -> MethodResult | None
         )
 
 
-def measure_probes(model: TrainedModel, console: Console) -> dict[str, ProbeOutcome]:
+def measure_probes(model: TrainedModel, console: Screen) -> dict[str, ProbeOutcome]:
     """Probe name -> outcome; empty where no data set tests anything."""
     experiment = model.experiment
     if not experiment.probe.names or not experiment.probe_data:

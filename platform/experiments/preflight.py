@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from sightline.methods.catalog import find_method
@@ -11,6 +10,7 @@ from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.core.paths import absolute
+from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.tracking.client import tracking_uri
@@ -37,8 +37,9 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
         _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
     for uri in (*experiment.probe.train, *experiment.probe.test):
         Dataset.open(uri)
-    if not os.environ.get("RAY_ADDRESS"):
+    if not names_cluster():
         local_plan(experiment)
+    check_ray()
     tracking_uri(experiment)
     return experiment, dataset
 

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from sightline.platform.core.printable import printable
+from sightline.platform.core.screen import Screen
 from sightline.platform.runs.events import (
     BrokenSamples,
     ClusterNote,
@@ -30,7 +31,7 @@ LOG_SECONDS = 15.0
 class RunProgress:
     """`with RunProgress(console) as progress: progress.show(event)`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console = console
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -58,7 +59,7 @@ class RunProgress:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text)
 
     def show(self, event: RunEvent) -> None:
         match event:
@@ -73,12 +74,12 @@ class RunProgress:
             case ValidationDone(losses=losses):
                 self.validation = f"  val {losses['loss']:.4f}"
             case StorageNote(text=text):
-                self.say(f"[yellow]{escape(text)}")
+                self.console.warn(text)
             case HealthMeasured(step=step, warnings=warnings):
                 for warning in warnings:
-                    self.say(f"[yellow]step {step}: the representation may be collapsing: {warning}")
+                    self.console.warn(f"step {step}: the representation may be collapsing: {warning}")
             case BrokenSamples(reasons=reasons):
-                self.say(f"[yellow]a substitute stands in for {reasons[0]}")
+                self.console.warn(f"a substitute stands in for {reasons[0]}")
 
     def _start(self, event: TrainingStarted) -> None:
         self.steps, self.first, self.started = event.steps, event.first_step, time.monotonic()
@@ -111,23 +112,23 @@ class RunProgress:
 
 
 @contextmanager
-def doing(console: Console, what: str) -> Iterator[Callable[[str, float], None]]:
+def doing(console: Screen, what: str) -> Iterator[Callable[[str, float], None]]:
     """Show work without steps: a spinner on a terminal, else a line at its start and one every `LOG_SECONDS`.
 
     Yields a function of (what is done now, the share of it that is done).
     """
     last = time.monotonic()
     if not console.is_terminal:
-        console.print(what, highlight=False, soft_wrap=True, markup=False)
+        console.print(what)
     with console.status(what) as status:
 
         def tell(now: str, share: float) -> None:
             nonlocal last
             text = f"{now}, {share:.0%}"
-            status.update(escape(text))
+            status.update(Text(printable(text)))
             if not console.is_terminal and time.monotonic() - last > LOG_SECONDS:
                 last = time.monotonic()
-                console.print(text, highlight=False, soft_wrap=True, markup=False)
+                console.print(text)
 
         yield tell
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-
-from rich.console import Console
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
@@ -21,6 +20,7 @@ from sightline.platform.cluster.resources import ResourcePlan, stage_resources
 from sightline.platform.cluster.workers import run_workers
 from sightline.platform.config import Experiment
 from sightline.platform.core.ray_init import start_ray
+from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs.events import (
     ClusterNote,
@@ -105,9 +105,9 @@ def is_trained(experiment: Experiment, folder: Path) -> bool:
     return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
 
 
-def train_tracked(run: Run, tracking: Tracking, console: Console) -> None:
+def train_tracked(run: Run, tracking: Tracking, console: Screen) -> None:
     """`train_on_ray` on a Ray that is started first, with its progress on the console and its metrics in MLflow."""
-    start_ray()
+    start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(run.name)}")
     tracking.start()
     with RunProgress(console) as progress:
         train_on_ray(run, progress.show)

@@ -9,7 +9,8 @@ from pathlib import Path
 from sightline.methods.errors import CallError
 from sightline.platform.core.paths import home, runs_folder
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
+MOST_LETTERS = 101
+RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_LETTERS - 1}}}")
 KINDS = ("runs", "sweeps", "comparisons")
 """Folders of all that `resume` can name."""
 
@@ -25,10 +26,17 @@ def fresh_name(recipe: str) -> str:
     return name
 
 
-def refuse_taken(name: str, kind: str, parts: str = "") -> None:
-    """Raise `CallError` where `name` is not valid, a run, sweep or comparison has it, or a run's name matches the pattern `parts`."""
-    if not RUN_NAME.fullmatch(name):
-        raise CallError(f"{name!r} is no {kind} name", "use letters, digits, '.', '_' and '-'")
+def refuse_taken(name: str, kind: str, parts: str = "", room: int = 0) -> None:
+    """Raise `CallError` where `name` is not valid, a run, sweep or comparison has it, or a run's name matches the pattern `parts`.
+
+    `room`: letters that names of its runs have besides.
+    """
+    most = MOST_LETTERS - room
+    if not RUN_NAME.fullmatch(name) or len(name) > most:
+        shown = repr(name) if len(name) <= most else f"{name[:20]!r}... with {len(name)} letters"
+        raise CallError(
+            f"{shown} is no {kind} name", f"use 1 to {most} letters (a to z), digits, '.', '_' and '-', and begin with a letter or a digit"
+        )
     for other in KINDS:
         if (folder := home() / other / name).exists():
             raise taken(name, other.removesuffix("s"), folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
+from sightline.platform.core.loopback import loopback_without_proxy
 from sightline.platform.core.paths import artifact_location, local_tracking_uri
 from sightline.platform.core.redaction import redact
 
@@ -23,6 +24,7 @@ RUN_KEY = "sightline.id"
 
 def quiet_mlflow() -> None:
     """Import MLflow without its messages on migrations and telemetry, and with short retries and timeouts."""
+    loopback_without_proxy()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; a server answers an upload after it has stored the file

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from commands import finish, start
 from heads import until
-from rich.console import Console
 from toy import TOY_IMAGES, write_images
 
 from sightline.methods.contract import MetricInfo
@@ -21,6 +20,7 @@ from sightline.pipelines.__main__ import main
 from sightline.pipelines.compare import make_entries
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.screen import Screen
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import ProbeResult, Row, RowKind, SkippedProbe
 from sightline.platform.experiments.compare.budget import gflops, measure_speed, parse_budget
@@ -28,7 +28,7 @@ from sightline.platform.experiments.compare.page import headline
 from sightline.platform.experiments.compare.record import Comparison
 from sightline.platform.runs.record import Run
 
-QUIET = Console(quiet=True)
+QUIET = Screen(quiet=True)
 
 
 @pytest.fixture

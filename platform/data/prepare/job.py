@@ -22,6 +22,7 @@ from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
+from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Manifest, Skipped, Source
@@ -94,6 +95,8 @@ def run_job(
     Raises `CallError` where a finished data set or the beginning of another one lies in a folder; `SightlineError` where more than
     the share `max_skipped` of the rows had to be skipped (what is done is kept); `KeyboardInterrupt` after Ctrl-C, likewise.
     """
+    if not local and (names_cluster() or sum(len(output.shards) for output in outputs) > LOCAL_SHARDS):
+        check_ray()
     for output in outputs:
         _begin(output, overwrite)
     tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
@@ -102,7 +105,7 @@ def run_job(
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
     done = total - sum(source.count for _, _, source in todo)
     progress(done, total)
-    runner = _run_threads if local or (len(todo) <= LOCAL_SHARDS and not os.environ.get("RAY_ADDRESS")) else _run_ray
+    runner = _run_threads if local or (len(todo) <= LOCAL_SHARDS and not names_cluster()) else _run_ray
     for task, stats in runner(kind, todo, workers):
         parts[task[0], task[1]] = stats
         done += task[2].count
@@ -175,7 +178,7 @@ def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator
     from sightline.platform.core.ray_init import start_ray
 
     started = not ray.is_initialized()
-    start_ray()
+    start_ray(hint="run the same command again, which goes on from the finished shards, or add --local")
     remote = ray.remote(num_cpus=1, max_retries=3)(make_shard)
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     waiting = list(reversed(tasks))

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import write_text
 from sightline.platform.core.locks import by_one_driver
+from sightline.platform.core.screen import Screen
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel
 from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
@@ -34,14 +32,14 @@ from .record import Comparison, ComparisonStatus
 
 
 @by_one_driver
-def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
+def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
     """Run what is missing of `comparison` up to its page. Returns a JSON-able result; raises `SightlineError`.
 
     Seed by seed, so that a comparison that is stopped has the same seeds of all entries.
     """
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text)
 
     if comparison.mlflow_run_id is None:
         labels = ", ".join(entry.label for entry in comparison.entries)
@@ -75,7 +73,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     parent_run.end(comparison, report, page.metrics(comparison, probes), {})
     for line in page.lines(comparison, probes, costs):
         say(line)
-    console.print(f"[bold]report[/]  {report}", highlight=False, soft_wrap=True)
+    console.field("report", str(report))
     return {
         "comparison": comparison.name,
         "status": comparison.status,
@@ -87,7 +85,7 @@ def execute(comparison: Comparison, console: Console) -> dict[str, Any]:
     }
 
 
-def _train(comparison: Comparison, run: Run, console: Console) -> None:
+def _train(comparison: Comparison, run: Run, console: Screen) -> None:
     tracking, memory = Tracking(run), MemoryMeter()
     memory.start()
     end = "FAILED"
@@ -100,7 +98,7 @@ def _train(comparison: Comparison, run: Run, console: Console) -> None:
         comparison.save()
         tracking.close(end)
     if tracking.problem:
-        console.print(f"[yellow]{escape(undelivered(tracking.problem, comparison.name))}", soft_wrap=True)
+        console.warn(undelivered(tracking.problem, comparison.name))
 
 
 def _close_missed(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from sightline.platform.core.files import as_record, read_record, write_record
 from sightline.platform.core.paths import comparison_record, home, runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.experiments.create import create_run
-from sightline.platform.runs.names import refuse_taken
+from sightline.platform.runs.names import MOST_LETTERS, RUN_NAME, refuse_taken
 from sightline.platform.runs.record import Run, unreadable
 
 
@@ -62,7 +63,7 @@ class Comparison:
     @classmethod
     def create(cls, name: str, **values: Any) -> Comparison:
         """Raises `CallError` where the name is taken."""
-        refuse_taken(name, "comparison", f"{name}-*-s[0-9]*")
+        refuse_name(name)
         folder = home() / "comparisons" / name
         folder.mkdir(parents=True)
         values["command"] = redact(values["command"])
@@ -94,6 +95,17 @@ class Comparison:
             return Run.open(name)
         experiment = config.load(entry.recipe, {"train.seed": seed}, settings=entry.settings)
         return create_run(name, experiment, entry.fingerprint, self.command, self.tracking_uri, parent=self.mlflow_run_id)
+
+
+def refuse_name(name: str, labels: Iterable[str] = (), seeds: int = 1) -> None:
+    """Raise `CallError` where a comparison cannot have this name, or a run of it could not have its own, `NAME-LABEL-sSEED`."""
+    refuse_taken(name, "comparison", f"{name}-*-s[0-9]*")
+    for label in labels:
+        if not RUN_NAME.fullmatch(whole := f"{name}-{label}-s{seeds - 1}"):
+            raise CallError(
+                f"an entry {label!r} would have runs named {whole!r}, which is no run name",
+                f"use a shorter label or --name (at most {MOST_LETTERS} letters in all) of letters, digits, '.', '_' and '-'",
+            )
 
 
 def sections(experiment: config.Experiment) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from rich.console import Console
-
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.ray_init import start_ray
+from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution
 from sightline.platform.reports.page import write_report
 from sightline.platform.runs.record import Run
@@ -22,7 +21,7 @@ CHAMPION = "champion"
 
 
 @by_one_driver
-def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
+def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
     """Run what is missing of `sweep` up to its report. Returns a JSON-able result; raises `SightlineError`.
 
     Stopped by Ctrl-C it returns with status `stopped`; a resume continues from the record.
@@ -30,14 +29,14 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
     from .run_trials import run_trials
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text)
 
     say(f"sweep {sweep.name}: recipe {sweep.recipe}, {sweep.plan.trials} trials, {sweep.plan.objective}")
     if sweep.mlflow_run_id is None:
         texts = {**sweep.plan.space, "objective": sweep.plan.objective, "search": sweep.plan.search}
         sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", sweep.settings["log"]["experiment"], texts, say)
         sweep.save()
-    start_ray()
+    start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(sweep.name)}")
     run_trials(sweep, say)
     import ray
 
@@ -59,10 +58,10 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
         ("found", summary.headline(sweep)),
         ("report", str(report)),
         ("champion", registered or "none"),
-        ("next", f"sightline evaluate {sweep.run_name(winner.number)} {sweep.run_name(0)} --data DATA" if winner else ""),
+        ("next", f"sightline evaluate {' '.join(dict.fromkeys(map(sweep.run_name, (winner.number, 0))))} --data DATA" if winner else ""),
     ):
         if text:
-            console.print(f"[bold]{label:<8}[/] {text}", highlight=False, soft_wrap=True)
+            console.field(label, text)
     return {
         "sweep": sweep.name,
         "status": sweep.status,
@@ -75,7 +74,7 @@ def execute(sweep: Sweep, console: Console) -> dict[str, Any]:
     }
 
 
-def _promote(sweep: Sweep, winner: Trial, console: Console) -> str | None:
+def _promote(sweep: Sweep, winner: Trial, console: Screen) -> str | None:
     """Measure, register and report the winner's run, and point the alias `champion` at it. None where the registry is unreachable."""
     run = Run.open(sweep.run_name(winner.number))
     result = execution.execute(run, console)

@@ -143,7 +143,7 @@ class Sweep:
     @classmethod
     def create(cls, name: str, experiment: config.Experiment, fingerprint: str, plan: SweepPlan, command: str, tracking_uri: str) -> Sweep:
         """Raises `CallError` where the name is taken."""
-        refuse_taken(name, "sweep", f"{name}-[0-9][0-9][0-9]")
+        refuse_name(name)
         folder = sweeps_folder() / name
         folder.mkdir(parents=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -205,6 +205,11 @@ class Sweep:
         whole = [trial for trial in self.trials() if trial.status is TrialStatus.FINISHED and self.plan.steps in trial.results]
         sign = 1 if self.plan.better == "higher" else -1
         return max(whole, key=lambda trial: sign * trial.results[self.plan.steps], default=None)
+
+
+def refuse_name(name: str) -> None:
+    """Raise `CallError` where a sweep cannot have this name."""
+    refuse_taken(name, "sweep", f"{name}-[0-9][0-9][0-9]", room=len("-000"))
 
 
 def sweeps_folder() -> Path:

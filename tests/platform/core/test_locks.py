@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.core.locks import DRIVER, NO_LOCKS, TRAINING, exclusive_lock, fcntl
+from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution
 from sightline.platform.runs.events import TrainingEnded
 from sightline.platform.runs.record import Run
@@ -94,4 +94,4 @@ def test_a_run_that_another_driver_carries_out_is_refused_at_once(toy_run: Calla
     run = toy_run("driven")
     monkeypatch.setattr(execution, "Tracking", None)  # nothing of it begins
     with held(run.folder / DRIVER) as other, pytest.raises(SightlineError, match=f"driven is being run by process {other.pid} on "):
-        execution.execute(run, Console(quiet=True))
+        execution.execute(run, Screen(quiet=True))

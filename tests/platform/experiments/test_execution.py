@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution, finish
 from sightline.platform.runs.record import Run
 
@@ -43,7 +43,7 @@ def reach(run: Run, step: int) -> Path:
 
 
 def go(run: Run) -> None:
-    execution.execute(run, Console(quiet=True))
+    execution.execute(run, Screen(quiet=True))
 
 
 def test_a_run_is_trained_where_its_last_step_is_not_on_disk(toy_run: Callable[..., Run], told: list[str]) -> None:
@@ -76,6 +76,6 @@ def test_the_result_shows_no_password(
     run = toy_run("secret")
     run.tracking_uri = "http://ann:secret@host:5000"
     with (tmp_path / "screen").open("w") as screen:
-        result = execution.execute(run, Console(file=screen))
+        result = execution.execute(run, Screen(file=screen))
     assert result["tracking_uri"] == "http://***@host:5000"
     assert "http://***@host:5000" in (shown := (tmp_path / "screen").read_text()) and "ann" not in shown

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from sightline.methods.contract import MetricInfo
 from sightline.methods.random import MicrobatchRng
+from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import MethodResult, Row, RowKind
 from sightline.platform.experiments.finish import TrainedModel, measure_method, method_metrics, register
 from sightline.platform.runs.record import METRIC_NAMES, RUN_FILE, Run
 
-QUIET = Console(quiet=True)
+QUIET = Screen(quiet=True)
 
 
 def result(name: str) -> MethodResult:

@@ -13,9 +13,9 @@ import torch
 import yaml
 from commands import finish, start
 from mlflow_server import MlflowServer
-from rich.console import Console
 from toy import TOY
 
+from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution, train_run
 from sightline.platform.runs.clean import find_waste
 from sightline.platform.runs.events import RunEvent, StepsDone, ValidationDone
@@ -160,7 +160,7 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_metric_once(
     monkeypatch.setattr(execution, "Tracking", remembered)
     monkeypatch.setattr(train_run, "start_ray", lambda: None)
     monkeypatch.setattr(train_run, "train_on_ray", train_on_ray)
-    result = execution.execute(run, Console(stderr=True))
+    result = execution.execute(run, Screen(stderr=True))
     assert result["undelivered"] is None and result["registered"] == "models:/croco-encoder@candidate"
     assert points(server, run, "system/cpu_utilization_percentage") == list(range(2, 61, 2))
     has_everything(server, run, 60)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from toy import TOY
 
 from sightline.methods.contract import Alarm
 from sightline.methods.croco.pretext import CrocoPretext
 from sightline.platform import config
+from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.progress import RunProgress
@@ -70,7 +70,7 @@ def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     assert summary.warnings(list(run.events())) == ["step 6: effective_rank = 0.01 (below 0.1): lower the rate"]
     assert summary.curves(list(run.events()))["health: effective_rank"] == [(0, pytest.approx(0.01)), (6, pytest.approx(0.01))]
     assert list(metrics_of(events[-1])) == [("health/effective_rank", 6, pytest.approx(0.01))]
-    with RunProgress(Console(soft_wrap=True)) as progress:
+    with RunProgress(Screen()) as progress:
         progress.show(events[-1])
     assert "may be collapsing: effective_rank = 0.01" in capsys.readouterr().out
 
