@@ -207,10 +207,10 @@ def test_a_pickle_in_the_place_of_a_shard_is_never_read(ask: Ask, data: Path) ->
 def test_a_run_name_that_exists_is_refused_and_the_run_is_left_alone(ask: Ask, data: Path, toy: str, home: Path) -> None:
     experiment = config.load(toy, {"data.train": str(data / "pairs")})
     run = create_run("taken", experiment, Dataset.open(data / "pairs").fingerprint, "test", "")
-    before = (run.folder / "run.json").read_bytes()
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     code, _, err = ask("pretrain", toy, f"data.train={data}/pairs", "--name", "taken")
     assert code == 2 and "a run named 'taken' exists" in err and "sightline resume taken" in err
-    assert (run.folder / "run.json").read_bytes() == before and [p.name for p in run.folder.iterdir()] == ["run.json"]
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
 def test_resume_names_the_nearest_run_and_refuses_to_change_what_is_learned(ask: Ask, data: Path, toy: str) -> None:
