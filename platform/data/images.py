@@ -2,41 +2,99 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import logging
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from sightline.methods.errors import BrokenSampleError, first_line
 
 from .geometry import resize_nearest
+from .remarks import remark
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 """An image with a smaller side has fewer than 2 x 2 patches, too few to learn from."""
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "MPO", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""What is read, by content and not by suffix. JPEG (with MPO), PNG and WebP are stored as they are; the others are converted."""
+LOSSY = ("JPEG2000", "AVIF", "HEIF")
+"""Converted to JPEG; what is not lossy becomes PNG, which keeps every pixel."""
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+    *((".heic", ".heif", ".hif") if importlib.util.find_spec("pillow_heif") else ()),
+)
+_BEGINNINGS = {
+    **{b"\xff\xd8": "a JPEG, but is damaged", b"\x89PNG": "a PNG, but is damaged", b"GIF8": "a GIF, but is damaged"},
+    **{b"II*\0": "a TIFF, but cannot be read", b"MM\0*": "a TIFF, but cannot be read", b"RIFF": "a WebP, but is damaged"},
+    **{b"version https://git-lfs": "a Git LFS pointer: get the file with git lfs pull", b"<": "a web page or an SVG drawing"},
+    **{b"%PDF": "a PDF", b"8BPS": "a Photoshop file", b"v/1\x01": "an OpenEXR file", b"PK\x03\x04": "a zip archive"},
+}
+HEIC = "a HEIC image; pip install 'sightline-pretext[heic]' reads it"
 DEPTH_UNIT = 1000.0
 """Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, 65.535 m is the farthest."""
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError)
 _ORIENTATION = 0x0112
 
+# Pillow warns of odd metadata without naming the file, also from its loggers. What decodes is used, what does not is named by us.
+warnings.filterwarnings("ignore", module=r"PIL\.", category=UserWarning)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit is lower
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image as Pillow opens it, pixels not decoded yet. Raises `BrokenSampleError` for what is no image or exceeds a limit."""
     if len(data) > MAX_BYTES:
-        raise BrokenSampleError(f"image file of {len(data):,} bytes exceeds the limit of {MAX_BYTES:,}")
+        raise BrokenSampleError(f"image file exceeds the limit of {MAX_BYTES:,} bytes: {len(data):,}")
+    too_large = f"image exceeds the limit of {max_pixels:,} pixels"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError:
+        raise BrokenSampleError(f"{too_large}: {_stated_size(data)}") from None
     except _DAMAGED:
-        raise BrokenSampleError(f"not a readable image ({', '.join(FORMATS)})") from None
+        if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and "HEIF" not in _formats():
+            raise BrokenSampleError(HEIC) from None
+        raise BrokenSampleError(f"not a readable image{_guess(data)}") from None
     if image.width * image.height > max_pixels:
-        raise BrokenSampleError(f"image of {image.width} x {image.height} pixels exceeds the limit of {max_pixels:,}")
+        raise BrokenSampleError(f"{too_large}: {image.width} x {image.height}")
     return image
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this installation reads; HEIF comes with a package of its own."""
+    Image.init()
+    if importlib.util.find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _guess(data: bytes) -> str:
+    """`: what it is instead`, where its first bytes tell."""
+    if not data:
+        return ": the file is empty"
+    kind = next((kind for start, kind in _BEGINNINGS.items() if data.lstrip().startswith(start)), None)
+    return f": it begins as {kind}" if kind else ""
+
+
+def _stated_size(data: bytes) -> str:
+    """Width x height of an image that is so large that Pillow does not open it."""
+    for name in _formats():
+        opened, accepts = Image.OPEN[name]
+        try:
+            if accepts is None or accepts(data[:16]) is True:
+                return "{} x {}".format(*opened(io.BytesIO(data), "").size)
+        except Exception:  # whatever a format raises for what is not its own
+            continue
+    return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -44,11 +102,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     White, because most transparent pictures are made for paper or a web page. Raises what Pillow raises.
     """
-    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:
+    kind = image.format  # a transposed copy has none
+    if kind != "JPEG" or image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit grey; Pillow would clip instead of scaling
+    if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
+        raise BrokenSampleError("grey of 32 bits, floats or negative values has no known white: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip instead of scaling
         return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -61,6 +122,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     image = open_image(data, max_pixels=max_pixels)
     try:
         return np.array(to_rgb(image))  # a copy, because Pillow lends its memory read-only
+    except BrokenSampleError:
+        raise
     except _DAMAGED as error:
         raise BrokenSampleError(f"damaged {image.format} image: {first_line(error)}") from None
 
@@ -69,6 +132,13 @@ def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
     """uint8 H x W x 3 as JPEG. Colour is not subsampled, because the targets of a patch are its pixels."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """uint8 H x W x 3 as PNG, which keeps every pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 
@@ -99,7 +169,8 @@ class Placement:
 def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     """The image as it will be stored, and where in the original it came from.
 
-    An image that need not change keeps its bytes. It is decoded anyway, so that a damaged one is found now. Resizing is antialiased.
+    A JPEG, PNG or WebP that need not change keeps its bytes. It is decoded anyway, so that a damaged one is found now. Resizing is
+    antialiased. What is stored in another way than a reader would think is told by `remark`.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
     array = decode_image(data)
@@ -111,12 +182,46 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     scale = min(1.0, resize.size / min(cut)) if resize.size else 1.0
     stored = (round(cut[0] * scale), round(cut[1] * scale))
     placement = Placement((height, width), top, left, cut, stored)
+    _remark(open_image(data), array)
     if stored == (height, width):
-        return data, placement
+        return _storable(data, array, resize.quality), placement
     image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
     if stored != cut:
         image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
     return encode_image(np.asarray(image), resize.quality), placement
+
+
+def _storable(data: bytes, array: np.ndarray, quality: int) -> bytes:
+    """The bytes of an image whose pixels are `array`, as they are or in a format that every reader knows."""
+    kind = open_image(data).format or ""
+    if kind in ("JPEG", "MPO", "PNG", "WEBP"):
+        return data
+    remark(f"{kind} image(s) stored as {'JPEG' if kind in LOSSY else 'PNG'}")
+    return encode_image(array, quality) if kind in LOSSY else encode_png(array)
+
+
+def _remark(image: Image.Image, array: np.ndarray) -> None:
+    """Tell what of the file is not in its pixels, uint8 H x W x 3."""
+    try:
+        if getattr(image, "is_animated", False):
+            remark(f"{image.format} file(s) with more than one image: the first is stored")
+        if profile := image.info.get("icc_profile"):
+            name = _profile_name(bytes(profile))
+            if name and "srgb" not in name.lower() and image.mode != "L":
+                remark(f"image(s) with the colour profile {name}: their values are used as sRGB, as most loaders do")
+    except _DAMAGED:  # of what follows the first image
+        remark(f"{image.format} file(s) whose later images are damaged: the first is stored")
+    if image.mode.startswith("I") and array.max() < 64:
+        remark("16-bit image(s) nearly black, the largest value under a quarter of 65,535: stretch their values if that is not meant")
+
+
+@lru_cache(maxsize=64)
+def _profile_name(profile: bytes) -> str:
+    """What an ICC profile calls itself, empty for none that can be read."""
+    try:
+        return " ".join(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).split())[:60]
+    except (ImageCms.PyCMSError, *_DAMAGED):
+        return ""
 
 
 def resized_depth(data: bytes, at: Placement) -> bytes:

@@ -15,6 +15,8 @@ from .images import count_indices, decode_segmentation, open_image
 from .kinds import Row, find_kind
 from .manifest import Overlap, Shard, Skipped
 
+REASONS = 5
+"""Reasons that an error tells."""
 EXAMPLES = 5
 """Names that are kept of what was skipped for one reason."""
 T = TypeVar("T", int, float)
@@ -44,6 +46,8 @@ class ShardStats(BaseModel):
     digests: tuple[str, ...] = ()
     """Of every single image or cloud, to find those that are in two splits; not kept for pairs, whose rows share images."""
     skipped: tuple[Skipped, ...] = ()
+    remarks: dict[str, int] = {}
+    """What was said of samples that are stored -> how many (`remarks.remark`)."""
 
 
 class StatsCollector:
@@ -170,3 +174,10 @@ def merge_skipped(tables: Iterable[Sequence[Skipped]]) -> tuple[Skipped, ...]:
             item = Skipped(reason=item.reason, count=old.count + item.count, examples=(*old.examples, *item.examples)[:EXAMPLES])
         merged[item.reason] = item
     return tuple(sorted(merged.values(), key=lambda item: -item.count))
+
+
+def reasons(skipped: Sequence[Skipped]) -> str:
+    """Why rows were skipped, in one line, the most frequent reasons first."""
+    told = [f"{item.count} x {item.reason} ({', '.join(item.examples[:2])})" for item in skipped[:REASONS]]
+    more = len(skipped) - REASONS
+    return "; ".join([*told, *([f"and {more} other reason(s)"] if more > 0 else [])])

@@ -19,7 +19,7 @@ from sightline.platform.core.version import installed_version
 
 from .kinds import Column, Row, find_kind
 from .manifest import MANIFEST_NAME, Manifest, Provenance, Shard, Skipped, Source, fingerprint
-from .shard_stats import ShardStats, StatsCollector, extreme, merge_skipped, skipped_table, total, total_overlap, total_range
+from .shard_stats import ShardStats, StatsCollector, extreme, merge_skipped, reasons, skipped_table, total, total_overlap, total_range
 
 ROWS_PER_GROUP = 64
 """The stream shuffles row groups and reads whole ones: small enough to mix well, large enough that a read is not all overhead."""
@@ -82,7 +82,8 @@ def write_manifest(
     """Writes the manifest of the shards in `parts`, which makes the data set exist. Raises `SightlineError` where there are no rows."""
     full = [part for part in parts if part.shard is not None]
     if not full:
-        raise SightlineError(f"nothing could be stored in {folder}: every row was skipped", "see the reasons above")
+        why = reasons(merge_skipped([skipped, *(part.skipped for part in parts)]))
+        raise SightlineError(f"nothing could be stored in {folder}: every row was skipped{f': {why}' if why else ''}", "correct the source")
     shards = tuple(part.shard for part in full if part.shard is not None)
     used = {name for part in full for name in part.columns}
     manifest = Manifest(

@@ -17,10 +17,10 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.ops.clouds import fitted
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import decode_image
+from sightline.platform.data.images import IMAGE_SUFFIXES, decode_image
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.prepare.clouds import CloudFile, Drawn
-from sightline.platform.data.prepare.files import IMAGE_SUFFIXES, Tree, read_file
+from sightline.platform.data.prepare.files import Tree, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder

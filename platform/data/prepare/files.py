@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.images import MAX_BYTES
+from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
 )

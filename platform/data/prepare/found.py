@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.manifest import Source
+from sightline.platform.data.shard_stats import reasons, skipped_table
 
 from .files import Tree
 from .items import Item
@@ -59,9 +60,10 @@ def joined(found: Sequence[Found[T]], kind: str, noun: str) -> Found[T]:
     first = found[0]
     for one in found:
         if not any(one.parts.values()):
-            reasons = f"; {len(one.skips)} skipped, the first: {': '.join(one.skips[0][::-1])}" if one.skips else ""
+            told = "; ".join([*([f"skipped: {reasons(skipped_table(one.skips))}"] if one.skips else []), *one.notes])
             raise CallError(
-                f"no {noun} were found in {one.source.where}{reasons}", f"see `sightline prepare {kind} --help` for the layouts"
+                f"no {noun} were found in {one.source.where}{f'; {told}' if told else ''}",
+                f"see `sightline prepare {kind} --help` for the layouts",
             )
         require_same_classes(first.classes, first.source.where, one.classes, one.source.where)
         if set(one.parts) != set(first.parts):

@@ -9,9 +9,10 @@ from pathlib import Path
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .cameras import NAME, Cameras, read_cameras
-from .files import IMAGE_SUFFIXES, Tree, existing_folder
+from .files import Tree, existing_folder
 from .found import Found
 from .options import gaps, option
 from .pairs import Pair

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .files import IMAGE_SUFFIXES, Tree, existing_folder, folders_in
+from .files import Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found, missing_classes
 from .images import ImageFile
 from .source import SceneOptions

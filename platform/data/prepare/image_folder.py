@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .files import IMAGE_SUFFIXES, Tree, below, existing_folder
+from sightline.platform.data.images import IMAGE_SUFFIXES
+
+from .files import Tree, below, existing_folder
 from .found import Found
 from .images import ImageFile
 from .source import SceneOptions

@@ -26,7 +26,8 @@ from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Manifest, Skipped, Source
-from sightline.platform.data.shard_stats import ShardStats, merge_skipped
+from sightline.platform.data.remarks import collected
+from sightline.platform.data.shard_stats import ShardStats, merge_skipped, reasons, total
 from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
 
 from .items import Item, ItemRows, Skip
@@ -100,16 +101,16 @@ def run_job(
     for output in outputs:
         _begin(output, overwrite)
     tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
-    total = sum(source.count for _, _, source in tasks)
+    rows = sum(source.count for _, _, source in tasks)
     parts = {(folder, index): _recorded(folder, index) for folder, index, _ in tasks}
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
-    done = total - sum(source.count for _, _, source in todo)
-    progress(done, total)
+    done = rows - sum(source.count for _, _, source in todo)
+    progress(done, rows)
     runner = _run_threads if local or (len(todo) <= LOCAL_SHARDS and not names_cluster()) else _run_ray
     for task, stats in runner(kind, todo, workers):
         parts[task[0], task[1]] = stats
         done += task[2].count
-        progress(done, total)
+        progress(done, rows)
     made = {output.folder: [part for (folder, _), part in parts.items() if folder == output.folder and part] for output in outputs}
     skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
     _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
@@ -125,7 +126,7 @@ def run_job(
             skipped=output.skips,
             classes=output.classes,
             ignore_index=output.ignore_index,
-            notes=(*output.notes, *warnings),
+            notes=(*output.notes, *_remarks(made[output.folder]), *_without_pixels(output, made[output.folder]), *warnings),
             part_names=output.parts,
         )
         for output in outputs
@@ -146,7 +147,8 @@ def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: 
                 raise Stopped
             yield row
 
-    stats = write_shard(folder, index, kind, rows(), skips)
+    with collected() as remarks:
+        stats = write_shard(folder, index, kind, rows(), skips).model_copy(update={"remarks": dict(remarks)})
     system, path = open_place(folder)
     write_bytes(system, _record(path, index), stats.model_dump_json().encode())
     return stats
@@ -246,6 +248,22 @@ def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
     return sum(count > 1 for count in counts.values())
 
 
+def _remarks(parts: Sequence[ShardStats]) -> list[str]:
+    return [f"{count:,} {text}" for text, count in total(part.remarks for part in parts).items()]
+
+
+def _without_pixels(output: Output, parts: Sequence[ShardStats]) -> list[str]:
+    """A note where masks never hold a class; 0 and 255 alone mostly mean that 255 is the object."""
+    pixels = total(part.pixels for part in parts)
+    absent = [f"{name} (index {index})" for index, name in enumerate(output.classes) if index not in pixels]
+    if not pixels or not absent:
+        return []
+    told = f"no mask has a pixel of class {', '.join(absent[:5])}{f' and {len(absent) - 5} more' if len(absent) > 5 else ''}"
+    if output.ignore_index == 255 and set(pixels) == {0, 255}:
+        told += "; the masks hold 0 and 255 alone, and 255 is ignored: if 255 means the object, leave --ignore out and store it as 1"
+    return [told]
+
+
 def _record(path: str, index: int) -> str:
     return f"{path}/{STAGING}/shard-{index:05d}.json"
 
@@ -253,8 +271,7 @@ def _record(path: str, index: int) -> str:
 def _judge(skipped: Sequence[Skipped], rows: int, limit: float) -> None:
     count = sum(item.count for item in skipped)
     if count and count / (rows + count) > limit:
-        reasons = "; ".join(f"{item.count} x {item.reason} ({', '.join(item.examples[:2])})" for item in skipped[:3])
         raise SightlineError(
-            f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons}",
+            f"{count} of {rows + count} rows had to be skipped, more than the share of {limit:g} that is allowed: {reasons(skipped)}",
             "correct the source, or allow it: the same command with --max-skipped and a larger share goes on from here",
         )

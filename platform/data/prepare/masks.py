@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .files import IMAGE_SUFFIXES, Tree, existing_folder, is_inside
+from .files import Tree, existing_folder, is_inside
 from .found import SPLITS, WHOLE, ClassList, Found
 from .images import ImageFile
 from .options import option
