@@ -165,20 +165,26 @@ def _texture_density(scene: Scene) -> np.ndarray:
     return np.sqrt(area_uv / np.maximum(area, 1e-9)).astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A camera at `place` that looks along `forward`, then pan, tilt and roll noise of the Habitat generator (3, 10, 5 degrees)."""
+def camera_pose(place: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """4 x 4 camera to world, of a camera at `place` that looks along `forward`, upright."""
     forward = forward / np.linalg.norm(forward)
     right = np.cross(forward, [0, 0, 1.0])
     right /= np.linalg.norm(right)
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], -1)  # columns: x right, y down, z forward
+    pose[:3, 3] = place
+    return pose
+
+
+def _pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`camera_pose`, then pan, tilt and roll noise of the Habitat generator (3, 10, 5 degrees)."""
+    pose = camera_pose(place, forward)
     pan, tilt, roll = np.radians(rng.uniform(-1, 1, 3) * [3, 10, 5])
     for angle, (i, j) in ((pan, (2, 0)), (tilt, (1, 2)), (roll, (0, 1))):
         turn = np.eye(3)
         turn[[i, j], [i, j]] = np.cos(angle)
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         pose[:3, :3] = pose[:3, :3] @ turn
-    pose[:3, 3] = place
     return pose
 
 
