@@ -63,6 +63,9 @@ class MetricInfo:
     better: Literal["higher", "lower"] = "higher"
     family: str = ""
     """Metrics of one family are measured on the same samples under other conditions: the first is compared with each of the others."""
+    claim: str = ""
+    """Of the first metric of a family: what it says beside the second, with `{lead}` for how much better it is: "hidden patches are {lead}
+    with the true second view". Reports begin with it; without one they name both metrics."""
     group: str = ""
     """Heading of the table of details that the metric belongs to, such as the IoU of each class; empty for a main metric."""
 

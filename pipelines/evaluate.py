@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     console = Screen(stderr=args.json)
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
+    from sightline.platform.evaluation.verdict import verdict_of_encoders
 
     evaluated = _evaluated_models(opened, args.controls)
     if names is None:
@@ -75,8 +76,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     report, document = _write(args.out, about, outcomes)
     for outcome in outcomes.values():
         _tell(console, outcome)
-    console.print(f"report: {report}\nmetrics: {document}")
-    return {"models": about, "probes": probes_to_json(outcomes), "report": str(report), "figures": str(document)}
+    verdict = verdict_of_encoders(outcomes)
+    console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
+    return {"models": about, "verdict": verdict, "probes": probes_to_json(outcomes), "report": str(report), "figures": str(document)}
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -119,22 +121,25 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     from sightline.platform.core.paths import home
     from sightline.platform.core.redaction import command_line
     from sightline.platform.evaluation.findings import brief
-    from sightline.platform.evaluation.results import probes_to_json
+    from sightline.platform.evaluation.results import ProbeResult, probes_to_json
+    from sightline.platform.evaluation.verdict import verdict_of_encoders
     from sightline.platform.reports.page import ReportPage, write_report
 
     first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
     default = home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
     report = Path(out).expanduser().absolute() if out else default
-    facts = [(name, f"{one['method']}, {one['source']}, SHA-256 {one['sha256'][:12]}") for name, one in models.items()]
+    done = [outcome for outcome in outcomes.values() if isinstance(outcome, ProbeResult)]
     write_report(
         report,
         ReportPage(
             title=f"Evaluation of {', '.join(models)}",
             kind="evaluation",
-            headline=f"{next(iter(models))}: {'; '.join(found for outcome in outcomes.values() if (found := brief(outcome)))}.",
-            facts=facts,
+            headline=verdict_of_encoders(outcomes),
+            detail=f"{done[0].rows[0].name}: {'; '.join(brief(outcome) for outcome in done)}.",
+            facts=[(name, f"{one['method']}, {one['source']}") for name, one in models.items()],
             probes=list(outcomes.values()),
             commands=[command_line(sys.argv[1:])],
+            identities=[(f"SHA-256 of {name}", one["sha256"]) for name, one in models.items()],
         ),
     )
     document = write_text(report.with_suffix(".json"), json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))

@@ -20,6 +20,7 @@ METRICS = {
             "nats",
             better="lower",
             family="loss",
+            claim="hidden patches find their place {lead} with the features of their own image",
         )
         for which, image in (("own", "the same image"), ("other", "another image"))
     },

@@ -16,7 +16,11 @@ METRICS = {
     "reconstruction": MetricInfo("mean squared error on hidden patches, against pixels normalised patch by patch", better="lower"),
     **{
         f"psnr_{view}": MetricInfo(
-            f"PSNR in dB on hidden patches, whose true mean and contrast are given, with {what}", f"PSNR with {what}", "dB", family="PSNR"
+            f"PSNR in dB on hidden patches, whose true mean and contrast are given, with {what}",
+            f"PSNR with {what}",
+            "dB",
+            family="PSNR",
+            claim="hidden patches are {lead} with the true second view",
         )
         for view, what in VIEWS.items()
     },

@@ -30,6 +30,7 @@ METRICS = {
             f"Accuracy with {what}",
             "%",
             family="accuracy",
+            claim="query patches are placed {lead} with their own reference",
         )
         for name, what in REFERENCES.items()
     },

@@ -156,6 +156,15 @@ class Experiment(Settings):
         """Whether teachers run between views and training."""
         return find_method(self.method).stage is not None and self.has_teachers
 
+    def lengthened(self, factor: int) -> dict[str, str]:
+        """The overrides that make the run `factor` times as long, its schedules in proportion."""
+        lengths = {"train.length": self.train.length, "optim.warmup": self.optim.warmup, "optim.decay": self.optim.decay}
+        return {
+            key: str(Duration(amount=length.amount * factor, unit=length.unit))
+            for key, length in lengths.items()
+            if length and length.amount
+        }
+
     def clock(self, samples: int) -> Clock:
         """The run's clock for a data set of `samples` rows."""
         clock = Clock(steps=0, batch_size=self.batch.size, samples=samples)

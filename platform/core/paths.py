@@ -38,6 +38,12 @@ def artifact_location() -> str:
     return (home() / "mlflow-artifacts").as_uri()
 
 
+def shown_path(path: Path) -> str:
+    """As a command that is told names it: from the current folder where the path lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def absolute(uri: str) -> str:
     """A data set's URI, or its folder as an absolute path: workers run in other directories."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,12 @@ class Screen(Console):
     def field(self, label: str, text: str, width: int = 8) -> None:
         """A line of a list: the label in bold, then the text."""
         super().print(Text.assemble((f"{printable(label):<{width}}", "bold"), " ", printable(text)))
+
+    def fields(self, lines: Iterable[tuple[str, str]]) -> None:
+        """The last lines of a command. Those without a text are left out."""
+        for label, text in lines:
+            if text:
+                self.field(label, text)
 
     def warn(self, text: str) -> None:
         self.print(text, style="yellow")

@@ -243,10 +243,24 @@ def probes_to_json(probes: ProbeOutcomes) -> dict[str, dict[str, Any]]:
     return {name: outcome.to_json() for name, outcome in probes.items()}
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """How many test samples (of segmentation: pixels) of each true class got each class."""
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    """One row for each true class, one column for each predicted one."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), "counts": [list(row) for row in self.counts]}
+
+
 CONTROL, TEST = "control", "test"
 TITLES = {CONTROL: "Control metrics of the method", TEST: "Test metrics"}
 IOU = "IoU"
-"""Group of the details that hold the IoU of each class: a key `iou` of their own in JSON."""
+RECALL, PRECISION = "Share of each class that is found", "Share of each prediction that is right"
+BY_CLASS = {"iou": IOU, "recall": RECALL, "precision": PRECISION}
+"""Key in JSON -> group of the details that hold a metric of each class."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +271,9 @@ class MethodResult(EvaluationResult):
     """
 
     contrasts: tuple[Contrast, ...] = ()
+    chance: float | None = None
+    """The first test metric of always guessing the most frequent class; None for control metrics."""
+    confusion: Confusion | None = None
 
     @property
     def values(self) -> Mapping[str, Interval]:
@@ -264,7 +281,11 @@ class MethodResult(EvaluationResult):
         return self.rows[0].values
 
     def to_json(self) -> dict[str, Any]:
-        details = {self.metrics[key].label: self.values[key].as_dict()["value"] for key in self.groups.get(IOU, ())}
+        by_class = {
+            key: {self.metrics[metric].label: self.values[metric].as_dict()["value"] for metric in self.groups[group]}
+            for key, group in BY_CLASS.items()
+            if group in self.groups
+        }
         return {
             "figures": {key: self.values[key].as_dict() for key in self.main_metrics},
             "differences": [contrast.to_json() for contrast in self.contrasts],
@@ -273,7 +294,9 @@ class MethodResult(EvaluationResult):
             "counts": dict(self.counts),
             **({"finding": self.finding} if self.finding else {}),
             "seconds": self.seconds,
-            **({"iou": details} if details else {}),
+            **by_class,
+            **({"chance": self.chance} if self.chance is not None else {}),
+            **({"confusion": self.confusion.to_json()} if self.confusion else {}),
         }
 
     @classmethod
@@ -282,10 +305,12 @@ class MethodResult(EvaluationResult):
         known, units = metrics or {}, stored["units"]
         values = {key: Interval.from_dict(value) for key, value in stored["figures"].items()}
         infos = {key: known.get(key, MetricInfo()) for key in values}
-        for label, value in stored.get("iou", {}).items():
-            key, nan = f"iou_{label}", float("nan")
-            values[key] = Interval(nan if value is None else value, nan, nan, units["count"])
-            infos[key] = MetricInfo(means=f"IoU of {label}", label=label, unit="%", group=IOU)
+        for name, group in BY_CLASS.items():
+            for label, value in stored.get(name, {}).items():
+                nan = float("nan")
+                values[f"{name}_{label}"] = Interval(nan if value is None else value, nan, nan, units["count"])
+                infos[f"{name}_{label}"] = of_class(group, label)
+        confusion = stored.get("confusion")
         name = TEST if stored.get("finding") else CONTROL
         return cls(
             name=name,
@@ -299,7 +324,14 @@ class MethodResult(EvaluationResult):
             seconds=stored["seconds"],
             finding=stored.get("finding", ""),
             contrasts=tuple(Contrast.from_json(one) for one in stored["differences"]),
+            chance=stored.get("chance"),
+            confusion=Confusion(tuple(confusion["classes"]), tuple(map(tuple, confusion["counts"]))) if confusion else None,
         )
+
+
+def of_class(group: str, label: str) -> MetricInfo:
+    """What a metric of one class means; `group` is one of `BY_CLASS`."""
+    return MetricInfo(means=f"{group}: {label}", label=label, unit="%", group=group)
 
 
 def _head(of: ProbeOutcome) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.fixed import SampleReader
 
 from .eval_mode import eval_mode
+from .findings import label_of, show
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
-from .results import IOU, TEST, TITLES, MethodResult, Row, RowKind
+from .results import BY_CLASS, IOU, PRECISION, RECALL, TEST, TITLES, Confusion, MethodResult, Row, RowKind, of_class
 from .units import Units, make_units
 
 RESAMPLING = Resampling()
@@ -45,17 +47,19 @@ def measure_test_metrics(
 
     Classification: `accuracy` and `accuracy_top5` (from six classes on); where the views have `voting`, `vote`: of the mean logits over the
     draws of the first round, and with N rounds `best_of_N`, chosen on these data. Segmentation: `miou`, the mean over the classes that
-    occur, `pixel_accuracy`, and the IoU of each class as a detail. Pixels are those of the network's input, no sliding window.
-    The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises `SightlineError` where no row can
-    be used.
+    occur, and `pixel_accuracy`. Metrics of each class are details; the confusion matrix is beside them. Pixels are those of the network's
+    input, no sliding window. The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises
+    `SightlineError` where no row can be used.
     """
     began = time.perf_counter()
-    segmenting = pretext.predictor.task == "segmentation"
+    predictor = pretext.predictor
+    segmenting = predictor.task == "segmentation"
     reader = SampleReader(dataset, views.evaluation if isinstance(views, HasEvaluationViews) else views, 0, stage)
-    values, scenes, times = _sums_by_sample(pretext, reader, batch, device)
+    seen = _by_sample(pretext, reader, batch, device)
+    values = seen.sums
     one = {"points": "cloud"}.get(dataset.kind, "image")
     # Photographs of a class are independent of each other; frames of a video are not.
-    units = make_units(scenes, times, RESAMPLING) if segmenting else Units([str(i) for i in range(len(values))], one)
+    units = make_units(seen.scenes, seen.times, RESAMPLING) if segmenting else Units([str(i) for i in range(len(values))], one)
     voting = views.voting if isinstance(views, HasVoting) else None
     if voting:
         values = np.concatenate([values, _votes_by_sample(pretext, SampleReader(dataset, voting, 0), batch, device)], axis=1)
@@ -64,15 +68,16 @@ def measure_test_metrics(
     metrics_of = _segmentation if segmenting else _classification
     whole, draws = metrics_of(sums.sum(axis=0)[None]), metrics_of(weights @ sums)
     found = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
-    told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
-    spans = [f"{name} {found[name].value:.3f} ({found[name].low:.3f} to {found[name].high:.3f})" for name in told]
     metrics = {name: METRICS.get(name) or MetricInfo(means="the best of several votes", unit="%") for name in found}
-    if segmenting:
-        per_class = class_iou(sums.sum(axis=0).reshape(pretext.predictor.classes, pretext.predictor.classes))
-        labels = dataset.manifest.classes or tuple(str(i) for i in range(pretext.predictor.classes))
-        for label, value in zip(labels, per_class.tolist(), strict=False):
-            found[f"iou_{label}"] = Interval(value, float("nan"), float("nan"), len(names))
-            metrics[f"iou_{label}"] = MetricInfo(means=f"IoU of {label}", label=label, unit="%", group=IOU)
+    told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
+    finding = f"{', '.join(_with_interval(name, found[name], metrics[name]) for name in told)} on {len(values):,} test {one}s."
+    labels = dataset.manifest.classes
+    labels = labels if len(labels) == predictor.classes else tuple(str(i) for i in range(predictor.classes))
+    for group, per_class in _by_class(seen.confusion, segmenting).items():
+        key = next(key for key, name in BY_CLASS.items() if name == group)
+        for label, value in zip(labels, per_class.tolist(), strict=True):
+            found[f"{key}_{label}"] = Interval(value, float("nan"), float("nan"), len(names))
+            metrics[f"{key}_{label}"] = of_class(group, label)
     return MethodResult(
         name=TEST,
         title=TITLES[TEST],
@@ -82,32 +87,67 @@ def measure_test_metrics(
         unit_count=len(names),
         covers=coverage(RESAMPLING.level, RESAMPLING.draws, len(names), units.kind),
         counts={"samples": len(values), "broken_samples": reader.broken},
-        finding=f"{', '.join(spans)} on {len(values):,} test {one}s.",
+        finding=finding,
         seconds=time.perf_counter() - began,
+        chance=_chance(seen.confusion, segmenting),
+        confusion=Confusion(labels, tuple(tuple(map(int, row)) for row in seen.confusion)),
     )
 
 
-def _sums_by_sample(
-    pretext: Any, reader: SampleReader, batch: int, device: torch.device | str
-) -> tuple[Float[np.ndarray, "n k"], list[str], Float[np.ndarray, " n"]]:
-    """(hits or the flat confusion matrix of each usable sample, their scenes, their times)."""
+def _with_interval(name: str, value: Interval, info: MetricInfo) -> str:
+    return f"{label_of(name, info)} {show(value.value, info)} ({show(value.low, info)} to {show(value.high, info)})"
+
+
+def _by_class(matrix: Float[np.ndarray, "c c"], segmenting: bool) -> dict[str, Float[np.ndarray, " c"]]:
+    """Group of `BY_CLASS` -> the metric of each class; NaN for a class that does not occur."""
+    if segmenting:
+        return {IOU: class_iou(matrix)}
+    right, true, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return {RECALL: right / true, PRECISION: right / predicted}
+
+
+def _chance(matrix: Float[np.ndarray, "c c"], segmenting: bool) -> float:
+    """Accuracy, or mean IoU over the classes that occur, of always guessing the class that is most frequent in these data."""
+    true = matrix.sum(axis=1)
+    most = float(true.max() / true.sum())
+    return most / int((true > 0).sum()) if segmenting else most
+
+
+@dataclass(frozen=True)
+class _Seen:
+    sums: Float[np.ndarray, "n k"]
+    """Hits, or the flat confusion matrix, of each usable sample."""
+    scenes: list[str]
+    times: Float[np.ndarray, " n"]
+    confusion: Float[np.ndarray, "c c"]
+    """Of all samples: true class by predicted class."""
+
+
+def _by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> _Seen:
     predictor = pretext.predictor
+    segmenting = predictor.task == "segmentation"
     rows: list[np.ndarray] = []
     scenes: list[str] = []
     times: list[float] = []
+    matrix = torch.zeros(predictor.classes, predictor.classes, dtype=torch.float64)
     with eval_mode([pretext], device):
         for part in reader.batches(range(reader.dataset.rows), batch):
             prepared = pretext.to_device(_tensors(part.columns, device))
             logits = predictor.logits(prepared[_input(predictor)]).float()
-            if predictor.task == "segmentation":
-                rows.append(confusion(logits, prepared["mask"], predictor.classes).cpu().numpy().reshape(len(logits), -1))
+            if segmenting:
+                of_images = confusion(logits, prepared["mask"], predictor.classes).cpu()
+                rows.append(of_images.numpy().reshape(len(logits), -1))
+                matrix += of_images.sum(dim=0)
             else:
-                rows.append(hits(logits, prepared["label"]).cpu().numpy())
+                labels = prepared["label"]
+                rows.append(hits(logits, labels).cpu().numpy())
+                matrix.index_put_((labels.cpu(), logits.argmax(dim=1).cpu()), torch.ones((), dtype=matrix.dtype), accumulate=True)
             scenes += part.scenes
             times += part.times
     if not rows:
         raise SightlineError(f"no usable labelled row in {reader.dataset.uri}", "look at it with `sightline inspect`")
-    return np.concatenate(rows).astype(np.float64), scenes, np.array(times)
+    return _Seen(np.concatenate(rows).astype(np.float64), scenes, np.array(times), matrix.numpy())
 
 
 def _votes_by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:

@@ -90,17 +90,16 @@ def _show_undelivered(run: Run, problem: str | None, console: Screen) -> None:
 def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, seconds: float) -> dict[str, Any]:
     uri = redact(tracking.uri)
     lines = [
-        ("found", findings.headline),
+        ("found", findings.verdict),
+        ("", findings.numbers),
         ("report", str(findings.report)),
         ("encoder", f"{findings.registered}  (MLflow run {run.mlflow_run_id})" if findings.registered else "not registered"),
         ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
-        ("next", findings.next_steps[0] if findings.next_steps else ""),
-        ("took", f"{duration(seconds)}, at most {findings.peak_bytes / 2**30:.1f} GiB (PSS of the process tree)"),
+        ("next", findings.next_steps[0]),
+        ("took", f"{duration(seconds)}, {findings.peak}"),
     ]
     console.print()
-    for label, text in lines:
-        if text:
-            console.field(label, text)
+    console.fields(lines)
     undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
     _show_undelivered(run, undelivered, console)
     return {
@@ -112,7 +111,8 @@ def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, sec
         "undelivered": undelivered,
         "mlflow_run_id": run.mlflow_run_id,
         "tracking_uri": uri,
-        "headline": findings.headline,
+        "verdict": findings.verdict,
+        "headline": f"{findings.verdict} {findings.numbers}".strip(),
         "metrics": findings.metrics,
         "seconds": seconds,
         "peak_bytes": findings.peak_bytes,

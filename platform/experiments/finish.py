@@ -32,6 +32,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.evaluation.findings import flat_metrics
 from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, probes_to_json
+from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports import summary
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking
@@ -53,12 +54,17 @@ PICTURED = 6
 
 @dataclass
 class Findings:
-    headline: str
+    verdict: str
+    """One plain sentence."""
+    numbers: str
+    """What it rests on."""
     report: Path
     registered: str | None
     metrics: dict[str, float]
     next_steps: list[str]
     peak_bytes: int
+    peak: str
+    """In words."""
     artifacts: list[Path] = field(default_factory=list)
 
 
@@ -75,6 +81,16 @@ class TrainedModel:
     train: Dataset
     val: Dataset | None
     device: torch.device
+
+    @property
+    def size(self) -> summary.ModelSize:
+        parameters = list(self.pretext.parameters())
+        return summary.ModelSize(
+            trained=sum(one.numel() for one in parameters if one.requires_grad),
+            total=sum(one.numel() for one in parameters),
+            encoder=sum(one.numel() for one in self.encoder.parameters()),
+            kept="model" if isinstance(self.encoder, Predictor) else "encoder",
+        )
 
     @classmethod
     def open(cls, run: Run) -> TrainedModel:
@@ -117,14 +133,14 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     if probes:
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
-    headline = summary.headline(of_method, probes)
+    verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run)), summary.numbers(of_method, probes)
     with doing(console, "registering the encoder"):
-        registered = register(run, tracking, model, saved, metrics, headline)
+        registered = register(run, tracking, model, saved, metrics, f"{verdict}\n\n{numbers}")
     next_steps = summary.next_steps(run, registered)
-    report = write_page(run, model, headline, visualisations, of_method, probes, next_steps, memory.peak)
+    report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, memory.words)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    return Findings(headline, report, registered, metrics, next_steps, memory.peak, artifacts)
+    return Findings(verdict, numbers, report, registered, metrics, next_steps, memory.peak, memory.words, artifacts)
 
 
 def save_encoder(run: Run, encoder: Any, step: int) -> Path:
@@ -207,7 +223,7 @@ def method_metrics(result: MethodResult | None, metric_names: int) -> dict[str, 
     return {f"{prefix}/{name}": result.values[name].value for name in result.main_metrics}
 
 
-def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], headline: str) -> str | None:
+def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], usage: str) -> str | None:
     """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
     from mlflow.exceptions import MlflowException
 
@@ -231,7 +247,7 @@ def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, met
         return None
     try:
         filed = register_encoder(
-            model.encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=headline, saved=saved
+            model.encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=usage, saved=saved
         )
     except (MlflowException, OSError):  # the server went away in the middle
         return None
@@ -241,23 +257,26 @@ def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, met
 def write_page(
     run: Run,
     model: TrainedModel,
-    headline: str,
+    verdict: str,
+    numbers: str,
     visualisations: list[Visualisation],
     of_method: MethodResult | None,
     probes: ProbeOutcomes,
     next_steps: list[str],
-    peak_bytes: int,
+    peak: str,
 ) -> Path:
     """`report.html` of the run's folder."""
     from sightline.platform.reports.page import ReportPage, write_report
 
     experiment, train, events = model.experiment, model.train, list(run.events())
-    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    tuned = isinstance(model.pretext, HasPredictor)
     page = ReportPage(
         title=f"{run.name}: {experiment.method} by recipe {run.recipe}",
-        headline=headline,
+        kind="fine-tuning run" if tuned else "pre-training run",
+        headline=verdict,
+        detail=numbers,
         warnings=summary.warnings(events),
-        facts=summary.facts(run, events, train, model.val, model.found, peak_bytes, parameters),
+        facts=summary.facts(run, events, train, model.val, model.found, peak, model.size),
         control=of_method,
         visualisations=visualisations,
         probes=list(probes.values()),
@@ -267,6 +286,7 @@ def write_page(
         commands=[run.command],
         provenance=[f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
         settings=experiment.flat(),
+        identities=summary.identities(run, model.found),
     )
     return write_report(run.folder / "report.html", page)
 

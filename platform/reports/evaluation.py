@@ -10,6 +10,8 @@ from sightline.methods.contract import MetricInfo
 from sightline.platform.evaluation.findings import label_of, show_number
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import (
+    TEST,
+    Confusion,
     Contrast,
     Difference,
     EvaluationResult,
@@ -25,6 +27,8 @@ from .charts import Chart, Dot, interval_chart, number
 from .sections import Cell, Column, Section, Table, TableRow
 
 CAPTION = "Metrics, each with its interval"
+MOST_CLASSES = 30
+"""Of a confusion matrix that is shown whole."""
 TONES: Mapping[Verdict | None, Literal["good", "bad"]] = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}
 
 
@@ -41,10 +45,39 @@ def method_section(result: MethodResult) -> Section:
         tables=[
             Table(CAPTION, columns, rows),
             Table("Differences of the same samples", columns, [_contrast(one, result.metrics) for one in result.contrasts]),
-            *_details(result, result.rows),
+            *([_class_table(result)] if result.name == TEST and result.groups else _details(result, result.rows)),
+            *([_confusion_table(result.confusion)] if result.confusion else []),
         ],
-        notes=[f"{result.covers} {number(result.counts['samples'])} validation samples."],
+        notes=[f"{result.covers} {number(result.counts['samples'])} {'test' if result.name == TEST else 'validation'} samples."],
     )
+
+
+def _class_table(result: MethodResult) -> Table:
+    """A row for each class, a column for each metric of classes."""
+    groups = list(result.groups.items())
+    rows = []
+    for keys in zip(*(keys for _, keys in groups), strict=True):
+        cells = [_value_cell(result.values[key], result.metrics[key]) for key in keys]
+        rows.append(TableRow(result.metrics[keys[0]].label, cells))
+    return Table("Each class", [Column(_with_unit(group, result.metrics[keys[0]])) for group, keys in groups], rows)
+
+
+def _confusion_table(confusion: Confusion) -> Table:
+    """The whole matrix of few classes, as counts; of many the mistakes that are made most often."""
+    if len(confusion.classes) <= MOST_CLASSES:
+        rows = [
+            TableRow(name, [Cell(number(count), tone="good" if one == other else "") for other, count in enumerate(counts)])
+            for one, (name, counts) in enumerate(zip(confusion.classes, confusion.counts, strict=True))
+        ]
+        return Table(
+            "Confusion matrix: true classes in rows, predicted ones in columns", [Column(name) for name in confusion.classes], rows
+        )
+    mistakes = sorted(
+        ((count, one, other) for one, row in enumerate(confusion.counts) for other, count in enumerate(row) if count and one != other),
+        reverse=True,
+    )[:MOST_CLASSES]
+    rows = [TableRow(confusion.classes[one], [Cell(confusion.classes[other]), Cell(number(count))]) for count, one, other in mistakes]
+    return Table("The most frequent mistakes", [Column("taken for"), Column("samples")], rows)
 
 
 def _family_charts(result: MethodResult) -> list[Chart | None]:
@@ -78,7 +111,7 @@ def _probe_section(probe: ProbeResult) -> Section:
     metrics = probe.main_metrics
     means = "; ".join(f"{label_of(key, info)}: {info.means}" for key, info in metrics.items())
     counts = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in probe.counts.items() if count)
-    protocol = f"Protocol {probe.name} version {probe.protocol['version']} ({probe.protocol_hash}); {probe.seconds:.0f} s."
+    protocol = f"Protocol {probe.name} version {probe.protocol['version']}; {probe.seconds:.0f} s."
     shown = [row for row in probe.rows if row.kind not in (RowKind.CONTROL, RowKind.SEED)]
     return Section(
         f"Probe: {probe.title[:1].lower()}{probe.title[1:]}",

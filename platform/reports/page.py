@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,9 @@ class ReportPage:
     kind: str = "pre-training run"
     """What the page is of."""
     headline: str = ""
-    """One or two plain sentences."""
+    """The verdict: one plain sentence."""
+    detail: str = ""
+    """The numbers it rests on."""
     warnings: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     """(label, value)"""
@@ -51,6 +53,8 @@ class ReportPage:
     provenance: Sequence[str] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     """By `section.key`."""
+    identities: Sequence[tuple[str, str]] = ()
+    """(label, value): hashes and addresses, for the end of the page."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ def write_report(path: str | Path, page: ReportPage) -> Path:
     return path
 
 
+def _protocols(probes: Iterable[ProbeResult | SkippedProbe]) -> list[tuple[str, str]]:
+    done = [probe for probe in probes if isinstance(probe, ProbeResult) and probe.protocol_hash]
+    return [(f"Protocol {probe.name}", f"version {probe.protocol['version']}, {probe.protocol_hash}") for probe in done]
+
+
 def render(page: ReportPage) -> str:
     """The page as HTML."""
     templates = Environment(
@@ -97,6 +106,7 @@ def render(page: ReportPage) -> str:
         sections=[section for section in sections if not section.empty],
         shares=shares(page.time),
         training_time=seconds(sum(page.time.values())),
+        identities=[*page.identities, *_protocols(page.probes)],
     )
 
 

@@ -1,20 +1,31 @@
-"""The texts and numbers of a run's report: headline, facts, curves, warnings, next steps."""
+"""The texts and numbers of a run's report: what stands below the verdict, facts, curves, warnings, next steps."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sightline.methods.errors import CallError
-from sightline.methods.settings import Duration
-from sightline.platform import config
 from sightline.platform.checkpoints.local import Checkpoint
+from sightline.platform.core.paths import shown_path
 from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.findings import brief, contrast_of
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
 from sightline.platform.runs.events import BrokenSamples, HealthMeasured, RunEvent, StepsDone, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run, history_of
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters of what was trained."""
+
+    trained: int
+    total: int
+    """With those that are not trained, such as a teacher's."""
+    encoder: int
+    kept: str = "encoder"
+    """What is kept after training: an encoder, or a model with a head."""
 
 
 def phase_seconds(events: Sequence[RunEvent]) -> dict[str, float]:
@@ -27,22 +38,21 @@ def phase_seconds(events: Sequence[RunEvent]) -> dict[str, float]:
     return dict(seconds)
 
 
-def headline(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
-    """What was found, in a sentence or two: control or test metrics, then the probes."""
+def numbers(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
+    """What stands below the verdict: control or test metrics, then the probes."""
     parts = [of_method.finding, contrast_of(of_method)] if of_method else []
     done = [outcome for outcome in probes.values() if isinstance(outcome, ProbeResult)]
     if len(done) == 1:
         parts.append(done[0].finding)
     elif done:
         parts.append(f"Probes of the frozen encoder: {'; '.join(brief(result) for result in done)}.")
-    nothing = "Trained; nothing was measured: that needs data.val, and control metrics or a probe that fits the data."
-    return " ".join(part for part in parts if part) or nothing
+    return " ".join(part for part in parts if part)
 
 
 def facts(
-    run: Run, events: Sequence[RunEvent], train: Dataset, val: Dataset | None, found: Checkpoint, peak: int, parameters: int
+    run: Run, events: Sequence[RunEvent], train: Dataset, val: Dataset | None, found: Checkpoint, peak: str, size: ModelSize
 ) -> list[tuple[str, str]]:
-    """(name, value) of what was trained on what, and how long it took. `peak`: bytes of memory; `parameters`: of the encoder."""
+    """(name, value) of what was trained on what, and how long it took. `peak`: of memory, in words."""
     steps = [event for event in events if isinstance(event, StepsDone)]
     seconds, samples = sum(event.seconds for event in steps), sum(event.samples for event in steps)
     wait = sum(event.phases.get("data_wait", 0.0) for event in steps)
@@ -51,19 +61,28 @@ def facts(
     return [
         ("Method", f"{run.settings['method']} ({run.recipe})"),
         ("Training data", f"{train.rows:,} {train.kind} from {len(train.manifest.scenes) or 1} scenes"),
-        ("Validation data", f"{val.rows:,} {val.kind}" if val else "none"),
-        ("Data fingerprint", run.fingerprint[:16]),
+        *([("Validation data", f"{val.rows:,} {val.kind}")] if val else []),
         *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
-        ("Parameters", f"{last.parameters / 1e6:.2f} M, of which the encoder {parameters / 1e6:.2f} M"),
+        ("Parameters trained", f"{size.trained / 1e6:.2f} M of {size.total / 1e6:.2f} M"),
+        (f"Parameters of the {size.kept}", f"{size.encoder / 1e6:.2f} M"),
         ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
         ("Training time", f"{seconds:,.0f} s"),
         ("Speed", f"{samples / max(seconds, 1e-9):,.1f} samples/s"),
         ("Data wait", f"{wait / max(seconds, 1e-9):.1%} of the time"),
         ("Workers", f"{last.workers} ({last.device}), {last.precision}"),
-        ("Attempts", str(run.attempts)),
-        ("Peak memory", f"{peak / 2**30:.2f} GiB, all processes"),
-        ("Effective history", found.state.history[:16]),
-        ("MLflow run", str(run.mlflow_run_id)),
+        *([("Attempts", str(run.attempts))] if run.attempts > 1 else []),
+        ("Peak memory", peak),
+    ]
+
+
+def identities(run: Run, found: Checkpoint) -> list[tuple[str, str]]:
+    """(name, value) of what tells this run from others, for the end of a page."""
+    return [
+        ("Run", f"{run.name}, {run.folder}"),
+        ("Data fingerprint", run.fingerprint),
+        ("Effective history", found.state.history),
+        *([("Commit", run.commit)] if run.commit else []),
+        *([("MLflow run", run.mlflow_run_id)] if run.mlflow_run_id else []),
     ]
 
 
@@ -92,20 +111,18 @@ def warnings(events: Sequence[RunEvent]) -> list[str]:
     return lines + [f"step {event.step}: {warning}" for event in health[-1:] for warning in event.warnings]
 
 
+LONGER = 3
+"""How many times as long the run is that a report proposes."""
+
+
+def longer(run: Run) -> str:
+    """The command of the same experiment, longer: the run's own settings, its schedules in proportion."""
+    settings = shown_path(run.folder / "settings.yaml")
+    return command_line(["pretrain", settings, *(f"{key}={value}" for key, value in run.experiment.lengthened(LONGER).items())])
+
+
 def next_steps(run: Run, registered: str | None) -> list[str]:
-    try:
-        shipped = run.recipe in config.recipe_names() and bool(config.load(run.recipe))
-    except CallError:  # a fine-tuning recipe is not whole without its encoder
-        shipped = False
-    recipe = run.recipe if shipped else str(run.folder / "settings.yaml")  # a person's own file may be gone or changed
-    data = [f"data.{name}={run.settings['data'][name]}" for name in ("train", "val") if run.settings["data"][name]]
-    steps = [f"{command_line(['pretrain', recipe, f'train.length={_longer(run)}', *data])}  # longer"]
+    steps = [f"{longer(run)}  # the same experiment, {LONGER} times as long"]
     if registered:
-        steps.append(f'mlflow.pytorch.load_model("{registered}")  # features in plain Python')
-    steps.append("sightline prepare --help  # your own data")
+        steps.append(f'mlflow.pytorch.load_model("{registered}")  # in plain Python')
     return steps
-
-
-def _longer(run: Run) -> str:
-    length = run.experiment.train.length
-    return str(Duration(amount=length.amount * 3, unit=length.unit))

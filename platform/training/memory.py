@@ -28,5 +28,9 @@ class MemoryMeter(threading.Thread):
                         total += process.memory_full_info().pss
                 self.peak = max(self.peak, total)
 
+    @property
+    def words(self) -> str:
+        return f"at most {self.peak / 2**30:.1f} GiB of memory, all processes together"
+
     def stop(self) -> None:
         self._stop_asked.set()

@@ -24,7 +24,7 @@ from sightline.platform.core.screen import Screen
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import ProbeResult, Row, RowKind, SkippedProbe
 from sightline.platform.experiments.compare.budget import gflops, measure_speed, parse_budget
-from sightline.platform.experiments.compare.page import headline
+from sightline.platform.experiments.compare.page import numbers, verdict
 from sightline.platform.experiments.compare.record import Comparison
 from sightline.platform.runs.record import Run
 
@@ -125,11 +125,11 @@ def test_the_headline_names_each_probes_own_encoders() -> None:
     comparison: Any = SimpleNamespace(
         entries=[SimpleNamespace(label=name) for name in ("croco", "loca", "i2p")], budget="9 minutes", seeds=(0,)
     )
-    assert headline(comparison, {"a": one, "b": two, "c": three, "d": skipped}) == (
+    assert numbers(comparison, {"a": one, "b": two, "c": three, "d": skipped}) == (
         "croco, loca, i2p on 9 minutes each, 1 training seed. knn metric: croco 50.0%, loca 25.0% (random weights 12.5%). "
-        "depth metric: loca 0.250 m, croco 0.500 m. shape metric: i2p 37.5%. Which of these differ is told below."
+        "depth metric: loca 0.250 m, croco 0.500 m. shape metric: i2p 37.5%."
     )
-    assert headline(comparison, {"d": skipped}).endswith("No probe could be measured.")
+    assert verdict(comparison, {"d": skipped}) == "Nothing to tell apart: no probe measured two of them."
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ def _photo(texture: Texture, rng: np.random.Generator) -> np.ndarray:
     picture = np.clip(texture(rng), 0, 1)[y.astype(int) % textures.SIZE, x.astype(int) % textures.SIZE]
     light = 0.8 + (rng.uniform(-0.3, 0.3) * columns / width + rng.uniform(-0.3, 0.3) * rows / height)[..., None]
     grain = 0.02 * rng.standard_normal(picture.shape)
-    return (np.clip(picture * light + grain, 0, 1) * 255).round().astype(np.uint8)
+    pixels: np.ndarray = (np.clip(picture * light + grain, 0, 1) * 255).round().astype(np.uint8)
+    return pixels
 
 
 def _room(folder: Path) -> int:
@@ -99,7 +100,7 @@ def _shapes(folder: Path) -> int:
             angle = rng.uniform(0, 2 * np.pi)
             turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
             mesh.vertices = (mesh.vertices * rng.uniform(0.7, 1.4, 3)) @ turn.T
-            _write(folder / name / f"{index:03d}.obj", mesh.export(file_type="obj", header=None, digits=5).encode())
+            _write(folder / name / f"{index:03d}.obj", str(mesh.export(file_type="obj", header=None, digits=5)).encode())
     return len(made) * SHAPES
 
 

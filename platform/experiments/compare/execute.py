@@ -73,12 +73,14 @@ def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
     parent_run.end(comparison, report, page.metrics(comparison, probes), {})
     for line in page.lines(comparison, probes, costs):
         say(line)
-    console.field("report", str(report))
+    verdict = page.verdict(comparison, probes)
+    console.fields([("found", verdict), ("report", str(report)), ("next", page.longer(comparison))])
     return {
         "comparison": comparison.name,
         "status": comparison.status,
         "folder": str(comparison.folder),
         "report": str(report),
+        "verdict": verdict,
         "mlflow_run_id": comparison.mlflow_run_id,
         "costs": [asdict(cost) for cost in costs],
         "probes": probes_to_json(probes),

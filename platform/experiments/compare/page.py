@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.platform.evaluation.findings import heading_of, show, table, title_of
 from sightline.platform.evaluation.results import ProbeOutcomes, ProbeResult, RowKind, SkippedProbe
+from sightline.platform.evaluation.verdict import verdict_between
 from sightline.platform.reports.charts import line_chart
 from sightline.platform.reports.page import ReportPage
 from sightline.platform.reports.sections import Cell, Section, text_table
+from sightline.platform.reports.summary import LONGER
 from sightline.platform.runs.events import StepsDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.parent_run import pages_of
@@ -77,11 +80,35 @@ def _cost(comparison: Comparison, entry: Entry, pages: Mapping[str, str]) -> Cos
     )
 
 
-def headline(comparison: Comparison, probes: ProbeOutcomes) -> str:
+def verdict(comparison: Comparison, probes: ProbeOutcomes) -> str:
+    """One plain sentence: which entries differ, in what."""
+    return verdict_between(probes, [entry.label for entry in comparison.entries])
+
+
+def numbers(comparison: Comparison, probes: ProbeOutcomes) -> str:
+    """What stands below the verdict."""
     found = [_ranking(outcome) for outcome in probes.values() if isinstance(outcome, ProbeResult)]
     names = ", ".join(entry.label for entry in comparison.entries)
     head = f"{names} on {comparison.budget} each, {len(comparison.seeds)} training seed{'s' * (len(comparison.seeds) > 1)}."
-    return f"{head} {' '.join(found)} Which of these differ is told below." if found else f"{head} No probe could be measured."
+    return " ".join([head, *found])
+
+
+def longer(comparison: Comparison) -> str:
+    """The command of the same comparison on a longer budget."""
+    amount, _, unit = comparison.budget.strip().partition(" ")
+    budget = f"{float(amount) * LONGER:g} {unit}"
+    words = iter(shlex.split(comparison.command))
+    kept: list[str] = []
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option not in ("--budget", "--name"):
+            kept.append(word)
+            continue
+        if not equals:
+            next(words)
+        if option == "--budget":
+            kept += ["--budget", budget]
+    return shlex.join(kept)
 
 
 def _ranking(result: ProbeResult) -> str:
@@ -139,7 +166,8 @@ def page(comparison: Comparison, probes: ProbeOutcomes, costs: Sequence[Cost]) -
     return ReportPage(
         title=f"{comparison.name}: a comparison",
         kind="comparison",
-        headline=headline(comparison, probes),
+        headline=verdict(comparison, probes),
+        detail=numbers(comparison, probes),
         warnings=[*([] if len(comparison.seeds) > 1 else ["One training seed: differences may be luck."]), *skipped],
         facts=facts,
         sections=[_costs_section(comparison, costs), _losses_section(comparison)],

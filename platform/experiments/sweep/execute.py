@@ -10,6 +10,7 @@ from sightline.platform.core.ray_init import start_ray
 from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution
 from sightline.platform.reports.page import write_report
+from sightline.platform.reports.summary import longer
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking import parent_run
 from sightline.platform.tracking.client import quiet_mlflow
@@ -54,19 +55,20 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
     metrics = {f"objective/{sweep.plan.objective.replace('.', '/')}": winner.last} if winner and winner.last is not None else {}
     parent_run.end(sweep, report, metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
     say("")
-    for label, text in (
-        ("found", summary.headline(sweep)),
+    lines = [
+        ("found", summary.verdict(sweep)),
+        ("", summary.numbers(sweep)),
         ("report", str(report)),
         ("champion", registered or "none"),
-        ("next", f"sightline evaluate {' '.join(dict.fromkeys(map(sweep.run_name, (winner.number, 0))))} --data DATA" if winner else ""),
-    ):
-        if text:
-            console.field(label, text)
+        ("next", longer(Run.open(sweep.run_name(winner.number))) if winner else ""),
+    ]
+    console.fields(lines)
     return {
         "sweep": sweep.name,
         "status": sweep.status,
         "folder": str(sweep.folder),
         "report": str(report),
+        "verdict": summary.verdict(sweep),
         "registered": registered,
         "mlflow_run_id": sweep.mlflow_run_id,
         "winner": None if winner is None else {"trial": winner.number, "run": sweep.run_name(winner.number), "settings": winner.settings},

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sightline.platform.evaluation.findings import show
+from sightline.platform.evaluation.probes.catalog import find_probe
 from sightline.platform.reports.charts import Axis, Chart, Course, Dot, interval_chart, line_chart, number, parallel_chart
 from sightline.platform.reports.page import ReportPage
 from sightline.platform.reports.sections import Section, Table, text_table
 from sightline.platform.runs.record import Run
 
-from .record import Sweep, Trial
+from .record import Sweep, Trial, TrialStatus
 from .space import Choice, Domain, Range
 
 SHOWN = 16
@@ -19,21 +21,43 @@ LEAST = 8
 """Trials below which nothing is said about the importance of a setting."""
 
 
-def headline(sweep: Sweep) -> str:
-    """One or two sentences: the best trial, compared with the recipe's own settings."""
-    best, trials = sweep.best(), sweep.trials()
-    counts = ", ".join(
-        f"{n} {word}" for word in ("finished", "pruned", "failed", "cancelled") if (n := sum(t.status == word for t in trials))
-    )
+def verdict(sweep: Sweep) -> str:
+    """One plain sentence: whether a setting was found that did better than the recipe's own."""
+    best, own = sweep.best(), next((trial for trial in sweep.trials() if trial.number == 0), None)
     if best is None:
-        return f"No trial finished ({counts})."
-    own = next((trial for trial in trials if trial.number == 0), None)
-    settings = _settings(best) if best.number else "the recipe's own settings"
-    text = f"Best of {len(trials)} trials ({counts}): trial {best.number:03d} with {settings}, {sweep.plan.objective} {best.last:.4g}"
-    if best.number and own is not None and own.last is not None:
-        at = f" at step {max(own.results)}, where it was stopped" if own.status == "pruned" else ""
-        text += f"; the recipe's own settings have {own.last:.4g}{at}"
-    return text + ". One training seed each: a small lead may be luck."
+        return f"Nothing was found: no trial finished ({_counts(sweep)})."
+    if best.number == 0:
+        return f"No better setting was found: the recipe's own settings did best of {len(sweep.trials())} trials."
+    beside = f"; the recipe's own settings reach {_shown(sweep, own)}" if own is not None and own.last is not None else ""
+    found = f"{_settings(best)} did best: {_objective(sweep)} {_shown(sweep, best)}{beside}"
+    return f"{found}. One training seed each: a small lead may be luck."
+
+
+def numbers(sweep: Sweep) -> str:
+    """What stands below the verdict."""
+    own = next((trial for trial in sweep.trials() if trial.number == 0), None)
+    best = sweep.best()
+    at = ""
+    if best is not None and best.number and own is not None and own.status == TrialStatus.PRUNED and own.results:
+        at = f" The recipe's own settings were stopped at step {max(own.results)}."
+    return f"{len(sweep.trials())} trials: {_counts(sweep)}.{at}"
+
+
+def _counts(sweep: Sweep) -> str:
+    counts = [(word, sum(t.status == word for t in sweep.trials())) for word in ("finished", "pruned", "failed", "cancelled")]
+    return ", ".join(f"{count} {word}" for word, count in counts if count)
+
+
+def _objective(sweep: Sweep) -> str:
+    return sweep.plan.objective.replace(".", " ").replace("_", " ")
+
+
+def _shown(sweep: Sweep, trial: Trial) -> str:
+    """The newest objective of a trial that has one, in its metric's unit."""
+    assert trial.last is not None
+    probe, _, metric = sweep.plan.objective.partition(".")
+    info = find_probe(probe).metrics.get(metric) if metric and not probe.startswith("val/") else None
+    return show(trial.last, info) if info else f"{trial.last:.4g}"
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
@@ -58,7 +82,8 @@ def page(sweep: Sweep, registered: str | None) -> ReportPage:
     return ReportPage(
         title=f"{sweep.name}: a sweep of {sweep.recipe}",
         kind="sweep",
-        headline=headline(sweep),
+        headline=verdict(sweep),
+        detail=numbers(sweep),
         warnings=[f"trial {trial.number:03d} failed: {trial.error}" for trial in trials if trial.status == "failed"],
         facts=[
             ("trials", f"{len(trials)}, {plan.search}"),
@@ -70,7 +95,7 @@ def page(sweep: Sweep, registered: str | None) -> ReportPage:
         ],
         sections=[
             Section("What was searched", charts=charts),
-            _importance(sweep, trials),
+            *_importance(sweep, trials),
             Section("Trials", tables=[_table(sweep, trials, best)]),
         ],
         commands=[sweep.command, f"sightline resume {sweep.name}"],
@@ -165,15 +190,18 @@ def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], flo
     return dict(zip(domains, (found / (found.sum() or 1.0)).tolist(), strict=True)), float(forest.oob_score_)
 
 
-def _importance(sweep: Sweep, trials: list[Trial]) -> Section:
-    heading, found = "Importance of each setting", importance(sweep, trials)
+def _importance(sweep: Sweep, trials: list[Trial]) -> list[Section]:
+    """Nothing where there are too few trials to say."""
+    found = importance(sweep, trials)
     if found is None:
-        return Section(heading, notes=[f"Too few trials to say: {LEAST} or more are needed."])
+        return []
     shares, r_squared = found
     note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, whose out-of-bag R² is {r_squared:.2f}"
     note += "." if r_squared > 0.2 else ": too low to trust these shares."
     dots = [Dot(key, 100 * share) for key, share in shares.items()]
-    return Section(heading, charts=[interval_chart("Share of the importance", dots, "%", from_zero=True)], notes=[note])
+    return [
+        Section("Importance of each setting", charts=[interval_chart("Share of the importance", dots, "%", from_zero=True)], notes=[note])
+    ]
 
 
 def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Table:

@@ -17,7 +17,7 @@ from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.control_metrics import measure_control_metrics
 from sightline.platform.evaluation.results import MethodResult
-from sightline.platform.reports.summary import headline
+from sightline.platform.reports.summary import numbers
 
 
 def views(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def test_every_metric_has_an_interval_and_those_of_a_family_are_compared_in_pair
     assert result["differences"][1] | {"low": 3.0, "high": 3.0} == result["differences"][1]
     assert result["units"] == {"kind": "scene", "count": 6} and result["counts"] == {"samples": 24, "broken_samples": 0}
     assert MethodResult.from_json(result, found.metrics) == found
-    assert headline(found, {}) == "psnr true: 71.00 dB; psnr other: 70.00 dB."
+    assert numbers(found, {}) == "psnr true: 71.00 dB; psnr other: 70.00 dB."
 
 
 def test_metrics_of_no_family_are_compared_with_nothing(tmp_path: Path) -> None:

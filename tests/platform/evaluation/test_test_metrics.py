@@ -20,8 +20,10 @@ from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.evaluation.results import MethodResult
-from sightline.platform.evaluation.test_metrics import IGNORED, class_iou, confusion, hits, measure_test_metrics
+from sightline.platform.evaluation.results import Confusion, MethodResult
+from sightline.platform.evaluation.test_metrics import IGNORED, METRICS, class_iou, confusion, hits, measure_test_metrics
+from sightline.platform.evaluation.verdict import verdict_of_run
+from sightline.platform.reports.evaluation import method_section
 
 ENCODER = {
     "method": "croco",
@@ -88,7 +90,7 @@ def test_a_model_that_knows_scores_one_and_one_turned_round_scores_nothing(task:
     assert MethodResult.from_json(found, measured.metrics).to_json() == found
     assert found["counts"] == {"samples": 22, "broken_samples": 0}
     assert found["figures"][figure]["value"] == 1
-    assert f"{figure} 1.000" in found["finding"]
+    assert f"{METRICS[figure].label} 100.0%" in found["finding"]
     with torch.no_grad():
         pretext.predictor.head.weight.neg_()
         pretext.predictor.head.bias.neg_()
@@ -141,11 +143,11 @@ def test_votes_are_the_mean_logits_and_the_best_of_rounds_has_its_own_name(tmp_p
     )
     pretext = torch.nn.Module()
     pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
-    found = measure_test_metrics(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3).values
-    assert {name: value.value for name, value in found.items()} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
+    measured = measure_test_metrics(pretext, Drawn(rounds), Dataset.open(tmp_path / "data"), batch=3)
+    assert {name: measured.values[name].value for name in measured.main_metrics} == {"accuracy": 0.5, "vote": 0.5, "best_of_2": 0.75}
     found = measure_test_metrics(pretext, Drawn(rounds[:, :1]), Dataset.open(tmp_path / "data"), batch=3)
-    assert found.values.keys() == {"accuracy", "vote"}
-    assert "vote 0.500" in found.finding and found.finding.endswith("on 4 test clouds.")
+    assert found.main_metrics.keys() == {"accuracy", "vote"}
+    assert "vote 50.0%" in found.finding and found.finding.endswith("on 4 test clouds.")
 
 
 def test_the_iou_of_each_class_is_a_detail_with_a_place_of_its_own(tmp_path: Path) -> None:
@@ -154,7 +156,27 @@ def test_the_iou_of_each_class_is_a_detail_with_a_place_of_its_own(tmp_path: Pat
     assert list(found.main_metrics) == ["miou", "pixel_accuracy"] and found.groups == {"IoU": ["iou_dark", "iou_bright"]}
     stored = found.to_json()
     assert stored["iou"] == {"dark": 1.0, "bright": 1.0} and list(stored["figures"]) == ["miou", "pixel_accuracy"]
-    assert list(stored)[-3:] == ["finding", "seconds", "iou"]
+    assert list(stored)[-5:] == ["finding", "seconds", "iou", "chance", "confusion"]
+
+
+def test_a_classifier_is_told_by_class_beside_what_guessing_gives(tmp_path: Path) -> None:
+    """Two dark images and one bright one that it takes for bright, and another bright one that it takes for dark."""
+    with ShardWriter(tmp_path / "data", "points", classes=("dark", "bright")) as writer:
+        for index, label in enumerate((0, 0, 1, 1, 1)):
+            writer.write({"id": str(index), "points": encode_points(np.full((1, 3), index)), "label": label})
+    pretext = torch.nn.Module()
+    pretext.predictor, pretext.to_device = Voter(), lambda batch: batch
+    shades = np.array([-1.0, 1.0, 1.0, 1.0, -1.0])[:, None, None]
+    found = measure_test_metrics(pretext, Drawn(shades), Dataset.open(tmp_path / "data"), batch=2)
+    assert found.confusion == Confusion(("dark", "bright"), ((1, 1), (1, 2))) and found.chance == pytest.approx(0.6)
+    told = {key: round(found.values[key].value, 3) for keys in found.groups.values() for key in keys}
+    assert told == {"recall_dark": 0.5, "recall_bright": 0.667, "precision_dark": 0.5, "precision_bright": 0.667}
+    stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert MethodResult.from_json(stored, found.main_metrics).to_json() == stored
+    assert verdict_of_run(found, {}).startswith("Nothing measurable yet: accuracy is 60.0% on 5 test samples; always guessing the most")
+    rows = {table.caption.partition(":")[0]: table for table in method_section(found).tables}
+    assert [[cell.text for cell in row.cells] for row in rows["Confusion matrix"].rows] == [["1", "1"], ["1", "2"]]
+    assert [row.name for row in rows["Each class"].rows] == ["dark", "bright"]
 
 
 class RowDraws:

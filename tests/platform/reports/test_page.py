@@ -122,6 +122,7 @@ def full(evil: Evil) -> ReportPage:
         title=evil(),
         kind=evil(),
         headline=evil(),
+        detail=evil(),
         warnings=[evil()],
         facts=[(evil(), evil())],
         control=control(evil),
@@ -138,6 +139,7 @@ def full(evil: Evil) -> ReportPage:
         commands=[evil()],
         provenance=[evil()],
         settings={evil(): evil()},
+        identities=[(evil(), evil())],
     )
 
 

@@ -28,7 +28,7 @@ from sightline.platform.evaluation.probes.run import run_probes
 from sightline.platform.evaluation.result_table import Measurement, ResultTable, measure_table
 from sightline.platform.evaluation.results import ProbeResult, SkippedProbe, Verdict, probe_from_json
 from sightline.platform.evaluation.units import Units
-from sightline.platform.reports.summary import headline
+from sightline.platform.reports.summary import numbers
 
 HASHES = {
     "part_segmentation": "647fe0e1fc5d",
@@ -248,7 +248,7 @@ def test_a_probe_that_leads_with_an_error_in_metres_is_told_in_metres() -> None:
     assert brief(result) == "toy RMSE 2.400 m (random weights 1.640 m, worse; raw pixels 2.400 m, no difference)"
     assert heading_of(result) == "Toy: RMSE in m" and table(result)[1][:2] == ("mean of 2 random", "1.640 (1.600 to 1.680)")
     assert table(result)[0][2][0] == "+0.760 (+0.720 to +0.800) against mean of 2 random: worse"
-    assert headline(None, {"toy": result, "again": result}).startswith("Probes of the frozen encoder: toy RMSE 2.400 m (")
+    assert numbers(None, {"toy": result, "again": result}).startswith("Probes of the frozen encoder: toy RMSE 2.400 m (")
 
 
 def test_a_stored_result_is_read_as_it_was_written() -> None:

@@ -79,7 +79,7 @@ def test_the_page_of_a_comparison_holds_costs_links_losses_and_probes(comparison
 
 
 def test_a_probe_that_leads_with_metres_is_not_told_in_percent(comparison: Comparison) -> None:
-    in_metres = page.headline(comparison, {"depth": probe(MetricInfo(label="RMSE", unit="m", better="lower"))})
+    in_metres = page.numbers(comparison, {"depth": probe(MetricInfo(label="RMSE", unit="m", better="lower"))})
     assert "knn RMSE: one 0.250 m, two 0.500 m (random weights 0.125 m)." in in_metres
-    in_percent = page.headline(comparison, {"knn": probe(MetricInfo(label="accuracy", unit="%"))})
+    in_percent = page.numbers(comparison, {"knn": probe(MetricInfo(label="accuracy", unit="%"))})
     assert "knn accuracy: two 50.0%, one 25.0% (random weights 12.5%)." in in_percent

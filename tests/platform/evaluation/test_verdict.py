@@ -1,0 +1,103 @@
+"""The sentence that comes first says what is shown, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import MetricInfo
+from sightline.platform.evaluation.intervals import Interval
+from sightline.platform.evaluation.results import Contrast, Difference, MethodResult, ProbeResult, Row, RowKind, SkippedProbe, Verdict
+from sightline.platform.evaluation.verdict import NOTHING, verdict_between, verdict_of_encoders, verdict_of_run
+
+SHARE = MetricInfo(label="accuracy", unit="%")
+ONE = Interval(0.5, 0.4, 0.6, 9)
+
+
+def probe(name: str, random: Verdict | None, pixels: Verdict | None = None, others: Mapping[str, Verdict] | None = None) -> ProbeResult:
+    """Of an encoder `net` beside random weights, raw pixels and other encoders."""
+    rows = [Row("net", RowKind.ENCODER, {"accuracy": ONE})]
+    rows += [Row(other, RowKind.ENCODER, {"accuracy": ONE}) for other in others or {}]
+    against = dict(others or {})
+    for other, kind, verdict in (("random mean", RowKind.CONTROL_MEAN, random), ("pixels", RowKind.BASELINE, pixels)):
+        if verdict is not None:
+            rows.append(Row(other, kind, {"accuracy": ONE}))
+            against[other] = verdict
+    apart = tuple(Difference("net", other, {"accuracy": ONE}, {"accuracy": verdict}) for other, verdict in against.items())
+    return ProbeResult(name, name, {"accuracy": SHARE}, tuple(rows), "image", 9, "", {}, 1.0, differences=apart)
+
+
+def control(method: str, first: str, second: str, value: float, low: float, high: float) -> MethodResult:
+    metrics = find_method(method).metrics
+    infos = {first: metrics[first], second: metrics[second]}
+    contrast = Contrast(first, second, Interval(value, low, high, 9))
+    row = Row("trained network", RowKind.ENCODER, dict.fromkeys(infos, ONE))
+    return MethodResult("control", "", infos, (row,), "scene", 9, "", {}, 1.0, contrasts=(contrast,))
+
+
+def croco(value: float, low: float, high: float) -> MethodResult:
+    return control("croco", "psnr_true_view", "psnr_other_view", value, low, high)
+
+
+BETTER, WORSE, SAME = Verdict.BETTER, Verdict.WORSE, Verdict.NO_DIFFERENCE
+
+
+def test_what_is_shown_comes_first_and_what_is_not_is_said() -> None:
+    of = {"depth": probe("depth", BETTER), "correspondence": probe("correspondence", BETTER)}
+    assert verdict_of_run(croco(1.8, 1.5, 2.1), of) == (
+        "The encoder has learned: hidden patches are 1.80 dB better with the true second view; "
+        "depth and correspondence beat random weights."
+    )
+    of = {"knn": probe("knn", BETTER, WORSE), "linear": probe("linear", SAME), "few_shot": probe("few_shot", WORSE)}
+    assert verdict_of_run(croco(0.05, -0.1, 0.2), of) == (
+        "The encoder has learned: knn beats random weights; but few shot is worse than with random weights; raw pixels are better in knn; "
+        "hidden patches are no better, as far as is shown (+0.05 dB), with the true second view; "
+        "in linear no difference to random weights is shown."
+    )
+
+
+def test_nothing_measurable_says_how_to_go_on() -> None:
+    none = verdict_of_run(croco(0.05, -0.1, 0.2), {"knn": probe("knn", SAME)}, longer="sightline pretrain it train.length='9 steps'")
+    assert none.startswith("Nothing measurable yet: hidden patches are no better")
+    assert none.endswith("Train longer, for example: sightline pretrain it train.length='9 steps'")
+    assert verdict_of_run(croco(-0.4, -0.5, -0.3), {}).startswith("Nothing measurable yet: hidden patches are 0.40 dB worse with the true")
+    assert verdict_of_run(None, {"depth": SkippedProbe("depth", "Depth", "why")}) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second", "value", "words"),
+    [
+        ("loca", "accuracy_own_reference", "accuracy_other_reference", 0.123, "query patches are placed 12.3 points better with their own"),
+        ("conmim", "loss_own_teacher", "loss_other_teacher", -0.5, "hidden patches find their place 0.500 nats better with the features"),
+    ],
+)
+def test_a_lead_is_told_in_the_methods_own_words_whichever_way_is_better(
+    method: str, first: str, second: str, value: float, words: str
+) -> None:
+    assert words in verdict_of_run(control(method, first, second, value, value - 0.01, value + 0.01), {})
+
+
+def test_a_method_without_words_of_its_own_is_told_by_the_names_of_its_metrics() -> None:
+    infos = {"near": MetricInfo(label="error near", unit="m", better="lower", family="e"), "far": MetricInfo(label="error far", unit="m")}
+    row = Row("trained network", RowKind.ENCODER, dict.fromkeys(infos, ONE))
+    of = MethodResult(
+        "control", "", infos, (row,), "s", 9, "", {}, 1.0, contrasts=(Contrast("near", "far", Interval(-0.2, -0.3, -0.1, 9)),)
+    )
+    assert verdict_of_run(of, {}) == "The encoder has learned: error near is 0.200 m better than error far."
+
+
+def test_encoders_and_comparisons_get_a_sentence_each() -> None:
+    of = {"knn": probe("knn", SAME, others={"b": BETTER, "c": SAME}), "linear": probe("linear", BETTER, others={"b": BETTER, "c": WORSE})}
+    assert (
+        verdict_of_encoders({"knn": probe("knn", SAME)})
+        == "net shows nothing measurable yet: in knn no difference to random weights is shown."
+    )
+    assert verdict_of_encoders(of).startswith(
+        "net has learned: linear beats random weights; but in knn no difference to random weights is shown."
+    )
+    assert verdict_between(of, ["net", "b", "c"]) == (
+        "net is better than b in knn and linear; net is worse than c in linear; between net and c no difference is shown in knn."
+    )
+    assert verdict_between({"knn": probe("knn", SAME)}, ["net", "b"]) == "Nothing to tell apart: no probe measured two of them."
