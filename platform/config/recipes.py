@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -51,4 +52,13 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
         raise CallError(f"{name} is no valid YAML: {error}") from error
     if not isinstance(settings, dict) or "method" not in settings:
         raise CallError(f"{name} names no method", f"begin the recipe with a line `method: NAME`; known: {', '.join(method_ids())}")
-    return path.stem if file is path else name, settings
+    return _name_of_file(path) if file is path else name, settings
+
+
+def _name_of_file(path: Path) -> str:
+    """The file's own; of the `settings.yaml` of a run the recipe that the run was made by."""
+    with suppress(OSError, ValueError):
+        record = json.loads((path.parent / "run.json").read_text(encoding="utf-8")) if path.name == "settings.yaml" else None
+        if isinstance(record, dict) and isinstance(record.get("recipe"), str):
+            return str(record["recipe"])
+    return path.stem

@@ -115,12 +115,15 @@ def _beside_random(said: _Said, outcomes: Iterable[ProbeResult], name: str | Non
     pixels = []
     for outcome in outcomes:
         encoder = name or next(outcome.rows_of(RowKind.ENCODER)).name
-        kinds = {row.name: row.kind for row in outcome.rows}
-        verdicts = {kinds.get(one.second): one.verdicts[outcome.first_metric] for one in outcome.differences if one.first == encoder}
-        if RowKind.CONTROL_MEAN in verdicts:
-            found.of(verdicts[RowKind.CONTROL_MEAN]).append(outcome.name)
-        if verdicts.get(RowKind.BASELINE) is Verdict.WORSE:
-            pixels.append(outcome.name)
+        rows = {row.name: row for row in outcome.rows}
+        for one in outcome.differences:
+            if one.first != encoder:
+                continue
+            verdict, other = one.verdicts[outcome.first_metric], rows[one.second]
+            if other.kind is RowKind.CONTROL_MEAN:
+                found.of(verdict).append(outcome.name)
+            elif other.baseline == "pixels" and verdict is Verdict.WORSE:
+                pixels.append(outcome.name)
     if found.better:
         said.better.append(f"{_listed(found.better)} beat{'s' * (len(found.better) == 1)} random weights")
     if found.worse:

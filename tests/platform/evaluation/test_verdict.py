@@ -21,10 +21,12 @@ def probe(name: str, random: Verdict | None, pixels: Verdict | None = None, othe
     rows = [Row("net", RowKind.ENCODER, {"accuracy": ONE})]
     rows += [Row(other, RowKind.ENCODER, {"accuracy": ONE}) for other in others or {}]
     against = dict(others or {})
-    for other, kind, verdict in (("random mean", RowKind.CONTROL_MEAN, random), ("pixels", RowKind.BASELINE, pixels)):
+    for other, kind, verdict in (("random mean", RowKind.CONTROL_MEAN, random), ("raw pixels", RowKind.BASELINE, pixels)):
         if verdict is not None:
-            rows.append(Row(other, kind, {"accuracy": ONE}))
+            rows.append(Row(other, kind, {"accuracy": ONE}, baseline="pixels" if other == "raw pixels" else ""))
             against[other] = verdict
+    rows.append(Row("position", RowKind.BASELINE, {"accuracy": ONE}, baseline="position"))
+    against["position"] = Verdict.WORSE
     apart = tuple(Difference("net", other, {"accuracy": ONE}, {"accuracy": verdict}) for other, verdict in against.items())
     return ProbeResult(name, name, {"accuracy": SHARE}, tuple(rows), "image", 9, "", {}, 1.0, differences=apart)
 

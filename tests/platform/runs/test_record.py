@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from toy import TOY
@@ -88,18 +87,22 @@ def test_a_recorded_command_can_be_given_to_a_shell() -> None:
     assert shlex.split(command_line(words)) == ["sightline", *words]
 
 
-def test_the_next_command_is_whole_and_names_only_what_there_is(home: Path, toy_data: dict[str, str], tmp_path: Path) -> None:
-    def words(run: Run) -> list[str]:
-        return shlex.split(next_steps(run, None)[0], comments=True)
-
-    away = tmp_path / "my pairs"
-    away.symlink_to(toy_data["data.train"])
-    given: dict[str, Any] = {"data.train": str(away), "train.length": "1000000 steps"}
-    shipped = create_run("shipped", config.load("croco-tiny", given), "f", "", "")
-    assert words(shipped) == ["sightline", "pretrain", "croco-tiny", "train.length=3000000 steps", f"data.train={away}"]
-    config.load("croco-tiny", config.parse_overrides(words(shipped)[3:]))
-    own = create_run("own", config.load("my own", given, settings=TOY), "f", "", "")
-    assert words(own)[2] == str(own.folder / "settings.yaml"), "the name of a file is no recipe"
+def test_the_next_command_is_the_same_experiment_longer_with_its_schedules_in_proportion(home: Path, toy_data: dict[str, str]) -> None:
+    given = {
+        **toy_data,
+        "train.length": "1000000 steps",
+        "optim.warmup": "7 epochs",
+        "optim.decay": "2e6 samples",
+        "loss.reconstruction": 0.5,
+    }
+    run = create_run("own", config.load("my own", given, settings=TOY), "f", "", "")
+    words = shlex.split(next_steps(run, None)[0], comments=True)
+    assert words[:3] == ["sightline", "pretrain", str(run.folder / "settings.yaml")]
+    (run.folder / "settings.yaml").write_text(run.experiment.to_yaml())  # as the end of a run does
+    proposed = config.load(words[2], config.parse_overrides(words[3:]))
+    changed = {key: value for key, value in proposed.flat().items() if run.experiment.flat()[key] != value}
+    lengths = {"train.length": "3000000 steps", "optim.warmup": "21 epochs", "optim.decay": "6000000 samples"}
+    assert changed == lengths and proposed.recipe == "my own"
 
 
 def git(folder: Path, *words: str) -> str:
