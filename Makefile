@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: setup quickstart test test-long fast check lint types imports spelling hooks bench clean
+.PHONY: .rooms setup quickstart test test-long fast check lint types imports spelling hooks bench clean
 
 setup: .venv/ready
 
@@ -37,13 +37,15 @@ check: lint types imports spelling
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: setup
+types: .rooms
 	@$(BIN)/mypy -p sightline
 
-# import-linter reads the rooms only where `sightline` is a namespace, so it gets a tree of links without __init__.py.
-imports: setup
-	@mkdir -p .rooms/sightline && for room in methods platform pipelines; do ln -sfn $(CURDIR)/$$room .rooms/sightline/$$room; done
+imports: .rooms
 	@cd .rooms && ../$(BIN)/lint-imports --no-logo --cache-dir ../.import_linter_cache ../.importlinter
+
+# The package-dir mapping of pyproject.toml as links, for tools that do not follow it.
+.rooms: setup
+	@mkdir -p .rooms/sightline && for room in methods platform pipelines; do ln -sfn $(CURDIR)/$$room .rooms/sightline/$$room; done
 
 spelling: setup
 	@$(BIN)/codespell .
