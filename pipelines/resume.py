@@ -23,7 +23,8 @@ SUMMARY = "go on with a run or a sweep that was stopped or killed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="name, folder or MLflow run id")
+    parser.add_argument("run", help="name, folder or MLflow run id; of a sweep or a comparison its name or folder")
+    parser.add_argument("--trials", type=int, metavar="N", help="of a sweep: how many trials it shall have in all, if more than so far")
     parser.add_argument(
         "settings",
         nargs="*",
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if sweep_record(args.run) is not None or comparison_record(args.run) is not None:
         return resume_many(args)
+    if args.trials is not None:
+        raise CallError(f"--trials {args.trials}: {args.run} is no sweep", "leave --trials out")
     record = Run.open(args.run)
     experiment = record.experiment
     if args.settings:
@@ -82,17 +85,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def resume_many(args: argparse.Namespace) -> dict[str, Any]:
     """Continue a sweep or a comparison."""
     from sightline.methods.errors import CallError
+    from sightline.platform.core.locks import DRIVER, exclusive_lock
     from sightline.platform.core.paths import sweep_record
+    from sightline.platform.core.ray_checks import check_ray
     from sightline.platform.core.screen import Screen
 
     if args.settings:
-        raise CallError(f"{args.run} holds several runs, and their settings are fixed", "leave the settings out, or start a new one")
+        raise CallError(
+            f"{args.run} holds several runs, and their settings are fixed",
+            "leave the settings out, or start a new one; `--trials N` gives a sweep more trials",
+        )
+    check_ray()
     console = Screen(stderr=args.json)
     if sweep_record(args.run) is not None:
         from sightline.platform.experiments.sweep.execute import execute as sweep
+        from sightline.platform.experiments.sweep.plan import add_trials
         from sightline.platform.experiments.sweep.record import Sweep
 
-        return sweep(Sweep.open(args.run), console)
+        record = Sweep.open(args.run)
+        if args.trials is not None:
+            with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
+                record = Sweep.open(args.run)
+                add_trials(record, args.trials)
+                record.save()
+        return sweep(record, console)
+    if args.trials is not None:
+        raise CallError(f"--trials {args.trials}: {args.run} is a comparison", "leave --trials out")
     from sightline.platform.experiments.compare.execute import execute as compare
     from sightline.platform.experiments.compare.record import Comparison
 

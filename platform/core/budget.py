@@ -115,6 +115,13 @@ class _ShallowLoader(yaml.SafeLoader):
         self.level -= 1
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Refuses a key that is given twice, where YAML would keep the last in silence."""
+        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in given if key != "<<" and given.count(key) > 1), None):
+            raise yaml.YAMLError(f"{twice!r} is given twice")
+        return super().construct_mapping(node, deep)
+
 
 def _count_nodes(node: yaml.Node, known: dict[int, int], open_: set[int]) -> int:
     """Nodes below this one, each alias counted as what it stands for."""

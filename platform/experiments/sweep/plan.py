@@ -17,9 +17,9 @@ from sightline.platform.data.kinds import find_kind
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.spec import ProbeSpec
 
-from .record import SweepPlan
-from .search import grid, propose
-from .space import Space, parse_space
+from .record import MOST_TRIALS, Sweep, SweepPlan, Trial
+from .search import grid_of, most_trials, propose
+from .space import Choice, Space, choice_of, parse_space
 
 TASK = ("model", "pretext", "loss", "augment")
 """Sections that decide what the pretext loss measures, so that losses of different settings do not compare."""
@@ -27,7 +27,6 @@ OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
 """Sections that all trials share."""
 OF_EVERY_TRIAL = ("train.length", "train.seed", "train.checkpoint_every", "train.validate_every", "train.keep")
 """Settings that the sweep itself decides."""
-MOST_TRIALS = 1000
 KEPT = 3
 """Checkpoints of a trial: with several workers training goes on while one is measured."""
 
@@ -54,14 +53,9 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     space = parse_space(asked.space) or parse_space(f"{key}={text}" for key, text in method.search_space.items())
     if not space:
         raise CallError(f"method {method.id} declares no search space", "name one: --space section.key=RANGE")
-    _check_space(experiment, space, dataset.rows)
+    space = _checked(experiment, space, dataset.rows)
     objective, better = _objective(experiment, asked.objective, space, asked.insist)
-    if asked.search == "grid":
-        count = 1 + len(grid(space))
-        if asked.trials not in (None, count):
-            raise CallError(f"--trials {asked.trials}: the grid and the recipe's own settings make {count}", "leave --trials out")
-    else:
-        count = 16 if asked.trials is None else asked.trials
+    count = 16 if asked.trials is None else asked.trials
     if not 1 <= count <= MOST_TRIALS:
         raise CallError(f"{count} trials: 1 to {MOST_TRIALS} are allowed", "use fewer values, or --search random with --trials N")
     if asked.rungs < 1 or asked.reduction < 2 or asked.concurrent == 0 or asked.seed < 0:
@@ -70,8 +64,9 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     cores = len(os.sched_getaffinity(0))
     workers = experiment.train.workers
     concurrent = asked.concurrent or max(1, local_gpus() // workers if workers > 1 else cores // (experiment.train.threads or 1))
-    return SweepPlan(
+    plan = SweepPlan(
         space={key: str(domain) for key, domain in space.items()},
+        own={key: experiment.flat().get(key) for key in space},
         trials=count,
         search=asked.search,
         scheduler=asked.scheduler,
@@ -84,6 +79,23 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         reduction=asked.reduction,
         seed=asked.seed,
     )
+    if plan.search == "grid":
+        whole = 1 + len(grid_of(plan))
+        if asked.trials not in (None, whole):
+            raise CallError(f"--trials {asked.trials}: the grid and the recipe's own settings make {whole}", "leave --trials out")
+        return plan.model_copy(update={"trials": whole})
+    return plan.model_copy(update={"trials": min(count, most_trials(plan) or count)})
+
+
+def add_trials(sweep: Sweep, count: int) -> None:
+    """Let a sweep go on to so many trials. Raises `CallError` where it cannot have them."""
+    plan = sweep.plan
+    most = plan.trials if plan.search == "grid" else min(MOST_TRIALS, most_trials(plan) or MOST_TRIALS)
+    if not plan.trials <= count <= MOST_TRIALS:
+        raise CallError(f"--trials {count}: {sweep.name} has {plan.trials} trials", f"name how many it shall have in all: at most {most}")
+    if count > plan.trials == most:
+        raise CallError(f"--trials {count}: {sweep.name} has all {most} trials of its space", "start a new sweep with a wider one")
+    sweep.plan = plan.model_copy(update={"trials": min(count, most)})
 
 
 def rungs(steps: int, reduction: int, count: int) -> tuple[int, ...]:
@@ -99,23 +111,30 @@ def trial_settings(experiment: config.Experiment, plan: SweepPlan) -> config.Exp
     return config.load(experiment.recipe, changed, settings=experiment.sections())
 
 
-def _check_space(experiment: config.Experiment, space: Space, rows: int) -> None:
-    """Every setting is known, may have the ends of its range, and leaves the number of steps as it is."""
+def _checked(experiment: config.Experiment, space: Space, rows: int) -> Space:
+    """The space with its values as the settings have them, `[64, 64]` as 64. Raises `CallError` where a setting is unknown, cannot have
+    the ends of its range, or changes the number of steps."""
+    checked: Space = {}
     problems, steps = [], experiment.clock(rows).steps
     for key, domain in space.items():
         if key.partition(".")[0] in OF_THE_SWEEP or key in OF_EVERY_TRIAL:
             problems.append(f"{key} is the same in all trials of a sweep")
             continue
+        allowed = []
         for value in domain.edges():
             try:
                 tried = config.load(experiment.recipe, {key: value}, settings=experiment.sections())
                 if tried.clock(rows).steps != steps:
                     raise CallError("trials would have different numbers of steps; give train.length='N steps'")
+                allowed.append(tried.flat().get(key, value))
             except CallError as error:
                 problems.append(f"--space {key}={domain}: {error}")
                 break
+        else:
+            checked[key] = choice_of(allowed, f"--space {key}") if isinstance(domain, Choice) else domain
     if problems:
         raise CallError("\n".join(problems))
+    return checked
 
 
 def _objective(experiment: config.Experiment, asked: str | None, space: Space, insist: bool) -> tuple[str, Literal["higher", "lower"]]:
@@ -159,15 +178,19 @@ def _has_data(experiment: config.Experiment, spec: ProbeSpec) -> bool:
 
 def first_trials(plan: SweepPlan, count: int = 5) -> list[dict[str, Any]]:
     """Settings of the first trials; of Optuna only the recipe's own, because the others follow from results."""
-    return [propose(plan, number, []) for number in range(min(plan.trials, 1 if plan.search == "optuna" else count))]
+    trials: list[Trial] = []
+    for number in range(min(plan.trials, 1 if plan.search == "optuna" else count)):
+        trials.append(Trial(number, propose(plan, number, trials)))
+    return [trial.settings for trial in trials]
 
 
 def describe(plan: SweepPlan, first: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"space        {key}={text}" for key, text in plan.space.items()]
     at = ", ".join(map(str, plan.rungs))
+    whole = " (all settings of the space)" if plan.trials == most_trials(plan) else ""
     halving = f"one of {plan.reduction} goes on from a rung" if plan.scheduler == "asha" else "no trial is stopped early"
     lines += [
-        f"trials       {plan.trials}, {plan.search}; {plan.concurrent} at the same time with {plan.threads} torch thread(s) each",
+        f"trials       {plan.trials}{whole}, {plan.search}; {plan.concurrent} at the same time with {plan.threads} torch thread(s) each",
         f"objective    {plan.objective}, {plan.better} is better",
         f"measured at  step {at} of {plan.steps}; {halving}",
     ]

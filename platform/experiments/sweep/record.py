@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from sightline.platform.runs.record import unreadable
 
 from .space import Space, parse_domain
 
+MOST_TRIALS = 1000
 TRIALS = "trials.jsonl"
 """One line for each `TrialEvent`. Only the driver writes it."""
 
@@ -81,9 +83,10 @@ class TrialEnded(TrialEvent, frozen=True, tag="end"):
 
 
 class SweepPlan(Settings):
-    """How a sweep searches. It does not change after the start."""
+    """How a sweep searches. After the start only the number of trials can grow."""
 
     space: dict[str, str] = Field(description="setting -> domain, as `--space` takes it")
+    own: dict[str, Any] = Field(default={}, description="the recipe's own values of these settings: those of trial 0")
     trials: int = Field(ge=1, description="how many, the recipe's own settings included")
     search: Literal["random", "grid", "optuna"] = "random"
     scheduler: Literal["asha", "none"] = "asha"
@@ -202,7 +205,8 @@ class Sweep:
 
     def best(self) -> Trial | None:
         """The best of the finished trials; of equal ones the first."""
-        whole = [trial for trial in self.trials() if trial.status is TrialStatus.FINISHED and self.plan.steps in trial.results]
+        ended = (trial for trial in self.trials() if trial.status is TrialStatus.FINISHED)
+        whole = [trial for trial in ended if math.isfinite(trial.results.get(self.plan.steps, math.nan))]
         sign = 1 if self.plan.better == "higher" else -1
         return max(whole, key=lambda trial: sign * trial.results[self.plan.steps], default=None)
 

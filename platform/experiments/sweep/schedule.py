@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -40,6 +41,8 @@ class Recorded(ASHAScheduler):
         if plan.scheduler == "none":
             self._brackets[0]._rungs = []
         for event in sweep.results():
+            if not math.isfinite(event.objective):
+                continue
             known = _known(event.trial)
             super().on_trial_add(NOBODY, known)
             super().on_trial_result(NOBODY, known, {"step": event.step, "objective": event.objective})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from sightline.platform.core.budget import parse_yaml
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})(?:/({NUMBER}))?")
-SYNTAX = "write for example 0.5..0.95, 0.5..0.95/0.05 (in steps), log:0.1..10, or values with commas: cosine,rope"
+SYNTAX = (
+    "write for example 0.5..0.95, 0.5..0.95/0.05 (in steps), log:0.1..10, or values with commas: cosine,rope; "
+    "a value that is a list stands in brackets: [64, 64],[64, 96]"
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,17 @@ class Choice:
 
     options: tuple[Any, ...]
 
+    @property
+    def size(self) -> int:
+        """How many different values there are."""
+        return len(self.options)
+
+    def value(self, index: int) -> Any:
+        return self.options[index]
+
     def at(self, share: float) -> Any:
         """The value at `share` in [0, 1) of the domain."""
         return self.options[int(share * len(self.options))]
-
-    def values(self) -> list[Any] | None:
-        """All values; None where there are too many to list."""
-        return list(self.options)
 
     def edges(self) -> list[Any]:
         """The values to check: if these are allowed, all are."""
@@ -41,7 +49,7 @@ class Choice:
         return value in self.options
 
     def __str__(self) -> str:
-        return ",".join(str(option) for option in self.options)
+        return ",".join(_text(option) for option in self.options)
 
 
 @dataclass(frozen=True)
@@ -54,21 +62,29 @@ class Range:
     log: bool = False
     step: float | None = None
 
+    @property
+    def _between(self) -> float | None:
+        """From one value to the next."""
+        return self.step or (1.0 if self.whole else None)
+
+    @property
+    def size(self) -> int | None:
+        """How many different values there are; None where they are not counted."""
+        step = self._between
+        return None if step is None else math.floor((self.high - self.low) / step * (1 + 1e-12) + 1e-9) + 1
+
+    def value(self, index: int) -> Any:
+        number = self.low + index * (self._between or 0.0)
+        return round(number) if self.whole else float(f"{number:.10g}")
+
     def at(self, share: float) -> Any:
-        if (listed := self.values()) is not None and not self.log:
-            return listed[int(share * len(listed))]
+        if self.size is not None and not self.log:
+            return self.value(int(share * self.size))
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
         return round(value) if self.whole else float(f"{value:.6g}")
-
-    def values(self) -> list[Any] | None:
-        step = self.step or (1.0 if self.whole and not self.log else None)
-        if step is None:
-            return None
-        numbers = [self.low + i * step for i in range(math.floor((self.high - self.low) / step * (1 + 1e-12) + 1e-9) + 1)]
-        return [round(n) if self.whole else float(f"{n:.10g}") for n in numbers]
 
     def edges(self) -> list[Any]:
         return [round(end) if self.whole else end for end in (self.low, self.high)]
@@ -85,17 +101,63 @@ Domain = Choice | Range
 Space = dict[str, Domain]
 
 
+def settings_in(space: Space) -> int | None:
+    """How many different settings a space has; None where they are not counted."""
+    sizes = [domain.size for domain in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def choice_of(options: Sequence[Any], key: str) -> Choice:
+    """Raises `CallError` naming `key` where there is no value, one is no value to try, or one is named twice."""
+    listed = [_number(option) for option in options]
+    if not listed or any(isinstance(option, float) and not math.isfinite(option) for option in listed):
+        raise CallError(f"{key}: {', '.join(map(str, options)) or 'nothing'} is no list of values", SYNTAX)
+    if len({identity(option) for option in listed}) < len(listed):
+        raise CallError(f"{key}: {', '.join(map(str, options))} names a value twice", SYNTAX)
+    return Choice(tuple(listed))
+
+
+def identity(value: Any) -> str:
+    """The same text for the same value: 1 and 1.0 are one number, true is none."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {identity(value[key])}' for key in sorted(value, key=str))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(identity, value))}]"
+    return repr(float(value)) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53 else repr(value)
+
+
+def _number(option: Any) -> Any:
+    """YAML takes 1e-3 for a text."""
+    return float(option) if isinstance(option, str) and re.fullmatch(NUMBER, option) else option
+
+
+def _text(option: Any) -> str:
+    """As `parse_domain` reads it again."""
+    if isinstance(option, str):
+        return option if _listed(option) == [option] and _number(option) == option else json.dumps(option)
+    return json.dumps(option, default=str)
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The values between commas, by YAML's rules for a list; None where these are broken."""
+    try:
+        found = parse_yaml(f"[{text}]")
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, list) else None
+
+
 def parse_domain(text: str, key: str) -> Domain:
     """Raises `CallError` naming `key`."""
     found = RANGE.fullmatch(text.strip())
     if not found:
-        options = tuple(parse_yaml(part) for part in text.split(","))
-        if ".." in text or not text.strip() or any(option is None for option in options):
+        options = None if ".." in text else _listed(text)
+        if not options:
             raise CallError(f"{key}: {text!r} is no range and no list of values", SYNTAX)
-        if len(set(map(repr, options))) < len(options):
-            raise CallError(f"{key}: {text!r} names a value twice", SYNTAX)
-        return Choice(options)
+        return choice_of(options, key)
     low, high, step = float(found[2]), float(found[3]), float(found[4]) if found[4] else None
+    if not math.isfinite(high - low):
+        raise CallError(f"{key}: {text!r} has no end", SYNTAX)
     if not low < high:
         raise CallError(f"{key}: {text!r} ends before it begins", SYNTAX)
     if found[1] and low <= 0:
@@ -110,19 +172,24 @@ def parse_space(parts: Iterable[str]) -> Space:
     """`KEY=DOMAIN` texts, and YAML files of such lines as a mapping. Raises `CallError`."""
     space: Space = {}
     for part in parts:
-        lines: Mapping[str, Any]
+        lines: Any
         if part.endswith((".yaml", ".yml")) and "=" not in part:
             try:
-                lines = parse_yaml(Path(part).read_text("utf-8"))
+                lines = parse_yaml(Path(part).read_text("utf-8-sig"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise CallError(f"--space {part}: {error}") from None
             if not isinstance(lines, Mapping):
                 raise CallError(f"--space {part} is no mapping", "write lines such as `pretext.mask_ratio: 0.5..0.95`")
         else:
             key, equals, text = part.partition("=")
-            if not equals:
+            if not equals or not key.strip():
                 raise CallError(f"--space {part!r} names no setting and range", f"write section.key=RANGE; {SYNTAX}")
             lines = {key.strip(): text}
-        for key, text in lines.items():
-            space[str(key)] = Choice(tuple(text)) if isinstance(text, list) else parse_domain(str(text), str(key))
+        for name, given in lines.items():
+            key = str(name)
+            if key in space:
+                raise CallError(f"--space names {key} twice", f"give all its values at once; {SYNTAX}")
+            if given is None:
+                raise CallError(f"--space {part}: {key} has no values", SYNTAX)
+            space[key] = choice_of(given, key) if isinstance(given, list) else parse_domain(str(given), key)
     return space

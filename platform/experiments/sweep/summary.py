@@ -13,7 +13,7 @@ from sightline.platform.reports.sections import Section, Table, text_table
 from sightline.platform.runs.record import Run
 
 from .record import Sweep, Trial, TrialStatus
-from .space import Choice, Domain, Range
+from .space import Choice, Domain, Range, identity
 
 SHOWN = 16
 """Trials with a curve."""
@@ -115,7 +115,8 @@ def _overhead(trials: list[Trial]) -> str:
 def _place(domain: Domain, value: Any) -> float:
     """Where a value lies on its axis, in [0, 1]."""
     if isinstance(domain, Choice):
-        return domain.options.index(value) / max(1, len(domain.options) - 1)
+        listed = [identity(option) for option in domain.options]
+        return listed.index(identity(value)) / max(1, len(listed) - 1)
     low, high = (math.log(domain.low), math.log(domain.high)) if domain.log else (domain.low, domain.high)
     return ((math.log(value) if domain.log else value) - low) / (high - low)
 
@@ -134,7 +135,7 @@ def _searched_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
 
 def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Chart | None:
     domains = sweep.plan.domains
-    scored = [(trial, trial.last) for trial in trials if trial.last is not None]
+    scored = [(trial, trial.last) for trial in trials if trial.last is not None and math.isfinite(trial.last)]
     if not scored:
         return None
     low, high = min(last for _, last in scored), max(last for _, last in scored)
@@ -175,7 +176,9 @@ def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], flo
     """(share of the permutation importance by setting, out-of-bag R² of the forest) at the first rung; None for too few trials."""
     first = sweep.plan.rungs[0]
     domains = sweep.plan.domains
-    known = [(_searched_values(sweep, trial), trial.results[first]) for trial in trials if first in trial.results]
+    known = [
+        (_searched_values(sweep, trial), trial.results[first]) for trial in trials if math.isfinite(trial.results.get(first, math.nan))
+    ]
     known = [(settings, value) for settings, value in known if all(settings[key] in domain for key, domain in domains.items())]
     if len(known) < LEAST:
         return None

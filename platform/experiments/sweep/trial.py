@@ -3,6 +3,7 @@ driver writes the sweep's record and MLflow. What is on disk is not done again."
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -142,6 +143,8 @@ class TrialRun:
             value = self._loss(objective.removeprefix(VALIDATION), step)
         else:
             value = measure_probe(self.job.experiment, self.job.checkpoints, step, objective)
+        if not math.isfinite(value):
+            raise SightlineError(f"{objective} of step {step} is {value}, which compares with nothing", "look at the trial's losses")
         self.measuring[str(step)] = time.perf_counter() - start
         self.report(step, value, self.measuring)
 

@@ -16,11 +16,20 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.experiments.sweep.plan import Asked, make_plan, rungs, trial_settings
-from sightline.platform.experiments.sweep.record import Sweep, SweepPlan, Trial, TrialProposed
+from sightline.platform.experiments.sweep.plan import Asked, add_trials, make_plan, rungs, trial_settings
+from sightline.platform.experiments.sweep.record import (
+    Decision,
+    Sweep,
+    SweepPlan,
+    Trial,
+    TrialEnded,
+    TrialMeasured,
+    TrialProposed,
+    TrialStatus,
+)
 from sightline.platform.experiments.sweep.schedule import Recorded
-from sightline.platform.experiments.sweep.search import grid, propose
-from sightline.platform.experiments.sweep.space import Choice, Range, parse_domain, parse_space
+from sightline.platform.experiments.sweep.search import grid, most_trials, propose
+from sightline.platform.experiments.sweep.space import Choice, Range, identity, parse_domain, parse_space, settings_in
 from sightline.platform.runs.events import StepsDone, TrainingStarted, WorkerStarted
 
 
@@ -50,6 +59,10 @@ def plan_of(search: str = "random", **changes: Any) -> SweepPlan:
         ("cosine,rope", Choice(("cosine", "rope"))),
         ("true,false", Choice((True, False))),
         ("0.05,0.1,1", Choice((0.05, 0.1, 1))),
+        ("1e-3,1e-05", Choice((0.001, 0.00001))),
+        ("[64, 64],[64, 96]", Choice(([64, 64], [64, 96]))),
+        ("'a, b',null,c d", Choice(("a, b", None, "c d"))),
+        ("{a: 1},{a: 2}", Choice(({"a": 1}, {"a": 2}))),
     ],
 )
 def test_a_domain_is_read_and_written_back(text: str, domain: Any) -> None:
@@ -57,7 +70,12 @@ def test_a_domain_is_read_and_written_back(text: str, domain: Any) -> None:
     assert parse_domain(str(domain), "a.b") == domain
 
 
-@pytest.mark.parametrize("text", ["0.9..0.5", "1..1", "log:0..1", "log:-1..1", "0.5..", "a..b", "", "a,,b", "a,a", "0..1/2", "log:1..10/2"])
+ODD = ["[1,2", "[1,2],[1,2.0]", ".nan", "1,.inf", "0..1e999", "a,]", "*a", "2026-02-30", "[" * 200, "1,1.0", "0b_", "a,\x00"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.9..0.5", "1..1", "log:0..1", "log:-1..1", "0.5..", "a..b", "", "a,,b", "a,a", "0..1/2", "log:1..10/2", *ODD]
+)
 def test_a_text_that_is_no_domain_is_told_with_examples(text: str) -> None:
     with pytest.raises(CallError, match=r"pretext\.x") as caught:
         parse_domain(text, "pretext.x")
@@ -65,10 +83,15 @@ def test_a_text_that_is_no_domain_is_told_with_examples(text: str) -> None:
 
 
 def test_values_of_a_domain() -> None:
-    assert parse_domain("0.5..0.95/0.15", "k").values() == [0.5, 0.65, 0.8, 0.95]
-    assert parse_domain("0..1/0.1", "k").values() == [round(i / 10, 10) for i in range(11)], "no step is lost to rounding"
-    assert parse_domain("2..8/3", "k").values() == [2, 5, 8] and parse_domain("2..4", "k").values() == [2, 3, 4]
-    assert parse_domain("0.5..0.95", "k").values() is None and parse_domain("log:1..100", "k").values() is None
+    def values(text: str) -> list[Any]:
+        domain = parse_domain(text, "k")
+        return [domain.value(index) for index in range(domain.size or 0)]
+
+    assert values("0.5..0.95/0.15") == [0.5, 0.65, 0.8, 0.95]
+    assert values("0..1/0.1") == [round(i / 10, 10) for i in range(11)], "no step is lost to rounding"
+    assert values("2..8/3") == [2, 5, 8] and values("2..4") == values("log:2..4") == [2, 3, 4]
+    assert parse_domain("0.5..0.95", "k").size is None and parse_domain("log:0.1..10", "k").size is None
+    assert parse_domain("0..1000000000", "k").at(0.5) == 500000000, "nothing is listed"
     assert math.isclose(parse_domain("log:0.01..100", "k").at(0.5), 1.0)
     whole = parse_domain("1..4", "k")
     assert Counter(whole.at(i / 400) for i in range(400)) == {1: 100, 2: 100, 3: 100, 4: 100}
@@ -81,8 +104,15 @@ def test_a_space_comes_from_texts_and_files(tmp_path: Path) -> None:
         "model.position": Choice(("cosine", "rope")),
         "optim.lr": Range(1e-4, 1e-2, log=True),
     }
-    with pytest.raises(CallError, match="names no setting and range"):
-        parse_space(["pretext.mask_ratio"])
+    for parts in (["pretext.mask_ratio"], ["=1,2"]):
+        with pytest.raises(CallError, match="names no setting and range"):
+            parse_space(parts)
+    with pytest.raises(CallError, match=r"names optim\.lr twice"):
+        parse_space(["optim.lr=1,2", "optim.lr=3,4"])
+    for text in ("a.b: []", "a.b:", "a.b: [.nan]", "[a]", "a.b: [1, 1.0]", "a.b: {c: 1, c: 2}"):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(CallError):
+            parse_space([str(tmp_path / "odd.yaml")])
     with pytest.raises(CallError, match="No such file"):
         parse_space([str(tmp_path / "gone.yaml")])
 
@@ -123,9 +153,56 @@ def test_optuna_learns_from_what_was_measured() -> None:
     assert proposed(0.2) < 0.4 and proposed(0.8) > 0.6
 
 
+SPACES = [{"a.b": "true,false"}, {"a.b": "1..3", "a.c": "x,y"}, {"a.b": "log:1..4"}, {"a.b": "0.2..0.8/0.2", "a.c": "[1, 2],[3, 4]"}]
+
+
+@pytest.mark.parametrize("search", ["random", "optuna", "grid"])
+@pytest.mark.parametrize("space", SPACES)
+def test_no_setting_is_tried_twice_while_others_are_left(search: str, space: dict[str, str]) -> None:
+    """Trial 0 has the recipe's own, which count as tried."""
+    plan = plan_of(search, space=space)
+    domains = plan.domains
+    whole = settings_in(domains) or 0
+    for own in ({name: domain.value(1) for name, domain in domains.items()}, {name: "elsewhere" for name in domains}):
+        of = plan.model_copy(update={"own": own})
+        most = most_trials(of)
+        assert most == whole + ("elsewhere" in own.values())
+        trials = [Trial(0, {}, {18: 0.1}, status="finished")]
+        for number in range(1, most or 0):
+            trials.append(Trial(number, propose(of, number, trials), {18: 0.1 * number}, status="finished"))
+        tried = {identity({**own, **trial.settings}) for trial in trials}
+        assert len(tried) == most
+        if search == "random":
+            again = propose(of, len(trials), trials)
+            assert all(again[name] in domain for name, domain in domains.items()), "a repeat only when all were tried"
+
+
+def test_a_space_too_large_to_list_is_drawn_from_by_chance() -> None:
+    plan = plan_of(space={"a.b": "1..1000000000"}, own={"a.b": 5})
+    trials = [Trial(0, {})]
+    for number in range(1, 30):
+        trials.append(Trial(number, propose(plan, number, trials)))
+    assert len({trial.settings.get("a.b", 5) for trial in trials}) == 30
+
+
+def test_optuna_learns_from_the_recipes_own_settings_where_the_space_holds_them() -> None:
+    plan = plan_of("optuna", space={"pretext.mask_ratio": "0.0..1.0"})
+    known = [Trial(n, {"pretext.mask_ratio": n / 20}, {18: -abs(n / 20 - 0.2)}, status="finished") for n in range(1, 20)]
+    own = plan.model_copy(update={"own": {"pretext.mask_ratio": 0.21}})
+    first = Trial(0, {}, {18: 1.0}, status="finished")
+    assert propose(own, 20, [first, *known]) != propose(own, 20, known)
+    assert propose(plan, 20, [first, *known]) == propose(plan, 20, known), "a sweep of an older version"
+    broken = Trial(19, {"pretext.mask_ratio": 0.5}, {18: math.nan}, status="finished")
+    assert propose(own, 20, [*known[:-1], broken]) == propose(own, 20, known[:-1]), "no number, nothing to learn"
+
+
 def test_a_grid_is_whole() -> None:
     plan = plan_of("grid", space={"pretext.mask": "cells,random", "model.depth": "1..3"}, trials=7)
     assert [propose(plan, n, []) for n in range(1, 7)] == grid(plan.domains) and len({str(s) for s in grid(plan.domains)}) == 6
+    own = plan.model_copy(update={"own": {"pretext.mask": "cells", "model.depth": 2.0}})
+    assert {"pretext.mask": "cells", "model.depth": 2} not in [propose(own, n, []) for n in range(1, 6)]
+    with pytest.raises(CallError, match="has 1,000,000 settings"):
+        grid(parse_space(["a.b=1..1000", "a.c=1..1000"]))
     assert propose(plan, 0, []) == {}
     with pytest.raises(CallError, match="needs values for"):
         grid(parse_space(["pretext.mask_ratio=0.2..0.8"]))
@@ -238,3 +315,52 @@ def test_rungs_that_were_measured_between_steps_are_no_training() -> None:
     events.pop()
     assert _training(run, {6: 3.0}) == 3.0, "stopped at the rung"
     assert _training(SimpleNamespace(events=lambda: iter(())), {}) == 0.0  # type: ignore[arg-type]
+
+
+def test_a_sweep_gets_more_trials(toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    experiment, dataset = toy
+
+    def made(name: str, **changes: Any) -> Sweep:
+        return Sweep.create(name, experiment, dataset.fingerprint, plan_of(**changes), "a test", "sqlite:///none")
+
+    sweep = made("more", trials=3)
+    add_trials(sweep, 6)
+    sweep.save()
+    assert Sweep.open("more").plan == plan_of(trials=6)
+    for count in (5, 1001, -1):
+        with pytest.raises(CallError, match="has 6 trials"):
+            add_trials(sweep, count)
+    small = made("small", space={"a.b": "true,false"}, own={"a.b": True}, trials=1)
+    add_trials(small, 9)
+    assert small.plan.trials == 2
+    for whole in (small, made("whole", search="grid", trials=7)):
+        with pytest.raises(CallError, match=r"all \d trials of its space"):
+            add_trials(whole, 9)
+
+
+def test_what_is_no_number_never_wins(toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    experiment, dataset = toy
+    for better, winner in (("higher", 3), ("lower", 1)):
+        sweep = Sweep.create(f"nan-{better}", experiment, dataset.fingerprint, plan_of(better=better), "a test", "sqlite:///none")
+        for number, value in enumerate((math.nan, 0.1, math.inf, 0.3, math.nan, -math.inf)):
+            sweep.note(TrialProposed(number, {}))
+            sweep.note(TrialMeasured(number, Decision.STOP, 18, value))
+            sweep.note(TrialEnded(number, TrialStatus.FINISHED))
+        best = sweep.best()
+        assert best is not None and best.number == winner
+        assert not any(math.isnan(value) for _, rung in Recorded(sweep)._brackets[0]._rungs for value in rung.values())
+
+
+def test_a_space_has_the_values_that_the_settings_have(toy: tuple[config.Experiment, Dataset]) -> None:
+    """And a plan knows the recipe's own, so that a grid does not train them twice."""
+    experiment, dataset = toy
+    size = experiment.flat()["model.image_size"]
+    space = [f"model.image_size=[{size}, {size}],{2 * size}", "optim.weight_decay=1e-3,0.05"]
+    plan = make_plan(experiment, dataset, Asked(space=space, search="grid", objective="val/loss", insist=True))
+    assert plan.space["model.image_size"] == f"{size},{2 * size}" and plan.own["model.image_size"] == size
+    inside = plan.own["optim.weight_decay"] in (0.001, 0.05)
+    assert plan.trials == 5 - inside
+    with pytest.raises(CallError, match="names a value twice"):
+        make_plan(experiment, dataset, Asked(space=[f"model.image_size=[{size}, {size}],{size}"]))
