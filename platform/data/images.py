@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from sightline.methods.errors import BrokenSampleError, first_line
 
-from .geometry import resize_nearest
+from .geometry import Placement
 from .remarks import remark
 
 MAX_BYTES = 64 * 2**20
@@ -38,9 +38,12 @@ _BEGINNINGS = {
 }
 HEIC = "a HEIC image; pip install 'sightline-pretext[heic]' reads it"
 DEPTH_UNIT = 1000.0
-"""Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, 65.535 m is the farthest."""
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError)
+"""Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, and so is 65535, which cameras write for it."""
+FARTHEST = 65.534
+"""Metres."""
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError)
 _ORIENTATION = 0x0112
+_PNG_TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
 # Pillow warns of odd metadata without naming the file, also from its loggers. What decodes is used, what does not is named by us.
 warnings.filterwarnings("ignore", module=r"PIL\.", category=UserWarning)
@@ -57,7 +60,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.DecompressionBombError:
         raise BrokenSampleError(f"{too_large}: {_stated_size(data)}") from None
-    except _DAMAGED:
+    except DAMAGED:
         if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and "HEIF" not in _formats():
             raise BrokenSampleError(HEIC) from None
         raise BrokenSampleError(f"not a readable image{_guess(data)}") from None
@@ -97,6 +100,12 @@ def _stated_size(data: bytes) -> str:
     return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
 
 
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF tag that says how the pixels of the file become upright: 1 (they are) to 8. Read before the pixels are."""
+    tag = image.getexif().get(_ORIENTATION, 1)
+    return tag if tag in range(1, 9) else 1
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright. Grey is repeated, 16-bit scaled to 8, alpha laid over white, CMYK and palette converted, EXIF rotation applied.
 
@@ -118,14 +127,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """uint8 H x W x 3. Raises `BrokenSampleError` with the reason for everything that cannot be decoded."""
+    """uint8 H x W x 3, upright. Raises `BrokenSampleError` with the reason for everything that cannot be decoded."""
+    return _decoded(data, max_pixels)[0]
+
+
+def _decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+    """The upright pixels, and the orientation of those of the file."""
     image = open_image(data, max_pixels=max_pixels)
     try:
-        return np.array(to_rgb(image))  # a copy, because Pillow lends its memory read-only
+        orientation = orientation_of(image)  # before the pixels: Pillow takes the tag off a TIFF that it loads
+        return np.array(to_rgb(image)), orientation  # a copy, because Pillow lends its memory read-only
     except BrokenSampleError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise BrokenSampleError(f"damaged {image.format} image: {first_line(error)}") from None
+
+
+def read_placement(data: bytes) -> Placement:
+    """The whole of a photo, from its header; pixels are decoded only where a PNG has a tag after them. Raises `BrokenSampleError`."""
+    image = open_image(data)
+    try:
+        tagged = image.format != "PNG" or any(mark in data for mark in _PNG_TAGS)
+        orientation = orientation_of(image) if tagged else 1
+    except DAMAGED as error:
+        raise BrokenSampleError(f"damaged {image.format} image: {first_line(error)}") from None
+    turned = orientation > 4 and image.format != "TIFF"  # of a TIFF Pillow gives the upright size
+    return Placement.whole(image.size if turned else image.size[::-1], orientation)
 
 
 def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
@@ -151,21 +178,6 @@ class Resize:
     quality: int = 90
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a stored image came from: the box that was cut (pixels of the original) and the stored (height, width)."""
-
-    original: tuple[int, int]
-    top: int
-    left: int
-    cut: tuple[int, int]
-    stored: tuple[int, int]
-
-    def cut_out(self, array: np.ndarray) -> np.ndarray:
-        """The box of an array that has the size of the original."""
-        return array[self.top : self.top + self.cut[0], self.left : self.left + self.cut[1]]
-
-
 def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     """The image as it will be stored, and where in the original it came from.
 
@@ -173,7 +185,7 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     antialiased. What is stored in another way than a reader would think is told by `remark`.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
-    array = decode_image(data)
+    array, orientation = _decoded(data)
     height, width = array.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
@@ -181,7 +193,7 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
     scale = min(1.0, resize.size / min(cut)) if resize.size else 1.0
     stored = (round(cut[0] * scale), round(cut[1] * scale))
-    placement = Placement((height, width), top, left, cut, stored)
+    placement = Placement((height, width), top, left, cut, stored, orientation)
     _remark(open_image(data), array)
     if stored == (height, width):
         return _storable(data, array, resize.quality), placement
@@ -209,7 +221,7 @@ def _remark(image: Image.Image, array: np.ndarray) -> None:
             name = _profile_name(bytes(profile))
             if name and "srgb" not in name.lower() and image.mode != "L":
                 remark(f"image(s) with the colour profile {name}: their values are used as sRGB, as most loaders do")
-    except _DAMAGED:  # of what follows the first image
+    except DAMAGED:  # of what follows the first image
         remark(f"{image.format} file(s) whose later images are damaged: the first is stored")
     if image.mode.startswith("I") and array.max() < 64:
         remark("16-bit image(s) nearly black, the largest value under a quarter of 65,535: stretch their values if that is not meant")
@@ -220,56 +232,26 @@ def _profile_name(profile: bytes) -> str:
     """What an ICC profile calls itself, empty for none that can be read."""
     try:
         return " ".join(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).split())[:60]
-    except (ImageCms.PyCMSError, *_DAMAGED):
+    except (ImageCms.PyCMSError, *DAMAGED):
         return ""
 
 
-def resized_depth(data: bytes, at: Placement) -> bytes:
-    """The depth map, cut and resized like its image; the bytes stay where nothing changes. Raises `BrokenSampleError`.
-
-    The depth map may have another size than its image; it shows the same view.
-    """
-    metres = decode_depth(data)
-    if at.cut == at.original and metres.shape == at.stored:
-        return data
-    if at.cut != at.original:
-        metres = at.cut_out(resize_nearest(metres, *at.original))
-    return encode_depth(resize_nearest(metres, *at.stored))
-
-
-def resized_mask(data: bytes, at: Placement, classes: int, ignore_index: int | None = None) -> bytes:
-    """The mask, cut and resized like its image; the bytes stay where nothing changes.
-
-    Raises `BrokenSampleError` with `reason: detail` for a mask of another size than its image, and for an index that is neither a
-    class nor `ignore_index`.
-    """
-    indices = decode_segmentation(data)
-    if indices.shape != at.original:
-        (height, width), (h, w) = indices.shape, at.original
-        raise BrokenSampleError(f"mask and image differ in size: {width} x {height} and {w} x {h}")
-    beyond = [value for value in count_indices(indices) if value >= classes and value != ignore_index]
-    if beyond:
-        raise BrokenSampleError(f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {classes} classes")
-    if at.stored == at.original:
-        return data
-    return encode_segmentation(resize_nearest(at.cut_out(indices), *at.stored))
-
-
 def decode_depth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """float32 H x W in metres from a 16-bit PNG in millimetres; 0 = unknown. Raises `BrokenSampleError`."""
+    """float32 H x W in metres from a stored 16-bit PNG in millimetres; 0 = unknown. Raises `BrokenSampleError`."""
     image = open_image(data, max_pixels=max_pixels)
     if image.format != "PNG" or not image.mode.startswith("I"):
         raise BrokenSampleError(f"depth is a {image.format} of mode {image.mode}, not a 16-bit PNG")
     try:
-        return np.asarray(image).astype(np.float32) / np.float32(DEPTH_UNIT)
-    except _DAMAGED as error:
+        millimetres = np.asarray(image)
+        return np.where(millimetres == 65535, 0, millimetres).astype(np.float32) / np.float32(DEPTH_UNIT)
+    except DAMAGED as error:
         raise BrokenSampleError(f"damaged depth image: {first_line(error)}") from None
 
 
 def encode_depth(depth: np.ndarray) -> bytes:
-    """Metres, H x W, as 16-bit PNG in millimetres. What is not finite, negative or beyond 65.535 m becomes 0 = unknown."""
-    millimetres = np.where(np.isfinite(depth), depth, 0) * DEPTH_UNIT
-    millimetres = np.where((millimetres >= 0) & (millimetres <= 65535), millimetres, 0).round().astype(np.uint16)
+    """Metres, H x W, as 16-bit PNG in millimetres. What is not finite, negative or beyond `FARTHEST` becomes 0 = unknown."""
+    millimetres = (np.where(np.isfinite(depth), depth, 0) * DEPTH_UNIT).round()
+    millimetres = np.where((millimetres >= 0) & (millimetres < 65535), millimetres, 0).astype(np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(millimetres).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
@@ -287,7 +269,7 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
         raise BrokenSampleError(f"mask holds colours, not class indices: PNG of mode {image.mode}")
     try:
         return np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise BrokenSampleError(f"damaged mask: {first_line(error)}") from None
 
 

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
+from sightline.platform.data.geometry import Placement, camera_matrix, camera_pose, check_intrinsics, same_shape, scale_intrinsics
+from sightline.platform.data.images import read_placement
 
-from .files import is_inside
+from .files import is_inside, natural, read_file
 
 NAME = "cameras.json"
+TUM_LISTS = ("rgb.txt", "depth.txt")
+TUM_SCALE = 5000.0
+HEAD_BYTES = 2**16
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 class Frame(BaseModel):
+    """One photo as `cameras.json` describes it; `K` and `cam_to_world` are checked where they are used."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
     file: str
-    K: list[list[float]] | None = None
-    cam_to_world: list[list[float]] | None = None
+    K: Any = None
+    cam_to_world: Any = None
     depth: str | None = None
-    time_s: float | None = None
-
-    @property
-    def pose(self) -> np.ndarray | None:
-        return None if self.cam_to_world is None else np.array(self.cam_to_world, np.float64).reshape(4, 4)
-
-    @property
-    def intrinsics(self) -> tuple[float, ...] | None:
-        return None if self.K is None else tuple(float(v) for row in self.K for v in row)
+    time_s: Annotated[float | None, BeforeValidator(_finite)] = None
+    """None also for what is no number."""
+    width: Annotated[float | None, BeforeValidator(_finite)] = None
+    """Of the image that `K` is for."""
+    height: Annotated[float | None, BeforeValidator(_finite)] = None
 
 
 class Cameras(BaseModel):
@@ -38,6 +53,27 @@ class Cameras(BaseModel):
     frames: list[Frame]
     unit: str = "unstated"
     distortion: Any = None
+    depth_scale: float | None = None
+    """Units of the depth maps in a metre."""
+    notes: list[str] = []
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether every frame has a time."""
+        return all(frame.time_s is not None for frame in self.frames)
+
+    @cached_property
+    def ordered(self) -> list[Frame]:
+        """The frames by time where all have one, else by the natural order of their names; each file once, the first that is listed."""
+        once = {frame.file: frame for frame in reversed(self.frames)}
+        return sorted(once.values(), key=lambda frame: (frame.time_s if self.timed else 0.0, natural(frame.file)))
+
+    @property
+    def repeated(self) -> list[tuple[str, str]]:
+        """(file, why it is skipped) of what is listed again."""
+        seen: set[str] = set()
+        again = [frame.file for frame in self.frames if frame.file in seen or seen.add(frame.file)]  # type: ignore[func-returns-value]
+        return [(file, "a frame is listed twice") for file in again]
 
 
 def read_cameras(folder: Path) -> Cameras | None:
@@ -48,11 +84,99 @@ def read_cameras(folder: Path) -> Cameras | None:
     try:
         cameras = Cameras.model_validate(parse_json(path.read_bytes()))
         for frame in cameras.frames:
-            if np.shape(frame.K or np.eye(3)) != (3, 3) or np.shape(frame.cam_to_world or np.eye(4)) != (4, 4):
-                raise ValueError(f"frame {frame.file}: K is 3 x 3 and cam_to_world 4 x 4")
             if not is_inside(frame.file) or not is_inside(frame.depth or "x"):
                 raise ValueError(f"frame {frame.file}: a path leaves the folder")
-    except (ValidationError, ValueError) as error:
-        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        if cameras.depth_scale is not None and not 0 < cameras.depth_scale < math.inf:
+            raise ValueError(f"depth_scale is {cameras.depth_scale}, not a number above 0")
+    except (ValidationError, ValueError, RecursionError) as error:
+        first = str(error)
+        if isinstance(error, ValidationError):
+            detail = error.errors()[0]
+            first = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
         raise CallError(f"{path} cannot be understood: {first}", "docs/data.md describes the format") from None
+    if cameras.depth_scale is None and all((folder / name).is_file() for name in TUM_LISTS):
+        note = (
+            f"{' and '.join(TUM_LISTS)} beside {NAME}: depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre (--depth-scale)"
+        )
+        return cameras.model_copy(update={"depth_scale": TUM_SCALE, "notes": [note]})
     return cameras
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The camera of an upright photo."""
+
+    at: Placement
+    """The whole photo, not resized."""
+    K: np.ndarray | None
+    pose: np.ndarray | None
+    """4 x 4, camera to world."""
+    faults: tuple[str, ...] = ()
+    """Why `K` or `pose` is None although the frame has one: `reason: detail`."""
+
+    @property
+    def flat(self) -> tuple[float, ...] | None:
+        """`K`, row after row."""
+        return None if self.K is None else tuple(self.K.ravel().tolist())
+
+
+def camera_of(frame: Frame, folder: Path, *, pose: bool = True) -> Camera:
+    """`K` and pose of a frame, checked, for the upright pixels of its photo. `pose`: whether it is wanted.
+
+    Raises `BrokenSampleError` where the photo cannot be opened.
+    """
+    at = placement_of(folder / frame.file)
+    faults: list[str] = []
+    told = (frame.height, frame.width) if frame.height and frame.width else None
+    K = cam_to_world = None
+    try:
+        K = None if frame.K is None else camera_matrix(frame.K)
+    except BrokenSampleError as error:
+        faults.append(str(error))
+    try:
+        cam_to_world = camera_pose(frame.cam_to_world) if pose and frame.cam_to_world is not None else None
+    except BrokenSampleError as error:
+        faults.append(str(error))
+    try:
+        filed = (K is not None or cam_to_world is not None) and _is_filed(K, told, at)
+        if K is not None:
+            size = at.filed if filed else at.original
+            if told is not None and told != size:
+                if not same_shape(told, size):
+                    given = f"{told[1]:g} x {told[0]:g}, the photo has {size[1]} x {size[0]}"
+                    raise BrokenSampleError(f"width and height in {NAME} have another shape than the photo: {given}")
+                K = scale_intrinsics(K, size[1] / told[1], size[0] / told[0])
+            check_intrinsics(K, *size, told=told is not None)
+            K = at.intrinsics(K, filed)
+        cam_to_world = None if cam_to_world is None else at.pose(cam_to_world, filed)
+    except BrokenSampleError as error:
+        return Camera(at, None, None, (*faults, str(error)))
+    return Camera(at, K, cam_to_world, tuple(faults))
+
+
+def _is_filed(K: np.ndarray | None, told: tuple[float, float] | None, at: Placement) -> bool:
+    """Whether a camera is that of the pixels as they lie in a file that EXIF turns: its size tells, or else where its middle is."""
+    if at.orientation == 1:
+        return False
+    if told is not None:
+        return at.is_filed(told)
+    at.is_filed(at.original)  # raises where no size could tell
+    if K is None:
+        raise BrokenSampleError(f"a photo that its EXIF tag turns, and a pose without width and height of its image: {at.tag}")
+    off = [abs(2 * K[0, 2] / width - 1) + abs(2 * K[1, 2] / height - 1) for height, width in (at.original, at.filed)]
+    return bool(off[1] < off[0])
+
+
+def placement_of(path: Path) -> Placement:
+    """The whole of a photo, from the beginning of its file where that is enough. Raises `BrokenSampleError`."""
+    with suppress(OSError, BrokenSampleError), path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if not head.startswith(b"\x89PNG"):  # whose tag may come last
+            return read_placement(head)
+    return read_placement(read_file(str(path)))
+
+
+def skip_of(what: str, text: str, prefix: str = "") -> tuple[str, str]:
+    """(what, why) of a fault `reason: detail`: the detail goes with the name."""
+    reason, _, detail = text.partition(": ")
+    return (f"{what} ({detail})" if detail else what), prefix + reason

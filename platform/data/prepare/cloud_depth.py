@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.data.geometry import Placement, camera_matrix
 
-from .cameras import read_cameras
+from .cameras import Frame, camera_of, placement_of, read_cameras, skip_of
 from .clouds import CloudFromDepth, CloudItem
+from .depth_options import DepthOptions
 from .files import existing_folder, natural
 from .found import Found
 from .source import CloudSource
 
 
 @dataclass(frozen=True)
-class CloudDepth(CloudSource):
+class CloudDepth(DepthOptions, CloudSource):
     reader = "depth"
     help = "one cloud for each depth image that cameras.json names"
     examples = ("./kitchen-rgbd --out ./kitchen-clouds",)
@@ -23,16 +26,34 @@ class CloudDepth(CloudSource):
         """Each cloud is in the axes of its camera. Raises `CallError` where no frame names a depth image."""
         folder = existing_folder(place)
         cameras = read_cameras(folder)
-        frames = [frame for frame in cameras.frames if frame.depth] if cameras else []
-        if not frames:
+        if cameras is None or not any(frame.depth for frame in cameras.frames):
             raise CallError(f"{folder} has no cameras.json whose frames name depth images", "docs/data.md describes the format")
-        found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres"))
-        for number, frame in enumerate(sorted(frames, key=lambda f: natural(f.file))):
-            if frame.intrinsics is None:
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
+        found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))
+        found.notes += said
+        found.skips += cameras.repeated
+        for number, frame in enumerate(sorted((f for f in cameras.ordered if f.depth), key=lambda f: natural(f.file))):
+            if frame.K is None:
                 found.skips.append((frame.file, "no intrinsics"))
                 continue
-            item = CloudFromDepth(
-                f"{name}/{frame.file}", self.drawn(seed), name, None, number, depth=f"{folder}/{frame.depth}", K=frame.intrinsics
-            )
-            found.items.append(item)
+            try:
+                K, photo = _camera(frame, folder)
+            except BrokenSampleError as error:
+                found.skips.append(skip_of(frame.file, str(error)))
+                continue
+            depth = f"{folder}/{frame.depth}"
+            found.items.append(CloudFromDepth(f"{name}/{frame.file}", self.drawn(seed), name, None, number, depth, K, scale, photo))
         return found
+
+
+def _camera(frame: Frame, folder: Path) -> tuple[tuple[float, ...], Placement | None]:
+    """(intrinsics, the photo that they are for). A cloud needs no photo: its size may be stated, or is that of the depth map."""
+    try:
+        placement_of(folder / frame.file)
+    except BrokenSampleError:
+        size = (round(frame.height), round(frame.width)) if frame.height and frame.width else None
+        return tuple(camera_matrix(frame.K).ravel().tolist()), Placement.whole(size) if size else None
+    camera = camera_of(frame, folder, pose=False)
+    if camera.flat is None:
+        raise BrokenSampleError(camera.faults[0])
+    return camera.flat, camera.at

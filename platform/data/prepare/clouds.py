@@ -16,11 +16,14 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
-from sightline.platform.data.images import Resize, decode_depth
+from sightline.platform.data.depth import read_depth
+from sightline.platform.data.geometry import Placement, check_intrinsics, depth_intrinsics
+from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 
 from .files import read_file
 from .meshes import Cloud, read_cloud, thinned
+from .views import upright_depth
 
 MAX_ARRAY = 16 * 2**30
 """Bytes of one array of an HDF5 file, which can name any number of zeros in a few bytes."""
@@ -121,17 +124,27 @@ class CloudFromDepth(CloudItem):
 
     depth: str = ""
     K: tuple[float, ...] = ()
+    """Of the upright photo, or of the depth map where there is no photo."""
+    depth_scale: float | None = None
+    """Units of the depth map in a metre; None for the usual ones (`read_depth`)."""
+    photo: Placement | None = None
+    """The whole photo that the depth map belongs to, not resized."""
 
     def cloud(self) -> Cloud:
-        depth = decode_depth(read_file(self.depth))
-        fx, _, cx, _, fy, cy, *_ = self.K
+        K, data = np.reshape(self.K, (3, 3)), read_file(self.depth)
+        if self.photo is None:
+            depth = read_depth(data, self.depth_scale).metres
+            check_intrinsics(K, *depth.shape, told=False)
+        else:
+            depth = upright_depth(data, self.photo, self.depth_scale)
+            K = depth_intrinsics(K, self.photo.original, depth.shape)
         row, column = np.nonzero(depth > 0)
         if not len(row):
             raise BrokenSampleError("a depth image without a reading")
         z = depth[row, column].astype(np.float64)
-        if not fx or not fy:
-            raise BrokenSampleError(f"intrinsics without a focal length: {fx}, {fy}")
-        points = np.stack([(column - cx) / fx * z, (cy - row) / fy * z, -z], axis=1)
+        fx, skew, cx, _, fy, cy = K[:2].ravel().tolist()
+        up = (cy - row) / fy
+        points = np.stack([(column - cx + skew * up) / fx * z, up * z, -z], axis=1)
         return thinned(Cloud(points), self.drawn.points, self.drawn.rng(self.id))
 
 

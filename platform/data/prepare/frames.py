@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .cameras import NAME, Cameras, read_cameras
+from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
 from .files import Tree, existing_folder
 from .found import Found
 from .options import gaps, option
@@ -63,7 +64,7 @@ def sequences(tree: Tree, name: str) -> dict[str, list[Path]]:
 def _pair_up(
     found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
 ) -> None:
-    known = {folder / frame.file: frame for frame in cameras.frames} if cameras else {}
+    files, known = _with_cameras(folder, files, cameras, found.skips)
     rng = keyed_rng("frames", seed, scene)
     if len(files) <= min(gaps):
         found.skips.append((scene, f"a sequence of {len(files)} frames has no two frames {min(gaps)} apart"))
@@ -71,7 +72,7 @@ def _pair_up(
         for start in range(len(files) - gap):
             order = (start, start + gap) if rng.random() < 0.5 else (start + gap, start)
             one, two = (files[i] for i in order)
-            camera1, camera2 = known.get(one), known.get(two)
+            (frame1, camera1), (_, camera2) = known.get(one, _UNKNOWN), known.get(two, _UNKNOWN)
             pose1, pose2 = (camera.pose if camera else None for camera in (camera1, camera2))
             found.items.append(
                 Pair(
@@ -81,9 +82,33 @@ def _pair_up(
                     image2=str(two),
                     frame1=order[0],
                     frame2=order[1],
-                    time=camera1.time_s if camera1 and camera1.time_s is not None else float(order[0]),
-                    K1=camera1.intrinsics if camera1 else None,
-                    K2=camera2.intrinsics if camera2 else None,
+                    time=frame1.time_s if frame1 and frame1.time_s is not None else float(order[0]),
+                    K1=camera1.flat if camera1 else None,
+                    K2=camera2.flat if camera2 else None,
                     T_2from1=None if pose1 is None or pose2 is None else tuple(relative_pose(pose1, pose2).ravel().tolist()),
                 )
             )
+
+
+_UNKNOWN: tuple[Frame | None, Camera | None] = (None, None)
+
+
+def _with_cameras(
+    folder: Path, files: list[Path], cameras: Cameras | None, skips: list[tuple[str, str]]
+) -> tuple[list[Path], dict[Path, tuple[Frame | None, Camera | None]]]:
+    """(the files of one sequence by time where all have one, else as they are, what is known of each)."""
+    of_file = {folder / frame.file: frame for frame in reversed(cameras.frames)} if cameras else {}
+    known: dict[Path, tuple[Frame | None, Camera | None]] = {}
+    for file in files:
+        frame = of_file.get(file)
+        if frame is None:
+            continue
+        known[file] = frame, None
+        with suppress(BrokenSampleError):  # of the photo, which is named when its row is made
+            camera = camera_of(frame, folder)
+            known[file] = frame, camera
+            skips += [skip_of(frame.file, fault, "left out of its pairs: ") for fault in camera.faults]
+    times = {file: frame.time_s for file, (frame, _) in known.items() if frame and frame.time_s is not None}
+    if len(times) == len(files):
+        files = sorted(files, key=lambda file: times[file])
+    return files, known

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .cameras import read_cameras
-from .files import Tree, existing_folder, natural
+from .depth_options import DepthOptions
+from .files import Tree, existing_folder
 from .found import Found
 from .frames import sequences
 from .images import ImageFile
@@ -13,7 +14,7 @@ from .source import ImageSource
 
 
 @dataclass(frozen=True)
-class ImageFrames(ImageSource):
+class ImageFrames(DepthOptions, ImageSource):
     """Frames have their place in time; depth and times come from `cameras.json` where there is one."""
 
     reader = "frames"
@@ -33,13 +34,16 @@ class ImageFrames(ImageSource):
                 )
             found.count(tree)
             return found
-        timed = all(frame.time_s is not None for frame in cameras.frames)
-        frames = sorted(cameras.frames, key=lambda frame: (frame.time_s or 0.0 if timed else 0.0, natural(frame.file)))
-        for number, frame in enumerate(frames):
-            time = frame.time_s if timed and frame.time_s is not None else float(number)
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
+        found.skips += cameras.repeated
+        for number, frame in enumerate(cameras.ordered):
+            time = frame.time_s if cameras.timed and frame.time_s is not None else float(number)
             depth = f"{folder}/{frame.depth}" if frame.depth else None
-            found.items.append(ImageFile(f"{name}/{frame.file}", f"{folder}/{frame.file}", name, depth=depth, frame=number, time=time))
+            found.items.append(
+                ImageFile(f"{name}/{frame.file}", f"{folder}/{frame.file}", name, depth=depth, frame=number, time=time, depth_scale=scale)
+            )
         if any(frame.depth for frame in cameras.frames):
-            notes = (f"unit: {cameras.unit}; distortion: {cameras.distortion}", "colour and depth are taken as registered to each other")
-            found.source = self.provenance(folder, *notes)
+            found.notes += said
+            registered = "colour and depth are taken as registered to each other"
+            found.source = self.provenance(folder, f"unit: {cameras.unit}; distortion: {cameras.distortion}", registered, *stated)
         return found

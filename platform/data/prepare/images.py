@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.images import Resize, resized_depth, resized_image, resized_mask
+from sightline.methods.errors import CallError
+from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 
 from .files import read_file
 from .found import ClassList
+from .views import companion, stored_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class ImageFile:
     frame: int = -1
     """Place in the sequence of its scene; -1 where there is none."""
     time: float | None = None
+    depth_scale: float | None = None
+    """Units of the depth map in a metre; None for the usual ones (`read_depth`)."""
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -40,15 +43,15 @@ class ImageFile:
     def row(self, resize: Resize) -> Row:
         """One row of kind `images`; mask and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "label": self.label, "time": self.time}
-        row["image"], at = resized_image(read_file(self.image), resize)
-        if self.mask is not None:
-            try:
-                row["segmentation"] = resized_mask(read_file(self.mask), at, len(self.classes.names), self.classes.ignore_index)
-            except BrokenSampleError as error:
-                raise BrokenSampleError(f"{error}{', ' if ': ' in str(error) else ': '}{Path(self.mask).name}") from None
-        if self.depth is not None:
-            row["depth"] = resized_depth(read_file(self.depth), at)
-        return row
+        stored = stored_view(
+            read_file(self.image),
+            resize,
+            depth=companion(self.depth),
+            depth_scale=self.depth_scale,
+            mask=companion(self.mask),
+            classes=self.classes,
+        )
+        return row | {"image": stored.image, "segmentation": stored.mask, "depth": stored.depth}
 
 
 def with_scenes(
@@ -56,8 +59,8 @@ def with_scenes(
 ) -> list[ImageFile]:
     """The images of a part with the scene and the time that `pattern` finds in their path without suffix; they are in natural order.
 
-    The first group (or the whole match) names the scene. A second group is the number of the frame and becomes its time; without one
-    the place in the scene does. Images in which it finds nothing are skipped.
+    The first group (or the whole match) names the scene. A second group is the number of the frame and becomes its time and its place in
+    the scene; without one the place is that in natural order. Images in which it finds nothing are skipped.
     """
     placed: list[ImageFile] = []
     counts: Counter[str] = Counter()
@@ -71,6 +74,16 @@ def with_scenes(
         number = found.group(2) if pattern.groups > 1 else str(counts[scene])
         if number is None or not number.isdecimal():
             raise CallError(f"--scenes finds {number!r} where {image.id} should have the number of its frame", "make group 2 digits only")
-        placed.append(replace(image, scene=scene, frame=counts[scene], time=float(number)))
+        placed.append(replace(image, scene=scene, time=float(number)))
         counts[scene] += 1
-    return placed
+    return _in_time(placed)
+
+
+def _in_time(images: Sequence[ImageFile]) -> list[ImageFile]:
+    """The images as they are, each with its place in time among those of its scene."""
+    places: Counter[str | None] = Counter()
+    frames = [0] * len(images)
+    for index in sorted(range(len(images)), key=lambda index: images[index].time or 0.0):
+        frames[index] = places[images[index].scene]
+        places[images[index].scene] += 1
+    return [replace(image, frame=frame) for image, frame in zip(images, frames, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ STAGING = ".staging"
 LOCAL_SHARDS = 16
 """Up to this many shards (1.5 GB) starting Ray takes longer than it saves."""
 PROBED = 8
+_LATER = re.compile(r", (?:depth_scale=None|photo=None)\b")
 
 
 class RowSource(Protocol):
@@ -206,7 +208,8 @@ def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator
 def job_digest(output: Output) -> str:
     """SHA-256 of what decides the content of a data set: a preparation that was stopped is continued only by a job with the same one."""
     # `Resize` and the field that holds it go by their first names, so that a preparation which an older Sightline began is continued.
-    identity = [repr(source).replace("resize=Resize(", "fit=Fit(") for source in output.shards]
+    # Fields that came later are left out where they hold their default.
+    identity = [_LATER.sub("", repr(source)).replace("resize=Resize(", "fit=Fit(") for source in output.shards]
     if output.classes:
         identity.append(repr((output.classes, output.ignore_index, *([output.parts] if output.parts else []))))
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()

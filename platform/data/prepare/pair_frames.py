@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import Resize, resized_depth, resized_image
+from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import PAIRS, Row
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .items import Skip, skip_broken
 from .job import Output
 from .source import Places, Request, ResizeOptions
+from .views import Companion, stored_view
 
 _VIEWS = tuple(zip(("1", "2"), PAIRS.holding("image"), PAIRS.holding("depth"), strict=True))
 
@@ -38,13 +39,14 @@ class PairFrames:
             raise CallError(f"{self.uri} changed while it was read", "run the same command again with --overwrite")
         for shard, group, places in self.groups:
             table = dataset.read(shard, group)
-            for row, view in places:
+            for row, side in places:
                 pair = table.slice(row, 1).to_pylist()[0]
-                name, image, depth = _VIEWS[view]
+                name, image, depth = _VIEWS[side]
                 try:
-                    data, at = resized_image(pair[image], self.resize)
-                    kept = resized_depth(pair[depth], at) if pair[depth] is not None else None
-                    yield {"id": f"{pair['id']}#{name}", "scene": pair["scene"], "time": pair["time"], "image": data, "depth": kept}
+                    map = None if pair[depth] is None else Companion(pair[depth])
+                    view = stored_view(pair[image], self.resize, depth=map, upright=True)
+                    known = {"id": f"{pair['id']}#{name}", "scene": pair["scene"], "time": pair["time"]}
+                    yield known | {"image": view.image, "depth": view.depth}
                 except BrokenSampleError as error:
                     skip_broken(skip, f"{pair['id']}#{name}", error)
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sightline.platform.data.geometry import scale_intrinsics, shift_intrinsics
-from sightline.platform.data.images import Resize, resized_depth, resized_image
+from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 
 from .files import read_file
+from .views import companion, stored_view
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two images by file, and what is known of them. Matrices are flat, row-major, for the images as they lie on disk."""
+    """Two images by file, and what is known of them. Matrices are flat, row-major, for the upright images before any resize."""
 
     id: str
     scene: str
@@ -32,6 +32,8 @@ class Pair:
     depth1: str | None = None
     depth2: str | None = None
     overlap: float | None = None
+    depth_scale: float | None = None
+    """Units of the depth maps in a metre; None for the usual ones (`read_depth`)."""
 
     @property
     def label(self) -> None:
@@ -46,10 +48,13 @@ class Pair:
         """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "overlap": self.overlap, "time": self.time, "T_2from1": self.T_2from1}
         for view, image, K, depth in (("1", self.image1, self.K1, self.depth1), ("2", self.image2, self.K2, self.depth2)):
-            row[f"image{view}"], at = resized_image(read_file(image), resize)
-            if K is not None:
-                moved = shift_intrinsics(np.reshape(K, (3, 3)), at.left, at.top)
-                row[f"K{view}"] = scale_intrinsics(moved, at.stored[1] / at.cut[1], at.stored[0] / at.cut[0]).ravel()
-            if depth is not None:
-                row[f"depth{view}"] = resized_depth(read_file(depth), at)
+            stored = stored_view(
+                read_file(image),
+                resize,
+                K=None if K is None else np.reshape(K, (3, 3)),
+                depth=companion(depth),
+                depth_scale=self.depth_scale,
+            )
+            row[f"image{view}"], row[f"depth{view}"] = stored.image, stored.depth
+            row[f"K{view}"] = None if stored.K is None else stored.K.ravel()
         return row

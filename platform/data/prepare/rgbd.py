@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.geometry import covisibility, relative_pose, resize_nearest, scale_intrinsics
-from sightline.platform.data.images import decode_depth
+from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
 
-from .cameras import NAME, Frame, read_cameras
+from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
+from .depth_options import DepthOptions
 from .files import existing_folder, read_file
 from .found import Found
 from .options import bounds, option, positive
 from .pairs import Pair
 from .source import PairSource
+from .views import upright_depth
 
 GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Candidates lie this many frames ahead: near and far ones at a cost that stays linear in the number of frames."""
@@ -27,10 +30,20 @@ MAX_ANGLE = 60.0
 _GRID = (36, 48)
 """Rows and columns of the depth map from which co-visibility is computed: 0.6 ms a pair instead of 13 for 240 x 320, and on the
 kitchen sequence 0.007 off on average, 0.04 at most."""
+_DOUBT_PAIRS = 24
+_NOTHING_SHARED = 0.05
+_OPENGL = np.diag([1.0, -1, -1, 1])
+_AS_READ = "as they are"
+_OTHER_POSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    _AS_READ: lambda pose: pose,
+    "inverted (world to camera)": np.linalg.inv,
+    "in OpenGL's axes (y up, z back)": lambda pose: pose @ _OPENGL,
+    "inverted and in OpenGL's axes": lambda pose: np.linalg.inv(pose) @ _OPENGL,
+}
 
 
 @dataclass(frozen=True)
-class Rgbd(PairSource):
+class Rgbd(DepthOptions, PairSource):
     """Colour and depth are taken as registered to each other; the provenance says so."""
 
     reader = "rgbd"
@@ -47,77 +60,119 @@ class Rgbd(PairSource):
         cameras = read_cameras(folder)
         if cameras is None:
             raise CallError(f"{place} has no {NAME}", "use `sightline prepare pairs frames` for images without poses")
-        usable = [f for f in cameras.frames if f.depth and f.K and f.cam_to_world]
-        if not usable:
+        if not any(f.depth and f.K and f.cam_to_world for f in cameras.frames):
             raise CallError(f"no frame of {place}/{NAME} has depth, K and cam_to_world", "use `sightline prepare pairs frames`")
         low, high = self.overlap
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         notes = (
             f"pairs mined by co-visibility {low:g}..{high:g} (depths agree within 5 % or 5 cm, the smaller of both directions)",
             "colour and depth are taken as registered to each other, with one pose and K for both",
             f"unit: {cameras.unit}; distortion: {cameras.distortion}",
+            *stated,
         )
         found = Found[Pair](self.provenance(folder, *notes))
-        found.skips += [(f.file, "a frame lacks depth, K or pose") for f in cameras.frames if f not in usable]
-        depths = _SmallDepths(folder, found)
+        found.notes += said
+        views = list(_views(cameras, folder, scale, found.skips))
         rng = keyed_rng("rgbd", seed, name)
-        for start, one in enumerate(usable):
+        for start, one in enumerate(views):
             good: list[tuple[int, float]] = []
-            for gap in GAPS[: bisect_left(GAPS, len(usable) - start)]:
-                value = depths.overlap(one, usable[start + gap])
+            for gap in GAPS[: bisect_left(GAPS, len(views) - start)]:
+                value = _overlap(one, views[start + gap])
                 if value is not None and low <= value <= high:
                     good.append((start + gap, value))
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
                 order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
-                found.items.append(_pair(folder, name, usable, order, good[pick][1]))
+                found.items.append(_pair(folder, name, views, order, good[pick][1], scale))
+        doubt = _doubt(views)
+        if not found.items and len(views) > 1:
+            raise CallError(
+                f"no two frames of {place} share {low:g} to {high:g} of what they see", doubt or "choose another --overlap, or add frames"
+            )
+        found.notes += [doubt] if doubt else []
         return found
 
 
-def _pair(folder: Path, name: str, frames: list[Frame], order: tuple[int, int], overlap: float) -> Pair:
-    one, two = (frames[i] for i in order)
-    assert one.pose is not None and two.pose is not None
+@dataclass(frozen=True)
+class _View:
+    """A frame whose camera and depth can be used, its depth small."""
+
+    frame: Frame
+    camera: Camera
+    pose: np.ndarray
+    depth: np.ndarray
+    K: np.ndarray
+    """Of the small depth map."""
+
+
+def _views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> Iterator[_View]:
+    skips += cameras.repeated
+    for frame in cameras.ordered:
+        if not (frame.depth and frame.K and frame.cam_to_world):
+            skips.append((frame.file, "a frame lacks depth, K or pose"))
+            continue
+        try:
+            camera = camera_of(frame, folder)
+            if camera.K is None or camera.pose is None:
+                raise BrokenSampleError(camera.faults[0])
+        except BrokenSampleError as error:
+            skips.append(skip_of(frame.file, str(error)))
+            continue
+        try:
+            metres = upright_depth(read_file(f"{folder}/{frame.depth}"), camera.at, scale)
+            small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
+            K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
+            yield _View(frame, camera, camera.pose, small.nearest(metres), K)
+        except BrokenSampleError as error:
+            skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
+
+
+def _pair(folder: Path, name: str, views: list[_View], order: tuple[int, int], overlap: float, scale: float | None) -> Pair:
+    one, two = (views[i] for i in order)
     return Pair(
-        id=f"{name}/{Path(one.file).stem}-{Path(two.file).stem}",
+        id=f"{name}/{Path(one.frame.file).stem}-{Path(two.frame.file).stem}",
         scene=name,
-        image1=f"{folder}/{one.file}",
-        image2=f"{folder}/{two.file}",
+        image1=f"{folder}/{one.frame.file}",
+        image2=f"{folder}/{two.frame.file}",
         frame1=order[0],
         frame2=order[1],
-        time=one.time_s if one.time_s is not None else float(order[0]),
-        K1=one.intrinsics,
-        K2=two.intrinsics,
+        time=one.frame.time_s if one.frame.time_s is not None else float(order[0]),
+        K1=one.camera.flat,
+        K2=two.camera.flat,
         T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
-        depth1=f"{folder}/{one.depth}",
-        depth2=f"{folder}/{two.depth}",
+        depth1=f"{folder}/{one.frame.depth}",
+        depth2=f"{folder}/{two.frame.depth}",
         overlap=round(overlap, 4),
+        depth_scale=scale,
     )
 
 
-class _SmallDepths:
-    """Small depth maps of frames, each read once."""
+def _overlap(one: _View, two: _View) -> float | None:
+    """Co-visibility, or None where the views look apart."""
+    transform = relative_pose(one.pose, two.pose)
+    if transform[2, 2] < np.cos(np.radians(MAX_ANGLE)):
+        return None
+    return covisibility(one.depth, one.K, two.depth, two.K, transform)
 
-    def __init__(self, folder: Path, found: Found[Pair]) -> None:
-        self._folder, self._found = folder, found
-        self._kept: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
 
-    def overlap(self, one: Frame, two: Frame) -> float | None:
-        """Co-visibility, or None where a depth map is unusable or the views look apart."""
-        if one.pose is None or two.pose is None:
-            return None
-        transform = relative_pose(one.pose, two.pose)
-        if not np.isfinite(transform).all() or transform[2, 2] < np.cos(np.radians(MAX_ANGLE)):
-            return None
-        first, second = self._small(one), self._small(two)
-        return None if first is None or second is None else covisibility(*first, *second, transform)
-
-    def _small(self, frame: Frame) -> tuple[np.ndarray, np.ndarray] | None:
-        if frame.file not in self._kept:
-            try:
-                depth = decode_depth(read_file(f"{self._folder}/{frame.depth}"))
-                height, width = min(depth.shape[0], _GRID[0]), min(depth.shape[1], _GRID[1])
-                K = scale_intrinsics(np.array(frame.K), width / depth.shape[1], height / depth.shape[0])
-                self._kept[frame.file] = (resize_nearest(depth, height, width), K)
-            except BrokenSampleError as error:
-                reason, _, detail = str(error).partition(": ")
-                self._found.skips.append((f"{frame.depth} ({detail})" if detail else str(frame.depth), f"depth of a frame: {reason}"))
-                self._kept[frame.file] = None
-        return self._kept[frame.file]
+def _doubt(views: list[_View]) -> str:
+    """What is suspicious in how much neighbouring frames share; empty where nothing is."""
+    pairs = list(pairwise(views))[:: max(1, len(views) // _DOUBT_PAIRS)]
+    if not pairs:
+        return ""
+    shared = {
+        what: float(np.median([covisibility(a.depth, a.K, b.depth, b.K, relative_pose(other(a.pose), other(b.pose))) for a, b in pairs]))
+        for what, other in _OTHER_POSES.items()
+    }
+    as_read = shared.pop(_AS_READ)
+    best = max(shared, key=lambda what: shared[what])
+    if shared[best] > as_read + 0.15:
+        return (
+            f"neighbouring frames share {as_read:.2f} of what they see; with the poses {best} it would be {shared[best]:.2f}: cam_to_world "
+            "takes points of the camera (x right, y down, z forward) to the world"
+        )
+    if as_read < _NOTHING_SHARED:
+        return (
+            f"neighbouring frames share {as_read:.2f} of what they see: check that frames are in order, poses are camera-to-world "
+            "(x right, y down, z forward) in metres, and the depth has the right --depth-scale"
+        )
+    return ""

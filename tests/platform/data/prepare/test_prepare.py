@@ -155,7 +155,7 @@ def test_rgbd_names_frames_whose_depth_is_broken(tmp_path: Path) -> None:
     _rgbd(tmp_path / "in")
     (tmp_path / "in/depth/003.png").write_bytes(b"nothing")
     found = rgbd.Rgbd().find(str(tmp_path / "in"), "wall")
-    assert found.skips == [("depth/003.png", "depth of a frame: not a readable image")]
+    assert found.skips == [("depth/003.png", "depth of a frame: not a readable depth map (16-bit PNG, TIFF, .npy, .pfm)")]
     assert not any("003" in pair.id for pair in found.items)
     (tmp_path / "in/cameras.json").write_text('{"frames": [{"file": "../x.jpg"}]}')
     with pytest.raises(CallError, match="a path leaves the folder"):

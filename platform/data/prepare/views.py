@@ -1,0 +1,103 @@
+"""A view becomes a part of a row: the photo, and whatever belongs to its pixels, placed by one and the same `Placement`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data.depth import read_depth
+from sightline.platform.data.geometry import Placement, require_same_view, upright
+from sightline.platform.data.images import Resize, count_indices, decode_segmentation, encode_depth, encode_segmentation, resized_image
+
+from .files import read_file
+from .found import ClassList
+
+_NO_CLASSES = ClassList()
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A depth map or a mask of a photo."""
+
+    data: bytes
+    name: str = ""
+    """Its file, named where it cannot be used."""
+
+    def stored(self, place: Callable[[bytes], bytes]) -> bytes:
+        try:
+            return place(self.data)
+        except BrokenSampleError as error:
+            if not self.name:
+                raise
+            raise BrokenSampleError(f"{error}{', ' if ': ' in str(error) else ': '}{self.name}") from None
+
+
+def companion(path: str | None) -> Companion | None:
+    return None if path is None else Companion(read_file(path), Path(path).name)
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """A view as a row holds it."""
+
+    image: bytes
+    depth: bytes | None = None
+    mask: bytes | None = None
+    K: np.ndarray | None = None
+
+
+def stored_view(
+    image: bytes,
+    resize: Resize,
+    *,
+    K: np.ndarray | None = None,
+    depth: Companion | None = None,
+    depth_scale: float | None = None,
+    mask: Companion | None = None,
+    classes: ClassList = _NO_CLASSES,
+    upright: bool = False,
+) -> StoredView:
+    """The view cut and resized; bytes stay where nothing changes.
+
+    `K` (3 x 3) is for the upright pixels of the photo. Depth may have a size of its own. Depth and mask lie as the photo's upright pixels
+    do or as those of its file do, which their size tells; `upright` says that they are upright. Raises `BrokenSampleError` with
+    `reason: detail`.
+    """
+    data, at = resized_image(image, resize)
+    return StoredView(
+        data,
+        None if depth is None else depth.stored(lambda data: _depth(data, at, depth_scale, upright)),
+        None if mask is None else mask.stored(lambda data: _mask(data, at, classes, upright)),
+        None if K is None else at.intrinsics(K),
+    )
+
+
+def upright_depth(data: bytes, at: Placement, scale: float | None) -> np.ndarray:
+    """Metres of the whole view, upright, at the size of the file. Raises `BrokenSampleError`."""
+    metres = read_depth(data, scale).metres
+    return upright(metres, at.orientation) if at.is_filed(metres.shape) else metres
+
+
+def _depth(data: bytes, at: Placement, scale: float | None, upright: bool) -> bytes:
+    metres, stored_form = read_depth(data, scale)
+    filed = not upright and at.is_filed(metres.shape[:2])
+    require_same_view(at.filed if filed else at.original, metres.shape)
+    same = stored_form and at.unchanged and metres.shape == at.stored and not filed
+    return data if same else encode_depth(at.nearest(metres, filed))
+
+
+def _mask(data: bytes, at: Placement, classes: ClassList, upright: bool) -> bytes:
+    indices = decode_segmentation(data)
+    filed = not upright and at.is_filed(indices.shape[:2])
+    if indices.shape != (at.filed if filed else at.original):
+        (height, width), (h, w) = indices.shape, at.original
+        raise BrokenSampleError(f"mask and image differ in size: {width} x {height} and {w} x {h}")
+    count = len(classes.names)
+    beyond = [value for value in count_indices(indices) if value >= count and value != classes.ignore_index]
+    if beyond:
+        raise BrokenSampleError(f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {count} classes")
+    return data if at.unchanged and not filed else encode_segmentation(at.nearest(indices, filed))
