@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -101,11 +102,11 @@ def _npy(data: bytes) -> np.ndarray:
         shape, _, dtype = read(file)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
-        if np.prod(shape, dtype=float) * dtype.itemsize > len(data):
+        if np.prod(shape, dtype=float) * dtype.itemsize > len(data) - file.tell():
             raise ValueError("it is cut short")
         file.seek(0)
         return np.asarray(np.load(file, allow_pickle=False))
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+    except (ValueError, TypeError, OverflowError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise BrokenSampleError(f"damaged depth array: {first_line(error)}") from None
 
 

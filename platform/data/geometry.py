@@ -56,8 +56,8 @@ def check_intrinsics(K: np.ndarray, height: int, width: int, *, told: bool) -> N
     if ((middle < -0.5) | (middle > 2.5)).any():
         raise BrokenSampleError(f"intrinsics are of another image: principal point {K[0, 2]:g}, {K[1, 2]:g} of {width} x {height}")
     scale = middle.mean()
-    if not told and abs(middle[0] - middle[1]) < 0.1 * scale and not 0.8 < scale < 1.25:
-        size = f"{scale * width:.0f} x {scale * height:.0f}"
+    if not told and abs(middle[0] - middle[1]) < 0.2 * scale and not 0.8 < scale < 1.25:
+        size = f"{scale * (width - 1) + 1:.0f} x {scale * (height - 1) + 1:.0f}"
         raise BrokenSampleError(
             f"intrinsics look as if made for another size of the image (say width and height in cameras.json): about {size}, "
             f"the image has {width} x {height}"
