@@ -57,11 +57,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BrokenSampleError(f"image file exceeds the limit of {MAX_BYTES:,} bytes: {len(data):,}")
     too_large = f"image exceeds the limit of {max_pixels:,} pixels"
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except Image.DecompressionBombError:
         raise BrokenSampleError(f"{too_large}: {_stated_size(data)}") from None
     except DAMAGED:
-        if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and "HEIF" not in _formats():
+        if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and "HEIF" not in readable_formats():
             raise BrokenSampleError(HEIC) from None
         raise BrokenSampleError(f"not a readable image{_guess(data)}") from None
     if image.width * image.height > max_pixels:
@@ -70,7 +70,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 @lru_cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """The formats that this installation reads; HEIF comes with a package of its own."""
     Image.init()
     if importlib.util.find_spec("pillow_heif"):
@@ -90,7 +90,7 @@ def _guess(data: bytes) -> str:
 
 def _stated_size(data: bytes) -> str:
     """Width x height of an image that is so large that Pillow does not open it."""
-    for name in _formats():
+    for name in readable_formats():
         opened, accepts = Image.OPEN[name]
         try:
             if accepts is None or accepts(data[:16]) is True:

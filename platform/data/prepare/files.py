@@ -51,6 +51,8 @@ class Tree:
     """What was left out -> how many."""
     odd: list[tuple[str, str]] = field(default_factory=list)
     """(path, why it cannot be read); a path may be no UTF-8."""
+    apart: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Why images were left out -> how many, and the first."""
     taken: set[str] = field(default_factory=set)
     readable: set[str] = field(default_factory=set)
     """Suffixes that were asked for."""
@@ -112,6 +114,11 @@ class Tree:
         self.taken.update(found)
         return sorted((path[len(start) :] for path in found), key=natural)
 
+    def set_apart(self, why: str, count: int, first: str) -> None:
+        """Files that were taken, but are left out."""
+        before = self.apart.get(why, (0, first))
+        self.apart[why] = before[0] + count, before[1]
+
     def use(self, *paths: str) -> None:
         """These files are read as well, such as a list of names."""
         self.taken.update(paths)
@@ -142,6 +149,9 @@ class Tree:
             told.append(f"not read in {name}: {counted(unread)}")
         if places:
             told.append(f"not read in {name}, because this source does not look there: {counted(places)}")
+        if self.apart:
+            parts = [f"{count:,} {why} (first: {printable(first)})" for why, (count, first) in self.apart.items()]
+            told.append(f"left out in {name}, as they are no photos of their own: {', '.join(parts)}; --all-images reads them too")
         if self.left:
             told.append(f"left out in {name}: {counted(self.left)}")
         return told

@@ -10,18 +10,18 @@ from pathlib import Path
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
-from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
-from .files import Tree, existing_folder
+from .companions import take_photos
+from .files import Tree, below, existing_folder
 from .found import Found
 from .options import gaps, option
 from .pairs import Pair
-from .source import PairSource
+from .source import PairSource, PhotoOptions
 
 
 @dataclass(frozen=True)
-class Frames(PairSource):
+class Frames(PhotoOptions, PairSource):
     """A folder with images is one sequence; else `images/` is, else every folder with images below it."""
 
     reader = "frames"
@@ -43,19 +43,21 @@ class Frames(PairSource):
         found = Found[Pair](self.provenance(folder, *notes))
         tree = Tree.of(folder)
         tree.use(NAME)
-        for scene, files in sequences(tree, name).items():
+        for scene, files in sequences(tree, name, self.all_images).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
         return found
 
 
-def sequences(tree: Tree, name: str) -> dict[str, list[Path]]:
+def sequences(tree: Tree, name: str, all_images: bool = False) -> dict[str, list[Path]]:
     """Scene -> its frames in natural order. Raises `CallError` where there are no images."""
     for own in ("", "images"):
-        if files := tree.take(IMAGE_SUFFIXES, own, deep=False):
+        if files := take_photos(tree, own, deep=False, all_images=all_images):
             return {name: [tree.root / own / file for file in files]}
-    below = {folder: tree.take(IMAGE_SUFFIXES, folder, deep=False) for folder in sorted(tree.order, key=Path)}
-    found = {f"{name}/{folder.rstrip('/')}": [tree.root / folder / file for file in files] for folder, files in below.items() if files}
+    found: dict[str, list[Path]] = {}
+    photos = take_photos(tree, all_images=all_images)
+    for path in sorted(photos, key=lambda path: Path(path).parent):  # stable: natural order in each folder
+        found.setdefault(below(name, path), []).append(tree.root / path)
     if not found:
         raise CallError(f"{tree.root} holds no images{''.join(f'; {note}' for note in tree.notes)}", "name a folder of frames")
     return found

@@ -8,14 +8,15 @@ from pathlib import Path
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
+from .companions import take_photos
 from .files import Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found, missing_classes
 from .images import ImageFile
-from .source import SceneOptions
+from .source import PhotoOptions, SceneOptions
 
 
 @dataclass(frozen=True)
-class ImageClasses(SceneOptions):
+class ImageClasses(PhotoOptions, SceneOptions):
     """The classes of all splits are the sorted names of the folders; an image has no scene."""
 
     reader = "classes"
@@ -43,7 +44,7 @@ class ImageClasses(SceneOptions):
             found.parts[part] = [
                 ImageFile(f"{name}/{start}{sub.name}/{path}", f"{folder}/{start}{sub.name}/{path}", label=label_of[sub.name])
                 for sub in below[part]
-                for path in tree.take(IMAGE_SUFFIXES, f"{start}{sub.name}")
+                for path in take_photos(tree, f"{start}{sub.name}", all_images=self.all_images)
             ]
         found.count(tree)
         if "train" in folders:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sightline.platform.data.images import IMAGE_SUFFIXES
-
+from .companions import take_photos
 from .files import Tree, below, existing_folder
 from .found import Found
 from .images import ImageFile
-from .source import SceneOptions
+from .source import PhotoOptions, SceneOptions
 
 
 @dataclass(frozen=True)
-class ImageFolder(SceneOptions):
+class ImageFolder(PhotoOptions, SceneOptions):
     reader = "folder"
     help = "every image of a folder and of those below it, without labels"
     examples = ("./photos --size 256 --out ./photos-set",)
@@ -23,7 +22,7 @@ class ImageFolder(SceneOptions):
         folder = existing_folder(place)
         found = Found[ImageFile](self.provenance(folder))
         tree = Tree.of(folder)
-        for path in tree.take(IMAGE_SUFFIXES):
+        for path in take_photos(tree, all_images=self.all_images):
             found.items.append(ImageFile(f"{name}/{path}", f"{folder}/{path}", below(name, path)))
         found.count(tree)
         return found

@@ -10,11 +10,11 @@ from .files import Tree, existing_folder
 from .found import Found
 from .frames import sequences
 from .images import ImageFile
-from .source import ImageSource
+from .source import ImageSource, PhotoOptions
 
 
 @dataclass(frozen=True)
-class ImageFrames(DepthOptions, ImageSource):
+class ImageFrames(DepthOptions, PhotoOptions, ImageSource):
     """Frames have their place in time; depth and times come from `cameras.json` where there is one."""
 
     reader = "frames"
@@ -28,7 +28,7 @@ class ImageFrames(DepthOptions, ImageSource):
         found = Found[ImageFile](self.provenance(folder))
         if cameras is None:
             tree = Tree.of(folder)
-            for scene, files in sequences(tree, name).items():
+            for scene, files in sequences(tree, name, self.all_images).items():
                 found.items.extend(
                     ImageFile(f"{scene}/{file.name}", str(file), scene, frame=at, time=float(at)) for at, file in enumerate(files)
                 )

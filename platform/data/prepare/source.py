@@ -162,6 +162,13 @@ class ResizeOptions(PrepareSource):
 
 
 @dataclass(frozen=True)
+class PhotoOptions(PrepareSource):
+    """The option of sources that look for photos in folders."""
+
+    all_images: bool = option(False, "read also what looks like a depth map, a mask or a smaller copy of a photo (default: left out)")
+
+
+@dataclass(frozen=True)
 class PairSource(ResizeOptions, ItemSource[Pair]):
     """A source of pairs by file."""
 

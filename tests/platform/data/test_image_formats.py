@@ -141,7 +141,7 @@ def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
 
 
 def test_a_heic_without_its_reader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.platform.data.images._formats", lambda: ("JPEG", "AVIF"))
+    monkeypatch.setattr("sightline.platform.data.images.readable_formats", lambda: ("JPEG", "AVIF"))
     with pytest.raises(BrokenSampleError, match=r"pip install .*heic"):
         decode_image(b"\0\0\0\x18ftypheic" + bytes(64))
 
