@@ -8,6 +8,7 @@ from sightline.methods.errors import CallError
 
 from .files import below, existing_folder, is_inside
 from .found import Found
+from .lists import numbered_lines
 from .pairs import Pair
 from .source import PairSource
 
@@ -26,13 +27,9 @@ class Crops(PairSource):
             raise CallError(f"{place} has no {LISTING}", "name the folder `<data>_crops` that the crop extractor wrote")
         note = "scenes are the folders of the extractor: neighbours in its list, not true scenes"
         found = Found[Pair](self.provenance(folder, note))
-        with (folder / LISTING).open() as lines:
-            for number, line in enumerate(lines, 1):
-                stem = line.strip()
-                if not stem or stem.startswith("#"):
-                    continue
-                if is_inside(stem):
-                    found.items.append(Pair(f"{name}/{stem}", below(name, stem), f"{folder}/{stem}_1.jpg", f"{folder}/{stem}_2.jpg"))
-                else:
-                    found.skips.append((f"{LISTING} line {number}", "a path leaves the folder"))
+        for number, stem in numbered_lines(folder / LISTING):
+            if is_inside(stem):
+                found.items.append(Pair(f"{name}/{stem}", below(name, stem), f"{folder}/{stem}_1.jpg", f"{folder}/{stem}_2.jpg"))
+            else:
+                found.skips.append((f"{LISTING} line {number}", "a path leaves the folder"))
         return found

@@ -1,4 +1,4 @@
-"""A text list of images: a path a line, and after a tab or a space a label, if it has one."""
+"""A text list of images: a path a line, and after a tab, spaces or a comma a label, if it has one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sightline.methods.errors import CallError
 from .files import below, existing_folder, is_inside, natural
 from .found import ClassList, Found, missing_classes
 from .images import ImageFile
+from .lists import numbered_lines, path_and_label
 from .masks import read_names
 from .options import option
 from .source import Places, SceneOptions
@@ -21,7 +22,7 @@ class ListedImages(SceneOptions):
     of its names or an index."""
 
     reader = "list"
-    help = "a text file with a path a line, and a label after a tab or a space"
+    help = "a text file with a path a line, and a label after a tab, a space or a comma"
     examples = ("./train.txt --root ./photos --out ./listed",)
     places = Places("FILE", "list(s) of images")
 
@@ -66,25 +67,16 @@ class ListedImages(SceneOptions):
 
 
 def _lines(path: Path, folder: Path, skips: list[tuple[str, str]]) -> list[tuple[int, str, str | None]]:
-    """(line number, path, label) of every usable line. Without a tab, what follows the last space is a label unless the path has it."""
+    """(line number, path, label) of every usable line."""
     usable: list[tuple[int, str, str | None]] = []
     seen: set[str] = set()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CallError(f"cannot read {path}: {error}", "give a text file with a path a line") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        file, _, label = line.strip().partition("\t")
-        if not label and " " in file and not (is_inside(file) and (folder / file).is_file()):
-            file, _, label = file.rpartition(" ")
-        file, label = file.strip(), label.strip()
+    for number, line in numbered_lines(path):
+        file, label = path_and_label(line, lambda name: is_inside(name) and (folder / name).is_file())
         if not is_inside(file):
             skips.append((f"{path.name} line {number}", "a path leaves the folder"))
         elif file in seen:
             skips.append((f"{path.name} line {number}", "a file is listed twice"))
         else:
             seen.add(file)
-            usable.append((number, file, label or None))
+            usable.append((number, file, label))
     return usable
