@@ -12,6 +12,8 @@ from sightline.methods.errors import BrokenSampleError
 
 MAX_POINTS = 1_000_000
 """Of a stored cloud."""
+LOSS = 1e-5
+"""Share of a cloud's extent that a stored coordinate may be off."""
 NO_PART = -1
 """In `part`: the point belongs to no part."""
 
@@ -28,6 +30,20 @@ def encode_points(points: np.ndarray) -> bytes:
     if bad:
         raise BrokenSampleError(f"coordinates that are not finite: {bad} of {len(points)} points")
     return stored.tobytes()
+
+
+def centred(points: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float] | None]:
+    """(the points, what was taken from each of them, or None). Stored numbers are float32, of seven digits: where a cloud lies so far
+    from the origin that they would lose more than `LOSS` of its extent, as map coordinates do, the middle of its box is taken from it in
+    double precision, rounded to the size of the cloud."""
+    if points.dtype.itemsize < 8 or points.ndim != 2 or not len(points):  # what came as float32 has no more digits to lose
+        return points, None
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent, farthest = float((high - low).max()), float(np.abs([low, high]).max())
+    if not 0 < extent < np.inf or not farthest < np.finfo(np.float32).max or np.spacing(np.float32(farthest)) <= LOSS * extent:
+        return points, None
+    x, y, z = np.round((low + high) / 2, int(max(0, 1 - np.floor(np.log10(extent))))).tolist()
+    return points - (x, y, z), (x, y, z)
 
 
 def decode_points(data: bytes) -> Float32[np.ndarray, "n 3"]:

@@ -114,6 +114,8 @@ class Manifest(_Record):
     """Pixels of each value that occurs in `segmentation`, `ignore_index` included."""
     part_points: dict[int, int] = Field(default_factory=dict)
     """Points of each value that occurs in `part`."""
+    offsets: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
+    """By id, of clouds that lie far from the origin: what was taken from the coordinates, to be added in double precision."""
 
     @field_validator("kind")
     @classmethod
@@ -139,7 +141,8 @@ class Manifest(_Record):
         return self
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        later = set() if self.offsets else {"offsets"}  # an older Sightline refuses what it does not know
+        return json.dumps(self.model_dump(mode="json", exclude=later), indent=1) + "\n"
 
 
 def fingerprint(

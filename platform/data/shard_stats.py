@@ -15,6 +15,8 @@ from .images import count_indices, decode_segmentation, open_image
 from .kinds import Row, find_kind
 from .manifest import Overlap, Shard, Skipped
 
+OFFSET = "offset"
+"""Of a row that is written: what was taken from its coordinates. No column: the manifest has it."""
 REASONS = 5
 """Reasons that an error tells."""
 EXAMPLES = 5
@@ -48,6 +50,8 @@ class ShardStats(BaseModel):
     skipped: tuple[Skipped, ...] = ()
     remarks: dict[str, int] = {}
     """What was said of samples that are stored -> how many (`remarks.remark`)."""
+    offsets: dict[str, tuple[float, float, float]] = {}
+    """By id, of clouds that lie far from the origin."""
 
 
 class StatsCollector:
@@ -68,10 +72,13 @@ class StatsCollector:
         self._extents: list[float] = []
         self._part_points: Counter[int] = Counter()
         self._digests: list[str] = []
+        self._offsets: dict[str, tuple[float, float, float]] = {}
 
     def add(self, row: Row) -> None:
         """Count one stored row."""
         self._columns.update(name for name, value in row.items() if value is not None)
+        if row.get(OFFSET) is not None:
+            self._offsets[row["id"]] = row[OFFSET]
         if row.get("scene") is not None:
             self._scenes[row["scene"]] += 1
         if row.get("overlap") is not None:
@@ -113,6 +120,7 @@ class StatsCollector:
             part_points=dict(self._part_points),
             digests=tuple(self._digests),
             skipped=skipped,
+            offsets=self._offsets,
         )
 
 

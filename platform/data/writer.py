@@ -106,6 +106,7 @@ def write_manifest(
         extent=total_range(part.extent for part in full),
         part_points=total(part.part_points for part in full),
         parts=tuple(part_names),
+        offsets={name: offset for part in full for name, offset in part.offsets.items()},
     )
     system, path = open_place(folder)
     write_bytes(system, f"{path}/{MANIFEST_NAME}", manifest.to_json().encode())

@@ -21,7 +21,7 @@ from sightline.platform.data.images import IMAGE_SUFFIXES, decode_image
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.prepare.clouds import CloudFile, Drawn
 from sightline.platform.data.prepare.files import Tree, read_file
-from sightline.platform.data.prepare.meshes import SUFFIXES
+from sightline.platform.data.prepare.meshes import SUFFIXES, clouds_in
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
 
@@ -107,7 +107,7 @@ def open_source(place: str, opened: OpenedEncoder) -> Source:
             f"there is no data set and no folder of {input_spec.what} at {place}", "name a folder, or see `sightline prepare --help`"
         )
     tree = Tree.of(folder)
-    names = tree.take(SUFFIXES if of_clouds else IMAGE_SUFFIXES)
+    names = clouds_in(tree) if of_clouds else tree.take(IMAGE_SUFFIXES)
     others = [] if names else tree.take(IMAGE_SUFFIXES if of_clouds else SUFFIXES)
     if not names:
         suffixes = ", ".join(SUFFIXES) if of_clouds else ".jpg, .jpeg, .png, .webp"

@@ -12,7 +12,7 @@ from .clouds import CloudFile, CloudItem
 from .files import Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found
 from .image_classes import own_splits
-from .meshes import SUFFIXES
+from .meshes import clouds_in
 from .source import CloudSource
 
 
@@ -44,7 +44,7 @@ class CloudClasses(CloudSource):
                 items = found.parts.setdefault(part, [])
                 if where.is_dir():
                     start = where.relative_to(folder).as_posix()
-                    for path in tree.take(SUFFIXES, start):
+                    for path in clouds_in(tree, start):
                         items.append(CloudFile(f"{name}/{start}/{path}", self.drawn(seed), label=label, file=f"{where}/{path}"))
         found.count(tree)
         if WHOLE in found.parts and len(found.parts) > 1:

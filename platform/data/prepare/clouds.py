@@ -15,18 +15,24 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.clouds import NO_PART, decode_points, distinct, encode_parts, encode_points
+from sightline.platform.data.clouds import NO_PART, centred, decode_points, distinct, encode_parts, encode_points
 from sightline.platform.data.depth import read_depth
 from sightline.platform.data.geometry import Placement, check_intrinsics, depth_intrinsics
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
+from sightline.platform.data.remarks import remark
+from sightline.platform.data.shard_stats import OFFSET
 
 from .files import read_file
-from .meshes import Cloud, read_cloud, thinned
+from .formats.columns import nameless_cloud
+from .formats.shapes import Cloud, thinned
+from .meshes import read_cloud
 from .views import upright_depth
 
 MAX_ARRAY = 16 * 2**30
 """Bytes of one array of an HDF5 file, which can name any number of zeros in a few bytes."""
+KEPT_ARRAY = 128 * 2**20
+"""Bytes up to which an array of an HDF5 file is kept whole for its next entries."""
 
 
 class Drawn(NamedTuple):
@@ -59,7 +65,12 @@ class CloudItem:
     def row(self, resize: Resize) -> Row:
         """One row of kind `points`; `resize` is for images. Raises `BrokenSampleError` with `reason: detail`."""
         cloud = self.cloud()
-        points = encode_points(np.asarray(cloud.points))
+        near, offset = centred(np.asarray(cloud.points))
+        if offset is not None:
+            remark("cloud(s) far from the origin: stored less an offset, which the manifest keeps (offsets)")
+        for what in cloud.left_out:
+            remark(f"cloud(s), not stored: {what}")
+        points = encode_points(near)
         if distinct(decode_points(points)) < 2:
             raise BrokenSampleError(f"all points are in one place: {len(cloud.points)} points")
         return {
@@ -69,6 +80,7 @@ class CloudItem:
             "points": points,
             "normals": None if cloud.normals is None else encode_points(np.asarray(cloud.normals)),
             "part": None if cloud.part is None else encode_parts(np.asarray(cloud.part), len(cloud.points)),
+            OFFSET: offset,
         }
 
 
@@ -84,7 +96,7 @@ class CloudFile(CloudItem):
         if cloud.part is None:
             return cloud
         if not self.parts:
-            return cloud._replace(part=None)
+            return cloud._replace(part=None, left_out=(*cloud.left_out, "numbers that could be parts: this source names none"))
         return cloud._replace(part=renumbered(cloud.part, dict(self.parts)))
 
 
@@ -106,16 +118,20 @@ class CloudInArray(CloudItem):
     part_key: str = ""
     parts: int = 0
     index: int = 0
+    normals_key: str = field(default="", repr=False)
+    """The array of the normals, where they lie apart."""
 
     def cloud(self) -> Cloud:
-        points = read_array(self.file, self.points_key)[self.index]
-        part = read_array(self.file, self.part_key)[self.index] if self.part_key else None
+        points = entry(self.file, self.points_key, self.index)
+        part = entry(self.file, self.part_key, self.index) if self.part_key else None
         if points.ndim != 2 or points.shape[1] not in (3, 6) or points.dtype.kind not in "fiu":
             raise BrokenSampleError(f"not 3 or 6 columns of numbers: shape {points.shape} of {points.dtype}")
         if part is not None and not ((part >= NO_PART) & (part < self.parts)).all():
             raise BrokenSampleError(f"part numbers beyond the list of parts: {part.max()}, {self.parts} parts")
-        normals = points[:, 3:6] if points.shape[1] == 6 else None
-        return thinned(Cloud(points[:, :3], normals, part), self.drawn.points, self.drawn.rng(self.id))
+        if self.normals_key:
+            points = np.concatenate([points, entry(self.file, self.normals_key, self.index)], axis=1)
+        cloud = nameless_cloud(points, f"number {self.index} of {Path(self.file).name}")._replace(part=part)
+        return thinned(cloud, self.drawn.points, self.drawn.rng(self.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +164,44 @@ class CloudFromDepth(CloudItem):
         return thinned(Cloud(points), self.drawn.points, self.drawn.rng(self.id))
 
 
-@lru_cache(maxsize=4)
+def entry(file: str, key: str, index: int) -> np.ndarray:
+    """One entry of an array: of the array that is kept, or, of a large one in HDF5, read by itself."""
+    if shape_of(file, key)[1] > KEPT_ARRAY and Path(file).suffix.lower() != ".npz":
+        with arrays_of(file) as archive:
+            return np.asarray(archive[key][index])
+    return np.asarray(read_array(file, key)[index])
+
+
+def shape_of(file: str, key: str) -> tuple[tuple[int, ...], int]:
+    """(the shape of an array, its bytes)"""
+    return _shape(file, key, _stamp(file))
+
+
 def read_array(file: str, key: str) -> np.ndarray:
     """A whole array of an `.npz` or HDF5 file, kept for its next entries. Raises `CallError` naming the arrays there are."""
+    return _array(file, key, _stamp(file))
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    """What changes with the file: an array is kept as long as its file stays as it is."""
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=256)
+def _shape(file: str, key: str, stamp: tuple[int, int]) -> tuple[tuple[int, ...], int]:
+    if Path(file).suffix.lower() == ".npz":
+        array = _array(file, key, stamp)
+        return array.shape, array.nbytes
+    with arrays_of(file) as archive:
+        return tuple(archive[key].shape), int(archive[key].nbytes)
+
+
+@lru_cache(maxsize=32)
+def _array(file: str, key: str, stamp: tuple[int, int]) -> np.ndarray:
     with arrays_of(file) as archive:
         if key not in archive:
             raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive)}", "see `sightline prepare points --help`")

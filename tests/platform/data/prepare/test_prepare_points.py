@@ -21,6 +21,12 @@ SQUARE = "OFF\n4 2 0\n0 0 0\n3 0 0\n3 1 0\n0 1 0\n3 0 1 2\n3 0 2 3\n"
 TETRA = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2 4\nf 1 3 4\nf 2 3 4\n"
 
 
+def unit(count: int) -> np.ndarray:
+    """Directions, as normals are."""
+    vectors = np.random.default_rng(2).normal(size=(count, 3))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
@@ -68,7 +74,7 @@ def test_other_formats_and_scenes_of_several_geometries(suffix: str, tmp_path: P
         ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n", "not finite|cannot be read"),
         ("a.off", "nonsense", "cannot be read as OFF|mesh"),
         ("a.glb", b"\0" * 40, "cannot be read as GLB"),
-        ("a.txt", "1 2\n3 4\n", "not 3, 4, 6 or 7 columns"),
+        ("a.txt", "1 2\n3 4\n", "not 3, 4, 6, 7, 9 or 10 columns"),
         ("a.txt", "1 2 x\n", "cannot be read as TXT"),
         ("a.txt", "", "columns|cannot be read"),
         ("a.npy", b"not an array", "cannot be read as NPY"),
@@ -85,6 +91,7 @@ def test_a_file_that_is_no_cloud_is_skipped_with_the_reason(name: str, content: 
 
 def test_lists_of_points_keep_what_they_have(tmp_path: Path) -> None:
     rows = np.random.default_rng(1).random((40, 7))
+    rows[:, 3:6] = unit(40)
     rows[:, 6] = np.arange(40) % 3
     np.savetxt(tmp_path / "a.txt", rows)
     np.savetxt(tmp_path / "b.txt", rows[:, :6], delimiter=",")
@@ -212,7 +219,7 @@ def test_shapenet55_and_modelnet40(tmp_path: Path) -> None:
         ids = [f"air_plane_{part}{i}" for i in range(count)]
         (m40 / f"modelnet40_{part}.txt").write_text("\n".join(ids))
         for one in ids:
-            np.savetxt(m40 / "air_plane" / f"{one}.txt", g.random((20, 6)), delimiter=",")
+            np.savetxt(m40 / "air_plane" / f"{one}.txt", np.column_stack([g.random((20, 3)), unit(20)]), delimiter=",")
     assert prepare("modelnet40", m40, "--out", tmp_path / "b") == 0
     assert "normals" in Dataset.open(str(tmp_path / "b" / "train")).manifest.columns
 

@@ -1,0 +1,97 @@
+"""Lists of points: text with or without a header, and NumPy's own files."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError
+
+from .columns import named_cloud, nameless_cloud
+from .shapes import Cloud, reading, text_of
+
+MAX_ARRAYS = 512 * 2**20
+"""Bytes that the arrays of an `.npz` unpack to."""
+KEYS = ("points", "xyz", "pc", "arr_0")
+"""Of an `.npz` with several arrays, the first of these."""
+COMMENTS = ("#", "//", "%")
+HEADER_LINES = 20
+"""A header or a count stands in the first lines, or there is none."""
+
+
+def read_text(data: bytes, suffix: str, name: str) -> Cloud:
+    """x y z and more of each point on a line, between spaces, tabs, commas or semicolons (with these also decimal commas)."""
+    with reading(suffix[1:].upper(), name):
+        lines = text_of(data).split("\n")
+        start, names = _beginning(lines)
+        first = lines[start] if start < len(lines) else ""
+        delimiter = next((mark for mark in (";", ",") if mark in first), None)
+        if delimiter == ";" and "," in first:
+            lines = [line.replace(",", ".") for line in lines[start:]]
+        else:
+            lines = lines[start:]
+        if delimiter and first.rstrip().endswith(delimiter):
+            lines = [line.rstrip().removesuffix(delimiter) for line in lines]
+        marks = [mark for mark in COMMENTS if any(mark in line for line in lines)] or None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file without a number: the columns tell
+            table = np.loadtxt(lines, delimiter=delimiter, comments=marks, quotechar='"', ndmin=2)
+        if names and len(table) and len(names) == table.shape[1]:
+            return named_cloud(dict(zip(names, table.T, strict=True)), name)
+        return nameless_cloud(table, name)
+
+
+def _beginning(lines: list[str]) -> tuple[int, tuple[str, ...]]:
+    """(the first line of numbers, the names of the columns or none). A count of points before them is left out."""
+    names: tuple[str, ...] = ()
+    for number, line in enumerate(lines[:HEADER_LINES]):
+        words = _words(line)
+        numbers = sum(map(_is_number, words))
+        if words and numbers == len(words) and not line.lstrip().startswith(COMMENTS):
+            following = next((_words(after) for after in lines[number + 1 :] if after.strip()), [])
+            if len(words) == 1 and words[0].isdigit() and len(following) > 1:
+                continue
+            return number, names
+        if words and not numbers:
+            names = tuple(words)
+    return 0, ()
+
+
+def _words(line: str) -> list[str]:
+    """The names or numbers of a line, without what makes it a comment."""
+    line = line.strip().lstrip("#/%").strip()
+    return [word.strip().strip("\"'") for word in (re.split(r"[;,]", line) if re.search(r"[;,]", line) else line.split())]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def read_array_file(data: bytes, suffix: str, name: str) -> Cloud:
+    """`.npy`, and the array of an `.npz`. Objects, which would be unpickled, are refused."""
+    with reading(suffix[1:].upper(), name):
+        return nameless_cloud(np.load(io.BytesIO(data), allow_pickle=False) if suffix == ".npy" else _of_archive(data), name)
+
+
+def _of_archive(data: bytes) -> np.ndarray:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        if unpacked > MAX_ARRAYS:
+            raise BrokenSampleError(f"arrays of more than {MAX_ARRAYS:,} bytes: they unpack to {unpacked:,}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            names = archive.files
+            key = names[0] if len(names) == 1 else next((k for k in KEYS if k in names), None)
+            if key is None:
+                raise BrokenSampleError(f"arrays without a cloud: {', '.join(names[:5])}; one must be named {' or '.join(KEYS[:3])}")
+            return np.asarray(archive[key])
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(str(error)) from None

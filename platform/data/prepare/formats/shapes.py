@@ -1,0 +1,95 @@
+"""What the readers of files give: a mesh or a list of points."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError
+
+MAX_SCENE = 20_000_000
+"""Vertices of a mesh or points of a list; in a scene a geometry counts as often as it stands there."""
+
+
+class Mesh(NamedTuple):
+    """`vertices` n x 3 float64; `faces` m x 3 int64, none where the file has only points."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+
+
+class Cloud(NamedTuple):
+    """`points` n x 3; `normals` n x 3 and `part` n where the file has them; `left_out` says what else it has of each point."""
+
+    points: np.ndarray
+    normals: np.ndarray | None = None
+    part: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
+
+
+NO_FACES = np.empty((0, 3), np.int64)
+
+
+@contextmanager
+def reading(what: str, name: str) -> Iterator[None]:
+    """A file that does not keep its own format raises one of many errors; here they become a `BrokenSampleError` that names the file."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is named later
+            yield
+    except BrokenSampleError:
+        raise
+    except UnicodeDecodeError:
+        raise BrokenSampleError(f"cannot be read as {what}: {name} is not text") from None
+    except (ArithmeticError, EOFError, MemoryError, RecursionError, ValueError, struct.error) as error:
+        raise BrokenSampleError(f"cannot be read as {what}: {name}, {str(error) or type(error).__name__}") from None
+    except (AttributeError, LookupError, TypeError) as error:  # a part of it that is missing, or of another kind
+        raise BrokenSampleError(f"cannot be read as {what}: {name}, {type(error).__name__}: {error}") from None
+
+
+def text_of(data: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 where its first bytes say so; line ends of any system become `\\n`. Raises `UnicodeDecodeError`."""
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "strict")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def checked(vertices: np.ndarray, faces: np.ndarray, name: str) -> Mesh:
+    """Raises `BrokenSampleError` for faces of vertices that are not there."""
+    vertices = np.asarray(vertices, np.float64).reshape(-1, 3)
+    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+    if len(vertices) > MAX_SCENE:
+        raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {name}")
+    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
+        raise ValueError(f"a face names vertex {faces.max() if faces.max() >= len(vertices) else faces.min()} of {len(vertices)}")
+    return Mesh(vertices, faces)
+
+
+def sampled(vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.Generator) -> Cloud:
+    """Points of the surface, each face by its area, with the normals of their faces."""
+    wrong = ~(np.abs(vertices) <= np.finfo(np.float32).max).all(axis=1)
+    if wrong.any():
+        raise BrokenSampleError(f"coordinates that are not finite: {int(wrong.sum())} vertices")
+    corner, one, two = (vertices[faces[:, i]] for i in range(3))
+    across = np.cross(one - corner, two - corner)
+    doubled = np.linalg.norm(across, axis=1)
+    total = doubled.sum()
+    if not total > 0:
+        raise BrokenSampleError(f"a mesh without area: {len(faces)} faces")
+    face = np.searchsorted(np.cumsum(doubled), rng.random(count) * total, side="right").clip(max=len(faces) - 1)
+    u, v = rng.random((2, count, 1))
+    outside = u + v > 1
+    u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
+    points = corner[face] + u * (one - corner)[face] + v * (two - corner)[face]
+    return Cloud(points, across[face] / doubled[face, None].clip(min=1e-300))
+
+
+def thinned(cloud: Cloud, count: int, rng: np.random.Generator) -> Cloud:
+    """At most `count` of the points, in a drawn order where there are more."""
+    if len(cloud.points) <= count:
+        return cloud
+    chosen = rng.permutation(len(cloud.points))[:count]
+    normals, part = (None if column is None else column[chosen] for column in (cloud.normals, cloud.part))
+    return cloud._replace(points=cloud.points[chosen], normals=normals, part=part)

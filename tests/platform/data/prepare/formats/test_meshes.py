@@ -1,0 +1,182 @@
+"""OFF, OBJ, STL and PLY as people bring them: polygons, byte orders, line ends, letter case."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data.prepare import meshes
+from sightline.platform.data.prepare.formats.polygons import Polygons, triangulated
+from sightline.platform.data.prepare.formats.shapes import Cloud, Mesh
+
+CASES = Path(__file__).resolve().parents[5].parent / "shared" / "cases"
+ARROW = [[0, 0, 0], [4, 2, 0], [0, 4, 0], [1, 2, 0]]
+"""A concave quad of area 6; cut from its first corner, half of it lies outside."""
+LETTER = [[0, 0, 0], [3, 0, 0], [3, 1, 0], [1, 1, 0], [1, 3, 0], [0, 3, 0]]
+"""An L of area 5."""
+
+
+def parsed(name: str, content: str | bytes) -> Mesh | Cloud:
+    return meshes.READERS[Path(name).suffix](content if isinstance(content, bytes) else content.encode(), name)
+
+
+def mesh(name: str, content: str | bytes) -> Mesh:
+    found = parsed(name, content)
+    assert isinstance(found, Mesh)
+    return found
+
+
+def turned_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Along z; positive where the triangle turns as the polygon does."""
+    a, b, c = (np.asarray(vertices, float)[faces[:, i]] for i in range(3))
+    return np.asarray(np.cross(b - a, c - a)[:, 2] / 2)
+
+
+@pytest.mark.parametrize(("polygon", "area"), [(ARROW, 6), (LETTER, 5), (ARROW[1:] + ARROW[:1], 6), (LETTER[::-1], -5)])
+def test_concave_polygons_keep_their_area_and_their_side(polygon: list[list[int]], area: float) -> None:
+    for shift in range(len(polygon)):
+        rolled = np.roll(np.array(polygon, float), shift, axis=0)
+        faces = triangulated(rolled, Polygons(np.arange(len(rolled)), np.array([len(rolled)])))
+        parts = turned_areas(rolled, faces)
+        assert parts.sum() == pytest.approx(area) and (parts * area > 0).all()
+        assert np.abs(parts).sum() == pytest.approx(abs(area))
+
+
+def test_convex_polygons_are_cut_as_they_always_were() -> None:
+    """Data sets made before stay the same: triangles, first halves of quads, second halves, fans."""
+    corners = [[0, 0, 0], [2, 0, 0], [3, 1, 0], [2, 2, 0], [0, 2, 0]]
+    given = Polygons(np.array([0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2]), np.array([5, 4, 3]))
+    expected = [[0, 1, 2], [0, 1, 2], [2, 3, 0], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
+    assert triangulated(np.array(corners, float), given).tolist() == expected
+    in_order = [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 1, 2], [2, 3, 0], [0, 1, 2]]
+    assert triangulated(np.array(corners, float), given, in_order=True).tolist() == in_order
+    with pytest.raises(ValueError, match="names vertex 5 of 5"):
+        triangulated(np.array(corners, float), Polygons(np.array([0, 1, 5]), np.array([3])))
+
+
+def in_off(points: list[list[int]], faces: list[list[int]], first: str = "OFF", after: str = "") -> str:
+    rows = [f"{x} {y} {z}{after}" for x, y, z in points] + [" ".join(map(str, [len(face), *face])) for face in faces]
+    return "\n".join([first, f"{len(points)} {len(faces)} 0", *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "after"),
+    [
+        ("OFF", ""),
+        ("off", ""),
+        ("\ufeffOFF", ""),
+        ("# a\n\nOFF # b", ""),
+        ("COFF", " 9 9 9 255"),
+        ("NOFF", " 0 0 1"),
+        ("STCNOFF", " 0 0 1 1 1 1"),
+    ],
+)
+def test_off_with_any_header(first: str, after: str) -> None:
+    text = in_off(LETTER, [[0, 1, 2, 3, 4, 5]], first, after)
+    for ends in ("\n", "\r\n", "\r"):
+        found = mesh("a.off", text.replace("\n", ends))
+        assert turned_areas(found.vertices, found.faces).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (in_off(ARROW, [[0, 1, 2, 3]])[4:], "cannot be read as OFF: a.off, its first line is '4 1 0', and not the word OFF"),
+        (in_off(ARROW, [[0, 1, 2, 3]], "4OFF"), "OFF of other than three dimensions"),
+        (in_off(ARROW, [[0, 1, 2, 3]], "OFF BINARY"), "binary OFF is not read"),
+        (in_off(ARROW, [[0, 1, 2, 3], [0, 1, 2]])[:-8], "cut short: 5 lines for 4 vertices and 2 faces"),
+        ("OFF\n", "does not say how many"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n1 1 0\n4 0 1 2\n", "a face of 4 corners has 3"),
+    ],
+)
+def test_off_that_is_none_says_why(content: str, says: str) -> None:
+    with pytest.raises(BrokenSampleError, match=says):
+        parsed("a.off", content)
+
+
+def test_obj_counts_from_either_end_and_takes_any_spacing() -> None:
+    """Negative numbers count back from the last vertex so far, not from the last of the file."""
+    lines = ["# c", "v\t0 0 0", "  v 2 0 0 1 0 0", "v 2 1 0", "v 0 1 0", "f -4//1 -3//1 \\", " -2//1 -1//1", "usemtl b"]
+    lines += ["v 10 0 0", "v 13 0 0", "v 13 1 0", "vt 0 0", "f -3/1 -2/1 -1/1", "l 1 2", "p 1"]
+    for ends in ("\n", "\r\n", "\r"):
+        found = mesh("a.obj", ends.join(lines))
+        assert turned_areas(found.vertices, found.faces).tolist() == [1.5, 1, 1]
+    with pytest.raises(BrokenSampleError, match="curved surfaces"):
+        parsed("a.obj", "v 0 0 0\ncstype bspline\nsurf 0 1 0 1 1 1 1 1\n")
+    with pytest.raises(BrokenSampleError, match="names vertex 0"):
+        parsed("a.obj", "v 0 0 0\nv 1 0 0\nv 1 1 0\nf 0 1 2\n")
+
+
+def test_stl_of_any_kind() -> None:
+    facet = "facet normal 0 0 1\n outer loop\n  vertex 0 0 0\n  VERTEX 2e0 0 0\n  vertex 0 1 0\n endloop\nendfacet\n"
+    text = f"solid my vertex solid\n{facet}endsolid my vertex solid\nsolid two\n{facet}endsolid\n"
+    for ends in ("\n", "\r\n", "\r"):
+        assert turned_areas(*mesh("a.stl", text.replace("\n", ends))).tolist() == [1, 1]
+    one = np.array([0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0], "<f4").tobytes() + b"\0\0"
+    for head in (b"solid binary".ljust(80), b"\0" * 80):
+        for rest in (b"", b"more") if head[:1] == b"\0" else (b"",):
+            assert turned_areas(*mesh("a.stl", head + struct.pack("<I", 1) + one + rest)).tolist() == [1]
+    with pytest.raises(BrokenSampleError, match=r"cut short: a\.stl has 134 bytes, 2 facets need 184"):
+        parsed("a.stl", b"\0" * 80 + struct.pack("<I", 2) + one)
+
+
+def ply(order: str, *, extra: bool = True, strips: bool = False) -> bytes:
+    """An L, a triangle, a quad; as strips two triangles and one."""
+    points = np.array([*LETTER, [10, 0, 0], [12, 0, 0], [12, 1, 0], [10, 1, 0]])
+    faces = [[0, 1, 2, 3, 4, 5], [6, 7, 8], [6, 7, 8, 9]] if not strips else [[6, 7, 9, 8, -1, 0, 1, 2]]
+    name = {"<": "binary_little_endian", ">": "binary_big_endian", "": "ascii"}[order]
+    wide = "property uchar flags\n" if extra else ""
+    after = "property list ushort float texcoord\nproperty int group\n" if extra else ""
+    head = f"ply\nformat {name} 1.0\ncomment made\nelement vertex {len(points)}\nproperty double x\nproperty float y\nproperty short z\n"
+    head += f"element {'tristrips' if strips else 'face'} {len(faces)}\n{wide}property list uchar int vertex_indices\n{after}"
+    head += "element edge 1\nproperty int vertex1\nproperty int vertex2\nend_header\n"
+    if not order:
+        rows = [" ".join(map(str, p)) for p in points]
+        for number, face in enumerate(faces):
+            words = [*([7] if extra else []), len(face), *face, *([number, *[0.5] * number, number] if extra else [])]
+            rows.append(" ".join(map(str, words)))
+        return (head + "\n".join([*rows, "0 1"]) + "\n").encode()
+    body = b"".join(struct.pack(f"{order}dfh", *p) for p in points.tolist())
+    for number, face in enumerate(faces):
+        body += struct.pack("B", 7) if extra else b""
+        body += struct.pack(f"{order}B{len(face)}i", len(face), *face)
+        body += struct.pack(f"{order}H{number}fi", number, *[0.5] * number, number) if extra else b""
+    return head.encode() + body + struct.pack(f"{order}ii", 0, 1)
+
+
+@pytest.mark.parametrize("order", ["", "<", ">"], ids=["text", "little", "big"])
+@pytest.mark.parametrize("extra", [False, True], ids=["plain", "extra"])
+def test_ply_with_polygons_of_any_number_of_corners(order: str, extra: bool) -> None:
+    """In text and both byte orders, between other properties of the faces."""
+    found = mesh("a.ply", ply(order, extra=extra))
+    assert turned_areas(found.vertices, found.faces).sum() == 5 + 1 + 2
+    found = mesh("a.ply", ply(order, extra=extra, strips=True))
+    assert sorted(turned_areas(found.vertices, found.faces)) == [1, 1, 1.5], "a strip, and another one after -1"
+
+
+@pytest.mark.parametrize("order", ["", "<", ">"], ids=["text", "little", "big"])
+def test_ply_that_is_cut_is_never_read_as_less(order: str) -> None:
+    whole = ply(order)
+    for cut in range(20, len(whole) - 1, 5):
+        with pytest.raises(BrokenSampleError, match=r"cut short|cannot be read"):
+            parsed("a.ply", whole[:cut])
+
+
+def test_ply_header_of_an_old_mac() -> None:
+    text = ply("", extra=False)
+    assert len(mesh("a.ply", text.replace(b"\n", b"\r")).faces) == len(mesh("a.ply", text.replace(b"\n", b"\r\n")).faces) == 7
+    binary = ply("<", extra=False)
+    end = binary.index(b"end_header\n") + 11
+    assert len(mesh("a.ply", binary[:end].replace(b"\n", b"\r") + binary[end:]).faces) == 7
+    assert len(mesh("a.ply", binary[:end].replace(b"\n", b"\r\n") + binary[end:]).faces) == 7
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not here")
+def test_mixed_polygons_from_the_field() -> None:
+    for path in sorted((CASES / "ply-mixed-polygons").glob("*.ply")):
+        found = mesh(path.name, path.read_bytes())
+        assert turned_areas(found.vertices, found.faces).tolist() == [0.5, 0.5, 0.5], path.name
