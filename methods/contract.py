@@ -93,6 +93,12 @@ class LoadReport:
     resized: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     """Known, but of another network that the authors keep in the same file."""
+    taken: str = ""
+    """Where in the file these weights lie, in words: `model_ema`."""
+    others: tuple[str, ...] = ()
+    """Where other weights of the same layout lie, which were not taken."""
+    notes: tuple[str, ...] = ()
+    """What a user should know besides, a sentence each."""
 
 
 @runtime_checkable

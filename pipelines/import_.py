@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that the file does not tell, or tells wrong")
     parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, ...")
     parser.add_argument("--preset", metavar="RECIPE", help="recipe whose model settings to start from")
+    parser.add_argument(
+        "--key", metavar="ENTRY", help="entry of the file to take, such as model or model_ema; without it an average (EMA) comes first"
+    )
     parser.add_argument("--out", required=True, metavar="PLACE", help="file (.safetensors) to write, or a folder for weights.safetensors")
     parser.add_argument("--register", metavar="NAME", help="also file the encoder in the model registry, as candidate")
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if seed:
         taken = random_weights(int(seed[1]), args.method, args.preset, overrides)
     else:
-        taken = take_in(Path(args.file).expanduser(), args.method, args.preset, overrides)
+        taken = take_in(Path(args.file).expanduser(), args.method, args.preset, overrides, args.key)
     out = Path(args.out).expanduser().absolute()
     path = write_file(taken.weights, out if out.suffix == ".safetensors" else out / SINGLE)
     match = taken.match
@@ -50,6 +53,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         registered = register_import(taken.weights, args.register).uri
     if not args.json:
         console = Screen()
+        if match.taken:
+            console.print(f"taken from  {match.taken}")
+        if match.others:
+            console.print(f"not taken   {', '.join(match.others)} (choose with --key)")
         for label in () if seed else ("matched", "resized", "missing", "unexpected", "left out"):
             names = getattr(match, label.replace(" ", "_"))
             if label == "left out" and not names:
@@ -61,6 +68,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
                 f"warning: {len(taken.fresh_encoder)} tensors of the encoder stay random: {', '.join(taken.fresh_encoder[:4])}",
                 style="yellow",
             )
+        elif taken.fresh and not seed:
+            console.print(f"note: {len(taken.fresh)} tensors beside the encoder stay random: {', '.join(taken.fresh[:4])}")
+        for note in match.notes:
+            console.print(f"warning: {note}", style="yellow")
         console.print(f"settings    {_short(taken.weights.sections['model'])}")
         console.print(f"written to {path}; use it: sightline encode {path} DATA --out features.parquet, or init={path}")
         if registered:
@@ -75,6 +86,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         "missing": match.missing,
         "unexpected": match.unexpected,
         "left_out": match.left_out,
+        "taken": match.taken,
+        "not_taken": match.others,
+        "notes": match.notes,
         "random": taken.fresh,
         "registered": registered,
     }

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
+from ..state_dicts import find, fitted, nothing
 from .backbone import relative_index
 from .config import ConMIMConfig, ConMIMModel
 from .resize import CLASS_ROWS, resize_bias, resize_positions
 
-WRAPPERS = ("model", "module", "state_dict")
+ANCHORS = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+"""Names of every file of this layout."""
+LAYOUT = "ConMIM", "blocks.0.attn.qkv.weight"
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 SAME = {
     "img_size": "image_size",
@@ -54,10 +57,13 @@ def settings_of(content: Content) -> Sections:
     """
     if "embed_dim" in content:
         return {"model": settings_from_official(content)}
-    state = weights(networks(content)["student"])
+    found = find(networks(content)["student"], ANCHORS)
+    state = found.tensors
     blocks = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
     if "patch_embed.proj.weight" not in state or not blocks:
-        raise SightlineError(*_nothing(state))
+        raise nothing(content, found, *LAYOUT)
+    if max(blocks) + 1 != len(blocks):
+        raise SightlineError(f"the file names block {max(blocks)} and has {len(blocks)} blocks", "get the whole file")
     dim, _, _, patch = state["patch_embed.proj.weight"].shape
     shared, own = f"rel_pos_bias.{TABLE}" in state, f"blocks.0.attn.{TABLE}" in state
     table = state.get(f"rel_pos_bias.{TABLE}", state.get(f"blocks.0.attn.{TABLE}"))
@@ -101,21 +107,27 @@ def load(content: Content, into: Mapping[str, Tensor], config: ConMIMConfig) -> 
     state: dict[str, Tensor] = {}
     matches: list[LoadReport] = []
     for network, foreign in given.items():
-        loaded, match = _load_network(weights(foreign), {n: t for n, t in into.items() if n.startswith(f"{network}.")}, config.model)
+        loaded, match = _load_network(foreign, {n: t for n, t in into.items() if n.startswith(f"{network}.")}, config.model)
         state |= {our_name(name, network): tensor for name, tensor in loaded.items()}
-        prefix = f"{network}." if both else ""
-        matches.append(LoadReport(*(tuple(prefix + name for name in names) for names in vars(match).values())))
-    student, teacher = matches
-    return state, LoadReport(*(a + b for a, b in zip(vars(student).values(), vars(teacher).values(), strict=True))) if both else student
+        matches.append(match)
+    if not both:
+        return state, matches[0]
+    lists = {
+        field: tuple(f"{network}.{name}" for network, match in zip(given, matches, strict=True) for name in getattr(match, field))
+        for field in ("matched", "missing", "unexpected", "resized", "others")
+    }
+    return state, LoadReport(**lists, taken=" and ".join(f"{n}.{m.taken}" for n, m in zip(given, matches, strict=True)))
 
 
-def _load_network(foreign: Mapping[str, Tensor], into: Mapping[str, Tensor], model: ConMIMModel) -> tuple[dict[str, Tensor], LoadReport]:
+def _load_network(content: Content, into: Mapping[str, Tensor], model: ConMIMModel) -> tuple[dict[str, Tensor], LoadReport]:
     """(state by official names, match) of one network; `into` by our names."""
+    found = find(content, ANCHORS)
+    foreign = found.tensors
     expected = {official_name(name): tensor for name, tensor in into.items()}
     tables = {name.replace(TABLE, INDEX): name for name in expected if name.endswith(TABLE)}
     state, resized = {}, []
     for name in sorted(expected.keys() & foreign.keys()):
-        tensor, wanted = foreign[name].to(expected[name].dtype), expected[name]
+        tensor, wanted = fitted(name, foreign[name], expected[name]), expected[name]
         if tensor.shape != wanted.shape and (name == "pos_embed" or name.endswith(TABLE)):
             tensor = _resized(name, tensor, model)
             resized.append(name)
@@ -129,11 +141,13 @@ def _load_network(foreign: Mapping[str, Tensor], into: Mapping[str, Tensor], mod
     match = LoadReport(
         matched=tuple(sorted(known & foreign.keys())),
         missing=tuple(sorted(expected.keys() - foreign.keys())),
-        unexpected=tuple(sorted(foreign.keys() - known)),
+        unexpected=(*sorted(foreign.keys() - known), *found.outside),
         resized=tuple(resized),
+        taken=found.taken,
+        others=found.others,
     )
     if not state:
-        raise SightlineError(*_nothing(foreign))
+        raise nothing(content, found, *LAYOUT)
     return state, match
 
 
@@ -169,22 +183,6 @@ def networks(content: Content) -> dict[Network, Mapping[str, Any]]:
     if set(content) == {"student", "teacher"}:
         return {"student": content["student"], "teacher": content["teacher"]}
     return {"student": content, "teacher": content}
-
-
-def weights(content: Content) -> dict[str, Tensor]:
-    """The tensors of a file: bare, or under `model`, `module` (DeepSpeed) or `state_dict`."""
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return weights(content[wrapper])
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _nothing(foreign: Mapping[str, Tensor]) -> tuple[str, str]:
-    first = next(iter(foreign), "absent")
-    return (
-        f"none of the {len(foreign)} tensors has a ConMIM name; the first is {first!r}",
-        "pass the content of a ConMIM checkpoint: names like 'blocks.0.attn.qkv.weight', bare or under 'model', 'module' or 'state_dict'",
-    )
 
 
 def _resized(name: str, table: Tensor, model: ConMIMModel) -> Tensor:

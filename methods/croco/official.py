@@ -10,6 +10,7 @@ import ast
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +18,13 @@ from torch import Tensor
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from ..layers.positions import resize_table
+from ..state_dicts import find, fitted, nothing
 from .config import CrocoConfig, CrocoModel
 
+ANCHORS = ("patch_embed.proj.weight", "enc_blocks.0.attn.qkv.weight")
+"""Names of every file of this layout."""
+CLASS = "CroCoNet"
+MAX_TEXT = 20_000
 BACKBONE = ("patch_embed", "enc_blocks", "enc_norm", "enc_pos_embed")
 TABLES = ("enc_pos_embed", "dec_pos_embed")
 SAME = {
@@ -35,6 +41,9 @@ SAME = {
 """Their setting -> ours, where the values are the same. `img_size`, `mask_ratio` and `pos_embed` are translated."""
 
 
+GIVE = "give the settings: --preset RECIPE, or section.key=value, for example model.encoder_dim=1024 model.encoder_depth=24"
+
+
 def official_name(name: str) -> str:
     return name.split(".", 1)[1]
 
@@ -46,35 +55,29 @@ def our_name(official: str) -> str:
 def settings_of(content: Content) -> Sections:
     """Our `model` and `pretext` settings. A file that names none has the authors' defaults, which are ours; one of these without
     position tables is v2's, whose rotary embedding has the base 100."""
-    args = content.get("args")
-    text = args.get("model") if isinstance(args, Mapping) else None
-    if (kwargs := content.get("croco_kwargs")) is None and isinstance(text, str):
-        kwargs = kwargs_from_text(text)
-    if kwargs is None and "enc_pos_embed" not in _tensors(content):
+    tensors = find(content, ANCHORS).tensors
+    if (kwargs := content.get("croco_kwargs")) is None and (text := _text(content)):
+        patch = {"patch_size": tensors[ANCHORS[0]].shape[-1]} if ANCHORS[0] in tensors else {}
+        kwargs = patch | kwargs_from_text(text)
+    if kwargs is None and "enc_pos_embed" not in tensors:
         kwargs = {"pos_embed": "RoPE100"}
     return settings_from_official(kwargs)
 
 
 def load(content: Content, into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `CrocoPretext` of `config`, whose present state is `into`: see `from_official`."""
-    return from_official(_tensors(content), into, config)
+    found = find(content, ANCHORS)
+    if not found.tensors:
+        raise nothing(content, found, "CroCo", ANCHORS[0])
+    state, match = from_official(found.tensors, into, config)
+    unexpected = (*match.unexpected, *found.outside)
+    return state, replace(match, unexpected=unexpected, taken=found.taken, others=found.others, notes=_notes(content))
 
 
 def save(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What lies under `model` in a v2 file, and what stands beside it."""
     tensors, kwargs = to_official(state, config)
     return tensors, {"croco_kwargs": kwargs}
-
-
-def _tensors(content: Content) -> dict[str, Tensor]:
-    model = content.get("model")
-    tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if isinstance(model, Mapping) else {}
-    if not tensors:
-        raise SightlineError(
-            f"the file has no tensors under 'model'; it holds {', '.join(map(repr, list(content)[:8])) or 'nothing'}",
-            "name a file of the published layout: {'model': state dict, 'croco_kwargs': settings}",
-        )
-    return tensors
 
 
 def to_official(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -126,16 +129,71 @@ def _position(value: str) -> dict[str, Any]:
 def kwargs_from_text(text: str) -> dict[str, Any]:
     """`croco_kwargs` from the text that trainers keep in `args.model`, such as `CroCoNet(enc_depth=24, pos_embed='RoPE100')`.
 
-    Literals only; nothing is evaluated. Raises `SightlineError` for anything else.
+    Literals, inf and nan only; nothing is evaluated. Of a class that builds on CroCo, such as DUSt3R's `AsymmetricCroCo3DStereo`, the
+    settings that it shares with CroCo are taken. Raises `SightlineError` that names the class for anything else.
     """
-    hint = "expected a call with literal keyword values, for example CroCoNet(enc_embed_dim=1024, pos_embed='RoPE100')"
+    name, values, unread = _call(text)
+    own = {*SAME, "img_size", "mask_ratio", "pos_embed"}
+    if name == CLASS:
+        wrong = unread
+    else:
+        wrong = [key for key in unread if key in own]
+        values = {key: value for key, value in values.items() if key in own}
+        if not values and not wrong:
+            raise SightlineError(f"the settings in the file are of {name}, which shares none with {CLASS}", GIVE)
+    if wrong:
+        raise SightlineError(f"cannot read the settings of {name}: the value of {wrong[0]} is no literal", GIVE)
+    return values
+
+
+def _call(text: str) -> tuple[str, dict[str, Any], list[str]]:
+    """(class, literal values by keyword, keywords of other values) of a text like `Class(key=value)`."""
+    shown = f"{text[:60]}..." if len(text) > 60 else text
     try:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"{len(text):,} characters")
         call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-            raise ValueError("not a call with keyword values")
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise SightlineError(f"cannot read the settings {text!r}: {error}", hint) from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SightlineError(f"cannot read the settings {shown!r}: {type(error).__name__}: {error}", GIVE) from None
+    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name | ast.Attribute)
+    if not isinstance(call, ast.Call) or not named or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise SightlineError(f"cannot read the settings {shown!r}: they are no call with values by keyword", GIVE)
+    values, unread = {}, []
+    for keyword in call.keywords:
+        try:
+            values[str(keyword.arg)] = ast.literal_eval(_Infinities().visit(keyword.value))
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            unread.append(str(keyword.arg))
+    return ast.unparse(call.func).rpartition(".")[2], values, unread
+
+
+class _Infinities(ast.NodeTransformer):
+    """`inf` and `nan`, bare or of math, NumPy or torch, as numbers: a printed float reads back so."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return ast.Constant(float(node.attr)) if node.attr in ("inf", "nan") else node
+
+
+def _text(content: Content) -> str | None:
+    args = content.get("args")
+    text = args.get("model") if isinstance(args, Mapping) else None
+    return text if isinstance(text, str) else None
+
+
+def _notes(content: Content) -> tuple[str, ...]:
+    """What to say of weights that belong to a class that builds on CroCo."""
+    text = _text(content)
+    try:
+        name, values, unread = _call(text) if text and "croco_kwargs" not in content else (CLASS, {}, [])
+    except SightlineError:
+        return ("the settings in the file could not be read and were not used",)
+    if name == CLASS:
+        return ()
+    other = [key for key in (*values, *unread) if key not in (*SAME, "img_size", "mask_ratio", "pos_embed")]
+    return (f"the file is of {name}: its settings are taken as far as {CLASS} has them, without {', '.join(other) or 'exception'}",)
 
 
 def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
@@ -154,9 +212,9 @@ def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], confi
         if tensor.shape != expected[name].shape:
             raise SightlineError(
                 f"{name} has shape {tuple(tensor.shape)} in the checkpoint, {tuple(expected[name].shape)} in the model",
-                "give the settings the checkpoint was trained with (croco_kwargs, or args.model)",
+                "give the settings the checkpoint was trained with: --preset RECIPE, or section.key=value (croco_kwargs, args.model)",
             )
-        state[our_name(name)] = tensor
+        state[our_name(name)] = fitted(name, tensor, expected[name])
     match = LoadReport(
         matched=tuple(sorted(expected.keys() & model.keys())),
         missing=tuple(sorted(expected.keys() - model.keys())),
@@ -166,7 +224,7 @@ def from_official(model: Mapping[str, Tensor], into: Mapping[str, Tensor], confi
     if not match.matched:
         raise SightlineError(
             f"none of the {len(model)} tensors has a CroCo name; the first is {next(iter(model), 'absent')!r}",
-            "pass the dict under the key 'model', without a prefix on the names",
+            f"name a checkpoint of CroCo: names like {ANCHORS[0]!r}, whatever stands before them; or choose an entry with --key",
         )
     return state, match
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
+from ..state_dicts import find, fitted, nothing
 from .config import I2PConfig
 
-WRAPPERS = ("base_model", "model", "state_dict")
+ANCHORS = ("h_encoder.token_embed.0.first_conv.0.weight", "h_encoder.encoder_blocks.0.blocks.0.norm1.weight")
+"""Names of every file of this layout."""
 TEACHER = "clip_model."
 PROPAGATION = (
     (re.compile(r"^token_prop\.0\.fuse\.net\."), "token_prop.fuse."),
@@ -41,16 +43,11 @@ def to_theirs(name: str) -> str:
 
 
 def weights(content: Content) -> dict[str, Tensor]:
-    """Tensors by their names without `module.`, whatever the file wraps them in."""
-    inner: Any = content
-    while not any(isinstance(value, Tensor) for value in inner.values()):
-        wrapper = next((w for w in WRAPPERS if isinstance(inner.get(w), Mapping)), None)
-        if wrapper is None:
-            raise SightlineError(
-                f"no tensors of I2P-MAE under {', '.join(map(str, list(inner)[:5])) or 'nothing'}", "name a file that holds `base_model`"
-            )
-        inner = inner[wrapper]
-    return {name.removeprefix("module."): value for name, value in inner.items() if isinstance(value, Tensor)}
+    """Tensors by their names, whatever the file wraps them in."""
+    found = find(content, ANCHORS)
+    if not any(name in found.tensors for name in ANCHORS):
+        raise nothing(content, found, "I2P-MAE", ANCHORS[0])
+    return found.tensors
 
 
 def settings_of(content: Content) -> Sections:
@@ -126,7 +123,8 @@ def settings_from_official(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(content: Content, into: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a pretext of `config` whose present state is `into`. Raises `SightlineError` where nothing matches or a shape differs."""
-    theirs = weights(content)
+    found = find(content, ANCHORS)
+    theirs = found.tensors
     state: dict[str, Tensor] = {}
     matched, unexpected, left_out = [], [], []
     for name, tensor in theirs.items():
@@ -143,15 +141,14 @@ def load(content: Content, into: Mapping[str, Tensor], config: I2PConfig) -> tup
                 f"{name} has shape {tuple(tensor.shape)} in the file, {tuple(into[ours].shape)} in this network",
                 "use the settings of the network that was saved",
             )
-        state[ours] = value.to(into[ours].dtype)
+        state[ours] = fitted(name, value, into[ours])
         matched.append(name)
     if not matched:
-        raise SightlineError(
-            f"none of the {len(theirs)} tensors has a place in I2P-MAE; the first is {next(iter(theirs), 'absent')!r}",
-            "name a checkpoint of I2P-MAE",
-        )
+        raise nothing(content, found, "I2P-MAE", ANCHORS[0])
     missing = tuple(to_theirs(name) for name in into if name not in state)
-    return state, LoadReport(tuple(matched), missing, tuple(unexpected), left_out=tuple(left_out))
+    unexpected += [name for name in found.outside if not name.startswith(TEACHER)]
+    left_out += [name for name in found.outside if name.startswith(TEACHER)]
+    return state, LoadReport(tuple(matched), missing, tuple(unexpected), left_out=tuple(left_out), taken=found.taken, others=found.others)
 
 
 def save(state: Mapping[str, Tensor], config: I2PConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

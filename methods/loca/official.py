@@ -8,6 +8,7 @@ missing, what found no place unexpected, both by the names of the file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, cat
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
 from ..layers.positions import squeeze_table
+from ..state_dicts import fitted, unwrapped
 from .config import LocaConfig, LocaModel
 from .flax_layout import CONV, GRID, HEAD, PREDICTOR, PROTOTYPES, Leaf, leaves, to_flax, to_torch
 
@@ -62,7 +64,10 @@ def settings_of(content: Content) -> Sections:
     hidden = shape("encoderblock_0/MlpBlock_0/Dense_0/kernel")
     if not (kernel and query and hidden):
         raise SightlineError(*_nothing(tensors))
-    depth = 1 + max(int(s.removeprefix("encoderblock_")) for path in tensors for s in path.split("/") if s.startswith("encoderblock_"))
+    blocks = {s for path in tensors for s in path.split("/") if re.fullmatch(r"encoderblock_\d{1,9}", s)}
+    depth = len(blocks)
+    if (last := max(int(s.removeprefix("encoderblock_")) for s in blocks)) != depth - 1:
+        raise SightlineError(f"the file names block {last} and has {depth} blocks", "get the whole file")
     theirs: dict[str, Any] = {
         "patch_size": kernel[0],
         "hidden_size": kernel[3],
@@ -127,7 +132,7 @@ def load(content: Content, into: Mapping[str, Tensor], config: LocaConfig) -> tu
             if leaf.kind == "grid" and (old := _grid(tuple(tensor.shape), config.model)) != config.model.grid:
                 tensor = squeeze_table(tensor.reshape(-1, tensor.shape[-1]), old, config.model.grid)
                 resized.append(_named(tree.root, path))
-            parts.setdefault(leaf.ours, {})[leaf.part] = to_torch(leaf.kind, tensor).to(ours[leaf.ours].dtype)
+            parts.setdefault(leaf.ours, {})[leaf.part] = to_torch(leaf.kind, fitted(path, tensor, ours[leaf.ours]))
         whole = {name: p for name, p in parts.items() if sum(t.shape[0] for t in p.values()) == ours[name].shape[0]}
         state |= {f"{network}.{name}": cat([p[i] for i in sorted(p)]).contiguous() for name, p in whole.items()}
         for leaf in leaves(config):
@@ -141,8 +146,8 @@ def load(content: Content, into: Mapping[str, Tensor], config: LocaConfig) -> tu
     inside = [_named(tree.root, path) for tree in found.values() for path in tree.tensors if path not in taken[tree.root]]
     roots = {tree.root.split("/")[0] for tree in found.values()}
     beside = [name for name, value in _nested(content).items() if roots != {""} and name not in roots and any(_tensors(value))]
-    unique = (tuple(sorted(set(names))) for names in (matched, missing, inside + beside, resized))
-    return state, LoadReport(*unique)
+    one, two, three, four = (tuple(sorted(set(names))) for names in (matched, missing, inside + beside, resized))
+    return state, LoadReport(one, two, three, four, taken=" and ".join(root or "the file itself" for root in taken))
 
 
 def _places(theirs: Mapping[str, Tensor], wanted: list[Leaf], ours: Mapping[str, Tensor], config: LocaConfig) -> dict[Leaf, str]:
@@ -220,15 +225,20 @@ def canonical(path: str) -> str:
 
 
 def _nested(content: Content) -> dict[str, Any]:
-    """Names with slashes, as files of single tensors have them, become maps; what lies under `model` alone is taken out."""
-    if isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    """Names with slashes, as files of single tensors have them, become maps; what lies under `model` or `state_dict` is taken out."""
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     tree: dict[str, Any] = {}
-    for name, value in content.items():
+    named = unwrapped({name: value for name, value in content.items() if isinstance(value, Tensor)})
+    for name, value in {**{n: v for n, v in content.items() if not isinstance(v, Tensor)}, **named}.items():
         *parents, last = str(name).split("/")
         here = tree
         for parent in parents:
-            here = here.setdefault(parent, {})
+            inner = here.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise SightlineError(f"{name} lies below {parent!r}, which is no tree", "get the file from its publisher")
+            here = inner
         here[last] = value
     return tree
 

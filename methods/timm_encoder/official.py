@@ -11,26 +11,11 @@ from torch import Tensor, nn
 
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
+from ..state_dicts import find, fitted
 from .config import TimmConfig, TimmModel
 from .network import TimmEncoder
 
-WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 PREFIX = "inner.network."
-
-
-def weights(content: Content) -> dict[str, Tensor]:
-    """Tensors by name, without the wrappers that training codes put round them."""
-    inner: Any = content
-    while not any(isinstance(value, Tensor) for value in inner.values()):
-        wrapper = next((w for w in WRAPPERS if isinstance(inner.get(w), Mapping)), None)
-        if wrapper is None:
-            raise SightlineError(f"no tensors under {', '.join(map(str, list(inner)[:5])) or 'nothing'}", "name a file of weights")
-        inner = inner[wrapper]
-    tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    for prefix in ("module.", "backbone.", "network."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
 
 
 def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -47,11 +32,16 @@ def settings_of(content: Content) -> Sections:
 
 def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `TimmEncoder` of `config`. Raises `SightlineError` where nothing fits, a shape differs, or it is no `ImageEncoder`."""
-    encoder, tensors = TimmEncoder(config.model).eval(), weights(content)
+    encoder = TimmEncoder(config.model).eval()
+    names = encoder.network.state_dict().keys()
+    found = find(content, names, least=len(names) // 4)
+    tensors = found.tensors
+    if not tensors:
+        raise SightlineError(f"no tensors of weights under {', '.join(map(str, list(content)[:5])) or 'nothing'}", "name a file of weights")
     with torch.inference_mode():
         encoder.saliency(torch.zeros(1, 3, *encoder.image_size))
     theirs = timm_state(tensors, encoder.network)
-    state = {PREFIX + name: tensor for name, tensor in theirs.items() if PREFIX + name in into}
+    state = {PREFIX + name: fitted(name, tensor, into[PREFIX + name]) for name, tensor in theirs.items() if PREFIX + name in into}
     for name, tensor in state.items():
         if tensor.shape != into[name].shape:
             raise SightlineError(
@@ -67,7 +57,8 @@ def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tu
     missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state)
     unexpected = tuple(name for name in theirs if PREFIX + name not in into)
     resized = tuple(name for name in theirs if name in tensors and theirs[name].shape != tensors[name].shape)
-    return state, LoadReport(tuple(name.removeprefix(PREFIX) for name in state), missing, unexpected, resized)
+    matched = tuple(name.removeprefix(PREFIX) for name in state)
+    return state, LoadReport(matched, missing, (*unexpected, *found.outside), resized, taken=found.taken, others=found.others)
 
 
 def save(state: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

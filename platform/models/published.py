@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from sightline.methods.contract import BuildContext, HasEncoderParts, LoadReport
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain, nearest
 from sightline.platform.config import METHOD_SECTIONS, read_recipe
-from sightline.platform.weights.foreign import read
+from sightline.platform.weights.building import build_within
+from sightline.platform.weights.foreign import held_bytes, read
 from sightline.platform.weights.format import Weights
 
 if TYPE_CHECKING:
@@ -33,19 +34,32 @@ class Taken:
     """Those of them that belong to the encoder: with any, it is not the published one."""
 
 
-def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
-    """The weights of a published file.
+def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[str, Any], key: str | None = None) -> Taken:
+    """The weights of a published file; `key` chooses the entry of the file that holds them.
 
-    Settings come from the file, over those of the recipe `preset`, under `overrides` (`section.key` -> value). Raises `CallError` for
-    wrong words or settings, `SightlineError` where the file is not readable, nothing in it matches or a shape differs.
+    Settings come from the file, over those of the recipe `preset`, under `overrides` (`section.key` -> value). Settings in the file that
+    cannot be understood are an error, unless others are given. Raises `CallError` for wrong words or settings, `SightlineError` where the
+    file is not readable, nothing in it matches or a shape differs.
     """
     method = find_method(method_id)
     official = _official(method)
     start = _preset(preset, method) if preset else {}
     _check_keys(method, overrides)
     content = read(path)
-    config = _settings(method, start, official.settings_of(content), overrides, path)
-    pretext = method.build(config, BuildContext(seed=0))
+    if key is not None:
+        from sightline.methods.state_dicts import below
+
+        content = below(content, key)
+    notes = []
+    try:
+        told = official.settings_of(content)
+    except SightlineError as error:
+        if not start and not any(name.startswith("model.") for name in overrides):
+            raise
+        told = {}
+        notes.append(f"the settings in the file are not used: {error}")
+    config = _settings(method, start, told, overrides, path)
+    pretext = build_within(method, config, str(path), held_bytes(content))
     present = pretext.state_dict()
     state, match = official.load(content, present, config)
     if not match.matched:
@@ -60,8 +74,14 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
         raise SightlineError(
             f"the tensors in {path} do not fit: {' '.join(str(error).split())[:300]}", "give the settings of the file"
         ) from None
+    import torch
+
+    filled = pretext.state_dict()
+    if wrong := [name for name in state if not torch.isfinite(filled[name]).all()]:
+        notes.append(f"{len(wrong)} tensors hold values that are not finite, the first is {wrong[0]}")
+    match = replace(match, notes=(*match.notes, *notes))
     place = str(path.absolute())
-    return Taken(Weights.of(method_id, sections, "pretext", pretext.state_dict(), path.name, place), match, fresh, inside)
+    return Taken(Weights.of(method_id, sections, "pretext", filled, path.name, place), match, fresh, inside)
 
 
 def random_weights(seed: int, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:

@@ -11,6 +11,8 @@ from typing import Any
 import msgpack
 import torch
 
+from sightline.platform.core.budget import OverBudgetError
+
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
 """Extension types of Flax's serialisation."""
 CHUNKED = "__msgpack_chunked_array__"
@@ -32,6 +34,8 @@ DTYPES = {
     "complex128": torch.complex128,
 }
 MAX_DIMENSIONS = 32
+MAX_VALUES = 2_000_000
+"""Of all lists and maps; an empty map takes a byte in the file and 64 in memory. A network has a few thousand."""
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -40,8 +44,23 @@ def decode(data: bytes) -> dict[str, Any]:
     Lengths are bounded by the data at hand: msgpack refuses a container or extension that claims more than is there, and an array must
     have exactly the bytes that its shape and type say. An array that Flax cut in chunks (above 1 GiB) is put together.
     """
+    left = [MAX_VALUES]
+
+    def counted(made: Any) -> Any:
+        left[0] -= 1 + len(made)
+        if left[0] < 0:
+            raise OverBudgetError(f"it holds more than {MAX_VALUES:,} values in lists and maps")
+        return made
+
     try:
-        content = msgpack.unpackb(data, ext_hook=_extension, raw=False, strict_map_key=True)
+        content = msgpack.unpackb(
+            data,
+            ext_hook=_extension,
+            raw=False,
+            strict_map_key=True,
+            list_hook=counted,
+            object_hook=counted,
+        )
     except (msgpack.UnpackException, msgpack.ExtraData, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
     if not isinstance(content, dict):

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, MethodConfig, Pretext
+from sightline.methods.contract import MethodConfig, Pretext
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain
 from sightline.platform.config import METHOD_SECTIONS
 from sightline.platform.core.files import make_folder, replacing, write_text
+
+from .building import build_within
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +76,8 @@ class Weights:
 
     def pretext(self, seed: int = 0) -> Pretext:
         """A pretext of these settings with fresh weights."""
-        return find_method(self.method).build(self.config, BuildContext(seed=seed))
+        held = sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return build_within(find_method(self.method), self.config, self.place, held, seed)
 
     def encoder(self) -> torch.nn.Module:
         """The encoder with these weights, in evaluation mode. Raises `SightlineError` where they do not fit their own settings."""

@@ -290,7 +290,7 @@ def test_a_wrong_shape_is_refused_by_name(change: dict[str, Tensor], says: str) 
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [({"a.weight": torch.zeros(2)}, "none of the 1 tensors"), ({"epoch": 1}, "no tensors under epoch")]
+    ("content", "says"), [({"a.weight": torch.zeros(2)}, "none of the 1 tensors"), ({"epoch": 1}, "no tensors of weights under epoch")]
 )
 def test_a_file_of_something_else_is_refused(content: dict[str, Any], says: str) -> None:
     with pytest.raises(SightlineError, match=says):

@@ -80,7 +80,11 @@ def test_what_found_no_place_is_told_and_a_random_encoder_is_warned_of(ask: Ask,
         (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "model.encoder_dim=48"], 1, "has shape"),
         (["import", "{tmp}/a.pth", "--method", "croco", "--out", "x", "--preset", "croco-tinny"], 2, "did you mean 'croco-tiny'?"),
         (["import", "{tmp}/zero.pth", "--method", "croco", "--out", "x"], 1, "none of the 1 tensors has a CroCo name"),
-        (["import", "{tmp}/bare.pth", "--method", "croco", "--out", "x"], 1, "no tensors under 'model'"),
+        (
+            ["import", "{tmp}/bare.pth", "--method", "croco", "--out", "x"],
+            1,
+            "none of the 1 tensors has a CroCo name; the first is 'weight'",
+        ),
         (["import", "{tmp}/a.pth", "--out", "x"], 2, "--method"),
         (["export", "their", "--format", "timm", "--out", "x"], 2, "did you mean 'theirs'?"),
         (["export", "theirs", "--format", "tim", "--out", "x"], 2, "invalid choice: 'tim'"),
@@ -129,3 +133,50 @@ def test_random_weights_are_those_of_their_seed(ask: Ask, tmp_path: Path) -> Non
         sums.append(opened.sha256)
     assert sums[0] == sums[1] != sums[2]
     assert ask("import", "random:x", "--method", "loca", "--out", tmp_path / "none.safetensors")[0] == 2
+
+
+CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "weights-croco-trainers"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not here")
+def test_files_of_other_trainers_come_in_and_say_whose_they_are(ask: Ask, tmp_path: Path) -> None:
+    code, said, _ = ask("import", CASES / "module.pth", "--method", "croco", "--out", tmp_path / "a", "--json")
+    answer = json.loads(said)
+    assert code == 0 and answer["taken"] == "model" and len(answer["matched"]) == 19 and not answer["unexpected"]
+    code, said, _ = ask("import", CASES / "dust3r.pth", "--method", "croco", "--out", tmp_path / "b")
+    assert code == 0 and "the file is of AsymmetricCroCo3DStereo" in said and "tensors beside the encoder stay random" in said
+    assert open_encoder(str(tmp_path / "b")).config.model.encoder_depth == 2  # type: ignore[attr-defined]
+
+
+def test_an_average_is_taken_first_and_a_key_chooses(ask: Ask, tmp_path: Path) -> None:
+    tensors = published(tmp_path / "a.pth")
+    whole = torch.load(tmp_path / "a.pth", weights_only=False)
+    raw = {name: tensor + 1 for name, tensor in tensors.items()}
+    torch.save({**whole, "model": raw, "model_ema": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "a.pth")
+    code, said, _ = ask("import", tmp_path / "a.pth", "--method", "croco", "--out", tmp_path / "x")
+    assert code == 0 and "taken from  model_ema" in said and "not taken   model (choose with --key)" in said
+    code, said, _ = ask("import", tmp_path / "a.pth", "--method", "croco", "--key", "model", "--out", tmp_path / "y", "--json")
+    assert code == 0 and json.loads(said)["not_taken"] == []
+    x, y = (open_encoder(str(tmp_path / name)).encoder.state_dict() for name in "xy")
+    assert all(torch.equal(x[name] + 1, y[name]) for name in x)
+    code, _, err = ask("import", tmp_path / "a.pth", "--method", "croco", "--key", "emma", "--out", tmp_path / "z")
+    assert code == 1 and "no tensors under 'emma'" in err and "model_ema" in err
+
+
+@pytest.mark.parametrize("text", ["enc_depth=1000000", "enc_embed_dim=1000000000", "dec_depth=1000000", "img_size=10000000"])
+def test_a_network_much_larger_than_its_file_is_not_built(text: str, ask: Ask, tmp_path: Path) -> None:
+    tensors = published(tmp_path / "a.pth")
+    torch.save({"model": tensors, "args": {"model": f"CroCoNet({text}, pos_embed='cosine')"}}, tmp_path / "a.pth")
+    code, _, err = ask("import", tmp_path / "a.pth", "--method", "croco", "--out", tmp_path / "x")
+    assert code == 1 and "make a network of more than" in err
+
+
+def test_settings_that_cannot_be_understood_are_needed_only_where_none_are_given(ask: Ask, tmp_path: Path) -> None:
+    tensors = published(tmp_path / "a.pth")
+    torch.save({"model": tensors, "args": {"model": "Other(depth=12)"}}, tmp_path / "a.pth")
+    code, _, err = ask("import", tmp_path / "a.pth", "--method", "croco", "--out", tmp_path / "x")
+    assert code == 1 and "are of Other, which shares none with CroCoNet" in err and "section.key=value" in err
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(made_run("theirs").experiment.to_yaml())
+    code, said, _ = ask("import", tmp_path / "a.pth", "--method", "croco", "--preset", recipe, "--out", tmp_path / "x")
+    assert code == 0 and "warning: the settings in the file are not used: the settings in the file are of Other" in said

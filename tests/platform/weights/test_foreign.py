@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
+import sys
 import tarfile
+import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,8 @@ import torch
 from safetensors.torch import save_file
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core import budget
+from sightline.platform.weights import flax_msgpack, foreign
 from sightline.platform.weights.foreign import read
 
 
@@ -103,9 +109,15 @@ def packed(path: Path) -> None:
         archive.writestr("archive/data.pkl", b"0" * 10_000)
 
 
-def arrays(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, a=np.ones(3))
+def notes(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("README", "nothing")
+
+
+def script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +127,11 @@ def arrays(path: Path) -> None:
         (pointer, "Git LFS"),
         (tar, "tar archive"),
         (packed, "compressed members"),
-        (arrays, "zip archive without PyTorch weights"),
+        (notes, "zip archive without PyTorch weights"),
+        (script, "TorchScript archive"),
+        (lambda path: path.write_bytes(pickle.dumps({"w": 1}) + bytes(20)), "pickle that PyTorch did not write"),
+        (lambda path: path.write_bytes(b"GGUF" + bytes(40)), "GGUF"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40)), "HDF5"),
         (lambda path: path.write_bytes(b"\x1f\x8b" + b"0" * 40), "gzip"),
         (lambda path: path.write_bytes(b""), "0 bytes"),
         (lambda path: path.write_bytes(b"nothing of the kind"), "no format that is known"),
@@ -158,3 +174,157 @@ def test_safetensors_bring_the_settings_beside_them(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(SightlineError, match="not a whole safetensors file"):
         read(path)
+
+
+def test_arrays_of_numpy_come_in_by_name_with_bfloat16(tmp_path: Path) -> None:
+    values = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    path = tmp_path / "jax.npz"
+    np.savez(path, **{"params/a/kernel": np.ones((2, 3), ">f4"), "params/b": values.view(torch.int16).numpy().view("V2"), "note": "x"})
+    content = read(path)
+    assert list(content) == ["params/a/kernel", "params/b"]
+    assert content["params/a/kernel"].dtype == torch.float32 and torch.equal(content["params/b"], values)
+    np.savez(path, a=np.array([{}]))
+    with pytest.raises(SightlineError, match="objects of Python"):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_weights_in_several_files_are_read_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
+    tensors = {f"w{i}": torch.full((2,), float(i)) for i in range(3)}
+    places = {}
+    for i, (name, tensor) in enumerate(tensors.items()):
+        file = f"model-{i + 1:05d}-of-00003{suffix}"
+        save_file({name: tensor}, tmp_path / file) if suffix == ".safetensors" else torch.save({name: tensor}, tmp_path / file)
+        places[name] = file
+    index = tmp_path / f"model{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 24}, "weight_map": places}))
+    for place in (index, tmp_path):
+        content = read(place)["model"]
+        assert content.keys() == tensors.keys() and all(torch.equal(content[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(CallError, match="is part 2 of 3") as caught:
+        read(tmp_path / places["w1"])
+    assert f"model{suffix}.index.json" in caught.value.hint
+    index.write_text(json.dumps({"weight_map": {**places, "lost": places["w0"]}}))
+    with pytest.raises(SightlineError, match=r"1 tensors of .* are in none of its files, the first is lost"):
+        read(index)
+    (tmp_path / places["w2"]).unlink()
+    with pytest.raises(SightlineError, match=r"1 of the 3 files of .* are missing"):
+        read(index)
+    for wrong in ({"weight_map": {"w": "../x.safetensors"}}, {"weight_map": []}, [], {"weight_map": {"w": 1}}, {"weight_map": {}}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(SightlineError, match="is no index of weights"):
+            read(index)
+
+
+def shared_lists(path: Path) -> None:
+    """Ten lists in each of ten lists, forty deep: written out, 10**40."""
+    inner: list[Any] = []
+    for _ in range(40):
+        inner = [inner] * 10
+    torch.save({"model": {"w": torch.ones(2)}, "more": inner}, path)
+
+
+def many_steps(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"]0" * 5_000 + b"].")
+
+
+def long_pickle(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", bytes(10_001))
+
+
+def many_steps_of_old(path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:15] + b"\x80\x02" + b"]0" * 5_000 + b"].")
+
+
+def byte_array(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+
+
+def giant(path: Path) -> None:
+    torch.save({"model": {"w": torch.ones(1).expand(1 << 36)}}, path)
+
+
+def zeros(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 19,)})
+        member.write(bytes(2 << 20))
+
+
+def giant_shape(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 45,)})
+
+
+def empty_maps(path: Path) -> None:
+    count = 20_000
+    path.write_bytes(b"\x81\xa1a\xdd" + count.to_bytes(4, "big") + b"\x80" * count)
+
+
+def deep_map(path: Path) -> None:
+    path.write_bytes(b"\x81\xa1a" * 100_000 + b"\xc0")
+
+
+def deep_lists(path: Path) -> None:
+    inner: list[Any] = []
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    for _ in range(2_000):
+        inner = [inner]
+    torch.save({"model": {"w": torch.ones(2)}, "deep": inner}, path)
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (many_steps, "takes more than 10,000 steps"),
+        (many_steps_of_old, "takes more than 10,000 steps"),
+        (long_pickle, "its pickle has"),
+        (byte_array, r"class builtins\.bytearray"),
+        (giant, "repeat values up to 274,877,906,940 bytes"),
+        (zeros, r"the array 'a\.npy' takes .* bytes in the file and 2,097,280"),
+        (giant_shape, "is not whole"),
+        (empty_maps, "values in lists and maps"),
+        (deep_map, "no whole msgpack file|values in lists and maps"),
+        (deep_lists, "more deeply than is read"),
+    ],
+)
+def test_a_small_file_that_asks_for_much_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "x.pth")
+    if make in (many_steps, many_steps_of_old, long_pickle):
+        monkeypatch.setattr(foreign, "MAX_STEPS", 10_000)
+        monkeypatch.setattr(foreign, "MAX_PICKLE", 100_000 if make is many_steps else 10_000)
+    monkeypatch.setattr(flax_msgpack, "MAX_VALUES", 10_000)
+    if make is zeros:
+        monkeypatch.setattr(budget, "UNPACKED", 1 << 20)
+    start = time.process_time()
+    with pytest.raises(SightlineError, match=said):
+        read(tmp_path / "x.pth")
+    assert time.process_time() - start < 10
+
+
+def test_lists_that_lie_at_many_places_stay_shared(tmp_path: Path) -> None:
+    shared_lists(tmp_path / "x.pth")
+    more = read(tmp_path / "x.pth")["more"]
+    assert all(part is more[0] for part in more)
+    circle: list[Any] = [1]
+    circle.append(circle)
+    torch.save({"model": {"w": torch.ones(2)}, "circle": circle}, tmp_path / "x.pth")
+    again = read(tmp_path / "x.pth")["circle"]
+    assert again[1] is again
+
+
+def test_the_kinds_of_tensors_that_people_save_come_in(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).view(3, 4)
+    parts = {"tied": whole, "again": whole, "turned": whole.t(), "row": whole[1], "repeated": torch.ones(1).expand(100)}
+    parts |= {"bf16": whole.bfloat16(), "half": whole.half(), "double": whole.double(), "p": torch.nn.Parameter(whole)}
+    for zipped in (True, False):
+        torch.save(parts, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        content = read(tmp_path / "x.pth")
+        assert all(torch.equal(content[name], tensor) and content[name].dtype == tensor.dtype for name, tensor in parts.items())
