@@ -144,7 +144,7 @@ def test_files_of_other_trainers_come_in_and_say_whose_they_are(ask: Ask, tmp_pa
     answer = json.loads(said)
     assert code == 0 and answer["taken"] == "model" and len(answer["matched"]) == 19 and not answer["unexpected"]
     code, said, _ = ask("import", CASES / "dust3r.pth", "--method", "croco", "--out", tmp_path / "b")
-    assert code == 0 and "the file is of AsymmetricCroCo3DStereo" in said and "tensors beside the encoder stay random" in said
+    assert code == 0 and "the file is of AsymmetricCroCo3DStereo" in said and "tensors of the encoder stay random" in said
     assert open_encoder(str(tmp_path / "b")).config.model.encoder_depth == 2  # type: ignore[attr-defined]
 
 
@@ -163,7 +163,7 @@ def test_an_average_is_taken_first_and_a_key_chooses(ask: Ask, tmp_path: Path) -
     assert code == 1 and "no tensors under 'emma'" in err and "model_ema" in err
 
 
-@pytest.mark.parametrize("text", ["enc_depth=1000000", "enc_embed_dim=1000000000", "dec_depth=1000000", "img_size=10000000"])
+@pytest.mark.parametrize("text", ["enc_depth=1000000", "enc_embed_dim=1200000000", "dec_depth=1000000", "img_size=10000000"])
 def test_a_network_much_larger_than_its_file_is_not_built(text: str, ask: Ask, tmp_path: Path) -> None:
     tensors = published(tmp_path / "a.pth")
     torch.save({"model": tensors, "args": {"model": f"CroCoNet({text}, pos_embed='cosine')"}}, tmp_path / "a.pth")
@@ -177,6 +177,6 @@ def test_settings_that_cannot_be_understood_are_needed_only_where_none_are_given
     code, _, err = ask("import", tmp_path / "a.pth", "--method", "croco", "--out", tmp_path / "x")
     assert code == 1 and "are of Other, which shares none with CroCoNet" in err and "section.key=value" in err
     recipe = tmp_path / "toy.yaml"
-    recipe.write_text(made_run("theirs").experiment.to_yaml())
+    recipe.write_text(made_run("given").experiment.to_yaml())
     code, said, _ = ask("import", tmp_path / "a.pth", "--method", "croco", "--preset", recipe, "--out", tmp_path / "x")
     assert code == 0 and "warning: the settings in the file are not used: the settings in the file are of Other" in said
