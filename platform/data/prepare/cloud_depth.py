@@ -13,6 +13,7 @@ from .clouds import CloudFromDepth, CloudItem
 from .depth_options import DepthOptions
 from .files import existing_folder, natural
 from .found import Found
+from .layouts import no_cameras
 from .source import CloudSource
 
 
@@ -26,7 +27,9 @@ class CloudDepth(DepthOptions, CloudSource):
         """Each cloud is in the axes of its camera. Raises `CallError` where no frame names a depth image."""
         folder = existing_folder(place)
         cameras = read_cameras(folder)
-        if cameras is None or not any(frame.depth for frame in cameras.frames):
+        if cameras is None:
+            raise CallError(*no_cameras(folder, place, "clouds from depth"))
+        if not any(frame.depth for frame in cameras.frames):
             raise CallError(f"{folder} has no cameras.json whose frames name depth images", "docs/data.md describes the format")
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))

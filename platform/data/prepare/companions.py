@@ -32,7 +32,7 @@ MAP_WORDS = frozenset(
 )
 """Words in names of depth maps and masks."""
 PHOTO_WORDS = frozenset(
-    (*("rgb", "color", "colour", "image", "images", "img", "imgs", "photo", "photos", "frame", "frames"), "jpegimages", "leftimg8bit")
+    (*("rgb", "color", "colour", "image", "images", "img", "imgs", "photo", "photos", "frame", "frames"), "jpegimages", "leftimg")
 )
 SIZE_WORD = re.compile(
     r"^(.*?)(?:[ _\-@.](?:x?\d{1,5}x?|\d+px|\d+p)|[ _\-@.]?(?:thumbs?|thumbnails?|small|medium|low|lowres|previews?|half))$"
@@ -81,7 +81,8 @@ def companions(root: Path, paths: Sequence[str]) -> dict[str, str]:
 
 
 def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower()) if word]
+    """`depthMap_000017` -> depth, map, 000017"""
+    return [word for word in re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower()) if word]
 
 
 def _is_map(name: str) -> bool:

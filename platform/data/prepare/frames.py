@@ -15,9 +15,12 @@ from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip
 from .companions import take_photos
 from .files import Tree, below, existing_folder
 from .found import Found
+from .layouts import unread_cameras
 from .options import gaps, option
 from .pairs import Pair
 from .source import PairSource, PhotoOptions
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Frames(PhotoOptions, PairSource):
             if isinstance(cameras.distortion, dict):
                 notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
         found = Found[Pair](self.provenance(folder, *notes))
+        if cameras is None:
+            found.notes += unread_cameras(folder)
         tree = Tree.of(folder)
         tree.use(NAME)
         for scene, files in sequences(tree, name, self.all_images).items():
@@ -59,7 +64,12 @@ def sequences(tree: Tree, name: str, all_images: bool = False) -> dict[str, list
     for path in sorted(photos, key=lambda path: Path(path).parent):  # stable: natural order in each folder
         found.setdefault(below(name, path), []).append(tree.root / path)
     if not found:
-        raise CallError(f"{tree.root} holds no images{''.join(f'; {note}' for note in tree.notes)}", "name a folder of frames")
+        told = "".join(f"; {note}" for note in tree.notes)
+        videos = tree.take(VIDEO_SUFFIXES)
+        cut = (
+            f"cut a video into frames first, for example: mkdir frames; ffmpeg -i {videos[0]} -qscale:v 2 frames/%06d.jpg" if videos else ""
+        )
+        raise CallError(f"{tree.root} holds no images{told}", cut or "name a folder of frames")
     return found
 
 

@@ -10,6 +10,7 @@ from .files import Tree, existing_folder
 from .found import Found
 from .frames import sequences
 from .images import ImageFile
+from .layouts import unread_cameras
 from .source import ImageSource, PhotoOptions
 
 
@@ -27,6 +28,7 @@ class ImageFrames(DepthOptions, PhotoOptions, ImageSource):
         cameras = read_cameras(folder)
         found = Found[ImageFile](self.provenance(folder))
         if cameras is None:
+            found.notes += unread_cameras(folder)
             tree = Tree.of(folder)
             for scene, files in sequences(tree, name, self.all_images).items():
                 found.items.extend(

@@ -18,6 +18,7 @@ from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip
 from .depth_options import DepthOptions
 from .files import existing_folder, read_file
 from .found import Found
+from .layouts import no_cameras
 from .options import bounds, option, positive
 from .pairs import Pair
 from .source import PairSource
@@ -59,7 +60,7 @@ class Rgbd(DepthOptions, PairSource):
         folder = existing_folder(place)
         cameras = read_cameras(folder)
         if cameras is None:
-            raise CallError(f"{place} has no {NAME}", "use `sightline prepare pairs frames` for images without poses")
+            raise CallError(*no_cameras(folder, place, "pairs by co-visibility"))
         if not any(f.depth and f.K and f.cam_to_world for f in cameras.frames):
             raise CallError(f"no frame of {place}/{NAME} has depth, K and cam_to_world", "use `sightline prepare pairs frames`")
         low, high = self.overlap
