@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="own",
         help="as the encoder does it (images: mean over the patches; I2P-MAE: largest over the tokens), mean, or all tokens (default: own)",
     )
+    parser.add_argument("--all-images", action="store_true", help="also what looks like a depth map, a mask or a smaller copy of a photo")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="samples encoded at once (default: %(default)s)")
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.evaluation.encode import encode
     from sightline.platform.evaluation.encode_source import input_spec_of, open_source
 
-    source, what = open_source(args.data, opened), input_spec_of(opened.encoder).what
+    source, what = open_source(args.data, opened, args.all_images), input_spec_of(opened.encoder).what
     console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding")
@@ -58,5 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         if result["broken"]:
             first = "; ".join(result[f"broken_{what}"][:3])
             console.print(f"{result['broken']:,} {what} are broken and left out; first: {first}", style="yellow")
+        for note in result["notes"]:
+            console.warn(f"note: {note}")
         console.print(f"written to {out}; read it with: pyarrow.parquet.read_table({str(out)!r})")
     return result

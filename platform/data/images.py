@@ -194,7 +194,7 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     scale = min(1.0, resize.size / min(cut)) if resize.size else 1.0
     stored = (round(cut[0] * scale), round(cut[1] * scale))
     placement = Placement((height, width), top, left, cut, stored, orientation)
-    _remark(open_image(data), array)
+    remark_on(data, array)
     if stored == (height, width):
         return _storable(data, array, resize.quality), placement
     image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
@@ -212,8 +212,9 @@ def _storable(data: bytes, array: np.ndarray, quality: int) -> bytes:
     return encode_image(array, quality) if kind in LOSSY else encode_png(array)
 
 
-def _remark(image: Image.Image, array: np.ndarray) -> None:
+def remark_on(data: bytes, array: np.ndarray) -> None:
     """Tell what of the file is not in its pixels, uint8 H x W x 3."""
+    image = open_image(data)
     try:
         if getattr(image, "is_animated", False):
             remark(f"{image.format} file(s) with more than one image: the first is stored")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +19,8 @@ import torch
 from sightline.methods.contract import HasPooled
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.core.device import choose_device
+from sightline.platform.data.remarks import collected
+from sightline.platform.data.shard_stats import reasons, skipped_table
 from sightline.platform.models.encoders import OpenedEncoder
 
 from .encode_source import EXTRA_COLUMNS, Item, Source, input_spec_of
@@ -62,27 +64,31 @@ def encode(
     ]
     writer = _Writer(out, pa.schema(fields, metadata={"sightline": json.dumps(described)}), max(1, ROW_GROUP_BYTES // (4 * size)))
     device = choose_device()
-    broken: list[str] = []
+    broken = list(source.skips)
+    remarks: Counter[str] = Counter()
     done = 0
     encoder.to(device).eval()
     try:
         with writer, torch.inference_mode():
-            for members, arrays in _batches(source.items(), input_spec.fit, batch, broken):
+            for members, arrays in _batches(source.items(), input_spec.fit, batch, broken, remarks):
                 if members:
                     features = _features(encoder, input_spec.tensor(torch.from_numpy(np.stack(arrays)).to(device)), pool)
                     writer.add(members, features.float().cpu().numpy())
                 done += len(members)
                 if progress:
-                    progress(done + len(broken), source.count)
+                    progress(done + len(broken) - len(source.skips), source.count)
             if not done:
+                why = reasons(skipped_table((what, why.partition(": ")[0]) for what, why in broken)) or "there are none"
                 raise SightlineError(
-                    f"none of the {input_spec.what} of {source.place} can be used; first: {broken[0] if broken else 'there are none'}",
+                    f"none of the {input_spec.what} of {source.place} can be used: {why}",
                     f"look at the {input_spec.what}",
                 )
             writer.note({"rows": str(done), "broken": str(len(broken))})
     finally:
         encoder.cpu()
-    return {"file": str(out), "rows": done, "values": size, **described, "broken": len(broken), f"broken_{input_spec.what}": broken[:NAMED]}
+    named = {"broken": len(broken), f"broken_{input_spec.what}": [f"{what}: {why}" for what, why in broken[:NAMED]]}
+    notes = [*source.notes, *(f"{count:,} {text}" for text, count in remarks.items())]
+    return {"file": str(out), "rows": done, "values": size, **described, **named, "notes": notes}
 
 
 def _features(encoder: Any, samples: torch.Tensor, pool: Pool) -> torch.Tensor:
@@ -96,11 +102,13 @@ def _features(encoder: Any, samples: torch.Tensor, pool: Pool) -> torch.Tensor:
 Fit = Callable[[np.ndarray], np.ndarray]
 
 
-def _batches(items: Iterator[Item], fit: Fit, batch: int, broken: list[str]) -> Iterator[tuple[list[Item], list[np.ndarray]]]:
-    """Full batches of fitted samples, the next one being decoded in threads meanwhile. Names what is broken."""
+def _batches(
+    items: Iterator[Item], fit: Fit, batch: int, broken: list[tuple[str, str]], remarks: Counter[str]
+) -> Iterator[tuple[list[Item], list[np.ndarray]]]:
+    """Full batches of fitted samples, the next one being decoded in threads meanwhile. Names what is broken, counts remarks."""
     threads = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as executor:
-        waiting: deque[tuple[Item, Future[np.ndarray | str]]] = deque()
+        waiting: deque[tuple[Item, Future[tuple[np.ndarray | BrokenSampleError, Counter[str]]]]] = deque()
         members: list[Item] = []
         arrays: list[np.ndarray] = []
         ended = False
@@ -113,9 +121,10 @@ def _batches(items: Iterator[Item], fit: Fit, batch: int, broken: list[str]) -> 
                     waiting.append((item, executor.submit(_prepared, item, fit)))
             if waiting:
                 item, future = waiting.popleft()
-                result = future.result()
-                if isinstance(result, str):
-                    broken.append(result)
+                result, told = future.result()
+                remarks.update(told)
+                if isinstance(result, BrokenSampleError):
+                    broken.append((item.id, str(result)))
                 else:
                     members.append(item)
                     arrays.append(result)
@@ -124,12 +133,13 @@ def _batches(items: Iterator[Item], fit: Fit, batch: int, broken: list[str]) -> 
                 members, arrays = [], []
 
 
-def _prepared(item: Item, fit: Fit) -> np.ndarray | str:
-    """The sample as the encoder takes it, or why it cannot be used."""
-    try:
-        return fit(item.read())
-    except BrokenSampleError as error:
-        return f"{item.id}: {error}"
+def _prepared(item: Item, fit: Fit) -> tuple[np.ndarray | BrokenSampleError, Counter[str]]:
+    """The sample as the encoder takes it, or why it cannot be used; and what was remarked on it."""
+    with collected() as remarks:
+        try:
+            return fit(item.read()), remarks
+        except BrokenSampleError as error:
+            return error, remarks
 
 
 class _Writer:

@@ -17,9 +17,10 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.ops.clouds import fitted
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import IMAGE_SUFFIXES, decode_image
+from sightline.platform.data.images import IMAGE_SUFFIXES, decode_image, remark_on
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.prepare.clouds import CloudFile, Drawn
+from sightline.platform.data.prepare.companions import take_photos
 from sightline.platform.data.prepare.files import Tree, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES, clouds_in
 from sightline.platform.evaluation.image_crops import fit_image
@@ -50,6 +51,10 @@ class Source:
     count: int
     columns: tuple[str, ...]
     items: Callable[[], Iterator[Item]]
+    skips: tuple[tuple[str, str], ...] = ()
+    """(what, why) of files that cannot be read."""
+    notes: tuple[str, ...] = ()
+    """What else lies in a folder, counted."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,11 @@ def _pixels(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def open_source(place: str, opened: OpenedEncoder) -> Source:
-    """`place`: a data set (folder or URI), or a folder of images or clouds. Raises `CallError` where it holds nothing for this encoder."""
+def open_source(place: str, opened: OpenedEncoder, all_images: bool = False) -> Source:
+    """`place`: a data set (folder or URI), or a folder of images or clouds. Raises `CallError` where it holds nothing for this encoder.
+
+    Of a folder of images what looks like a depth map, a mask or a smaller copy is left out, unless `all_images`.
+    """
     input_spec = input_spec_of(opened.encoder)
     of_clouds = input_spec.what == "clouds"
     if "://" in place or (Path(place).expanduser() / "manifest.json").is_file():
@@ -107,21 +115,28 @@ def open_source(place: str, opened: OpenedEncoder) -> Source:
             f"there is no data set and no folder of {input_spec.what} at {place}", "name a folder, or see `sightline prepare --help`"
         )
     tree = Tree.of(folder)
-    names = clouds_in(tree) if of_clouds else tree.take(IMAGE_SUFFIXES)
+    names = clouds_in(tree) if of_clouds else take_photos(tree, all_images=all_images)
+    skips, notes = tuple(tree.skips), tuple(tree.notes)
     others = [] if names else tree.take(IMAGE_SUFFIXES if of_clouds else SUFFIXES)
     if not names:
-        suffixes = ", ".join(SUFFIXES) if of_clouds else ".jpg, .jpeg, .png, .webp"
         instead = f" (of {'images' if of_clouds else 'clouds'} it holds {len(others):,})" if others else ""
         raise CallError(
-            f"{place} holds no {input_spec.what} ({suffixes}) and no manifest.json{instead}",
+            f"{place} holds no {input_spec.what} and no manifest.json{instead}{''.join(f'; {told}' for told in notes)}",
             f"name a data set or a folder of {input_spec.what}",
         )
-    return Source(str(folder), None, len(names), (), lambda: (Item(n, {}, partial(_file, folder, n, of_clouds)) for n in names))
+    return Source(
+        str(folder), None, len(names), (), lambda: (Item(n, {}, partial(_file, folder, n, of_clouds)) for n in names), skips, notes
+    )
 
 
 def _file(folder: Path, name: str, cloud: bool) -> np.ndarray:
     path = str(folder / name)
-    return CloudFile(name, OF_A_MESH, file=path).cloud().points if cloud else decode_image(read_file(path))
+    if cloud:
+        return CloudFile(name, OF_A_MESH, file=path).cloud().points
+    data = read_file(path)
+    array = decode_image(data)
+    remark_on(data, array)
+    return array
 
 
 def _of_dataset(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Item]:

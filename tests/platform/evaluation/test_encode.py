@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,31 @@ def test_what_cannot_be_encoded_leaves_nothing_behind(opened: OpenedEncoder, tmp
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no png")
     out = tmp_path / "out" / "f.parquet"
-    with pytest.raises(SightlineError, match=r"none of the images of .*bad can be used; first: x\.png: not a readable image"):
+    with pytest.raises(SightlineError, match=r"none of the images of .*bad can be used: 1 x not a readable image \(x\.png\)"):
         encode(opened, open_source(str(tmp_path / "bad"), opened), out)
     with pytest.raises(CallError, match="cannot write"):
         encode(opened, open_source(str(tmp_path / "bad"), opened), tmp_path / "bad" / "x.png" / "f.parquet")
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_folder_as_people_have_it_is_encoded_and_the_rest_is_counted(opened: OpenedEncoder, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    grey = Image.new("L", (40, 40), 90)
+    for name, kind in (
+        ("a.jpg", "JPEG"),
+        ("b.tif", "TIFF"),
+        ("c.bmp", "BMP"),
+        ("a_mask.png", "PNG"),
+        (os.fsdecode(b"caf\xe9.jpg"), "JPEG"),
+    ):
+        grey.save(folder / name, kind)
+    grey.save(folder / "g.gif", "GIF", save_all=True, append_images=[Image.new("L", (40, 40))])
+    (folder / "notes.docx").write_bytes(b"x")
+    (folder / "._a.jpg").write_bytes(b"x")
+    result = encode(opened, open_source(str(folder), opened), tmp_path / "f.parquet")
+    assert pq.read_table(tmp_path / "f.parquet")["id"].to_pylist() == ["a.jpg", "b.tif", "c.bmp", "g.gif"]
+    assert result["broken_images"] == ["caf\\xe9.jpg: a name that is not UTF-8: rename it"]
+    told = " ".join(result["notes"])
+    assert all(words in told for words in ("1 .docx", "1 ._*", "a_mask.png", "more than one image"))
+    assert encode(opened, open_source(str(folder), opened, all_images=True), tmp_path / "f.parquet")["rows"] == 5
