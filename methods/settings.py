@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import CallError
 
@@ -16,12 +26,23 @@ from .errors import CallError
 class Settings(BaseModel):
     """A section of settings. Holds values only; context objects (devices, teachers) are handed to `build`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _accept_old_names(cls, values: Any) -> Any:
         return current_names(cls, values) if isinstance(values, Mapping) else values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_odd_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1, also in YAML's spelling `yes` or `on`, and numbers that no library takes."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind not in (bool, Any) and not {bool, Any} & set(get_args(kind)):
+            raise ValueError("it is no switch, and takes no true or false")
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise ValueError("it is too large a number")
+        return value
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Duration(BaseModel):
     """A length of training in steps, epochs or samples; written `300 steps`, `40 epochs`, `2e6 samples` or `300` (steps)."""
 
     model_config = ConfigDict(frozen=True)
-    amount: float = Field(ge=0)
+    amount: float = Field(ge=0, le=1e18, allow_inf_nan=False)
     unit: str
 
     @classmethod
@@ -138,14 +159,56 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> CallError:
-    """A pydantic error as one sentence a line, each with the full key and, for unknown keys, the nearest known one."""
+MEANT = {
+    "train.length='40 epochs'": ("epochs", "num_epochs", "max_epochs", "nb_epochs", "epoch"),
+    "train.length='1000 steps'": ("steps", "max_steps", "num_steps", "iterations", "iters", "max_iters", "total_steps"),
+    "optim.lr": ("learning_rate", "lr_rate", "blr_abs"),
+    "optim.base_lr": ("blr", "base_learning_rate"),
+    "optim.warmup": ("warmup_epochs", "warmup_steps", "warmup_ratio"),
+    "optim.weight_decay": ("wd",),
+    "optim.clip": ("clip_grad", "grad_clip", "max_norm", "max_grad_norm", "gradient_clip_val"),
+    "batch.size": ("batch_size", "bs", "global_batch_size", "total_batch_size"),
+    "batch.microbatch": ("micro_batch_size", "per_device_train_batch_size", "batch_size_per_gpu"),
+    "train.workers": ("num_workers", "gpus", "num_gpus", "devices", "world_size", "nproc_per_node"),
+    "train.precision": ("amp", "dtype", "mixed_precision", "fp16", "bf16"),
+    "train.init": ("pretrained", "checkpoint", "weights", "finetune", "pretrained_path"),
+    "train.checkpoint_every": ("save_every", "save_freq", "save_steps", "save_interval"),
+    "train.validate_every": ("eval_every", "eval_freq", "eval_steps", "val_every", "val_interval"),
+    "data.train": ("data_path", "dataset", "data_dir", "root", "train_data", "train_dir"),
+    "data.val": ("val_data", "val_dir", "test", "valid"),
+    "model.image_size": ("img_size", "input_size", "resolution", "size"),
+    "log.experiment": ("project", "experiment_name", "wandb_project"),
+    "log.every": ("log_interval", "print_freq", "logging_steps"),
+}
+"""A setting, perhaps with a value, and what other trainers call it."""
+
+
+def meant_setting(key: str, every: Sequence[str]) -> str:
+    """What a person meant by an unknown setting, of all that there are, `section.key`."""
+    section, _, field = key.rpartition(".")
+    own = {name.rpartition(".")[2]: name for name in every if name.rpartition(".")[0] == section}
+    near = [own[name] for name in difflib.get_close_matches(field, own, n=1, cutoff=0.7)]
+    near = near or [name for name in every if name.rpartition(".")[2] == field]
+    near = near or [text for text, others in MEANT.items() if field in others and text.partition("=")[0] in every]
+    near = near or [own[name] for name in difflib.get_close_matches(field, own, n=1)]
+    if not near and not own:
+        near = difflib.get_close_matches(key, every, n=1)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(own.values() or every))}"
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str = "", every: Sequence[str] = ()) -> CallError:
+    """A pydantic error as one sentence a line, each with the full key and, for unknown keys, the nearest known one.
+
+    `every`: all settings, for one that lies in another section.
+    """
     lines = []
     for item in error.errors():
         path = [str(p) for p in item["loc"]]
         key = ".".join([where, *path] if where else path)
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {key!r}: {nearest(path[-1], _fields_at(model, path[:-1]))}")
+            section = key.rpartition(".")[0]
+            beside = [f"{section}.{name}" if section else name for name in _fields_at(model, path[:-1])]
+            lines.append(f"unknown setting {key!r}: {meant_setting(key, [*beside, *(name for name in every if name not in beside)])}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = "" if isinstance(item["input"], (dict, BaseModel)) else f" = {item['input']!r}"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Method
 from sightline.methods.errors import CallError
-from sightline.methods.settings import current_names, explain, nearest
+from sightline.methods.settings import current_names, explain, meant_setting, nearest
 from sightline.platform.core.budget import parse_yaml
 
 from .recipes import read_recipe
@@ -52,10 +52,11 @@ def _merge(method: Method, recipe: str, values: dict[str, Any], overrides: Mappi
     """The sections with the overrides in them, under today's names. Raises `CallError` for an unknown section or setting."""
     known = [*METHOD_SECTIONS, *PLATFORM_SECTIONS]
     if "init" in values:
-        values["train"] = {**(values.get("train") or {}), "init": values.pop("init")}
+        values["train"] = {**_mapping("train", values.get("train")), "init": values.pop("init")}
     for section in values:
         if section not in known:
-            raise CallError(f"unknown section {section!r} in {recipe}: {nearest(section, known)}")
+            raise CallError(f"unknown section {section!r} in {recipe}: {nearest(str(section), known)}")
+    values = {section: _mapping(section, given) for section, given in values.items()}
     sections = {section: _current(method, section, given) for section, given in values.items()}
     for key, value in overrides.items():
         key = "train.init" if key == "init" else key
@@ -63,16 +64,25 @@ def _merge(method: Method, recipe: str, values: dict[str, Any], overrides: Mappi
         if section in known and not dot:
             raise CallError(f"{key!r} is a section, not a setting; its settings: {', '.join(_fields(method, section))}")
         if section not in known:
-            every = [f"{s}.{f}" for s in known for f in _fields(method, s)]
-            raise CallError(f"unknown setting {key!r}: {nearest(key, every)}")
-        sections[section] = {**(sections.get(section) or {}), **_current(method, section, {field: value})}
+            raise CallError(f"unknown setting {key!r}: {meant_setting(key, _every(method))}")
+        sections[section] = {**sections.get(section, {}), **_current(method, section, {field: value})}
     return sections
 
 
-def _current(method: Method, section: str, values: Any) -> Any:
-    """A section's values under today's names of its settings; anything but a mapping as it is, for validation to tell."""
-    if not isinstance(values, Mapping):
-        return values
+def _mapping(section: str, given: Any) -> Mapping[str, Any]:
+    """A section's values; none where it is empty. Raises `CallError` for anything else."""
+    if given is not None and not isinstance(given, Mapping):
+        raise CallError(f"{section} = {given!r}: a section holds lines such as `key: value`", f"write {section}: and its settings below it")
+    return {str(key): value for key, value in (given or {}).items()}
+
+
+def _every(method: Method) -> list[str]:
+    """All settings, as `section.key`."""
+    return [f"{section}.{field}" for section in (*METHOD_SECTIONS, *PLATFORM_SECTIONS) for field in _fields(method, section)]
+
+
+def _current(method: Method, section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's values under today's names of its settings."""
     try:
         return current_names(_model(method, section), values)
     except ValueError as error:
@@ -85,13 +95,13 @@ def _validate(method: Method, recipe: str, sections: Mapping[str, Any]) -> Exper
     parts: dict[str, Any] = {}
     for section, model in PLATFORM_SECTIONS.items():
         try:
-            parts[section] = model.model_validate(sections.get(section) or {})
+            parts[section] = model.model_validate(sections.get(section, {}))
         except ValidationError as error:
-            problems.append(str(explain(error, model, section)))
+            problems.append(str(explain(error, model, section, _every(method))))
     try:
-        parts["method_config"] = method.Config.model_validate({s: sections.get(s) or {} for s in METHOD_SECTIONS})
+        parts["method_config"] = method.Config.model_validate({s: sections.get(s, {}) for s in METHOD_SECTIONS})
     except ValidationError as error:
-        problems.append(str(explain(error, method.Config)))
+        problems.append(str(explain(error, method.Config, every=_every(method))))
     if problems:
         raise CallError("\n".join(problems), "`--dry-run` prints every setting")
     return Experiment.model_construct(recipe=recipe, method=method.id, **parts)

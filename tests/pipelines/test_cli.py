@@ -115,7 +115,7 @@ def test_no_command_prints_the_help_and_is_a_wrong_call(ask: Ask) -> None:
         (["zzz"], "commands: quickstart"),
         (["pretrain", "croco-tinny"], "did you mean 'croco-tiny'?"),
         (["pretrain", "croco-tiny", "mask_ratio"], "'mask_ratio' is no setting"),
-        (["quickstart", "pretext.mask_ration=0.5"], "did you mean 'mask_ratio'?"),
+        (["quickstart", "pretext.mask_ration=0.5"], "did you mean 'pretext.mask_ratio'?"),
         (["pretrain", "croco-tiny", "--nam", "x", "--nope"], "--nope"),
         (["pretrain", "croco-tiny"], "data.train is not set"),
         (["pretrain", "croco-tiny", "data.train={data}/nowhere"], "the folder does not exist"),

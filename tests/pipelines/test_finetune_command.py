@@ -82,7 +82,7 @@ def test_wrong_calls_name_the_thing_and_the_hint(made: list[Run], place: Path, c
         (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images or points are needed"),
         (["conmimm", *train], "no run, folder, file or registry model 'conmimm'"),
         (["conmim", *train, "model.image_size=33"], "no multiple of the encoder's patch_size 8"),
-        (["conmim", *train, "augment.mixupp=1"], "did you mean 'mixup'"),
+        (["conmim", *train, "augment.mixupp=1"], "did you mean 'augment.mixup'"),
     ):
         assert main(["finetune", *words, *SMALL]) == 2, words
         assert said in capsys.readouterr().err

@@ -133,7 +133,7 @@ def test_a_dry_run_shows_the_first_trials_and_makes_nothing(place: Path, capsys:
 def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["data.train=train", "data.val=val"]
     for words, message in (
-        (["sweep", "toy.yaml", *data, "--space", "pretext.mask_ration=0.1..0.9"], "did you mean 'mask_ratio'"),
+        (["sweep", "toy.yaml", *data, "--space", "pretext.mask_ration=0.1..0.9"], "did you mean 'pretext.mask_ratio'"),
         (["sweep", "toy.yaml", *data, "--objective", "val/loss"], "do not compare"),
         (["sweep", "toy.yaml", *data, "--search", "bayes"], "invalid choice: 'bayes'"),
         (["resume", "no-such-sweep"], "no runs under"),

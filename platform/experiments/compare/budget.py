@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 import time
@@ -31,9 +32,9 @@ SPEED_SECONDS = 15.0
 
 def parse_budget(text: str) -> tuple[float, Unit]:
     """(amount, unit). Raises `CallError`."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", text.lower())
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", text.lower())
     unit = next((unit for unit in UNITS if found and found[2] in (unit, unit.removesuffix("s"), f"{unit}s")), None)
-    if not found or unit is None or not float(found[1]) > 0:
+    if not found or unit is None or not 0 < float(found[1]) < math.inf:
         raise CallError(f"--budget {text!r} is no budget", "write for example '20000 samples', '10 minutes' or '1e15 flop'")
     factor, kind = UNITS[unit]
     return float(found[1]) * factor, kind

@@ -234,7 +234,7 @@ def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment
     own = make_plan(experiment, dataset, Asked())
     assert set(own.space) == set(find_method("conmim").search_space)
     for asked, message in [
-        (Asked(space=["pretext.mask_ration=0.3..0.7"]), "did you mean 'mask_ratio'"),
+        (Asked(space=["pretext.mask_ration=0.3..0.7"]), "did you mean 'pretext.mask_ratio'"),
         (Asked(space=["pretext.mask_ratio=0.3..1.7"]), "pretext.mask_ratio=0.3..1.7"),
         (Asked(space=["train.length=10..20"]), "the same in all trials"),
         (Asked(space=["data.block=10..20"]), "the same in all trials"),
