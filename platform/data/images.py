@@ -23,6 +23,8 @@ MIN_SIDE = 32
 """An image with a smaller side has fewer than 2 x 2 patches, too few to learn from."""
 FORMATS = ("JPEG", "PNG", "WEBP", "MPO", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """What is read, by content and not by suffix. JPEG (with MPO), PNG and WebP are stored as they are; the others are converted."""
+MASK_FORMATS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM")
+"""Formats that keep the index of every pixel."""
 LOSSY = ("JPEG2000", "AVIF", "HEIF")
 """Converted to JPEG; what is not lossy becomes PNG, which keeps every pixel."""
 IMAGE_SUFFIXES = (
@@ -259,19 +261,33 @@ def encode_depth(depth: np.ndarray) -> bytes:
 
 
 def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """uint8 or uint16 H x W of class indices from an 8- or 16-bit PNG. Raises `BrokenSampleError`, also for colours instead of indices.
+    """uint8 or uint16 H x W of class indices from a PNG, TIFF, BMP, GIF or PGM of 8 or 16 bits. Raises `BrokenSampleError`, also for
+    colours instead of indices.
 
-    The colours of a palette do not matter: the pixels are the indices.
+    The colours of a palette do not matter: the pixels are the indices. Grey that is stored as equal red, green and blue is grey.
     """
     image = open_image(data, max_pixels=max_pixels)
-    if image.format != "PNG":
+    if image.format not in MASK_FORMATS:
         raise BrokenSampleError(f"mask is no PNG: {image.format} changes the indices")
-    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise BrokenSampleError(f"mask holds colours, not class indices: PNG of mode {image.mode}")
     try:
-        return np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8)
+        indices = np.array(image)
     except DAMAGED as error:
         raise BrokenSampleError(f"damaged mask: {first_line(error)}") from None
+    if indices.ndim == 3 and (indices[..., 1:3] == indices[..., :1]).all() and (indices[..., 3:] == 255).all():
+        return indices[..., 0]
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise BrokenSampleError(f"mask holds colours, not class indices: {image.format} of mode {image.mode}")
+    if not image.mode.startswith("I"):
+        return indices.astype(np.uint8)
+    if indices.min() < 0 or indices.max() > 65535:
+        raise BrokenSampleError(f"mask holds values that are no class index: {indices.min()} to {indices.max()}")
+    return indices.astype(np.uint16)
+
+
+def is_stored_mask(data: bytes) -> bool:
+    """Whether a mask is stored as it is: a PNG of one channel."""
+    image = open_image(data)
+    return image.format == "PNG" and len(image.getbands()) == 1
 
 
 def count_indices(indices: np.ndarray) -> dict[int, int]:

@@ -90,7 +90,7 @@ def _is_map(name: str) -> bool:
     return any(word in MAP_WORDS for word in words) or "".join(words) in MAP_WORDS
 
 
-def _base(stem: str) -> str:
+def base_of(stem: str) -> str:
     """A stem without the words that say which of several images of one view it is."""
     words = [word for word in _words(stem) if word not in MAP_WORDS and word not in PHOTO_WORDS]
     return " ".join(words)
@@ -113,8 +113,8 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
     folders = _folders(paths)
     apart: dict[str, str] = {}
     for files in folders.values():
-        photos = {_base(_stem(path)) for path in files if not _is_map(_stem(path))}
-        apart |= {path: BY_NAME for path in files if _is_map(_stem(path)) and _base(_stem(path)) in photos}
+        photos = {base_of(_stem(path)) for path in files if not _is_map(_stem(path))}
+        apart |= {path: BY_NAME for path in files if _is_map(_stem(path)) and base_of(_stem(path)) in photos}
     parts = {folder: folder.split("/") for folder in folders}
     beside: dict[tuple[int, str], list[str]] = defaultdict(list)  # folders whose paths differ in one part alone
     for folder, names in parts.items():
@@ -139,8 +139,8 @@ def _belongs(maps: list[str], photos: list[str], name: str) -> bool:
     """Whether a folder of maps belongs to one of photos: by its name, or because most of its names are there."""
     if set(_words(name)) & PHOTO_WORDS:
         return True
-    bases = {_base(_stem(path)) for path in photos}
-    return sum(_base(_stem(path)) in bases for path in maps) * 2 > len(maps)
+    bases = {base_of(_stem(path)) for path in photos}
+    return sum(base_of(_stem(path)) in bases for path in maps) * 2 > len(maps)
 
 
 def _deep_among_colour(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:

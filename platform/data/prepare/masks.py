@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .files import Tree, existing_folder, is_inside
+from .companions import base_of
+from .files import Tree, existing_folder, is_inside, read_text, text_lines
 from .found import SPLITS, WHOLE, ClassList, Found
 from .images import ImageFile
 from .options import option
@@ -68,9 +70,13 @@ class Masks(SceneOptions):
         for part, (of_images, of_masks) in folders.items():
             where = f"{name}/{part}" if part else name
             known = {Path(path).with_suffix("").as_posix(): path for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_masks))}
+            # `x_mask.png` is the mask of `x.jpg`, where no other mask could be meant.
+            views = Counter(map(_view, known))
+            named = {_view(stem): stem for stem in known if views[_view(stem)] == 1}
             found.parts[part] = []
             for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_images)):
                 stem = Path(path).with_suffix("").as_posix()
+                stem = stem if stem in known else named.get(_view(stem), stem)
                 item = f"{where}/{path}"
                 if stem not in known:
                     found.skips.append((item, "an image has no mask"))
@@ -84,12 +90,15 @@ class Masks(SceneOptions):
         return found
 
 
+def _view(stem: str) -> str:
+    """Folder and name without such words as `mask` and `image`."""
+    folder, _, name = stem.rpartition("/")
+    return f"{folder}/{base_of(name)}"
+
+
 def read_names(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line, or `<index> <name>` in order of the index. Raises `CallError` for none, one, or one twice."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CallError(f"cannot read the classes in {path}: {error}", "give a text file with one name a line") from None
+    lines = [line.strip() for line in text_lines(read_text(path, "list of classes")) if line.strip()]
     halves = [line.split(None, 1) for line in lines]
     if all(len(half) == 2 and half[0].rstrip(":") == str(index) for index, half in enumerate(halves)):
         lines = [half[1] for half in halves]

@@ -11,12 +11,22 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.depth import read_depth
 from sightline.platform.data.geometry import Placement, require_same_view, upright
-from sightline.platform.data.images import Resize, count_indices, decode_segmentation, encode_depth, encode_segmentation, resized_image
+from sightline.platform.data.images import (
+    Resize,
+    count_indices,
+    decode_segmentation,
+    encode_depth,
+    encode_segmentation,
+    is_stored_mask,
+    resized_image,
+)
 
 from .files import read_file
 from .found import ClassList
 
 _NO_CLASSES = ClassList()
+
+_MAYBE = "; 255 mostly means no class, then add --ignore 255; where it means the object, store it as an index"
 
 
 @dataclass(frozen=True)
@@ -99,5 +109,7 @@ def _mask(data: bytes, at: Placement, classes: ClassList, upright: bool) -> byte
     count = len(classes.names)
     beyond = [value for value in count_indices(indices) if value >= count and value != classes.ignore_index]
     if beyond:
-        raise BrokenSampleError(f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {count} classes")
-    return data if at.unchanged and not filed else encode_segmentation(at.nearest(indices, filed))
+        raise BrokenSampleError(
+            f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {count} classes{_MAYBE if beyond[-1] == 255 else ''}"
+        )
+    return data if at.unchanged and not filed and is_stored_mask(data) else encode_segmentation(at.nearest(indices, filed))

@@ -151,3 +151,44 @@ def test_camvid_has_its_masks_to_the_pixel(tmp_path: Path) -> None:
         np.testing.assert_array_equal(decode_segmentation(row["segmentation"]), original)
         counts += np.bincount(original.ravel(), minlength=12)
     assert manifest.pixels == dict(enumerate(counts.tolist()))
+
+
+def test_masks_as_other_tools_save_them(tmp_path: Path) -> None:
+    """TIFF, BMP and GIF keep indices; grey is often saved as equal red, green and blue; `x_mask` belongs to `x`."""
+    rng = np.random.default_rng(0)
+    wanted = {}
+    (tmp_path / "masks").mkdir()
+    for name, kind in (("a.tif", "TIFF"), ("b.bmp", "BMP"), ("c_mask.gif", "GIF"), ("d_segmentation.png", "PNG")):
+        indices = rng.integers(0, 3, (40, 60)).astype(np.uint8)
+        image = Image.fromarray(indices)
+        (image.convert("RGB") if kind == "PNG" else image).save(tmp_path / "masks" / name, kind)
+        write_image(tmp_path / "images" / f"{name[0]}.png", ord(name[0]))
+        wanted[f"set/{name[0]}.png"] = indices
+    (tmp_path / "classes.txt").write_bytes("\ufeffback\r\nleft\r\nright".encode())
+    (dataset,) = prepare(masks.Masks().find(str(tmp_path), "set"), tmp_path / "out").values()
+    stored = {name: row["segmentation"] for name, row in rows_of(dataset).items()}
+    assert stored.keys() == wanted.keys() and dataset.manifest.classes == ("back", "left", "right")
+    for name, data in stored.items():
+        assert data.startswith(b"\x89PNG")
+        np.testing.assert_array_equal(decode_segmentation(data), wanted[name])
+
+
+def test_a_class_without_a_pixel_is_told(tmp_path: Path) -> None:
+    for number in range(2):
+        write_image(tmp_path / "images" / f"{number}.png", number)
+        write_mask(tmp_path / "masks" / f"{number}.png", np.repeat(np.array([[0, 255]], np.uint8), 40, 0).repeat(30, 1))
+    (tmp_path / "classes.txt").write_text("bg\nfg")
+    (dataset,) = prepare(masks.Masks(ignore=255).find(str(tmp_path), "set"), tmp_path / "out").values()
+    (note,) = (note for note in dataset.manifest.provenance.notes if "no mask has" in note)
+    assert "fg (index 1)" in note and "255 is ignored" in note
+    with pytest.raises(SightlineError, match=r"2 x mask holds a class index beyond .*255 mostly means no class"):
+        prepare(masks.Masks().find(str(tmp_path), "set"), tmp_path / "out2", max_skipped=1)
+
+
+def test_where_every_mask_is_refused_the_reasons_are_told(tmp_path: Path) -> None:
+    for number in range(2):
+        write_image(tmp_path / "images" / f"{number}.png", number)
+        write_image(tmp_path / "masks" / f"{number}.{('jpg', 'png')[number]}", number)
+    (tmp_path / "classes.txt").write_text("bg\nfg")
+    with pytest.raises(SightlineError, match=r"every row was skipped: 1 x mask .*; 1 x mask "):
+        prepare(masks.Masks().find(str(tmp_path), "set"), tmp_path / "out", max_skipped=1)
