@@ -15,13 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.geometry import Placement, camera_matrix, camera_pose, check_intrinsics, same_shape, scale_intrinsics
-from sightline.platform.data.images import read_placement
+from sightline.platform.data.images import IMAGE_SUFFIXES, read_placement
 
-from .files import is_inside, natural, read_file
+from .captures import TUM_LISTS, TUM_SCALE, find_capture
+from .files import Tree, is_inside, natural, read_file
 
 NAME = "cameras.json"
-TUM_LISTS = ("rgb.txt", "depth.txt")
-TUM_SCALE = 5000.0
 HEAD_BYTES = 2**16
 
 
@@ -55,6 +54,8 @@ class Cameras(BaseModel):
     distortion: Any = None
     depth_scale: float | None = None
     """Units of the depth maps in a metre."""
+    layout: str = NAME
+    """Where this is known from."""
     notes: list[str] = []
 
     @cached_property
@@ -68,6 +69,14 @@ class Cameras(BaseModel):
         once = {frame.file: frame for frame in reversed(self.frames)}
         return sorted(once.values(), key=lambda frame: (frame.time_s if self.timed else 0.0, natural(frame.file)))
 
+    def with_intrinsics(self, K: tuple[float, float, float, float] | None) -> Cameras:
+        """These (fx, fy, cx, cy) for every frame that has none."""
+        if K is None:
+            return self
+        fx, fy, cx, cy = K
+        update = {"K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]}
+        return self.model_copy(update={"frames": [f if f.K is not None else f.model_copy(update=update) for f in self.frames]})
+
     @property
     def repeated(self) -> list[tuple[str, str]]:
         """(file, why it is skipped) of what is listed again."""
@@ -77,27 +86,33 @@ class Cameras(BaseModel):
 
 
 def read_cameras(folder: Path) -> Cameras | None:
-    """The cameras of a folder, None where it has no `cameras.json`. Raises `CallError` for one that cannot be understood."""
+    """The cameras of a folder: its `cameras.json`, or what another known layout has instead; None where it has neither.
+
+    Raises `CallError` for what cannot be understood.
+    """
     path = folder / NAME
-    if not path.is_file():
-        return None
     try:
-        cameras = Cameras.model_validate(parse_json(path.read_bytes()))
+        known = parse_json(path.read_bytes()) if path.is_file() else find_capture(folder)
+        if known is None:
+            return None
+        cameras = Cameras.model_validate(known)
         for frame in cameras.frames:
             if not is_inside(frame.file) or not is_inside(frame.depth or "x"):
                 raise ValueError(f"frame {frame.file}: a path leaves the folder")
         if cameras.depth_scale is not None and not 0 < cameras.depth_scale < math.inf:
             raise ValueError(f"depth_scale is {cameras.depth_scale}, not a number above 0")
-    except (ValidationError, ValueError, RecursionError) as error:
+    except (ValidationError, ValueError) as error:
         first = str(error)
         if isinstance(error, ValidationError):
             detail = error.errors()[0]
             first = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-        raise CallError(f"{path} cannot be understood: {first}", "docs/data.md describes the format") from None
+        raise CallError(
+            f"{path if path.is_file() else folder} cannot be understood: {first}", "docs/data.md describes the format"
+        ) from None
+    if not path.is_file():
+        return cameras.model_copy(update={"notes": [f"frames, poses and depth are read as {cameras.layout} has them"]})
     if cameras.depth_scale is None and all((folder / name).is_file() for name in TUM_LISTS):
-        note = (
-            f"{' and '.join(TUM_LISTS)} beside {NAME}: depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre (--depth-scale)"
-        )
+        note = f"depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre: {' and '.join(TUM_LISTS)} lie beside {NAME}"
         return cameras.model_copy(update={"depth_scale": TUM_SCALE, "notes": [note]})
     return cameras
 
@@ -174,6 +189,13 @@ def placement_of(path: Path) -> Placement:
         if not head.startswith(b"\x89PNG"):  # whose tag may come last
             return read_placement(head)
     return read_placement(read_file(str(path)))
+
+
+def unnamed(cameras: Cameras, folder: Path) -> list[str]:
+    """A note that counts the images below a folder that its cameras do not name."""
+    named = {name for frame in cameras.frames for name in (frame.file, frame.depth)}
+    rest = [path for path in Tree.of(folder).take(IMAGE_SUFFIXES) if path not in named]
+    return [f"{len(rest):,} image(s) in {folder.name} that {cameras.layout} does not name, the first {rest[0]}"] if rest else []
 
 
 def skip_of(what: str, text: str, prefix: str = "") -> tuple[str, str]:

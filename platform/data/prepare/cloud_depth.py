@@ -29,15 +29,16 @@ class CloudDepth(DepthOptions, CloudSource):
         cameras = read_cameras(folder)
         if cameras is None:
             raise CallError(*no_cameras(folder, place, "clouds from depth"))
+        cameras = cameras.with_intrinsics(self.intrinsics)
         if not any(frame.depth for frame in cameras.frames):
-            raise CallError(f"{folder} has no cameras.json whose frames name depth images", "docs/data.md describes the format")
+            raise CallError(f"no frame of {folder} has depth, read from {cameras.layout}", "docs/data.md describes the format")
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))
         found.notes += said
         found.skips += cameras.repeated
         for number, frame in enumerate(sorted((f for f in cameras.ordered if f.depth), key=lambda f: natural(f.file))):
             if frame.K is None:
-                found.skips.append((frame.file, "no intrinsics"))
+                found.skips.append((frame.file, "no intrinsics (say --intrinsics fx,fy,cx,cy)"))
                 continue
             try:
                 K, photo = _camera(frame, folder)

@@ -1,11 +1,11 @@
-"""What sources with depth maps share: in which unit the maps are."""
+"""What sources with depth maps share: the unit of the maps, and the camera that took them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from .cameras import Cameras
-from .options import above_zero, option
+from .options import above_zero, four_numbers, option
 from .source import PrepareSource
 
 
@@ -15,6 +15,10 @@ class DepthOptions(PrepareSource):
         None,
         "units of the depth maps in a metre (default: depth_scale of cameras.json; else 1000 for whole numbers, 1 for floats)",
         above_zero,
+    )
+
+    intrinsics: tuple[float, float, float, float] | None = option(
+        None, "fx,fy,cx,cy of frames without K, in pixels of the photos (TUM and 7-Scenes publish theirs on their pages)", four_numbers
     )
 
     def scale_of(self, cameras: Cameras) -> float | None:

@@ -46,6 +46,8 @@ class Frames(PhotoOptions, PairSource):
         found = Found[Pair](self.provenance(folder, *notes))
         if cameras is None:
             found.notes += unread_cameras(folder)
+        elif cameras.layout != NAME:
+            found.notes += cameras.notes
         tree = Tree.of(folder)
         tree.use(NAME)
         for scene, files in sequences(tree, name, self.all_images).items():

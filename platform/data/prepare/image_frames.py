@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cameras import read_cameras
+from .cameras import read_cameras, unnamed
 from .depth_options import DepthOptions
 from .files import Tree, existing_folder
 from .found import Found
@@ -38,6 +38,7 @@ class ImageFrames(DepthOptions, PhotoOptions, ImageSource):
             return found
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found.skips += cameras.repeated
+        found.notes += unnamed(cameras, folder)
         for number, frame in enumerate(cameras.ordered):
             time = frame.time_s if cameras.timed and frame.time_s is not None else float(number)
             depth = f"{folder}/{frame.depth}" if frame.depth else None

@@ -1,7 +1,7 @@
 """Recognises how other programs lay out captures with cameras: by the names of their files, without reading them.
 
-None of them is read yet. So the message says what the folder is, and names a command that works on it as it is. A reader that comes takes
-the place of its entry here.
+Those that `captures` reads are here as well, for folders in or above their own, and for ones of which a part is missing. The message says
+what the folder is, and names a command that works on it as it is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def no_cameras(folder: Path, place: str, need: str) -> tuple[str, str]:
     """(what is wrong, what to do) where `cameras.json` is needed and missing; `need` is what a reader would take from it."""
     layout = layout_of(folder)
     photos = _photos(folder, layout)
-    what = f"{place} has no cameras.json" + (f"; it looks like {layout.name}, a layout whose cameras are not read yet" if layout else "")
+    what = f"{place} has no cameras.json" + (f"; it looks like {layout.name}, whose cameras are not read from here" if layout else "")
     write = f"for {need}, write cameras.json beside the photos (docs/data.md has a whole sample)"
     if photos is None:
         return what, f"{write}; there are no photos in {place} yet"

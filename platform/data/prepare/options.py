@@ -65,6 +65,15 @@ def above_zero(text: str) -> float:
     return value
 
 
+def four_numbers(text: str) -> tuple[float, float, float, float]:
+    """`525,525,319.5,239.5`"""
+    try:
+        one, two, three, four = (float(part) for part in text.replace(" ", "").split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not four numbers; write for example 525,525,319.5,239.5") from None
+    return one, two, three, four
+
+
 def bounds(text: str) -> tuple[float, float]:
     """`0.4..0.9`"""
     try:

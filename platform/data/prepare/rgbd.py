@@ -14,7 +14,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
 
-from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
+from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
 from .depth_options import DepthOptions
 from .files import existing_folder, read_file
 from .found import Found
@@ -61,8 +61,11 @@ class Rgbd(DepthOptions, PairSource):
         cameras = read_cameras(folder)
         if cameras is None:
             raise CallError(*no_cameras(folder, place, "pairs by co-visibility"))
-        if not any(f.depth and f.K and f.cam_to_world for f in cameras.frames):
-            raise CallError(f"no frame of {place}/{NAME} has depth, K and cam_to_world", "use `sightline prepare pairs frames`")
+        cameras = cameras.with_intrinsics(self.intrinsics)
+        missing = [what for what in ("depth", "K", "cam_to_world") if not any(getattr(frame, what) for frame in cameras.frames)]
+        if missing:
+            hint = "say --intrinsics fx,fy,cx,cy" if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
+            raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
         low, high = self.overlap
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         notes = (
@@ -72,7 +75,7 @@ class Rgbd(DepthOptions, PairSource):
             *stated,
         )
         found = Found[Pair](self.provenance(folder, *notes))
-        found.notes += said
+        found.notes += said + unnamed(cameras, folder)
         views = list(_views(cameras, folder, scale, found.skips))
         rng = keyed_rng("rgbd", seed, name)
         for start, one in enumerate(views):

@@ -14,10 +14,7 @@ from sightline.platform.data.prepare.layouts import layout_of
 from sightline.platform.data.prepare.rgbd import Rgbd
 
 FOLDERS = {
-    "7-Scenes": ["frame-000000.color.png", "frame-000001.color.png", "frame-000000.depth.png", "frame-000000.pose.txt"],
     "TUM RGB-D": ["rgb/1.1.png", "rgb/1.2.png", "depth/1.1.png", "rgb.txt", "depth.txt", "groundtruth.txt"],
-    "ScanNet": ["color/0.jpg", "color/1.jpg", "depth/0.png", "pose/0.txt", "intrinsic/intrinsic_color.txt"],
-    "nerfstudio": ["transforms.json", "images/a.png", "images/b.png", "images_2/a.png"],
     "COLMAP": ["images/a.jpg", "images/b.jpg", "sparse/0/cameras.bin", "sparse/0/images.bin"],
     "LLFF": ["images/a.jpg", "images/b.jpg", "poses_bounds.npy"],
     "EuRoC": ["mav0/cam0/data/1.png", "mav0/cam0/data/2.png"],

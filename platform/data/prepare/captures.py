@@ -1,0 +1,200 @@
+"""Cameras of folders that were captured with other tools: TUM RGB-D, 7-Scenes and 3DMatch, ScanNet, `transforms.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from sightline.methods.errors import CallError
+from sightline.platform.core.budget import parse_json
+
+from .files import lines_of, natural, suffix_of
+
+TRANSFORMS = "transforms.json"
+TUM_LISTS = ("rgb.txt", "depth.txt")
+TUM_SCALE = 5000.0
+TUM_SECONDS = 0.02
+"""Colour, depth and pose belong together where their times differ by less, as in the benchmark's own tool."""
+_OPENGL = np.diag([1.0, -1, -1, 1])
+_PHOTOS = (".jpg", ".jpeg", ".png")
+Known = dict[str, Any]
+"""The content of a `cameras.json`."""
+
+
+def find_capture(folder: Path) -> Known | None:
+    """What `cameras.json` would say of a folder of a known layout, None for another one. Raises `CallError` for one that is damaged."""
+    known = None
+    if all((folder / name).is_file() for name in TUM_LISTS):
+        known = _tum(folder)
+    elif (folder / TRANSFORMS).is_file():
+        known = _transforms(folder)
+    elif (folder / "color").is_dir() and (folder / "pose").is_dir():
+        known = _scannet(folder)
+    elif any(folder.glob("*.pose.txt")):
+        known = _seven_scenes(folder)
+    return known if known and known["frames"] else None
+
+
+def _tum(folder: Path) -> Known:
+    """`rgb.txt`, `depth.txt` (time, path) and, with poses, `groundtruth.txt` (time, place, quaternion x y z w: camera to world)."""
+    colour, depth = (_timed(folder / name, str) for name in TUM_LISTS)
+    truth = folder / "groundtruth.txt"
+    poses = _timed(truth, _quaternion_pose) if truth.is_file() else ([], [])
+    K = _calibration(folder)
+    frames = []
+    for time, file in zip(*colour, strict=True):
+        frames.append({"file": file, "time_s": time, "depth": _nearest(depth, time), "cam_to_world": _nearest(poses, time), "K": K})
+    return _known("TUM RGB-D", frames, unit="metre", depth_scale=TUM_SCALE)
+
+
+def _timed(path: Path, read: Callable[[str], Any]) -> tuple[list[float], list[Any]]:
+    """(times, what `read` makes of the rest of the line), by time; comments and lines without a time are left out."""
+    rows = []
+    for line in lines_of(path):
+        time, _, rest = line.replace(",", " ").replace("\t", " ").partition(" ")
+        try:
+            rows.append((float(time), rest.strip()))
+        except ValueError:
+            continue
+    rows = sorted(row for row in rows if math.isfinite(row[0]) and row[1])
+    return [time for time, _ in rows], [read(rest) for _, rest in rows]
+
+
+def _nearest(timed: tuple[list[float], list[Any]], time: float) -> Any:
+    times, values = timed
+    if not times:
+        return None
+    after = int(np.searchsorted(times, time))
+    best = min((place for place in (after - 1, after) if 0 <= place < len(times)), key=lambda place: abs(times[place] - time))
+    return values[best] if abs(times[best] - time) < TUM_SECONDS else None
+
+
+def _quaternion_pose(text: str) -> Any:
+    numbers = _numbers(text)
+    if len(numbers) < 7:
+        return []
+    x, y, z, w = np.array(numbers[3:7]) / (math.hypot(*numbers[3:7]) or math.nan)
+    pose = np.eye(4)
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    pose[:3, 3] = numbers[:3]
+    return pose.tolist()
+
+
+def _calibration(folder: Path) -> Any:
+    """`calibration.txt` (fx fy cx cy), which ETH3D has beside TUM's lists."""
+    path = folder / "calibration.txt"
+    numbers = _numbers(" ".join(lines_of(path))) if path.is_file() else []
+    if len(numbers) < 4:
+        return None
+    fx, fy, cx, cy = numbers[:4]
+    return [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+
+
+def _seven_scenes(folder: Path) -> Known:
+    """`NAME.color.png`, `NAME.depth.png`, `NAME.pose.txt`; `camera-intrinsics.txt` there or one folder above, as 3DMatch has it."""
+    K = _first_matrix(folder / "camera-intrinsics.txt", folder.parent / "camera-intrinsics.txt")
+    names = {path.name for path in folder.iterdir()}
+    frames = []
+    for colour in sorted(names, key=natural):
+        stem, dot, suffix = colour.rpartition(".color.")
+        if not dot or f".{suffix.lower()}" not in _PHOTOS:
+            continue
+        depth, pose = f"{stem}.depth.png", f"{stem}.pose.txt"
+        frames.append(
+            {
+                "file": colour,
+                "depth": depth if depth in names else None,
+                "cam_to_world": _matrix(folder / pose) if pose in names else None,
+                "K": K,
+            }
+        )
+    return _known("7-Scenes or 3DMatch", frames, unit="metre", depth_scale=1000)
+
+
+def _scannet(folder: Path) -> Known:
+    """`color/N.jpg`, `depth/N.png`, `pose/N.txt`, `intrinsic/intrinsic_color.txt`: what ScanNet's reader exports."""
+    K = _first_matrix(folder / "intrinsic/intrinsic_color.txt", folder / "intrinsic_color.txt")
+    K = K and [row[:3] for row in K[:3]]  # ScanNet has 4 x 4
+    frames = []
+    for path in sorted((folder / "color").iterdir(), key=natural):
+        if suffix_of(path.name) not in _PHOTOS:
+            continue
+        depth, pose = folder / f"depth/{path.stem}.png", folder / f"pose/{path.stem}.txt"
+        frames.append(
+            {
+                "file": f"color/{path.name}",
+                "depth": f"depth/{depth.name}" if depth.is_file() else None,
+                "cam_to_world": _matrix(pose) if pose.is_file() else None,
+                "K": K,
+            }
+        )
+    return _known("ScanNet", frames, unit="metre", depth_scale=1000)
+
+
+def _transforms(folder: Path) -> Known:
+    """nerfstudio's and instant-ngp's file: OpenGL axes, pixel centres at halves, intrinsics for all frames or for each."""
+    path = folder / TRANSFORMS
+    try:
+        content = parse_json(path.read_bytes())
+        frames = [_transforms_frame(folder, {**content, **frame}) for frame in content["frames"]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CallError(f"{path} cannot be understood: {error}", "give the file that nerfstudio or instant-ngp wrote") from None
+    factor = content.get("depth_unit_scale_factor")
+    scale = 1 / factor if isinstance(factor, float | int) and factor > 0 else 1000
+    lens = {name: content[name] for name in ("k1", "k2", "k3", "k4", "p1", "p2") if content.get(name)}
+    distortion = {"model": "lens distortion", **lens} if lens else None
+    return _known(TRANSFORMS, frames, unit="arbitrary", depth_scale=scale, distortion=distortion)
+
+
+def _transforms_frame(folder: Path, frame: Known) -> Known:
+    file = _inside(frame["file_path"])
+    if not suffix_of(file):
+        file = next((file + suffix for suffix in _PHOTOS if (folder / (file + suffix)).is_file()), file)
+    width, height = frame.get("w"), frame.get("h")
+    fx = frame.get("fl_x")
+    if fx is None and frame.get("camera_angle_x") and width:
+        fx = width / 2 / math.tan(frame["camera_angle_x"] / 2)
+    K = None
+    if fx is not None:
+        cx, cy = frame.get("cx", (width or 0) / 2), frame.get("cy", (height or 0) / 2)
+        K = [[fx, 0, cx - 0.5], [0, frame.get("fl_y", fx), cy - 0.5], [0, 0, 1]]
+    depth = frame.get("depth_file_path")
+    pose: Any = frame.get("transform_matrix")
+    if np.shape(pose) == (4, 4):
+        pose = (np.array(pose, np.float64) @ _OPENGL).tolist()
+    return {"file": file, "depth": _inside(depth) if depth else None, "cam_to_world": pose, "K": K, "width": width, "height": height}
+
+
+def _inside(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).as_posix()
+
+
+def _known(name: str, frames: list[Known], **top: Any) -> Known:
+    return {"layout": name, "frames": frames, **top}
+
+
+def _first_matrix(*paths: Path) -> list[list[float]] | None:
+    return next((_matrix(path) for path in paths if path.is_file()), None)
+
+
+def _matrix(path: Path) -> list[list[float]]:
+    """The numbers of a text file by rows; what is no number is NaN, and is named when it is used."""
+    return [_numbers(line) for line in lines_of(path)]
+
+
+def _numbers(text: str) -> list[float]:
+    def number(word: str) -> float:
+        try:
+            return float(word)
+        except ValueError:
+            return math.nan
+
+    return [number(word) for word in text.replace(",", " ").split()]

@@ -1,0 +1,154 @@
+"""Captures of other tools are read as they are: one view warped into the other shows the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline.methods.errors import CallError
+from sightline.platform.data.images import Resize
+from sightline.platform.data.prepare.cameras import read_cameras
+from sightline.platform.data.prepare.frames import Frames
+from sightline.platform.data.prepare.image_frames import ImageFrames
+from sightline.platform.data.prepare.rgbd import Rgbd
+from sightline.platform.data.schema import decode_row
+from tests.support.made_images import needs
+from tests.support.plane_scene import SIZE, as_depth, camera, depth_error, view, warped_error, write_png
+
+CAPTURES = Path(__file__).resolve().parents[5] / "shared" / "data" / "captures"
+K = camera(0)[0]
+INTRINSICS = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+COUNT = 4
+
+
+def _text(path: Path, matrix: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, matrix)
+
+
+def _photos(folder: Path, colour: str, depth: str, scale: float) -> None:
+    for i in range(COUNT):
+        pixels, metres = view(*camera(i))
+        write_png(folder / colour.format(i), pixels)
+        write_png(folder / depth.format(i), as_depth(metres, scale))
+
+
+def _tum(folder: Path) -> None:
+    """Colour and depth a few milliseconds apart, poses at a rate of their own."""
+    _photos(folder, "rgb/{}.png", "depth/{}.png", 5000)
+    (folder / "rgb.txt").write_text("# color images\n" + "".join(f"{10 + i / 10:.6f} rgb/{i}.png\n" for i in reversed(range(COUNT))))
+    (folder / "depth.txt").write_text("# depth maps\n" + "".join(f"{10.004 + i / 10:.6f} depth/{i}.png\n" for i in range(COUNT)))
+    lines = []
+    for i in range(COUNT):
+        pose = camera(i)[1]
+        w = np.sqrt(1 + np.trace(pose[:3, :3])) / 2
+        R = pose[:3, :3]
+        x, y, z = (R[2, 1] - R[1, 2]) / 4 / w, (R[0, 2] - R[2, 0]) / 4 / w, (R[1, 0] - R[0, 1]) / 4 / w
+        lines += [f"{9.999 + i / 10:.6f} {' '.join(map(str, (*pose[:3, 3], x, y, z, w)))}", f"{10.05 + i / 10:.6f} 9 9 9 0 0 0 1"]
+    (folder / "groundtruth.txt").write_text("\n".join(lines))
+
+
+def _seven_scenes(folder: Path) -> None:
+    _photos(folder, "frame-{:06d}.color.png", "frame-{:06d}.depth.png", 1000)
+    for i in range(COUNT):
+        _text(folder / f"frame-{i:06d}.pose.txt", camera(i)[1])
+
+
+def _three_d_match(folder: Path) -> None:
+    _seven_scenes(folder / "seq-01")
+    _text(folder / "camera-intrinsics.txt", K)
+
+
+def _scannet(folder: Path) -> None:
+    _photos(folder, "color/{}.png", "depth/{}.png", 1000)
+    for i in range(COUNT):
+        _text(folder / f"pose/{i}.txt", camera(i)[1])
+    _text(folder / "intrinsic/intrinsic_color.txt", np.block([[K, np.zeros((3, 1))], [np.eye(4)[3:]]]))
+
+
+def _transforms(folder: Path, **each: Any) -> None:
+    _photos(folder, "images/{}.png", "depth/{}.png", 1000)
+    opengl = np.diag([1, -1, -1, 1])
+    frames = [
+        {"file_path": f"./images/{i}.png", "depth_file_path": f"depth/{i}.png", "transform_matrix": (camera(i)[1] @ opengl).tolist()}
+        for i in reversed(range(COUNT))
+    ]
+    lens = {"fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2] + 0.5, "cy": K[1, 2] + 0.5, "w": float(SIZE[1]), "h": float(SIZE[0])}
+    (folder / "transforms.json").write_text(json.dumps(lens | {"frames": [frame | each for frame in frames]}))
+
+
+@pytest.mark.parametrize(
+    ("make", "sub", "options"),
+    [
+        (_tum, "", {"intrinsics": INTRINSICS}),
+        (_seven_scenes, "", {"intrinsics": INTRINSICS}),
+        (_three_d_match, "seq-01", {}),
+        (_scannet, "", {}),
+        (_transforms, "", {}),
+    ],
+)
+def test_views_of_known_layouts_fit(tmp_path: Path, make: Any, sub: str, options: dict[str, Any]) -> None:
+    make(tmp_path)
+    place = str(tmp_path / sub)
+    found = Rgbd(overlap=(0, 1), pairs_per_frame=COUNT, **options).find(place, "wall")
+    assert not found.skips and len(found.items) == COUNT * (COUNT - 1) // 2 and len(found.notes) == 1 and "are read as" in found.notes[0]
+    for item in found.items:
+        sample = decode_row(item.row(Resize(36)), "pairs", depth=True)
+        assert warped_error(sample) < 9 and depth_error(sample["image1"], sample["depth1"]) < 0.05
+    images = ImageFrames().find(place, "wall").items
+    assert [Path(image.image).name for image in images] == sorted(Path(image.image).name for image in images)
+    for image in images[:1]:
+        sample = decode_row(image.row(Resize()), "images", depth=True)
+        assert depth_error(sample["image"], sample["depth"]) < 0.01
+    pairs = Frames().find(place, "wall").items
+    poses = {frozenset((pair.image1, pair.image2)): pair.T_2from1 for pair in found.items}
+    for pair in pairs:
+        known = poses[frozenset((pair.image1, pair.image2))]
+        back = np.linalg.inv(np.reshape(pair.T_2from1, (4, 4))).ravel()
+        assert any(np.allclose(pose, known, atol=1e-6) for pose in (pair.T_2from1, back))
+
+
+def test_a_layout_without_intrinsics_asks_for_them(tmp_path: Path) -> None:
+    _tum(tmp_path)
+    with pytest.raises(CallError, match=r"no frame of .* has K, read from TUM RGB-D") as caught:
+        Rgbd().find(str(tmp_path), "x")
+    assert "--intrinsics" in caught.value.hint
+    (tmp_path / "calibration.txt").write_text(" ".join(map(str, INTRINSICS)))
+    assert Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").items
+
+
+def test_lists_that_are_not_those_of_tum_are_no_capture(tmp_path: Path) -> None:
+    (tmp_path / "rgb.txt").write_text("red green blue")
+    (tmp_path / "depth.txt").write_text("")
+    assert read_cameras(tmp_path) is None
+
+
+def test_bad_poses_of_text_files_are_named(tmp_path: Path) -> None:
+    _scannet(tmp_path)
+    (tmp_path / "pose/1.txt").write_text("-inf -inf -inf -inf\n" * 4)
+    (tmp_path / "pose/2.txt").write_text("lost\n")
+    found = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x")
+    assert found.skips == [("color/1.png", "pose not finite"), ("color/2.png (1 x 1)", "pose of another shape than 4 x 4")]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"frames": [1]}', '{"frames": [{"file_path": 3}]}', '{"frames": [{"file_path": "../x.png"}]}']
+)
+def test_a_damaged_transforms_file_is_a_wrong_call(tmp_path: Path, text: str) -> None:
+    (tmp_path / "transforms.json").write_text(text)
+    with pytest.raises(CallError, match="cannot be understood"):
+        read_cameras(tmp_path)
+
+
+@needs("captures")
+def test_real_captures_are_read() -> None:
+    found = Rgbd(overlap=(0.2, 0.95), pairs_per_frame=1, intrinsics=(517.3, 516.5, 318.6, 255.3)).find(str(CAPTURES / "tum-fr1-rpy"), "x")
+    sample = decode_row(found.items[3].row(Resize(120)), "pairs", depth=True)
+    apart = float(np.abs(sample["image1"].astype(float) - sample["image2"]).mean())
+    assert warped_error(sample) < 0.6 * apart
+    fruit = Frames().find(str(CAPTURES / "fruit-transforms"), "x").items
+    assert len(fruit) == 19 and all(pair.T_2from1 is not None and pair.K1 is not None for pair in fruit)
