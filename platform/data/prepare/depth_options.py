@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cameras import Cameras
+from .cameras import NAME, Cameras
 from .options import above_zero, four_numbers, option
 from .source import PrepareSource
 
@@ -29,4 +29,4 @@ class DepthOptions(PrepareSource):
         """(for the provenance, for the screen too): a scale that was stated, and one that was taken from the layout."""
         scale = self.scale_of(cameras)
         stated = [] if scale is None else [f"depth: {scale:,g} units in a metre"]
-        return stated, list(cameras.notes) if self.depth_scale is None else []
+        return stated, list(cameras.notes) if self.depth_scale is None or cameras.layout != NAME else []
