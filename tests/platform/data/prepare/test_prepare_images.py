@@ -277,7 +277,7 @@ def test_a_needed_label_or_mask_that_is_missing_or_does_not_fit_is_a_broken_samp
     with pytest.raises(BrokenSampleError, match="x/1: segmentation of 50 x 40 pixels, image of 60 x 40"):
         decode_row(row | {"segmentation": encode_segmentation(np.ones((40, 50), np.uint8))}, "images")
     with pytest.raises(BrokenSampleError, match="x/1: segmentation: mask holds colours"):
-        decode_row(row | {"segmentation": _png(np.zeros((40, 60, 3), np.uint8))}, "images")
+        decode_row(row | {"segmentation": _png(np.full((40, 60, 3), (0, 1, 2), np.uint8))}, "images")
 
 
 def _png(array: np.ndarray) -> bytes:
