@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from sightline.methods.errors import SightlineError, first_line
+from sightline.platform.core.budget import OverBudgetError, check_unpacked
 from sightline.platform.core.filesystem import is_local, open_place
 
 from .manifest import Shard
@@ -42,8 +43,11 @@ class ShardFolder:
         shard = self.shards[shard_index]
         try:
             file = self._file(shard)
+            self._check_size_in_memory(file, row_group_index)
             names = [name for name in columns if name in file.schema_arrow.names] if columns is not None else None
             table = file.read_row_group(row_group_index, columns=names, use_threads=False)
+        except OverBudgetError as error:
+            raise self.broken(shard, f"asks for more memory than it may in row group {row_group_index}: {error}") from None
         except (OSError, pa.ArrowException) as error:
             raise self.broken(shard, f"is damaged in row group {row_group_index} ({first_line(error)})") from None
         if table.num_rows != shard.row_groups[row_group_index]:
@@ -70,6 +74,17 @@ class ShardFolder:
 
     def broken(self, shard: Shard, what: str) -> SightlineError:
         return SightlineError(f"shard {shard.name} of {self.uri} {what}", self.hint)
+
+    @staticmethod
+    def _check_size_in_memory(file: pq.ParquetFile, row_group_index: int) -> None:
+        """A dictionary can stand for a value as often as there are rows, and zeros unpack a thousandfold. Raises `OverBudgetError`."""
+        group = file.metadata.row_group(row_group_index)
+        for index in range(group.num_columns):
+            column = group.column(index)
+            size = column.total_uncompressed_size
+            if column.has_dictionary_page or any("DICTIONARY" in encoding for encoding in column.encodings):
+                size *= max(1, group.num_rows)
+            check_unpacked(column.total_compressed_size, max(size, 8 * column.num_values), f"column {column.path_in_schema!r}")
 
     def _file(self, shard: Shard) -> pq.ParquetFile:
         system, path = open_place(self.uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.core.budget import check_members, check_unpacked
 from sightline.platform.data.clouds import NO_PART, centred, decode_points, distinct, encode_parts, encode_points
 from sightline.platform.data.depth import read_depth
 from sightline.platform.data.geometry import Placement, check_intrinsics, depth_intrinsics
@@ -168,6 +170,7 @@ def entry(file: str, key: str, index: int) -> np.ndarray:
     """One entry of an array: of the array that is kept, or, of a large one in HDF5, read by itself."""
     if shape_of(file, key)[1] > KEPT_ARRAY and Path(file).suffix.lower() != ".npz":
         with arrays_of(file) as archive:
+            check_array(archive, key)
             return np.asarray(archive[key][index])
     return np.asarray(read_array(file, key)[index])
 
@@ -205,7 +208,20 @@ def _array(file: str, key: str, stamp: tuple[int, int]) -> np.ndarray:
     with arrays_of(file) as archive:
         if key not in archive:
             raise CallError(f"{file} has no array {key!r}; it has {', '.join(archive)}", "see `sightline prepare points --help`")
+        check_array(archive, key)
         return np.asarray(archive[key])
+
+
+def check_array(archive: Mapping[str, Any], key: str) -> None:
+    """Raises `OverBudgetError` for an array of an `.npz` or HDF5 file that unpacks to much more than it takes in the file."""
+    if isinstance(archive, np.lib.npyio.NpzFile) and archive.zip is not None:
+        members = {member.filename: member for member in archive.zip.infolist()}
+        member = members.get(f"{key}.npy") or members[key]
+        check_unpacked(member.compress_size, member.file_size, f"the array {key!r}")
+        return
+    array = archive[key]
+    chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0  # the last one may reach beyond the array
+    check_unpacked(array.id.get_storage_size(), max(array.nbytes, chunk), f"the array {key!r}")
 
 
 @contextmanager
@@ -217,6 +233,8 @@ def arrays_of(file: str) -> Iterator[Mapping[str, Any]]:
     suffix = Path(file).suffix.lower()
     try:
         if suffix == ".npz":
+            with Path(file).open("rb") as opened:
+                check_members(opened)
             with np.load(file, allow_pickle=False) as archive:
                 yield archive
             return

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
+from sightline.platform.core.budget import check_members
 
 from .columns import named_cloud, nameless_cloud
 from .shapes import Cloud, reading, text_of
@@ -83,6 +84,7 @@ def read_array_file(data: bytes, suffix: str, name: str) -> Cloud:
 
 def _of_archive(data: bytes) -> np.ndarray:
     try:
+        check_members(io.BytesIO(data))
         with zipfile.ZipFile(io.BytesIO(data)) as members:
             unpacked = sum(member.file_size for member in members.infolist())
         if unpacked > MAX_ARRAYS:

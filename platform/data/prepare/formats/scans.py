@@ -25,6 +25,7 @@ def read_las(data: bytes, name: str) -> Cloud:
     with reading("LAS", name):
         if data[:4] != b"LASF":
             raise ValueError("it does not begin with LASF")
+        _check_records(data)
         try:
             with laspy.open(io.BytesIO(data)) as file:
                 if file.header.point_count > MAX_SCENE:
@@ -41,6 +42,16 @@ def read_las(data: bytes, name: str) -> Cloud:
         stored = {"intensity": "intensity", "classification": "classification", "red": "colour"}
         left_out = [what for key, what in stored.items() if key in others]
         return Cloud(np.concatenate(pieces), left_out=tuple(left_out))
+
+
+def _check_records(data: bytes) -> None:
+    """The header says how many records stand before and after the points; laspy would make as many, whatever is there."""
+    if len(data) < 227:
+        raise ValueError("it is shorter than a header")
+    size, before = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
+    after = struct.unpack_from("<I", data, 243)[0] if data[25] >= 4 and size >= 375 and len(data) >= 375 else 0
+    if 54 * before + 60 * after > len(data):
+        raise ValueError(f"cut short: {before + after:,} records in {len(data):,} bytes")
 
 
 def read_bin(data: bytes, name: str) -> Cloud:
