@@ -199,6 +199,12 @@ class Predictor(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasClassNames(Protocol, metaclass=_Ability):
+    class_names: tuple[str, ...]
+    """Of a predictor, in the order of its logits; empty where the names are not known."""
+
+
+@runtime_checkable
 class HasPredictor(Protocol, metaclass=_Ability):
     predictor: Predictor
     """What it predicts is scored on `data.val`, in place of control metrics."""
@@ -316,5 +322,5 @@ PRETEXT_ABILITIES: tuple[type, ...] = (
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
     *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasNormalised),
-    *(HasLayers, HasFinetuning, HasInputName),
+    *(HasLayers, HasFinetuning, HasInputName, HasClassNames),
 )

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _classes(train: Dataset, task: str) -> dict[str, Any]:
-    """The settings that follow from the data set: `model.classes`, and for images `pretext.ignore_index`."""
+    """The settings that follow from the data set: `model.classes` and their names, and for images `pretext.ignore_index`."""
     from sightline.methods.errors import CallError
     from sightline.platform.data.kinds import IMAGES
 
@@ -100,7 +100,7 @@ def _classes(train: Dataset, task: str) -> dict[str, Any]:
             f"make one with `sightline prepare {train.kind} {'classes' if task == 'classification' else 'masks'} ...`",
         )
     ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == IMAGES.name else {}
-    return {"model.classes": len(manifest.classes), **ignored}
+    return {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes), **ignored}
 
 
 def _same_classes(train: Dataset, val: Dataset) -> None:

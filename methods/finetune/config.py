@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from ..catalog import find_method
 from ..contract import Method, MethodConfig
-from ..settings import ImageSize, Settings, explain
+from ..settings import Added, ImageSize, Settings, explain
 
+ClassNames = Annotated[tuple[str, ...], Added(neutral=[])]
 ENCODER_SECTIONS = ("model", "pretext", "loss", "augment")
 
 
@@ -18,6 +19,7 @@ class FinetuneModel(Settings):
 
     encoder: dict[str, Any] = Field(default={}, description="method and sections of the encoder; `sightline finetune` fills it in")
     classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
+    class_names: ClassNames = Field(default=(), description="in the order of the logits; `sightline finetune` takes them from the data set")
     image_size: ImageSize = Field(description="pixels: one side of a square, or [height, width]")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block; 0 for encoders without it")
     head_scale: float = Field(default=1e-3, gt=0, description="factor on the fresh head's weights: predictions start nearly even")
@@ -29,12 +31,23 @@ class FinetuneModel(Settings):
         return value
 
     @model_validator(mode="after")
+    def _named(self) -> FinetuneModel:
+        one_name_each(self.class_names, self.classes)
+        return self
+
+    @model_validator(mode="after")
     def _patches(self) -> FinetuneModel:
         patch = self.encoder.get("model", {}).get("patch_size")
         for side in self.image_size:
             if patch and side % patch:
                 raise ValueError(f"image_size {side} is no multiple of the encoder's patch_size {patch}")
         return self
+
+
+def one_name_each(names: tuple[str, ...], classes: int) -> None:
+    """Raises `ValueError` where there are names, but not one for each class."""
+    if names and len(names) != classes:
+        raise ValueError(f"{len(names)} class_names for {classes} classes")
 
 
 def encoder_settings(encoder: dict[str, Any]) -> tuple[Method, MethodConfig]:

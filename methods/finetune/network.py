@@ -40,6 +40,7 @@ class Head(nn.Module):
         model = config.model
         self.backbone, self.image_size = backbone, model.image_size
         self.dim, self.patch_size, self.classes = backbone.dim, backbone.patch_size, model.classes
+        self.class_names = model.class_names
         self.head = nn.Linear(self.dim, model.classes, device="meta").to_empty(device="cpu")  # filled by `build_head`
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..contract import MethodConfig
-from ..finetune.config import FinetuneLoss, encoder_settings
+from ..finetune.config import ClassNames, FinetuneLoss, encoder_settings, one_name_each
 from ..i2p_mae.config import I2PAugment, I2PConfig, I2PModel, Three
 from ..settings import Settings
 
@@ -21,6 +21,7 @@ class FinetunePointsModel(Settings):
 
     encoder: dict[str, Any] = Field(default={}, description="method and sections of the encoder; `sightline finetune` fills it in")
     classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
+    class_names: ClassNames = Field(default=(), description="in the order of the logits; `sightline finetune` takes them from the data set")
     points: int = Field(default=1024, ge=1, description="points of a cloud that the network sees")
     neighbours: Three = Field(
         default=(48, 24, 24), description="points (then tokens of the scale below) in a token, in place of the encoder's"
@@ -47,6 +48,7 @@ class FinetunePointsModel(Settings):
     @model_validator(mode="after")
     def _fits(self) -> FinetunePointsModel:
         _ = self.network
+        one_name_each(self.class_names, self.classes)
         return self
 
 

@@ -24,6 +24,8 @@ class PointClassifier(nn.Module):
     """Clouds in, class logits out. Parameter names are those of the published fine-tuned checkpoints."""
 
     task, input, output = "classification", "points", "logits"
+    class_names: tuple[str, ...] = ()
+    """In the order of the logits."""
     normalised = True
     """Whether the clouds it was trained on are centred, the farthest point at distance 1."""
 

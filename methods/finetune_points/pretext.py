@@ -31,6 +31,7 @@ class FinetunePointsPretext(nn.Module):
         super().__init__()
         self.config, model = config, config.model
         self.predictor = PointClassifier(model.network, model.radius, model.pooling, model.classes, config.pretext.official)
+        self.predictor.class_names = model.class_names
         self.predictor.normalised = config.augment.normalise
 
     def to_device(self, batch: Batch) -> Batch:

@@ -1,4 +1,4 @@
-"""What an encoder takes: the shape and the meaning of its input."""
+"""What an encoder takes: the shape and the meaning of its input, and images cut to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sightline.methods.contract import HasNormalised, HasOutputName, TakesImages, TakesPoints
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sightline.methods.contract import HasClassNames, HasNormalised, HasOutputName, Predictor, TakesImages, TakesPoints
 
 if TYPE_CHECKING:
     import torch
@@ -51,3 +55,23 @@ def cloud_input(encoder: object) -> EncoderInput | None:
 def output_name(encoder: object) -> str:
     """Name of what the encoder's `forward` gives."""
     return encoder.output if isinstance(encoder, HasOutputName) else "tokens"
+
+
+def class_names(predictor: Predictor) -> tuple[str, ...]:
+    """Of a fine-tuned network, in the order of its logits; numbers where it is older than its names."""
+    names = predictor.class_names if isinstance(predictor, HasClassNames) else ()
+    return tuple(names) or tuple(str(number) for number in range(predictor.classes))
+
+
+def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the largest centred box with the aspect of `size` (height, width), in pixels of the image."""
+    scale = min(height / size[0], width / size[1])
+    box_height, box_width = size[0] * scale, size[1] * scale
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+def fit_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """The largest centre crop of the shape of `size`, resized to it (bicubic, antialiased)."""
+    box = centre_box(image.shape[0], image.shape[1], size)
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))

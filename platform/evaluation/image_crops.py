@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Float, Shaped
 
+from sightline.platform.data.encoder_input import centre_box, fit_image
 
-def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of the largest centred box with the aspect of `size` (height, width), in pixels of the image."""
-    scale = min(height / size[0], width / size[1])
-    box_height, box_width = size[0] * scale, size[1] * scale
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return left, top, left + box_width, top + box_height
-
-
-def fit_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """The largest centre crop of the shape of `size`, resized to it (bicubic, antialiased)."""
-    box = centre_box(image.shape[0], image.shape[1], size)
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+__all__ = ["centre_box", "fit_image", "fit_nearest", "nearest_pixels", "patch_cells", "patch_depth", "pixel_cells"]
 
 
 def nearest_pixels(height: int, width: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from sightline.methods.contract import Batch, HasEvaluationViews, HasInputName, HasVoting, MetricInfo, Stage, Views
 from sightline.methods.errors import SightlineError
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.encoder_input import class_names
 from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.fixed import SampleReader
 
@@ -72,7 +73,7 @@ def measure_test_metrics(
     told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
     finding = f"{', '.join(_with_interval(name, found[name], metrics[name]) for name in told)} on {len(values):,} test {one}s."
     labels = dataset.manifest.classes
-    labels = labels if len(labels) == predictor.classes else tuple(str(i) for i in range(predictor.classes))
+    labels = labels if len(labels) == predictor.classes else class_names(predictor)
     for group, per_class in _by_class(seen.confusion, segmenting).items():
         key = next(key for key, name in BY_CLASS.items() if name == group)
         for label, value in zip(labels, per_class.tolist(), strict=True):

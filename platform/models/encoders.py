@@ -15,6 +15,8 @@ from .resolve import find_weights
 if TYPE_CHECKING:
     import torch
 
+    from .loaded import LoadedEncoder
+
 
 @dataclass(frozen=True)
 class OpenedEncoder:
@@ -60,11 +62,11 @@ def open_encoder(model: str, tracking_uri: str | None = None) -> OpenedEncoder:
     return OpenedEncoder(found.encoder(), found)
 
 
-def load_encoder(model: str, tracking_uri: str | None = None) -> Any:
-    """The encoder alone, for notebooks; `model` as in `open_encoder`.
+def load_encoder(model: str, tracking_uri: str | None = None) -> LoadedEncoder:
+    """The encoder for notebooks; `model` as in `open_encoder`.
 
-    Of images it takes float32 RGB in [0, 1], b x 3 x h x w: `load_encoder("my-run").tokens(images)` gives b x patches x dim.
-    Of clouds it takes float32 b x `points` x 3 as `sightline.methods.ops.clouds.fitted` makes them: `tokens(points)` gives
-    b x groups x dim, `pooled(points)` b x dim.
+    `load_encoder("my-run").pooled(pictures)` gives one feature each, `tokens(pictures)` b x patches x dim; see `LoadedEncoder`.
     """
-    return open_encoder(model, tracking_uri).encoder
+    from .loaded import LoadedEncoder
+
+    return LoadedEncoder(open_encoder(model, tracking_uri))

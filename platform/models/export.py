@@ -42,7 +42,7 @@ def _safetensors(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
     weights = opened.weights
     state = opened.encoder.state_dict()
     write_file(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), path)
-    use = f'from sightline.platform.encoders import load_encoder; encoder = load_encoder("{path}")'
+    use = f'from sightline import load_encoder; encoder = load_encoder("{path}")'
     return {"files": [str(path)], "sha256": opened.sha256, "use": use}
 
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sightline.methods.contract import Predictor
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import home, local_tracking_uri
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import scratch_folder
-from sightline.platform.data.encoder_input import EncoderInput, output_name
+from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
@@ -76,7 +77,8 @@ def register_encoder(
 
     given = input_of(encoder)
     output = output_name(encoder)
-    text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri)}".strip() + "\n"
+    classes = _classes_example(encoder, output) if isinstance(encoder, Predictor) else ""
+    text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri, classes)}".strip() + "\n"
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
     with _tracking(tracking_uri), scratch_folder("register") as scratch:
@@ -250,10 +252,13 @@ def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Pa
     with _on_cpu(encoder), torch.no_grad():
         shape = tuple(encoder(given.example(2)).shape[1:])
     float32 = np.dtype(np.float32)
+    known = {"class_names": list(class_names(encoder))} if isinstance(encoder, Predictor) else None
     signature = ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, *given.shape), given.name)]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
     )
-    model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    model = Model(
+        artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id, metadata=known
+    )
     with _on_cpu(encoder):
         try:
             mlflow.pytorch.save_model(
@@ -316,7 +321,15 @@ def _tracking(uri: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_uri: str) -> str:
+def _classes_example(predictor: Predictor, output: str) -> str:
+    """Lines that give its classes their names."""
+    names = f"\nclass_names = {list(class_names(predictor))!r}  # in the order of the {output}"
+    if predictor.task != "classification":
+        return names
+    return f"{names}\n[class_names[index] for index in {output}.argmax(dim=1)]"
+
+
+def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_uri: str, more: str) -> str:
     place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
     return f"""## Use
 
@@ -326,7 +339,7 @@ import mlflow, torch
 mlflow.set_tracking_uri("{place}")
 encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
 {given.name} = torch.rand(4, {", ".join(map(str, given.shape))})  # {given.words}
-{output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}
+{output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}{more}
 ```
 
 Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.models import get_model_info
 from toy import TOY_IMAGES, write_images, write_pairs
 
+from sightline import load_encoder
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.pipelines.__main__ import main
 from sightline.platform import config
+from sightline.platform.config import hashed_text
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
@@ -46,7 +50,9 @@ def test_the_run_begins_with_the_encoders_weights_in_their_fine_tuning_form(meth
     words = ["finetune", method, "--task", "classification", "data.train=train", "data.val=val", *SMALL]
     assert main(words) == 0
     run = made[0]
-    assert run.settings["model"]["classes"] == 2
+    assert run.settings["model"]["classes"] == 2 and run.settings["model"]["class_names"] == ["dark", "bright"]
+    older = {**run.settings, "model": {**run.settings["model"], "class_names": []}}
+    assert "class_names" not in hashed_text(config.load(run.recipe, settings=older)), "runs without names resume"
     assert run.settings["model"]["encoder"]["method"] == method
     assert run.settings["train"]["init"].partition("@")[0] == str(place / method), "where the weights came from, for good"
     kept = read_file(run.folder / "init" / "weights.safetensors").tensors
@@ -101,4 +107,13 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     assert Dataset.open(run.settings["data"]["train"]).manifest.classes == ("dark", "bright")
     validation = [e.losses for e in run.events() if isinstance(e, ValidationDone)]
     assert {"loss", "cross_entropy", "accuracy"} == validation[-1].keys()
-    assert "accuracy" in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert "fine-tuning run" in page and "Confusion matrix" in page and result["verdict"].startswith("The model has learned: accuracy is ")
+    assert "always guessing the most frequent class gives 50.0%" in page
+    model = load_encoder(result["registered"])
+    dark, bright = (np.full((70, 70, 3), shade, np.uint8) for shade in (40, 210))
+    assert model.class_names == ("dark", "bright") and [name for name, _ in model.classify([dark, bright])] == ["dark", "bright"]
+    client = MlflowClient(run.tracking_uri)
+    filed = client.get_model_version_by_alias("finetune-classification-model", "candidate")
+    assert filed.description.startswith(result["verdict"]) and "class_names = ['dark', 'bright']" in filed.description
+    assert get_model_info(f"models:/finetune-classification-model/{filed.version}").metadata == {"class_names": ["dark", "bright"]}
