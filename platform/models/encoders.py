@@ -69,4 +69,5 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> LoadedEncoder:
     """
     from .loaded import LoadedEncoder
 
-    return LoadedEncoder(open_encoder(model, tracking_uri))
+    opened = open_encoder(model, tracking_uri)
+    return LoadedEncoder(opened.encoder, opened.method, opened.source)

@@ -16,8 +16,6 @@ from sightline.methods.ops.clouds import draw_points, fitted
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.encoder_input import class_names, fit_image
 
-from .encoders import OpenedEncoder
-
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 """Pillow's modes of 8 bits a channel. What has more is no photograph, and Pillow would clip it."""
 
@@ -34,18 +32,21 @@ class LoadedEncoder:
     an `nn.Module` in evaluation mode; its other attributes (`dim`, `image_size`, `points`, ...) are found here, too.
     """
 
-    def __init__(self, opened: OpenedEncoder) -> None:
-        self.opened = opened
-        self.module: Any = opened.encoder
+    def __init__(self, module: Any, method: str, source: str) -> None:
+        self.module = module
+        self.method = method
+        """Id of the method that made it."""
+        self.source = source
+        """Where it comes from, in words."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("module", "opened"):
+        if name.startswith("__") or name == "module":
             raise AttributeError(name)
         return getattr(self.module, name)
 
     def __repr__(self) -> str:
         what = f"{self.module.points} points" if self._of_clouds else "{} x {} pixels".format(*self.module.image_size)
-        return f"<{self.opened.method} of {self.opened.source}: {what}>"
+        return f"<{self.method} of {self.source}: {what}>"
 
     def to(self, device: torch.device | str) -> LoadedEncoder:
         """Move the network; what it is given follows."""
@@ -82,7 +83,7 @@ class LoadedEncoder:
     def class_names(self) -> tuple[str, ...]:
         """Of a fine-tuned model, in the order of its logits; numbers where the model is older than its names."""
         if not isinstance(self.module, Predictor):
-            raise CallError(f"{self.opened.source} is an encoder and knows no classes", "fine-tune it: sightline finetune --help")
+            raise CallError(f"{self.source} is an encoder and knows no classes", "fine-tune it: sightline finetune --help")
         return class_names(self.module)
 
     def classify(self, inputs: Any) -> list[tuple[str, float]]:
@@ -99,7 +100,7 @@ class LoadedEncoder:
 
     def _run(self, method: str, inputs: Any, gradients: bool) -> torch.Tensor:
         if not hasattr(self.module, method):
-            raise CallError(f"{self.opened.source} ({self.opened.method}) has no {method}", "its docs are in docs/methods")
+            raise CallError(f"{self.source} ({self.method}) has no {method}", "its docs are in docs/methods")
         with torch.set_grad_enabled(gradients):
             result: torch.Tensor = getattr(self.module, method)(self.prepare(inputs))
         return result
