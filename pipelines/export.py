@@ -5,7 +5,7 @@
   sightline export croco-tiny-1121-0930 --format official --out ./croco-official
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. What is written as timm or ONNX is read again and must
-give the same tokens (to 1e-5); where timm has other maths than the encoder, it says so. ONNX needs: pip install 'sightline[onnx]'.
+give the same tokens (to 1e-5); where timm has other maths than the encoder, it says so. ONNX needs: pip install 'sightline-pretext[onnx]'.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _onnx(opened: OpenedEncoder, out: Path) -> dict[str, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401  # torch's exporter needs it
     except ImportError as error:
-        raise CallError(f"the ONNX packages are not installed ({error.name})", "pip install 'sightline[onnx]'") from None
+        raise CallError(f"the ONNX packages are not installed ({error.name})", "pip install 'sightline-pretext[onnx]'") from None
     given = input_of(opened.encoder)
     output = output_name(opened.encoder)
     with _folder(out) as scratch:

@@ -120,7 +120,7 @@ def test_onnx_without_its_packages_names_the_extra(home: Path, tmp_path: Path, m
     made_run("run")
     with pytest.raises(CallError, match="the ONNX packages are not installed") as caught:
         export(open_encoder("run"), "onnx", tmp_path / "onnx")
-    assert "sightline[onnx]" in caught.value.hint
+    assert "sightline-pretext[onnx]" in caught.value.hint
 
 
 @pytest.mark.slow
