@@ -81,6 +81,8 @@ def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet
     if manifest.extent:
         low, high = (f"{side:.4g}" for side in manifest.extent)
         console.print(f"  extent       {low if low == high else f'{low} to {high}'} (longest side of a cloud's box, unit of the source)")
+    if manifest.offsets:
+        console.print(f"  offsets      {len(manifest.offsets):,} far from the origin, stored less an offset each (in manifest.json)")
     console.print(f"  columns      {', '.join(manifest.columns)}")
     if manifest.scenes:
         biggest = sorted(manifest.scenes.items(), key=lambda item: -item[1])

@@ -9,6 +9,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import Row
+from sightline.platform.data.shard_stats import OFFSET
 from sightline.platform.data.writer import SHARD_BYTES
 
 from .found import ClassList, require_same_classes
@@ -32,7 +33,9 @@ class CopiedRows:
             if dataset.fingerprint != fingerprint:
                 raise CallError(f"{dataset.uri} changed while it was merged", "run the same command again with --overwrite")
         for which, shard, group in self.groups:
-            yield from datasets[which].read(shard, group).to_pylist()
+            offsets = datasets[which].manifest.offsets
+            for row in datasets[which].read(shard, group).to_pylist():
+                yield {**row, OFFSET: offsets.get(row["id"])} if offsets else row
 
 
 def merge_output(request: Request) -> tuple[str, Output]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sightline.methods.errors import CallError
+
 from .clouds import CloudFile, CloudItem
 from .files import existing_folder, inside, lines_of
 from .found import ClassList, Found
@@ -20,6 +22,8 @@ class ModelNet40(CloudSource):
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[CloudItem]:
         folder = existing_folder(place)
+        if not (folder / "modelnet40_shape_names.txt").is_file() and any(folder.glob("ply_data_train*.h5")):
+            raise CallError(f"{folder} is ModelNet40 in HDF5", f"sightline prepare points arrays {place} ... reads it")
         found = Found[CloudItem](self.provenance(folder), {})
         found.classes = ClassList(tuple(lines_of(folder / "modelnet40_shape_names.txt")))
         number = {one: i for i, one in enumerate(found.classes.names)}

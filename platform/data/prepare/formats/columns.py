@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -31,7 +31,7 @@ TOLD = 4
 
 def named_cloud(columns: Mapping[str, np.ndarray], name: str) -> Cloud:
     """The cloud in columns with names, of any letter case. Raises `BrokenSampleError` without x, y, z."""
-    known = {re.sub(r"\s*[(\[].*", "", key.strip().lower()): value for key, value in columns.items()}
+    known = {_plain(key): value for key, value in columns.items()}
     where = _first(COORDINATES, known)
     if where is None:
         raise BrokenSampleError(f"points without x, y and z: {name} has {', '.join(columns)[:80]}")
@@ -88,6 +88,16 @@ def nameless_cloud(table: np.ndarray, name: str) -> Cloud:
         f"{name}, {_lengths(vectors)}, values {vectors.min():.3g} to {vectors.max():.3g}"
         f"; {'a header that names the columns tells what they are' if table.shape[1] != 6 else 'scale normals to length 1'}"
     )
+
+
+def names_coordinates(names: Iterable[str]) -> bool:
+    """Whether x, y and z are among the names."""
+    return _first(COORDINATES, dict.fromkeys(map(_plain, names), np.empty(0))) is not None
+
+
+def _plain(name: str) -> str:
+    """A name in lower case, without its unit: `X [m]`."""
+    return re.sub(r"\s*[(\[].*", "", name.strip().lower())
 
 
 def _first(names: tuple[tuple[str, ...], ...], known: Mapping[str, np.ndarray]) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.core.budget import check_members
 
-from .columns import named_cloud, nameless_cloud
+from .columns import named_cloud, nameless_cloud, names_coordinates
 from .shapes import Cloud, reading, text_of
 
 MAX_ARRAYS = 512 * 2**20
@@ -57,14 +57,15 @@ def _beginning(lines: list[str]) -> tuple[int, tuple[str, ...]]:
             if len(words) == 1 and words[0].isdigit() and len(following) > 1:
                 continue
             return number, names
-        if words and not numbers:
+        # A comment that names no x y z is no header, though it may have as many words as there are columns.
+        if words and not numbers and (names_coordinates(words) or not line.lstrip().startswith(COMMENTS)):
             names = tuple(words)
     return 0, ()
 
 
 def _words(line: str) -> list[str]:
     """The names or numbers of a line, without what makes it a comment."""
-    line = line.strip().lstrip("#/%").strip()
+    line = line.strip().lstrip("#/%").rstrip(";,").strip()
     return [word.strip().strip("\"'") for word in (re.split(r"[;,]", line) if re.search(r"[;,]", line) else line.split())]
 
 

@@ -11,13 +11,16 @@ from sightline.methods.errors import BrokenSampleError
 
 from .shapes import MAX_SCENE, Cloud, reading
 
-CHUNK = 1_000_000
+CHUNK = 64 * 2**20
+"""Bytes of points that are unpacked at one time."""
+DENSEST = 16
+"""Points of a byte of LAZ; real scans take several bytes a point."""
 FARTHEST = 10_000.0
 """Metres; no car's scanner sees farther."""
 
 
 def read_las(data: bytes, name: str) -> Cloud:
-    """x y z in double precision; LAZ is unpacked in pieces of a million points."""
+    """x y z in double precision; LAZ is unpacked piece by piece."""
     import laspy
     from laspy.errors import LaspyException
     from lazrs import LazrsError
@@ -26,17 +29,23 @@ def read_las(data: bytes, name: str) -> Cloud:
         if data[:4] != b"LASF":
             raise ValueError("it does not begin with LASF")
         _check_records(data)
+        _check_layout(data, name)
         try:
-            with laspy.open(io.BytesIO(data)) as file:
-                if file.header.point_count > MAX_SCENE:
-                    raise BrokenSampleError(f"a list of more than {MAX_SCENE:,} points: {name} has {file.header.point_count:,}")
-                least = file.header.point_count * (1 if file.header.are_points_compressed else file.header.point_format.size)
-                if not file.header.are_points_compressed and len(data) < file.header.offset_to_point_data + least:
-                    raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes, its points need {least:,}")
-                others = [one for one in file.header.point_format.dimension_names if one not in ("X", "Y", "Z")]
-                pieces = [np.column_stack([one.x, one.y, one.z]) for one in file.chunk_iterator(CHUNK)]
-        except (LaspyException, LazrsError, OSError, struct.error) as error:
+            with laspy.open(io.BytesIO(data), read_evlrs=False) as file:
+                header = file.header
+                if header.point_count > MAX_SCENE:
+                    raise BrokenSampleError(f"a list of more than {MAX_SCENE:,} points: {name} has {header.point_count:,}")
+                needed = header.offset_to_point_data + header.point_count * header.point_format.size
+                if not header.are_points_compressed and len(data) < needed:
+                    raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes, its points need {needed:,}")
+                if header.are_points_compressed and header.point_count > DENSEST * len(data):
+                    raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes for {header.point_count:,} points")
+                others = set(header.point_format.dimension_names)
+                pieces = [np.column_stack([one.x, one.y, one.z]) for one in file.chunk_iterator(max(1, CHUNK // header.point_format.size))]
+        except (LaspyException, LazrsError, OSError) as error:
             raise ValueError(str(error)) from None
+        if sum(map(len, pieces)) != header.point_count:
+            raise BrokenSampleError(f"cut short: {name} has {sum(map(len, pieces)):,} of {header.point_count:,} points")
         if not sum(map(len, pieces)):
             raise BrokenSampleError(f"no points: {name}")
         stored = {"intensity": "intensity", "classification": "classification", "red": "colour"}
@@ -52,6 +61,19 @@ def _check_records(data: bytes) -> None:
     after = struct.unpack_from("<I", data, 243)[0] if data[25] >= 4 and size >= 375 and len(data) >= 375 else 0
     if 54 * before + 60 * after > len(data):
         raise ValueError(f"cut short: {before + after:,} records in {len(data):,} bytes")
+
+
+def _check_layout(data: bytes, name: str) -> None:
+    """Raises `BrokenSampleError` where the points or the pieces of LAZ lie beyond the file: lazrs takes memory for each piece."""
+    head, start = struct.unpack_from("<HI", data, 94)
+    if not 227 <= head <= start <= len(data):
+        raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes, its points begin at {start:,}")
+    if data[104] & 0x80 and len(data) >= start + 8:  # LAZ begins with the place of its table of pieces; -1 says that the file ends with it
+        (table,) = struct.unpack_from("<q", data, start)
+        if table == -1:
+            (table,) = struct.unpack_from("<q", data, len(data) - 8)
+        if not start <= table <= len(data) - 8 or struct.unpack_from("<II", data, table)[1] > len(data):
+            raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes, its table of pieces lies at {table:,}")
 
 
 def read_bin(data: bytes, name: str) -> Cloud:
