@@ -89,6 +89,8 @@ def _picture(data: bytes) -> np.ndarray:
                 if len(image.getbands()) > 1 or image.mode in ("1", "P"):
                     raise BrokenSampleError(f"depth holds colours (a picture of depth?): {image.format} of mode {image.mode}")
                 return np.asarray(image)
+    except BrokenSampleError:
+        raise
     except DAMAGED as error:
         known = data.startswith((_PNG, b"II*\0", b"MM\0*"))
         raise BrokenSampleError(f"damaged depth image: {first_line(error)}" if known else _UNREADABLE) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
 from sightline.methods.errors import BrokenSampleError, first_line
 
@@ -43,7 +43,8 @@ DEPTH_UNIT = 1000.0
 """Depth maps are stored as 16-bit PNG in millimetres; 0 = unknown, and so is 65535, which cameras write for it."""
 FARTHEST = 65.534
 """Metres."""
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError)
+DAMAGED = (Exception,)
+"""What decoders raise on the files of strangers is not a closed list: struct.error, TypeError, KeyError and others were met."""
 _ORIENTATION = 0x0112
 _PNG_TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
@@ -102,9 +103,19 @@ def _stated_size(data: bytes) -> str:
     return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
 
 
+_TURNS = {
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
+}
+
+
 def orientation_of(image: Image.Image) -> int:
     """The EXIF tag that says how the pixels of the file become upright: 1 (they are) to 8. Read before the pixels are."""
-    tag = image.getexif().get(_ORIENTATION, 1)
+    try:
+        tag = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # whatever the metadata of a stranger's camera raise: the pixels are good without them
+        remark("image(s) with EXIF data that cannot be read: taken as upright")
+        return 1
     return tag if tag in range(1, 9) else 1
 
 
@@ -113,9 +124,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     White, because most transparent pictures are made for paper or a web page. Raises what Pillow raises.
     """
-    kind = image.format  # a transposed copy has none
-    if kind != "JPEG" or image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    kind, info = image.format, image.info  # a transposed copy has no format
+    image.load()  # a TIFF is upright after it, and has lost its tag
+    turn = _TURNS.get(orientation_of(image))
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info = info
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):

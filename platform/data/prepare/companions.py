@@ -113,8 +113,11 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
     folders = _folders(paths)
     apart: dict[str, str] = {}
     for files in folders.values():
-        photos = {base_of(_stem(path)) for path in files if not _is_map(_stem(path))}
-        apart |= {path: BY_NAME for path in files if _is_map(_stem(path)) and base_of(_stem(path)) in photos}
+        photos = [path for path in files if not _is_map(_stem(path))]
+        bases = {base_of(_stem(path)) for path in photos}
+        for path in files:
+            if _is_map(_stem(path)) and (base_of(_stem(path)) in bases or any(_is_mask(path, photo, peek) for photo in photos)):
+                apart[path] = BY_NAME
     parts = {folder: folder.split("/") for folder in folders}
     beside: dict[tuple[int, str], list[str]] = defaultdict(list)  # folders whose paths differ in one part alone
     for folder, names in parts.items():
@@ -151,18 +154,21 @@ def _deep_among_colour(paths: list[str], peek: Callable[[str], Peek]) -> dict[st
     return dict.fromkeys(deep, BY_DEPTH) if colour and len(deep) <= 2 * colour else {}
 
 
+def _may_be_mask(path: str, peek: Callable[[str], Peek]) -> bool:
+    return suffix_of(path) in (".png", ".bmp", ".gif", ".tif", ".tiff") and peek(path).kind in ("palette", "grey", "deep")
+
+
+def _is_mask(path: str, photo: str, peek: Callable[[str], Peek]) -> bool:
+    """Whether an image has one channel, and the size of a colour photo."""
+    return _may_be_mask(path, peek) and peek(photo) == Peek("colour", *peek(path)[1:])
+
+
 def _masks_by_pixels(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
     """Palette, grey or 1-bit images with the name and the size of a colour photo: `1.png` beside `1.jpg`, or a whole folder of them."""
     apart: dict[str, str] = {}
     folders = _folders(paths)
 
-    def may_be_mask(path: str) -> bool:
-        return suffix_of(path) in (".png", ".bmp", ".gif", ".tif", ".tiff") and peek(path).kind in ("palette", "grey", "deep")
-
-    def is_mask(path: str, photo: str) -> bool:
-        return may_be_mask(path) and peek(photo) == Peek("colour", *peek(path)[1:])
-
-    only_masks = {folder for folder, files in folders.items() if all(may_be_mask(path) for path in files)}
+    only_masks = {folder for folder, files in folders.items() if all(_may_be_mask(path, peek) for path in files)}
     photos: dict[str, list[str]] = defaultdict(list)
     for folder, files in folders.items():
         if folder not in only_masks:
@@ -171,9 +177,9 @@ def _masks_by_pixels(paths: list[str], peek: Callable[[str], Peek]) -> dict[str,
                 photos[_stem(path)].append(path)
                 own[_stem(path)].append(path)
             twins = [pair for paths in own.values() if len(paths) == 2 for pair in (paths, paths[::-1])]
-            apart |= {path: BY_MASK for path, photo in twins if is_mask(path, photo)}
+            apart |= {path: BY_MASK for path, photo in twins if _is_mask(path, photo, peek)}
     for folder in only_masks:
-        if all(any(is_mask(path, photo) for photo in photos[_stem(path)]) for path in folders[folder]):
+        if all(any(_is_mask(path, photo, peek) for photo in photos[_stem(path)]) for path in folders[folder]):
             apart |= dict.fromkeys(folders[folder], BY_MASK)
     return apart
 

@@ -146,6 +146,32 @@ def test_a_heic_without_its_reader_says_what_to_install(monkeypatch: pytest.Monk
         decode_image(b"\0\0\0\x18ftypheic" + bytes(64))
 
 
+def test_metadata_that_cannot_be_read_cost_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(image: Image.Image) -> Image.Exif:
+        raise TypeError("'str' object cannot be interpreted as an integer")
+
+    data = _bytes(Image.fromarray(_picture()), "PNG")
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.getexif", damaged)
+    with collected() as remarks:
+        np.testing.assert_array_equal(_stored(data), _picture())
+    assert any("EXIF" in text for text in remarks)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "AVIF", "JPEG2000", "PPM"])
+def test_hurt_files_are_skipped_and_raise_nothing_else(kind: str) -> None:
+    whole = _bytes(Image.fromarray(_picture()), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        hurt = bytearray(whole[: rng.integers(8, len(whole))])
+        for place in rng.integers(4, len(hurt), 6):
+            hurt[place] = rng.integers(0, 256)
+        try:
+            assert _stored(bytes(hurt)).shape[2] == 3
+        except BrokenSampleError as error:
+            assert str(error)
+
+
 def test_upright_pixels_are_those_of_pillow() -> None:
     """The check of the check: `exif_transpose` and our hand-made turns agree for JPEG."""
     exif = Image.Exif()

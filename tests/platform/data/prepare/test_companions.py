@@ -49,6 +49,7 @@ MAPS = {
     "palette masks without a name": ["a/1.jpg photo", "a/2.jpg photo", "b/1.png palette", "b/2.png palette"],
     "masks with the same stem": ["1.jpg photo", "2.jpg photo", "1.png grey", "2.png palette"],
     "coloured masks by name": ["0001TP_1.png photo", "0001TP_2.png photo", "0001TP_1_mask.png photo", "0001TP_2-labels.png photo"],
+    "Middlebury": ["left.png photo", "right.png photo", "disp_left.png grey", "mask_nonocc.png grey"],
     "Washington RGB-D": ["apple_1_crop.png photo", "apple_2_crop.png photo", "apple_1_depth_crop.png deep", "apple_2_mask_crop.png grey"],
 }
 
