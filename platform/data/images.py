@@ -103,6 +103,8 @@ def _stated_size(data: bytes) -> str:
     return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
 
 
+_EIGHT_BITS = (np.arange(65536) / 257).round().astype(np.uint8)
+"""The 8-bit value of each 16-bit one."""
 _TURNS = {
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
     **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
@@ -135,7 +137,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
         raise BrokenSampleError("grey of 32 bits, floats or negative values has no known white: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip instead of scaling
-        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_EIGHT_BITS[np.asarray(image).clip(0, 65535)]).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
