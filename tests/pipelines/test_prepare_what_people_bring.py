@@ -37,7 +37,9 @@ def test_depth_maps_beside_colour_are_no_photos(
     table = Dataset.open(tmp_path / "out").scan(["id"])
     ids = [row["id"] for part in table for row in part.to_pylist()]
     assert code == 0 and len(ids) == rows and not any(".depth" in one for one in ids)
-    assert "6 depth map(s) or mask(s) by name" in said and "6 .txt" in said
+    told = "as 7-Scenes" if source == "frames" else "6 depth map(s) or mask(s) by name (first: frame-000000.depth.png)"
+    assert told in said
+    assert source == "frames" or "6 .txt" in said
 
 
 def test_formats_beyond_jpeg_png_and_webp_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

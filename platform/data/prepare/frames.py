@@ -50,6 +50,8 @@ class Frames(PhotoOptions, PairSource):
             found.notes += cameras.notes
         tree = Tree.of(folder)
         tree.use(NAME)
+        if cameras is not None and cameras.layout != NAME:
+            tree.take((".txt", ".json"))  # the lists, poses and intrinsics of the layout
         for scene, files in sequences(tree, name, self.all_images).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
