@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class SightlineError(Exception):
@@ -13,6 +14,8 @@ class SightlineError(Exception):
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
         self.hint = hint
+        self.result: dict[str, Any] = {}
+        """What the command would have returned, of one that failed at its end."""
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (str(self), self.hint)

@@ -146,6 +146,7 @@ def _guarded(words: list[str]) -> int:
     """Run the command. Print an error as one sentence, and with `--json` print exactly one JSON document on standard output."""
     from sightline.methods.errors import SightlineError, explained
     from sightline.platform.core.printable import printable
+    from sightline.platform.core.redaction import redact, redacted
 
     own = words[: words.index("--")] if "--" in words else words
     as_json, debug = "--json" in own, "--debug" in own
@@ -170,15 +171,15 @@ def _guarded(words: list[str]) -> int:
         known = error if isinstance(error, SightlineError) else explained(error)
         told = known or SightlineError(f"{type(error).__name__}: {error}", "run again with --debug to see where; please report it")
         code = told.exit_code
-        result = {"error": str(told), "hint": told.hint}
-        print(f"sightline: {printable(str(told))}", file=sys.stderr)
+        result = {**told.result, "error": str(told), "hint": told.hint}
+        print(f"sightline: {printable(redact(str(told)))}", file=sys.stderr)
         if told.hint:
-            print(f"  hint: {printable(told.hint)}", file=sys.stderr)
+            print(f"  hint: {printable(redact(told.hint))}", file=sys.stderr)
     if real_stdout is not None:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(result, default=str), flush=True)
+            print(json.dumps(redacted(result), default=str), flush=True)
     return code
 
 

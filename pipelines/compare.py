@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
     from sightline.platform.experiments.compare.budget import parse_budget
     from sightline.platform.runs.names import fresh_name
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     parse_budget(args.budget)
     for name in args.probe or []:
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
 
     first = config.load(entries[0].recipe, settings=entries[0].settings)
+    check_tracking(first, console.warn)
     comparison = Comparison.create(
         name,
         budget=args.budget,

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.experiments.create import create_run
     from sightline.platform.experiments.preflight import check
     from sightline.platform.models.encoders import open_encoder
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     opened = open_encoder(args.model)
     if opened.method.startswith("finetune_"):
@@ -83,9 +83,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
     experiment, dataset = check(experiment)
+    console = Screen(stderr=args.json)
+    check_tracking(experiment, console.warn)
     name = args.name or fresh_name(experiment.recipe)
     record = create_run(name, experiment, dataset.fingerprint, command_line(sys.argv[1:]), tracking_uri(experiment))
-    return execution.execute(record, Screen(stderr=args.json))
+    return execution.execute(record, console)
 
 
 def _classes(train: Dataset, task: str) -> dict[str, Any]:

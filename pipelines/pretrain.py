@@ -28,14 +28,17 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     from sightline.platform.config import without_password
     from sightline.platform.core.ray_checks import check_ray
-    from sightline.platform.core.redaction import command_line
+    from sightline.platform.core.redaction import command_line, redacted
+    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.estimate import estimate_cost
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.names import fresh_name, refuse_taken
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     name = args.name or fresh_name(experiment.recipe)
     refuse_taken(name, "run")
+    console = Screen(stderr=args.json)
+    check_tracking(experiment, console.warn)
     if args.dry_run:
         check_ray()
         estimate = estimate_cost(experiment)
@@ -43,12 +46,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         if not args.json:
             print(shown.to_yaml())
             print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
-        return {"settings": shown.sections(), "estimate": estimate.as_dict()}
+        return {"settings": redacted(shown.sections()), "estimate": estimate.as_dict()}
     experiment, dataset = check(experiment)
-    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
 
     command = command_line(sys.argv[1:])
     record = create_run(name, experiment, dataset.fingerprint, command, tracking_uri(experiment))
-    return execution.execute(record, Screen(stderr=args.json))
+    return execution.execute(record, console)

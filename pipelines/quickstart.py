@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.experiments.create import create_run
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.names import fresh_name, refuse_taken
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     name = args.name or fresh_name("quickstart")
     refuse_taken(name, "run")
     check_ray()
     console = Screen(stderr=args.json)
+    check_tracking(config.load(RECIPE, settings), console.warn)
     rooms = rendered_rooms(console)
     data = {"data.train": str(rooms / "train"), "data.val": str(rooms / "val")}
     experiment, dataset = check(config.load(RECIPE, {**data, **settings}))

@@ -6,8 +6,9 @@
 
 RUN is a run's name, its folder or its MLflow run id; sweeps and comparisons are named likewise. The effective history is that of a run
 that never stopped, also with another number of workers. Settings that would change what is learned are refused. Where the data moved,
-give data.train=FOLDER and data.val=FOLDER: they must be the same data, by their fingerprint. `log.tracking_uri` can change until the run
-is recorded in MLflow. A run that has its last step is only measured, registered and reported again, and MLflow gets what it missed.
+give data.train=FOLDER and data.val=FOLDER: they must be the same data, by their fingerprint. `log.tracking_uri=ADDRESS` says where MLflow
+records it now: in the same MLflow run where that place has it, else in a new one that gets everything from the first step. A run that has
+its last step is only measured, registered and reported again, and MLflow gets what it missed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.platform.config import Experiment
+    from sightline.platform.core.screen import Screen
     from sightline.platform.runs.record import Run
+    from sightline.platform.tracking.client import Recorded
 
 SUMMARY = "go on with a run or a sweep that was stopped or killed"
 
@@ -30,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="section.key=value",
         help="only settings that do not change what is learned (train.workers, train.keep, log.every, ...), or where the data are",
+    )
+    parser.add_argument(
+        "--new-mlflow-run", action="store_true", help="record it in a new MLflow run, linked to the one so far, that gets everything"
     )
 
 
@@ -45,19 +51,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.identity import identity
     from sightline.platform.runs.record import Run
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import place_of, record_elsewhere, tracking_uri
 
     if sweep_record(args.run) is not None or comparison_record(args.run) is not None:
         return resume_many(args)
     if args.trials is not None:
         raise CallError(f"--trials {args.trials}: {args.run} is no sweep", "leave --trials out")
     record = Run.open(args.run)
-    experiment = record.experiment
-    if args.settings:
-        overrides = config.parse_overrides(args.settings)
+    before = experiment = record.experiment
+    console = Screen(stderr=args.json)
+    overrides = config.parse_overrides(args.settings)
+    if overrides:
         experiment = changed(record, overrides)
-        if "log.tracking_uri" in overrides:
-            record.tracking_uri = moved_tracking(record, tracking_uri(experiment))
+    other = experiment.log.experiment != before.log.experiment
+    if "log.tracking_uri" in overrides or other or args.new_mlflow_run:
+        uri = tracking_uri(experiment) if "log.tracking_uri" in overrides else place_of(record)
+        console.print(record_elsewhere(record, uri, experiment.log.experiment, args.new_mlflow_run or other))
     experiment, dataset = check(experiment)
     if dataset.fingerprint != record.fingerprint:
         raise CallError(
@@ -66,7 +75,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "name the folder of the original data with data.train=FOLDER, or start a new run",
         )
     record.experiment = without_password(experiment)
-    console = Screen(stderr=args.json)
     if storage := Storage.of(experiment, record.folder):
         storage.claim(identity(record.folder))
         storage.pull(lambda text: console.warn(text))
@@ -85,15 +93,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def resume_many(args: argparse.Namespace) -> dict[str, Any]:
     """Continue a sweep or a comparison."""
     from sightline.methods.errors import CallError
+    from sightline.platform import config
     from sightline.platform.core.locks import DRIVER, exclusive_lock
     from sightline.platform.core.paths import sweep_record
     from sightline.platform.core.ray_checks import check_ray
     from sightline.platform.core.screen import Screen
 
-    if args.settings:
+    overrides = config.parse_overrides(args.settings)
+    if set(overrides) - {"log.tracking_uri"}:
         raise CallError(
             f"{args.run} holds several runs, and their settings are fixed",
-            "leave the settings out, or start a new one; `--trials N` gives a sweep more trials",
+            "leave the settings out (log.tracking_uri may be given), or start a new one; `--trials N` gives a sweep more trials",
         )
     check_ray()
     console = Screen(stderr=args.json)
@@ -103,10 +113,13 @@ def resume_many(args: argparse.Namespace) -> dict[str, Any]:
         from sightline.platform.experiments.sweep.record import Sweep
 
         record = Sweep.open(args.run)
-        if args.trials is not None:
+        if args.trials is not None or overrides or args.new_mlflow_run:
             with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
                 record = Sweep.open(args.run)
-                add_trials(record, args.trials)
+                if args.trials is not None:
+                    add_trials(record, args.trials)
+                names = [record.run_name(trial.number) for trial in record.trials()]
+                _elsewhere(record, names, record.settings["log"]["experiment"], overrides, args.new_mlflow_run, console)
                 record.save()
         return sweep(record, console)
     if args.trials is not None:
@@ -114,7 +127,33 @@ def resume_many(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.experiments.compare.execute import execute as compare
     from sightline.platform.experiments.compare.record import Comparison
 
-    return compare(Comparison.open(args.run), console)
+    comparison = Comparison.open(args.run)
+    if overrides or args.new_mlflow_run:
+        with exclusive_lock(comparison.folder / DRIVER, f"{comparison.name} is being run", timeout=0):
+            comparison = Comparison.open(args.run)
+            names = [comparison.run_name(entry, seed) for seed in comparison.seeds for entry in comparison.entries]
+            experiment = comparison.entries[0].settings["log"]["experiment"]
+            _elsewhere(comparison, names, experiment, overrides, args.new_mlflow_run, console)
+            comparison.save()
+    return compare(comparison, console)
+
+
+def _elsewhere(many: Recorded, names: list[str], experiment: str, overrides: dict[str, Any], new_run: bool, console: Screen) -> None:
+    """Record a sweep or comparison, with its runs of these `names`, where the overrides say."""
+    from sightline.platform.core.paths import runs_folder
+    from sightline.platform.runs.record import RUN_FILE, Run
+    from sightline.platform.tracking.client import checked_uri, default_uri, place_of, record_elsewhere
+
+    if not overrides and not new_run:
+        return
+    named = overrides.get("log.tracking_uri")
+    uri = place_of(many) if not overrides else checked_uri(named, "log.tracking_uri") if named else default_uri()
+    console.print(record_elsewhere(many, uri, experiment, new_run))
+    for name in names:
+        if (runs_folder() / name / RUN_FILE).is_file():
+            run = Run.open(name)
+            record_elsewhere(run, uri, experiment, new_run)
+            run.save()
 
 
 def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
@@ -131,17 +170,3 @@ def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
             "change only how it runs (train.workers, train.keep, log.every, ...) or where its data are, or start a new run",
         )
     return after
-
-
-def moved_tracking(record: Run, uri: str) -> str:
-    """`uri`, if the run may move there: it is not in MLflow yet, or only the password changed. Raises `CallError` otherwise."""
-    from sightline.methods.errors import CallError
-    from sightline.platform.core.redaction import redact
-
-    if record.mlflow_run_id is not None and redact(uri) != redact(record.tracking_uri):
-        raise CallError(
-            f"{record.name} is recorded in {redact(record.tracking_uri)} as MLflow run {record.mlflow_run_id}; "
-            f"it cannot move to {redact(uri)}",
-            "leave log.tracking_uri out, or start a new run",
-        )
-    return uri

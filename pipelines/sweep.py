@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.experiments.preflight import check
     from sightline.platform.experiments.sweep.record import Sweep, refuse_name
     from sightline.platform.runs.names import fresh_name
-    from sightline.platform.tracking.client import tracking_uri
+    from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
     console = Screen(stderr=args.json)
+    check_tracking(experiment, console.warn)
     if args.dry_run:
         first = planning.first_trials(plan)
         console.print("\n".join(planning.describe(plan, first)))

@@ -15,7 +15,7 @@ from sightline.methods.contract import MethodConfig
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.settings import Duration, Length, Renamed, Settings, nearest
 from sightline.platform.core.plugins import PROBES, plugins
-from sightline.platform.core.redaction import redact
+from sightline.platform.core.redaction import redact, redacted
 
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
 
@@ -111,6 +111,9 @@ class LogConfig(Settings):
     experiment: str = "sightline"
     tracking_uri: str | None = Field(default=None, description="MLflow server; default: SQLite under $SIGHTLINE_HOME")
     tags: dict[str, str] = Field(default={}, description="tags of the MLflow run, besides Sightline's own")
+    on_tracking_error: Literal["stop", "continue"] = Field(
+        default="stop", description="where MLflow refuses the record for good: stop before training, or train and tell it at the end"
+    )
     system_metrics: bool = Field(default=False, description="CPU, memory, disk, network and GPU at each report")
     register_as: str | None = Field(default=None, description="name in the model registry; default: <method>-encoder", alias="register")
 
@@ -182,18 +185,19 @@ class Experiment(Settings):
         return {"method": self.method, **self.method_config.model_dump(mode="json"), **platform}
 
     def flat(self) -> dict[str, Any]:
-        """`section.key` -> value, for MLflow and reports."""
+        """`section.key` -> value, for MLflow and reports: without passwords."""
         out: dict[str, Any] = {"recipe": self.recipe, "method": self.method}
         for section, values in self.sections().items():
             if isinstance(values, dict):
                 out.update({f"{section}.{key}": value for key, value in values.items()})
-        return out
+        return dict(redacted(out))
 
     def to_yaml(self) -> str:
-        return str(yaml.safe_dump(self.sections(), sort_keys=False))
+        """The settings as they are shown: without passwords."""
+        return str(yaml.safe_dump(redacted(self.sections()), sort_keys=False))
 
 
 def without_password(experiment: Experiment) -> Experiment:
-    """The experiment as it is shown, recorded and sent."""
+    """The experiment as it is recorded: the tracking address is kept beside it. That of data may hold a password, which workers need."""
     uri = experiment.log.tracking_uri
     return experiment.model_copy(update={"log": experiment.log.model_copy(update={"tracking_uri": uri and redact(uri)})})

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from .files import append_lines, parse_lines
+from .redaction import redacted
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -27,7 +28,7 @@ E = TypeVar("E", bound=Event)
 
 def append_events(path: Path, events: Sequence[Event]) -> None:
     """Append events to the log at `path`, each with the time of its writing."""
-    append_lines(path, [encode(event) for event in events])
+    append_lines(path, [redacted(encode(event)) for event in events])
 
 
 def read_events(path: Path, base: type[E]) -> Iterator[E]:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sightline.methods.errors import SightlineError
 
+from .paths import check_writable, home_of
+
 if TYPE_CHECKING:
     from .screen import Screen
 
@@ -73,6 +75,7 @@ def by_one_driver(execute: Callable[[R, Screen], dict[str, Any]]) -> Callable[[R
 
     @functools.wraps(execute)
     def locked(record: R, console: Screen) -> dict[str, Any]:
+        check_writable(home_of(record.folder))
         with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
             return execute(record, console)
 

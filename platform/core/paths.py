@@ -1,13 +1,62 @@
-"""Paths of local state: everything is under `$SIGHTLINE_HOME` (default `./sightline-runs`)."""
+"""Paths of local state: everything is under the home, `$SIGHTLINE_HOME` (default `./sightline-runs`)."""
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
+import tomllib
 from pathlib import Path
+
+from sightline.methods.errors import CallError
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+"""MLflow's database and its artifacts, in a home."""
 
 
 def home() -> Path:
-    return Path(os.environ.get("SIGHTLINE_HOME", "sightline-runs")).absolute()
+    """`$SIGHTLINE_HOME`, else the `home` of the configuration file, else `./sightline-runs`. Raises `CallError` if that is wrong."""
+    return _home()[0]
+
+
+def home_text() -> str:
+    """The home and why it is this one, for a message that nothing was found there."""
+    folder, why = _home()
+    return f"{folder} ({why})"
+
+
+def _home() -> tuple[Path, str]:
+    if named := os.environ.get("SIGHTLINE_HOME"):
+        return Path(named).expanduser().absolute(), "$SIGHTLINE_HOME"
+    file = config_file()
+    if file.is_file():
+        try:
+            configured = tomllib.loads(file.read_text()).get("home")
+            if configured is not None:
+                return file.parent / Path(configured).expanduser(), f"home of {file}"
+        except (OSError, ValueError, TypeError) as error:
+            raise CallError(f"{file} is not readable: {error}", 'it holds one line: home = "/folder/of/runs"') from None
+    return Path("sightline-runs").absolute(), "the default; $SIGHTLINE_HOME is not set"
+
+
+def config_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "sightline" / "config.toml"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `CallError` where `folder`, a home, can be neither made nor written."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # what is written next tells it
+        raise CallError(
+            f"{home_text()} cannot be written: {error.strerror}", "name a folder that you can write: export SIGHTLINE_HOME=FOLDER"
+        ) from None
 
 
 def runs_folder() -> Path:
@@ -29,13 +78,19 @@ def _record(reference: str, kind: str, file: str) -> Path | None:
     return next((place / file for place in places if (place / file).is_file()), None)
 
 
-def local_tracking_uri() -> str:
-    return f"sqlite:///{home() / 'mlflow.db'}"
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file. SQLAlchemy decodes `%` and ends the path at `?`, so these two are quoted."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
 
 
-def artifact_location() -> str:
-    """Explicit, because MLflow's default follows the current directory."""
-    return (home() / "mlflow-artifacts").as_uri()
+def local_tracking_uri(folder: Path | None = None) -> str:
+    """The MLflow database of a home, by default of `home()`."""
+    return sqlite_uri((folder or home()) / DATABASE)
+
+
+def home_of(record: Path) -> Path:
+    """The home that the folder of a run, a sweep or a comparison lies in; `home()` where it lies elsewhere."""
+    return record.parent.parent if record.parent.name in ("runs", "sweeps", "comparisons") else home()
 
 
 def shown_path(path: Path) -> str:

@@ -13,6 +13,7 @@ from sightline.platform.core.version import this_commit
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.names import refuse_taken, taken
 from sightline.platform.runs.record import METRIC_NAMES, Run
+from sightline.platform.tracking.client import to_record
 
 if TYPE_CHECKING:
     from sightline.platform.weights.format import Weights
@@ -51,7 +52,7 @@ def create_run(
         command=redact(command),
         parent=parent,
         commit=this_commit(),
-        tracking_uri=tracking_uri,
+        tracking_uri=to_record(tracking_uri),
         metric_names=METRIC_NAMES,
     )
     run.experiment = config.without_password(experiment)

@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
+from sightline.methods.errors import SightlineError
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.screen import Screen
@@ -13,6 +14,7 @@ from sightline.platform.runs.pinned import read_record
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
 from sightline.platform.tracking.mlflow_run import Tracking
+from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.training.memory import MemoryMeter
 
 from .progress import duration
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
     from .finish import Findings
 
 
+class UnrecordedError(SightlineError):
+    """The work is done and lies in the run's folder, but MLflow refused the record for good."""
+
+    def __init__(self, problem: TrackingProblem, name: str, result: dict[str, Any]) -> None:
+        resume = f"sightline resume {shlex.quote(name)}"
+        super().__init__(f"MLflow did not take the record: {problem.what}", f"{problem.hint}; nothing is lost: then `{resume}` delivers it")
+        self.result = result
+
+
 @by_one_driver
 def execute(run: Run, console: Screen) -> dict[str, Any]:
     """Run what is missing of `run` up to its report. Returns a JSON-able result; raises `SightlineError`.
@@ -29,6 +40,7 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
     An early end by Ctrl-C or SIGTERM returns with status `stopped` and a checkpoint to continue from.
     """
     tracking = Tracking(run)
+    tracking.check(console.warn)
     memory = MemoryMeter()
     memory.start()
     began = time.monotonic()
@@ -79,36 +91,37 @@ def _stopped(run: Run, tracking: Tracking, console: Screen) -> dict[str, Any]:
         f"stopped after step {steps}, with a checkpoint; go on with: sightline resume {shlex.quote(run.name)}",
     )
     _show_undelivered(run, tracking.problem, console)
-    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": tracking.problem}
+    undelivered = tracking.problem and tracking.problem.what
+    return {"run": run.name, "status": "stopped", "step": steps, "folder": str(run.folder), "undelivered": undelivered}
 
 
-def _show_undelivered(run: Run, problem: str | None, console: Screen) -> None:
+def _show_undelivered(run: Run, problem: TrackingProblem | None, console: Screen) -> None:
     if problem:
         console.warn(undelivered(problem, run.name))
 
 
 def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, seconds: float) -> dict[str, Any]:
-    uri = redact(tracking.uri)
+    uri, filed = redact(tracking.uri), findings.registered
     lines = [
         ("found", findings.verdict),
         ("", findings.numbers),
         ("report", str(findings.report)),
-        ("encoder", f"{findings.registered}  (MLflow run {run.mlflow_run_id})" if findings.registered else "not registered"),
+        ("encoder", f"{filed.address}  (version {filed.version}, MLflow run {run.mlflow_run_id})" if filed else "not registered"),
         ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
         ("next", findings.next_steps[0]),
         ("took", f"{duration(seconds)}, {findings.peak}"),
     ]
     console.print()
     console.fields(lines)
-    undelivered = tracking.problem or (None if findings.registered else "when the encoder was to be registered")
-    _show_undelivered(run, undelivered, console)
-    return {
+    problem = tracking.problem or findings.unregistered
+    result: dict[str, Any] = {
         "run": run.name,
         "status": run.status,
         "folder": str(run.folder),
         "report": str(findings.report),
-        "registered": findings.registered,
-        "undelivered": undelivered,
+        "registered": filed and filed.address,
+        "version": filed and filed.version_uri,
+        "undelivered": problem and problem.what,
         "mlflow_run_id": run.mlflow_run_id,
         "tracking_uri": uri,
         "verdict": findings.verdict,
@@ -117,3 +130,7 @@ def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, sec
         "seconds": seconds,
         "peak_bytes": findings.peak_bytes,
     }
+    if problem is None or problem.away or run.experiment.log.on_tracking_error == "continue":
+        _show_undelivered(run, problem, console)
+        return result
+    raise UnrecordedError(problem, run.name, result)

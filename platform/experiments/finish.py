@@ -36,6 +36,7 @@ from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports import summary
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking
+from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.training.stage import make_stage, stage_maker
 from sightline.platform.weights.format import ENCODER, Weights, write_folder
 
@@ -44,6 +45,7 @@ from .progress import doing
 if TYPE_CHECKING:
     import torch
 
+    from sightline.platform.tracking.registry import Registered
     from sightline.platform.training.memory import MemoryMeter
 
 CONTROLS = (1, 2, 3)
@@ -59,7 +61,9 @@ class Findings:
     numbers: str
     """What it rests on."""
     report: Path
-    registered: str | None
+    registered: Registered | None
+    unregistered: TrackingProblem | None
+    """Why the encoder was not registered."""
     metrics: dict[str, float]
     next_steps: list[str]
     peak_bytes: int
@@ -135,12 +139,13 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
     verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run)), summary.numbers(of_method, probes)
     with doing(console, "registering the encoder"):
-        registered = register(run, tracking, model, saved, metrics, f"{verdict}\n\n{numbers}")
-    next_steps = summary.next_steps(run, registered)
+        outcome = register(run, tracking, model, saved, metrics, f"{verdict}\n\n{numbers}")
+    registered, unregistered = (None, outcome) if isinstance(outcome, TrackingProblem) else (outcome, None)
+    next_steps = summary.next_steps(run, registered.address if registered else None)
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, memory.words)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    return Findings(verdict, numbers, report, registered, metrics, next_steps, memory.peak, memory.words, artifacts)
+    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, memory.words, artifacts)
 
 
 def save_encoder(run: Run, encoder: Any, step: int) -> Path:
@@ -223,8 +228,10 @@ def method_metrics(result: MethodResult | None, metric_names: int) -> dict[str, 
     return {f"{prefix}/{name}": result.values[name].value for name in result.main_metrics}
 
 
-def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], usage: str) -> str | None:
-    """`models:/<name>@candidate`, or None where the registry is out of reach: the run's own files hold everything."""
+def register(
+    run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], usage: str
+) -> Registered | TrackingProblem:
+    """The version, or why there is none: the run's own files hold everything."""
     from mlflow.exceptions import MlflowException
 
     from sightline.platform.tracking.registry import register_encoder
@@ -243,15 +250,15 @@ def register(run: Run, tracking: Tracking, model: TrainedModel, saved: Path, met
     }
     try:
         _ = tracking.client
-    except Exception:  # of a database they are of many types
-        return None
+    except Exception as error:  # of a database they are of many types
+        return tracking.problem_of(error)
     try:
-        filed = register_encoder(
+        filed: Registered = register_encoder(
             model.encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=usage, saved=saved
         )
-    except (MlflowException, OSError):  # the server went away in the middle
-        return None
-    return str(filed.uri)
+    except (MlflowException, OSError) as error:  # the server went away in the middle
+        return tracking.problem_of(error)
+    return filed
 
 
 def write_page(

@@ -13,6 +13,7 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.config import Experiment
+from sightline.platform.core.paths import home_text
 from sightline.platform.runs.pinned import Initial
 from sightline.platform.runs.record import Run, all_runs, find_run
 from sightline.platform.tracking.registry import fetch_encoder
@@ -46,7 +47,7 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     run = find_run(model)
     if run is None:
         names = [run.name for run in all_runs()]
-        near = f": {nearest(model, names)}" if names else ""
+        near = f": {nearest(model, names)}" if names else f"; there are no runs under {home_text()}"
         raise CallError(
             f"no run, folder, file or registry model {model!r}{near}",
             "name a run, a folder with encoder.json, a file made by `sightline import` or `export`, or models:/NAME@alias",

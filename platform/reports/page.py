@@ -14,6 +14,7 @@ from PIL import Image
 from sightline.methods.contract import Visualisation
 from sightline.methods.errors import SightlineError
 from sightline.platform.core.files import make_folder, write_text
+from sightline.platform.core.redaction import redact
 from sightline.platform.evaluation.results import MethodResult, ProbeResult, SkippedProbe
 
 from .charts import Points, line_chart, seconds, shares
@@ -94,7 +95,12 @@ def _protocols(probes: Iterable[ProbeResult | SkippedProbe]) -> list[tuple[str, 
 def render(page: ReportPage) -> str:
     """The page as HTML."""
     templates = Environment(
-        loader=PackageLoader("sightline.platform.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("sightline.platform.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: redact(value) if type(value) is str else value,
     )
     control = method_section(page.control) if page.control else None
     sections = [*page.sections, *probe_sections(page.probes), _curves(page.curves)]

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sightline.methods.errors import CallError
-from sightline.platform.core.paths import home, runs_folder
+from sightline.platform.core.paths import check_writable, home, runs_folder
 
 MOST_LETTERS = 101
 RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_LETTERS - 1}}}")
@@ -27,10 +27,11 @@ def fresh_name(recipe: str) -> str:
 
 
 def refuse_taken(name: str, kind: str, parts: str = "", room: int = 0) -> None:
-    """Raise `CallError` where `name` is not valid, a run, sweep or comparison has it, or a run's name matches the pattern `parts`.
+    """Raise `CallError` where the home cannot be written, `name` is not valid or taken, or a run's name matches the pattern `parts`.
 
     `room`: letters that names of its runs have besides.
     """
+    check_writable(home())
     most = MOST_LETTERS - room
     if not RUN_NAME.fullmatch(name) or len(name) > most:
         shown = repr(name) if len(name) <= most else f"{name[:20]!r}... with {len(name)} letters"

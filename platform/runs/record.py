@@ -13,7 +13,7 @@ from sightline.methods.settings import nearest
 from sightline.platform import config
 from sightline.platform.core.event_log import append_events, read_events
 from sightline.platform.core.files import as_record, read_record, write_record
-from sightline.platform.core.paths import home, runs_folder
+from sightline.platform.core.paths import home, home_text, runs_folder
 
 from .events import EVENTS, NOTICES, RunEvent, StepsDone
 
@@ -52,8 +52,10 @@ class Run:
     """MLflow run id of the run that this one is nested in."""
     commit: str | None = None
     """Of Sightline's checkout, when the run was made."""
+    earlier_mlflow_runs: list[str] = field(default_factory=list)
+    """Runs that recorded it before `resume` was told to record it elsewhere: `ID in PLACE`."""
     tracking_uri: str = ""
-    """With its password, for the next connection. `settings` and `command` are shown and sent, so they hold none."""
+    """Empty for the database of the home. With its password: `settings` and `command` are shown and sent, so theirs is `***`."""
     versions: dict[str, str] = field(default_factory=dict)
     metric_names: int = 1
     """See `METRIC_NAMES`; a record without it was written before there was a second version."""
@@ -66,7 +68,7 @@ class Run:
         if run is None:
             damaged: list[str] = []
             names = [run.name for run in all_runs(damaged.append)]
-            what = f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home()}"
+            what = f"no run {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no runs under {home_text()}"
             raise CallError("\n".join([what, *damaged]))
         return run
 

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.core.loopback import loopback_without_proxy
-from sightline.platform.core.paths import artifact_location, local_tracking_uri
-from sightline.platform.core.redaction import redact
+from sightline.platform.core.paths import ARTIFACTS, DATABASE, home_of, local_tracking_uri, sqlite_uri
+from sightline.platform.core.redaction import quoted_password, redact
+from sightline.platform.runs.identity import identity
+
+from .database import forget_stray, prepare_database, read_only, sqlite_path
+from .problems import FILES_HINT, Kind, Place, TrackingProblem, find_problem
+from .quiet import quiet_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_KEY = "sightline.id"
 """Tag of an MLflow run: the identity of the run, sweep or comparison that it records."""
+ADDRESS_HINT = "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
 
 
-def quiet_mlflow() -> None:
-    """Import MLflow without its messages on migrations and telemetry, and with short retries and timeouts."""
-    loopback_without_proxy()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; a server answers an upload after it has stored the file
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    warnings.filterwarnings("ignore", module=r"mlflow\..*")
-    import mlflow  # noqa: F401  # sets up its loggers, so their levels are set after it
+def connect(uri: str) -> MlflowClient:
+    """A client of `uri`, whose SQLite database is made or migrated first. Raises what MLflow raises."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    prepare_database(uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    finally:
+        forget_stray(uri)
 
 
-def undelivered(problem: str, name: str) -> str:
-    """The message for a person when the server was unreachable. `name`: what to resume."""
-    return f"MLflow was away ({problem}); nothing is lost: `sightline resume {shlex.quote(name)}` delivers the rest"
+def undelivered(problem: TrackingProblem, name: str) -> str:
+    """The message for a person about what MLflow did not take. `name`: what to resume."""
+    resume = f"`sightline resume {shlex.quote(name)}` delivers the rest"
+    if problem.away:
+        return f"MLflow was away ({problem.what}); nothing is lost: {resume}"
+    return f"MLflow did not take the record: {problem.what}\n  hint: {problem.hint}; the run's folder has all of it, and then {resume}"
 
 
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
@@ -48,7 +54,16 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    return str(client.create_experiment(name, artifact_location=artifact_location() if uri.startswith("sqlite:") else None))
+    path = sqlite_path(uri)  # explicit, because MLflow's default follows the current directory
+    return str(client.create_experiment(name, artifact_location=(path.parent / ARTIFACTS).as_uri() if path else None))
+
+
+def run_of_record(client: MlflowClient, record: Recorded, experiment: str, tags: Mapping[str, str]) -> str:
+    """The id of the MLflow run of `record` in its place, which is created with `tags` where there is none."""
+    key, earlier = identity(record.folder), record.earlier_mlflow_runs
+    if earlier:
+        key, tags = f"{key}-{len(earlier) + 1}", {**tags, "sightline.earlier_run": earlier[-1]}
+    return run_of(client, experiment_of(client, experiment, place_of(record)), record.name, key, tags)
 
 
 def run_of(client: MlflowClient, experiment_id: str, name: str, key: str, tags: Mapping[str, str]) -> str:
@@ -62,14 +77,119 @@ def run_of(client: MlflowClient, experiment_id: str, name: str, key: str, tags: 
     return str(client.create_run(experiment_id, run_name=name, tags={**tags, RUN_KEY: key}).info.run_id)
 
 
+class Recorded(Protocol):
+    """A run, a sweep or a comparison."""
+
+    name: str
+    folder: Path
+    tracking_uri: str
+    mlflow_run_id: str | None
+    earlier_mlflow_runs: list[str]
+
+
+def place_of(record: Recorded) -> str:
+    """Where MLflow records it. The database of a home belongs to the home, wherever that lies now."""
+    own = home_of(record.folder) / DATABASE
+    if not record.tracking_uri:
+        return local_tracking_uri(own.parent)
+    path = sqlite_path(record.tracking_uri)  # records of older versions name the home's database by its path
+    if path is not None and path.name == DATABASE and path != own and own.is_file():
+        if record.mlflow_run_id is None and not path.exists():
+            return local_tracking_uri(own.parent)
+        with suppress(sqlite3.Error), closing(read_only(own)) as database:
+            if database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (record.mlflow_run_id,)).fetchone():
+                return local_tracking_uri(own.parent)
+    return record.tracking_uri
+
+
+def to_record(uri: str) -> str:
+    """`uri` as a record keeps it: empty for the database of the home."""
+    return "" if uri == local_tracking_uri() else uri
+
+
+def record_elsewhere(record: Recorded, uri: str, experiment: str, new_run: bool = False) -> str:
+    """Let `record` be recorded in `uri` from now on; what to tell a person. The caller saves it.
+
+    It stays in its MLflow run where the place has that; else, or with `new_run`, a new one is made later, which gets everything. Raises
+    `CallError` where that cannot be told.
+    """
+    before, run_id = place_of(record), record.mlflow_run_id
+    record.tracking_uri = "" if uri == local_tracking_uri(home_of(record.folder)) else uri
+    if run_id is None or (not new_run and redact(uri).replace("***@", "") == redact(before).replace("***@", "")):
+        return f"recorded in {redact(uri)} from here on"
+    if not new_run:
+        found = find_problem(Place(uri, experiment, run_id, record.name))
+        if found is None:
+            return f"recorded in {redact(uri)}, in the same MLflow run {run_id}"
+        if found.kind is Kind.AWAY:
+            raise CallError(
+                f"whether it holds MLflow run {run_id} is not known: {found.what}",
+                "try again when it answers, or record it in a new MLflow run there: --new-mlflow-run",
+            )
+        if found.kind is not Kind.RUN_UNKNOWN:
+            raise found.error()
+    record.mlflow_run_id = None
+    record.earlier_mlflow_runs.append(f"{run_id} in {redact(before)}")
+    return f"recorded in a new MLflow run in {redact(uri)}, linked to {run_id}"
+
+
 def tracking_uri(experiment: config.Experiment) -> str:
-    """Where MLflow records the run; local SQLite unless the settings or `MLFLOW_TRACKING_URI` say otherwise."""
-    uri = experiment.log.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return local_tracking_uri()
-    if not uri.startswith(("sqlite:///", "http://", "https://", "file:", "databricks", "postgresql", "mysql")):
-        raise CallError(
-            f"log.tracking_uri = {redact(uri)!r} is no MLflow address",
-            "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db",
-        )
+    """Where MLflow records the run; the home's SQLite unless the settings or `MLFLOW_TRACKING_URI` say otherwise. Raises `CallError`."""
+    if experiment.log.tracking_uri:
+        return checked_uri(experiment.log.tracking_uri, "log.tracking_uri")
+    return default_uri()
+
+
+def default_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, else the database of the home. Raises `CallError`."""
+    if named := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        return checked_uri(named, "$MLFLOW_TRACKING_URI")
+    return local_tracking_uri()
+
+
+def checked_uri(uri: str, where: str) -> str:
+    """A tracking address that MLflow can take: a relative SQLite file as an absolute one, and a password quoted. Raises `CallError`."""
+    said = f"{where} = {redact(uri)!r}"
+    if uri.startswith("sqlite:"):
+        path = sqlite_path(uri)
+        if path is None or path.name in ("", ":memory:"):
+            raise CallError(f"{said} names no file", "write it as sqlite:////folder/mlflow.db")
+        return sqlite_uri(path.expanduser().absolute())
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true" or not uri.startswith("file:"):
+            what = "is a folder of files, which MLflow does not take any more" if _names_a_folder(uri) else "is no MLflow address"
+            raise CallError(f"{said} {what}", FILES_HINT if _names_a_folder(uri) else ADDRESS_HINT)
+        return uri
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in ("http", "https"):
+        uri = quoted_password(uri)
+        address = urlsplit(uri)
+        if not address.hostname or address.fragment:
+            raise CallError(f"{said} is no address of a server", "leave out what follows the port (#/...): http://HOST:5000")
+        return uri
+    if scheme not in ("databricks", "postgresql", "mysql", "mssql"):
+        raise CallError(f"{said} is no MLflow address", ADDRESS_HINT)
     return uri
+
+
+def _names_a_folder(uri: str) -> bool:
+    return uri.startswith(("file:", ".", "/", "~")) or uri.rstrip("/").endswith("mlruns")
+
+
+def check_tracking(experiment: config.Experiment, say: Callable[[str], None]) -> None:
+    """Ask, before anything is made, whether MLflow would take the record. A place that does not answer is told of by `say`.
+
+    Raises `CallError` where it refuses for good, unless `log.on_tracking_error=continue`: then that is told, too.
+    """
+    found = find_problem(Place(tracking_uri(experiment), experiment.log.experiment))
+    if found is not None:
+        raise_or_say(found, experiment, say)
+
+
+def raise_or_say(problem: TrackingProblem, experiment: config.Experiment, say: Callable[[str], None]) -> None:
+    if problem.away:
+        say(f"MLflow is away ({problem.what}); what is to be recorded waits in the run's folder")
+    elif experiment.log.on_tracking_error == "stop":
+        raise CallError(problem.what, f"{problem.hint}; or go on unrecorded: log.on_tracking_error=continue")
+    else:
+        say(f"MLflow will not take the record: {problem.what}\n  hint: {problem.hint}")

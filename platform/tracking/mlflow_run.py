@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import msgspec
 
 from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.files import read_record, write_record
-from sightline.platform.core.paths import local_tracking_uri
-from sightline.platform.core.redaction import redact, safe_line
+from sightline.platform.core.redaction import redact
 from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
-from .client import experiment_of, quiet_mlflow, run_of
+from .client import connect, place_of, raise_or_say, run_of_record
+from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +36,8 @@ MOST_METRICS = 1000
 class _State(TypedDict):
     """How far delivery came; kept in `tracking.json`."""
 
+    run: NotRequired[str]
+    """The MLflow run. Older versions do not name it."""
     offset: int
     delivered: dict[str, int]
     """Metric -> its last step."""
@@ -46,19 +48,29 @@ class Tracking:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.uri = run.tracking_uri or local_tracking_uri()
-        self.problem: str | None = None
+        self.uri = place_of(run)
+        self.problem: TrackingProblem | None = None
         self._state_path = run.folder / "tracking.json"
-        self._state = _read_state(self._state_path, run.folder / EVENTS)
+        self._state = _read_state(self._state_path, run)
         self._client: MlflowClient | None = None
         self._closing = threading.Event()
         self._lock = threading.RLock()
         """Held while connecting and delivering: `close` may be called while the thread still delivers."""
         self._thread = threading.Thread(target=self._work, name="sightline-tracking", daemon=True)
 
+    def check(self, say: Callable[[str], None]) -> None:
+        """Ask before training whether MLflow takes the record. Raises `CallError` where it refuses for good; less is told by `say`."""
+        if problem := find_problem(self.place):
+            raise_or_say(problem, self.run.experiment, say)
+
     def start(self) -> None:
         identity(self.run.folder)  # written before the thread and the workers' start, which both read it
         self._thread.start()
+
+    @property
+    def place(self) -> Place:
+        """Where the run is to be recorded."""
+        return Place(self.uri, self.run.experiment.log.experiment, self.run.mlflow_run_id, self.run.name)
 
     @property
     def offset(self) -> int:
@@ -75,10 +87,9 @@ class Tracking:
         """The MLflow client; creates the MLflow run where there is none yet. Raises what MLflow raises when the server is unreachable."""
         with self._lock:
             if self._client is None:
-                quiet_mlflow()
-                from mlflow import MlflowClient
-
-                client = MlflowClient(tracking_uri=self.uri)
+                if problem := find_problem(self.place):
+                    raise TrackingError(problem)
+                client = connect(self.uri)
                 if self.run.mlflow_run_id is None:
                     self.run.mlflow_run_id = self._create(client)
                     self.run.save()
@@ -120,7 +131,7 @@ class Tracking:
         """Send one request, then note how far it came: `offset` is past all whole events; `newest` is each metric's last step."""
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
-        self._state = {"offset": offset, "delivered": dict(newest)}
+        self._state = {"run": self.run_id, "offset": offset, "delivered": dict(newest)}
         write_record(self._state_path, self._state)
 
     def close(self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, wait: float = 60.0) -> None:
@@ -141,7 +152,7 @@ class Tracking:
             client.set_terminated(self.run_id, status=status)
             self.problem = None
         except Exception as error:
-            self.problem = safe_line(error)
+            self.problem = self.problem_of(error)
 
     def _work(self) -> None:
         pause = 2.0
@@ -151,10 +162,14 @@ class Tracking:
                 self.deliver()
                 self.problem, pause = None, 2.0
             except Exception as error:
-                self.problem, pause = safe_line(error), min(pause * 2, 60.0)
+                self.problem, pause = self.problem_of(error), min(pause * 2, 60.0)
+
+    def problem_of(self, error: Exception) -> TrackingProblem:
+        """Of MLflow's errors, the problem; it is asked again, because what MLflow says of a refusal is often vague."""
+        problem = explain(error, self.place)
+        return problem if problem.away else find_problem(self.place) or problem
 
     def _create(self, client: MlflowClient) -> str:
-        experiment_id = experiment_of(client, self.run.experiment.log.experiment, self.uri)
         tags = {
             **self.run.experiment.log.tags,
             "sightline.method": self.run.settings["method"],
@@ -169,7 +184,7 @@ class Tracking:
         if self.run.parent:
             tags["mlflow.parentRunId"] = self.run.parent
         tags = {key: redact(value) for key, value in tags.items()}
-        return run_of(client, experiment_id, self.run.name, identity(self.run.folder), tags)
+        return run_of_record(client, self.run, self.run.experiment.log.experiment, tags)
 
     def _log_params(self, client: MlflowClient) -> None:
         """Log the settings that the MLflow run does not have yet; those of the first attempt stay."""
@@ -205,14 +220,16 @@ class Tracking:
         client.log_inputs(self.run_id, datasets=inputs)
 
 
-def _read_state(path: Path, events: Path) -> _State:
-    """How far delivery came. Where the note is missing or damaged, all is delivered again: MLflow takes a repeated metric as the same."""
+def _read_state(path: Path, run: Run) -> _State:
+    """How far delivery came. Where the note is missing, damaged or of another MLflow run, all is sent: a repeated metric is the same."""
     nothing: _State = {"offset": 0, "delivered": {}}
     try:
         state = msgspec.convert(read_record(path), _State)
     except (OSError, ValueError):
         return nothing
-    return state if 0 <= state["offset"] <= (events.stat().st_size if events.exists() else 0) else nothing
+    events = run.folder / EVENTS
+    of_this_run = state["run"] == run.mlflow_run_id if "run" in state else not run.earlier_mlflow_runs
+    return state if of_this_run and 0 <= state["offset"] <= (events.stat().st_size if events.exists() else 0) else nothing
 
 
 def is_behind(run: Run) -> bool:

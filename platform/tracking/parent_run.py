@@ -7,38 +7,51 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from sightline.platform.config import Experiment
+from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
-from sightline.platform.runs.identity import identity
+from sightline.platform.runs.record import RUN_FILE, Run
 
-from .client import experiment_of, quiet_mlflow, run_of
+from .client import Recorded, connect, place_of, raise_or_say, run_of_record
+from .problems import Place, explain, find_problem
+from .quiet import quiet_mlflow
 
 
-class Parent(Protocol):
+class Parent(Recorded, Protocol):
     """A sweep or a comparison."""
 
-    name: str
-    folder: Path
     command: str
-    tracking_uri: str
-    mlflow_run_id: str | None
 
 
 def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str], say: Callable[[str], None]) -> str | None:
-    """The id of a new MLflow run; None where the server is unreachable."""
+    """The id of the MLflow run, which is made where there is none; None where the server is unreachable."""
     try:
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=parent.tracking_uri)
+        client = connect(place_of(parent))
         tags = {f"sightline.{kind}": parent.name, "sightline.command": redact(parent.command), "mlflow.source.name": "sightline"}
-        run_id = run_of(client, experiment_of(client, experiment, parent.tracking_uri), parent.name, identity(parent.folder), tags)
+        run_id = run_of_record(client, parent, experiment, tags)
+        there = client.get_run(run_id).data.params
         for key, text in params.items():
-            client.log_param(run_id, key, text)
+            if key not in there:
+                client.log_param(run_id, key, text)
         return run_id
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        say(f"MLflow is not reachable ({redact(first_line)}); the runs will not be nested in one of the {kind}")
+        problem = explain(error, Place(place_of(parent), experiment, name=parent.name))
+        say(f"MLflow is not reachable ({problem.what}); the runs will not be nested in one of the {kind}")
         return None
+
+
+def check(parent: Parent, experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Ask before the first run whether MLflow takes the record. Raises `CallError` where it refuses for good."""
+    if problem := find_problem(Place(place_of(parent), experiment.log.experiment, parent.mlflow_run_id, parent.name)):
+        raise_or_say(problem, experiment, say)
+
+
+def nest(names: Iterable[str], parent: str | None) -> None:
+    """Let the runs of these names, those that are not in MLflow yet, be made there as nested in `parent`."""
+    for name in names:
+        if (runs_folder() / name / RUN_FILE).is_file() and (run := Run.open(name)).mlflow_run_id is None and run.parent != parent:
+            run.parent = parent
+            run.save()
 
 
 def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]:
@@ -60,10 +73,7 @@ def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mappin
     if parent.mlflow_run_id is None:
         return
     with suppress(Exception):  # the folder has all of it, too
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=parent.tracking_uri)
+        client = connect(place_of(parent))
         for key, value in metrics.items():
             client.log_metric(parent.mlflow_run_id, key, value)
         for key, text in tags.items():

@@ -15,18 +15,23 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import torch
 
 from sightline.methods.contract import Predictor
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
-from sightline.platform.core.paths import home, local_tracking_uri
+from sightline.platform.core.paths import DATABASE, check_writable, home, home_text, local_tracking_uri
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
+
+from .client import connect, default_uri, experiment_of, run_of
+from .database import moved_location, sqlite_path
+from .problems import Kind, Place, find_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,18 +42,36 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 """Largest allowed difference between the features of the encoder and those of its exported graph."""
 ARTIFACT = "encoder"
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""Aliases of the winners of sweeps."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry. `uri` names it by its alias, which may move to another version; `version_uri` always means this one."""
+    """A version in the registry."""
 
     name: str
     version: str
     alias: str
-    uri: str
-    version_uri: str
+    """That was asked for."""
+    aliased: bool
+    """Whether it points at this version, and not at a newer one."""
     model_id: str
+
+    @property
+    def uri(self) -> str:
+        """By its alias, which may move to another version."""
+        return f"models:/{self.name}@{self.alias}"
+
+    @property
+    def version_uri(self) -> str:
+        """By its number: always this version."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def address(self) -> str:
+        """By its alias where that points at this version, else by its number."""
+        return self.uri if self.aliased else self.version_uri
 
 
 def register_encoder(
@@ -64,14 +87,14 @@ def register_encoder(
 ) -> Registered:
     """Register an encoder under `name`, and point `alias` at the new version.
 
-    If run `run_id` has registered the same weights before, only the tags and the alias of that version are set again. The exported graph
+    If run `run_id` has registered the same weights before, the tags of that version are set again, and the alias unless it names a newer
+    version. The exported graph
     takes float32 RGB in [0, 1], batch x 3 x `encoder.image_size`, and returns what the encoder's `forward` returns: patch tokens
     (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is compared with `encoder` for
     three batch sizes first. `usage`: Markdown about the encoder; with a loading example it becomes the version's description and README.md.
     `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
     cannot be exported, or the exported graph disagrees.
     """
-    import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
@@ -82,14 +105,13 @@ def register_encoder(
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
     with _tracking(tracking_uri), scratch_folder("register") as scratch:
-        client = mlflow.MlflowClient(tracking_uri)
+        client = connect(tracking_uri)
         for filed in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
             if filed.tags.get("sightline.sha256") == sha256:
                 for key, value in tags.items():
                     client.set_model_version_tag(name, filed.version, key, value)
                 client.update_model_version(name, filed.version, text)
-                client.set_registered_model_alias(name, alias, filed.version)
-                return _registered(name, filed, alias)
+                return _registered(client, name, filed, alias)
         run = client.get_run(run_id)
         logged = _begun(client, run, sha256) or client.create_logged_model(
             run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
@@ -115,8 +137,7 @@ def register_encoder(
         filed = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
         )
-        client.set_registered_model_alias(name, alias, filed.version)
-    return _registered(name, filed, alias)
+        return _registered(client, name, filed, alias)
 
 
 def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | None:
@@ -137,21 +158,47 @@ def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | N
     return unfinished
 
 
-def _registered(name: str, filed: ModelVersion, alias: str) -> Registered:
-    number, model_id = str(filed.version), str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
-    return Registered(name, number, alias, f"models:/{name}@{alias}", f"models:/{name}/{number}", model_id)
+def _registered(client: MlflowClient, name: str, filed: ModelVersion, alias: str) -> Registered:
+    """The version, with the alias pointed at it, unless that points at a newer one."""
+    now = alias_version(client, name, alias)
+    aliased = now is None or now <= int(filed.version)
+    if aliased and now != int(filed.version):
+        client.set_registered_model_alias(name, alias, str(filed.version))
+    model_id = str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
+    return Registered(name, str(filed.version), alias, aliased, model_id)
+
+
+def alias_version(client: MlflowClient, name: str, alias: str) -> int | None:
+    """The version that an alias of a registered model points at; None where it is not set."""
+    aliases = client.get_registered_model(name).aliases
+    return int(aliases[alias]) if alias in aliases else None
+
+
+def promote(version_uri: str, tracking_uri: str, tags: Mapping[str, str]) -> str:
+    """Give the winner of a sweep its alias: `champion` where none is set, else `challenger`: who has `champion` was a person's choice.
+
+    It is given once: the same `tags` on the version say that it was. Returns the address to tell. Raises what MLflow raises.
+    """
+    name, _, number = version_uri.removeprefix("models:/").rpartition("/")
+    client = connect(tracking_uri)
+    with _tracking(tracking_uri):
+        there = client.get_model_version(name, number).tags
+        if any(there.get(key) != value for key, value in tags.items()):
+            champion = alias_version(client, name, CHAMPION)
+            client.set_registered_model_alias(name, CHAMPION if champion in (None, int(number)) else CHALLENGER, number)
+            for key, value in tags.items():
+                client.set_model_version_tag(name, number, key, value)
+        held = [alias for alias in (CHAMPION, CHALLENGER) if alias_version(client, name, alias) == int(number)]
+    return f"models:/{name}@{held[0]}" if held else version_uri
 
 
 def register_import(weights: Weights, name: str) -> Registered:
     """Register the encoder of imported weights, with an MLflow run of its own, in `$MLFLOW_TRACKING_URI` or locally."""
-    from .client import experiment_of, quiet_mlflow, run_of
-
-    quiet_mlflow()
-    import mlflow
-
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
-    home().mkdir(parents=True, exist_ok=True)
-    client = mlflow.MlflowClient(uri)
+    uri = default_uri()
+    if problem := find_problem(Place(uri, "sightline")):
+        raise problem.error()
+    check_writable(home())
+    client = connect(uri)
     encoder = weights.encoder()
     tags = {"sightline.method": weights.method, "sightline.source": weights.source}
     key = f"import {name} {weights.sha256}"
@@ -190,23 +237,26 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
     if not match:
         raise CallError(f"{uri!r} is no registry address", "write models:/NAME@alias, models:/NAME/3 or models:/NAME")
     name, alias, number = match[1], match[2], match[3]
-    place = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri()
-    if place == local_tracking_uri() and not (home() / "mlflow.db").is_file():
-        raise CallError(f"no registry holds {uri}: there is none under {home()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
-    from .client import quiet_mlflow
-
-    quiet_mlflow()
+    place = tracking_uri or default_uri()
+    if place == local_tracking_uri() and not (home() / DATABASE).is_file():
+        raise CallError(f"no registry holds {uri}: there is none under {home_text()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
+    if (path := sqlite_path(place)) is not None and not path.is_file():
+        raise CallError(f"no registry holds {uri}: there is no {path}", "see the address of the database")
+    problem = find_problem(Place(place, "sightline"))
+    if problem is not None and problem.kind is not Kind.EXPERIMENT_DELETED:  # of that the models can be read
+        raise SightlineError(f"the registry cannot be read: {problem.what}", problem.hint or "check its address and your access")
+    client = connect(place)
     import mlflow
     from mlflow.exceptions import MlflowException
 
     with _tracking(place):
-        client = mlflow.MlflowClient(place)
         try:
             if alias:
                 number = client.get_model_version_by_alias(name, alias).version
             elif number is None:
                 number = max((int(v.version) for v in client.search_model_versions(f"name = '{name}'")), default=None)
             location = client.get_model_version_download_uri(name, str(number)) if number is not None else None
+            location = location and moved_location(location, path)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise SightlineError(
@@ -218,6 +268,11 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
                 f"no {uri} in the registry {redact(place)}: {_near(client, name)}", "see `mlflow ui` for its models, versions and aliases"
             )
         pinned = f"models:/{name}/{number}"
+        if location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists():
+            raise SightlineError(
+                f"{pinned} lies no more where the registry says: no {unquote(urlsplit(location).path)}",
+                "put the folder back there; a home moves with its mlflow.db and mlflow-artifacts together (docs/tracking.md)",
+            )
         if ARTIFACT not in {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=location) if file.is_dir}:
             raise SightlineError(
                 f"{pinned} was not filed by Sightline: it holds no {ARTIFACT}/ with settings and weights",
@@ -330,7 +385,7 @@ def _classes_example(predictor: Predictor, output: str) -> str:
 
 
 def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_uri: str, more: str) -> str:
-    place = tracking_uri if "@" not in tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
+    place = tracking_uri if redact(tracking_uri) == tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
     return f"""## Use
 
 ```python

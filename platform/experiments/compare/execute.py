@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from sightline.platform import config
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import write_text
 from sightline.platform.core.locks import by_one_driver
@@ -41,12 +42,16 @@ def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
     def say(text: str) -> None:
         console.print(text)
 
+    first = comparison.entries[0]
+    experiment = config.load(first.recipe, settings=first.settings)
+    parent_run.check(comparison, experiment, console.warn)
     if comparison.mlflow_run_id is None:
         labels = ", ".join(entry.label for entry in comparison.entries)
-        experiment = comparison.entries[0].settings["log"]["experiment"]
         texts = {"budget": comparison.budget, "compared": labels}
-        comparison.mlflow_run_id = parent_run.begin(comparison, "comparison", experiment, texts, say)
+        comparison.mlflow_run_id = parent_run.begin(comparison, "comparison", experiment.log.experiment, texts, say)
         comparison.save()
+        names = (comparison.run_name(entry, seed) for seed in comparison.seeds for entry in comparison.entries)
+        parent_run.nest(names, comparison.mlflow_run_id)
     runs = [(seed, entry) for seed in comparison.seeds for entry in comparison.entries]
     for number, (seed, entry) in enumerate(runs):
         run = comparison.run(entry, seed)

@@ -16,6 +16,7 @@ from sightline.platform.reports.sections import Cell, Section, text_table
 from sightline.platform.reports.summary import LONGER
 from sightline.platform.runs.events import StepsDone
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking.client import place_of
 from sightline.platform.tracking.parent_run import pages_of
 
 from .record import Comparison, Entry
@@ -56,7 +57,7 @@ class Cost:
 def costs(comparison: Comparison) -> list[Cost]:
     """One for each entry."""
     names = [comparison.run_name(entry, seed) for entry in comparison.entries for seed in comparison.seeds]
-    pages = pages_of(comparison.tracking_uri, [Run.open(name).mlflow_run_id for name in names])
+    pages = pages_of(place_of(comparison), [Run.open(name).mlflow_run_id for name in names])
     return [_cost(comparison, entry, pages) for entry in comparison.entries]
 
 

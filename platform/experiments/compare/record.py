@@ -11,13 +11,13 @@ from typing import Any
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.config import without_password
 from sightline.platform.core.files import as_record, read_record, write_record
-from sightline.platform.core.paths import comparison_record, home, runs_folder
+from sightline.platform.core.paths import comparison_record, home, home_text, runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.names import MOST_LETTERS, RUN_NAME, refuse_taken
 from sightline.platform.runs.record import Run, unreadable
+from sightline.platform.tracking.client import place_of, to_record
 
 
 class ComparisonStatus(StrEnum):
@@ -57,6 +57,9 @@ class Comparison:
     status: ComparisonStatus = ComparisonStatus.CREATED
     mlflow_run_id: str | None = None
     tracking_uri: str = ""
+    """Empty for the database of the home."""
+    earlier_mlflow_runs: list[str] = field(default_factory=list)
+    """As those of a run."""
     peaks: dict[str, int] = field(default_factory=dict)
     """Run -> most bytes of memory that all processes had while it trained."""
 
@@ -66,7 +69,7 @@ class Comparison:
         refuse_name(name)
         folder = home() / "comparisons" / name
         folder.mkdir(parents=True)
-        values["command"] = redact(values["command"])
+        values["command"], values["tracking_uri"] = redact(values["command"]), to_record(values.get("tracking_uri", ""))
         made = cls(name=name, folder=folder, created=datetime.now(UTC).isoformat(timespec="seconds"), **values)
         made.save()
         return made
@@ -76,7 +79,7 @@ class Comparison:
         """By name or folder. Raises `CallError`."""
         path = comparison_record(reference)
         if path is None:
-            raise CallError(f"no comparison {reference!r} under {home()}")
+            raise CallError(f"no comparison {reference!r} under {home_text()}")
         try:
             return as_record(cls, read_record(path), folder=path.parent.absolute())
         except (OSError, ValueError) as error:
@@ -94,7 +97,7 @@ class Comparison:
         if (runs_folder() / name / "run.json").exists():
             return Run.open(name)
         experiment = config.load(entry.recipe, {"train.seed": seed}, settings=entry.settings)
-        return create_run(name, experiment, entry.fingerprint, self.command, self.tracking_uri, parent=self.mlflow_run_id)
+        return create_run(name, experiment, entry.fingerprint, self.command, place_of(self), parent=self.mlflow_run_id)
 
 
 def refuse_name(name: str, labels: Iterable[str] = (), seeds: int = 1) -> None:
@@ -110,4 +113,4 @@ def refuse_name(name: str, labels: Iterable[str] = (), seeds: int = 1) -> None:
 
 def sections(experiment: config.Experiment) -> dict[str, Any]:
     """Settings as an entry keeps them."""
-    return without_password(experiment).sections()
+    return experiment.sections()

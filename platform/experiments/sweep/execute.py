@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from sightline.platform import config
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.core.screen import Screen
@@ -13,12 +14,10 @@ from sightline.platform.reports.page import write_report
 from sightline.platform.reports.summary import longer
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking import parent_run
-from sightline.platform.tracking.client import quiet_mlflow
+from sightline.platform.tracking.client import place_of
 
 from . import summary
 from .record import Sweep, SweepStatus, Trial
-
-CHAMPION = "champion"
 
 
 @by_one_driver
@@ -33,10 +32,13 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
         console.print(text)
 
     say(f"sweep {sweep.name}: recipe {sweep.recipe}, {sweep.plan.trials} trials, {sweep.plan.objective}")
+    experiment = config.load(sweep.recipe, settings=sweep.settings)
+    parent_run.check(sweep, experiment, console.warn)
     if sweep.mlflow_run_id is None:
         texts = {**sweep.plan.space, "objective": sweep.plan.objective, "search": sweep.plan.search}
-        sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", sweep.settings["log"]["experiment"], texts, say)
+        sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", experiment.log.experiment, texts, say)
         sweep.save()
+        parent_run.nest((sweep.run_name(trial.number) for trial in sweep.trials()), sweep.mlflow_run_id)
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(sweep.name)}")
     run_trials(sweep, say)
     import ray
@@ -59,7 +61,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
         ("found", summary.verdict(sweep)),
         ("", summary.numbers(sweep)),
         ("report", str(report)),
-        ("champion", registered or "none"),
+        (registered.rpartition("@")[2] if registered and "@" in registered else "winner", registered or "not registered"),
         ("next", longer(Run.open(sweep.run_name(winner.number))) if winner else ""),
     ]
     console.fields(lines)
@@ -77,17 +79,15 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
 
 
 def _promote(sweep: Sweep, winner: Trial, console: Screen) -> str | None:
-    """Measure, register and report the winner's run, and point the alias `champion` at it. None where the registry is unreachable."""
+    """Measure, register and report the winner's run, and give it its alias (`promote`). None where it was not registered."""
     run = Run.open(sweep.run_name(winner.number))
-    result = execution.execute(run, console)
-    if not (address := result["registered"]):
+    try:
+        version = execution.execute(run, console)["version"]
+    except execution.UnrecordedError as error:
+        console.warn(f"{error}\n  hint: {error.hint}")
         return None
-    quiet_mlflow()
-    from mlflow import MlflowClient
+    if version is None:
+        return None
+    from sightline.platform.tracking.registry import promote
 
-    client, name = MlflowClient(tracking_uri=run.tracking_uri), address.removeprefix("models:/").partition("@")[0]
-    version = client.get_model_version_by_alias(name, "candidate").version
-    for key, value in {"sweep": sweep.name, "trial": str(winner.number)}.items():
-        client.set_model_version_tag(name, version, f"sightline.{key}", value)
-    client.set_registered_model_alias(name, CHAMPION, version)
-    return f"models:/{name}@{CHAMPION}"
+    return promote(version, place_of(run), {"sightline.sweep": sweep.name, "sightline.trial": str(winner.number)})

@@ -19,10 +19,11 @@ from sightline.platform import config
 from sightline.platform.config import without_password
 from sightline.platform.core.event_log import Event, append_events, read_events
 from sightline.platform.core.files import as_record, read_record, write_record
-from sightline.platform.core.paths import home, sweep_record
+from sightline.platform.core.paths import home, home_text, sweep_record
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.names import refuse_taken
 from sightline.platform.runs.record import unreadable
+from sightline.platform.tracking.client import to_record
 
 from .space import Space, parse_domain
 
@@ -141,6 +142,9 @@ class Sweep:
     status: SweepStatus = SweepStatus.CREATED
     mlflow_run_id: str | None = None
     tracking_uri: str = ""
+    """Empty for the database of the home."""
+    earlier_mlflow_runs: list[str] = field(default_factory=list)
+    """As those of a run."""
     winner: int | None = None
 
     @classmethod
@@ -151,7 +155,8 @@ class Sweep:
         folder.mkdir(parents=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
-        sweep = cls(name, folder, experiment.recipe, settings, fingerprint, plan, created, redact(command), tracking_uri=tracking_uri)
+        sweep = cls(name, folder, experiment.recipe, settings, fingerprint, plan, created, redact(command))
+        sweep.tracking_uri = to_record(tracking_uri)
         sweep.save()
         return sweep
 
@@ -165,7 +170,9 @@ class Sweep:
             except (OSError, ValueError) as error:
                 raise unreadable(path, error) from error
         names = sweep_names()
-        raise CallError(f"no sweep {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no sweeps under {home()}")
+        raise CallError(
+            f"no sweep {reference!r} under {home()}: {nearest(reference, names)}" if names else f"no sweeps under {home_text()}"
+        )
 
     def save(self) -> None:
         values = {key: value for key, value in asdict(self).items() if key not in ("folder", "plan")}

@@ -23,7 +23,7 @@ from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import StepsDone, TrainingFailed, WorkerStarted
 from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run, RunStatus
-from sightline.platform.tracking.client import undelivered
+from sightline.platform.tracking.client import place_of, undelivered
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
 from sightline.platform.training.job import TrainJob
 
@@ -231,7 +231,7 @@ def run_of(sweep: Sweep, trial: Trial) -> Run:
     except CallError:
         experiment = sweep.experiment_of(trial)
         command = f"{sweep.command}  # trial {trial.number}"
-        return create_run(name, experiment, sweep.fingerprint, command, sweep.tracking_uri, parent=sweep.mlflow_run_id)
+        return create_run(name, experiment, sweep.fingerprint, command, place_of(sweep), parent=sweep.mlflow_run_id)
 
 
 def run_trials(sweep: Sweep, say: Say) -> None:

@@ -27,7 +27,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def measure(run: Run, *rest: Any) -> finish.Findings:
         words.append("measure")
-        return finish.Findings("fine", "", run.folder / "report.html", None, {}, ["next"], 0, "")
+        return finish.Findings("fine", "", run.folder / "report.html", None, None, {}, ["next"], 0, "")
 
     monkeypatch.setattr(execution, "_train", train)
     monkeypatch.setattr(finish, "finish", measure)

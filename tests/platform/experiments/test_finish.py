@@ -121,6 +121,6 @@ def test_the_registered_version_has_the_metrics_as_tags(toy_run: Callable[..., R
     model = type(model)(**{**vars(model), "found": found})
     for version, key in ((2, "sightline.test/accuracy"), (1, "sightline.claim/accuracy")):
         kept.clear()
-        uri = register(run, tracking, model, Path(), method_metrics(result("test"), version), "headline")
-        assert uri == "models:/it@candidate" and kept[key] == "0.75"
+        filed: Any = register(run, tracking, model, Path(), method_metrics(result("test"), version), "headline")
+        assert filed.uri == "models:/it@candidate" and kept[key] == "0.75"
         assert sum("accuracy" in name for name in kept) == 1

@@ -15,6 +15,7 @@ import pytest
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import BrokenSamples, CheckpointWritten, StepsDone, TrainingEnded, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking import mlflow_run
 from sightline.platform.tracking.mlflow_run import Tracking, metrics_of
 
 AWAY = "http://127.0.0.1:1"
@@ -265,7 +266,8 @@ def tracked(toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> Cal
     run.tracking_uri = "http://ann:secret@host:5000"
 
     def make(server: Server) -> Tracking:
-        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: server)
+        monkeypatch.setattr(mlflow_run, "connect", lambda uri: server)
+        monkeypatch.setattr(mlflow_run, "find_problem", lambda place: None)
         return Tracking(run)
 
     return make
@@ -346,7 +348,7 @@ def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, 
     nested = create_run("nested", alone.experiment, alone.fingerprint, "test", "", parent="abc")
     for run, tag in ((alone, None), (reopened(nested), "abc")):
         server = Server()
-        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri, server=server: server)
+        monkeypatch.setattr(mlflow_run, "connect", lambda uri, server=server: server)
         Tracking(run).close("FINISHED")
         assert server.runs == 1 and server.tags.get("mlflow.parentRunId") == tag
 
@@ -355,7 +357,7 @@ def test_data_sets_are_inputs_and_tags_are_those_of_sightline_and_of_the_person(
     toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, server = toy_run("tagged", **{"log.tags": {"owner": "ann", "sightline.recipe": "mine"}}), Server()
-    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: server)
+    monkeypatch.setattr(mlflow_run, "connect", lambda uri: server)
     Tracking(run).close("FINISHED")
     assert server.tags["owner"] == "ann" and server.tags["sightline.recipe"] == "toy" and server.tags["sightline.licence"]
     found = {given.tags[0].value: given.dataset for given in server.inputs}
@@ -371,5 +373,5 @@ def test_a_password_connects_and_is_shown_nowhere(tracked: Callable[[Server], Tr
     tracking.close("FINISHED")
     assert tracking.uri == "http://ann:secret@host:5000"
     assert server.params["log.tracking_uri"] == "http://***@host:5000"
-    assert tracking.problem == "ConnectionError: http://***@host is gone"
+    assert tracking.problem is not None and tracking.problem.what.endswith("ConnectionError: http://***@host is gone")
     assert "secret" not in json.dumps([server.params, server.tags])

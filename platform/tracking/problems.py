@@ -1,0 +1,349 @@
+"""What keeps MLflow from taking a record: it is away, which heals by itself, or it refuses for good, which a person must mend.
+
+`find_problem` asks the place before training, without waiting for retries. `explain` sorts what MLflow raised later.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.redaction import redact, safe_line
+
+from .database import look, read_only, schema_revisions, sqlite_path
+from .quiet import quiet_mlflow
+
+if TYPE_CHECKING:
+    from requests import Response
+
+ASK_SECONDS = 10.0
+"""For how long a server is waited for before training."""
+DELETED = "deleted"
+
+
+class Kind(StrEnum):
+    """Of a problem; only the first heals by itself."""
+
+    AWAY = "away"
+    EXPERIMENT_DELETED = "experiment deleted"
+    RUN_DELETED = "run deleted"
+    RUN_UNKNOWN = "run unknown"
+    NOT_ALLOWED = "not allowed"
+    NO_MLFLOW = "no MLflow"
+    DATABASE = "database"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class TrackingProblem:
+    kind: Kind
+    what: str
+    hint: str = ""
+
+    @property
+    def away(self) -> bool:
+        return self.kind is Kind.AWAY
+
+    def error(self) -> CallError:
+        """For a command that ends before anything was started."""
+        return CallError(self.what, self.hint)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is to be recorded: `run_id` is None before it is."""
+
+    uri: str
+    experiment: str
+    run_id: str | None = None
+    name: str = ""
+    """Of the run, the sweep or the comparison, as `resume` takes it."""
+
+    def __str__(self) -> str:
+        return redact(self.uri)
+
+    @property
+    def anew(self) -> str:
+        return f"record it in a new MLflow run: sightline resume {shlex.quote(self.name or 'RUN')} --new-mlflow-run"
+
+
+class TrackingError(Exception):
+    """Raised in the place of what MLflow would raise, after its retries."""
+
+    def __init__(self, problem: TrackingProblem) -> None:
+        super().__init__(problem.what)
+        self.problem = problem
+
+
+def find_problem(place: Place) -> TrackingProblem | None:
+    """What keeps `place` from taking the record now; None where it can, as far as can be seen in one question. Writes nothing."""
+    try:
+        if place.uri.startswith(("http://", "https://")):
+            return _ask_server(place)
+        if (path := sqlite_path(place.uri)) is not None:
+            if (problem := _database_problem(place)) is not None or look(path).absent:
+                return problem
+            with closing(read_only(path)) as database:
+                return _ask_database(place, lambda text, value: database.execute(text.replace(":value", "?"), (value,)).fetchone())
+        if place.uri.startswith(("postgresql", "mysql")):
+            return _ask_sql_server(place)
+    except (NameError, AttributeError, TypeError, AssertionError):
+        raise  # a fault of ours
+    except Exception as error:
+        return explain(error, place)
+    return None
+
+
+def explain(error: BaseException, place: Place) -> TrackingProblem:
+    """The problem behind what MLflow, or a library below it, raised."""
+    if isinstance(error, TrackingError):
+        return error.problem
+    if isinstance(error, SightlineError):
+        return TrackingProblem(Kind.OTHER, str(error), error.hint)
+    chain = list(_chain(error))
+    names = {base.__name__ for each in chain for base in type(each).__mro__}
+    text = " ".join(str(each) for each in chain)
+    line = safe_line(error)
+    code = str(getattr(error, "error_code", ""))
+
+    if "Current state is deleted" in text or "'active' state" in text:
+        return _experiment_deleted(place) if re.search(r"[Ee]xperiment", text) else _run_deleted(place)
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or re.search(r"error code 401|\b401\b.*Unauthorized", text):
+        return _not_allowed(place, 401)
+    if code == "PERMISSION_DENIED" or re.search(r"error code 403|\b403\b.*Forbidden", text):
+        return _not_allowed(place, 403)
+    if code == "RESOURCE_DOES_NOT_EXIST" and place.run_id and place.run_id in text:
+        return _run_unknown(place)
+    if code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text or "error code 404" in text:
+        return _no_mlflow(place)
+    if "maintenance mode" in text:
+        return TrackingProblem(Kind.OTHER, f"{place} is a folder of files, which MLflow does not take any more", FILES_HINT)
+    if names & {"InvalidURL", "InvalidSchema", "MissingSchema", "LocationParseError", "InvalidUrlException", "UnicodeError"}:
+        return TrackingProblem(Kind.OTHER, f"log.tracking_uri = {str(place)!r} is no address: {line}", "write it as http://HOST:PORT")
+    if "SSLError" in names or "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in text:
+        return TrackingProblem(
+            Kind.NOT_ALLOWED,
+            f"no secure connection to {place}: {line}",
+            "name http:// where the server has no TLS, or its certificates with MLFLOW_TRACKING_SERVER_CERT_PATH=FILE",
+        )
+    if names & {"ModuleNotFoundError", "ImportError", "NoSuchModuleError"}:
+        return TrackingProblem(Kind.OTHER, f"{place} needs a package that is not installed: {line}", "install it: pip install PACKAGE")
+    if found := _of_database(place, text):
+        return found
+    if names & {"ConnectionError", "Timeout", "ConnectionRefusedError", "TimeoutError", "RetryError", "HTTPError", "OperationalError"}:
+        return _away(place, line)
+    if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"):
+        return _away(place, line)
+    return TrackingProblem(Kind.OTHER, f"MLflow in {place} does not take it: {line}", "see what it says of this")
+
+
+FILES_HINT = (
+    "name a database, such as log.tracking_uri=sqlite:////folder/mlflow.db; `mlflow migrate-filestore` moves what is there; "
+    "leave the address out to record under $SIGHTLINE_HOME"
+)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _away(place: Place, why: str) -> TrackingProblem:
+    short = re.search(r"\[Errno -?\d+\] [^\]'\")]+|[^(]*timed out|timeout exception|too many \d+ error responses|it answers .*", why)
+    return TrackingProblem(Kind.AWAY, f"{place} does not answer: {short[0].strip() if short else why}")
+
+
+def _experiment_deleted(place: Place) -> TrackingProblem:
+    return TrackingProblem(
+        Kind.EXPERIMENT_DELETED,
+        f"the MLflow experiment {place.experiment!r} in {place} is deleted",
+        f"restore it (MLFLOW_TRACKING_URI={shlex.quote(str(place))} mlflow experiments restore -x ID), "
+        "or record in another: log.experiment=NAME",
+    )
+
+
+def _run_deleted(place: Place) -> TrackingProblem:
+    return TrackingProblem(
+        Kind.RUN_DELETED,
+        f"the MLflow run {place.run_id} in {place} is deleted",
+        f"restore it (MLFLOW_TRACKING_URI={shlex.quote(str(place))} mlflow runs restore --run-id {place.run_id}), or {place.anew}",
+    )
+
+
+def _run_unknown(place: Place) -> TrackingProblem:
+    return TrackingProblem(
+        Kind.RUN_UNKNOWN,
+        f"there is no MLflow run {place.run_id} in {place}",
+        f"name the place where it is (log.tracking_uri=ADDRESS), or {place.anew}",
+    )
+
+
+def _not_allowed(place: Place, status: int) -> TrackingProblem:
+    if status == 401:
+        return TrackingProblem(
+            Kind.NOT_ALLOWED,
+            f"{place} refused the user and password, or wants them (401)",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
+        )
+    return TrackingProblem(
+        Kind.NOT_ALLOWED,
+        f"{place} does not allow it (403)",
+        f"ask for the right to write to the experiment {place.experiment!r}, or name another: log.experiment=NAME",
+    )
+
+
+def _no_mlflow(place: Place) -> TrackingProblem:
+    return TrackingProblem(
+        Kind.NO_MLFLOW,
+        f"what answers at {place} is no MLflow server",
+        "see the address and port of `mlflow server`; behind a proxy, its path belongs to the address",
+    )
+
+
+def _ask_server(place: Place) -> TrackingProblem | None:
+    quiet_mlflow()
+    problem, found = _answer(place, "experiments/get-by-name", {"experiment_name": place.experiment})
+    if problem:
+        return problem
+    if found and found.get("experiment", {}).get("lifecycle_stage") == DELETED and place.run_id is None:
+        return _experiment_deleted(place)
+    if place.run_id is not None:
+        problem, found = _answer(place, "runs/get", {"run_id": place.run_id})
+        if problem:
+            return problem
+        if found is None:
+            return _run_unknown(place)
+        if found.get("run", {}).get("info", {}).get("lifecycle_stage") == DELETED:
+            return _run_deleted(place)
+    return None
+
+
+def _answer(place: Place, question: str, params: dict[str, str]) -> tuple[TrackingProblem | None, dict[str, Any] | None]:
+    """(problem, answer) of one GET of MLflow's API; neither where there is no such thing."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    creds, path = get_default_host_creds(place.uri), f"/api/2.0/mlflow/{question}"  # type: ignore[no-untyped-call]
+    ask = partial(http_request, creds, path, "GET", max_retries=0, timeout=ASK_SECONDS, raise_on_status=False, params=params)
+    response: Response = ask()
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    status = response.status_code
+    if status == 200 and isinstance(answer, dict):
+        return None, answer
+    if status in (401, 403):
+        if "Host header" in response.text:
+            hint = "start it with the name that it is called by: mlflow server --allowed-hosts HOST:PORT ..."
+            return TrackingProblem(Kind.NOT_ALLOWED, f"{place} does not answer to this name: {response.text[:80]}", hint), None
+        return _not_allowed(place, status), None
+    if status in (408, 425, 429) or status >= 500:
+        return _away(place, f"it answers {status} {response.reason or ''}".rstrip()), None
+    if status == 404 and isinstance(answer, dict) and answer.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+        return None, None
+    if status in (200, 404):
+        return _no_mlflow(place), None
+    said = redact(str(answer or response.text).partition("\n")[0][:200])
+    return TrackingProblem(Kind.OTHER, f"{place} answers {status}: {said}", "see the server's log"), None
+
+
+def _ask_database(place: Place, one: Any) -> TrackingProblem | None:
+    """`one(query, value)`: the first row, or None."""
+    if place.run_id is None:
+        row = one("SELECT lifecycle_stage FROM experiments WHERE name = :value", place.experiment)
+        return _experiment_deleted(place) if row and row[0] == DELETED else None
+    row = one("SELECT lifecycle_stage FROM runs WHERE run_uuid = :value", place.run_id)
+    if row is None:
+        return _run_unknown(place)
+    if row[0] != DELETED:
+        return None
+    query = "SELECT e.lifecycle_stage, e.name FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id WHERE r.run_uuid = :value"
+    stage, name = one(query, place.run_id)
+    return _experiment_deleted(Place(place.uri, name, place.run_id, place.name)) if stage == DELETED else _run_deleted(place)
+
+
+def _ask_sql_server(place: Place) -> TrackingProblem | None:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(place.uri, connect_args={"connect_timeout": int(ASK_SECONDS)})
+    try:
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("experiments"):
+                return None  # MLflow makes its tables
+            return _ask_database(place, lambda query, value: connection.execute(sqlalchemy.text(query), {"value": value}).fetchone())
+    finally:
+        engine.dispose()
+
+
+def _database_problem(place: Place) -> TrackingProblem | None:
+    """Of an SQLite file as it is."""
+    path = sqlite_path(place.uri)
+    assert path is not None
+    if path.is_dir():
+        return _database(place, f"{path} is a folder, not a database", "name the file: log.tracking_uri=sqlite:////folder/mlflow.db")
+    found, (newest, known) = look(path), schema_revisions()
+    if found.error:
+        return explain(RuntimeError(found.error), place) if "locked" not in found.error else _away(place, found.error)
+    if found.absent or (found.revision is None and not found.runs) or found.revision == newest or not newest:
+        return None
+    if found.revision is None:
+        return _database(
+            place,
+            f"the database {path} is half made, and holds runs",
+            f"restore it from a copy; or put it aside (mv {shlex.quote(str(path))} {shlex.quote(f'{path}.incomplete')}), and {place.anew}",
+        )
+    if found.revision in known:
+        from sightline.platform.core.paths import ARTIFACTS
+
+        if (path.parent / ARTIFACTS).is_dir():
+            return None  # a home's own: it is migrated before it is used
+        hint = f"keep a copy of it, then: mlflow db upgrade {shlex.quote(place.uri)}"
+        return _database(place, f"the database {path} has the schema of an older MLflow", hint)
+    return _database(
+        place,
+        f"the database {path} has a schema ({found.revision}) that the installed MLflow does not know",
+        "a newer MLflow has written it: install that (pip install -U mlflow), or name another place: log.tracking_uri=ADDRESS",
+    )
+
+
+def _database(place: Place, what: str, hint: str) -> TrackingProblem:
+    return TrackingProblem(Kind.DATABASE, what, hint)
+
+
+def _of_database(place: Place, text: str) -> TrackingProblem | None:
+    """What a database says, by its words."""
+    low, path = text.lower(), sqlite_path(place.uri)
+    what = path or place
+    if "database is locked" in low or "database table is locked" in low:
+        return _away(place, "another process holds the database")
+    if "malformed" in low or "not a database" in low or "file is encrypted" in low:
+        quoted = shlex.quote(str(what))
+        return _database(
+            place,
+            f"the database {what} is corrupt",
+            f"restore it from a copy; or put it aside (mv {quoted} {quoted}.corrupt), and {place.anew}",
+        )
+    if "out-of-date database schema" in low or "locate revision" in low:
+        return _database(place, f"{what} has another schema than the installed MLflow", f"mlflow db upgrade {shlex.quote(str(place))}")
+    if "no such table" in low or "no such column" in low or "has no column" in low or ("already exists" in low and "table" in low):
+        return _database(place, f"the database {what} is half made", f"restore it from a copy, or put it aside, and {place.anew}")
+    if "unable to open database" in low or "readonly database" in low or "permission denied" in low or "read-only file system" in low:
+        return _database(place, f"{what} cannot be opened for writing", "see who owns the file and its folder, or name another place")
+    if "database or disk is full" in low or "no space left" in low:
+        return _database(place, f"the disk of {what} is full", "free some space")
+    if "authentication failed" in low or "access denied" in low or "no password supplied" in low:
+        return _not_allowed(place, 401)
+    if re.search(r'(database|role) ".*" does not exist|unknown database', low):
+        return _database(place, f"{place} has no such database", "see its name in the address, or make it first")
+    return None

@@ -1,0 +1,25 @@
+"""The import of MLflow, without its messages and its long waits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+from sightline.platform.core.loopback import loopback_without_proxy
+
+
+def quiet_mlflow() -> None:
+    """Import MLflow without its messages on migrations and telemetry, and with short retries and timeouts."""
+    loopback_without_proxy()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; a server answers an upload after it has stored the file
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+    import mlflow  # noqa: F401  # sets up its loggers, so their levels are set after it
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)

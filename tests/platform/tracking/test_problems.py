@@ -1,0 +1,218 @@
+"""Away is not broken: what does not answer heals by itself; what refuses is told with what mends it, before training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightline.methods.errors import CallError
+from sightline.platform import config
+from sightline.platform.core.paths import sqlite_uri
+from sightline.platform.tracking.client import check_tracking, checked_uri
+from sightline.platform.tracking.database import schema_revisions
+from sightline.platform.tracking.problems import Kind, Place, explain, find_problem
+
+HEAD = schema_revisions()[0]
+
+
+class Answers(ThreadingHTTPServer):
+    """A server that answers what a test says."""
+
+    status, body, wait = 200, "{}", 0.0
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Answers
+
+    def do_GET(self) -> None:
+        time.sleep(self.server.wait)
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(self.server.body.encode())
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Answers]:
+    server = Answers(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def of_mlflow(**answer: Any) -> str:
+    return json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "hint"),
+    [
+        (200, of_mlflow(experiment={"lifecycle_stage": "active"}), None, ""),
+        (404, of_mlflow(error_code="RESOURCE_DOES_NOT_EXIST", message="no experiment"), None, ""),
+        (200, of_mlflow(experiment={"lifecycle_stage": "deleted"}), Kind.EXPERIMENT_DELETED, "log.experiment=NAME"),
+        (401, "You are not authenticated.", Kind.NOT_ALLOWED, "MLFLOW_TRACKING_PASSWORD"),
+        (401, of_mlflow(detail="Not authenticated"), Kind.NOT_ALLOWED, "MLFLOW_TRACKING_PASSWORD"),
+        (403, of_mlflow(error_code="PERMISSION_DENIED"), Kind.NOT_ALLOWED, "right to write"),
+        (403, "Invalid Host header - possible DNS rebinding attack detected", Kind.NOT_ALLOWED, "--allowed-hosts"),
+        (404, "<html>nginx</html>", Kind.NO_MLFLOW, "mlflow server"),
+        (200, "<html>please log in</html>", Kind.NO_MLFLOW, "mlflow server"),
+        (500, "oh", Kind.AWAY, ""),
+        (502, "<html>bad gateway</html>", Kind.AWAY, ""),
+        (503, "", Kind.AWAY, ""),
+        (504, "", Kind.AWAY, ""),
+        (429, "", Kind.AWAY, ""),
+        (400, of_mlflow(error_code="INVALID_PARAMETER_VALUE", message="no"), Kind.OTHER, "log"),
+    ],
+)
+def test_what_a_server_answers(server: Answers, status: int, body: str, kind: Kind | None, hint: str) -> None:
+    server.status, server.body = status, body
+    began = time.monotonic()
+    found = find_problem(Place(server.uri, "sightline"))
+    assert (found.kind if found else None) == kind and (found is None or hint in found.hint), found
+    assert time.monotonic() - began < 20, "no retries are waited for"
+
+
+def test_a_run_that_a_server_does_not_have_or_has_deleted(server: Answers) -> None:
+    server.status, server.body = 404, of_mlflow(error_code="RESOURCE_DOES_NOT_EXIST")
+    found = find_problem(Place(server.uri, "sightline", "abc", "first"))
+    assert found is not None and found.kind is Kind.RUN_UNKNOWN and "sightline resume first --new-mlflow-run" in found.hint
+    server.status, server.body = 200, of_mlflow(experiment={}, run={"info": {"lifecycle_stage": "deleted"}})
+    found = find_problem(Place(server.uri, "sightline", "abc", "first"))
+    assert found is not None and found.kind is Kind.RUN_DELETED and "mlflow runs restore --run-id abc" in found.hint
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "http://no-such-host.invalid:5000"])
+def test_who_does_not_answer_is_away(uri: str) -> None:
+    found = find_problem(Place(uri, "sightline"))
+    assert found is not None and found.away
+
+
+def test_a_server_that_hangs_is_away(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.platform.tracking.problems.ASK_SECONDS", 0.1)
+    server.status, server.body, server.wait = 200, "{}", 0.3
+    found = find_problem(Place(server.uri, "sightline"))
+    server.wait = 0.0
+    assert found is not None and found.away
+
+
+def test_https_to_a_server_without_it_is_refused(server: Answers) -> None:
+    found = find_problem(Place(server.uri.replace("http:", "https:"), "sightline"))
+    assert found is not None and found.kind is Kind.NOT_ALLOWED and "http://" in found.hint
+
+
+def database(path: Path, *statements: str, revision: str | None = HEAD) -> str:
+    """A database with the tables that are looked at."""
+    with sqlite3.connect(path) as made:
+        if revision:
+            made.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            made.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        made.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, artifact_location TEXT, lifecycle_stage TEXT)")
+        made.execute("CREATE TABLE runs (run_uuid TEXT, experiment_id INTEGER, artifact_uri TEXT, lifecycle_stage TEXT)")
+        for table in ("metrics", "params", "tags", "registered_models", "model_versions"):
+            made.execute(f"CREATE TABLE {table} (x TEXT)")
+        for statement in statements:
+            made.execute(statement)
+    made.close()
+    return sqlite_uri(path)
+
+
+ACTIVE = "INSERT INTO experiments VALUES (1, 'sightline', '', 'active')"
+DELETED = "INSERT INTO experiments VALUES (1, 'sightline', '', 'deleted')"
+
+
+@pytest.mark.parametrize(
+    ("statements", "revision", "run_id", "kind"),
+    [
+        ([ACTIVE, "INSERT INTO runs VALUES ('abc', 1, '', 'active')"], HEAD, "abc", None),
+        ([ACTIVE], HEAD, None, None),
+        ([DELETED], HEAD, None, Kind.EXPERIMENT_DELETED),
+        ([DELETED, "INSERT INTO runs VALUES ('abc', 1, '', 'deleted')"], HEAD, "abc", Kind.EXPERIMENT_DELETED),
+        ([ACTIVE, "INSERT INTO runs VALUES ('abc', 1, '', 'deleted')"], HEAD, "abc", Kind.RUN_DELETED),
+        ([ACTIVE], HEAD, "abc", Kind.RUN_UNKNOWN),
+        ([], "feedfacecafe", None, Kind.DATABASE),
+        ([], "451aebb31d03", None, Kind.DATABASE),
+        (["INSERT INTO runs VALUES ('abc', 1, '', 'active')"], None, None, Kind.DATABASE),
+        ([], None, None, None),
+    ],
+)
+def test_what_a_database_says(tmp_path: Path, statements: list[str], revision: str | None, run_id: str | None, kind: Kind | None) -> None:
+    uri = database(tmp_path / "mlflow.db", *statements, revision=revision)
+    found = find_problem(Place(uri, "sightline", run_id, "first"))
+    assert (found.kind if found else None) == kind, found
+    assert found is None or found.hint
+
+
+def test_a_file_that_is_no_database_a_folder_and_one_that_is_held(tmp_path: Path) -> None:
+    corrupt, folder, held = tmp_path / "a%b?.db", tmp_path / "folder.db", tmp_path / "held.db"
+    corrupt.write_bytes(b"SQLite format 4" * 100)
+    folder.mkdir()
+    uri = database(held)
+    for path in (corrupt, folder):
+        found = find_problem(Place(sqlite_uri(path), "sightline"))
+        assert found is not None and found.kind is Kind.DATABASE and str(path) in found.what
+    assert find_problem(Place(sqlite_uri(tmp_path / "absent.db"), "sightline")) is None and not (tmp_path / "absent.db").exists()
+    error = RuntimeError("(sqlite3.OperationalError) database is locked")
+    assert explain(error, Place(uri, "sightline")).away
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///home/ann/mlruns", "./mlruns", "mlruns", "sqlite://", "sqlite:///:memory:", "ftp://host", "http://", "host:5000"]
+)
+def test_an_address_that_mlflow_cannot_take_is_refused_by_where_it_stands(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    with pytest.raises(CallError, match="MLFLOW_TRACKING_URI = ") as raised:
+        checked_uri(uri, "$MLFLOW_TRACKING_URI")
+    assert raised.value.hint
+
+
+def test_a_relative_database_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert checked_uri("sqlite:///mlflow.db", "log.tracking_uri") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_training_goes_on_where_it_was_asked_for(tmp_path: Path, server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.status, server.body = 401, ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    said: list[str] = []
+    with pytest.raises(CallError, match="401") as raised:
+        check_tracking(config.load("croco-tiny"), said.append)
+    assert "log.on_tracking_error=continue" in raised.value.hint and not said
+    check_tracking(config.load("croco-tiny", {"log.on_tracking_error": "continue"}), said.append)
+    assert "401" in said.pop()
+    server.status = 503
+    check_tracking(config.load("croco-tiny"), said.append)
+    assert "is away" in said.pop()
+
+
+def test_the_place_of_a_record_moves_with_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from sightline.platform.tracking.client import place_of
+
+    old, new = tmp_path / "old", tmp_path / "new home %"
+    (old / "runs" / "first").mkdir(parents=True)
+    database(old / "mlflow.db", ACTIVE, "INSERT INTO runs VALUES ('abc', 1, '', 'active')")
+    shutil.copytree(old, new)
+    record = SimpleNamespace(name="first", folder=new / "runs" / "first", tracking_uri="", mlflow_run_id="abc", earlier_mlflow_runs=[])
+    assert place_of(record) == sqlite_uri(new / "mlflow.db")
+    record.tracking_uri = sqlite_uri(old / "mlflow.db")
+    assert place_of(record) == sqlite_uri(new / "mlflow.db"), "a record of an older version names the place by its path"
+    record.mlflow_run_id = "of another database"
+    assert place_of(record) == sqlite_uri(old / "mlflow.db")
+    record.tracking_uri = "http://host:5000"
+    assert place_of(record) == "http://host:5000"
