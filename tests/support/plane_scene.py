@@ -87,6 +87,14 @@ def warped_error(sample: dict[str, Any], depth: np.ndarray | None = None) -> flo
     return float(np.abs(first.reshape(-1, 3)[flat[inside]] - seen)[:, 1:].mean())
 
 
+def wall_error(depth: np.ndarray, K: np.ndarray, pose: np.ndarray) -> float:
+    """Metres by which the points of a depth map lie off the wall, at most."""
+    rows, columns = np.nonzero(depth)
+    points = np.linalg.inv(K) @ np.stack([columns, rows, np.ones_like(rows)]) * depth[rows, columns]
+    x, _, z = pose[:3, :3] @ points + pose[:3, 3:]
+    return float(np.abs(z - 2 - SLOPE * x).max())
+
+
 def depth_error(image: np.ndarray, depth: np.ndarray) -> float:
     """Metres between a depth map and the depth that the red of its image shows, on average."""
     assert depth.shape == image.shape[:2]

@@ -250,8 +250,10 @@ def _walk(folder: Path, count: int, name: Callable[[int], str], timed: bool) -> 
 def test_the_gap_between_splits_holds_for_frames_in_any_order(tmp_path: Path, timed: bool) -> None:
     """By time where it is known, against the names; else img1, img2, img10."""
 
+    numbers = np.random.default_rng(1).permutation(32) if timed else range(32)
+
     def name(i: int) -> str:
-        return f"img{32 - i}" if timed else f"img{i}"
+        return f"img{numbers[i]}"
 
     _walk(tmp_path, 32, name, timed)
     place = {f"{name(i)}.png": i for i in range(32)}
