@@ -11,7 +11,7 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,11 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Lower-case names of folders that a system, an archive or a tool left: what is in them is no data."""
 SYSTEM_FILES = frozenset((".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+OTHER_IMAGES = HEIC_SUFFIXES | frozenset(
+    (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".psd", ".tga", ".exr", ".svg", ".jxl", ".ico", ".pcx")
+)
+"""Images that are not read, or only with another package."""
 NAMED = 6
 """Suffixes and folders that a note names; the others are added up."""
 
@@ -146,7 +151,7 @@ class Tree:
         places = Counter(f"{suffix_of(path)} in {folder_of(path)}" for path in rest if suffix_of(path) in self.readable)
         name, told = self.root.name, []
         if unread:
-            told.append(f"not read in {name}: {counted(unread)}")
+            told.append(f"not read in {name}: {counted(unread)}{_how_to_read(unread)}")
         if places:
             told.append(f"not read in {name}, because this source does not look there: {counted(places)}")
         if self.apart:
@@ -158,6 +163,15 @@ class Tree:
 
     def _wanted(self, path: str, why: str) -> bool:
         return suffix_of(path) in self.readable or why.startswith("a folder")
+
+
+def _how_to_read(suffixes: Iterable[str]) -> str:
+    there = sorted(set(suffixes) & OTHER_IMAGES)
+    heic = [suffix for suffix in there if suffix in HEIC_SUFFIXES]
+    others = [suffix for suffix in there if suffix not in HEIC_SUFFIXES]
+    ways = [f"pip install 'sightline-pretext[heic]' reads {', '.join(heic)}"] if heic else []
+    ways += [f"convert {', '.join(others)} to PNG or JPEG first"] if others else []
+    return f" ({'; '.join(ways)})" if ways else ""
 
 
 def counted(counts: Counter[str]) -> str:

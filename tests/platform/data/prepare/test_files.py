@@ -82,3 +82,11 @@ def test_a_list_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> No
     (tmp_path / "list.txt").write_bytes(b"ok\ncaf\xe9\n")
     with pytest.raises(CallError, match=r"line 2 is not UTF-8"):
         lines_of(tmp_path / "list.txt")
+
+
+def test_images_of_other_formats_are_told_with_what_to_do(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.HEIC", "b.cr2", "c.jpg")
+    tree = Tree.of(tmp_path)
+    tree.take((".jpg",))
+    (note,) = tree.notes
+    assert "pip install 'sightline-pretext[heic]' reads .heic" in note and "convert .cr2 to PNG or JPEG" in note
