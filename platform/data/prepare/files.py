@@ -268,7 +268,7 @@ def existing_folder(place: str | Path) -> Path:
     if not folder.is_dir():
         raise CallError(f"there is no folder {printable(str(place))}", "name the folder that holds the images")
     if not is_text(str(folder)):
-        raise CallError(f"the name of the folder {printable(str(folder))} is not UTF-8", "rename it, or give a link to it")
+        raise CallError(f"the name of the folder {printable(str(folder))} is not UTF-8", "rename it")
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +180,22 @@ def test_upright_pixels_are_those_of_pillow() -> None:
     exif[0x0112] = 5
     image = Image.open(io.BytesIO(_bytes(Image.fromarray(_picture()), "PNG", exif=exif)))
     np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(image)), _picture().transpose(1, 0, 2))
+
+
+@pytest.mark.slow
+def test_pillow_writes_nothing_to_the_screen() -> None:
+    """In a process of its own, because pytest turns warnings into errors."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\xff\0\0\x1a\0\0\0"  # a text of 65,535 bytes that is not there
+    script = (
+        "import io, sys, warnings\nfrom PIL import Image\n"
+        "if 'bare' not in sys.argv:\n    from sightline.platform.data import images\n"
+        f"buffer = io.BytesIO()\nImage.new('RGB', (40, 40)).save(buffer, 'JPEG', exif={exif!r})\n"
+        "image = Image.open(io.BytesIO(buffer.getvalue()))\nimage.getexif()\n"
+        "buffer = io.BytesIO()\nImage.new('1', (10_000, 9_500)).save(buffer, 'PNG')\nImage.open(io.BytesIO(buffer.getvalue()))\n"
+    )
+    bare, ours = (
+        subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True).stderr
+        for words in (["bare"], [])
+    )
+    assert "EXIF" in bare and "DecompressionBombWarning" in bare, "the files of this test make Pillow warn"
+    assert ours == ""
