@@ -41,6 +41,10 @@ _CONTAINER, _VALUE, _KEY = 64, 40, 60
 _BRACKETS = re.compile(r"[\[\]{}]")
 
 
+TENSORS = 100_000
+"""Named in the header of a safetensors file; so many take two seconds. Files of 30 GB have a few thousand."""
+
+
 class OverBudgetError(ValueError):
     """A file asks for more memory or time than it may. The text says how much, and of what."""
 
@@ -140,6 +144,16 @@ def _count_nodes(node: yaml.Node, known: dict[int, int], open_: set[int]) -> int
         raise yaml.YAMLError(f"its aliases grow to more than {YAML_NODES:,} values when they are written out")
     known[id(node)] = total
     return total
+
+
+def check_tensors(path: Path) -> None:
+    """Raises `OverBudgetError` for a safetensors file whose header, which is read alone, names too many tensors."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header = file.read(length) if length <= 100 * 10**6 else b""  # a longer one the reader refuses
+    if (count := header.count(b'"data_offsets"')) > TENSORS:
+        raise OverBudgetError(f"it names {count:,} tensors; at most {TENSORS:,} are read")
 
 
 def check_members(file: BinaryIO) -> None:

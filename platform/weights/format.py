@@ -22,6 +22,7 @@ from sightline.methods.contract import MethodConfig, Pretext
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain
 from sightline.platform.config import METHOD_SECTIONS
+from sightline.platform.core.budget import OverBudgetError, check_tensors
 from sightline.platform.core.files import make_folder, replacing, write_text
 
 from .building import build_within
@@ -172,10 +173,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_tensors(path)
         with safe_open(os.fspath(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
         raise CallError(f"there is no file {path}") from None
+    except OverBudgetError as error:
+        raise SightlineError(f"{path} asks for more than it may: {error}", "get the file from its publisher") from None
     except (SafetensorError, OSError) as error:
         raise SightlineError(
             f"{path} is not a whole safetensors file: {error}", "get it again; its download or copy was cut short"

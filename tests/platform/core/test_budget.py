@@ -17,7 +17,15 @@ import yaml
 from sightline.methods.errors import CallError
 from sightline.platform.config.recipes import read_recipe
 from sightline.platform.core import budget
-from sightline.platform.core.budget import OverBudgetError, check_members, check_text, check_unpacked, parse_json, parse_yaml
+from sightline.platform.core.budget import (
+    OverBudgetError,
+    check_members,
+    check_tensors,
+    check_text,
+    check_unpacked,
+    parse_json,
+    parse_yaml,
+)
 from sightline.platform.data.manifest import parse_manifest
 from sightline.platform.data.prepare.cameras import read_cameras
 
@@ -126,3 +134,14 @@ def test_the_members_of_an_archive_are_counted_without_reading_them(entries: int
     else:
         quick(check_members, io.BytesIO(data), OverBudgetError, f"{entries:,} members")
     check_members(io.BytesIO(b"no archive at all"))
+
+
+def test_the_tensors_of_a_header_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "TENSORS", 10)
+    for count in (10, 11):
+        header = json.dumps({f"w{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(count)}).encode()
+        (tmp_path / f"{count}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    check_tensors(tmp_path / "10.safetensors")
+    quick(check_tensors, tmp_path / "11.safetensors", OverBudgetError, "names 11 tensors")
+    (tmp_path / "x").write_bytes(b"\xff" * 20)
+    check_tensors(tmp_path / "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sightline.methods.errors import BrokenSampleError, CallError, SightlineErro
 from sightline.platform.core import budget
 from sightline.platform.data.manifest import Shard
 from sightline.platform.data.prepare.clouds import entry, read_array
+from sightline.platform.data.prepare.formats import gltf
 from sightline.platform.data.prepare.formats.scans import read_las
 from sightline.platform.data.shards import ShardFolder
 
@@ -96,3 +98,35 @@ def test_a_shard_whose_dictionary_or_zeros_grow_is_refused(dictionary: bool, tmp
     shard = Shard(name=path.name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), row_groups=(rows,))
     with pytest.raises(SightlineError, match=r"images-00000\.parquet .* asks for more memory than it may in row group 0: column 'image'"):
         ShardFolder(str(tmp_path), (shard,), "prepare it again").read(0, 0)
+
+
+def test_one_list_of_vertices_in_many_primitives_counts_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gltf, "MAX_SCENE", 9)
+    corners = np.eye(3, dtype="<f4").tobytes()
+
+    def glb(primitives: int) -> bytes:
+        document = {
+            "asset": {"version": "2.0"},
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}] * primitives}],
+            "buffers": [{"byteLength": 36}],
+            "bufferViews": [{"buffer": 0, "byteLength": 36}],
+            "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        }
+        text = json.dumps(document).encode()
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", 36, b"BIN\0") + corners
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+    assert len(gltf.read_gltf(glb(3), "x.glb", lambda name: b"").vertices) == 9
+    read = 0
+
+    def counted(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal read
+        read += 1
+        return primitive(*arguments)  # type: ignore[arg-type]
+
+    primitive = gltf._Scene._primitive
+    monkeypatch.setattr(gltf._Scene, "_primitive", counted)
+    with pytest.raises(BrokenSampleError, match="a scene of more than 9 vertices"):
+        gltf.read_gltf(glb(1000), "x.glb", lambda name: b"")
+    assert read == 4, "no more are made than are needed to know"

@@ -100,13 +100,19 @@ class _Scene:
     def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The vertices and triangles of each geometry in each of its places."""
         read: dict[tuple[int, tuple[float, ...]], list[tuple[dict[str, Any], np.ndarray, np.ndarray]]] = {}
+        made = 0
         for node, place in list(self._placed()):  # all of them first: a skin needs the places of its joints
             if "mesh" not in node:
                 continue
             mesh = self._document["meshes"][node["mesh"]]
             key = node["mesh"], tuple(node.get("weights", mesh.get("weights", [])))
             if key not in read:
-                read[key] = list(self._primitives(mesh, key[1]))
+                read[key] = []
+                for part in self._primitives(mesh, key[1]):
+                    read[key].append(part)
+                    made += len(part[1])
+                    if made > MAX_SCENE:
+                        raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {self._name}")
             for primitive, vertices, faces in read[key]:
                 if "skin" in node and "JOINTS_0" in primitive["attributes"]:
                     yield self._skinned(vertices, primitive, self._document["skins"][node["skin"]]), faces
