@@ -145,6 +145,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.data.prepare.merge import merge_output
     from sightline.platform.data.prepare.options import options_of
     from sightline.platform.data.prepare.source import Request
+    from sightline.platform.data.writer import refuse_other_splits
 
     if not 0 <= args.max_skipped <= 1:
         raise CallError(f"--max-skipped {args.max_skipped:g} is no share", "give a number between 0 and 1")
@@ -156,6 +157,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         source = args.source(**{option.name: getattr(args, option.name) for option in options_of(args.source)})
         request = Request(args.out, places, args.seed, args.split, args.split_by, args.split_gap)
         kind, (outputs, left_out) = args.action, source.outputs(request)
+    refuse_other_splits(args.out, [output.folder for output in outputs])
     manifests = _write(outputs, kind, args)
     datasets = [_prepared(output.folder, manifest) for output, manifest in zip(outputs, manifests, strict=True)]
     if not args.json:

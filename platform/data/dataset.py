@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import fs
 
 from sightline.methods.errors import CallError
 from sightline.platform.core.filesystem import open_place, read_bytes
 
 from .manifest import MANIFEST_NAME, Manifest, parse_manifest
 from .shards import ShardFolder
+from .unprepared import no_dataset
 
 _HINT = "copy the shard again from where the data set came from, or run `sightline prepare` again with --overwrite"
 
@@ -38,13 +38,8 @@ class Dataset:
         place = f"{path}/{MANIFEST_NAME}"
         try:
             text = read_bytes(system, place)
-        except FileNotFoundError:
-            if system.get_file_info(path).type == fs.FileType.NotFound:
-                raise CallError(f"there is no data set at {uri}: the folder does not exist", "see `sightline prepare --help`") from None
-            raise CallError(
-                f"there is no data set at {uri}: it has no {MANIFEST_NAME}",
-                "the manifest is written last: this data set was never finished; run prepare again",
-            ) from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise no_dataset(uri, system, path, kind) from None
         except OSError as error:
             raise CallError(f"cannot read {uri}/{MANIFEST_NAME}: {error}", "check the address and your access to it") from None
         dataset = cls(uri, parse_manifest(text, f"{uri}/{MANIFEST_NAME}"))

@@ -143,6 +143,29 @@ def claim_folder(folder: str, overwrite: bool = False) -> None:
         raise CallError(f"cannot make the folder {folder}: {error}", "choose another --out") from None
 
 
+def refuse_other_splits(out: str, folders: Sequence[str]) -> None:
+    """Raises `CallError` where `out` holds data sets that are not among `folders`, those that are to be written.
+
+    Splits that two commands made overlap, and a folder that is a data set has none below it.
+    """
+    system, root = open_place(out)
+    own = {open_place(folder)[1] for folder in folders}
+    if own != {root} and exists(system, f"{root}/{MANIFEST_NAME}"):
+        raise CallError(f"{out} is a data set itself, so splits cannot lie in it", "choose another --out")
+    if system.get_file_info(root).type != fs.FileType.Directory:
+        return
+    below = [
+        info.path for info in system.get_file_info(fs.FileSelector(root)) if info.type == fs.FileType.Directory and info.path not in own
+    ]
+    others = [Path(path).name for path in sorted(below) if exists(system, f"{path}/{MANIFEST_NAME}")]
+    if others:
+        raise CallError(
+            f"{out} holds the data set{'s' * (len(others) > 1)} {', '.join(others)} of another command: splits are made together, "
+            "or samples may be in several of them",
+            "choose another --out, or delete the folder first",
+        )
+
+
 class ShardWriter:
     """Writes a data set row by row, in one go: shards of about 96 MB, and the manifest on a clean exit.
 

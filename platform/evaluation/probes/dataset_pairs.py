@@ -32,6 +32,12 @@ def find_dataset_pairs(folders: Sequence[str], train: Sequence[str] = (), test: 
     pairs: list[tuple[str | None, str]] = list(zip(train, test, strict=True)) if train else [(None, place) for place in test]
     for folder in folders:
         place = absolute(folder).rstrip("/")
+        if "://" not in place and not (Path(place) / "train").exists():
+            one = Dataset.open(place)  # what is no data set either is told by what it is
+            raise CallError(
+                f"{one.uri} is one data set, and --data names a folder with train/ and val/ in it",
+                f"use --test {folder}, and --train DATA for probes that fit a head",
+            )
         found = next((name for name in TESTS if "://" not in place and (Path(place) / name).exists()), TESTS[0])
         pairs.append((f"{place}/train", f"{place}/{found}"))
     if not pairs:

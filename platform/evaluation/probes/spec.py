@@ -12,6 +12,15 @@ from sightline.platform.evaluation.result_table import Measurement
 
 from .protocol import Protocol
 
+MAKES = {
+    "label": "images classes",
+    "segmentation": "images masks",
+    "depth": "images frames",
+    "depth1": "pairs rgbd",
+    "part": "points arrays",
+}
+"""Column -> the source of `sightline prepare` that makes it."""
+
 
 @dataclass(frozen=True)
 class ProbeSpec:
@@ -45,7 +54,14 @@ class ProbeSpec:
         if needed is None:
             return f"{' or '.join(self.columns)} are needed, and {dataset.uri} holds {dataset.kind}"
         missing = [name for name in needed if name not in dataset.manifest.columns]
-        return f"no {', '.join(missing)} column in {dataset.uri}" if missing else ""
+        told = (
+            f"; `sightline prepare {_source(dataset.kind, missing[0])} ...` makes data with it" if missing and missing[0] in MAKES else ""
+        )
+        return f"no {', '.join(missing)} column in {dataset.uri}{told}" if missing else ""
+
+
+def _source(kind: str, column: str) -> str:
+    return "points classes" if (kind, column) == ("points", "label") else MAKES[column]
 
 
 def share(label: str, means: str, group: str = "") -> MetricInfo:

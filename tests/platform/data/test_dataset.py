@@ -116,6 +116,7 @@ def test_a_missing_folder_and_an_unfinished_data_set_are_told_apart(tmp_path: Pa
     with pytest.raises(CallError, match="does not exist"):
         Dataset.open(tmp_path / "nowhere")
     with pytest.raises(CallError, match=r"no manifest\.json") as caught:
+        (tmp_path / ".staging").mkdir()
         Dataset.open(tmp_path)
     assert caught.value.hint == "the manifest is written last: this data set was never finished; run prepare again"
 
