@@ -26,7 +26,7 @@ MAP_WORDS = frozenset(
         *("depth", "depths", "depthmap", "depthmaps", "depthcrop", "rawdepth", "disp", "disparity", "disparities"),
         *("mask", "masks", "maskcrop", "seg", "segm", "segmentation", "segmentations", "segmentationclass", "segmentationobject"),
         *("semantic", "semantics", "semseg", "instance", "instances", "instanceids", "label", "labels", "labelids", "labeltrainids"),
-        *("annot", "annotation", "annotations", "trainannot", "valannot", "testannot", "gtfine"),
+        *("annot", "annotation", "annotations", "parts", "trainannot", "valannot", "testannot", "gtfine"),
         *("normal", "normals", "matte", "mattes", "confidence", "conf"),
     )
 )
@@ -116,7 +116,7 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
         photos = [path for path in files if not _is_map(_stem(path))]
         bases = {base_of(_stem(path)) for path in photos}
         for path in files:
-            if _is_map(_stem(path)) and (base_of(_stem(path)) in bases or any(_is_mask(path, photo, peek) for photo in photos)):
+            if _is_map(_stem(path)) and (_has_photo(base_of(_stem(path)), bases) or any(_is_mask(path, photo, peek) for photo in photos)):
                 apart[path] = BY_NAME
     parts = {folder: folder.split("/") for folder in folders}
     beside: dict[tuple[int, str], list[str]] = defaultdict(list)  # folders whose paths differ in one part alone
@@ -132,6 +132,12 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
                 if any(_belongs(folders[folder], folders[one], parts[one][place]) for one in others):
                     apart |= dict.fromkeys(folders[folder], BY_NAME)
     return apart
+
+
+def _has_photo(base: str, bases: set[str]) -> bool:
+    """Whether a photo has this base, or it without its last word: `x_mask_1.png` and `x_mask_2.png` belong to `x.png`."""
+    shorter = base.rpartition(" ")[0]
+    return base in bases or bool(shorter and shorter in bases)
 
 
 def _starred(names: list[str], place: int) -> str:

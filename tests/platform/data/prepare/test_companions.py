@@ -49,6 +49,7 @@ MAPS = {
     "palette masks without a name": ["a/1.jpg photo", "a/2.jpg photo", "b/1.png palette", "b/2.png palette"],
     "masks with the same stem": ["1.jpg photo", "2.jpg photo", "1.png grey", "2.png palette"],
     "coloured masks by name": ["0001TP_1.png photo", "0001TP_2.png photo", "0001TP_1_mask.png photo", "0001TP_2-labels.png photo"],
+    "several masks of a photo": ["tumour (1).png photo", "tumour (2).png photo", "tumour (1)_mask.png grey", "tumour (2)_mask_1.png photo"],
     "Middlebury": ["left.png photo", "right.png photo", "disp_left.png grey", "mask_nonocc.png grey"],
     "Washington RGB-D": ["apple_1_crop.png photo", "apple_2_crop.png photo", "apple_1_depth_crop.png deep", "apple_2_mask_crop.png grey"],
 }
@@ -56,8 +57,8 @@ MAPS = {
 
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_of_photos_are_left_out(tmp_path: Path, name: str) -> None:
-    _write(tmp_path, **dict(line.split(" ") for line in MAPS[name]))
-    assert sorted(_kept(tmp_path)) == sorted(line.split(" ")[0] for line in MAPS[name][:2])
+    _write(tmp_path, **dict(line.rsplit(" ", 1) for line in MAPS[name]))
+    assert sorted(_kept(tmp_path)) == sorted(line.rsplit(" ", 1)[0] for line in MAPS[name][:2])
 
 
 PHOTOS = {
@@ -75,8 +76,8 @@ PHOTOS = {
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photos_stay(tmp_path: Path, name: str) -> None:
-    _write(tmp_path, **dict(line.split(" ") for line in PHOTOS[name]))
-    assert sorted(_kept(tmp_path)) == sorted(line.split(" ")[0] for line in PHOTOS[name])
+    _write(tmp_path, **dict(line.rsplit(" ", 1) for line in PHOTOS[name]))
+    assert sorted(_kept(tmp_path)) == sorted(line.rsplit(" ", 1)[0] for line in PHOTOS[name])
 
 
 def test_smaller_copies_are_left_out_the_largest_stays(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_smaller_pictures_of_something_else_stay(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_counted_and_can_be_kept(tmp_path: Path) -> None:
-    _write(tmp_path, **dict(line.split(" ") for line in MAPS["7-Scenes and 3DMatch"]))
+    _write(tmp_path, **dict(line.rsplit(" ", 1) for line in MAPS["7-Scenes and 3DMatch"]))
     tree = Tree.of(tmp_path)
     take_photos(tree)
     (note,) = tree.notes
