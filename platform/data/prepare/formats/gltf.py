@@ -156,9 +156,9 @@ class _Scene:
             yield _own_place({key: values[i] for key, values in columns.items()})
 
     def _primitives(self, mesh: dict[str, Any], weights: tuple[float, ...]) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
-        """Each primitive of a mesh with its vertices and triangles; lines, which have no surface, are left out."""
+        """Each primitive of a mesh with its vertices and triangles; lines, and those without positions, are left out."""
         for primitive in mesh["primitives"]:
-            if primitive.get("mode", TRIANGLES) in (POINTS, TRIANGLES, STRIP, FAN):
+            if primitive.get("mode", TRIANGLES) in (POINTS, TRIANGLES, STRIP, FAN) and "POSITION" in primitive["attributes"]:
                 yield primitive, *self._primitive(primitive, weights)
 
     def _primitive(self, primitive: dict[str, Any], weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 
+from .pcd import read_pcd
 from .shapes import MAX_SCENE, Cloud, reading
 
 CHUNK = 64 * 2**20
@@ -81,6 +82,8 @@ def read_bin(data: bytes, name: str) -> Cloud:
 
     There is no header, so the values must be what a scanner on a car can see, else the file is refused.
     """
+    if data.startswith((b"# .PCD", b"VERSION")):  # some call a binary PCD so
+        return read_pcd(data, name)
     width, what = (5, "nuScenes") if name.lower().endswith(".pcd.bin") else (4, "KITTI")
     if not data or len(data) % (4 * width):
         raise BrokenSampleError(f"not the points of {what}: {name} has {len(data):,} bytes, no multiple of {4 * width}")

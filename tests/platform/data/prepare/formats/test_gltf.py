@@ -94,6 +94,9 @@ def test_strips_and_fans_are_triangles_and_lines_are_none() -> None:
         a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
         assert area(mesh) == 2 and (np.cross(b - a, c - a)[:, 2] > 0).all(), mode
     document = Document()
+    document.more["meshes"] = [{"primitives": [document.mesh(), {"attributes": {}}]}]
+    assert area(document.read()) == 2, "a primitive without positions is nothing"
+    document = Document()
     document.more["meshes"] = [{"primitives": [document.mesh(indices=None, mode=0)]}]
     assert len(document.read().vertices) == 4 and not len(document.read().faces)
 

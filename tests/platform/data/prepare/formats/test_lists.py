@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,20 @@ def test_points_of_a_ply_keep_double_precision_and_normals() -> None:
     np.testing.assert_allclose(cloud.normals, NORMALS, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", ["", "<"], ids=["text", "binary"])
+def test_points_of_a_ply_may_have_lists_and_no_faces(order: str) -> None:
+    """As multi-view stereo writes them: the cameras that see a point stand in its middle."""
+    head = f"ply\nformat {'binary_little_endian' if order else 'ascii'} 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+    head += "property list uchar int view\nproperty double z\nelement face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    points = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    if order:
+        body = b"".join(struct.pack(f"<ffB{i}id", x, y, i, *range(i), z) for i, (x, y, z) in enumerate(points))
+    else:
+        body = "".join(f"{x} {y} {i} {' '.join(map(str, range(i)))} {z}\n" for i, (x, y, z) in enumerate(points)).encode()
+    cloud = read_ply(head.encode() + body, "a.ply")
+    assert isinstance(cloud, Cloud) and cloud.points.tolist() == points
+
+
 def lzf_packed(data: bytes) -> bytes:
     """LZF of runs of one byte, as literals and as copies that overlap what they write."""
     made, at = b"", 0
@@ -165,6 +180,7 @@ def test_pcd(form: str) -> None:
     cloud = pcd.read_pcd(head.encode() + body, "a.pcd")
     assert np.array_equal(cloud.points, points[:60]) and cloud.left_out == ("colour", "points without a reading (NaN)")
     np.testing.assert_allclose(cloud.normals, NORMALS, atol=1e-6)
+    assert len(read_bin(head.replace("TYPE F F F F F F F U", "TYPE f f f f f f f u").encode() + body, "a.pcd.bin").points) == 60
     with pytest.raises(BrokenSampleError, match="cut short"):
         pcd.read_pcd(head.encode() + body[: len(body) // 2], "a.pcd")
 
