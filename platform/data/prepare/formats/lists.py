@@ -58,6 +58,8 @@ def _beginning(lines: list[str]) -> tuple[int, tuple[str, ...]]:
                 continue
             return number, names
         # A comment that names no x y z is no header, though it may have as many words as there are columns.
+        if 0 < numbers < len(words) and not line.lstrip().startswith(COMMENTS):
+            return number, names  # words among numbers, as in the head of a grid: the reader of numbers names them
         if words and not numbers and (names_coordinates(words) or not line.lstrip().startswith(COMMENTS)):
             names = tuple(words)
     return 0, ()

@@ -45,7 +45,9 @@ def reading(what: str, name: str) -> Iterator[None]:
     except UnicodeDecodeError:
         raise BrokenSampleError(f"cannot be read as {what}: {name} is not text") from None
     except (ArithmeticError, EOFError, MemoryError, RecursionError, ValueError, struct.error) as error:
-        raise BrokenSampleError(f"cannot be read as {what}: {name}, {str(error) or type(error).__name__}") from None
+        raise BrokenSampleError(
+            f"cannot be read as {what}: {name}, {str(error).partition('; use `usecols`')[0] or type(error).__name__}"
+        ) from None
     except (AttributeError, LookupError, TypeError) as error:  # a part of it that is missing, or of another kind
         raise BrokenSampleError(f"cannot be read as {what}: {name}, {type(error).__name__}: {error}") from None
 

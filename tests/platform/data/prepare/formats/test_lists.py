@@ -112,6 +112,8 @@ def test_text_that_is_no_list_says_why() -> None:
         (b"1 2 3\n4 5\n", "the number of columns changed"),
         (b"1 2 3 chair\n", "could not convert string 'chair'"),
         (b"PK\x03\x04\xff", "a.txt is not text"),
+        (b"ncols 4\nnrows 2\ncellsize 1\n1 2 3 4\n5 6 7 8\n", "could not convert string 'ncols'"),
+        (b"x,y,z,name\n1,2,3,chair\n", "could not convert string 'chair'"),
         (b"x,y,name\n1,2,3\n", "points without x, y and z"),
     ):
         with pytest.raises(BrokenSampleError, match=says):
