@@ -57,9 +57,9 @@ def _beginning(lines: list[str]) -> tuple[int, tuple[str, ...]]:
             if len(words) == 1 and words[0].isdigit() and len(following) > 1:
                 continue
             return number, names
-        # A comment that names no x y z is no header, though it may have as many words as there are columns.
         if 0 < numbers < len(words) and not line.lstrip().startswith(COMMENTS):
             return number, names  # words among numbers, as in the head of a grid: the reader of numbers names them
+        # A comment that names no x y z is no header, though it may have as many words as there are columns.
         if words and not numbers and (names_coordinates(words) or not line.lstrip().startswith(COMMENTS)):
             names = tuple(words)
     return 0, ()
