@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if sweep_record(args.run) is not None or comparison_record(args.run) is not None:
         return resume_many(args)
-    if args.trials is not None:
-        raise CallError(f"--trials {args.trials}: {args.run} is no sweep", "leave --trials out")
     record = Run.open(args.run)
+    if args.trials is not None:
+        raise CallError(f"--trials {args.trials}: {args.run} is a run, and only a sweep has trials", "leave --trials out")
     before = experiment = record.experiment
     console = Screen(stderr=args.json)
     overrides = config.parse_overrides(args.settings)

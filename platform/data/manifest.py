@@ -126,6 +126,8 @@ class Manifest(_Record):
     def _consistent(self) -> Manifest:
         if sum(shard.rows for shard in self.shards) != self.rows:
             raise ValueError("the rows of the shards do not add up to the rows of the data set")
+        if "id" not in self.columns:
+            raise ValueError("its rows have no column 'id'")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have one name")
         if fingerprint(self.kind, self.shards, self.classes, self.ignore_index, self.parts) != self.fingerprint:

@@ -162,7 +162,7 @@ def parse_domain(text: str, key: str) -> Domain:
         raise CallError(f"{key}: {text!r} ends before it begins", SYNTAX)
     if found[1] and low <= 0:
         raise CallError(f"{key}: a logarithmic range begins above 0, not at {found[2]}", SYNTAX)
-    if step is not None and (found[1] or not 0 < step <= high - low):
+    if step is not None and (found[1] or not 0 < step <= (high - low) * (1 + 1e-9)):
         raise CallError(f"{key}: {text!r} has a step that does not fit", "a step is above 0, at most the range, and not for log:")
     whole = all(re.fullmatch(r"[+-]?\d+", part) for part in (found[2], found[3], found[4] or "0"))
     return Range(low, high, whole, bool(found[1]), step)

@@ -89,7 +89,7 @@ def test_values_of_a_domain() -> None:
 
     assert values("0.5..0.95/0.15") == [0.5, 0.65, 0.8, 0.95]
     assert values("0..1/0.1") == [round(i / 10, 10) for i in range(11)], "no step is lost to rounding"
-    assert values("2..8/3") == [2, 5, 8] and values("2..4") == values("log:2..4") == [2, 3, 4]
+    assert values("0.5..0.6/0.1") == [0.5, 0.6] and values("2..8/3") == [2, 5, 8] and values("2..4") == values("log:2..4") == [2, 3, 4]
     assert parse_domain("0.5..0.95", "k").size is None and parse_domain("log:0.1..10", "k").size is None
     assert parse_domain("0..1000000000", "k").at(0.5) == 500000000, "nothing is listed"
     assert math.isclose(parse_domain("log:0.01..100", "k").at(0.5), 1.0)
