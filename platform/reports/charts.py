@@ -18,6 +18,10 @@ Place = Callable[[float, float], tuple[float, float]]
 """From the values of a point to its place in the drawing."""
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 40
+PHASES = ("data_wait", "forward", "backward", "optimiser", "targets", "validation", "checkpoint", "health", "to_device")
+"""Parts of the training time, in the order of their colours."""
+CURVES = {"train loss": 0, "validation loss": 1}
+"""Colours of lines that are on many pages; others are counted."""
 SERIES = 8
 """Number of colours in the style sheet (`--c0` to `--c7`)."""
 
@@ -30,7 +34,9 @@ class Chart:
     svg: Markup
     unit: str = ""
     lines: tuple[str, ...] = ()
-    """Names of the lines, in the order of the colours; a legend is made of several."""
+    """Names of the lines; a legend is made of several."""
+    colours: tuple[int, ...] = ()
+    """One for each line."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Share:
     name: str
     percent: float
     duration: str
+    colour: int = 0
+    """Of the same name the same on every page."""
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -112,9 +120,10 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, unit: str
     said = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in clean.items())
     svg = _svg(f"{title}. {said}", HEIGHT)
     place = _axes(svg, [point for points in clean.values() for point in points], x_label)
-    for index, points in enumerate(clean.values()):
-        _line(svg, points, place, _colour(index))
-    return Chart(title, _markup(svg), unit, tuple(clean))
+    colours = [CURVES.get(name, list(series).index(name)) for name in clean]  # a line that is left out takes its colour along
+    for colour, points in zip(colours, clean.values(), strict=True):
+        _line(svg, points, place, _colour(colour))
+    return Chart(title, _markup(svg), unit, tuple(clean), tuple(colours))
 
 
 def _axes(svg: ElementTree.Element, points: Points, x_label: str) -> Place:
@@ -225,7 +234,8 @@ def shares(parts: Mapping[str, float]) -> list[Share]:
     """The parts of a duration in seconds, the longest first, without those that took no time."""
     total = sum(parts.values())
     known = sorted(((value, name) for name, value in parts.items() if value > 0), reverse=True)
-    return [Share(name, 100 * value / total, seconds(value)) for value, name in known]
+    colours = {name: index for index, name in enumerate([*PHASES, *sorted(set(parts) - set(PHASES))])}
+    return [Share(name, 100 * value / total, seconds(value), colours[name]) for value, name in known]
 
 
 def _colour(index: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+from sightline.platform.core.ray_checks import names_cluster
+
 
 class MemoryMeter(threading.Thread):
     """Peak proportional set size (PSS) of this process and all it started; shared memory counts once."""
@@ -30,7 +32,10 @@ class MemoryMeter(threading.Thread):
 
     @property
     def words(self) -> str:
-        return f"at most {self.peak / 2**30:.1f} GiB of memory, all processes together"
+        peak = f"at most {self.peak / 2**30:.1f} GiB of memory"
+        if names_cluster():
+            return f"{peak} in this process and those it started; the cluster's workers are not counted"
+        return f"{peak}, all processes together"
 
     def stop(self) -> None:
         self._stop_asked.set()

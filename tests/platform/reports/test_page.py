@@ -267,11 +267,22 @@ def test_numbers_and_ticks_read_well() -> None:
 def test_time_is_shown_in_shares_the_longest_first() -> None:
     parts = shares({"b": 1.0, "a": 3.0, "nothing": 0.0})
     assert [(part.name, part.percent, part.duration) for part in parts] == [("a", 75.0, "3.0 s"), ("b", 25.0, "1.0 s")]
-    page = Page(render(ReportPage("t", time={"a": 3.0, "b": 1.0})))
+    page = Page(render(ReportPage("t", time={"forward": 3.0, "data_wait": 1.0})))
     assert "(4.0 s in all)" in page.text and "75.0 %3.0 s" in page.text and "25.0 %1.0 s" in page.text
     bars = [attrs["style"] for tag, attrs in page.tags if tag == "span" and "style" in attrs]
+    assert bars == ["width:75.00%;background:var(--c1)", "width:25.00%;background:var(--c0)"], "a phase has one colour on every page"
+    other = Page(render(ReportPage("t", time={"forward": 1.0, "data_wait": 3.0})))
+    bars = [attrs["style"] for tag, attrs in other.tags if tag == "span" and "style" in attrs]
     assert bars == ["width:75.00%;background:var(--c0)", "width:25.00%;background:var(--c1)"]
     assert "Where the time went" not in render(ReportPage("t", time={"a": 0.0}))
+
+
+def test_a_line_keeps_its_colour_where_another_is_left_out() -> None:
+    both = line_chart("Loss", {"train loss": [(0, 1.0), (1, 2.0)], "validation loss": [(0, 1.0)]}, "step")
+    alone = line_chart("Loss", {"validation loss": [(0, 1.0)]}, "step")
+    trials = line_chart("Objective", {"000": [], "001": [(0, 1.0)], "002": [(0, 2.0)]}, "step")
+    assert both and alone and trials
+    assert (both.colours, alone.colours, trials.colours) == ((0, 1), (1,), (1, 2)) and "var(--c1)" in alone.svg
 
 
 def test_a_report_that_cannot_be_written_names_its_place(tmp_path: Path) -> None:
