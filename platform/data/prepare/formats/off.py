@@ -18,7 +18,8 @@ _HEADER = re.compile(r"(ST)?(C)?(N)?(4)?(N)?OFF", re.IGNORECASE)
 def read_off(data: bytes, name: str) -> Mesh:
     """Also `off`, COFF, NOFF and STOFF, and ModelNet's first line `OFF490 518 0`."""
     with reading("OFF", name):
-        rows = [words for line in text_of(data).split("\n") if (words := line.partition("#")[0].split())]
+        lines = [bare for line in text_of(data).split("\n") if (bare := line.partition("#")[0].strip())]
+        rows = [line.split() for line in lines[:2]]
         if not rows:
             raise BrokenSampleError(f"an empty mesh: {name}")
         keyword = _HEADER.match(rows[0][0])
@@ -30,19 +31,19 @@ def read_off(data: bytes, name: str) -> Mesh:
             raise BrokenSampleError(f"binary OFF is not read: {name}; convert it to text, or to PLY")
         rest = [rows[0][0][keyword.end() :], *rows[0][1:]]
         counts = [word for word in rest if word]
-        rows = rows[1:] if not counts else [counts, *rows[1:]]
-        if not rows or len(rows[0]) < 2 or not all(word.isdigit() for word in rows[0][:2]):
+        body = lines[1:] if counts else lines[2:]
+        counts = counts or (rows[1] if len(rows) > 1 else [])
+        if len(counts) < 2 or not all(word.isdigit() for word in counts[:2]):
             raise ValueError("it does not say how many vertices and faces it has")
-        vertices, faces = int(rows[0][0]), int(rows[0][1])
-        if len(rows) - 1 < vertices + faces:
-            raise ValueError(f"cut short: {len(rows) - 1:,} lines for {vertices:,} vertices and {faces:,} faces")
-        corners = np.array([row[:3] for row in rows[1 : 1 + vertices]], np.float64).reshape(-1, 3)
-        sizes = [int(row[0]) for row in rows[1 + vertices : 1 + vertices + faces]]
-        flat = [word for row, size in zip(rows[1 + vertices :], sizes, strict=False) for word in _corners(row, size)]
+        vertices, faces = int(counts[0]), int(counts[1])
+        if len(body) < vertices + faces:
+            raise ValueError(f"cut short: {len(body):,} lines for {vertices:,} vertices and {faces:,} faces")
+        corners = np.loadtxt(body[:vertices], np.float64, comments=None, usecols=(0, 1, 2), ndmin=2) if vertices else np.empty((0, 3))
+        sizes, flat = [], list[int]()
+        for line in body[vertices : vertices + faces]:
+            words = line.split()
+            sizes.append(size := int(words[0]))
+            if not 0 <= size < len(words):
+                raise ValueError(f"a face of {size} corners has {len(words) - 1}")
+            flat += map(int, words[1 : size + 1])
         return checked(corners, triangulated(corners, Polygons(np.array(flat, np.int64), np.array(sizes, np.int64))), name)
-
-
-def _corners(row: list[str], size: int) -> list[str]:
-    if not 0 <= size < len(row):
-        raise ValueError(f"a face of {size} corners has {len(row) - 1}")
-    return row[1 : size + 1]
