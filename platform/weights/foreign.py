@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ OTHER = {
 ODD = (".metadata", "manifest.ocdbt", "_METADATA", "d")
 STATE_DICT = "load it where it was made, and save its state_dict() with torch.save or safetensors"
 AGAIN = "get the file again; its download or copy was cut short or altered"
+_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
+"""Near the beginning of what torch.save wrote before it wrote archives."""
 _NUMPY = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 
 
@@ -84,6 +87,8 @@ def _content(path: Path, head: bytes) -> dict[str, Any]:
             return _npz(path)
         return _torch(path, mmap=True)
     if head[0] == 0x80 and head[1] in (2, 3, 4, 5):
+        if head[1] > 2 and _MAGIC not in head[:40]:
+            raise CallError(f"{path} is a pickle that PyTorch did not write", "name a file of torch.save, or safetensors")
         return _torch(path, mmap=False)
     if (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and not head.startswith(tuple(OTHER)):
         return _msgpack(path)
@@ -271,7 +276,8 @@ def _torch(path: Path, mmap: bool) -> dict[str, Any]:
         with path.open("rb") as file:
             _check_steps(path, file, several=True)
     try:
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about quantised tensors, which are refused by name
             content = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
     except OverBudgetError:
         raise
@@ -280,7 +286,7 @@ def _torch(path: Path, mmap: bool) -> dict[str, Any]:
     except Exception as error:  # a file cut at any byte breaks the reader in as many ways
         if type(error).__name__ == "UnpicklingError":
             raise _refusal(path, str(error)) from None
-        if "magic number" in str(error) or "pickle protocol" in str(error):
+        if "magic number" in str(error):
             raise CallError(f"{path} is a pickle that PyTorch did not write", "name a file of torch.save, or safetensors") from None
         raise SightlineError(f"{path} is not whole: {_first(error)}", AGAIN) from None
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ from sightline.platform.core import budget
 from sightline.platform.data.manifest import Shard
 from sightline.platform.data.prepare.clouds import entry, read_array
 from sightline.platform.data.prepare.formats import gltf
+from sightline.platform.data.prepare.formats.polygons import Polygons, triangulated
 from sightline.platform.data.prepare.formats.scans import read_las
 from sightline.platform.data.shards import ShardFolder
 
@@ -130,3 +131,9 @@ def test_one_list_of_vertices_in_many_primitives_counts_as_often(monkeypatch: py
     with pytest.raises(BrokenSampleError, match="a scene of more than 9 vertices"):
         gltf.read_gltf(glb(1000), "x.glb", lambda name: b"")
     assert read == 4, "no more are made than are needed to know"
+
+
+def test_a_polygon_of_a_million_corners_is_refused() -> None:
+    polygons = Polygons(np.tile(np.arange(3), 333_334), np.array([1_000_002]))
+    with pytest.raises(BrokenSampleError, match="more than 100,000 corners: it has 1,000,002"):
+        triangulated(np.eye(3), polygons)

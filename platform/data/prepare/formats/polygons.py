@@ -11,6 +11,9 @@ from sightline.methods.errors import BrokenSampleError
 MAX_CORNERS = 10_000
 """Of a polygon that is not convex: cutting its ears costs the square of them where they are laid out to do harm."""
 
+MOST_CORNERS = 100_000
+"""Of any polygon; its triangles are made one by one."""
+
 
 class Polygons(NamedTuple):
     """Faces of any number of corners: `corners` holds the vertex numbers of all faces, `sizes` how many of them each face has."""
@@ -29,6 +32,8 @@ def triangulated(vertices: np.ndarray, polygons: Polygons, *, in_order: bool = F
     if len(corners) and (corners.min() < 0 or corners.max() >= len(vertices)):
         wrong = corners.max() if corners.max() >= len(vertices) else corners.min()
         raise ValueError(f"a face names vertex {wrong} of {len(vertices)}")
+    if len(sizes) and sizes.max() > MOST_CORNERS:
+        raise BrokenSampleError(f"a polygon of more than {MOST_CORNERS:,} corners: it has {sizes.max():,}")
     starts = np.cumsum(sizes) - sizes
     made, origin = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
     for size in (3, 4, *np.unique(sizes[sizes > 4]).tolist()):
