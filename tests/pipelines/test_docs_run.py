@@ -75,11 +75,10 @@ short = {{"pretrain": ["train.length=4 steps", "optim.warmup=1 steps", "optim.de
          "finetune": ["train.length=4 steps", "optim.warmup=1 steps"],
          "sweep": ["train.length=4 steps", "optim.warmup=1 steps"],
          "compare": []}}
-if words and words[0] in short:
-    for option, value in (("--trials", "2"), ("--budget", "64 samples"), ("--seeds", "1")):
-        if option in words:
-            words[words.index(option) + 1] = value
-    words += short[words[0]]
+for option, value in (("--trials", "3" if words[:1] == ["resume"] else "2"), ("--budget", "64 samples"), ("--seeds", "1")):
+    if option in words:
+        words[words.index(option) + 1] = value
+words += short.get(words[0] if words else "", [])
 os.execv({real!r}, [{real!r}, *words])
 """
 """`sightline` on the path: the same command, a few steps long."""
