@@ -23,6 +23,7 @@ from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
 from .client import connect, place_of, raise_or_say, run_of_record
+from .database import forget_stray
 from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Tracking:
             self.problem = None
         except Exception as error:
             self.problem = self.problem_of(error)
+        forget_stray(self.uri)
 
     def _work(self) -> None:
         pause = 2.0

@@ -30,7 +30,7 @@ from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
 from .client import connect, default_uri, experiment_of, run_of
-from .database import moved_location, sqlite_path
+from .database import forget_stray, moved_location, sqlite_path
 from .problems import Kind, Place, find_problem
 
 if TYPE_CHECKING:
@@ -367,6 +367,7 @@ def _tracking(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
+        forget_stray(uri)
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it
         mlflow.set_registry_uri(None)  # type: ignore[arg-type]
         for name, value in before.items():
