@@ -249,3 +249,24 @@ def test_an_export_that_disagrees_is_not_registered(store: dict[str, Any]) -> No
     with pytest.raises(SightlineError, match="differs from the encoder"):
         register_encoder(Fickle(), name="fickle", run_id=store["run"], tracking_uri=store["uri"], tags={})
     assert not store["client"].search_registered_models("name = 'fickle'")
+
+
+def test_aliases_never_go_back_and_nobodys_champion_is_taken(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.platform.tracking import registry
+    from sightline.platform.tracking.registry import alias_version, promote, register_encoder
+
+    monkeypatch.setattr(registry, "_save", lambda encoder, given, output, folder, logged, run_id: folder.mkdir())
+    client, filed = store["client"], []
+    for seed in range(3):
+        run = client.create_run(client.get_run(store["run"]).info.experiment_id).info.run_id
+        encoder = Encoder()
+        torch.nn.init.constant_(encoder.place, float(seed))
+        filing = {"name": "crowned", "run_id": run, "tracking_uri": store["uri"], "tags": {}}
+        filed.append((register_encoder(encoder, **filing), encoder, filing))
+    again = register_encoder(filed[0][1], **filed[0][2])
+    assert again.version == "1" and again.address == "models:/crowned/1" and alias_version(client, "crowned", "candidate") == 3
+    assert promote("models:/crowned/1", store["uri"], {"sightline.sweep": "first"}) == "models:/crowned@champion"
+    assert promote("models:/crowned/2", store["uri"], {"sightline.sweep": "second"}) == "models:/crowned@challenger"
+    client.set_registered_model_alias("crowned", "champion", "3")
+    assert promote("models:/crowned/1", store["uri"], {"sightline.sweep": "first"}) == "models:/crowned/1", "a resume of the first sweep"
+    assert [alias_version(client, "crowned", alias) for alias in ("champion", "challenger")] == [3, 2]
