@@ -158,7 +158,7 @@ def test_a_server_that_comes_dies_and_comes_back_has_every_metric_once(
 
     tracking: Any = None
     monkeypatch.setattr(execution, "Tracking", remembered)
-    monkeypatch.setattr(train_run, "start_ray", lambda: None)
+    monkeypatch.setattr(train_run, "start_ray", lambda **named: None)
     monkeypatch.setattr(train_run, "train_on_ray", train_on_ray)
     result = execution.execute(run, Screen(stderr=True))
     assert result["undelivered"] is None and result["registered"] == "models:/croco-encoder@candidate"
