@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sightline.methods.errors import MachineError, SightlineError
 from sightline.platform.core.event_log import append_events
 from sightline.platform.core.files import trouble
-from sightline.platform.runs.events import EVENTS, NOTICES, NonFiniteLoss, RunEvent, TrainingFailed, WorkerStarted
+from sightline.platform.runs.events import (
+    EVENTS,
+    NOTICES,
+    ClusterNote,
+    NonFiniteLoss,
+    RunEvent,
+    TrainingEnded,
+    TrainingFailed,
+    WorkerStarted,
+)
 from sightline.platform.training.job import TrainJob
 
+from . import watchdog
 from .resources import ResourcePlan
 from .shared_fs import folder_here
 
@@ -49,7 +59,8 @@ def run_workers(
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     recorder: ActorHandle[_Recorder] = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()  # type: ignore[assignment]
     job = replace(job, stream=plan.data, threads=plan.threads)
-    trainer = _Trainer(name, job.folder / "ray", plan, {"job": job.to_values(), "recorder": recorder}, max_failures)
+    timeout = job.experiment.train.stall_timeout
+    trainer = _Trainer(name, job.folder / "ray", plan, {"job": job.to_values(), "recorder": recorder}, max_failures, timeout)
 
     def drain() -> None:
         posted: list[Posted] = ray.get(recorder.drain.remote())
@@ -57,6 +68,14 @@ def run_workers(
             append_events(job.folder / file, [one.event for one in posted if one.file == file])
         for one in posted:
             on_event(one.event)
+
+    def look_for_stalled() -> None:
+        stalled: list[watchdog.Sign] = ray.get(recorder.stalled.remote(timeout))
+        if stalled:
+            note = ClusterNote(watchdog.describe(stalled, timeout))
+            append_events(job.folder / NOTICES, [note])
+            on_event(note)
+            watchdog.end(stalled)
 
     asked = False
     trainer.start()
@@ -67,6 +86,7 @@ def run_workers(
                 recorder.ask_stop.remote()
                 asked = True
             drain()
+            look_for_stalled()
         drain()
     except BaseException:
         recorder.ask_stop.remote()
@@ -91,24 +111,32 @@ def _remove_placement_groups(recorder: ActorHandle[_Recorder]) -> None:
 class _Trainer(threading.Thread):
     """`TorchTrainer.fit` in its own thread: the main thread keeps the signals and the screen."""
 
-    def __init__(self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], max_failures: int) -> None:
+    def __init__(
+        self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], max_failures: int, stall_timeout: float
+    ) -> None:
         super().__init__(name="sightline-fit", daemon=True)
         self.run_name, self.storage, self.plan, self.config, self.max_failures = run, storage, plan, config, max_failures
+        self.collective_timeout = max(1800, int(stall_timeout) + 60)  # seconds; the watchdog is to come first
         self.error: BaseException | None = None
 
     def run(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from .deaths import Deaths
+        from .local_group import LocalTorchConfig, on_this_machine
+
         plan = self.plan
         resources: dict[str, float] = {"CPU": plan.worker_cpus}
         if plan.worker_gpus:
             resources["GPU"] = plan.worker_gpus
+        group: dict[str, Any] = {"backend": "nccl" if plan.worker_gpus else "gloo", "timeout_s": self.collective_timeout}
         try:
+            self.storage.mkdir(parents=True, exist_ok=True)
             TorchTrainer(
                 _worker,
                 train_loop_config=self.config,
-                torch_config=TorchConfig(backend="nccl" if plan.worker_gpus else "gloo", timeout_s=1800),
+                torch_config=LocalTorchConfig(**group, folder=str(self.storage)) if on_this_machine() else TorchConfig(**group),
                 scaling_config=ScalingConfig(
                     num_workers=plan.workers,
                     use_gpu=bool(plan.worker_gpus),
@@ -117,8 +145,9 @@ class _Trainer(threading.Thread):
                     placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
                 ),
                 run_config=RunConfig(
-                    name=f"{self.run_name}-{int(time.time())}",  # Ray silently continues a run of the same name
+                    name=f"{self.run_name}-{uuid.uuid4().hex[:8]}",  # Ray silently continues a run of the same name
                     storage_path=str(self.storage),
+                    callbacks=[Deaths(self.config["recorder"])],  # type: ignore[list-item]  # of Train V2
                     # Ray Train would ask for workers that find no place again and again.
                     failure_config=FailureConfig(
                         max_failures=self.max_failures,
@@ -138,6 +167,16 @@ class _Recorder:
         self.stop = False
         self.failed = False
         self.groups: list[PlacementGroup] = []
+        self.signs = watchdog.Signs()
+
+    def sign(self, rank: int, pid: int, host: str, node: str, where: str, moved: bool) -> None:
+        self.signs.take(rank, pid, host, node, where, moved)
+
+    def forget(self, rank: int, pid: int) -> None:
+        self.signs.forget(rank, pid)
+
+    def stalled(self, timeout: float) -> list[watchdog.Sign]:
+        return self.signs.stalled(timeout)
 
     def place(self, group: PlacementGroup) -> None:
         self.groups.append(group)
@@ -182,12 +221,17 @@ def _worker(config: dict[str, Any]) -> None:
     if lead:
         recorder.place.remote(ray.util.get_current_placement_group())
     job = TrainJob.from_values(config["job"])
+    node = ray.get_runtime_context().get_node_id()
+    pulse = watchdog.Pulse(collective.rank(), recorder, node)
+    pulse.start()
     shared = job.folder
     asked: list[ray.ObjectRef[bool]] = []
 
     def post(event: RunEvent) -> None:
         if isinstance(event, WorkerStarted):
-            event = WorkerStarted(event.rank, event.pid, event.host, ray.get_runtime_context().get_node_id())
+            event = WorkerStarted(event.rank, event.pid, event.host, node)
+        if isinstance(event, TrainingEnded):
+            pulse.end()  # an upload of the last checkpoint may take its time
         # Rank 0 writes its events where it sees the folder: a driver that is killed must not lose what a checkpoint already holds.
         written = lead and job.folder == shared
         if written:
@@ -207,6 +251,8 @@ def _worker(config: dict[str, Any]) -> None:
         if failure := _permanent_failure(error):
             ray.get(recorder.post.remote(TrainingFailed(str(failure), failure.hint), NOTICES))
         raise
+    finally:
+        pulse.end()
 
 
 def _permanent_failure(error: BaseException) -> SightlineError | None:

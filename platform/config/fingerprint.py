@@ -25,6 +25,7 @@ RUNTIME_ONLY_KEYS = (
     "compile",
     "keep",
     "max_failures",
+    "stall_timeout",
     "storage",
     "checkpoint_every",
     "validate_every",

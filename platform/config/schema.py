@@ -68,6 +68,7 @@ class TrainConfig(Settings):
     checkpoint_every: Length = Field(default=Duration(amount=1, unit="epochs"))
     keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
+    stall_timeout: float = Field(default=1800, gt=0, description="seconds in which no worker moves, after which those that hang are ended")
     storage: str | None = Field(default=None, description="folder or URI where checkpoints are also put, for nodes that share no folder")
 
     @field_validator("length", "checkpoint_every", "validate_every")

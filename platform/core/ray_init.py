@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from sightline.methods.errors import SightlineError, first_line
@@ -48,16 +49,40 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         quiet["_temp_dir"] = folder
     for start in range(1, STARTS + 1):
         try:
-            ray.init(
-                "local",  # without an address Ray would join whatever was started by `ray start` on this machine
-                num_cpus=cpus or len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                object_store_memory=max(store, 256 << 20),
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            with _on_loopback():
+                ray.init(
+                    "local",  # without an address Ray would join whatever was started by `ray start` on this machine
+                    num_cpus=cpus or len(os.sched_getaffinity(0)),
+                    include_dashboard=False,
+                    object_store_memory=max(store, 256 << 20),
+                    **quiet,
+                )
             return
         except Exception as error:  # Ray raises a bare `Exception` when its processes are too slow
             ray.shutdown()
             if start == STARTS:
                 raise SightlineError(f"Ray did not start on this machine: {first_line(error)}", hint) from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray as it is on a desktop: every process that it starts meanwhile listens on the loopback address.
+
+    `_node_ip_address="127.0.0.1"` does not do that: Ray replaces it by the machine's own address.
+    """
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    for_children = {name: "0", "GLOO_SOCKET_IFNAME": "lo"}
+    kept = {each: os.environ.get(each) for each in for_children}
+    os.environ |= for_children
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        for each, value in kept.items():
+            if value is None:
+                del os.environ[each]
+            else:
+                os.environ[each] = value

@@ -7,13 +7,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "sightline-"
-YOUNG_SECONDS = 60.0
-"""A folder of this age may be one that another process has made and not locked yet."""
 
 
 @contextlib.contextmanager
@@ -24,11 +21,12 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     those in use, and are removed first.
     """
     _clear(purpose)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{purpose}-"))
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = folder.rename(folder.with_name(folder.name[1:]))  # under its lock: whoever finds it unlocked may remove it
         yield folder
     finally:
         os.close(descriptor)
@@ -39,8 +37,7 @@ def _clear(purpose: str) -> None:
     """Remove this user's folders of this purpose whose process has ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{purpose}-*"):
         with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid != os.getuid() or time.time() - found.st_mtime < YOUNG_SECONDS:
+            if folder.lstat().st_uid != os.getuid():
                 continue
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from heads import WAIT, as_person, free_port, head, short_folder, until
+from listening import family, open_to_others, with_variable
 from toy import TOY, write_pairs
 
 from sightline.platform.checkpoints import local as checkpoint
@@ -39,7 +40,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[dict[str, str]]:
     """The environment of a person whose cluster runs."""
     words = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
-    with short_folder() as scratch, head(scratch, free_port(), words, {}) as person:
+    with short_folder() as scratch, head(scratch, free_port(), words, {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}) as person:
         yield person
 
 
@@ -68,6 +69,7 @@ def test_a_submitted_run_trains_and_a_stop_leaves_a_checkpoint(work: Path, clust
         heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and hands that on
         with subprocess.Popen(command, env=cluster, cwd=work, text=True, preexec_fn=heeded, **pipes) as following:
             assert any("run first" in line for line in following.stdout or ())
+            assert open_to_others([*family(following.pid), *with_variable("RAY_AUTH_TOKEN_PATH", cluster["RAY_AUTH_TOKEN_PATH"])]) == []
             following.send_signal(signal.SIGINT)
             _, said = following.communicate(timeout=WAIT)
         assert following.returncode == 130 and f"{job} goes on" in said

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from commands import finish, start
 from heads import until
+from listening import family, open_to_others
 from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
@@ -117,6 +118,7 @@ def test_a_trial_that_fails_or_is_stopped_ends_nothing_else(place: Path) -> None
         "odd", "--space", f"pretext.mask_ratio={text}", "--space", "batch.microbatch=2,12", "--search", "grid", "--concurrent", "2"
     )
     until(Path("home/runs/odd-002").exists, 0.1)
+    assert open_to_others(family(process.pid)) == []
     (Path("home/runs/odd-002") / "stop").touch()
     result = finish(process)
     states = {row["trial"]: row["status"] for row in result["trials"]}

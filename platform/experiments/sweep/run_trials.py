@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,7 +268,7 @@ def _tuner(sweep: Sweep, trials: Trials) -> tune.Tuner:
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=f"{sweep.name}-{int(time.time())}",
+            name=f"{sweep.name}-{uuid.uuid4().hex[:8]}",  # Ray would continue one of the same name
             storage_path=str(sweep.folder / "ray"),
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             callbacks=[Ends(trials)],

@@ -14,6 +14,7 @@ import pytest
 
 from sightline.methods.errors import MachineError
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core import files
 from sightline.platform.core.files import (
     append_lines,
     as_record,
@@ -152,9 +153,27 @@ def test_a_record_of_wrong_types_names_the_field(values: dict[str, Any], says: s
 
 
 def test_no_other_module_of_the_platform_writes_files_by_itself() -> None:
-    """But for a checkpoint, an export and a model for the registry: folders that are whole or absent."""
+    """But for a checkpoint, an export and a model for the registry, which are folders that are whole or absent, and for sample files."""
     root = Path(checkpoint.__file__).parents[1]
     folders = {"checkpoints/local.py", "checkpoints/remote.py", "models/export.py", "tracking/registry.py"}
     writing = re.compile(r"(?<!part)\.write_(text|bytes)\(|\.open\(\"[wa]")
     found = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if writing.search(path.read_text())}
-    assert found <= folders | {"core/files.py", "core/locks.py"}
+    assert {name for name in found if not name.startswith("data/synthetic/")} <= folders | {"core/files.py", "core/locks.py"}
+
+
+def test_durations_and_names_do_not_depend_on_the_clock_of_the_day() -> None:
+    """It may be set back. It is read for the times in records, for people."""
+    root = Path(checkpoint.__file__).parents[1]
+    reading = re.compile(r"time\.time\(\)|datetime\.now|strftime")
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if reading.search(path.read_text())}
+    records = {"core/files.py", "data/writer.py", "experiments/create.py", "experiments/compare/record.py", "experiments/sweep/record.py"}
+    assert found <= records | {"tracking/mlflow_run.py", "runs/names.py"}
+
+
+def test_a_clock_that_is_set_back_harms_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.time, "time", lambda: 2e9)
+    append_lines(tmp_path / "log", [{"n": 1}])
+    monkeypatch.setattr(files.time, "time", lambda: 1e9)
+    append_lines(tmp_path / "log", [{"n": 2}])
+    with (tmp_path / "log").open("rb") as log:
+        assert [(line["n"], line["time"]) for line in parse_lines(log)] == [(1, 2e9), (2, 1e9)]

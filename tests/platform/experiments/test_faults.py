@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from faults import STEPS, bits, last, make, starts
 from gloo import train_in_processes
@@ -17,7 +18,7 @@ from toy import write_pairs
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
 from sightline.platform.experiments.train_run import train_on_ray
-from sightline.platform.runs.events import CheckpointWritten, StepsDone, TrainingStarted, WorkerStarted
+from sightline.platform.runs.events import CheckpointWritten, ClusterNote, RunEvent, StepsDone, TrainingStarted, WorkerStarted
 from sightline.platform.runs.record import Run
 
 pytestmark = pytest.mark.slow
@@ -46,17 +47,16 @@ def undisturbed(place: Path, toy_data: dict[str, str], ray_head: None) -> Callab
     return run
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.long)])
-def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
-    workers: int, place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]
-) -> None:
-    """Effective history and final weights are those of the undisturbed run, bit for bit."""
+@pytest.mark.long
+def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]) -> None:
+    """Of three: effective history and final weights are those of the undisturbed run, bit for bit. Of two: `test_chaos.py`."""
+    workers = 3
     run = make(f"killed-{workers}", toy_data, **{"train.workers": workers})
     pids: dict[int, int] = {}
     killed: list[int] = []
     times: list[float] = []
 
-    def on_event(event: dict[str, Any]) -> None:
+    def on_event(event: RunEvent) -> None:
         if isinstance(event, WorkerStarted) and not killed:
             pids[event.rank] = event.pid
         if isinstance(event, TrainingStarted) and killed:
@@ -74,6 +74,33 @@ def test_sigkill_of_a_worker_in_the_middle_of_an_epoch(
     assert last(run).state.history == last(whole).state.history
     assert bits(run) == bits(whole)
     assert run.history() == whole.history()
+
+
+def test_a_worker_that_hangs_is_ended_and_named(place: Path, toy_data: dict[str, str], undisturbed: Callable[[int], Run]) -> None:
+    """SIGSTOP, as of a machine that swaps or a file system that is gone: no process dies, so only the watchdog sees it."""
+    run = make("hung", toy_data, **{"train.workers": 2, "train.stall_timeout": 20})
+    pids: dict[int, int] = {}
+    halted: list[float] = []
+    notes: list[str] = []
+
+    def on_event(event: RunEvent) -> None:
+        if isinstance(event, WorkerStarted) and not halted:
+            pids[event.rank] = event.pid
+        if isinstance(event, CheckpointWritten) and event.step >= 6 and not halted:
+            halted.append(time.monotonic())
+            os.kill(pids[1], signal.SIGSTOP)
+        if isinstance(event, ClusterNote):
+            notes.append(event.text)
+        if isinstance(event, TrainingStarted) and halted:
+            print(f"\nFAULT SIGSTOP of a worker, time-out 20 s: {time.monotonic() - halted[0]:.1f} s until training goes on")
+
+    train_on_ray(run, on_event)
+    (note,) = notes
+    assert f"worker 1 (process {pids[1]} on " in note and "gives no sign: it is halted" in note and "worker 0" not in note
+    assert [event.text for event in run.events() if isinstance(event, ClusterNote)] == [note]
+    assert not psutil.pid_exists(pids[1]) and len(starts(run)) == 2
+    whole = undisturbed(2)
+    assert bits(run) == bits(whole) and run.history() == whole.history()
 
 
 @pytest.mark.long

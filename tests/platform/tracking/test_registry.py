@@ -204,7 +204,6 @@ def test_a_registration_that_was_killed_is_taken_up_where_it_was(
     filing: dict[str, Any] = {"name": f"cut-{stage}", "run_id": run, "tracking_uri": store["uri"], "tags": {}}
     monkeypatch.setattr(registry, "_save", lambda encoder, given, output, folder, logged, run_id: folder.mkdir())
     monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch, "YOUNG_SECONDS", 0.0)
 
     class Killed(BaseException):
         """As SIGKILL: nothing that follows is done."""

@@ -1,0 +1,50 @@
+"""The process group of workers on this machine alone: they meet at a file, so that no port is open to other machines.
+
+PyTorch's own store listens on every address and asks for no password.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+
+
+class _AtFile(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        group = f"file://{backend_config.folder}/group-{uuid.uuid4().hex[:8]}"  # of a restart, too: a new one
+        worker_group.execute(_set_torch_distributed_env_vars)
+        size = len(worker_group)
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank,
+                    _setup_torch_process_group,
+                    backend=backend_config.backend,
+                    world_rank=rank,
+                    world_size=size,
+                    init_method=group,
+                    timeout_s=backend_config.timeout_s,
+                )
+                for rank in range(size)
+            ]
+        )
+
+
+@dataclass
+class LocalTorchConfig(TorchConfig):
+    folder: str = ""
+    """Where the file is made."""
+
+    @property
+    def backend_cls(self) -> type[_AtFile]:
+        return _AtFile
+
+
+def on_this_machine() -> bool:
+    """Whether Ray was started by this process, on the loopback address."""
+    return bool(ray.util.get_node_ip_address() == "127.0.0.1")  # type: ignore[no-untyped-call]

@@ -1,0 +1,106 @@
+"""Workers that hang are found, whichever way; workers that are slow are left alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from heads import until
+
+from sightline.platform.cluster import deaths, watchdog
+from sightline.platform.cluster.watchdog import Pulse, Signs, describe
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    return now
+
+
+def ask(signs: Signs, clock: list[float], seconds: int, moving: tuple[int, ...] = (), there: tuple[int, ...] = (0, 1)) -> list[int]:
+    """The ranks that are to be ended, asked twice a second, when `there` give signs and `moving` move."""
+    for half in range(2 * seconds):
+        clock[0] += 0.5
+        for rank in there if half % 10 == 0 else ():
+            signs.take(rank, 70 + rank, "here", "node", f"file.py:{rank}", rank in moving)
+        if found := signs.stalled(60):
+            return [each.rank for each in found]
+    return []
+
+
+def test_one_that_is_halted_is_named_and_one_that_waits_for_it_is_not(clock: list[float]) -> None:
+    signs = Signs()
+    assert ask(signs, clock, 300, moving=(0, 1)) == []
+    assert ask(signs, clock, 300, moving=(1,)) == [], "one still moves, such as in an upload that the other waits for"
+    assert ask(signs, clock, 10, moving=(0, 1)) == []
+    assert ask(signs, clock, 50, there=(0,)) == []
+    assert ask(signs, clock, 15, there=(0,)) == [1]
+    assert ask(signs, clock, 300, there=()) == [], "told once"
+
+
+def test_all_that_wait_for_each_other_are_named_with_their_places(clock: list[float]) -> None:
+    signs = Signs()
+    ask(signs, clock, 10, moving=(0, 1))
+    assert ask(signs, clock, 70) == [0, 1]
+    ask(signs, clock, 1)
+    text = describe(list(signs.of.values()), 60)
+    assert "no worker has moved for 60 s (train.stall_timeout): worker 0 (process 70 on here) is in file.py:0; worker 1" in text
+
+
+def test_a_machine_that_slept_and_a_worker_that_came_anew_have_lost_no_time(clock: list[float]) -> None:
+    signs = Signs()
+    ask(signs, clock, 50, moving=())
+    clock[0] += 86_400  # the driver was halted, too
+    assert signs.stalled(60) == []
+    signs.take(0, 99, "here", "node", "", True)  # a restart
+    signs.take(1, 98, "here", "node", "", True)
+    signs.forget(1, 71)  # of the process before it
+    assert len(signs.of) == 2 and ask(signs, clock, 50) == []
+    ended = Signs()
+    ended.take(0, 99, "here", "node", "", True)
+    ended.forget(0, 99)
+    assert ended.of == {}
+
+
+def test_a_pulse_tells_a_thread_that_waits_from_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "PULSE_SECONDS", 0.05)
+    told: list[tuple[Any, ...]] = []
+    recorder: Any = SimpleNamespace(
+        sign=SimpleNamespace(remote=lambda *sign: told.append(sign)), forget=SimpleNamespace(remote=lambda *who: told.append(who))
+    )
+    wait, working = threading.Event(), threading.Event()
+    pulses: list[Pulse] = []
+
+    def hang_then_work() -> None:
+        pulses.append(Pulse(1, recorder, "node"))
+        pulses[0].start()
+        wait.wait(10)
+        while not working.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=hang_then_work)
+    thread.start()
+    until(lambda: len(told) >= 6, 0.01)
+    assert not any(moved for *_, moved in told[2:6]), "it waits at one place"
+    before = len(told)
+    wait.set()
+    until(lambda: any(moved for *_, moved in told[before:]), 0.01)
+    working.set()
+    pulses[0].end()
+    pulses[0].end()
+    thread.join()
+    assert told[0][:2] == (1, os.getpid()) and told[-1] == (1, os.getpid())
+
+
+def test_a_death_is_told_with_its_cause_and_the_failures_that_follow_are_not() -> None:
+    out_of_memory = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+    errors = {0: RuntimeError("Connection closed by peer"), 1: out_of_memory, 2: ray.exceptions.ActorDiedError()}
+    text = deaths.describe(errors)
+    assert text.startswith("worker 1 was killed by Ray because the machine ran out of memory; lower batch.microbatch or train.workers")
+    assert "; worker 2 died: it crashed or was killed" in text and "worker 0" not in text
+    assert deaths.describe({0: errors[0]}) == ""
