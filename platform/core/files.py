@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,6 +113,29 @@ def make_folder(folder: Path, exist_ok: bool = True) -> Path:
         for one in reversed(missing):
             sync(one.parent)
     return folder
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to fill, which then gets its name: a kill leaves the whole folder or none.
+
+    Raises `FileExistsError` where `folder` exists.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    with telling(folder):
+        if folder.exists():
+            raise FileExistsError(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        make_folder(part)
+        try:
+            yield part
+            part.rename(folder)
+        except BaseException as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(folder) from None
+            raise
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:

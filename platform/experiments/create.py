@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sightline.platform import config
-from sightline.platform.core.files import make_folder
+from sightline.platform.core.files import new_folder
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.version import this_commit
@@ -38,10 +39,6 @@ def create_run(
             experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"init": initial.place})})
         experiment, teachers = resolve_teachers(experiment, tracking_uri or None)
     folder = runs_folder() / name
-    try:
-        make_folder(folder, exist_ok=False)
-    except FileExistsError:
-        raise taken(name, "run", folder) from None
     run = Run(
         name=name,
         folder=folder,
@@ -56,12 +53,16 @@ def create_run(
         metric_names=METRIC_NAMES,
     )
     run.experiment = config.without_password(experiment)
-    if initial is not None:
-        initial.keep(experiment, folder)
-    if teachers:
-        from sightline.platform.runs.pinned import keep_teachers
+    try:
+        with new_folder(folder) as part:
+            if initial is not None:
+                initial.keep(experiment, part)
+            if teachers:
+                from sightline.platform.runs.pinned import keep_teachers
 
-        keep_teachers(teachers, folder)
-    identity(folder)
-    run.save()
+                keep_teachers(teachers, part)
+            identity(part)
+            replace(run, folder=part).save()
+    except FileExistsError:
+        raise taken(name, "run", folder) from None
     return run

@@ -143,7 +143,7 @@ def find_run(reference: str) -> Run | None:
 def all_runs(say: Callable[[str], None] = lambda text: None) -> list[Run]:
     """Those whose record is readable. `say` is told of each other one."""
     runs = []
-    for path in sorted(runs_folder().glob(f"*/{RUN_FILE}")):
+    for path in sorted(runs_folder().glob(f"[!.]*/{RUN_FILE}")):
         try:
             runs.append(Run.read(path.parent))
         except CallError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.core.files import as_record, read_record, write_record
+from sightline.platform.core.files import as_record, new_folder, read_record, write_record
 from sightline.platform.core.paths import comparison_record, home, home_text, runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.experiments.create import create_run
@@ -68,10 +68,10 @@ class Comparison:
         """Raises `CallError` where the name is taken."""
         refuse_name(name)
         folder = home() / "comparisons" / name
-        folder.mkdir(parents=True)
         values["command"], values["tracking_uri"] = redact(values["command"]), to_record(values.get("tracking_uri", ""))
         made = cls(name=name, folder=folder, created=datetime.now(UTC).isoformat(timespec="seconds"), **values)
-        made.save()
+        with new_folder(folder) as part:
+            replace(made, folder=part).save()
         return made
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from sightline.methods.settings import Settings, nearest
 from sightline.platform import config
 from sightline.platform.config import without_password
 from sightline.platform.core.event_log import Event, append_events, read_events
-from sightline.platform.core.files import as_record, read_record, write_record
+from sightline.platform.core.files import as_record, new_folder, read_record, write_record
 from sightline.platform.core.paths import home, home_text, sweep_record
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.names import refuse_taken
@@ -152,12 +152,12 @@ class Sweep:
         """Raises `CallError` where the name is taken."""
         refuse_name(name)
         folder = sweeps_folder() / name
-        folder.mkdir(parents=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
         sweep = cls(name, folder, experiment.recipe, settings, fingerprint, plan, created, redact(command))
         sweep.tracking_uri = to_record(tracking_uri)
-        sweep.save()
+        with new_folder(folder) as part:
+            replace(sweep, folder=part).save()
         return sweep
 
     @classmethod
@@ -228,4 +228,4 @@ def sweeps_folder() -> Path:
 
 
 def sweep_names() -> list[str]:
-    return sorted(path.parent.name for path in sweeps_folder().glob("*/sweep.json"))
+    return sorted(path.parent.name for path in sweeps_folder().glob("[!.]*/sweep.json"))

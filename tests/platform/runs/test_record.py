@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,13 @@ from toy import TOY
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.core import version
+from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import command_line
 from sightline.platform.experiments.create import create_run
 from sightline.platform.reports.summary import next_steps
 from sightline.platform.runs.events import EVENTS, ClusterNote, StepsDone
 from sightline.platform.runs.names import fresh_name
-from sightline.platform.runs.record import Run
+from sightline.platform.runs.record import Run, all_runs
 
 
 def test_a_run_is_found_by_name_folder_and_mlflow_id(toy_run: Callable[..., Run]) -> None:
@@ -43,6 +45,22 @@ def test_a_name_is_taken_once(toy_run: Callable[..., Run]) -> None:
     with pytest.raises(CallError, match="exists") as caught:
         toy_run("first")
     assert "sightline resume first" in caught.value.hint
+
+
+def test_a_kill_while_a_run_is_made_leaves_its_name_free(toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", killed)
+        patch.setattr(shutil, "rmtree", lambda *words, **named: None)  # a kill cleans nothing
+        with pytest.raises(KeyboardInterrupt):
+            toy_run("first")
+    folder = runs_folder()
+    assert [path.name for path in folder.iterdir()] == [".first.part"] and all_runs() == []
+    (folder / ".first.part" / "run.json").write_text("{}")
+    assert all_runs() == []
+    assert toy_run("first").folder.is_dir() and [path.name for path in folder.iterdir()] == ["first"]
 
 
 def test_a_line_cut_short_harms_no_other(toy_run: Callable[..., Run]) -> None:
