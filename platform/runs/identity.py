@@ -16,6 +16,7 @@ def mark(folder: Path) -> str:
     descriptor = os.open(folder / TOKEN, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, token.encode())  # over the old token of the same length, so a kill leaves no empty file
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return token

@@ -58,7 +58,7 @@ def unsynced(trace: list[str], root: Path) -> tuple[list[str], set[str]]:
 
     def ours(text: str) -> Path | None:
         path = Path(text)
-        return path if path.is_relative_to(root) and not path.name.endswith((".lock", ".token")) else None
+        return path if path.is_relative_to(root) and not path.name.endswith(".lock") else None
 
     for line in trace:
         if not (match := CALL.match(line)):
