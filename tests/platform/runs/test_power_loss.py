@@ -65,7 +65,7 @@ def unsynced(trace: list[str], root: Path) -> tuple[list[str], set[str]]:
             continue
         call, words = match[1], match[2]
         if call in ("openat", "open") and (opened := OPENED.search(words)) and (path := ours(opened[1])):
-            if "O_WRONLY" in opened[2] or "O_RDWR" in opened[2]:
+            if ("O_WRONLY" in opened[2] or "O_RDWR" in opened[2]) and "O_TMPFILE" not in opened[2]:
                 dirty.add(path)
                 entries[path.parent] = f"{path} was made"
         elif call in ("write", "pwrite64", "ftruncate") and (written := SYNCED.match(words)) and (path := ours(written[1])):
