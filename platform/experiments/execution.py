@@ -109,7 +109,8 @@ def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, sec
         ("encoder", f"{filed.address}  (version {filed.version}, MLflow run {run.mlflow_run_id})" if filed else "not registered"),
         ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
         ("next", findings.next_steps[0]),
-        ("took", f"{duration(seconds)}, {findings.peak}"),
+        ("took", duration(seconds)),
+        ("memory", findings.peak),
     ]
     console.print()
     console.fields(lines)

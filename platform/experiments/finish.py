@@ -142,10 +142,11 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
         outcome = register(run, tracking, model, saved, metrics, f"{verdict}\n\n{numbers}")
     registered, unregistered = (None, outcome) if isinstance(outcome, TrackingProblem) else (outcome, None)
     next_steps = summary.next_steps(run, registered.address if registered else None)
-    report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, memory.words)
+    peak = memory.words(run.events())
+    report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, memory.words, artifacts)
+    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, peak, artifacts)
 
 
 def save_encoder(run: Run, encoder: Any, step: int) -> Path:

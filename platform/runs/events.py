@@ -142,6 +142,13 @@ class TrainingFailed(RunEvent, frozen=True, tag="failed"):
     """Whether the machine was at fault (`MachineError`), such as by a full disk."""
 
 
+class MemoryPeak(RunEvent, frozen=True, tag="memory"):
+    """Of a worker's process since it started. Comes from every rank at the end of training."""
+
+    rank: int
+    bytes: int
+
+
 class TrainingEnded(RunEvent, frozen=True, tag="end"):
     """The last step, or an early end that the driver asked for."""
 

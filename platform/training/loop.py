@@ -29,6 +29,7 @@ from sightline.platform.core.locks import TRAINING, exclusive_lock
 from sightline.platform.data.loader.stream import Microbatch
 from sightline.platform.runs.events import (
     BrokenSamples,
+    MemoryPeak,
     Post,
     RunEvent,
     Stop,
@@ -41,6 +42,7 @@ from sightline.platform.runs.pinned import load_initial
 
 from .inputs import TrainInputs
 from .job import TrainJob
+from .memory import peak_of_process
 from .meters import SystemMeter
 from .precision import run_precision
 from .report import StepReporter, report_nonfinite
@@ -196,6 +198,7 @@ class _Steps:
                 with self.stepper.phases("data_wait"):
                     microbatches = next(stream)
         else:
+            self.post(MemoryPeak(collective.rank(), peak_of_process()))
             if collective.rank() == 0:
                 self.post(TrainingEnded(step, self.reporter.history, stopped=step < last))
         stream.close()  # type: ignore[attr-defined]  # a generator: this stops the pipeline behind it

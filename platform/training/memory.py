@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 
 from sightline.platform.core.ray_checks import names_cluster
+from sightline.platform.runs.events import MemoryPeak, RunEvent, TrainingStarted
+
+
+def peak_of_process() -> int:
+    """Most bytes of memory that this process has held since it started (RSS, shared memory included)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class MemoryMeter(threading.Thread):
@@ -30,12 +38,24 @@ class MemoryMeter(threading.Thread):
                         total += process.memory_full_info().pss
                 self.peak = max(self.peak, total)
 
-    @property
-    def words(self) -> str:
-        peak = f"at most {self.peak / 2**30:.1f} GiB of memory"
-        if names_cluster():
-            return f"{peak} in this process and those it started; the cluster's workers are not counted"
-        return f"{peak}, all processes together"
+    def words(self, events: Iterable[RunEvent]) -> str:
+        """Such as `3.0 GiB, all processes together`. On a cluster the workers are no children of this process: their own peaks come from
+        the `events` of the run."""
+        if not names_cluster():
+            return f"{_gib(self.peak)}, all processes together"
+        workers: dict[int, int] = {}
+        for event in events:
+            match event:
+                case TrainingStarted():
+                    workers = {}
+                case MemoryPeak():
+                    workers[event.rank] = event.bytes
+        of_workers = f"at most {_gib(max(workers.values()))} in each of {len(workers)} workers" if workers else "not known of the workers"
+        return f"{_gib(self.peak)} here; {of_workers}; Ray's tasks for data are not counted"
 
     def stop(self) -> None:
         self._stop_asked.set()
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
