@@ -293,6 +293,8 @@ class Chaos:
         halted = int((points / f"reached-{number}").read_text())
         if kill.victim == "Ctrl-C":
             os.killpg(process.pid, signal.SIGINT)
+            wait(lambda: "stopping after this step" in (points / "err").read_text())
+            time.sleep(2)  # the driver looks twice a second
         elif kill.victim == "worker":
             os.kill(halted, signal.SIGKILL)
         elif kill.victim == "driver":
@@ -447,7 +449,7 @@ def main() -> int:
     print(text)
     if args.out:
         title = "# Kills at random phases\n\nMade by `benchmarks/chaos.py`; [faults.md](faults.md) says how."
-        args.out.write_text(f"{title} {text}" + "\n" * bool(wrong))
+        args.out.write_text(f"{title} {text}".rstrip() + "\n")
     return int(bool(wrong))
 
 
