@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,7 @@ FARTHEST = 65.534
 DAMAGED = (Exception,)
 """What decoders raise on the files of strangers is not a closed list: struct.error, TypeError, KeyError and others were met."""
 _ORIENTATION = 0x0112
+_PGM_LARGEST = re.compile(rb"P[25](?:(?:\s|#[^\n]*\n)+\d+){2}(?:\s|#[^\n]*\n)+(\d+)")
 _PNG_TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
 # Pillow warns of odd metadata without naming the file, also from its loggers. What decodes is used, what does not is named by us.
@@ -286,13 +288,19 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     if image.format not in MASK_FORMATS:
         raise BrokenSampleError(f"mask is no PNG: {image.format} changes the indices")
     try:
+        largest = _largest_grey(data, image)
         indices = np.array(image)
+    except BrokenSampleError:
+        raise
     except DAMAGED as error:
         raise BrokenSampleError(f"damaged mask: {first_line(error)}") from None
     if indices.ndim == 3 and (indices[..., 1:3] == indices[..., :1]).all() and (indices[..., 3:] == 255).all():
         return indices[..., 0]
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise BrokenSampleError(f"mask holds colours, not class indices: {image.format} of mode {image.mode}")
+    if largest and image.mode in ("L", "I"):  # Pillow stretches grey to the whole range
+        indices = (indices * (largest / (255 if image.mode == "L" else 65535))).round()
+        return indices.astype(np.uint8 if largest < 256 else np.uint16)
     if not image.mode.startswith("I"):
         return indices.astype(np.uint8)
     if indices.min() < 0 or indices.max() > 65535:
@@ -300,10 +308,30 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     return indices.astype(np.uint16)
 
 
+def _largest_grey(data: bytes, image: Image.Image) -> int | None:
+    """The largest grey value that a file of 2 or 4 bits, or a PGM with a maximum of its own, can hold; None where Pillow keeps values.
+
+    Raises `BrokenSampleError` for a TIFF whose 0 is white, because readers do not agree on its values.
+    """
+    if image.format == "PNG":
+        bits, grey = data[24], data[25] == 0
+        return 2**bits - 1 if grey and bits in (2, 4) else None
+    if image.format == "PPM":
+        stated = _PGM_LARGEST.match(data)
+        return int(stated[1]) if stated and int(stated[1]) not in (255, 65535) else None
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, photometric = tags.get(258, (1,))[0], tags.get(262)
+        if photometric == 0 and bits <= 8:
+            raise BrokenSampleError("mask is a TIFF whose 0 is white, and readers do not agree on its values (save it as PNG)")
+        return 2**bits - 1 if photometric == 1 and bits in (2, 4) else None
+    return None
+
+
 def is_stored_mask(data: bytes) -> bool:
-    """Whether a mask is stored as it is: a PNG of one channel."""
+    """Whether a mask is stored as it is: a PNG of one channel, whose values every reader takes for the same."""
     image = open_image(data)
-    return image.format == "PNG" and len(image.getbands()) == 1
+    return image.format == "PNG" and len(image.getbands()) == 1 and _largest_grey(data, image) is None
 
 
 def count_indices(indices: np.ndarray) -> dict[int, int]:

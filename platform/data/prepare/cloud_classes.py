@@ -10,7 +10,7 @@ from sightline.methods.errors import CallError
 from .cloud_folder import pickles
 from .clouds import CloudFile, CloudItem
 from .files import Tree, existing_folder, folders_in
-from .found import SPLITS, WHOLE, ClassList, Found
+from .found import SPLITS, WHOLE, ClassList, Found, split_of
 from .image_classes import own_splits
 from .meshes import clouds_in
 from .source import CloudSource
@@ -29,7 +29,7 @@ class CloudClasses(CloudSource):
         folder = existing_folder(place)
         found = Found[CloudItem](self.provenance(folder), {})
         splits = own_splits(folder)
-        classes = sorted({sub.name for top in [folder / s for s in splits] or [folder] for sub in folders_in(top)})
+        classes = sorted({sub.name for top in [folder / s for s in splits.values()] or [folder] for sub in folders_in(top)})
         if len(classes) < 2:
             there = f"a single class folder: {classes[0]}" if classes else "no class folders"
             raise CallError(
@@ -53,8 +53,9 @@ class CloudClasses(CloudSource):
         return found
 
 
-def _places(folder: Path, one: str, splits: tuple[str, ...]) -> dict[str, Path]:
+def _places(folder: Path, one: str, splits: dict[str, str]) -> dict[str, Path]:
     """Split -> folder of the class `one`: the splits lie above the classes, inside them, or there are none."""
     if splits:
-        return {split: folder / split / one for split in splits}
-    return {split: folder / one / split for split in SPLITS if (folder / one / split).is_dir()} or {WHOLE: folder / one}
+        return {split: folder / sub / one for split, sub in splits.items()}
+    inside = {split: sub for sub in folders_in(folder / one) if (split := split_of(sub.name))}
+    return {split: inside[split] for split in SPLITS if split in inside} or {WHOLE: folder / one}

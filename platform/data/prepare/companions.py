@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -78,6 +78,26 @@ def companions(root: Path, paths: Sequence[str]) -> dict[str, str]:
     for find in (_by_name, _deep_among_colour, _masks_by_pixels, partial(_smaller_copies, same=same)):
         apart |= find([path for path in paths if path not in apart], peek=peek)
     return {path: apart[path] for path in paths if path in apart}
+
+
+def companion_folders(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Of the folders below `root` that should be classes: name -> why all of its images belong to photos in the others.
+
+    `folders` has the images of each, relative to it. A class may be called `mask`, so a name tells nothing where images are in colour and
+    the others are not called `color`, `rgb` or the like.
+    """
+    paths = [f"{folder}/{path}" for folder, files in folders.items() for path in files]
+    peek = lru_cache(maxsize=None)(lambda path: _peek(root / path))
+    maps = _by_name(paths, peek=peek) if any(map(_is_map, folders)) else {}
+    copies = _smaller_copies([path for path in paths if path not in maps], peek=peek, same=partial(_same_picture, root))
+    apart: dict[str, str] = {}
+    for folder, files in folders.items():
+        whys = {maps.get(f"{folder}/{path}") or copies.get(f"{folder}/{path}") or "" for path in files}
+        photos = any(set(_words(other)) <= PHOTO_WORDS for other in folders if other != folder)
+        plain = all(peek(f"{folder}/{path}").kind not in ("colour", "unknown") for path in files)
+        if whys == {SMALLER} or (whys == {BY_NAME} and _is_map(folder) and (photos or plain)):
+            apart[folder] = whys.pop()
+    return apart
 
 
 def _words(name: str) -> list[str]:

@@ -297,6 +297,8 @@ def read_text(path: Path, what: str = "list of names") -> str:
         raise CallError(f"cannot read {path}: {error.strerror}", f"name a text file: a {what}") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
+        if not wide and b"\0" in data:
+            raise CallError(f"{path} is no {what}: it holds null bytes, as UTF-16 without a byte order mark does", "save it as UTF-8")
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -15,9 +15,17 @@ from .items import Item
 
 SPLITS = ("train", "val", "test")
 """Folders of these names are splits, not classes."""
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+"""What other programs call them."""
 WHOLE = ""
 """The name of the only part of a source that has no splits of its own."""
 T = TypeVar("T", bound=Item)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name means: `Train`, `valid` and `testing` are written too."""
+    low = name.lower()
+    return low if low in SPLITS else OTHER_NAMES.get(low)
 
 
 @dataclass(frozen=True, slots=True)

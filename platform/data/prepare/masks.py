@@ -11,7 +11,7 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .companions import base_of
 from .files import Tree, existing_folder, is_inside, read_text, text_lines
-from .found import SPLITS, WHOLE, ClassList, Found
+from .found import OTHER_NAMES, SPLITS, WHOLE, ClassList, Found
 from .images import ImageFile
 from .options import option
 from .source import SceneOptions
@@ -137,6 +137,10 @@ def _inside(folder: Path, one: Path) -> str:
 
 def _folders(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path]]:
     names = SPLITS if "{split}" in images else (WHOLE,)
-    there = {name: (folder / images.replace("{split}", name), folder / masks.replace("{split}", name)) for name in names}
-    there = {name: pair for name, pair in there.items() if all(one.is_dir() for one in pair)}
+    there: dict[str, tuple[Path, Path]] = {}
+    for part in names:
+        for name in (part, *(spelling for spelling, split in OTHER_NAMES.items() if split == part)):
+            pair = folder / images.replace("{split}", name), folder / masks.replace("{split}", name)
+            if part not in there and all(one.is_dir() for one in pair):
+                there[part] = pair
     return there if "train" in there or WHOLE in there else {}

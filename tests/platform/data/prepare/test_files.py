@@ -82,6 +82,9 @@ def test_a_list_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> No
     (tmp_path / "list.txt").write_bytes(b"ok\ncaf\xe9\n")
     with pytest.raises(CallError, match=r"line 2 is not UTF-8"):
         lines_of(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_bytes("a.jpg".encode("utf-16-le"))
+    with pytest.raises(CallError, match="as UTF-16 without a byte order mark"):
+        lines_of(tmp_path / "list.txt")
 
 
 def test_images_of_other_formats_are_told_with_what_to_do(tmp_path: Path) -> None:

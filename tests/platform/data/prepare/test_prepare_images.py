@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_images import DATA, needs, prepare, rows_of, write_image
+from made_images import DATA, needs, prepare, rows_of, write_image, write_mask
 from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
@@ -116,6 +116,51 @@ def test_class_folders_that_make_no_sense_are_wrong_calls(tmp_path: Path) -> Non
     (tmp_path / "new/extra").mkdir()
     with pytest.raises(CallError, match=r"folders of splits \(train, val\) and others \(extra\)"):
         image_classes.ImageClasses().find(str(tmp_path / "new"), "x")
+
+
+@pytest.mark.parametrize("names", [("training", "validation"), ("Train", "Val"), ("train", "valid")])
+def test_splits_go_by_other_names_too(tmp_path: Path, names: tuple[str, str]) -> None:
+    """They were two classes, `training` and `validation`."""
+    for name in names:
+        _classes(tmp_path / name, {"a": 1, "b": 1})
+    found = image_classes.ImageClasses().find(str(tmp_path), "x")
+    assert {part: len(images) for part, images in found.parts.items()} == {"train": 2, "val": 2} and found.classes.names == ("a", "b")
+    assert found.parts["val"][0].image == f"{tmp_path}/{names[1]}/a/0.png"
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (("val/a", "val/b", "test/a"), r"has val, test and no train"),
+        (("train/a", "train/b", "more"), r"has folders of splits \(train\) and others \(more\)"),
+        (("train/a", "train/b", "val/a", "valid/a"), r"has two folders of one split: "),
+    ],
+)
+def test_splits_that_are_incomplete_are_no_classes(tmp_path: Path, folders: tuple[str, ...], says: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(CallError, match=says):
+        image_classes.ImageClasses().find(str(tmp_path), "x")
+
+
+def test_depth_and_masks_and_smaller_copies_are_no_classes(tmp_path: Path) -> None:
+    _classes(tmp_path / "rgbd", {"color": 2})
+    for i in range(2):
+        (tmp_path / "rgbd/depth").mkdir(exist_ok=True)
+        (tmp_path / f"rgbd/depth/{i}.png").write_bytes(encode_depth(np.full((40, 60), 1.5)))
+    with pytest.raises(CallError, match=r"a single class folder: color;.*: 2 depth map.* \(first: depth/0.png\); --all-images"):
+        image_classes.ImageClasses().find(str(tmp_path / "rgbd"), "x")
+    assert image_classes.ImageClasses(all_images=True).find(str(tmp_path / "rgbd"), "x").classes.names == ("color", "depth")
+    _classes(tmp_path / "in", {"cat": 2, "dog": 2})
+    for i in range(2):
+        write_mask(tmp_path / f"in/cat_mask/{i}.png", np.zeros((40, 60), np.uint8))
+        (tmp_path / "in/dog_small").mkdir(exist_ok=True)
+        Image.open(tmp_path / f"in/dog/{i}.png").reduce(2).save(tmp_path / f"in/dog_small/{i}.png")
+    found = image_classes.ImageClasses().find(str(tmp_path / "in"), "x")
+    assert found.classes.names == ("cat", "dog") and len(found.items) == 4
+    assert "2 depth map(s) or mask(s) by name (first: cat_mask/0.png), 2 smaller copies (first: dog_small/0.png)" in found.notes[0]
+    _classes(tmp_path / "worn", {"mask": 2, "face": 2, "no_mask": 2})
+    assert len(image_classes.ImageClasses().find(str(tmp_path / "worn"), "x").items) == 6, "colour photos under the same names"
 
 
 def test_an_image_beside_the_class_folders_is_skipped(tmp_path: Path) -> None:

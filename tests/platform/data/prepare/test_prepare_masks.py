@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,8 @@ import pytest
 from made_images import DATA, needs, prepare, rows_of, write_image, write_mask
 from PIL import Image
 
-from sightline.methods.errors import CallError, SightlineError
-from sightline.platform.data.images import Resize, decode_segmentation
+from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
+from sightline.platform.data.images import Resize, decode_segmentation, is_stored_mask
 from sightline.platform.data.prepare import masks
 from sightline.platform.data.prepare.found import WHOLE
 from sightline.platform.data.schema import decode_row
@@ -192,3 +194,44 @@ def test_where_every_mask_is_refused_the_reasons_are_told(tmp_path: Path) -> Non
     (tmp_path / "classes.txt").write_text("bg\nfg")
     with pytest.raises(SightlineError, match=r"every row was skipped: 1 x mask .*; 1 x mask "):
         prepare(masks.Masks().find(str(tmp_path), "set"), tmp_path / "out", max_skipped=1)
+
+
+def _grey_png(indices: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of 1, 2 or 4 bits, as tools that make files smaller write it; Pillow writes none."""
+    each = 8 // bits
+    packed = sum(indices[:, place::each].astype(np.uint8) << (8 - bits * (place + 1)) for place in range(each))
+    lines = b"".join(b"\0" + line.tobytes() for line in packed)
+    head = struct.pack(">IIBBBBB", *indices.shape[::-1], bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def _grey_tiff(indices: np.ndarray, bits: int, photometric: int) -> bytes:
+    """A grey TIFF of one strip. `photometric` 0: 0 is white."""
+    each = 8 // bits
+    packed = sum(indices[:, place::each].astype(np.uint8) << (8 - bits * (place + 1)) for place in range(each)).tobytes()
+    height, width = indices.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_grey_of_few_bits_keeps_its_indices() -> None:
+    """Pillow stretches such grey: index 3 of 4 bits was read as 51, a class of its own in a long list."""
+    indices = np.arange(8 * 16).reshape(8, 16) % 4
+    pgm = "P5\n# made by hand\n16 8\n{}\n"
+    files = {
+        **{f"PNG of {bits} bits": _grey_png(indices, bits) for bits in (2, 4)},
+        **{f"PGM up to {top}": pgm.format(top).encode() + indices.astype(np.uint8).tobytes() for top in (3, 10, 255)},
+        **{f"PGM up to {top}": pgm.format(top).encode() + indices.astype(">u2").tobytes() for top in (1000, 65535)},
+        "PGM in text": f"P2\n16 8 10\n{' '.join(map(str, indices.ravel()))}\n".encode(),
+        **{f"TIFF of {bits} bits": _grey_tiff(indices, bits, 1) for bits in (2, 4, 8)},
+    }
+    for name, data in files.items():
+        np.testing.assert_array_equal(decode_segmentation(data), indices, err_msg=name)
+    assert not is_stored_mask(files["PNG of 4 bits"]), "stored with 8 bits, which every reader takes for the same"
+    np.testing.assert_array_equal(decode_segmentation(_grey_png(indices % 2, 1)), indices % 2)
+    with pytest.raises(BrokenSampleError, match="mask is a TIFF whose 0 is white"):
+        decode_segmentation(_grey_tiff(indices, 8, 0))
