@@ -1,4 +1,4 @@
-"""Whole runs on a disk and in a shared memory that are full, in a mount namespace of their own."""
+"""A whole run on a disk that is full, in a mount namespace of its own."""
 
 from __future__ import annotations
 
@@ -45,14 +45,3 @@ def test_a_run_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(tmp_pa
     )
     assert "the disk is full: " in full["error"] and "free some space" in full["hint"], full
     assert again["status"] == "finished" and again["undelivered"] is None and again["registered"], again
-
-
-def test_a_run_trains_where_shared_memory_is_full(tmp_path: Path) -> None:
-    """/dev/shm of a container has 64 MB by default; Ray's object store then lies in its temporary folder."""
-    (result,) = in_namespace(
-        tmp_path,
-        "mount -t tmpfs -o size=64m tmpfs /dev/shm",
-        "dd if=/dev/zero of=/dev/shm/filler bs=1M count=63 status=none",
-        "sightline pretrain toy.yaml data.train=train --name first",
-    )
-    assert result["status"] == "finished" and result["registered"], (result, (tmp_path / "err").read_text()[-2000:])
