@@ -77,6 +77,8 @@ def brief(outcome: ProbeOutcome) -> str:
         if difference.first == encoder.name and (short := _short(other)):
             word = "no difference" if difference.verdicts[metric] == Verdict.NO_DIFFERENCE else difference.verdicts[metric]
             others.append(f"{short} {show(other.values[metric].value, info)}, {word}")
+    if outcome.guessing is not None:
+        others.append(f"guessing {show(outcome.guessing, info)}")
     told = f"{title_of(outcome)} {show(encoder.values[metric].value, info)}"
     return told + (f" ({'; '.join(others)})" if others else "")
 

@@ -108,6 +108,10 @@ class Contrast:
         return cls(first, second, Interval.from_dict(stored))
 
 
+MOST_FREQUENT = "of_the_most_frequent_class"
+"""End of the name of a count: test images or clouds of the class that is most frequent in training."""
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """Rows by metrics, each with its interval, and what was resampled. The first metric is the one that is told first."""
@@ -145,6 +149,14 @@ class EvaluationResult:
             if info.group:
                 found.setdefault(info.group, []).append(key)
         return found
+
+    @property
+    def guessing(self) -> float | None:
+        """Accuracy of always guessing the class that is most frequent in training; None where no class is asked for."""
+        for name, count in self.counts.items():
+            if name.endswith(MOST_FREQUENT):
+                return count / max(self.counts[name.removesuffix(MOST_FREQUENT).rstrip("_")], 1)
+        return None
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)

@@ -13,6 +13,7 @@ from sightline.methods.ops.clouds import normalised
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.result_table import Measurement
+from sightline.platform.evaluation.results import MOST_FREQUENT
 
 from .cloud_context import Cloud, CloudEvalContext, cloud_units, list_clouds
 from .context import ProbeSkippedError
@@ -81,6 +82,7 @@ def _shapes(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
         ]
     labels = {cloud.label for cloud in sides[0].clouds}
     numbers = {"train_clouds": len(sides[0].clouds), "test_clouds": len(sides[1].clouds), "classes": len(labels)}
+    numbers[f"test_clouds_{MOST_FREQUENT}"] = int((sides[1].labels == np.bincount(sides[0].labels).argmax()).sum())
     unseen = {"test_classes_without_training_clouds": len({c.label for c in sides[1].clouds} - labels), "left_out_as_test_clouds": left_out}
     return Shapes(sides[0], sides[1], {**numbers, **counts, **unseen})
 

@@ -12,6 +12,7 @@ from sightline.methods.contract import MetricInfo
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.result_table import Measurement
+from sightline.platform.evaluation.results import MOST_FREQUENT
 from sightline.platform.evaluation.units import Units
 
 from .cloud_context import CloudEvalContext
@@ -87,7 +88,7 @@ def measure(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
     units = Units([f"draw {index}" for index in range(protocol.draws)], "draw")
     least = min(len(task.queries) // ways for (ways, _), drawn in possible.items() for task in drawn if task)
     counts = {
-        **shapes.counts,
+        **{name: count for name, count in shapes.counts.items() if not name.endswith(MOST_FREQUENT)},  # each draw has classes of its own
         "draws": protocol.draws,
         "tasks_without_enough_clouds": len(tasks) - len(possible),
         "least_queries_a_class": least,

@@ -12,6 +12,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.image_crops import pixel_cells
 from sightline.platform.evaluation.result_table import Measurement, ResultTable
+from sightline.platform.evaluation.results import MOST_FREQUENT
 from sightline.platform.evaluation.units import Units
 
 from .context import PIXELS, ImageEvalContext, ProbeSkippedError
@@ -92,6 +93,7 @@ def _pooled(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
     if len(sides[0].frames) < 10 or len(sides[1].frames) < 2 or len(set(sides[0].labels.tolist())) < 2:
         raise ProbeSkippedError(f"only {len(sides[0].frames)} training and {len(sides[1].frames)} test images can be used")
     numbers = {"train_images": len(sides[0].frames), "test_images": len(sides[1].frames), "classes": len(known | asked)}
+    numbers[f"test_images_{MOST_FREQUENT}"] = int((sides[1].labels == np.bincount(sides[0].labels).argmax()).sum())
     unseen = {"test_classes_without_training_images": len(asked - known), "left_out_near_test": split.left_out}
     return Pooled(sides[0], sides[1], split, {**numbers, **counts, **unseen})
 

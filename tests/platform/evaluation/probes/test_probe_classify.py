@@ -16,8 +16,10 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
+from sightline.platform.evaluation.findings import brief
 from sightline.platform.evaluation.probes.knn import vote
 from sightline.platform.evaluation.probes.linear import logistic
+from sightline.platform.evaluation.results import ProbeResult
 
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
 Make = Callable[..., Dataset]
@@ -58,6 +60,13 @@ def test_images_of_a_video_are_resampled_together_and_folders_of_a_class_are_not
     train = make("train", 60, scene="video")
     assert probe("knn", PatchColour(), train, make("test", 48, scene="video"))["units"] == {"kind": "scene", "count": 8}
     assert probe("knn", PatchColour(), train, make("more", 20, scene="none"))["units"]["kind"] == "image"
+
+
+def test_guessing_stands_beside_the_encoder(make: Make) -> None:
+    """Always the class that is most frequent in training, the first of equals: 16 of 47 here."""
+    train = make("train", 30)
+    result = ProbeResult.from_json(probe("knn", PatchColour(), train, make("test", 47)))
+    assert result.guessing == pytest.approx(16 / 47) and brief(result).endswith("guessing 34.0%)")
 
 
 @pytest.mark.slow
