@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.geometry import Placement, camera_matrix, camera_pose, check_intrinsics, same_shape, scale_intrinsics
-from sightline.platform.data.images import IMAGE_SUFFIXES, read_placement
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .captures import TUM_LISTS, TUM_SCALE, find_capture
-from .files import Tree, is_inside, natural, read_file
+from .files import Tree, is_inside, natural, placement_of
 
 NAME = "cameras.json"
-HEAD_BYTES = 2**16
 
 
 def _finite(value: Any) -> float | None:
@@ -44,6 +42,8 @@ class Frame(BaseModel):
     """None also for what is no number."""
     width: Annotated[float | None, BeforeValidator(_finite)] = None
     """Of the image that `K` is for."""
+    lens: str | None = None
+    """The model of a lens that is no pinhole, so that `K` does not describe it."""
     height: Annotated[float | None, BeforeValidator(_finite)] = None
 
 
@@ -110,11 +110,18 @@ def read_cameras(folder: Path) -> Cameras | None:
             f"{path if path.is_file() else folder} cannot be understood: {first}", "docs/data.md describes the format"
         ) from None
     if not path.is_file():
-        return cameras.model_copy(update={"notes": [f"frames, poses and depth are read as {cameras.layout} has them"]})
+        return cameras.model_copy(update={"notes": [f"frames, poses and depth are read as {cameras.layout} has them", *cameras.notes]})
     if cameras.depth_scale is None and all((folder / name).is_file() for name in TUM_LISTS):
         note = f"depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre: {' and '.join(TUM_LISTS)} lie beside {NAME}"
         return cameras.model_copy(update={"depth_scale": TUM_SCALE, "notes": [note]})
     return cameras
+
+
+def matrix_of(frame: Frame) -> np.ndarray:
+    """`K` of a frame, as `camera_matrix` checks it. Raises `BrokenSampleError`, also for a lens that is no pinhole."""
+    if frame.lens is not None:
+        raise BrokenSampleError(f"no pinhole camera (make pinhole photos of them first): {frame.lens}")
+    return camera_matrix(frame.K)
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def camera_of(frame: Frame, folder: Path, *, pose: bool = True) -> Camera:
     told = (frame.height, frame.width) if frame.height and frame.width else None
     K = cam_to_world = None
     try:
-        K = None if frame.K is None else camera_matrix(frame.K)
+        K = None if frame.K is None else matrix_of(frame)
     except BrokenSampleError as error:
         faults.append(str(error))
     try:
@@ -180,15 +187,6 @@ def _is_filed(K: np.ndarray | None, told: tuple[float, float] | None, at: Placem
         raise BrokenSampleError(f"a photo that its EXIF tag turns, and a pose without width and height of its image: {at.tag}")
     off = [abs(2 * K[0, 2] / width - 1) + abs(2 * K[1, 2] / height - 1) for height, width in (at.original, at.filed)]
     return bool(off[1] < off[0])
-
-
-def placement_of(path: Path) -> Placement:
-    """The whole of a photo, from the beginning of its file where that is enough. Raises `BrokenSampleError`."""
-    with suppress(OSError, BrokenSampleError), path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-        if not head.startswith(b"\x89PNG"):  # whose tag may come last
-            return read_placement(head)
-    return read_placement(read_file(str(path)))
 
 
 def unnamed(cameras: Cameras, folder: Path) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .files import lines_of, natural, suffix_of
+from .files import images_in, is_inside, lines_of, natural, placement_of, suffix_of
 
 TRANSFORMS = "transforms.json"
 TUM_LISTS = ("rgb.txt", "depth.txt")
@@ -20,6 +21,10 @@ TUM_SCALE = 5000.0
 TUM_SECONDS = 0.02
 """Colour, depth and pose belong together where their times differ by less, as in the benchmark's own tool."""
 _OPENGL = np.diag([1.0, -1, -1, 1])
+_PINHOLES = frozenset(("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE"))
+_IN_ONE_LINE = {9: (3, 3), 12: (3, 4), 16: (4, 4)}
+_UNIT = 0.05
+"""How far from 1 a quaternion may be: fewer digits, not other columns."""
 _PHOTOS = (".jpg", ".jpeg", ".png")
 Known = dict[str, Any]
 """The content of a `cameras.json`."""
@@ -77,7 +82,8 @@ def _quaternion_pose(text: str) -> Any:
     numbers = _numbers(text)
     if len(numbers) < 7:
         return []
-    x, y, z, w = np.array(numbers[3:7]) / (math.hypot(*numbers[3:7]) or math.nan)
+    length = math.hypot(*numbers[3:7])
+    x, y, z, w = np.array(numbers[3:7]) / (length if abs(length - 1) < _UNIT else 1)  # else no rotation, which is named later
     pose = np.eye(4)
     pose[:3, :3] = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -144,7 +150,8 @@ def _transforms(folder: Path) -> Known:
     path = folder / TRANSFORMS
     try:
         content = parse_json(path.read_bytes())
-        frames = [_transforms_frame(folder, {**content, **frame}) for frame in content["frames"]]
+        photos = _Photos(folder)
+        frames = [_transforms_frame(photos, {**content, **frame}) for frame in content["frames"]]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CallError(f"{path} cannot be understood: {error}", "give the file that nerfstudio or instant-ngp wrote") from None
     factor = content.get("depth_unit_scale_factor")
@@ -154,23 +161,67 @@ def _transforms(folder: Path) -> Known:
     return _known(TRANSFORMS, frames, unit="arbitrary", depth_scale=scale, distortion=distortion)
 
 
-def _transforms_frame(folder: Path, frame: Known) -> Known:
-    file = _inside(frame["file_path"])
-    if not suffix_of(file):
-        file = next((file + suffix for suffix in _PHOTOS if (folder / (file + suffix)).is_file()), file)
+class _Photos:
+    """The photos that frames name, also without a suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stems: dict[str, dict[str, str]] = {}
+        """Folder -> stem -> name, of the photos in it."""
+
+    def find(self, file: str) -> str:
+        """The path of the photo; as it is where there is none."""
+        parent, name = PurePosixPath(file).parent, PurePosixPath(file).name
+        if (self.folder / file).is_file() or not is_inside(file):
+            return file
+        if str(parent) not in self.stems:
+            there = images_in(self.folder / parent) if (self.folder / parent).is_dir() else []
+            there = sorted(there, key=lambda path: IMAGE_SUFFIXES.index(suffix_of(path.name)), reverse=True)
+            self.stems[str(parent)] = {path.stem: path.name for path in there}
+        return (parent / self.stems[str(parent)].get(name, name)).as_posix()
+
+    def size(self, file: str) -> tuple[float | None, float | None]:
+        """(width, height); unknown for a photo that is not there or that EXIF turns."""
+        try:
+            at = placement_of(self.folder / file)
+        except BrokenSampleError:
+            return None, None
+        return at.original[::-1] if at.orientation == 1 else (None, None)
+
+
+def _transforms_frame(photos: _Photos, frame: Known) -> Known:
+    file = photos.find(_inside(frame["file_path"]))
     width, height = frame.get("w"), frame.get("h")
     fx = frame.get("fl_x")
+    if not (width and height) and not (fx and frame.get("cx") and frame.get("cy")) and is_inside(file):
+        width, height = photos.size(file)  # the middle of the photo is that of the lens, and its width that of the angle
     if fx is None and frame.get("camera_angle_x") and width:
         fx = width / 2 / math.tan(frame["camera_angle_x"] / 2)
     K = None
-    if fx is not None:
-        cx, cy = frame.get("cx", (width or 0) / 2), frame.get("cy", (height or 0) / 2)
+    cx = frame.get("cx", width and width / 2)
+    cy = frame.get("cy", height and height / 2)
+    if fx is not None and cx is not None and cy is not None:
         K = [[fx, 0, cx - 0.5], [0, frame.get("fl_y", fx), cy - 0.5], [0, 0, 1]]
     depth = frame.get("depth_file_path")
-    pose: Any = frame.get("transform_matrix")
-    if np.shape(pose) == (4, 4):
-        pose = (np.array(pose, np.float64) @ _OPENGL).tolist()
-    return {"file": file, "depth": _inside(depth) if depth else None, "cam_to_world": pose, "K": K, "width": width, "height": height}
+    model = frame.get("camera_model")
+    lens = model if model is not None and str(model).upper() not in _PINHOLES else "fisheye" if frame.get("is_fisheye") else None
+    return {
+        "file": file,
+        "depth": _inside(depth) if depth else None,
+        "cam_to_world": _opencv(frame.get("transform_matrix")),
+        "K": K,
+        "lens": None if lens is None else str(lens),
+        "width": width,
+        "height": height,
+    }
+
+
+def _opencv(pose: Any) -> Any:
+    """A camera-to-world matrix in OpenCV's axes; what is none stays, and is named when it is used."""
+    try:
+        return (np.array(pose, np.float64) @ _OPENGL).tolist() if np.shape(pose) in ((4, 4), (3, 4)) else pose
+    except (ValueError, TypeError):  # rows of several lengths, texts
+        return pose
 
 
 def _inside(path: str) -> str:
@@ -186,8 +237,13 @@ def _first_matrix(*paths: Path) -> list[list[float]] | None:
 
 
 def _matrix(path: Path) -> list[list[float]]:
-    """The numbers of a text file by rows; what is no number is NaN, and is named when it is used."""
-    return [_numbers(line) for line in lines_of(path)]
+    """The numbers of a text file by rows, also of a matrix in one line; what is no number is NaN, and is named when it is used."""
+    try:
+        rows = [_numbers(line) for line in lines_of(path)]
+    except CallError:  # no text
+        return [[math.nan]]
+    shape = _IN_ONE_LINE.get(len(rows[0])) if len(rows) == 1 else None
+    return np.reshape(rows[0], shape).tolist() if shape else rows
 
 
 def _numbers(text: str) -> list[float]:

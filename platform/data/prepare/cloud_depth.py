@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.geometry import Placement, camera_matrix
+from sightline.platform.data.geometry import Placement
 
-from .cameras import Frame, camera_of, placement_of, read_cameras, skip_of
+from .cameras import Frame, camera_of, matrix_of, read_cameras, skip_of
 from .clouds import CloudFromDepth, CloudItem
 from .depth_options import DepthOptions
-from .files import existing_folder, natural
+from .files import existing_folder, natural, placement_of
 from .found import Found
 from .layouts import no_cameras
 from .source import CloudSource
@@ -56,7 +56,7 @@ def _camera(frame: Frame, folder: Path) -> tuple[tuple[float, ...], Placement | 
         placement_of(folder / frame.file)
     except BrokenSampleError:
         size = (round(frame.height), round(frame.width)) if frame.height and frame.width else None
-        return tuple(camera_matrix(frame.K).ravel().tolist()), Placement.whole(size) if size else None
+        return tuple(matrix_of(frame).ravel().tolist()), Placement.whole(size) if size else None
     camera = camera_of(frame, folder, pose=False)
     if camera.flat is None:
         raise BrokenSampleError(camera.faults[0])

@@ -12,11 +12,13 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES
+from sightline.platform.data.geometry import Placement
+from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
@@ -28,6 +30,8 @@ OTHER_IMAGES = HEIC_SUFFIXES | frozenset(
     (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".psd", ".tga", ".exr", ".svg", ".jxl", ".ico", ".pcx")
 )
 """Images that are not read, or only with another package."""
+HEAD_BYTES = 2**16
+_SECONDS = re.compile(r"\d+(\.0|\.\d*[1-9])?")
 NAMED = 6
 """Suffixes and folders that a note names; the others are added up."""
 
@@ -37,6 +41,18 @@ def natural(name: str | Path) -> tuple[object, ...]:
     their text."""
     text = name if isinstance(name, str) else name.name
     return (*((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text)), (0, 0, text))
+
+
+def in_time(files: list[str]) -> list[str]:
+    """Frames of one sequence in natural order, or by the seconds that their names are.
+
+    Where names are numbers with as many decimals as each needs (0.1, 0.15, 0.2), as programs print seconds, natural order is wrong.
+    Programs print no zero at the end; so 1.2 and 1.10 are frames two and ten of a first part, and stay.
+    """
+    stems = [name[: len(name) - len(suffix_of(name))] for name in (file.rpartition("/")[2] for file in files)]
+    if not all(_SECONDS.fullmatch(stem) for stem in stems) or not any("." in stem for stem in stems):
+        return files
+    return [file for _, file in sorted(zip(map(float, stems), files, strict=True))]
 
 
 @dataclass
@@ -244,6 +260,15 @@ def read_file(path: str) -> bytes:
         raise BrokenSampleError(f"file is missing: {Path(path).name}") from None
     except OSError as error:
         raise BrokenSampleError(f"file cannot be read: {Path(path).name}, {error.strerror}") from None
+
+
+def placement_of(path: Path) -> Placement:
+    """The whole of a photo, from the beginning of its file where that is enough. Raises `BrokenSampleError`."""
+    with suppress(OSError, BrokenSampleError), path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if not head.startswith(b"\x89PNG"):  # whose tag may come last
+            return read_placement(head)
+    return read_placement(read_file(str(path)))
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
+from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
 from .companions import take_photos
-from .files import Tree, below, existing_folder
+from .files import Tree, below, existing_folder, folder_of, in_time, suffix_of
 from .found import Found
 from .layouts import unread_cameras
 from .options import gaps, option
@@ -52,21 +53,29 @@ class Frames(PhotoOptions, PairSource):
         tree.use(NAME)
         if cameras is not None and cameras.layout != NAME:
             tree.take((".txt", ".json"))  # the lists, poses and intrinsics of the layout
-        for scene, files in sequences(tree, name, self.all_images).items():
+        for scene, files in sequences(tree, name, self.all_images, cameras).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
         return found
 
 
-def sequences(tree: Tree, name: str, all_images: bool = False) -> dict[str, list[Path]]:
-    """Scene -> its frames in natural order. Raises `CallError` where there are no images."""
+def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras | None = None) -> dict[str, list[Path]]:
+    """Scene -> its frames in natural order. Raises `CallError` where there are no images.
+
+    Where `images/` and the like hold none that `cameras` name, and all of these lie in one folder, they are the frames.
+    """
+    named = {PurePosixPath(frame.file).as_posix() for frame in cameras.frames} if cameras else set()
+    folders = {folder_of(file) if "/" in file else "" for file in named}
     for own in ("", "images"):
+        files = tree.folders.get(f"{own}/" if own else "", [])
+        if len(folders) == 1 and named.isdisjoint(files) and any(suffix_of(file) in IMAGE_SUFFIXES for file in files):
+            own = folders.pop()
         if files := take_photos(tree, own, deep=False, all_images=all_images):
-            return {name: [tree.root / own / file for file in files]}
-    found: dict[str, list[Path]] = {}
+            return {name: [tree.root / own / file for file in in_time(files)]}
+    found: dict[str, list[str]] = {}
     photos = take_photos(tree, all_images=all_images)
     for path in sorted(photos, key=lambda path: Path(path).parent):  # stable: natural order in each folder
-        found.setdefault(below(name, path), []).append(tree.root / path)
+        found.setdefault(below(name, path), []).append(path)
     if not found:
         told = "".join(f"; {note}" for note in tree.notes)
         videos = tree.take(VIDEO_SUFFIXES)
@@ -74,13 +83,13 @@ def sequences(tree: Tree, name: str, all_images: bool = False) -> dict[str, list
             f"cut a video into frames first, for example: mkdir frames; ffmpeg -i {videos[0]} -qscale:v 2 frames/%06d.jpg" if videos else ""
         )
         raise CallError(f"{tree.root} holds no images{told}", cut or "name a folder of frames")
-    return found
+    return {scene: [tree.root / path for path in in_time(files)] for scene, files in found.items()}
 
 
 def _pair_up(
     found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
 ) -> None:
-    files, known = _with_cameras(folder, files, cameras, found.skips)
+    files, known, timed = _with_cameras(folder, files, cameras, found.skips)
     rng = keyed_rng("frames", seed, scene)
     if len(files) <= min(gaps):
         found.skips.append((scene, f"a sequence of {len(files)} frames has no two frames {min(gaps)} apart"))
@@ -98,7 +107,7 @@ def _pair_up(
                     image2=str(two),
                     frame1=order[0],
                     frame2=order[1],
-                    time=frame1.time_s if frame1 and frame1.time_s is not None else float(order[0]),
+                    time=frame1.time_s if timed and frame1 and frame1.time_s is not None else float(order[0]),
                     K1=camera1.flat if camera1 else None,
                     K2=camera2.flat if camera2 else None,
                     T_2from1=None if pose1 is None or pose2 is None else tuple(relative_pose(pose1, pose2).ravel().tolist()),
@@ -111,8 +120,8 @@ _UNKNOWN: tuple[Frame | None, Camera | None] = (None, None)
 
 def _with_cameras(
     folder: Path, files: list[Path], cameras: Cameras | None, skips: list[tuple[str, str]]
-) -> tuple[list[Path], dict[Path, tuple[Frame | None, Camera | None]]]:
-    """(the files of one sequence by time where all have one, else as they are, what is known of each)."""
+) -> tuple[list[Path], dict[Path, tuple[Frame | None, Camera | None]], bool]:
+    """(the files of one sequence by time where all have one, else as they are, what is known of each, whether all have a time)."""
     of_file = {folder / frame.file: frame for frame in reversed(cameras.frames)} if cameras else {}
     known: dict[Path, tuple[Frame | None, Camera | None]] = {}
     for file in files:
@@ -125,6 +134,5 @@ def _with_cameras(
             known[file] = frame, camera
             skips += [skip_of(frame.file, fault, "left out of its pairs: ") for fault in camera.faults]
     times = {file: frame.time_s for file, (frame, _) in known.items() if frame and frame.time_s is not None}
-    if len(times) == len(files):
-        files = sorted(files, key=lambda file: times[file])
-    return files, known
+    timed = len(times) == len(files)
+    return sorted(files, key=lambda file: times[file]) if timed else files, known, timed

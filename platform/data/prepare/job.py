@@ -14,7 +14,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pyarrow import fs
@@ -22,7 +24,8 @@ from pyarrow import fs
 from sightline.methods.contract import Kind
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
-from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
+from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
+from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
@@ -100,6 +103,22 @@ def run_job(
     """
     if not local and (names_cluster() or sum(len(output.shards) for output in outputs) > LOCAL_SHARDS):
         check_ray()
+    with ExitStack() as alone:
+        for output in outputs:
+            alone.enter_context(_alone(output.folder, overwrite))
+        return _run(outputs, kind, command, workers, local, overwrite, max_skipped, progress)
+
+
+def _run(
+    outputs: Sequence[Output],
+    kind: Kind,
+    command: str,
+    workers: int | None,
+    local: bool,
+    overwrite: bool,
+    max_skipped: float,
+    progress: Callable[[int, int], None],
+) -> list[Manifest]:
     for output in outputs:
         _begin(output, overwrite)
     tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
@@ -137,6 +156,19 @@ def run_job(
         system, path = open_place(output.folder)
         system.delete_dir(f"{path}/{STAGING}")
     return manifests
+
+
+@contextmanager
+def _alone(folder: str, overwrite: bool) -> Iterator[None]:
+    """Keeps other processes out of a local folder. Raises `SightlineError` where one prepares a data set there."""
+    if not overwrite:
+        claim_folder(folder)  # a finished data set is refused before anything is made
+    system, path = open_place(folder)
+    if not is_local(system):
+        yield
+        return
+    with exclusive_lock(Path(path) / STAGING / "lock", f"{folder} is being prepared", timeout=0):
+        yield
 
 
 def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: Callable[[], bool] = lambda: False) -> ShardStats:

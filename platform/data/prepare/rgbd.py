@@ -77,6 +77,7 @@ class Rgbd(DepthOptions, PairSource):
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
         views = list(_views(cameras, folder, scale, found.skips))
+        times = [view.frame.time_s if cameras.timed else None for view in views]
         rng = keyed_rng("rgbd", seed, name)
         for start, one in enumerate(views):
             good: list[tuple[int, float]] = []
@@ -86,7 +87,7 @@ class Rgbd(DepthOptions, PairSource):
                     good.append((start + gap, value))
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
                 order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
-                found.items.append(_pair(folder, name, views, order, good[pick][1], scale))
+                found.items.append(_pair(folder, name, views, order, good[pick][1], scale, times[order[0]]))
         doubt = _doubt(views)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -130,7 +131,9 @@ def _views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tupl
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
 
-def _pair(folder: Path, name: str, views: list[_View], order: tuple[int, int], overlap: float, scale: float | None) -> Pair:
+def _pair(
+    folder: Path, name: str, views: list[_View], order: tuple[int, int], overlap: float, scale: float | None, time: float | None
+) -> Pair:
     one, two = (views[i] for i in order)
     return Pair(
         id=f"{name}/{Path(one.frame.file).stem}-{Path(two.frame.file).stem}",
@@ -139,7 +142,7 @@ def _pair(folder: Path, name: str, views: list[_View], order: tuple[int, int], o
         image2=f"{folder}/{two.frame.file}",
         frame1=order[0],
         frame2=order[1],
-        time=one.frame.time_s if one.frame.time_s is not None else float(order[0]),
+        time=float(order[0]) if time is None else time,
         K1=one.camera.flat,
         K2=two.camera.flat,
         T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -266,6 +267,23 @@ def test_the_gap_between_splits_holds_for_frames_in_any_order(tmp_path: Path, ti
         }
         train, val = ([place[Path(path).name] for path in files[part]] for part in ("train", "val"))
         assert min(abs(a - b) for a in train for b in val) > 4, type(source).__name__
+
+
+def test_times_that_some_frames_lack_are_not_mixed_with_places(tmp_path: Path) -> None:
+    write_frames(tmp_path, 4)
+    entries = json.loads((tmp_path / "cameras.json").read_text())["frames"]
+    write_cameras(tmp_path, [{**entry, "time_s": 100 + i if i else None} for i, entry in enumerate(entries)])
+    for source in (Rgbd(overlap=(0, 1)), Frames()):
+        assert all(pair.time == pair.frame1 for pair in source.find(str(tmp_path), "x").items)
+
+
+def test_names_that_are_times_are_in_their_order(tmp_path: Path) -> None:
+    """Seconds as programs print them, 0.1 before 0.15 before 0.2; versions such as 1.2 before 1.10 stay."""
+    for names in (("0", "0.05", "0.1", "0.15", "0.2"), ("1.1", "1.2", "1.9", "1.10", "1.11")):
+        folder = tmp_path / names[1]
+        for i, name in enumerate(names):
+            write_png(folder / f"{name}.png", np.full((40, 40, 3), i, np.uint8))
+        assert [Path(one.image).stem for one in ImageFrames().find(str(folder), "x").items] == list(names)
 
 
 def test_numbers_that_a_pattern_finds_are_the_order(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import Resize
@@ -142,6 +143,87 @@ def test_a_damaged_transforms_file_is_a_wrong_call(tmp_path: Path, text: str) ->
     (tmp_path / "transforms.json").write_text(text)
     with pytest.raises(CallError, match="cannot be understood"):
         read_cameras(tmp_path)
+
+
+def _edit(folder: Path, change: Any) -> None:
+    """`change(content)` of a `transforms.json`."""
+    content = json.loads((folder / "transforms.json").read_text())
+    change(content)
+    (folder / "transforms.json").write_text(json.dumps(content))
+
+
+def _three_rows(content: Any) -> None:
+    for frame in content["frames"]:
+        frame["transform_matrix"] = frame["transform_matrix"][:3]
+
+
+def _no_middle(content: Any) -> None:
+    for name in ("cx", "cy", "w", "h"):
+        del content[name]
+
+
+def _angle(content: Any) -> None:
+    _no_middle(content)
+    content["camera_angle_x"] = 2 * np.arctan(SIZE[1] / 2 / content.pop("fl_x"))
+
+
+def _no_suffix(content: Any) -> None:
+    for frame in content["frames"]:
+        frame["file_path"] = frame["file_path"].removesuffix(".png")
+
+
+@pytest.mark.parametrize("change", [_three_rows, _no_middle, _angle, _no_suffix])
+def test_transforms_are_read_as_programs_write_them(tmp_path: Path, change: Any) -> None:
+    """Three rows kept OpenGL's axes; without `cx` and `w` the middle was at -0.5."""
+    _transforms(tmp_path)
+    for i in range(COUNT):
+        (tmp_path / f"images/{i}.png").rename(tmp_path / f"images/{i}.PNG") if change is _no_suffix else None
+    _edit(tmp_path, change)
+    found = Rgbd(overlap=(0, 1)).find(str(tmp_path), "wall")
+    assert not found.skips and len(found.items) == COUNT * (COUNT - 1) // 2
+    assert all(warped_error(decode_row(item.row(Resize(36)), "pairs", depth=True)) < 10 for item in found.items)
+
+
+def test_a_lens_that_is_no_pinhole_has_no_intrinsics(tmp_path: Path) -> None:
+    _transforms(tmp_path)
+    _edit(tmp_path, lambda content: content.update(camera_model="OPENCV_FISHEYE"))
+    why = ("no pinhole camera (make pinhole photos of them first)", "OPENCV_FISHEYE")
+    skips = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").skips
+    assert skips == [(f"images/{i}.png ({why[1]})", why[0]) for i in range(COUNT)]
+    pairs = Frames().find(str(tmp_path), "x").items
+    assert all(pair.K1 is None and pair.T_2from1 is not None for pair in pairs), "a pose needs no lens"
+
+
+def test_frames_are_the_photos_that_the_cameras_name(tmp_path: Path) -> None:
+    """`transforms.json` of the half size, beside the photos of the whole: their cameras were lost."""
+    _transforms(tmp_path)
+    (tmp_path / "images_2").mkdir()
+    for i in range(COUNT):
+        Image.open(tmp_path / f"images/{i}.png").reduce(2).save(tmp_path / f"images_2/{i}.png")
+    for name in ("images", "images_2"):
+        _edit(tmp_path, lambda content, name=name: [f.update(file_path=f"{name}/{Path(f['file_path']).name}") for f in content["frames"]])
+        pairs = Frames().find(str(tmp_path), "x").items
+        assert {Path(pair.image1).parent.name for pair in pairs} == {name} and all(pair.T_2from1 for pair in pairs)
+    assert pairs[0].K1 is not None and pairs[0].K1[0] == K[0, 0] / 2
+
+
+def test_text_files_of_matrices_as_people_have_them(tmp_path: Path) -> None:
+    _scannet(tmp_path)
+    for path, change in (("pose/0.txt", (" ", ", ")), ("pose/1.txt", ("\n", " ")), ("intrinsic/intrinsic_color.txt", ("\n", "\r\n"))):
+        (tmp_path / path).write_text((tmp_path / path).read_text().replace(*change))
+    (tmp_path / "pose/2.txt").write_bytes(b"\xff\xd8 no text")
+    found = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x")
+    assert found.skips == [("color/2.png (1 x 1)", "pose of another shape than 4 x 4")] and len(found.items) == 3
+    assert all(warped_error(decode_row(item.row(Resize(36)), "pairs", depth=True)) < 9 for item in found.items)
+
+
+def test_a_trajectory_of_other_columns_is_no_quaternion(tmp_path: Path) -> None:
+    """Rows of matrices, as KITTI has them, behind a time stamp: their numbers were made a rotation."""
+    _tum(tmp_path)
+    lines = [f"{10 + i / 10} {' '.join(map(str, camera(i + 5)[1][:3].ravel()))}" for i in range(COUNT)]
+    (tmp_path / "groundtruth.txt").write_text("\n".join(lines))
+    skips = Rgbd(overlap=(0, 1), intrinsics=INTRINSICS).find(str(tmp_path), "x").skips
+    assert [why for _, why in skips] == ["pose without a rotation"] * COUNT
 
 
 @needs("captures")

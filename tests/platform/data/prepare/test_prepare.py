@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ import pytest
 from PIL import Image
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
 from sightline.platform.data.prepare.found import Found, joined
-from sightline.platform.data.prepare.job import Output, item_shards, run_job
+from sightline.platform.data.prepare.job import STAGING, Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
 from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
@@ -248,6 +250,16 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
     (tmp_path / "out/pairs-00000.parquet").write_bytes(b"")
     run_job([output], "pairs", workers=1, local=True)
     Dataset.open(tmp_path / "out").verify()
+
+
+def test_one_process_at_a_time_prepares_a_folder(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "out"), [_Rows("0", str(tmp_path / "no"))], ())
+    with exclusive_lock(tmp_path / "out" / STAGING / "lock", "another"):
+        for overwrite in (False, True):
+            with pytest.raises(SightlineError, match=rf"out is being prepared by process {os.getpid()} on "):
+                run_job([output], "pairs", local=True, overwrite=overwrite)
+    run_job([output], "pairs", local=True)
+    assert not (tmp_path / "out" / STAGING).exists()
 
 
 def test_a_finished_data_set_is_kept_unless_told(tmp_path: Path) -> None:
