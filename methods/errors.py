@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import Any
 
 
@@ -58,8 +59,13 @@ def explained(error: BaseException) -> SightlineError | None:
     """An error that the machine or a file of a person caused, as a sentence; None where it is a fault of the code."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)):
         return MachineError(f"not enough memory: {first_line(error)}", "use a smaller model, batch or image, or a machine with more memory")
+    if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+        return CallError("a path begins with ~, and that user has no home folder here", "write the path whole, from /")
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return CallError("a name of a file or a folder holds a null byte", "write it without")
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        what = f"{error.object!r} holds letters that the locale does not know ({sys.getfilesystemencoding()})"
+        return CallError(what, "name one with UTF-8: export LC_ALL=C.UTF-8 PYTHONUTF8=1")
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return CallError(f"{error.object!r} holds bytes that are no UTF-8", "rename the file or the folder")
     if isinstance(error, OSError) and error.errno and error.filename is not None:

@@ -6,11 +6,13 @@ the help imports every command.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import json
 import os
 import sys
+import threading
 from functools import lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -104,18 +106,40 @@ def _common() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C before there was anything to keep."""
-    from sightline.platform.core.printable import tolerate_any_text
+    try:
+        from sightline.platform.core.printable import open_streams
 
-    tolerate_any_text()
-    words = sys.argv[1:] if arguments is None else arguments
-    if not words:
-        _overview().print_help()
-        return 2
-    return _guarded(words)
+        open_streams()
+        sys.unraisablehook = _interrupt_again
+        words = sys.argv[1:] if arguments is None else arguments
+        if not words:
+            _overview().print_help()
+            return 2
+        return _guarded(words)
+    except KeyboardInterrupt:
+        return _stopped()
+
+
+def _stopped() -> int:
+    print("sightline: stopped", file=sys.stderr)
+    return 130
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C may come while Python runs what cannot raise it, such as a finaliser: then it is sent once more, a moment later."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _call(words: list[str]) -> dict[str, object]:
     """Read the words, run the command."""
+    from sightline.platform.core.paths import check_here
+
+    check_here()
     if os.environ.get("SIGHTLINE_SHIPPED"):
         from sightline.platform.cluster.code_wheel import verify_driver
 
@@ -159,9 +183,8 @@ def _guarded(words: list[str]) -> int:
         result = _call(words)
         code = 0
     except KeyboardInterrupt:
-        code = 130
+        code = _stopped()
         result = {"error": "stopped"}
-        print("sightline: stopped", file=sys.stderr)
     except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
         code = 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

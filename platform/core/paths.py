@@ -27,7 +27,10 @@ def home_text() -> str:
 
 def _home() -> tuple[Path, str]:
     if named := os.environ.get("SIGHTLINE_HOME"):
-        return Path(named).expanduser().absolute(), "$SIGHTLINE_HOME"
+        folder = Path(named).expanduser().absolute()
+        if folder.is_file():
+            raise CallError(f"$SIGHTLINE_HOME = {named} is a file", "name a folder: export SIGHTLINE_HOME=FOLDER")
+        return folder, "$SIGHTLINE_HOME"
     file = config_file()
     if file.is_file():
         try:
@@ -40,7 +43,15 @@ def _home() -> tuple[Path, str]:
 
 
 def config_file() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "sightline" / "config.toml"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "sightline" / "config.toml"  # noqa: PTH111  (a user without a home is none of our business)
+
+
+def check_here() -> None:
+    """Raise `CallError` where the current folder was deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise CallError("the current folder was deleted", "go to one that is there, for example: cd ~") from None
 
 
 def check_writable(folder: Path) -> None:

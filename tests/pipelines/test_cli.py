@@ -9,6 +9,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,56 @@ def test_a_command_is_one_module(ask: Ask, tmp_path: Path, monkeypatch: pytest.M
         sys.modules.pop("sightline.pipelines.helpers", None)
         monkeypatch.undo()
         commands.cache_clear()
+
+
+@pytest.mark.parametrize("where", ["command", "finaliser"])
+def test_ctrl_c_ends_a_command_wherever_it_comes(where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python cannot raise it from a finaliser, and would go on."""
+    from sightline.pipelines import clean
+
+    class Left:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def run(args: Any) -> dict[str, object]:
+        if where == "command":
+            raise KeyboardInterrupt
+        left = Left()
+        del left
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            time.sleep(0.01)
+        return {}
+
+    hook = sys.unraisablehook
+    monkeypatch.setattr(clean, "run", run)
+    try:
+        assert main(["clean"]) == 130
+    finally:
+        sys.unraisablehook = hook
+    assert capsys.readouterr().err == "sightline: stopped\n"
+
+
+def test_a_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["clean"]) == 2
+    assert capsys.readouterr().err.startswith("sightline: the current folder was deleted\n  hint: ")
+
+
+def test_a_home_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for home, told in ((str(tmp_path / "file"), "is a file"), ("~nobody-of-this-name/x", "that user has no home folder here")):
+        monkeypatch.setenv("SIGHTLINE_HOME", home)
+        assert main(["clean"]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_folder_has_the_default_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CONFIG_HOME", "SIGHTLINE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    assert main(["clean"]) == 0
