@@ -15,6 +15,13 @@ SECRET_KEY = re.compile(r"sig|token|key|secret|pass|pwd|cred|auth|policy|session
 LONG = re.compile(r"(?=.*\d)[\w+/=%~-]{20,}")
 """A value that is no word: of whatever parameter, it may be a key."""
 PARAMETER = re.compile(r"(?P<start>[?&;#])(?P<key>[^=&;#?\s]+)=(?P<value>[^&;#\s]*)")
+PART = re.compile(r"(?P<start>[?&])(?P<key>[\w.-]*)=(?P<value>[^&\s'\"]+)")
+"""Of an address without its beginning, as libraries print it: `/path?token=...`."""
+NAMED = re.compile(
+    r"(?P<name>\b\w*(?:password|passwd|secret_access_key|(?:access|auth|session|security|tracking|hf)_token)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&*][^\s\"',;&]*",
+    re.I,
+)
+"""A word that names a secret, and its value: of an environment, or of a database's connection string."""
 HEADER = re.compile(r"(?P<name>authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|token)?\s*)[^\s\"',]+", re.I)
 
 
@@ -22,6 +29,8 @@ def redact(text: str) -> str:
     """`text` without the user, password, token and signature of the addresses in it: `http://***@host/x?sig=***`."""
     if "://" in text:
         text = ADDRESS.sub(_shown, text)
+    if "=" in text or ":" in text:
+        text = NAMED.sub(r"\g<name>***", PART.sub(_part, text))
     return HEADER.sub(r"\g<name>***", text) if "uthorization" in text or "UTHORIZATION" in text else text
 
 
@@ -69,6 +78,10 @@ def _shown(match: re.Match[str]) -> str:
 def _parameter(match: re.Match[str]) -> str:
     secret = SECRET_KEY.search(match["key"]) or LONG.fullmatch(match["value"].rstrip(":.,;)'\""))
     return f"{match['start']}{match['key']}={'***' if secret and match['value'] else match['value']}"
+
+
+def _part(match: re.Match[str]) -> str:
+    return f"{match['start']}{match['key']}=***" if SECRET_KEY.search(match["key"]) else match[0]
 
 
 def _split_user(rest: str) -> tuple[str, str]:

@@ -64,3 +64,16 @@ def test_a_password_with_letters_that_would_end_it_reaches_the_server_whole() ->
 
     assert get_auth_from_url(quoted_password("http://ann:pa/ss@w?o#rd@host:5000/x")) == ("ann", "pa/ss@w?o#rd")
     assert quoted_password("http://ann:pa%2Fss@host") == "http://ann:pa%2Fss@host"
+
+
+def test_a_part_of_an_address_and_a_named_secret_are_no_place_for_one() -> None:
+    for text in (
+        "Max retries exceeded with url: /api?token=geheim&x=1 (Caused by ...)",
+        "403 for /b/o?X-Amz-Signature=geheim",
+        'invalid dsn: host=db user=ann password=geheim dbname="x"',
+        "MLFLOW_TRACKING_PASSWORD='geheim' MLFLOW_TRACKING_TOKEN=geheim",
+        "{'aws_secret_access_key': 'geheim'}",
+    ):
+        assert "geheim" not in redact(text) and "***" in redact(text), redact(text)
+    for text in ("model.class_token=true", "/x?page=2&size=3", "set MLFLOW_TRACKING_PASSWORD, or", "password=***"):
+        assert redact(text) == text
