@@ -35,8 +35,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.screen import Screen
     from sightline.platform.models.published import random_weights, take_in
+    from sightline.platform.tracking.names import check_model_name
     from sightline.platform.weights.format import SINGLE, write_file
 
+    if args.register is not None:
+        check_model_name(args.register, "--register")
     overrides = config.parse_overrides(args.settings)
     seed = re.fullmatch(r"random:(\d{1,18})", args.file)
     if seed:
@@ -64,14 +67,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             some = "" if label == "matched" or not names else f"  {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
             console.print(f"{label:<11} {len(names):>5}{some}")
         if taken.fresh_encoder:
-            console.print(
-                f"warning: {len(taken.fresh_encoder)} tensors of the encoder stay random: {', '.join(taken.fresh_encoder[:4])}",
-                style="yellow",
-            )
+            console.warn(f"warning: {len(taken.fresh_encoder)} tensors of the encoder stay random: {', '.join(taken.fresh_encoder[:4])}")
         elif taken.fresh and not seed:
             console.print(f"note: {len(taken.fresh)} tensors beside the encoder stay random: {', '.join(taken.fresh[:4])}")
         for note in match.notes:
-            console.print(f"warning: {note}", style="yellow")
+            console.warn(f"warning: {note}")
         console.print(f"settings    {_short(taken.weights.sections['model'])}")
         console.print(f"written to {path}; use it: sightline encode {path} DATA --out features.parquet, or init={path}")
         if registered:

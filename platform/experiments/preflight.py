@@ -14,6 +14,7 @@ from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.tracking.client import tracking_uri
+from sightline.platform.tracking.names import check_names
 
 
 def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
@@ -41,6 +42,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
         local_plan(experiment)
     check_ray()
     tracking_uri(experiment)
+    check_names(experiment.log)
     return experiment, dataset
 
 

@@ -6,6 +6,7 @@ Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` needs torch 2.10 or new
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from sightline.methods.contract import Predictor
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import DATABASE, check_writable, home, home_text, local_tracking_uri
+from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name
@@ -91,7 +93,8 @@ def register_encoder(
     version. The exported graph
     takes float32 RGB in [0, 1], batch x 3 x `encoder.image_size`, and returns what the encoder's `forward` returns: patch tokens
     (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is compared with `encoder` for
-    three batch sizes first. `usage`: Markdown about the encoder; with a loading example it becomes the version's description and README.md.
+    three batch sizes first. `usage`: a plain text about the encoder; with a loading example
+    it becomes the version's description and README.md.
     `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
     cannot be exported, or the exported graph disagrees.
     """
@@ -101,7 +104,7 @@ def register_encoder(
     given = input_of(encoder)
     output = output_name(encoder)
     classes = _classes_example(encoder, output) if isinstance(encoder, Predictor) else ""
-    text = f"{usage.strip()}\n\n{_example(name, alias, given, output, tracking_uri, classes)}".strip() + "\n"
+    text = f"{markdown(usage.strip())}\n\n{_example(name, alias, given, output, tracking_uri, classes)}".strip() + "\n"
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
     with _tracking(tracking_uri), scratch_folder("register") as scratch:
@@ -392,7 +395,7 @@ def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_u
 ```python
 import mlflow, torch
 
-mlflow.set_tracking_uri("{place}")
+mlflow.set_tracking_uri({json.dumps(place, ensure_ascii=False)})
 encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
 {given.name} = torch.rand(4, {", ".join(map(str, given.shape))})  # {given.words}
 {output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}{more}
