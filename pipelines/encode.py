@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         console.print(f"{result['rows']:,} {what} of {source.place} encoded by {result['source']}: {result['values']:,} values each")
         if result["broken"]:
             first = "; ".join(result[f"broken_{what}"][:3])
-            console.print(f"{result['broken']:,} {what} are broken and left out; first: {first}", style="yellow")
+            console.warn(f"{result['broken']:,} {what} are broken and left out; first: {first}")
         for note in result["notes"]:
             console.warn(f"note: {note}")
         console.print(f"written to {out}; read it with: pyarrow.parquet.read_table({str(out)!r})")

@@ -116,8 +116,8 @@ def resume_many(args: argparse.Namespace) -> dict[str, Any]:
         if args.trials is not None or overrides or args.new_mlflow_run:
             with exclusive_lock(record.folder / DRIVER, f"{record.name} is being run", timeout=0):
                 record = Sweep.open(args.run)
-                if args.trials is not None:
-                    add_trials(record, args.trials)
+                if args.trials is not None and (fewer := add_trials(record, args.trials)):
+                    console.warn(fewer)
                 names = [record.run_name(trial.number) for trial in record.trials()]
                 _elsewhere(record, names, record.settings["log"]["experiment"], overrides, args.new_mlflow_run, console)
                 record.save()

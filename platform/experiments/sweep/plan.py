@@ -87,8 +87,8 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     return plan.model_copy(update={"trials": min(count, most_trials(plan) or count)})
 
 
-def add_trials(sweep: Sweep, count: int) -> None:
-    """Let a sweep go on to so many trials. Raises `CallError` where it cannot have them."""
+def add_trials(sweep: Sweep, count: int) -> str:
+    """Let a sweep go on to so many trials. Returns what to tell where its space holds fewer; raises `CallError` where it gets none."""
     plan = sweep.plan
     most = plan.trials if plan.search == "grid" else min(MOST_TRIALS, most_trials(plan) or MOST_TRIALS)
     if not plan.trials <= count <= MOST_TRIALS:
@@ -96,6 +96,7 @@ def add_trials(sweep: Sweep, count: int) -> None:
     if count > plan.trials == most:
         raise CallError(f"--trials {count}: {sweep.name} has all {most} trials of its space", "start a new sweep with a wider one")
     sweep.plan = plan.model_copy(update={"trials": min(count, most)})
+    return f"{sweep.name} gets {most} trials, all that its space holds, in place of {count}" if count > most else ""
 
 
 def rungs(steps: int, reduction: int, count: int) -> tuple[int, ...]:

@@ -325,14 +325,14 @@ def test_a_sweep_gets_more_trials(toy: tuple[config.Experiment, Dataset], monkey
         return Sweep.create(name, experiment, dataset.fingerprint, plan_of(**changes), "a test", "sqlite:///none")
 
     sweep = made("more", trials=3)
-    add_trials(sweep, 6)
+    assert add_trials(sweep, 6) == ""
     sweep.save()
     assert Sweep.open("more").plan == plan_of(trials=6)
     for count in (5, 1001, -1):
         with pytest.raises(CallError, match="has 6 trials"):
             add_trials(sweep, count)
     small = made("small", space={"a.b": "true,false"}, own={"a.b": True}, trials=1)
-    add_trials(small, 9)
+    assert add_trials(small, 9) == "small gets 2 trials, all that its space holds, in place of 9"
     assert small.plan.trials == 2
     for whole in (small, made("whole", search="grid", trials=7)):
         with pytest.raises(CallError, match=r"all \d trials of its space"):
