@@ -27,7 +27,7 @@ def no_dataset(uri: str, system: fs.FileSystem, path: str, kind: str | None) -> 
     place = system.get_file_info(path)
     if place.type == fs.FileType.NotFound:
         return CallError(f"there is no data set at {uri}: the folder does not exist", "see `sightline prepare --help`")
-    if place.type == fs.FileType.File:
+    if place.type != fs.FileType.Directory:
         return CallError(f"{uri} is a file, and a data set is a folder", "name the folder that `sightline prepare` made")
     what = f"there is no data set at {uri}: it has no {MANIFEST_NAME}"
     below = [info.path for info in system.get_file_info(fs.FileSelector(path)) if info.type == fs.FileType.Directory]
@@ -42,7 +42,7 @@ def no_dataset(uri: str, system: fs.FileSystem, path: str, kind: str | None) -> 
 
 def _hint(folder: Path, kind: str | None) -> str:
     found = list(islice(_files(folder), LOOKED_AT))
-    if (folder / ".staging").is_dir() or any(file.suffix == ".parquet" for file in found):
+    if (folder / ".staging").is_dir() or any(file.suffix == ".parquet" and file.parent == folder for file in found):
         return NEVER_FINISHED
     images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
     clouds = [file for file in found if file.suffix.lower() in CLOUD_SUFFIXES]

@@ -67,6 +67,8 @@ def test_what_is_neither_prepared_nor_a_folder_of_files_is_told_apart(tmp_path: 
     assert hint(tmp_path / "set") == f"name one of them: {tmp_path / 'set' / 'train'}"
     (tmp_path / "set" / "train" / "manifest.json").unlink()
     assert "was never finished" in hint(tmp_path / "set" / "train")
+    assert "name a folder" in hint(tmp_path), "shards far below are no data set of this folder"
+    assert hint(Path("/dev/null")) == "name the folder that `sightline prepare` made"
     (tmp_path / "begun" / ".staging").mkdir(parents=True)
     assert "was never finished" in hint(tmp_path / "begun")
     (tmp_path / "empty").mkdir()

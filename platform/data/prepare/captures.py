@@ -11,6 +11,7 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
+from sightline.platform.data.geometry import camera_matrix, scale_intrinsics
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .files import images_in, is_inside, lines_of, natural, placement_of, suffix_of
@@ -142,7 +143,25 @@ def _scannet(folder: Path) -> Known:
                 "K": K,
             }
         )
-    return _known("ScanNet", frames, unit="metre", depth_scale=1000)
+    return _known("ScanNet", frames, unit="metre", depth_scale=1000, notes=_other_lens(folder, frames))
+
+
+def _other_lens(folder: Path, frames: list[Known]) -> list[str]:
+    """A note where `intrinsic_depth.txt` is not `intrinsic_color.txt` at the size of the depth maps."""
+    lens = _first_matrix(folder / "intrinsic/intrinsic_depth.txt", folder / "intrinsic_depth.txt")
+    frame = next((frame for frame in frames if frame["depth"] and frame["K"]), None)
+    if lens is None or frame is None:
+        return []
+    try:
+        (height, width), (rows, columns) = (placement_of(folder / frame[one]).original for one in ("file", "depth"))
+        own = camera_matrix([row[:3] for row in lens[:3]])
+        taken = scale_intrinsics(camera_matrix(frame["K"]), columns / width, rows / height)
+    except BrokenSampleError:  # of a file that is named when it is used
+        return []
+    corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [1, 1, 1, 1]])
+    apart = float(np.abs(taken @ np.linalg.inv(own) @ corners - corners).max())
+    told = f"intrinsic_depth.txt tells of another lens: depth is taken as seen by the photo's, up to {apart:.1f} of {columns} pixels beside"
+    return [told] if apart > 0.5 else []
 
 
 def _transforms(folder: Path) -> Known:

@@ -279,6 +279,11 @@ def images_in(folder: Path) -> list[Path]:
     )
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that is too long is none."""
+    return _is(path.is_file)
+
+
 def existing_file(place: str | Path) -> Path:
     """Raises `CallError` where there is no such file."""
     path = Path(place).expanduser().resolve()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .files import Tree, below, counted, existing_folder, is_inside, suffix_of
+from .files import Tree, below, counted, existing_folder, is_file, is_inside, suffix_of
 from .found import Found
 from .lists import numbered_lines, two_paths
 from .pairs import Pair
@@ -45,7 +45,7 @@ class Habitat(PairSource):
 def _listed(folder: Path, found: Found[Pair]) -> Iterator[tuple[str, str]]:
     more = 0
     for number, line in numbered_lines(folder / LISTING):
-        names = two_paths(line, lambda name: is_inside(name) and (folder / name).is_file())
+        names = two_paths(line, lambda name: is_inside(name) and is_file(folder / name))
         if names is None:
             found.skips.append((f"{LISTING} line {number}", "a line is not two paths"))
         elif not (is_inside(names[0]) and is_inside(names[1])):

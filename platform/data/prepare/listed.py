@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sightline.methods.errors import CallError
 
-from .files import below, existing_folder, is_inside, natural
+from .files import below, existing_folder, is_file, is_inside, natural
 from .found import ClassList, Found, missing_classes
 from .images import ImageFile
 from .lists import numbered_lines, path_and_label
@@ -71,11 +71,15 @@ def _lines(path: Path, folder: Path, skips: list[tuple[str, str]]) -> list[tuple
     usable: list[tuple[int, str, str | None]] = []
     seen: set[str] = set()
     for number, line in numbered_lines(path):
-        file, label = path_and_label(line, lambda name: is_inside(name) and (folder / name).is_file())
+        file, label = path_and_label(line, lambda name: is_inside(name) and is_file(folder / name))
+        if "\\" in file and not is_file(folder / file):  # as Windows writes paths
+            file = file.replace("\\", "/")
         if not is_inside(file):
             skips.append((f"{path.name} line {number}", "a path leaves the folder"))
         elif file in seen:
             skips.append((f"{path.name} line {number}", "a file is listed twice"))
+        elif not is_file(folder / file):  # perhaps a head line: its label is no class
+            skips.append((f"{path.name} line {number} ({file})", "file is missing"))
         else:
             seen.add(file)
             usable.append((number, file, label))

@@ -33,13 +33,24 @@ _GRID = (36, 48)
 kitchen sequence 0.007 off on average, 0.04 at most."""
 _DOUBT_PAIRS = 24
 _NOTHING_SHARED = 0.05
+_ALIKE = 0.02
+"""Shares that differ by less do not tell which of two conventions it is."""
 _OPENGL = np.diag([1.0, -1, -1, 1])
 _AS_READ = "as they are"
+
+
+def _transposed(pose: np.ndarray) -> np.ndarray:
+    turned = pose.copy()
+    turned[:3, :3] = pose[:3, :3].T
+    return turned
+
+
 _OTHER_POSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     _AS_READ: lambda pose: pose,
     "inverted (world to camera)": np.linalg.inv,
     "in OpenGL's axes (y up, z back)": lambda pose: pose @ _OPENGL,
     "inverted and in OpenGL's axes": lambda pose: np.linalg.inv(pose) @ _OPENGL,
+    "with rotations transposed (those of world to camera, with the camera's place)": _transposed,
 }
 
 
@@ -171,10 +182,11 @@ def _doubt(views: list[_View]) -> str:
         for what, other in _OTHER_POSES.items()
     }
     as_read = shared.pop(_AS_READ)
-    best = max(shared, key=lambda what: shared[what])
-    if shared[best] > as_read + 0.15:
+    best = max(shared.values())
+    if best > as_read + 0.15:
+        likely = " or ".join(what for what in shared if shared[what] > best - _ALIKE)
         return (
-            f"neighbouring frames share {as_read:.2f} of what they see; with the poses {best} it would be {shared[best]:.2f}: cam_to_world "
+            f"neighbouring frames share {as_read:.2f} of what they see; with the poses {likely} it would be {best:.2f}: cam_to_world "
             "takes points of the camera (x right, y down, z forward) to the world"
         )
     if as_read < _NOTHING_SHARED:

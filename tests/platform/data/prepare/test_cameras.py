@@ -194,6 +194,7 @@ def test_a_depth_scale_that_makes_no_sense_is_a_wrong_call(tmp_path: Path) -> No
     [
         (np.linalg.inv, "inverted \\(world to camera\\)"),
         (lambda pose: pose @ np.diag([1.0, -1, -1, 1]), "in OpenGL's axes"),
+        (lambda pose: np.block([[pose[:3, :3].T, pose[:3, 3:]], [pose[3:]]]), ".*with rotations transposed"),
     ],
 )
 def test_poses_of_another_convention_are_said(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], says: str) -> None:

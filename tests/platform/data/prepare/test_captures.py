@@ -217,6 +217,16 @@ def test_text_files_of_matrices_as_people_have_them(tmp_path: Path) -> None:
     assert all(warped_error(decode_row(item.row(Resize(36)), "pairs", depth=True)) < 9 for item in found.items)
 
 
+def test_depth_of_another_lens_is_told(tmp_path: Path) -> None:
+    """ScanNet's depth has a focal length of 571.6 at 640 pixels, its photos one of 577.9."""
+    _scannet(tmp_path)
+    for scale, wanted in ((1.0, 1), (0.9, 2)):
+        _text(tmp_path / "intrinsic/intrinsic_depth.txt", np.diag([K[0, 0] * scale, K[1, 1] * scale, 1]) + (K - np.diag(np.diag(K))))
+        notes = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").notes
+        assert len(notes) == wanted
+    assert "intrinsic_depth.txt tells of another lens: depth is taken as seen by the photo's, up to 3.7 of 64 pixels beside" in notes[1]
+
+
 def test_a_trajectory_of_other_columns_is_no_quaternion(tmp_path: Path) -> None:
     """Rows of matrices, as KITTI has them, behind a time stamp: their numbers were made a rotation."""
     _tum(tmp_path)

@@ -229,6 +229,17 @@ def test_lines_without_label_among_others_are_skipped_and_one_class_is_refused(t
         listed.ListedImages().find(str(tmp_path / "none.txt"), "l")
 
 
+def test_a_line_whose_file_is_missing_makes_no_class(tmp_path: Path) -> None:
+    """The head line of a table was a class of its own."""
+    path = _list(tmp_path, "image label", "0.jpg b", ".\\1.jpg a", f"{'x' * 300} c", "gone.jpg d")
+    found = listed.ListedImages().find(path, "l")
+    assert found.classes.names == ("a", "b") and [image.image for image in found.items] == [
+        f"{tmp_path}/in/0.jpg",
+        f"{tmp_path}/in/./1.jpg",
+    ]
+    assert [why for _, why in found.skips] == ["file is missing"] * 3 and found.skips[0][0] == "list.txt line 1 (image)"
+
+
 # Frames and pairs --------------------------------------------------------------------------------------------------------------------
 
 
