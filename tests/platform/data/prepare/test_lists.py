@@ -87,5 +87,7 @@ def test_lists_of_crops_and_of_images_may_have_a_byte_order_mark(tmp_path: Path)
     (tmp_path / "listing.txt").write_bytes("\ufeff# made\r\nroom/0\r\nroom/1\r\n".encode())
     assert [pair.id for pair in Crops().find(str(tmp_path), "c").items] == ["c/room/0", "c/room/1"]
     (tmp_path / "list.txt").write_bytes("0.jpg a\r\n1.jpg  b\r\n".encode("utf-16"))
+    for name in ("0.jpg", "1.jpg"):
+        (tmp_path / name).touch()
     found = ListedImages().find(str(tmp_path / "list.txt"), "l")
     assert [(Path(image.image).name, image.label) for image in found.items] == [("0.jpg", 0), ("1.jpg", 1)]
