@@ -77,7 +77,7 @@ def test_what_an_encoder_takes_of_a_cloud_is_always_the_same_and_of_one_scale() 
 def test_a_folder_of_meshes_and_clouds(opened: OpenedEncoder, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "deep" / "square.off").write_text("OFF\n4 2 0\n0 0 0\n3 0 0\n3 1 0\n0 1 0\n3 0 1 2\n3 0 2 3\n")
-    np.save(tmp_path / "in" / "cloud.npy", np.random.default_rng(0).normal(size=(70, 6)))
+    np.save(tmp_path / "in" / "cloud.npy", np.random.default_rng(0).normal(size=(70, 3)))
     np.save(tmp_path / "in" / "few.npy", np.zeros((5, 3)))
     (tmp_path / "in" / "cut.glb").write_bytes(b"glTF")
     result = encode(opened, open_source(str(tmp_path / "in"), opened), tmp_path / "f.parquet")
