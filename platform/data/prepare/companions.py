@@ -31,6 +31,7 @@ MAP_WORDS = frozenset(
     )
 )
 """Words in names of depth maps and masks."""
+_SURE_WORDS = frozenset(word for word in MAP_WORDS if word.startswith(("depth", "disp", "mask", "seg")) or word == "rawdepth")
 PHOTO_WORDS = frozenset(
     (*("rgb", "color", "colour", "image", "images", "img", "imgs", "photo", "photos", "frame", "frames"), "jpegimages", "leftimg")
 )
@@ -89,13 +90,15 @@ def companion_folders(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[
     paths = [f"{folder}/{path}" for folder, files in folders.items() for path in files]
     peek = lru_cache(maxsize=None)(lambda path: _peek(root / path))
     maps = _by_name(paths, peek=peek) if any(map(_is_map, folders)) else {}
+    named = [folder for folder in folders if set(_words(folder)) <= PHOTO_WORDS]
+    maps |= _masks_by_pixels([path for path in paths if path not in maps], peek=peek) if named else {}
     copies = _smaller_copies([path for path in paths if path not in maps], peek=peek, same=partial(_same_picture, root))
     apart: dict[str, str] = {}
     for folder, files in folders.items():
         whys = {maps.get(f"{folder}/{path}") or copies.get(f"{folder}/{path}") or "" for path in files}
-        photos = any(set(_words(other)) <= PHOTO_WORDS for other in folders if other != folder)
+        photos = any(other != folder for other in named)
         plain = all(peek(f"{folder}/{path}").kind not in ("colour", "unknown") for path in files)
-        if whys == {SMALLER} or (whys == {BY_NAME} and _is_map(folder) and (photos or plain)):
+        if whys == {SMALLER} or (whys == {BY_NAME} and _is_map(folder) and (photos or plain)) or (whys == {BY_MASK} and photos):
             apart[folder] = whys.pop()
     return apart
 
@@ -146,10 +149,13 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
     for folder, names in parts.items():
         for place, name in enumerate(names):
             if folder and _is_map(name) and not set(_words(name)) & PHOTO_WORDS:
-                others = [
-                    one for one in beside[place, "/".join([*names[:place], "*", *names[place + 1 :]])] if not _is_map(parts[one][place])
-                ]
-                if any(_belongs(folders[folder], folders[one], parts[one][place]) for one in others):
+                others = [one for one in beside[place, _starred(names, place)] if not _is_map(parts[one][place])]
+                photos = _may_be_photos(name, folders[folder], peek)  # then only a folder called `rgb` or the like tells
+                if any(
+                    _belongs(folders[folder], folders[one], parts[one][place])
+                    for one in others
+                    if not photos or _is_photos(parts[one][place])
+                ):
                     apart |= dict.fromkeys(folders[folder], BY_NAME)
     return apart
 
@@ -160,13 +166,23 @@ def _has_photo(base: str, bases: set[str]) -> bool:
     return base in bases or bool(shorter and shorter in bases)
 
 
+def _is_photos(folder: str) -> bool:
+    return bool(set(_words(folder)) & PHOTO_WORDS)
+
+
+def _may_be_photos(folder: str, files: list[str], peek: Callable[[str], Peek]) -> bool:
+    """Whether a folder whose name can mean what photos show (`normal`, `parts`) holds colour JPEG, as maps and masks hardly do."""
+    plain = not any(word in _SURE_WORDS for word in _words(folder))
+    return plain and all(suffix_of(path) in (".jpg", ".jpeg") for path in files) and peek(files[0]).kind == "colour"
+
+
 def _starred(names: list[str], place: int) -> str:
     return "/".join([*names[:place], "*", *names[place + 1 :]])
 
 
 def _belongs(maps: list[str], photos: list[str], name: str) -> bool:
     """Whether a folder of maps belongs to one of photos: by its name, or because most of its names are there."""
-    if set(_words(name)) & PHOTO_WORDS:
+    if _is_photos(name):
         return True
     bases = {base_of(_stem(path)) for path in photos}
     return sum(base_of(_stem(path)) in bases for path in maps) * 2 > len(maps)
