@@ -26,7 +26,7 @@ MAP_WORDS = frozenset(
         *("depth", "depths", "depthmap", "depthmaps", "depthcrop", "rawdepth", "disp", "disparity", "disparities"),
         *("mask", "masks", "maskcrop", "seg", "segm", "segmentation", "segmentations", "segmentationclass", "segmentationobject"),
         *("semantic", "semantics", "semseg", "instance", "instances", "instanceids", "label", "labels", "labelids", "labeltrainids"),
-        *("annot", "annotation", "annotations", "parts", "trainannot", "valannot", "testannot", "gtfine"),
+        *("annot", "annotation", "annotations", "parts", "trainannot", "valannot", "testannot", "gtfine", "gt", "groundtruth"),
         *("normal", "normals", "matte", "mattes", "confidence", "conf"),
     )
 )
@@ -150,12 +150,9 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
         for place, name in enumerate(names):
             if folder and _is_map(name) and not set(_words(name)) & PHOTO_WORDS:
                 others = [one for one in beside[place, _starred(names, place)] if not _is_map(parts[one][place])]
-                photos = _may_be_photos(name, folders[folder], peek)  # then only a folder called `rgb` or the like tells
-                if any(
-                    _belongs(folders[folder], folders[one], parts[one][place])
-                    for one in others
-                    if not photos or _is_photos(parts[one][place])
-                ):
+                if _may_be_photos(name, folders[folder], peek):
+                    others = [one for one in others if _is_photos(parts[one][place])]
+                if any(_belongs(folders[folder], folders[one], parts[one][place]) for one in others):
                     apart |= dict.fromkeys(folders[folder], BY_NAME)
     return apart
 

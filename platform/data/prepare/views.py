@@ -20,6 +20,7 @@ from sightline.platform.data.images import (
     is_stored_mask,
     resized_image,
 )
+from sightline.platform.data.remarks import remark
 
 from .files import read_file
 from .found import ClassList
@@ -94,6 +95,8 @@ def upright_depth(data: bytes, at: Placement, scale: float | None) -> np.ndarray
 
 def _depth(data: bytes, at: Placement, scale: float | None, upright: bool) -> bytes:
     metres, stored_form = read_depth(data, scale)
+    if not metres.any():
+        remark("depth map(s) without a single reading: every value is 0, negative, not finite or too far")
     filed = not upright and at.is_filed(metres.shape[:2])
     require_same_view(at.filed if filed else at.original, metres.shape)
     same = stored_form and at.unchanged and metres.shape == at.stored and not filed

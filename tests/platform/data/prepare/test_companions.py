@@ -50,6 +50,8 @@ MAPS = {
     "masks with the same stem": ["1.jpg photo", "2.jpg photo", "1.png grey", "2.png palette"],
     "coloured masks by name": ["0001TP_1.png photo", "0001TP_2.png photo", "0001TP_1_mask.png photo", "0001TP_2-labels.png photo"],
     "several masks of a photo": ["tumour (1).png photo", "tumour (2).png photo", "tumour (1)_mask.png grey", "tumour (2)_mask_1.png photo"],
+    "ground truth": ["1.png photo", "2.png photo", "1_gt.png grey", "2_gt.png grey"],
+    "normals beside rgb": ["rgb/1.jpg photo", "rgb/2.jpg photo", "normal/1.jpg photo", "normal/2.jpg photo"],
     "Middlebury": ["left.png photo", "right.png photo", "disp_left.png grey", "mask_nonocc.png grey"],
     "Washington RGB-D": ["apple_1_crop.png photo", "apple_2_crop.png photo", "apple_1_depth_crop.png deep", "apple_2_mask_crop.png grey"],
 }
@@ -62,6 +64,7 @@ def test_maps_of_photos_are_left_out(tmp_path: Path, name: str) -> None:
 
 
 PHOTOS = {
+    "words that photos may have": ["normal/1.jpg photo", "normal/2.jpg photo", "tumour/1.jpg photo", "tumour/2.jpg photo"],
     "16-bit throughout": ["a.png deep", "b.png deep"],
     "palette throughout": ["a.png palette", "b.gif palette"],
     "mostly 16-bit": ["a.png deep", "b.png deep", "c.png deep", "d.jpg photo"],

@@ -19,6 +19,7 @@ from sightline.platform.data.prepare.image_frames import ImageFrames
 from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.rgbd import Rgbd
 from sightline.platform.data.prepare.views import Companion, stored_view
+from sightline.platform.data.remarks import collected
 from sightline.platform.data.schema import decode_row
 from tests.support.plane_scene import (
     SLOPE,
@@ -79,6 +80,17 @@ def test_cameras_of_upright_pixels_are_known_by_their_size_or_their_middle(tmp_p
     assert all(warped_error(sample) < 9 for sample in _pairs(tmp_path))
     write_cameras(tmp_path, [entry | {"width": 64, "height": 48} for entry in entries])
     assert all(warped_error(sample) < 9 for sample in _pairs(tmp_path, Resize(36)))
+
+
+def test_depth_without_a_reading_is_told(tmp_path: Path) -> None:
+    """As of renderers that look along -z: every value is negative."""
+    write_frames(tmp_path, 1)
+    np.save(tmp_path / "depth.npy", -view(*camera(0))[1])
+    write_cameras(tmp_path, [{**entries_of(tmp_path)[0], "depth": "depth.npy"}])
+    (image,) = ImageFrames().find(str(tmp_path), "x").items
+    with collected() as remarks:
+        assert not decode_row(image.row(Resize()), "images", depth=True)["depth"].any()
+    assert list(remarks) == ["depth map(s) without a single reading: every value is 0, negative, not finite or too far"]
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 5])
