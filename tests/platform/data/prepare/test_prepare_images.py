@@ -161,7 +161,7 @@ def test_depth_and_masks_and_smaller_copies_are_no_classes(tmp_path: Path) -> No
     assert "2 depth map(s) or mask(s) by name (first: cat_mask/0.png), 2 smaller copies (first: dog_small/0.png)" in found.notes[0]
     _classes(tmp_path / "gt", {"images": 2})
     for i in range(2):
-        write_mask(tmp_path / f"gt/gt/{i}.png", np.zeros((40, 60), np.uint8))
+        write_mask(tmp_path / f"gt/outlines/{i}.png", np.zeros((40, 60), np.uint8))
     with pytest.raises(CallError, match=r"a single class folder: images;.*2 mask\(s\) with the names of photos"):
         image_classes.ImageClasses().find(str(tmp_path / "gt"), "x")
     _classes(tmp_path / "worn", {"mask": 2, "face": 2, "no_mask": 2})
