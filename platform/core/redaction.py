@@ -76,8 +76,10 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def _parameter(match: re.Match[str]) -> str:
-    secret = SECRET_KEY.search(match["key"]) or LONG.fullmatch(match["value"].rstrip(":.,;)'\""))
-    return f"{match['start']}{match['key']}={'***' if secret and match['value'] else match['value']}"
+    value = match["value"].rstrip(":.,;)]}>'\"")  # what follows an address in a sentence
+    after = match["value"][len(value) :]
+    secret = SECRET_KEY.search(match["key"]) or LONG.fullmatch(value)
+    return f"{match['start']}{match['key']}={'***' if secret and value else value}{after}"
 
 
 def _part(match: re.Match[str]) -> str:

@@ -150,6 +150,8 @@ def default_uri() -> str:
 def checked_uri(uri: str, where: str) -> str:
     """A tracking address that MLflow can take: a relative SQLite file as an absolute one, and a password quoted. Raises `CallError`."""
     said = f"{where} = {redact(uri)!r}"
+    start, mark, rest = uri.strip().partition(":")
+    uri = f"{start.lower() if '://' in uri else start}{mark}{rest}"
     if uri.startswith("sqlite:"):
         path = sqlite_path(uri)
         if path is None or path.name in ("", ":memory:"):
@@ -163,13 +165,17 @@ def checked_uri(uri: str, where: str) -> str:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in ("http", "https"):
         uri = quoted_password(uri)
-        address = urlsplit(uri)
-        if not address.hostname or address.fragment:
+        try:
+            address = urlsplit(uri)
+            whole = bool(address.hostname) and not address.fragment and address.port != 0
+        except ValueError:  # of a port, or of an IPv6 address
+            whole = False
+        if not whole:
             raise CallError(f"{said} is no address of a server", "leave out what follows the port (#/...): http://HOST:5000")
         return uri
     if scheme not in ("databricks", "postgresql", "mysql", "mssql"):
         raise CallError(f"{said} is no MLflow address", ADDRESS_HINT)
-    return uri
+    return quoted_password(uri)
 
 
 def _names_a_folder(uri: str) -> bool:

@@ -42,6 +42,8 @@ class Look:
     """Of its schema; None where it is no whole database of MLflow."""
     runs: int = 0
     """0 or 1: whether it holds any."""
+    foreign: bool = False
+    """Whether it holds tables, and not those with which MLflow begins."""
     error: str = ""
     """Why it cannot be read, in SQLite's words."""
 
@@ -63,13 +65,16 @@ def look(path: Path) -> Look:
     try:
         if not path.exists():
             return Look(absent=True)
+        if not path.is_file():
+            return Look(error="it is no file")  # SQLite would wait for ever on a pipe
         with closing(read_only(path)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             runs = database.execute("SELECT count(*) FROM (SELECT 1 FROM runs LIMIT 1)").fetchone()[0] if "runs" in tables else 0
             revision = database.execute("SELECT version_num FROM alembic_version").fetchone() if "alembic_version" in tables else None
     except (sqlite3.Error, OSError) as error:
         return Look(error=str(error))
-    return Look(revision=revision[0] if revision and tables.issuperset(TABLES) else None, runs=runs)
+    whole = revision[0] if revision and tables.issuperset(TABLES) else None
+    return Look(revision=whole, runs=runs, foreign=bool(tables) and "experiments" not in tables)
 
 
 @lru_cache
@@ -99,7 +104,7 @@ def prepare_database(uri: str) -> None:
     make_folder(path.parent)
     with exclusive_lock(path.with_name(f".{path.name}.lock"), f"{path} is being made", timeout=300):
         found = _settled(path)
-        if found.error:
+        if found.error or found.foreign:
             return  # MLflow's own error says what is wrong
         if not found.absent and found.revision is None and not found.runs:
             path.rename(path.with_name(f"{path.name}.incomplete"))
@@ -114,7 +119,7 @@ def prepare_database(uri: str) -> None:
 def _settled(path: Path) -> Look:
     """What the database holds, once nobody makes it any more."""
     found = look(path)
-    while not found.error and not found.absent and found.revision is None and time.time() - path.stat().st_mtime < YOUNG_SECONDS:
+    while not (found.error or found.absent or found.foreign or found.revision) and time.time() - path.stat().st_mtime < YOUNG_SECONDS:
         time.sleep(0.5)
         found = look(path)
     return found

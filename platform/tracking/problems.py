@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import CallError, SightlineError
@@ -82,14 +84,20 @@ class TrackingError(Exception):
         self.problem = problem
 
 
-def find_problem(place: Place) -> TrackingProblem | None:
-    """What keeps `place` from taking the record now; None where it can, as far as can be seen in one question. Writes nothing."""
+def find_problem(place: Place, to_write: bool = True) -> TrackingProblem | None:
+    """What keeps `place` from taking the record now; None where it can, as far as can be seen in one question. Writes nothing.
+
+    Without `to_write`, what keeps it from being read.
+    """
     try:
         if place.uri.startswith(("http://", "https://")):
             return _ask_server(place)
         if (path := sqlite_path(place.uri)) is not None:
-            if (problem := _database_problem(place)) is not None or look(path).absent:
+            problem = _database_problem(place) or (_not_writable(place, path) if to_write else None)
+            if problem is not None or (found := look(path)).absent:
                 return problem
+            if found.revision is None and place.run_id is None:
+                return None  # a half without runs is put aside, and a whole one made
             with closing(read_only(path)) as database:
                 return _ask_database(place, lambda text, value: database.execute(text.replace(":value", "?"), (value,)).fetchone())
         if place.uri.startswith(("postgresql", "mysql")):
@@ -290,9 +298,12 @@ def _database_problem(place: Place) -> TrackingProblem | None:
     """Of an SQLite file as it is."""
     path = sqlite_path(place.uri)
     assert path is not None
-    if path.is_dir():
-        return _database(place, f"{path} is a folder, not a database", "name the file: log.tracking_uri=sqlite:////folder/mlflow.db")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        return _database(place, f"{path} is {what}, not a database", "name the file: log.tracking_uri=sqlite:////folder/mlflow.db")
     found, (newest, known) = look(path), schema_revisions()
+    if found.foreign:
+        return _database(place, f"the database {path} is another program's: MLflow's tables are not in it", "name another file")
     if found.error:
         return explain(RuntimeError(found.error), place) if "locked" not in found.error else _away(place, found.error)
     if found.absent or (found.revision is None and not found.runs) or found.revision == newest or not newest:
@@ -315,6 +326,15 @@ def _database_problem(place: Place) -> TrackingProblem | None:
         f"the database {path} has a schema ({found.revision}) that the installed MLflow does not know",
         "a newer MLflow has written it: install that (pip install -U mlflow), or name another place: log.tracking_uri=ADDRESS",
     )
+
+
+def _not_writable(place: Place, path: Path) -> TrackingProblem | None:
+    """Of an SQLite file, which needs its folder for a journal, too."""
+    folder = next(one for one in path.parents if one.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK)):
+        return None
+    why = f"{folder} is a file" if not folder.is_dir() else "see who owns the file and its folder"
+    return _database(place, f"the database {path} cannot be opened for writing", f"{why}; or name another place: log.tracking_uri=ADDRESS")
 
 
 def _database(place: Place, what: str, hint: str) -> TrackingProblem:

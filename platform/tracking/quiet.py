@@ -8,10 +8,15 @@ import warnings
 
 from sightline.platform.core.loopback import loopback_without_proxy
 
+OF_ANOTHER_RUN = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables that a program around this one set for itself. With the first MLflow would record every metric as that model's, too."""
+
 
 def quiet_mlflow() -> None:
     """Import MLflow without its messages on migrations and telemetry, and with short retries and timeouts."""
     loopback_without_proxy()
+    for name in OF_ANOTHER_RUN:
+        os.environ.pop(name, None)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; a server answers an upload after it has stored the file

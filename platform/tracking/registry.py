@@ -236,7 +236,7 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
     `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
     the nearest model, and `SightlineError` where Sightline did not register it.
     """
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))?", uri)
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]{1,9}))?", uri)
     if not match:
         raise CallError(f"{uri!r} is no registry address", "write models:/NAME@alias, models:/NAME/3 or models:/NAME")
     name, alias, number = match[1], match[2], match[3]
@@ -245,7 +245,7 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
         raise CallError(f"no registry holds {uri}: there is none under {home_text()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
     if (path := sqlite_path(place)) is not None and not path.is_file():
         raise CallError(f"no registry holds {uri}: there is no {path}", "see the address of the database")
-    problem = find_problem(Place(place, "sightline"))
+    problem = find_problem(Place(place, "sightline"), to_write=False)
     if problem is not None and problem.kind is not Kind.EXPERIMENT_DELETED:  # of that the models can be read
         raise SightlineError(f"the registry cannot be read: {problem.what}", problem.hint or "check its address and your access")
     client = connect(place)
@@ -293,7 +293,7 @@ def _near(client: MlflowClient, name: str) -> str:
     if name not in models:
         return nearest(name, list(models)) if models else "it is empty"
     versions = ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int))
-    return f"versions {versions}; aliases {', '.join(models[name].aliases) or 'none'}"
+    return f"{f'versions {versions}' if versions else 'no versions'}; aliases {', '.join(models[name].aliases) or 'none'}"
 
 
 def _line(error: Exception) -> str:

@@ -66,6 +66,10 @@ def test_a_password_with_letters_that_would_end_it_reaches_the_server_whole() ->
     assert quoted_password("http://ann:pa%2Fss@host") == "http://ann:pa%2Fss@host"
 
 
+def test_the_sentence_around_an_address_stays() -> None:
+    assert redact("no data at 'https://h/x?token=geheim': it is gone") == "no data at 'https://h/x?token=***': it is gone"
+
+
 def test_a_part_of_an_address_and_a_named_secret_are_no_place_for_one() -> None:
     for text in (
         "Max retries exceeded with url: /api?token=geheim&x=1 (Caused by ...)",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.core.paths import sqlite_uri
 from sightline.platform.tracking.client import check_tracking, checked_uri
-from sightline.platform.tracking.database import schema_revisions
+from sightline.platform.tracking.database import prepare_database, schema_revisions
 from sightline.platform.tracking.problems import Kind, Place, explain, find_problem
+from sightline.platform.tracking.quiet import quiet_mlflow
 
 HEAD = schema_revisions()[0]
 
@@ -171,7 +174,19 @@ def test_a_file_that_is_no_database_a_folder_and_one_that_is_held(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "uri", ["file:///home/ann/mlruns", "./mlruns", "mlruns", "sqlite://", "sqlite:///:memory:", "ftp://host", "http://", "host:5000"]
+    "uri",
+    [
+        "file:///home/ann/mlruns",
+        "./mlruns",
+        "mlruns",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://host:99999",
+        "host:5000",
+    ],
 )
 def test_an_address_that_mlflow_cannot_take_is_refused_by_where_it_stands(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
@@ -183,6 +198,42 @@ def test_an_address_that_mlflow_cannot_take_is_refused_by_where_it_stands(uri: s
 def test_a_relative_database_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert checked_uri("sqlite:///mlflow.db", "log.tracking_uri") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_an_address_is_taken_as_it_was_meant() -> None:
+    assert checked_uri(" HTTP://Host:5000/\n", "log.tracking_uri") == "http://Host:5000/"
+    assert checked_uri("postgresql://u:p/w@h@db/x", "log.tracking_uri") == "postgresql://u:p%2Fw%40h@db/x"
+    assert checked_uri("mysql+pymysql://u:p%2Fw@db:3306/x?a=b", "log.tracking_uri") == "mysql+pymysql://u:p%2Fw@db:3306/x?a=b"
+
+
+def test_a_database_that_cannot_be_made_or_is_none_of_mlflow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(path: Path, to_write: bool = True, run: str | None = None) -> str:
+        found = find_problem(Place(sqlite_uri(path), "sightline", run, "first"), to_write)
+        return found.what if found else ""
+
+    with closing(sqlite3.connect(tmp_path / "django.db")) as database, database:
+        database.execute("CREATE TABLE auth_user (id INTEGER)")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+    assert "another program's" in told(tmp_path / "django.db")
+    prepare_database(sqlite_uri(tmp_path / "django.db"))
+    assert not list(tmp_path.glob("*.incomplete")), "what is not ours is not put aside"
+    assert "no file" in told(tmp_path / "pipe")
+    assert "cannot be opened for writing" in told(tmp_path / "file" / "mlflow.db")
+    (tmp_path / "empty.db").touch()
+    assert told(tmp_path / "empty.db") == "" and "half made" in told(tmp_path / "empty.db", run="1")
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)  # the tests may run as root
+    assert "cannot be opened for writing" in told(tmp_path / "empty.db") and told(tmp_path / "empty.db", to_write=False) == ""
+    assert "cannot be opened for writing" in told(tmp_path / "absent" / "mlflow.db")
+
+
+def test_variables_of_a_program_around_this_one_move_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow would record every metric as that of this model, too, or refuse it."""
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-1")
+    quiet_mlflow()
+    from mlflow.tracking.fluent import get_active_model_id
+
+    assert get_active_model_id() is None
 
 
 def test_training_goes_on_where_it_was_asked_for(tmp_path: Path, server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
