@@ -38,7 +38,7 @@ class _AtFile(_TorchBackend):
 @dataclass
 class LocalTorchConfig(TorchConfig):
     folder: str = ""
-    """Where the file is made."""
+    """Where the file is made. PyTorch takes it from an address and decodes nothing: in a home with `?` or `#` it would lie elsewhere."""
 
     @property
     def backend_cls(self) -> type[_AtFile]:

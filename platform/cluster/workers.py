@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sightline.methods.errors import MachineError, SightlineError
 from sightline.platform.core.event_log import append_events
 from sightline.platform.core.files import trouble
+from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.runs.events import (
     EVENTS,
     NOTICES,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.util.placement_group import PlacementGroup
 
+MEETING = "group"
+"""Purpose of the temporary folder where workers of this machine meet."""
 POLL_SECONDS = 0.5
 LAST_CHECKPOINT_SECONDS = 30.0
 """For the workers to write their last checkpoint, where the driver has failed."""
@@ -133,28 +136,29 @@ class _Trainer(threading.Thread):
         group: dict[str, Any] = {"backend": "nccl" if plan.worker_gpus else "gloo", "timeout_s": self.collective_timeout}
         try:
             self.storage.mkdir(parents=True, exist_ok=True)
-            TorchTrainer(
-                _worker,
-                train_loop_config=self.config,
-                torch_config=LocalTorchConfig(**group, folder=str(self.storage)) if on_this_machine() else TorchConfig(**group),
-                scaling_config=ScalingConfig(
-                    num_workers=plan.workers,
-                    use_gpu=bool(plan.worker_gpus),
-                    resources_per_worker=resources,
-                    # Fractions of CPUs would all be packed on one node; GPUs of one node communicate faster.
-                    placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
-                ),
-                run_config=RunConfig(
-                    name=f"{self.run_name}-{uuid.uuid4().hex[:8]}",  # Ray silently continues a run of the same name
-                    storage_path=str(self.storage),
-                    callbacks=[Deaths(self.config["recorder"])],  # type: ignore[list-item]  # of Train V2
-                    # Ray Train would ask for workers that find no place again and again.
-                    failure_config=FailureConfig(
-                        max_failures=self.max_failures,
-                        controller_failure_limit=-1 if self.max_failures else 0,  # type: ignore[call-arg]  # of Train V2
+            with scratch_folder(MEETING) as meeting:
+                TorchTrainer(
+                    _worker,
+                    train_loop_config=self.config,
+                    torch_config=LocalTorchConfig(**group, folder=str(meeting)) if on_this_machine() else TorchConfig(**group),
+                    scaling_config=ScalingConfig(
+                        num_workers=plan.workers,
+                        use_gpu=bool(plan.worker_gpus),
+                        resources_per_worker=resources,
+                        # Fractions of CPUs would all be packed on one node; GPUs of one node communicate faster.
+                        placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
                     ),
-                ),
-            ).fit()
+                    run_config=RunConfig(
+                        name=f"{self.run_name}-{uuid.uuid4().hex[:8]}",  # Ray silently continues a run of the same name
+                        storage_path=str(self.storage),
+                        callbacks=[Deaths(self.config["recorder"])],  # type: ignore[list-item]  # of Train V2
+                        # Ray Train would ask for workers that find no place again and again.
+                        failure_config=FailureConfig(
+                            max_failures=self.max_failures,
+                            controller_failure_limit=-1 if self.max_failures else 0,  # type: ignore[call-arg]  # of Train V2
+                        ),
+                    ),
+                ).fit()
         except BaseException as error:
             self.error = error
 

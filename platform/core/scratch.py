@@ -20,7 +20,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     Its process holds a lock on it, which the kernel frees when the process ends. So the folders that killed processes left can be told from
     those in use, and are removed first.
     """
-    _clear(purpose)
+    clear_left(purpose)
     folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{purpose}-"))
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -33,7 +33,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear(purpose: str) -> None:
+def clear_left(purpose: str) -> None:
     """Remove this user's folders of this purpose whose process has ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{purpose}-*"):
         with contextlib.suppress(OSError):

@@ -7,8 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.cluster.workers import MEETING
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
+from sightline.platform.core.scratch import clear_left
 from sightline.platform.core.screen import Screen
 from sightline.platform.runs.pinned import read_record
 from sightline.platform.runs.record import Run, RunStatus
@@ -48,6 +50,7 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
         if not is_trained(run.experiment, run.folder):
             _train(run, tracking, console)
         else:
+            clear_left(MEETING)  # of a driver that was killed after the last step
             run.status = RunStatus.TRAINED
             run.save()
             tracking.start()
