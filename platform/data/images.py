@@ -282,7 +282,8 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     """uint8 or uint16 H x W of class indices from a PNG, TIFF, BMP, GIF or PGM of 8 or 16 bits. Raises `BrokenSampleError`, also for
     colours instead of indices.
 
-    The colours of a palette do not matter: the pixels are the indices. Grey that is stored as equal red, green and blue is grey.
+    The colours of a palette do not matter: the pixels are the indices. Grey that is stored as equal red, green and blue, or
+    with an alpha that hides nothing, is grey.
     """
     image = open_image(data, max_pixels=max_pixels)
     if image.format not in MASK_FORMATS:
@@ -295,6 +296,8 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     except DAMAGED as error:
         raise BrokenSampleError(f"damaged mask: {first_line(error)}") from None
     if indices.ndim == 3 and (indices[..., 1:3] == indices[..., :1]).all() and (indices[..., 3:] == 255).all():
+        return indices[..., 0]
+    if image.mode == "LA" and (indices[..., 1] == 255).all():
         return indices[..., 0]
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise BrokenSampleError(f"mask holds colours, not class indices: {image.format} of mode {image.mode}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -231,6 +232,9 @@ def test_grey_of_few_bits_keeps_its_indices() -> None:
     }
     for name, data in files.items():
         np.testing.assert_array_equal(decode_segmentation(data), indices, err_msg=name)
+    alpha = io.BytesIO()
+    Image.merge("LA", [Image.fromarray(indices.astype(np.uint8)), Image.new("L", (16, 8), 255)]).save(alpha, "PNG")
+    np.testing.assert_array_equal(decode_segmentation(alpha.getvalue()), indices)
     assert not is_stored_mask(files["PNG of 4 bits"]), "stored with 8 bits, which every reader takes for the same"
     np.testing.assert_array_equal(decode_segmentation(_grey_png(indices % 2, 1)), indices % 2)
     with pytest.raises(BrokenSampleError, match="mask is a TIFF whose 0 is white"):
