@@ -23,6 +23,7 @@ from sightline.platform.data.prepare.clouds import CloudFile, Drawn
 from sightline.platform.data.prepare.companions import take_photos
 from sightline.platform.data.prepare.files import Tree, read_file
 from sightline.platform.data.prepare.meshes import SUFFIXES, clouds_in
+from sightline.platform.data.remarks import remark
 from sightline.platform.evaluation.image_crops import fit_image
 from sightline.platform.models.encoders import OpenedEncoder
 
@@ -132,7 +133,10 @@ def open_source(place: str, opened: OpenedEncoder, all_images: bool = False) -> 
 def _file(folder: Path, name: str, cloud: bool) -> np.ndarray:
     path = str(folder / name)
     if cloud:
-        return CloudFile(name, OF_A_MESH, file=path).cloud().points
+        read = CloudFile(name, OF_A_MESH, file=path).cloud()
+        for what in read.left_out:
+            remark(f"cloud(s), not used: {what}")
+        return read.points
     data = read_file(path)
     array = decode_image(data)
     remark_on(data, array)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sightline.methods.errors import CallError
 
-from .clouds import CloudInArray, CloudItem, arrays_of, entry, read_array, shape_of
+from .clouds import CloudInArray, CloudItem, arrays_of, entry, not_opened, read_array, shape_of
 from .files import existing_file, lines_of, natural
 from .formats.columns import unit
 from .found import SPLITS, WHOLE, ClassList, Found, require_same_classes
@@ -96,8 +96,10 @@ class CloudArrays(CloudSource):
         if keys[WHOLE] is None:
             keys = {split: next((f"{split}_{end}" for end in NAMES if f"{split}_{end}" in names), None) for split in SPLITS}
         if not any(keys.values()):
+            others = ", ".join(not_opened(str(path))[:4])
             raise CallError(
-                f"{path} has no array of clouds; it has {', '.join(sorted(names)[:8]) or 'none'}",
+                f"{path} has no array of clouds; it has {', '.join(sorted(names)[:8]) or 'none'}"
+                f"{', and what is not opened: ' if others else ''}{others}",
                 "name it xyz, points or data, or train_xyz and test_xyz",
             )
         labelled = any(f"{where}_label" in names if where else "label" in names for where in keys)
@@ -115,6 +117,8 @@ class CloudArrays(CloudSource):
             if normal and not are_normals(path, normal, shape):
                 normal = ""
             labels = labels_of(path, f"{prefix}label", names, count, found.classes.names)
+            if labels and labels[0] is not None and not found.classes.names and (first := min(label or 0 for label in labels)):
+                found.notes.append(f"the labels of {path.name} begin with {first}: no cloud has label 0")
             splits = labels_of(path, "split", names if not where else set(), count, SPLIT)
             taken |= {key, part, normal, f"{prefix}label", *(["split"] if not where else [])}
             for index, (label, split) in enumerate(zip(labels, splits, strict=True)):
@@ -146,9 +150,9 @@ def array_files(place: str) -> list[Path]:
 
 
 def split_in_name(path: Path) -> str:
-    """`train`, `val` or `test` where the name of the file has that word, as `ply_data_train0.h5` has; else nothing."""
-    found = _SPLIT_IN_NAME.search(path.stem.lower())
-    return found[1] if found else ""
+    """`train`, `val` or `test` where the name of the file has one of these words, as `ply_data_train0.h5` has; else nothing."""
+    found = set(_SPLIT_IN_NAME.findall(path.stem.lower()))
+    return found.pop() if len(found) == 1 else ""
 
 
 def classes_beside(path: Path) -> tuple[str, ...]:

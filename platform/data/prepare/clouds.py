@@ -28,6 +28,7 @@ from sightline.platform.data.shard_stats import OFFSET
 from .files import read_file
 from .formats.columns import nameless_cloud
 from .formats.shapes import Cloud, thinned
+from .found import SPLITS
 from .meshes import read_cloud
 from .views import upright_depth
 
@@ -219,14 +220,22 @@ def check_array(archive: Mapping[str, Any], key: str) -> None:
         member = members.get(f"{key}.npy") or members[key]
         check_unpacked(member.compress_size, member.file_size, f"the array {key!r}")
         return
+    import h5py
+
     array = archive[key]
+    packed = array.id.get_create_plist()
+    for code, _, _, name in map(packed.get_filter, range(packed.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            what = f"the array {key!r} is packed with {name.decode(errors='replace') or 'a filter'} (filter {code})"
+            raise ValueError(f"{what}, which is not installed; write it anew with gzip (h5repack -f GZIP=4)")
     chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0  # the last one may reach beyond the array
     check_unpacked(array.id.get_storage_size(), max(array.nbytes, chunk), f"the array {key!r}")
 
 
 @contextmanager
 def arrays_of(file: str) -> Iterator[Mapping[str, Any]]:
-    """The arrays of an `.npz` or HDF5 file by name; of HDF5 those alone that lie in the file itself and are no larger than `MAX_ARRAY`.
+    """The arrays of an `.npz` or HDF5 file by name; of HDF5 those alone that lie in the file itself and are no larger than `MAX_ARRAY`,
+    where `xyz` in a group `train` is `train_xyz`.
 
     Raises `CallError` where the file is not whole, or holds pickled objects.
     """
@@ -241,7 +250,9 @@ def arrays_of(file: str) -> Iterator[Mapping[str, Any]]:
         import h5py
 
         with h5py.File(file, "r") as archive:
-            yield {key: archive[key] for key in archive if _own_array(archive, key)}
+            groups = [name for name in archive if name in SPLITS and _is_own(archive, name, h5py.Group)]
+            names = [*archive, *(f"{group}/{key}" for group in groups for key in archive[group])]
+            yield {name.replace("/", "_"): archive[name] for name in names if _own_array(archive, name)}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         what = "an .npz" if suffix == ".npz" else "HDF5"
         raise CallError(f"{file} cannot be read as {what}: {error}", "name an .npz or HDF5 file; if it is one, get it again") from None
@@ -251,7 +262,25 @@ def _own_array(archive: Any, key: str) -> bool:
     """Links into other files, and arrays that lie in them, are left alone: the file comes from a stranger."""
     import h5py
 
-    if not isinstance(archive.get(key, getlink=True), h5py.HardLink) or not isinstance(archive[key], h5py.Dataset):
+    if not _is_own(archive, key, h5py.Dataset):
         return False
     array = archive[key]
     return not array.external and not array.is_virtual and array.nbytes <= MAX_ARRAY
+
+
+def _is_own(archive: Any, key: str, kind: type) -> bool:
+    import h5py
+
+    return isinstance(archive.get(key, getlink=True), h5py.HardLink) and isinstance(archive[key], kind)
+
+
+def not_opened(file: str) -> list[str]:
+    """What an HDF5 file has at its top that is not taken for an array, with the reason."""
+    if Path(file).suffix.lower() == ".npz":
+        return []
+    import h5py
+
+    with arrays_of(file) as own, h5py.File(file, "r") as archive:
+        groups = {key for key in archive if _is_own(archive, key, h5py.Group)}
+        closed = [key for key in archive if key not in groups and key not in own]
+        return [f"{key} (a link, virtual, or too large)" for key in closed] + [f"{key} (a group)" for key in sorted(groups)]

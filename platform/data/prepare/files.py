@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.core.budget import OverBudgetError, check_text
 from sightline.platform.data.geometry import Placement
 from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
@@ -249,12 +250,12 @@ def _count(path: str) -> int:
     return sum(len(files) for _, _, files in os.walk(path)) if Path(path).is_dir() else 1
 
 
-def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises `BrokenSampleError` for one that is missing, cannot be read or is larger than `MAX_BYTES`."""
+def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a file. Raises `BrokenSampleError` for one that is missing, cannot be read or is larger than `limit`."""
     try:
         size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise BrokenSampleError(f"file larger than {MAX_BYTES:,} bytes: {Path(path).name}, {size:,} bytes")
+        if size > limit:
+            raise BrokenSampleError(f"file larger than {limit:,} bytes: {Path(path).name}, {size:,} bytes")
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise BrokenSampleError(f"file is missing: {Path(path).name}") from None
@@ -322,7 +323,10 @@ def is_inside(name: str) -> bool:
 def read_text(path: Path, what: str = "list of names") -> str:
     """A text file as people save it: UTF-8, with or without a byte order mark, or UTF-16 with one. Raises `CallError` for anything else."""
     try:
+        check_text(path)
         data = path.read_bytes()
+    except OverBudgetError as error:
+        raise CallError(f"{path} is no {what}: {error}", f"name a text file: a {what}") from None
     except OSError as error:
         raise CallError(f"cannot read {path}: {error.strerror}", f"name a text file: a {what}") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

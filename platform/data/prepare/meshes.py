@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,6 +38,13 @@ GLTF = (".glb", ".gltf")
 POINTS_TOO = (".ply", *GLTF)
 """Meshes or, without faces, clouds."""
 SUFFIXES = (*READERS, *GLTF, *ARRAYS, *TEXTS)
+LARGE = (".las", ".laz", ".npy", ".npz", ".bin", ".pcd")
+"""May be larger where they are binary: 250 MiB of points take 3 seconds. Faces and text take many times their bytes in memory."""
+MAX_BINARY = 256 * 2**20
+NO_CLOUD = {
+    **{b"version https://git-lfs": "a Git LFS pointer, not the file itself: get it with git lfs pull", b"\x1f\x8b": "packed with gzip"},
+    **{b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "XML, such as COLLADA or X3D; convert it to .glb or .ply"},
+}
 PICKLES = (".pkl", ".pickle", ".dat", ".pt", ".pth")
 
 
@@ -49,8 +57,10 @@ def read_cloud(path: str, count: int, rng: np.random.Generator) -> Cloud:
     name, suffix = Path(path).name, Path(path).suffix.lower()
     if suffix in PICKLES:
         raise BrokenSampleError(f"a pickle, which is never opened: {name}; convert it to .npy, .npz or .ply")
-    data = read_file(path)
+    data = read_file(path, limit_of(path))
     found: Mesh | Cloud
+    if other := next((what for start, what in NO_CLOUD.items() if data[:64].lower().startswith(start)), None):
+        raise BrokenSampleError(f"{other}: {name}")
     if suffix in ARRAYS:
         found = read_array_file(data, suffix, name)
     elif suffix in TEXTS:
@@ -62,10 +72,20 @@ def read_cloud(path: str, count: int, rng: np.random.Generator) -> Cloud:
     if isinstance(found, Cloud):
         return thinned(found, count, rng)
     if len(found.faces):
-        return sampled(found.vertices, found.faces, count, rng)
+        return sampled(found.vertices, found.faces, count, rng)._replace(left_out=found.left_out)
     if suffix in POINTS_TOO:
-        return thinned(Cloud(found.vertices), count, rng)
+        return thinned(Cloud(found.vertices, left_out=found.left_out), count, rng)
     raise BrokenSampleError(f"a mesh without faces: {name}")
+
+
+def limit_of(path: str) -> int:
+    """The bytes that a cloud or mesh may have."""
+    if Path(path).suffix.lower() in LARGE:
+        with suppress(OSError), Path(path).open("rb") as file:
+            start = file.read(64 * 2**10)
+            if b"\0" in start:
+                return MAX_BINARY
+    return MAX_BYTES
 
 
 def clouds_in(tree: Tree, below: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,7 @@ def named_cloud(columns: Mapping[str, np.ndarray], name: str) -> Cloud:
     """The cloud in columns with names, of any letter case. Raises `BrokenSampleError` without x, y, z."""
     known = {_plain(key): value for key, value in columns.items()}
     where = _first(COORDINATES, known)
+    check_names(list(columns), name)
     if where is None:
         raise BrokenSampleError(f"points without x, y and z: {name} has {', '.join(columns)[:80]}")
     points, taken, left_out = _stacked(known, where), set(where), []
@@ -70,6 +71,8 @@ def nameless_cloud(table: np.ndarray, name: str) -> Cloud:
         )
     if len(table) > MAX_SCENE:
         raise BrokenSampleError(f"a list of more than {MAX_SCENE:,} points: {name} has {len(table):,}")
+    if table.shape[1] > 3 and len(table) > 2 and table[0, 0] in (0, 1) and (np.diff(table[:, 0]) == 1).all():
+        raise BrokenSampleError(f"its first column counts the rows: {name}; take it out, or name the columns in a first line")
     for layout in LAYOUTS[table.shape[1]]:
         at, found = 3, dict[str, np.ndarray]()
         for what in layout:
@@ -88,6 +91,13 @@ def nameless_cloud(table: np.ndarray, name: str) -> Cloud:
         f"{name}, {_lengths(vectors)}, values {vectors.min():.3g} to {vectors.max():.3g}"
         f"; {'a header that names the columns tells what they are' if table.shape[1] != 6 else 'scale normals to length 1'}"
     )
+
+
+def check_names(names: Sequence[str], name: str) -> None:
+    """Raises `BrokenSampleError` where two columns are called x, y or z: either could be meant."""
+    plain = list(map(_plain, names))
+    if twice := next((one for three in COORDINATES for one in three if plain.count(one) > 1), None):
+        raise BrokenSampleError(f"two columns are named {twice}: {name} has {', '.join(names)[:80]}")
 
 
 def names_coordinates(names: Iterable[str]) -> bool:

@@ -84,6 +84,7 @@ class _Scene:
         self._document, self._own, self._name, self._fetch = document, own, name, fetch
         self._buffers: dict[int, bytes] = {}
         self._places: dict[int, np.ndarray] = {}
+        self._left_out: dict[str, None] = {}
 
     def mesh(self) -> Mesh:
         vertices, faces, first = [], [], 0
@@ -95,7 +96,9 @@ class _Scene:
                 raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {self._name}")
         if not first:
             raise BrokenSampleError(f"an empty mesh: {self._name}")
-        return checked(np.concatenate(vertices), np.concatenate(faces), self._name)
+        if any(map(len, faces)) and not all(map(len, faces)):
+            self._left_out["points beside the triangles"] = None
+        return checked(np.concatenate(vertices), np.concatenate(faces), self._name)._replace(left_out=tuple(self._left_out))
 
     def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The vertices and triangles of each geometry in each of its places."""
@@ -138,6 +141,9 @@ class _Scene:
             node = nodes[number]
             place = above @ _own_place(node) if PLACED & node.keys() else above
             self._places[number] = place
+            if not node.get("extensions", {}).get("KHR_node_visibility", {}).get("visible", True):
+                self._left_out["parts that the scene hides"] = None
+                continue
             yield node, place
             waiting += [(child, place, depth + 1) for child in node.get("children", [])]
         raise BrokenSampleError(f"a scene of more than {MAX_PLACES:,} nodes: {self._name}")
@@ -157,7 +163,10 @@ class _Scene:
 
     def _primitives(self, mesh: dict[str, Any], weights: tuple[float, ...]) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
         """Each primitive of a mesh with its vertices and triangles; lines, and those without positions, are left out."""
+        kinds = {primitive.get("mode", TRIANGLES) for primitive in mesh["primitives"]}
         for primitive in mesh["primitives"]:
+            if kinds == {POINTS}:
+                self._left_out |= dict.fromkeys(key for key in primitive["attributes"] if key != "POSITION")
             if primitive.get("mode", TRIANGLES) in (POINTS, TRIANGLES, STRIP, FAN) and "POSITION" in primitive["attributes"]:
                 yield primitive, *self._primitive(primitive, weights)
 

@@ -12,26 +12,30 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.core.budget import check_members
 
-from .columns import named_cloud, nameless_cloud, names_coordinates
+from .columns import TOLD, check_names, named_cloud, nameless_cloud, names_coordinates, unit
 from .shapes import Cloud, reading, text_of
 
 MAX_ARRAYS = 512 * 2**20
 """Bytes that the arrays of an `.npz` unpack to."""
+NORMALS = ("normals", "normal")
 KEYS = ("points", "xyz", "pc", "arr_0")
 """Of an `.npz` with several arrays, the first of these."""
 COMMENTS = ("#", "//", "%")
+_DECIMAL = re.compile(r"-?\d+,\d+([eE][-+]?\d+)?")
 HEADER_LINES = 20
 """A header or a count stands in the first lines, or there is none."""
 
 
 def read_text(data: bytes, suffix: str, name: str) -> Cloud:
-    """x y z and more of each point on a line, between spaces, tabs, commas or semicolons (with these also decimal commas)."""
+    """x y z and more of each point on a line, between spaces, tabs, commas or semicolons (decimal commas where these are no commas)."""
     with reading(suffix[1:].upper(), name):
         lines = text_of(data).split("\n")
         start, names = _beginning(lines)
         first = lines[start] if start < len(lines) else ""
         delimiter = next((mark for mark in (";", ",") if mark in first), None)
-        if delimiter == ";" and "," in first:
+        if delimiter == "," and all(_DECIMAL.fullmatch(word) for word in first.split()):  # columns apart by spaces or tabs
+            delimiter, lines = None, [line.replace(",", ".") for line in lines[start:]]
+        elif delimiter == ";" and "," in first:
             lines = [line.replace(",", ".") for line in lines[start:]]
         else:
             lines = lines[start:]
@@ -41,6 +45,7 @@ def read_text(data: bytes, suffix: str, name: str) -> Cloud:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file without a number: the columns tell
             table = np.loadtxt(lines, delimiter=delimiter, comments=marks, quotechar='"', ndmin=2)
+        check_names(names, name)
         if names and len(table) and len(names) == table.shape[1]:
             return named_cloud(dict(zip(names, table.T, strict=True)), name)
         return nameless_cloud(table, name)
@@ -82,10 +87,15 @@ def _is_number(word: str) -> bool:
 def read_array_file(data: bytes, suffix: str, name: str) -> Cloud:
     """`.npy`, and the array of an `.npz`. Objects, which would be unpickled, are refused."""
     with reading(suffix[1:].upper(), name):
-        return nameless_cloud(np.load(io.BytesIO(data), allow_pickle=False) if suffix == ".npy" else _of_archive(data), name)
+        if suffix == ".npz":
+            return _of_archive(data, name)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.dtype.names:
+            return named_cloud({key: array[key].reshape(-1) for key in array.dtype.names}, name)
+        return nameless_cloud(array, name)
 
 
-def _of_archive(data: bytes) -> np.ndarray:
+def _of_archive(data: bytes, name: str) -> Cloud:
     try:
         check_members(io.BytesIO(data))
         with zipfile.ZipFile(io.BytesIO(data)) as members:
@@ -97,6 +107,11 @@ def _of_archive(data: bytes) -> np.ndarray:
             key = names[0] if len(names) == 1 else next((k for k in KEYS if k in names), None)
             if key is None:
                 raise BrokenSampleError(f"arrays without a cloud: {', '.join(names[:5])}; one must be named {' or '.join(KEYS[:3])}")
-            return np.asarray(archive[key])
+            cloud, others = nameless_cloud(archive[key], name), [other for other in names if other != key]
+            for other in set(NORMALS) & set(others):
+                if (normals := archive[other]).shape == cloud.points.shape and normals.dtype.kind == "f" and unit(normals):
+                    cloud = cloud._replace(normals=normals)
+                    others.remove(other)
+            return cloud._replace(left_out=(*cloud.left_out, *others[:TOLD]))
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(str(error)) from None

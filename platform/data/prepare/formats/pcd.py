@@ -31,7 +31,7 @@ def read_pcd(data: bytes, name: str) -> Cloud:
         if not columns or not len(next(iter(columns.values()))):
             raise BrokenSampleError(f"no points: {name}")
         cloud = named_cloud(columns, name)
-        seen = ~np.isnan(cloud.points).any(axis=1)
+        seen = np.isfinite(cloud.points).all(axis=1)
         if seen.all():
             return cloud
         if not seen.any():
@@ -49,6 +49,7 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], str, bytes]:
         raise ValueError("its header has no line DATA")
     lines = [line.split() for line in data[: last.start()].decode("latin-1").splitlines() if not line.lstrip().startswith("#")]
     header = {words[0].upper(): words[1:] for words in lines if words}
+    header.setdefault("FIELDS", header.get("COLUMNS", []))  # its name in older versions
     form = last[1].decode().lower()
     if form not in ("ascii", "binary", "binary_compressed"):
         raise ValueError(f"its points are stored as {form!r}")
@@ -64,6 +65,8 @@ def _text(fields: list[Field], count: int, body: bytes) -> dict[str, np.ndarray]
     if len(lines) < count:
         raise BrokenSampleError(f"cut short: {len(lines):,} lines for {count:,} points")
     table = np.loadtxt(lines[:count], np.float64, ndmin=2) if count else np.empty((0, len(fields)))
+    if table.shape[1] < sum(width for _, _, width in fields):
+        raise ValueError(f"{table.shape[1]} values a line for {len(fields)} fields")
     columns, at = {}, 0
     for name, _, width in fields:
         columns[name], at = table[:, at], at + width

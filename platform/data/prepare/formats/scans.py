@@ -9,6 +9,7 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 
+from .columns import TOLD
 from .pcd import read_pcd
 from .shapes import MAX_SCENE, Cloud, reading
 
@@ -21,7 +22,7 @@ FARTHEST = 10_000.0
 
 
 def read_las(data: bytes, name: str) -> Cloud:
-    """x y z in double precision; LAZ is unpacked piece by piece."""
+    """x y z in double precision, without withheld points; LAZ is unpacked piece by piece."""
     import laspy
     from laspy.errors import LaspyException
     from lazrs import LazrsError
@@ -42,15 +43,20 @@ def read_las(data: bytes, name: str) -> Cloud:
                 if header.are_points_compressed and header.point_count > DENSEST * len(data):
                     raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes for {header.point_count:,} points")
                 others = set(header.point_format.dimension_names)
-                pieces = [np.column_stack([one.x, one.y, one.z]) for one in file.chunk_iterator(max(1, CHUNK // header.point_format.size))]
+                pieces, kept, read = list[np.ndarray](), 0, 0
+                for one in file.chunk_iterator(max(1, CHUNK // header.point_format.size)):
+                    pieces.append(np.column_stack([one.x, one.y, one.z])[np.asarray(one.withheld) == 0])
+                    kept, read = kept + len(pieces[-1]), read + len(one)
         except (LaspyException, LazrsError, OSError) as error:
             raise ValueError(str(error)) from None
-        if sum(map(len, pieces)) != header.point_count:
-            raise BrokenSampleError(f"cut short: {name} has {sum(map(len, pieces)):,} of {header.point_count:,} points")
-        if not sum(map(len, pieces)):
-            raise BrokenSampleError(f"no points: {name}")
+        if read != header.point_count:
+            raise BrokenSampleError(f"cut short: {name} has {read:,} of {header.point_count:,} points")
+        if not kept:
+            raise BrokenSampleError(f"no points: {name}{' but withheld ones' if read else ''}")
         stored = {"intensity": "intensity", "classification": "classification", "red": "colour"}
         left_out = [what for key, what in stored.items() if key in others]
+        left_out += list(header.point_format.extra_dimension_names)[:TOLD]
+        left_out += ["points that are withheld, which means deleted"] if kept < read else []
         return Cloud(np.concatenate(pieces), left_out=tuple(left_out))
 
 
@@ -94,4 +100,17 @@ def read_bin(data: bytes, name: str) -> Cloud:
         tiny = sound and np.mean((table != 0) & (np.abs(table) < 1e-20)) > 0.01  # whole numbers read as floats
     if not spread or tiny:
         raise BrokenSampleError(f"not the points of {what}: {name}, its numbers are no x y z in metres with an intensity of 0 to 255")
+    if (fits := _columns_of(table.reshape(-1))) not in (0, width):
+        instead = "; name it .pcd.bin if it is of nuScenes" if fits == 5 else "; save its x, y, z as .npy"
+        raise BrokenSampleError(f"not the points of {what}: {name}, its numbers repeat after {fits} columns, not {width}{instead}")
     return Cloud(table[:, :3], left_out=("intensity", "ring")[: width - 3])
+
+
+def _columns_of(values: np.ndarray) -> int:
+    """The number of columns whose numbers stay nearest to those of the next row, 0 where none stands out. A wrong number mixes the columns,
+    so neighbours in a column differ as much as columns do."""
+    start = values[: 60 * 4096].astype(np.float64)
+    if len(start) < 120:
+        return 0
+    apart = {width: float(np.abs(start[width:] - start[:-width]).mean()) for width in (3, 4, 5, 6, 7) if not len(values) % width}
+    return next((one for one in apart if all(apart[one] < 0.8 * apart[other] for other in apart if other % one)), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ MAX_SCENE = 20_000_000
 
 
 class Mesh(NamedTuple):
-    """`vertices` n x 3 float64; `faces` m x 3 int64, none where the file has only points."""
+    """`vertices` n x 3 float64; `faces` m x 3 int64, none where the file has only points; `left_out` says what else it has."""
 
     vertices: np.ndarray
     faces: np.ndarray
+    left_out: tuple[str, ...] = ()
 
 
 class Cloud(NamedTuple):
@@ -31,6 +33,10 @@ class Cloud(NamedTuple):
     left_out: tuple[str, ...] = ()
 
 
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x19]")
+"""Bytes that no text has, whatever its code."""
+PIECE = 1 << 20
+"""Triangles whose areas are taken at once."""
 NO_FACES = np.empty((0, 3), np.int64)
 
 
@@ -53,8 +59,16 @@ def reading(what: str, name: str) -> Iterator[None]:
 
 
 def text_of(data: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 where its first bytes say so; line ends of any system become `\\n`. Raises `UnicodeDecodeError`."""
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "strict")
+    """Text in UTF-8, or in UTF-16 where its first bytes say so; line ends of any system become `\\n`. Raises `UnicodeDecodeError`.
+
+    Where it is no UTF-8, names and comments are in some older code: the numbers are the same in all of them.
+    """
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        if _CONTROL.search(data):
+            raise
+        text = data.decode("latin-1")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -74,9 +88,8 @@ def sampled(vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.
     wrong = ~(np.abs(vertices) <= np.finfo(np.float32).max).all(axis=1)
     if wrong.any():
         raise BrokenSampleError(f"coordinates that are not finite: {int(wrong.sum())} vertices")
-    corner, one, two = (vertices[faces[:, i]] for i in range(3))
-    across = np.cross(one - corner, two - corner)
-    doubled = np.linalg.norm(across, axis=1)
+    pieces = (_across(vertices, faces[at : at + PIECE]) for at in range(0, len(faces), PIECE))
+    doubled = np.concatenate([np.linalg.norm(across, axis=1) for across in pieces])
     total = doubled.sum()
     if not total > 0:
         raise BrokenSampleError(f"a mesh without area: {len(faces)} faces")
@@ -84,8 +97,15 @@ def sampled(vertices: np.ndarray, faces: np.ndarray, count: int, rng: np.random.
     u, v = rng.random((2, count, 1))
     outside = u + v > 1
     u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
-    points = corner[face] + u * (one - corner)[face] + v * (two - corner)[face]
-    return Cloud(points, across[face] / doubled[face, None].clip(min=1e-300))
+    corner, one, two = (vertices[faces[face, i]] for i in range(3))
+    points = corner + u * (one - corner) + v * (two - corner)
+    return Cloud(points, _across(vertices, faces[face]) / doubled[face, None].clip(min=1e-300))
+
+
+def _across(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The normals of triangles, of twice the length of their areas."""
+    corner, one, two = (vertices[faces[:, i]] for i in range(3))
+    return np.cross(one - corner, two - corner)
 
 
 def thinned(cloud: Cloud, count: int, rng: np.random.Generator) -> Cloud:

@@ -23,6 +23,8 @@ def read_stl(data: bytes, name: str) -> Mesh:
         if len(data) >= _HEAD and (len(data) == _HEAD + said * _FACET.itemsize or not _is_text(data)):
             if len(data) < (needed := _HEAD + said * _FACET.itemsize):
                 raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes, {said:,} facets need {needed:,}")
+            if (there := (len(data) - _HEAD) // _FACET.itemsize) > said and (len(data) - _HEAD) % _FACET.itemsize == 0:
+                raise BrokenSampleError(f"its header says less than is there: {name} says {said:,} facets and has {there:,}; write it anew")
             corners = np.frombuffer(data, _FACET, said, _HEAD)["corners"].reshape(-1, 3)
         else:
             text = text_of(data)
@@ -37,4 +39,4 @@ def read_stl(data: bytes, name: str) -> Mesh:
 
 
 def _is_text(data: bytes) -> bool:
-    return data.lstrip()[:5].lower() == b"solid" and b"\0" not in data[:1000]
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower() == b"solid" and b"\0" not in data[:1000]

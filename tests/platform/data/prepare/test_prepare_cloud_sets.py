@@ -8,11 +8,16 @@ import h5py
 import numpy as np
 import pytest
 
+from sightline.methods.errors import CallError
 from sightline.pipelines.__main__ import main
+from sightline.platform.core import budget
 from sightline.platform.data.clouds import centred, decode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.prepare.cloud_arrays import split_in_name
 from sightline.platform.data.prepare.clouds import entry
+from sightline.platform.data.prepare.files import lines_of
+from sightline.platform.data.remarks import collected
+from sightline.platform.evaluation import encode_source
 
 G = np.random.default_rng(0)
 NORMALS = (lambda v: v / np.linalg.norm(v, axis=2, keepdims=True))(G.normal(size=(4, 20, 3)))
@@ -120,3 +125,42 @@ def test_what_is_not_stored_is_said_and_mac_folders_are_no_classes(tmp_path: Pat
     assert made.manifest.classes == ("chair", "table") and made.rows == 4 and "normals" not in made.manifest.columns
     for what in ("4 cloud(s), not stored: colour", "not read in set: 1 .dae", "4 in __MACOSX"):
         assert what in said
+
+
+def test_hdf5_in_groups_in_links_and_with_unknown_filters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clouds = G.random((4, 20, 3)).astype("f4")
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        file["train/points"], file["train/label"] = clouds, [1, 2, 1, 2]
+    assert prepare("arrays", tmp_path / "groups.h5", "--out", tmp_path / "out") == 0
+    assert "labels of groups.h5 begin with 1" in capsys.readouterr().out
+    row = next(row for table in Dataset.open(tmp_path / "out/train").scan() for row in table.to_pylist() if row["id"].endswith("3"))
+    assert np.array_equal(decode_points(row["points"]), clouds[3]) and row["label"] == 2
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        file["data"], file["scans/one"] = h5py.ExternalLink("groups.h5", "train/points"), clouds
+    assert prepare("arrays", tmp_path / "links.h5", "--out", tmp_path / "none") == 2
+    assert "what is not opened: data (a link, virtual, or too large), scans (a group)" in " ".join(capsys.readouterr().err.split())
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        file.create_dataset("data", data=clouds, compression="gzip")
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
+    assert prepare("arrays", tmp_path / "packed.h5", "--out", tmp_path / "none") == 2
+    assert "is packed with deflate (filter 1), which is not installed" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_named_both_train_and_test_is_no_split() -> None:
+    assert split_in_name(Path("train_test_0.h5")) == "" and split_in_name(Path("train_0_train.h5")) == "train"
+
+
+def test_encode_tells_of_columns_that_it_does_not_use(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "a.txt", np.hstack([G.random((50, 3)), G.integers(0, 255, (50, 3))]))
+    with collected() as remarks:
+        assert encode_source._file(tmp_path, "a.txt", True).shape == (50, 3)
+    assert remarks == {"cloud(s), not used: colour": 1}
+
+
+def test_a_list_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    monkeypatch.setattr(budget, "TEXT_BYTES", 3)
+    with pytest.raises(CallError, match="it has 4 bytes; at most 3 of text are read"):
+        lines_of(tmp_path / "list.txt")

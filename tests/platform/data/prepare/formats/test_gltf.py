@@ -251,3 +251,15 @@ def test_the_cases_from_the_field() -> None:
     for name in ("draco.glb", "draco_mixed.glb"):
         with pytest.raises(BrokenSampleError, match="KHR_draco_mesh_compression"):
             gltf.read_gltf((CASES / "glb-draco" / name).read_bytes(), name, fetch=lambda name: b"")
+
+
+def test_what_a_scene_hides_and_what_points_have_besides_is_told() -> None:
+    hidden = {"mesh": 0, "translation": [10, 0, 0], "extensions": {"KHR_node_visibility": {"visible": False}}}
+    scene = Document(scenes=[{"nodes": [0, 1]}], nodes=[{"mesh": 0}, hidden])
+    scene.more["meshes"] = [{"primitives": [scene.mesh()]}]
+    found = scene.read()
+    assert found.vertices[:, 0].max() == 2 and found.left_out == ("parts that the scene hides",)
+    points = Document()
+    points.more["meshes"] = [{"primitives": [points.mesh(indices=None, mode=0)]}]
+    points.more["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = 0
+    assert points.read().left_out == ("COLOR_0",)

@@ -12,7 +12,7 @@ import pytest
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.prepare.formats import pcd
 from sightline.platform.data.prepare.formats.columns import named_cloud, nameless_cloud
-from sightline.platform.data.prepare.formats.lists import read_text
+from sightline.platform.data.prepare.formats.lists import read_array_file, read_text
 from sightline.platform.data.prepare.formats.ply import read_ply
 from sightline.platform.data.prepare.formats.scans import read_bin, read_las
 from sightline.platform.data.prepare.formats.shapes import Cloud
@@ -245,3 +245,59 @@ def test_colours_from_the_field_are_no_normals() -> None:
     for path in (CASES / "points-xyzrgb-as-normals").glob("*.txt"):
         cloud = read_text(path.read_bytes(), ".txt", path.name)
         assert cloud.normals is None and cloud.part is None and cloud.left_out == ("colour",)
+
+
+def saved(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def test_columns_that_would_be_taken_for_others_are_refused() -> None:
+    count = np.arange(60)[:, None]
+    with pytest.raises(BrokenSampleError, match="its first column counts the rows"):
+        nameless_cloud(np.hstack([count, XYZ]), "a.txt")
+    with pytest.raises(BrokenSampleError, match="two columns are named x"):
+        read_text(b"x,y,z,x\n1,2,3,4\n", ".csv", "a.csv")
+    with pytest.raises(BrokenSampleError, match="two columns are named x"):
+        named_cloud({"x (m)": count, "X [ft]": count, "y": count, "z": count}, "a.csv")
+
+
+def test_decimal_commas_between_spaces_or_tabs() -> None:
+    for between in (" ", "\t"):
+        text = "\n".join(between.join(f"{value:.6f}".replace(".", ",") for value in row) for row in XYZ)
+        assert np.allclose(read_text(text.encode(), ".txt", "a.txt").points, XYZ, atol=1e-6)
+
+
+def test_archives_give_their_normals_and_tell_of_the_rest() -> None:
+    cloud = read_array_file(saved(points=XYZ, normals=NORMALS, occupancies=np.zeros(8, "u1")), ".npz", "a.npz")
+    assert np.array_equal(cloud.normals, NORMALS) and cloud.left_out == ("occupancies",)  # type: ignore[arg-type]
+    assert read_array_file(saved(points=XYZ, normals=NORMALS * 2), ".npz", "a.npz").left_out == ("normals",)
+    table = np.zeros(60, [("x", "f8"), ("y", "f8"), ("z", "f8"), ("intensity", "f4")])
+    table["x"], table["y"], table["z"] = XYZ.T
+    file = io.BytesIO()
+    np.save(file, table)
+    cloud = read_array_file(file.getvalue(), ".npy", "a.npy")
+    assert np.array_equal(cloud.points, XYZ) and cloud.left_out == ("intensity",)
+
+
+def test_withheld_points_of_las_are_deleted_ones() -> None:
+    import laspy
+
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x, las.y, las.z = XYZ.T
+    las.withheld = (np.arange(60) < 20).astype("u1")
+    file = io.BytesIO()
+    las.write(file)
+    cloud = read_las(file.getvalue(), "a.las")
+    assert np.allclose(cloud.points, XYZ[20:], atol=0.01) and "points that are withheld, which means deleted" in cloud.left_out
+
+
+@pytest.mark.parametrize("width", [3, 5, 6])
+def test_bin_of_another_number_of_columns_is_never_scrambled(width: int) -> None:
+    """All numbers positive, as an intensity is, and as many as rows of four would have."""
+    near, ring = np.linspace(1, 70, 1200), np.arange(1200) % 32
+    rows = np.column_stack([near, np.full(1200, 20.0), *G.random((2, 1200)), ring, G.random(1200)])
+    with pytest.raises(BrokenSampleError, match=f"repeat after {width} columns, not 4"):
+        read_bin(rows[:, :width].astype("<f4").tobytes(), "a.bin")
+    assert len(read_bin(rows[:, :4].astype("<f4").tobytes(), "a.bin").points) == 1200

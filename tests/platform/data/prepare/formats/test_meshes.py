@@ -10,6 +10,7 @@ import pytest
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.prepare import meshes
+from sightline.platform.data.prepare.formats import obj, shapes
 from sightline.platform.data.prepare.formats.polygons import Polygons, triangulated
 from sightline.platform.data.prepare.formats.shapes import Cloud, Mesh
 
@@ -115,11 +116,11 @@ def test_stl_of_any_kind() -> None:
     facet = "facet normal 0 0 1\n outer loop\n  vertex 0 0 0\n  VERTEX 2e0 0 0\n  vertex 0 1 0\n endloop\nendfacet\n"
     text = f"solid my vertex solid\n{facet}endsolid my vertex solid\nsolid two\n{facet}endsolid\n"
     for ends in ("\n", "\r\n", "\r"):
-        assert turned_areas(*mesh("a.stl", text.replace("\n", ends))).tolist() == [1, 1]
+        assert turned_areas(*mesh("a.stl", text.replace("\n", ends))[:2]).tolist() == [1, 1]
     one = np.array([0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0], "<f4").tobytes() + b"\0\0"
     for head in (b"solid binary".ljust(80), b"\0" * 80):
         for rest in (b"", b"more") if head[:1] == b"\0" else (b"",):
-            assert turned_areas(*mesh("a.stl", head + struct.pack("<I", 1) + one + rest)).tolist() == [1]
+            assert turned_areas(*mesh("a.stl", head + struct.pack("<I", 1) + one + rest)[:2]).tolist() == [1]
     with pytest.raises(BrokenSampleError, match=r"cut short: a\.stl has 134 bytes, 2 facets need 184"):
         parsed("a.stl", b"\0" * 80 + struct.pack("<I", 2) + one)
 
@@ -180,3 +181,60 @@ def test_mixed_polygons_from_the_field() -> None:
     for path in sorted((CASES / "ply-mixed-polygons").glob("*.ply")):
         found = mesh(path.name, path.read_bytes())
         assert turned_areas(found.vertices, found.faces).tolist() == [0.5, 0.5, 0.5], path.name
+
+
+def test_obj_read_many_lines_at_once_is_what_its_lines_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faces from either end and with normals, quads, comments and materials; long runs of lines are read by NumPy."""
+    rng = np.random.default_rng(0)
+    corners = rng.random((200, 3)).round(6)
+    rows = ["v " + " ".join(map(str, row)) for row in corners]
+    faces = rng.integers(1, 201, (300, 3))
+    lines = [
+        *rows,
+        *(f"f {a}//{b} {b}/1/2 {c - 201}" for a, b, c in faces),
+        "usemtl b",
+        *(f"f {a} {b} {c}  # no" for a, b, c in faces[::-1]),
+    ]
+    lines += [*(f"f {a} {b} {c} {a}" for a, b, c in faces[:90]), *(f"v {a} {b} {c} 1 0 0" for a, b, c in corners), "f -1 -2 -3"]
+    fast = mesh("a.obj", "\n".join(lines))
+    monkeypatch.setattr(obj, "MANY", 10**9)
+    slow = mesh("a.obj", "\n".join(lines))
+    assert np.array_equal(fast.vertices, slow.vertices) and np.array_equal(fast.faces, slow.faces) and len(fast.faces) > 690
+    assert np.array_equal(fast.vertices, np.concatenate([corners, corners]))
+    for wrong in ("f 0 1 2", "f 1 2 x", "f /1 /2 /3", "v 1 2 # 3"):
+        monkeypatch.undo()
+        with pytest.raises(BrokenSampleError):
+            mesh("a.obj", "\n".join([*rows, *[wrong] * 100]))
+
+
+def test_obj_and_stl_with_old_letters_and_what_would_be_lost() -> None:
+    square = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    assert len(mesh("a.obj", ("# caf\xe9\nusemtl m\xfcll\n" + square + "f 1 2 \\ \n 3 4\n").encode("latin-1")).faces) == 2
+    with pytest.raises(BrokenSampleError, match=r"curved surfaces \(surf\) are not read"):
+        mesh("a.obj", square + "f 1 2 3\nsurf 0 1 0 1 1 2 3 4\nend\n")
+    facet = struct.pack("<12fH", 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0)
+    for said in (0, 2):
+        with pytest.raises(BrokenSampleError, match=f"says {said} facets and has 4"):
+            mesh("a.stl", b"\0" * 80 + struct.pack("<I", said) + 4 * facet)
+
+
+def test_areas_in_pieces_give_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vertices, faces = rng.random((30, 3)), rng.integers(0, 30, (100, 3))
+    whole = shapes.sampled(vertices, faces, 50, np.random.default_rng(1))
+    monkeypatch.setattr(shapes, "PIECE", 7)
+    pieces = shapes.sampled(vertices, faces, 50, np.random.default_rng(1))
+    assert np.array_equal(whole.points, pieces.points) and np.array_equal(whole.normals, pieces.normals)
+
+
+def test_what_is_no_mesh_is_told_by_its_content(tmp_path: Path) -> None:
+    for content, says in ((b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"), (b"<!DOCTYPE html>", "web page")):
+        (tmp_path / "a.glb").write_bytes(content)
+        with pytest.raises(BrokenSampleError, match=says):
+            meshes.read_cloud(str(tmp_path / "a.glb"), 10, np.random.default_rng(0))
+
+
+def test_points_in_binary_may_be_larger_than_text(tmp_path: Path) -> None:
+    for name, content, limit in (("a.npy", b"\x93NUMPY\0", 256), ("a.pcd", b"VERSION 0.7\n", 64), ("a.glb", b"glTF\0\0", 64)):
+        (tmp_path / name).write_bytes(content)
+        assert meshes.limit_of(str(tmp_path / name)) == limit * 2**20
