@@ -56,6 +56,13 @@ def in_time(files: list[str]) -> list[str]:
     return [file for _, file in sorted(zip(map(float, stems), files, strict=True))]
 
 
+def frame_names(files: Sequence[str]) -> list[str]:
+    """What the frames of a sequence are called in ids: the stem, or the whole path where another frame has the same stem."""
+    stems = [Path(file).stem for file in files]
+    counts = Counter(stems)
+    return [stem if counts[stem] == 1 else file for stem, file in zip(stems, files, strict=True)]
+
+
 @dataclass
 class Tree:
     """The files below a folder and what else was met there.

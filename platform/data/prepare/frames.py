@@ -14,7 +14,7 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
 from .companions import take_photos
-from .files import Tree, below, existing_folder, folder_of, in_time, suffix_of
+from .files import Tree, below, existing_folder, folder_of, frame_names, in_time, suffix_of
 from .found import Found
 from .layouts import unread_cameras
 from .options import gaps, option
@@ -91,6 +91,7 @@ def _pair_up(
 ) -> None:
     files, known, timed = _with_cameras(folder, files, cameras, found.skips)
     rng = keyed_rng("frames", seed, scene)
+    names = frame_names([file.name for file in files])
     if len(files) <= min(gaps):
         found.skips.append((scene, f"a sequence of {len(files)} frames has no two frames {min(gaps)} apart"))
     for gap in gaps:
@@ -101,7 +102,7 @@ def _pair_up(
             pose1, pose2 = (camera.pose if camera else None for camera in (camera1, camera2))
             found.items.append(
                 Pair(
-                    id=f"{scene}/{one.stem}-{two.stem}",
+                    id=f"{scene}/{names[order[0]]}-{names[order[1]]}",
                     scene=scene,
                     image1=str(one),
                     image2=str(two),

@@ -16,7 +16,7 @@ from sightline.platform.data.geometry import Placement, covisibility, depth_intr
 
 from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
 from .depth_options import DepthOptions
-from .files import existing_folder, read_file
+from .files import existing_folder, frame_names, read_file
 from .found import Found
 from .layouts import no_cameras
 from .options import bounds, option, positive
@@ -88,6 +88,7 @@ class Rgbd(DepthOptions, PairSource):
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
         views = list(_views(cameras, folder, scale, found.skips))
+        names = frame_names([view.frame.file for view in views])
         times = [view.frame.time_s if cameras.timed else None for view in views]
         rng = keyed_rng("rgbd", seed, name)
         for start, one in enumerate(views):
@@ -98,7 +99,8 @@ class Rgbd(DepthOptions, PairSource):
                     good.append((start + gap, value))
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
                 order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
-                found.items.append(_pair(folder, name, views, order, good[pick][1], scale, times[order[0]]))
+                pair_id = f"{name}/{names[order[0]]}-{names[order[1]]}"
+                found.items.append(_pair(folder, name, pair_id, views, order, good[pick][1], scale, times[order[0]]))
         doubt = _doubt(views)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -143,11 +145,18 @@ def _views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tupl
 
 
 def _pair(
-    folder: Path, name: str, views: list[_View], order: tuple[int, int], overlap: float, scale: float | None, time: float | None
+    folder: Path,
+    name: str,
+    pair_id: str,
+    views: list[_View],
+    order: tuple[int, int],
+    overlap: float,
+    scale: float | None,
+    time: float | None,
 ) -> Pair:
     one, two = (views[i] for i in order)
     return Pair(
-        id=f"{name}/{Path(one.frame.file).stem}-{Path(two.frame.file).stem}",
+        id=pair_id,
         scene=name,
         image1=f"{folder}/{one.frame.file}",
         image2=f"{folder}/{two.frame.file}",

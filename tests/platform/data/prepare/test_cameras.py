@@ -270,6 +270,22 @@ def test_the_gap_between_splits_holds_for_frames_in_any_order(tmp_path: Path, ti
         assert min(abs(a - b) for a in train for b in val) > 4, type(source).__name__
 
 
+def test_frames_of_one_stem_have_ids_of_their_own(tmp_path: Path) -> None:
+    """Two cameras that number their frames alike; photos that differ in their suffix."""
+    write_frames(tmp_path, 4)
+    for i, one in enumerate(("a/0", "a/1", "b/0", "b/1")):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / f"color/{i}.png").rename(tmp_path / f"{one}.png")
+    entries = json.loads((tmp_path / "cameras.json").read_text())["frames"]
+    write_cameras(tmp_path, [{**entry, "file": f"{'ab'[i // 2]}/{i % 2}.png"} for i, entry in enumerate(entries)])
+    ids = [pair.id for pair in Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").items]
+    assert len(set(ids)) == len(ids) == 6
+    for name in ("1.png", "1.PNG"):
+        write_png(tmp_path / "same" / name, np.zeros((40, 40, 3), np.uint8))
+    (pair,) = Frames().find(str(tmp_path / "same"), "x").items
+    assert sorted(pair.id.removeprefix("x/").split("-")) == ["1.PNG", "1.png"]
+
+
 def test_times_that_some_frames_lack_are_not_mixed_with_places(tmp_path: Path) -> None:
     write_frames(tmp_path, 4)
     entries = json.loads((tmp_path / "cameras.json").read_text())["frames"]
