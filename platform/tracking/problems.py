@@ -149,7 +149,9 @@ def explain(error: BaseException, place: Place) -> TrackingProblem:
         return _away(place, line)
     if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"):
         return _away(place, line)
-    return TrackingProblem(Kind.OTHER, f"MLflow in {place} does not take it: {line}", "see what it says of this")
+    variable = re.search(r"\bMLFLOW_[A-Z_]+", line) if isinstance(error, ValueError) else None
+    hint = f"correct the variable {variable[0]}, or unset it" if variable else "see what it says of this"
+    return TrackingProblem(Kind.OTHER, f"MLflow in {place} does not take it: {line}", hint)
 
 
 FILES_HINT = (
@@ -220,6 +222,14 @@ def _no_mlflow(place: Place) -> TrackingProblem:
 
 def _ask_server(place: Place) -> TrackingProblem | None:
     quiet_mlflow()
+    from mlflow.environment_variables import (
+        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        MLFLOW_HTTP_REQUEST_TIMEOUT,
+    )
+
+    for variable in (MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR, MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT):
+        variable.get()  # type: ignore[no-untyped-call]  # raises `ValueError` where it is no number, as every later request would
     problem, found = _answer(place, "experiments/get-by-name", {"experiment_name": place.experiment})
     if problem:
         return problem

@@ -267,3 +267,11 @@ def test_the_place_of_a_record_moves_with_its_home(tmp_path: Path, monkeypatch: 
     assert place_of(record) == sqlite_uri(old / "mlflow.db")
     record.tracking_uri = "http://host:5000"
     assert place_of(record) == "http://host:5000"
+
+
+def test_a_variable_of_mlflow_that_is_none_is_told_before_training(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.status, server.body = 200, of_mlflow(experiment={"lifecycle_stage": "active"})
+    assert find_problem(Place(server.uri, "sightline")) is None
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "abc")
+    found = find_problem(Place(server.uri, "sightline"))
+    assert found is not None and not found.away and found.hint == "correct the variable MLFLOW_HTTP_REQUEST_TIMEOUT, or unset it"
