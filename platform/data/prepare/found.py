@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from sightline.methods.errors import CallError
-from sightline.platform.data.manifest import Source
+from sightline.platform.data.manifest import MANIFEST_NAME, Source
 from sightline.platform.data.shard_stats import reasons, skipped_table
 
 from .files import Tree
@@ -71,7 +72,9 @@ def joined(found: Sequence[Found[T]], kind: str, noun: str) -> Found[T]:
             told = "; ".join([*([f"skipped: {reasons(skipped_table(one.skips))}"] if one.skips else []), *one.notes])
             raise CallError(
                 f"no {noun} were found in {one.source.where}{f'; {told}' if told else ''}",
-                f"see `sightline prepare {kind} --help` for the layouts",
+                "it is a data set already: look at it with `sightline inspect`, train on it with data.train=..."
+                if (Path(one.source.where) / MANIFEST_NAME).is_file()
+                else f"see `sightline prepare {kind} --help` for the layouts",
             )
         require_same_classes(first.classes, first.source.where, one.classes, one.source.where)
         if set(one.parts) != set(first.parts):

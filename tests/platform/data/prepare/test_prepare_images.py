@@ -234,6 +234,13 @@ def test_lines_without_label_among_others_are_skipped_and_one_class_is_refused(t
         listed.ListedImages().find(str(tmp_path / "none.txt"), "l")
 
 
+def test_a_finished_data_set_is_no_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(CallError, match="no images were found") as caught:
+        joined([image_folder.ImageFolder().find(str(tmp_path), "x")], "images", "images")
+    assert caught.value.hint.startswith("it is a data set already")
+
+
 def test_a_line_whose_file_is_missing_makes_no_class(tmp_path: Path) -> None:
     """The head line of a table was a class of its own."""
     path = _list(tmp_path, "image label", "0.jpg b", ".\\1.jpg a", f"{'x' * 300} c", "gone.jpg d")
