@@ -28,6 +28,8 @@ def home_text() -> str:
 def _home() -> tuple[Path, str]:
     if named := os.environ.get("SIGHTLINE_HOME"):
         folder = Path(named).expanduser().absolute()
+        if ".." in folder.parts:
+            folder = folder.resolve()
         if folder.is_file():
             raise CallError(f"$SIGHTLINE_HOME = {named} is a file", "name a folder: export SIGHTLINE_HOME=FOLDER")
         return folder, "$SIGHTLINE_HOME"

@@ -319,3 +319,14 @@ def test_a_user_without_a_home_folder_has_the_default_home(tmp_path: Path, monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     assert main(["clean"]) == 0
+
+
+def test_a_home_is_told_without_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.platform.core.paths import home
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    for named, folder in (("../runs", tmp_path / "runs"), ("../link", tmp_path / "here"), (str(tmp_path / "link"), tmp_path / "link")):
+        monkeypatch.setenv("SIGHTLINE_HOME", named)
+        assert home() == folder
