@@ -32,6 +32,8 @@ _RANKS = (
 _COMMON = ("model.", "net.", "network.", "backbone.", "encoder.", "teacher.", "student.")
 """Before all names of a checkpoint that has none of the anchors: it may be of another layout that a method understands."""
 _DEPTH = 6
+APART = re.compile(r"attention\.(query|key)\.|self_attn\.[qk]_proj\.")
+"""In the names of Hugging Face's transformers."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,12 @@ def nothing(content: Mapping[str, Any], found: StateDict, layout: str, example: 
         return SightlineError(
             f"none of the 0 tensors has a {layout} name: the file holds the state of an optimiser or the like, no weights",
             "name the file of weights; trainers often write them beside it",
+        )
+    if any(APART.search(name) for name in found.tensors):
+        return SightlineError(
+            f"none of the {len(found.tensors)} tensors has a {layout} name: they have the names of Hugging Face's transformers, "
+            "with query, key and value apart",
+            f"name a checkpoint of {layout}, or the same weights as timm publishes them (--method timm)",
         )
     return SightlineError(
         f"none of the {len(found.tensors)} tensors has a {layout} name; the first is {next(iter(found.tensors), 'absent')!r}",

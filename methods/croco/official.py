@@ -67,7 +67,7 @@ def settings_of(content: Content) -> Sections:
 def load(content: Content, into: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], LoadReport]:
     """State for a `CrocoPretext` of `config`, whose present state is `into`: see `from_official`."""
     found = find(content, ANCHORS)
-    if not found.tensors:
+    if not found.tensors.keys() & {official_name(name) for name in into}:
         raise nothing(content, found, "CroCo", ANCHORS[0])
     state, match = from_official(found.tensors, into, config)
     unexpected = (*match.unexpected, *found.outside)

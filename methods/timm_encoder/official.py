@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..contract import Content, LoadReport, Sections
 from ..errors import SightlineError
-from ..state_dicts import find, fitted
+from ..state_dicts import APART, find, fitted, nothing
 from .config import TimmConfig, TimmModel
 from .network import TimmEncoder
 
@@ -49,6 +49,8 @@ def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tu
                 f"in {config.model.name}",
                 "name the timm model that these weights belong to: model.name=...",
             )
+    if not state and any(APART.search(name) for name in tensors):
+        raise nothing(content, found, "timm", "blocks.0.attn.qkv.weight")
     if not state:
         raise SightlineError(
             f"none of the {len(tensors)} tensors has a place in {config.model.name}; the first is {next(iter(tensors), 'absent')!r}",

@@ -59,8 +59,9 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a published file: nested dicts of tensors and plain values.
 
     PyTorch's files (zip or the older pickle) are read with `weights_only=True`; besides what torch allows, an `argparse.Namespace`, which
-    becomes a dict, and NumPy's numbers are taken. A safetensors file gives `{"model": tensors}` and what a JSON file of the same stem
-    says; Flax's msgpack gives its own maps, NumPy's `.npz` its arrays by name. Weights in several files are read by their index
+    becomes a dict, paths, which become text, and NumPy's numbers are taken. A safetensors file gives `{"model": tensors}` and what a JSON
+    file of the same stem says; Flax's msgpack gives its own maps, NumPy's `.npz` its arrays by name. Weights in several files are read by
+    their index
     (`model.safetensors.index.json`) or the folder that holds it. Raises `CallError` for what is no such file, `SightlineError` for one that
     is not whole, that asks for more memory than it may, or that holds an object that only running its code could make; it names the class.
     """
@@ -322,10 +323,15 @@ def _allowed() -> list[Any]:
     scalar = np.float64(0).__reduce__()[0]
     return [
         argparse.Namespace,
+        *((_path_text, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
         np.dtype,
         *{type(np.dtype(name)) for name in _NUMPY},
         *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
     ]
+
+
+def _path_text(*parts: str) -> str:
+    return "/".join(map(str, parts)).replace("//", "/")
 
 
 def _refusal(path: Path, text: str) -> SightlineError:

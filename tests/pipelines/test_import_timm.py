@@ -74,6 +74,13 @@ def test_a_wrong_call_names_the_thing_and_writes_nothing(words: list[str], code:
 
 
 @pytest.mark.slow
+def test_the_names_of_another_library_are_told(ask: Ask, tmp_path: Path) -> None:
+    torch.save({"vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(24, 24)}, tmp_path / "hf.bin")
+    for words in (WORDS, ["--method", "croco", "model.image_size=64"]):
+        code, _, said = ask("import", tmp_path / "hf.bin", *words, "--out", tmp_path / "out.safetensors")
+        assert code == 1 and "names of Hugging Face's transformers" in " ".join(said.split())
+
+
 def test_weights_that_came_in_teach_a_run(ask: Ask, tmp_path: Path) -> None:
     checkpoint(tmp_path / "vit.pth")
     file = tmp_path / "vit.safetensors"

@@ -60,6 +60,13 @@ def test_a_trainers_file_with_its_namespace_comes_in_as_plain_values(tmp_path: P
     json.dumps({key: value for key, value in content.items() if key != "model"})
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_paths_among_a_trainers_arguments_come_in_as_text(tmp_path: Path, zipped: bool) -> None:
+    given = {"model": {"w": torch.zeros(2)}, "args": argparse.Namespace(output_dir=Path("/runs/one"), data=Path("set"))}
+    torch.save(given, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert read(tmp_path / "a.pth")["args"] == {"output_dir": "/runs/one", "data": "set"}
+
+
 def test_numbers_of_numpy_1_come_in_too(tmp_path: Path) -> None:
     torch.save(trainers_file(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     before = (tmp_path / "a.pth").read_bytes()

@@ -22,6 +22,8 @@ KEYS = ("points", "xyz", "pc", "arr_0")
 """Of an `.npz` with several arrays, the first of these."""
 COMMENTS = ("#", "//", "%")
 _DECIMAL = re.compile(r"-?\d+,\d+([eE][-+]?\d+)?")
+MAX_LINE = 10_000
+"""Characters."""
 HEADER_LINES = 20
 """A header or a count stands in the first lines, or there is none."""
 
@@ -30,6 +32,8 @@ def read_text(data: bytes, suffix: str, name: str) -> Cloud:
     """x y z and more of each point on a line, between spaces, tabs, commas or semicolons (decimal commas where these are no commas)."""
     with reading(suffix[1:].upper(), name):
         lines = text_of(data).split("\n")
+        if (longest := max(map(len, lines[:HEADER_LINES]))) > MAX_LINE:
+            raise BrokenSampleError(f"a line of {longest:,} characters, which is no point: {name}")
         start, names = _beginning(lines)
         first = lines[start] if start < len(lines) else ""
         delimiter = next((mark for mark in (";", ",") if mark in first), None)

@@ -269,6 +269,11 @@ def test_decimal_commas_between_spaces_or_tabs() -> None:
         assert np.allclose(read_text(text.encode(), ".txt", "a.txt").points, XYZ, atol=1e-6)
 
 
+def test_a_line_without_end_is_refused_before_its_numbers_are_read() -> None:
+    with pytest.raises(BrokenSampleError, match="a line of 12,000 characters"):
+        read_text(b"1 " * 6000, ".txt", "a.txt")
+
+
 def test_archives_give_their_normals_and_tell_of_the_rest() -> None:
     cloud = read_array_file(saved(points=XYZ, normals=NORMALS, occupancies=np.zeros(8, "u1")), ".npz", "a.npz")
     assert np.array_equal(cloud.normals, NORMALS) and cloud.left_out == ("occupancies",)  # type: ignore[arg-type]
