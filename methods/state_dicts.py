@@ -188,7 +188,6 @@ def _check_plain(tensors: Mapping[str, Tensor]) -> None:
     for what, wrong in (
         ("quantised", lambda t: t.is_quantized),
         ("sparse", lambda t: t.layout != torch.strided),
-        ("without values (device meta)", lambda t: t.is_meta),
         ("nested", lambda t: t.is_nested),
     ):
         if named := [name for name, tensor in tensors.items() if wrong(tensor)]:  # type: ignore[no-untyped-call]

@@ -72,8 +72,7 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     part = folder / f".part-{uuid.uuid4().hex[:8]}"
     try:
         make_folder(folder)
-        for stale in folder.glob(".part-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        clear(folder)
         part.mkdir()
         for stem, named in tensors.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, part / f"{stem}.safetensors")
@@ -101,6 +100,12 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
             with contextlib.suppress(OSError):
                 shutil.rmtree(hide(old), ignore_errors=True)
     return final
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left half written or half deleted. Only for the process that writes checkpoints here."""
+    for stale in folder.glob(".part-*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def steps(folder: Path) -> list[Path]:

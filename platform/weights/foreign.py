@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.budget import UNPACKED, OverBudgetError, check_members, check_unpacked, parse_json
 
 from .format import FOREIGN, KEY, read_safetensors
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_BYTES = 64 << 30
 """A larger file is no encoder's checkpoint; one of ViT-H with its optimiser has 8 GiB."""
@@ -101,7 +104,7 @@ def _content(path: Path, head: bytes) -> dict[str, Any]:
 
 def held_bytes(content: Mapping[str, Any]) -> int:
     """Bytes of the tensors in `content`, what several share counted once."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _strided(content)}.values())
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _plain(content)}.values())
 
 
 def _file(path: Path) -> Path:
@@ -297,22 +300,31 @@ def _torch(path: Path, mmap: bool) -> dict[str, Any]:
 
 
 def _check_shapes(content: Mapping[str, Any]) -> None:
-    """A tensor can repeat one value over any shape. Raises `OverBudgetError` where they would take much more than the file holds."""
-    repeated = sum(max(0, t.numel() * t.element_size() - t.untyped_storage().nbytes()) for t in _strided(content))
+    """A tensor can repeat one value over any shape, or have none. Raises `OverBudgetError` where tensors would take much more than the file
+    holds, and `SightlineError` for those without values."""
+    if empty := sum(tensor.is_meta for tensor in _tensors(content)):
+        raise SightlineError(f"{empty} of its tensors have no values (device meta)", "save the weights after they were loaded")
+    repeated = sum(max(0, t.numel() * t.element_size() - t.untyped_storage().nbytes()) for t in _plain(content))
     if repeated > UNPACKED:
         raise OverBudgetError(f"its tensors repeat values up to {repeated:,} bytes beyond those in the file; at most {UNPACKED:,} are made")
 
 
-def _strided(value: Any) -> Iterator[Any]:
-    """The tensors in a content that have values in memory."""
+def _plain(content: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """Those that have values in memory, one after another."""
+    import torch
+
+    return (t for t in _tensors(content) if t.layout == torch.strided and not t.is_meta and not t.is_nested)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in a content."""
     import torch
 
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()
         if isinstance(here, torch.Tensor):
-            if here.layout == torch.strided and not here.is_meta and not here.is_nested:
-                yield here
+            yield here
         elif isinstance(here, Mapping | list | tuple) and id(here) not in seen:
             seen.add(id(here))
             waiting.extend(here.values() if isinstance(here, Mapping) else here)

@@ -390,6 +390,7 @@ def test_shapes_are_checked() -> None:
         built(small()).contrast(torch.zeros(2, 16, 8), torch.zeros(2, 15, 8), torch.zeros(2, 16, dtype=torch.bool))
 
 
+@pytest.mark.slow
 def test_golden_losses() -> None:
     sections = {"model": SMALL, "pretext": {"mask_cell": 16, "teacher_momentum": 0.9}, "loss": {}, "augment": {}}
     sections["model"] = {**SMALL, "position_table": True, "relative_bias": "both", "drop_path": 0.1}

@@ -309,6 +309,7 @@ def test_the_method_says_what_it_is() -> None:
     assert grid_positions((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
 
 
+@pytest.mark.slow
 def test_golden_losses() -> None:
     """Two microbatches a step, rotary positions, colour jitter, hidden patches alone, weight decay and clipping."""
     small = {"encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}

@@ -107,7 +107,7 @@ def test_an_image_smaller_than_the_crop_is_a_broken_sample() -> None:
         ({"pretext": {"mask_ratio": 1.0}}, ["pretext.mask_ratio", "less than 1"]),
         ({"pretext": {"mask_ratio": 0}}, ["pretext.mask_ratio", "greater than 0"]),
         ({"model": {"image_size": 32}, "pretext": {"mask_ratio": 0.2}}, ["int(0.2 * 4) = 0 of the 4 patches", "from 0.25"]),
-        ({"pretext": {"mask_ration": 0.5}}, ["pretext.mask_ration", "did you mean 'mask_ratio'?"]),
+        ({"pretext": {"mask_ration": 0.5}}, ["pretext.mask_ration", "did you mean 'pretext.mask_ratio'?"]),
         ({"model": {"position": "learned"}}, ["model.position", "'cosine' or 'rope'"]),
         ({"augment": {"brightness": -1}}, ["augment.brightness"]),
         ({"model": {"image_size": "large"}}, ["model.image_size = 'large'"]),

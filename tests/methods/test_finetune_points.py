@@ -214,6 +214,7 @@ def test_a_microbatch_of_one_is_refused() -> None:
         build(config)(batch(config, 1), MicrobatchRng(0, 0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["sum", "concat"])
 def test_a_few_steps_learn(pooling: str) -> None:
     config = configured({"pooling": pooling}, pretext={"label_smoothing": 0.0})

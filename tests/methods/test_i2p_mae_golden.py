@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import golden
+import pytest
 
 from sightline.methods.i2p_mae import method
 
@@ -11,6 +12,7 @@ LR, KINKS = 3e-5, 1e-2
 of a group becomes the largest: the same change moves their norm by 8e-4."""
 
 
+@pytest.mark.slow
 def test_golden_losses() -> None:
     """Two groups a step, drop path, guided masks and the loss of features by way of the stage."""
     model = {"points": 64, "groups": [32, 16, 8], "neighbours": [4, 4, 4], "dims": [12, 24, 48], "depths": [1, 1, 1], "embed": [8, 16]}

@@ -385,6 +385,7 @@ def test_the_method_says_what_it_is() -> None:
     assert (method.id, method.kind) == ("loca", "images") and set(LocaConfig().loss.model_dump()) < METRICS.keys()
 
 
+@pytest.mark.slow
 def test_golden_losses() -> None:
     """Two groups a step on one rank, so the first pass for the mean prediction and the teacher's drop path are in it."""
     sections = {

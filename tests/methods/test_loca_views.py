@@ -166,7 +166,7 @@ def test_an_image_with_fewer_pixels_than_patches_is_a_broken_sample() -> None:
         ({"model": {"encoder_heads": 7}}, ["encoder_heads 7", "768 / 7"]),
         ({"model": {"image_size": 32}, "pretext": {"reference_keep": 0.2}}, ["int(0.2 * 4) = 0 of the reference's 4", "from 0.25"]),
         ({"pretext": {"sharpening": 0.2}}, ["sharpening 0.2 is above temperature 0.1"]),
-        ({"pretext": {"reference_kept": 0.2}}, ["pretext.reference_kept", "did you mean 'reference_keep'?"]),
+        ({"pretext": {"reference_kept": 0.2}}, ["pretext.reference_kept", "did you mean 'pretext.reference_keep'?"]),
         ({"pretext": {"reference_selection": "random"}}, ["pretext.reference_selection", "'consecutive', 'first' or 'unstructured'"]),
         ({"augment": {"focal_area": [0.5, 0.1]}}, ["focal_area [0.5, 0.1] is no range"]),
         ({"augment": {"blur": "on"}}, ["augment.blur", "'released' or 'intended'"]),

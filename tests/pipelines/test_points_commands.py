@@ -66,10 +66,11 @@ def test_clouds_of_depth_images_stand_upright(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "d.png").write_bytes(encode_depth(depth))
     Image.new("RGB", (6, 4)).save(tmp_path / "in" / "c.png")
-    frame = {"file": "c.png", "depth": "d.png", "K": [[2, 0, 2], [0, 2, 1], [0, 0, 1]]}
-    (tmp_path / "in" / "cameras.json").write_text(json.dumps({"frames": [frame, {**frame, "K": None}]}))
+    frame = {"file": "c.png", "depth": "d.png", "K": [[2, 0, 2.5], [0, 2, 1.5], [0, 0, 1]]}
+    Image.new("RGB", (6, 4)).save(tmp_path / "in" / "other.png")
+    (tmp_path / "in" / "cameras.json").write_text(json.dumps({"frames": [frame, {**frame, "file": "other.png", "K": None}]}))
     assert ask("prepare", "points", "depth", tmp_path / "in", "--out", tmp_path / "out", "--max-skipped", "0.5")[0] == 0
     made = Dataset.open(tmp_path / "out")
     points = decode_points(made.read(0, 0)["points"][0].as_py())
-    np.testing.assert_allclose(points, [[3, 1, -2], [-1, -1, -1]])
-    assert [(item.reason, item.count) for item in made.manifest.provenance.skipped] == [("no intrinsics", 1)]
+    np.testing.assert_allclose(points, [[2.5, 1.5, -2], [-1.25, -0.75, -1]])
+    assert [(item.reason, item.count) for item in made.manifest.provenance.skipped] == [("no intrinsics (say --intrinsics fx,fy,cx,cy)", 1)]

@@ -73,6 +73,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conmim, "method", replace(conmim.method, Config=NewConfig))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("later")
 def test_it_goes_on_where_settings_were_added_that_keep_the_old_behaviour(old_run: Run, train_here: Callable[..., Any]) -> None:
     assert old_run.experiment.train.patience == 0 and old_run.experiment.method_config.pretext.sharpness == 1.0  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ TOYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TOYS)
 def test_the_cost_of_a_sample_grows_with_the_network(method: str) -> None:
     depth, toy = TOYS[method]

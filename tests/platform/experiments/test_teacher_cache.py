@@ -83,6 +83,7 @@ def same(one: list[Microbatch], two: list[Microbatch]) -> bool:
 # The same bits ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cached_and_live_agree_bit_for_bit_over_two_epochs_with_broken_samples(make: Callable[..., Run]) -> None:
     run = make("run")
     live, cached = groups(run, None), groups(run, build(run))
@@ -264,6 +265,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield calls
 
 
+@pytest.mark.slow
 def test_a_cache_is_made_once_and_found_by_every_run_of_its_key(make: Callable[..., Run], stages: list[int]) -> None:
     said: list[str] = []
     first = build(make("one"), said=said)

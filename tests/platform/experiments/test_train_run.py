@@ -25,7 +25,7 @@ def test_without_an_address_nothing_of_this_machine_is_joined(started: list[tupl
     start_ray(cpus=3)
     ((words, options),) = started
     assert words == ("local",)
-    assert (options["num_cpus"], options["_node_ip_address"], options["include_dashboard"]) == (3, "127.0.0.1", False)
+    assert (options["num_cpus"], options["include_dashboard"]) == (3, False)
 
 
 def test_the_cluster_that_the_environment_names_is_joined_as_it_is(started: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,7 @@ def test_its_loss_falls(make: Callable[..., Run], train_here: Train) -> None:
     assert len(validation) == 3 and validation[-1] < validation[0] - 0.1
 
 
+@pytest.mark.slow
 def test_it_stops_and_goes_on_to_the_same_bits(make: Callable[..., Run], train_here: Train) -> None:
     whole, parts = make("whole"), make("parts")
     train_here(whole)

@@ -35,6 +35,7 @@ def test_a_job_comes_back_from_its_values_whole(toy_run: Callable[..., Run]) -> 
         assert TrainJob.from_values(json.loads(json.dumps(job.to_values()))) == job
 
 
+@pytest.mark.slow
 def test_a_process_validates_the_settings_of_its_job_once(
     toy_run: Callable[..., Run], train_here: Callable[..., Any], loads: list[str]
 ) -> None:

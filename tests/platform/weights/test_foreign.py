@@ -335,3 +335,9 @@ def test_the_kinds_of_tensors_that_people_save_come_in(tmp_path: Path) -> None:
         torch.save(parts, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
         content = read(tmp_path / "x.pth")
         assert all(torch.equal(content[name], tensor) and content[name].dtype == tensor.dtype for name, tensor in parts.items())
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.ones(2, device="meta")}}, tmp_path / "a.pth")
+    with pytest.raises(SightlineError, match="1 of its tensors have no values"):
+        read(tmp_path / "a.pth")

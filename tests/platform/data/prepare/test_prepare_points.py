@@ -247,6 +247,7 @@ def test_shapenetpart_numbers_its_parts_by_class(tmp_path: Path) -> None:
             assert set(decode_parts(row["part"]).tolist()) == ({4, 5} if row["label"] == 0 else {6, 7})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "shapes20").is_dir(), reason="../shared/data/shapes20 is not here")
 def test_real_shapes(tmp_path: Path) -> None:
     root = DATA / "shapes20"

@@ -51,6 +51,7 @@ def test_features_that_hold_the_shape_beat_random_weights(data: tuple[Dataset, D
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_svm_states_the_accuracy_with_the_papers_c_beside(data: tuple[Dataset, Dataset]) -> None:
     result = probe("shape_svm", Extents(), *data)
     assert {"accuracy", "accuracy_c_0.0093", "accuracy_c_0.018"} == set(result["metrics"])
@@ -96,6 +97,7 @@ def test_the_iou_of_a_part_in_neither_is_one() -> None:
     assert shape_iou(np.array([0, 1, 1, 1, 0]), true, np.array([0, 1])) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_controls_with_running_statistics_stand_twice(data: tuple[Dataset, Dataset]) -> None:
     fresh = (Normed(), Normed())
     result = probe("shape_knn", Extents(), *data, fresh)
@@ -125,6 +127,7 @@ def test_the_same_points_are_drawn_every_time_and_their_parts_with_them() -> Non
     np.testing.assert_allclose(one, centred / np.linalg.norm(centred, axis=1).max(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_broken_cloud_is_counted(tmp_path: Path, data: tuple[Dataset, Dataset]) -> None:
     from sightline.platform.data.clouds import encode_points
     from sightline.platform.data.writer import ShardWriter
@@ -153,6 +156,7 @@ def test_data_that_cannot_be_used_skip_the_probe_with_the_reason(tmp_path: Path,
         raise AssertionError(probe("shape_knn", Extents(), train, make_clouds(tmp_path / "test", 12))["skipped"])
 
 
+@pytest.mark.slow
 def test_each_probe_measures_the_encoders_that_take_its_data(data: tuple[Dataset, Dataset]) -> None:
     assert "measures encoders of points, and there is none" in probe("shape_knn", PatchColour(), *data)["skipped"]
     assert "measures encoders of images, and there is none" in probe("knn", Extents(), *data)["skipped"]

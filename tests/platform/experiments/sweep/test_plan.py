@@ -117,6 +117,7 @@ def test_a_space_comes_from_texts_and_files(tmp_path: Path) -> None:
         parse_space([str(tmp_path / "gone.yaml")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["croco", "conmim", "loca", "i2p_mae"])
 def test_the_space_that_a_method_declares_is_allowed_by_its_settings(method: str) -> None:
     declared = find_method(method).search_space
@@ -279,6 +280,7 @@ def decide(sweep: Sweep, results: list[tuple[int, int, float]]) -> list[str]:
     return decisions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_rungs_that_are_filled_from_the_record_decide_as_if_nothing_had_happened(
     toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, better: str
