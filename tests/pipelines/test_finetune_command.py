@@ -24,6 +24,7 @@ from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.runs.events import ValidationDone
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking.client import place_of
 from sightline.platform.weights.format import Weights, read_file, write_folder
 
 SMALL = ["batch.size=8", "batch.microbatch=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32"]
@@ -113,7 +114,7 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     model = load_encoder(result["registered"])
     dark, bright = (np.full((70, 70, 3), shade, np.uint8) for shade in (40, 210))
     assert model.class_names == ("dark", "bright") and [name for name, _ in model.classify([dark, bright])] == ["dark", "bright"]
-    client = MlflowClient(run.tracking_uri)
+    client = MlflowClient(place_of(run))
     filed = client.get_model_version_by_alias("finetune-classification-model", "candidate")
     assert filed.description.startswith(result["verdict"]) and "class_names = ['dark', 'bright']" in filed.description
     described = yaml.safe_load(next((place / "home").rglob("MLmodel")).read_text())

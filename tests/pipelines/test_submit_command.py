@@ -148,7 +148,7 @@ def test_what_is_sent_is_the_exact_words_the_code_and_nothing_of_this_environmen
     assert job["entrypoint"] == "exec python -m sightline.pipelines pretrain my.yaml 'data.train=s3://bucket/my pairs' --name first --json"
     environment = job["runtime_env"]
     digest = json.loads(out)["code"]
-    assert environment["py_modules"] == [f"gcs://sightline-0.1.0+{digest}-py3-none-any.whl"]
+    assert environment["py_modules"] == [f"gcs://sightline_pretext-0.1.0+{digest}-py3-none-any.whl"]
     assert environment["env_vars"] == {
         "SIGHTLINE_SHIPPED": digest,
         "SIGHTLINE_HOME": "/shared/runs",

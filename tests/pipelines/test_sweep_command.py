@@ -20,6 +20,7 @@ from sightline.pipelines.__main__ import main
 from sightline.platform.experiments.sweep.record import Sweep
 from sightline.platform.runs.events import TrainingStarted
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking.client import place_of
 
 SPACE = ["--space", "pretext.mask_ratio=0.2..0.8", "--space", "pretext.temperature=log:0.05..0.5"]
 RATES = ["--space", "optim.lr=log:1e-4..1e-1", "--space", "optim.weight_decay=log:1e-3..1", "--objective", "val/loss"]
@@ -93,7 +94,7 @@ def _is_nested(result: dict[str, Any]) -> None:
     from mlflow import MlflowClient
 
     found = Sweep.open("whole")
-    client = MlflowClient(found.tracking_uri)
+    client = MlflowClient(place_of(found))
     for trial in found.trials():
         filed = client.get_run(str(Run.open(found.run_name(trial.number)).mlflow_run_id))
         assert filed.data.tags["mlflow.parentRunId"] == result["mlflow_run_id"] and filed.info.status == "FINISHED"
