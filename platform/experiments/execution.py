@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster.workers import MEETING
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
@@ -51,6 +52,7 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
             _train(run, tracking, console)
         else:
             clear_left(MEETING)  # of a driver that was killed after the last step
+            checkpoint.clear(run.folder / "checkpoints")  # no other checkpoint will be written that would do it
             run.status = RunStatus.TRAINED
             run.save()
             tracking.start()

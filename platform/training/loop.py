@@ -86,8 +86,6 @@ def _train(job: TrainJob, post: Post, stop: Stop) -> None:
     found = find(job.checkpoints, storage, uploader, say, device)
     if found:
         check_same(found.state, experiment, inputs.dataset.fingerprint)
-    if collective.rank() == 0:
-        checkpoint.clear(job.checkpoints)  # also where no other checkpoint will be written
     first, history = (found.state.step, found.state.history) if found else (0, "")
     stream = iter(inputs.stream(first))
     microbatches = next(stream) if first < inputs.clock.steps else []

@@ -51,7 +51,10 @@ def test_a_run_is_trained_where_its_last_step_is_not_on_disk(toy_run: Callable[.
     reach(run, 12)
     last = reach(run, 18)
     run.status = "running"  # a driver that was killed after the last checkpoint
+    half = run.folder / "checkpoints/.part-0123abcd"  # and while an old one was deleted
+    half.mkdir()
     go(run)
+    assert not half.exists()
     assert told == ["measure", "FINISHED"] and run.status == "finished"
 
     shutil.rmtree(last)

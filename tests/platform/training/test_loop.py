@@ -59,9 +59,6 @@ def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, trai
     validation = [event.losses["loss"] for event in events if isinstance(event, ValidationDone)]
     assert len(validation) == 3 and validation[-1] < validation[0]
     assert events[-1] == TrainingEnded(100, last(run).state.history, stopped=False)
-    half = run.folder / "checkpoints/.part-0123abcd"  # as a kill leaves it while an old checkpoint is deleted
-    half.mkdir()
-    assert train_here(run)[-1] == events[-1] and not half.exists()
 
 
 @pytest.mark.slow
