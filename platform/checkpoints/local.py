@@ -88,10 +88,10 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
         if problem := trouble(error) or _of_machine(error):
-            what, mend = problem
+            what, hint = problem
             raise MachineError(
                 f"{what}: the checkpoint of step {state.step} could not be written under {folder}; older checkpoints are whole",
-                f"{mend}, then continue with `sightline resume RUN`",
+                f"{hint}, then continue with `sightline resume RUN`",
             ) from error
         raise
     kept = [found.path for found in checkpoints(folder)][:keep]

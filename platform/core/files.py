@@ -194,9 +194,9 @@ def telling(path: Path) -> Iterator[None]:
     except Exception as error:
         if (problem := trouble(error)) is None:
             raise
-        what, mend = problem
+        what, hint = problem
         raise MachineError(
-            f"{what}: {path} could not be written", f"{mend}, then do the same again; what was written before is whole"
+            f"{what}: {path} could not be written", f"{hint}, then do the same again; what was written before is whole"
         ) from error
 
 

@@ -89,7 +89,7 @@ def schema_revisions() -> tuple[str, frozenset[str]]:
 
 
 def prepare_database(uri: str) -> None:
-    """Make the database of `uri`, or migrate or mend that of a Sightline home, under a lock; nothing for one that is whole, or no SQLite.
+    """Make the database of `uri`, or migrate or repair that of a Sightline home, under a lock; nothing for one that is whole, or no SQLite.
 
     A new one is made beside its place and moved there. A half without runs is put aside, and one of an older MLflow is migrated in a copy
     and written back in one transaction; the older one stays beside it.

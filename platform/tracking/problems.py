@@ -1,4 +1,4 @@
-"""What keeps MLflow from taking a record: it is away, which heals by itself, or it refuses for good, which a person must mend.
+"""What keeps MLflow from taking a record: it is away, which heals by itself, or it refuses for good, which a person must correct.
 
 `find_problem` asks the place before training, without waiting for retries. `explain` sorts what MLflow raised later.
 """

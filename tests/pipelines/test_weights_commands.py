@@ -15,6 +15,7 @@ from toy import write_pairs
 
 from sightline.methods.croco.official import to_official
 from sightline.platform.models.encoders import open_encoder
+from sightline.platform.weights import foreign
 
 TEXT = (
     "CroCoNet(img_size=64, enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=1, dec_num_heads=2, "
@@ -150,7 +151,7 @@ def test_files_of_other_trainers_come_in_and_say_whose_they_are(ask: Ask, tmp_pa
 
 def test_an_average_is_taken_first_and_a_key_chooses(ask: Ask, tmp_path: Path) -> None:
     tensors = published(tmp_path / "a.pth")
-    whole = torch.load(tmp_path / "a.pth", weights_only=False)
+    whole = foreign.read(tmp_path / "a.pth")
     raw = {name: tensor + 1 for name, tensor in tensors.items()}
     torch.save({**whole, "model": raw, "model_ema": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "a.pth")
     code, said, _ = ask("import", tmp_path / "a.pth", "--method", "croco", "--out", tmp_path / "x")

@@ -263,14 +263,14 @@ def _is_smaller(files: list[str], others: list[str], peek: Callable[[str], Peek]
     if peek(files[0]).width >= peek(others[0]).width and peek(files[0]).height >= peek(others[0]).height:
         return False
     whole = {_stem(path): path for path in others}
-    couples = [(path, whole[_stem(path)]) for path in files if _stem(path) in whole]
-    if len(couples) * 2 <= len(files):
+    copies = [(path, whole[_stem(path)]) for path in files if _stem(path) in whole]
+    if len(copies) * 2 <= len(files):
         if len(files) != len(others):
             return False
-        couples = list(zip(files, others, strict=True))
-    step = -(-len(couples) // COMPARED)
-    couples = couples[::step]
-    return all(_shrunk(peek(small), peek(large)) for small, large in couples) and all(same(*couple) for couple in couples[-2:])
+        copies = list(zip(files, others, strict=True))
+    step = -(-len(copies) // COMPARED)
+    copies = copies[::step]
+    return all(_shrunk(peek(small), peek(large)) for small, large in copies) and all(same(*copy) for copy in copies[-2:])
 
 
 def _shrunk(small: Peek, large: Peek) -> bool:
