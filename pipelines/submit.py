@@ -54,14 +54,18 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     client = submit.connect(submit.find_address(args.address), args.insecure)
     if args.stop:
         return _stop(client, args.stop)
-    if args.follow:
-        return _follow(client, args.follow, {}, args.json)
-    words = [*args.words, "--json"] if args.json and "--json" not in args.words else args.words
-    job, digest = submit.submit(client, words, args.home)
-    _say(f"{job}: code {digest} on {client.get_address()}; stop it with: sightline submit --stop {job}")
-    if args.no_wait:
-        return {"job": job, "code": digest, "address": client.get_address()}
-    return _follow(client, job, {"code": digest}, args.json)
+    job = args.follow or submit.new_job()
+    try:
+        if args.follow:
+            return _follow(client, job, {}, args.json)
+        words = [*args.words, "--json"] if args.json and "--json" not in args.words else args.words
+        digest = submit.submit(client, job, words, args.home)
+        _say(f"{job}: code {digest} on {client.get_address()}; stop it with: sightline submit --stop {job}")
+        if args.no_wait:
+            return {"job": job, "code": digest, "address": client.get_address()}
+        return _follow(client, job, {"code": digest}, args.json)
+    except KeyboardInterrupt:
+        return _interrupted(client, job)
 
 
 def _check(words: list[str]) -> None:
@@ -85,21 +89,54 @@ def _follow(client: JobSubmissionClient, job: str, known: dict[str, object], as_
         told.append(text)
         print(text, end="", file=screen, flush=True)
 
-    try:
-        details = submit.follow(client, job, write)
-    except KeyboardInterrupt:
-        if not sys.stdin.isatty() or input(f"\nstop {job} too, with a checkpoint? [y/N] ").strip().lower() not in ("y", "yes"):
-            _say(f"{job} goes on. Follow it: sightline submit --follow {job}   stop it: sightline submit --stop {job}")
-            raise
-        return _stop(client, job)
+    details = submit.follow(client, job, write)
     submit.check_end(job, details)
     return {"job": job, "status": details.status.value, **known, "result": submit.result_in("".join(told))}
+
+
+def _interrupted(client: JobSubmissionClient, job: str) -> dict[str, object]:
+    """After Ctrl-C: say what becomes of the job, and in a terminal ask. Raises `KeyboardInterrupt` where it is not to be stopped."""
+    from sightline.methods.errors import CallError, SightlineError
+    from sightline.platform.cluster import submit
+
+    found = f"Follow it: sightline submit --follow {job}   stop it: sightline submit --stop {job}"
+    try:
+        details = submit.details_of_sent(client, job)
+    except CallError:
+        _say(f"stopped before the cluster had {job}: nothing runs there")
+        raise KeyboardInterrupt from None
+    except (OSError, SightlineError):
+        _say(f"{client.get_address()} does not answer: {job} runs there if it was sent. {found}")
+        raise KeyboardInterrupt from None
+    if details.status.is_terminal():
+        _say(f"{job} has ended: {details.status.value.lower()}. Its log: sightline submit --follow {job}")
+    elif _answers_yes(f"\nstop {job} too, with a checkpoint? [y/N] "):
+        return _stop(client, job)
+    else:
+        _say(f"{job} goes on. {found}")
+    raise KeyboardInterrupt
+
+
+def _answers_yes(question: str) -> bool:
+    """Who presses Ctrl-C or Ctrl-D instead of an answer, or is no terminal, says no."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print(file=sys.stderr)
+        return False
 
 
 def _stop(client: JobSubmissionClient, job: str) -> dict[str, object]:
     from sightline.platform.cluster import submit
 
-    details = submit.stop(client, job)
+    submit.ask_to_end(client, job)
+    try:
+        details = submit.wait_for_end(client, job)
+    except KeyboardInterrupt:
+        _say(f"{job} was asked to end and does so. See it: sightline submit --follow {job}")
+        raise
     _say("\n".join(client.get_job_logs(job).splitlines()[-3:]))
     _say(f"{job}: {details.status.value.lower()}")
     return {"job": job, "status": details.status.value}

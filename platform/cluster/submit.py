@@ -6,8 +6,10 @@ import asyncio
 import ipaddress
 import json
 import os
+import secrets
 import shlex
 import shutil
+import string
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 POLL_SECONDS = 1.0
 STOP_SECONDS = 900
 """Between SIGTERM and SIGKILL of a stopped job: enough for a step, a checkpoint and its upload. Ray's default of 3 s is not."""
+ARRIVES = 4
+"""How often a job server is asked for a job that it may still be taking."""
 RECONNECTS = 30
 """How often in a row a job server that does not answer is asked again."""
 
@@ -121,8 +125,13 @@ def _check_ray(found: str, address: str) -> None:
         )
 
 
-def submit(client: JobSubmissionClient, words: Sequence[str], folder: str | None = None) -> tuple[str, str]:
-    """Start `sightline WORDS` as a job with the code that runs here. Returns the job's id and the code's digest. Raises `CallError`.
+def new_job() -> str:
+    """An id as Ray makes them. Made here, so that a job whose submission is interrupted can be named."""
+    return f"raysubmit_{''.join(secrets.choice(string.ascii_letters + string.digits) for _ in range(16))}"
+
+
+def submit(client: JobSubmissionClient, job: str, words: Sequence[str], folder: str | None = None) -> str:
+    """Start `sightline WORDS` as the job of this id, with the code that runs here. Returns the code's digest. Raises `CallError`.
 
     `folder` is the job's $SIGHTLINE_HOME. On a cluster whose head is this machine the job starts in this working folder and with this
     $SIGHTLINE_HOME; to others recipe files are sent along, and other relative paths are refused. Environment variables are not sent.
@@ -142,14 +151,15 @@ def submit(client: JobSubmissionClient, words: Sequence[str], folder: str | None
             environment |= {"working_dir": str(carried)} if carried.exists() else {}
         command = shlex.join(["python", "-m", "sightline.pipelines", *words])
         try:
-            job = client.submit_job(
+            client.submit_job(
+                submission_id=job,
                 entrypoint=f"cd {shlex.quote(str(Path.cwd()))} && exec {command}" if here else f"exec {command}",
                 runtime_env=environment,
                 metadata={"sightline": f"{code.release}+{code.digest}"},
             )
         except RuntimeError as error:
             raise SightlineError(f"the cluster did not take the job: {error}") from error
-    return job, code.digest
+    return code.digest
 
 
 def _variables(code: Code, folder: str | None, here: bool) -> dict[str, str]:
@@ -231,17 +241,27 @@ def details_of(client: JobSubmissionClient, job: str) -> JobDetails:
     return JobDetails(**answer.json())
 
 
-def stop(client: JobSubmissionClient, job: str) -> JobDetails:
-    """Stop the job by SIGTERM, at which a training run writes a checkpoint, and wait until it has ended."""
-    details = details_of(client, job)
-    if not details.status.is_terminal():
+def details_of_sent(client: JobSubmissionClient, job: str) -> JobDetails:
+    """Of a job whose submission was interrupted: the request may still be on its way. Raises `CallError` where none arrived."""
+    asking = Retrying(
+        retry=retry_if_exception_type(CallError), stop=stop_after_attempt(ARRIVES), wait=wait_fixed(POLL_SECONDS), reraise=True
+    )
+    return asking(details_of, client, job)
+
+
+def ask_to_end(client: JobSubmissionClient, job: str) -> None:
+    """Send SIGTERM to the job, at which a training run writes a checkpoint."""
+    if not details_of(client, job).status.is_terminal():
         client.stop_job(job)
+
+
+def wait_for_end(client: JobSubmissionClient, job: str) -> JobDetails:
+    """Of a job that was asked to end."""
     limit = time.monotonic() + STOP_SECONDS + 60
-    while not details.status.is_terminal():
+    while not (details := details_of(client, job)).status.is_terminal():
         if time.monotonic() > limit:
             raise SightlineError(f"{job} has not ended after {STOP_SECONDS} s", "see its log and its nodes on the dashboard")
         time.sleep(POLL_SECONDS)
-        details = details_of(client, job)
     return details
 
 

@@ -112,7 +112,8 @@ def ends(patch: pytest.MonkeyPatch, wheel: code_wheel.Code, said: code_wheel.Cod
         here.setattr(submit, "running_code", lambda: said or wheel)
         here.setattr(submit, "pack", lambda code, folder: code_wheel.pack(wheel, folder))
         client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])
-        job, _ = submit.submit(client, ["inspect", "train"])
+        job = submit.new_job()
+        submit.submit(client, job, ["inspect", "train"])
     log: list[str] = []
     details = submit.follow(client, job, log.append)
     if details.driver_exit_code is None:

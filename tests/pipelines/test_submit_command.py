@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,9 +34,15 @@ class Server:
         self.jobs: list[dict[str, Any]] = []
         self.packages: list[str] = []
         self.asked: list[str] = []
+        self.interrupts = ""
+        """Ctrl-C comes while a request of this method and path is answered."""
 
     def answer(self, method: str, path: str, body: bytes, token: str) -> tuple[int, Any]:
         self.asked.append(path)
+        if self.interrupts and f"{method} {path}".startswith(self.interrupts):
+            self.interrupts = ""
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)  # the job is taken after the client has gone
         if path == "/api/authentication_mode":
             return 200, {"authentication_mode": self.mode}
         if self.mode == "token" and token != f"Bearer {self.token}":
@@ -47,11 +56,10 @@ class Server:
             return (200, {}) if method == "PUT" else (404, {})
         if path == "/api/jobs/":
             self.jobs.append(json.loads(body))
-            return 200, {"job_id": JOB, "submission_id": JOB}
-        if path == f"/api/jobs/{JOB}":
-            return 200, {"type": "SUBMISSION", "submission_id": JOB, "entrypoint": "", **self.end}
-        if path == f"/api/jobs/{JOB}/logs":
-            return 200, {"logs": self.log}
+            return 200, {"job_id": None, "submission_id": self.jobs[-1]["submission_id"]}
+        job, _, what = path.removeprefix("/api/jobs/").partition("/")
+        if job in (JOB, *(one["submission_id"] for one in self.jobs)):
+            return 200, {"logs": self.log} if what else {"type": "SUBMISSION", "submission_id": job, "entrypoint": "", **self.end}
         return 404, {}
 
 
@@ -72,7 +80,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         def log_message(self, *_: Any) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http, as_person({}) as patch:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
         patch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{http.server_address[1]}")
         patch.chdir(tmp_path)
@@ -198,6 +206,63 @@ def test_the_jobs_end_is_the_calls_end(ask: Ask, connected: Server) -> None:
     assert code == 1 and "was stopped" in err and "resume" in err
     code, _, err = ask("submit", "--follow", "raysubmit_other")
     assert code == 2 and "no job 'raysubmit_other'" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("when", "words", "says"),
+    [
+        ("PUT /api/packages", ("--", *PRETRAIN), "stopped before the cluster had raysubmit_"),
+        ("POST /api/jobs/", ("--", *PRETRAIN), " goes on. Follow it: sightline submit --follow raysubmit_"),
+        ("GET /api/jobs/raysubmit_", ("--", *PRETRAIN), " goes on. Follow it: sightline submit --follow raysubmit_"),
+        ("GET /api/jobs/raysubmit_", ("--follow", JOB), f"{JOB} goes on. Follow it: sightline submit --follow {JOB}"),
+        ("POST /api/jobs/", ("--no-wait", "--", *PRETRAIN), " goes on. Follow it: sightline submit --follow raysubmit_"),
+    ],
+)
+def test_ctrl_c_at_any_moment_says_what_becomes_of_the_job(
+    when: str, words: tuple[str, ...], says: str, ask: Ask, connected: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.1)
+    connected.end, connected.interrupts = {"status": "RUNNING"}, when
+    code, _, err = ask("submit", *words)
+    assert code == 130 and says in err and err.endswith("sightline: stopped\n")
+    assert all(job["submission_id"] in err for job in connected.jobs) and len(connected.jobs) == ("goes on" in says and JOB not in words)
+
+
+@pytest.mark.parametrize(
+    ("status", "typed", "code", "says"),
+    [
+        ("RUNNING", "y", 0, f"{JOB}: stopped"),
+        ("RUNNING", "", 130, f"{JOB} goes on"),
+        ("RUNNING", EOFError, 130, f"{JOB} goes on"),
+        ("RUNNING", KeyboardInterrupt, 130, f"{JOB} goes on"),
+        ("FAILED", "y", 130, f"{JOB} has ended: failed"),
+        (OSError, "y", 130, f"http://head does not answer: {JOB} runs there if it was sent. Follow it:"),
+        ("STOPPING", "y", 130, f"{JOB} was asked to end"),
+    ],
+)
+def test_ctrl_c_in_a_terminal_asks(status: Any, typed: Any, code: int, says: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def details(status: str) -> Any:
+        return SimpleNamespace(status=SimpleNamespace(value=status, is_terminal=lambda: status in ("FAILED", "STOPPED")))
+
+    def give(result: Any) -> Callable[..., Any]:
+        def call(*_: Any) -> Any:
+            if isinstance(result, type):
+                raise result
+            return result
+
+        return call
+
+    client = SimpleNamespace(get_address=lambda: "http://head", get_job_logs=lambda job: "the end")
+    monkeypatch.setattr(submit, "connect", give(client))
+    monkeypatch.setattr(submit, "follow", give(KeyboardInterrupt))
+    monkeypatch.setattr(submit, "details_of_sent", give(status if isinstance(status, type) else details(status)))
+    monkeypatch.setattr(submit, "ask_to_end", give(None))
+    monkeypatch.setattr(submit, "wait_for_end", give(KeyboardInterrupt if status == "STOPPING" else details("STOPPED")))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", give(typed))
+    found, _, err = ask("submit", "--follow", JOB)
+    assert found == code and says in err and "report it" not in err
 
 
 @pytest.mark.parametrize(
