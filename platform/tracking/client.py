@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -39,6 +40,12 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     finally:
         forget_stray(uri)
+
+
+def end_run(client: MlflowClient, run_id: str, status: str = "FINISHED", seconds: float = 0.0) -> None:
+    """End the MLflow run, at least `seconds` after its start: the clock may have been set back meanwhile."""
+    started: int = client.get_run(run_id).info.start_time
+    client.set_terminated(run_id, status=status, end_time=max(int(time.time() * 1000), started + int(seconds * 1000)))
 
 
 def undelivered(problem: TrackingProblem, name: str) -> str:

@@ -119,10 +119,15 @@ def prepare_database(uri: str) -> None:
 def _settled(path: Path) -> Look:
     """What the database holds, once nobody makes it any more."""
     found = look(path)
-    while not (found.error or found.absent or found.foreign or found.revision) and time.time() - path.stat().st_mtime < YOUNG_SECONDS:
+    while not (found.error or found.absent or found.foreign or found.revision) and _is_young(path):
         time.sleep(0.5)
         found = look(path)
     return found
+
+
+def _is_young(path: Path) -> bool:
+    """Not where the file is of a time to come, either: the clock was set back, and waiting for it could take hours."""
+    return abs(time.time() - path.stat().st_mtime) < YOUNG_SECONDS
 
 
 def _make(path: Path) -> None:

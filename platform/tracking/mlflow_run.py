@@ -22,7 +22,7 @@ from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, Ste
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
-from .client import connect, place_of, raise_or_say, run_of_record
+from .client import connect, end_run, place_of, raise_or_say, run_of_record
 from .database import forget_stray
 from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
@@ -54,6 +54,8 @@ class Tracking:
         self._state_path = run.folder / "tracking.json"
         self._state = _read_state(self._state_path, run)
         self._client: MlflowClient | None = None
+        self._connected = time.monotonic()
+        """Since when there is a client."""
         self._closing = threading.Event()
         self._lock = threading.RLock()
         """Held while connecting and delivering: `close` may be called while the thread still delivers."""
@@ -98,7 +100,7 @@ class Tracking:
                     client.update_run(self.run.mlflow_run_id, status="RUNNING")
                 self._log_params(client)
                 self._log_data(client)
-                self._client = client
+                self._client, self._connected = client, time.monotonic()
             return self._client
 
     def deliver(self) -> None:
@@ -150,7 +152,7 @@ class Tracking:
             for path in artifacts or []:
                 if path.exists():
                     client.log_artifact(self.run_id, str(path))
-            client.set_terminated(self.run_id, status=status)
+            end_run(client, self.run_id, status, time.monotonic() - self._connected)
             self.problem = None
         except Exception as error:
             self.problem = self.problem_of(error)

@@ -12,7 +12,7 @@ from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.record import RUN_FILE, Run
 
-from .client import Recorded, connect, place_of, raise_or_say, run_of_record
+from .client import Recorded, connect, end_run, place_of, raise_or_say, run_of_record
 from .problems import Place, explain, find_problem
 from .quiet import quiet_mlflow
 
@@ -79,4 +79,4 @@ def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mappin
         for key, text in tags.items():
             client.set_tag(parent.mlflow_run_id, key, text)
         client.log_artifact(parent.mlflow_run_id, str(report))
-        client.set_terminated(parent.mlflow_run_id, status="FINISHED")
+        end_run(client, parent.mlflow_run_id)

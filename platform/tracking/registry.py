@@ -31,7 +31,7 @@ from sightline.platform.data.encoder_input import EncoderInput, class_names, out
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
-from .client import connect, default_uri, experiment_of, run_of
+from .client import connect, default_uri, end_run, experiment_of, run_of
 from .database import forget_stray, moved_location, sqlite_path
 from .problems import Kind, Place, find_problem
 
@@ -225,7 +225,7 @@ def register_import(weights: Weights, name: str) -> Registered:
             usage=usage,
             saved=saved,
         )
-    client.set_terminated(run_id)
+    end_run(client, run_id)
     return filed
 
 

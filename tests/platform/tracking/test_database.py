@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -90,6 +92,13 @@ def test_a_home_that_cannot_be_written_is_said_so(tmp_path: Path, monkeypatch: p
     assert "export SIGHTLINE_HOME" in raised.value.hint and raised.value.exit_code == 2
     check_writable(tmp_path / "not" / "there" / "yet")
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize(("age", "young"), [(1, True), (120, False), (-7200, False)])
+def test_a_half_database_of_a_time_to_come_is_not_waited_for(age: float, young: bool, tmp_path: Path) -> None:
+    (half := tmp_path / "mlflow.db").touch()
+    os.utime(half, (time.time() - age,) * 2)
+    assert database._is_young(half) == young
 
 
 @pytest.mark.slow

@@ -222,6 +222,8 @@ class Server:
         self.params: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.inputs: list[Any] = []
+        self.started, self.ended = 0, 0
+        """Milliseconds since 1970."""
 
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(experiment_id="1")
@@ -235,7 +237,7 @@ class Server:
         return [SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))] if key and f"'{key}'" in filter_string else []
 
     def get_run(self, run_id: str) -> Any:
-        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}))
+        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}), info=SimpleNamespace(start_time=self.started))
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self.tags[key] = value
@@ -246,8 +248,8 @@ class Server:
     def update_run(self, run_id: str, status: str) -> None:
         pass
 
-    def set_terminated(self, run_id: str, status: str) -> None:
-        pass
+    def set_terminated(self, run_id: str, status: str, end_time: int) -> None:
+        self.ended = end_time
 
     def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
         self.calls += 1
@@ -292,6 +294,20 @@ def test_a_metric_bears_the_time_of_its_event(tracked: Callable[[Server], Tracki
     tracking.deliver()
     (_, _, first), (_, _, second) = server.metrics
     assert first == 12_500 and abs(second / 1000 - time.time()) < 60
+
+
+@pytest.mark.parametrize("set_back", [0, 7200])
+def test_an_mlflow_run_ends_after_its_start_though_the_clock_is_set_back(
+    set_back: float, tracked: Callable[[Server], Tracking], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, clock = Server(), time.time
+    tracking = tracked(server)
+    server.started = int(clock() * 1000)
+    assert tracking.client
+    time.sleep(0.02)
+    monkeypatch.setattr(time, "time", lambda: clock() - set_back)
+    tracking.close("FINISHED")
+    assert 20 <= server.ended - server.started < 10_000
 
 
 def test_a_close_beside_a_slow_delivery_sends_nothing_twice(tracked: Callable[[Server], Tracking]) -> None:
