@@ -10,7 +10,7 @@ from ray.train import UserCallback
 
 from sightline.platform.runs.events import NOTICES, ClusterNote
 
-MEMORY = "lower batch.microbatch or train.workers, or use a machine with more"
+MEMORY = "train with fewer train.workers or on a machine with more; batch.microbatch can be lowered for a new run"
 
 
 class Deaths(UserCallback):

@@ -101,6 +101,6 @@ def test_a_death_is_told_with_its_cause_and_the_failures_that_follow_are_not() -
     out_of_memory = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
     errors = {0: RuntimeError("Connection closed by peer"), 1: out_of_memory, 2: ray.exceptions.ActorDiedError()}
     text = deaths.describe(errors)
-    assert text.startswith("worker 1 was killed by Ray because the machine ran out of memory; lower batch.microbatch or train.workers")
+    assert text.startswith("worker 1 was killed by Ray because the machine ran out of memory; train with fewer train.workers")
     assert "; worker 2 died: it crashed or was killed" in text and "worker 0" not in text
     assert deaths.describe({0: errors[0]}) == ""
