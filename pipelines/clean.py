@@ -6,7 +6,8 @@
 
 A finished run keeps its newest checkpoint without the optimizer's state, which is needed only to continue; probes, export, init= and a
 repeated report still work. Any other run keeps its newest checkpoints whole, as many as its train.keep, or --keep. Of a run whose newest
-checkpoint does not verify everything stays. The model registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
+checkpoint does not verify everything stays. Milestones (train.keep_every) and the best one (train.keep_best) stay, too, unless
+--milestones; of a finished run as weights. The model registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", type=int, metavar="N", help="checkpoints that each run keeps; default: 1 when finished, else its train.keep"
     )
     parser.add_argument("--keep-optimizer", action="store_true", help="leave the optimizer's state to finished runs, too")
+    parser.add_argument("--milestones", action="store_true", help="count milestones and the best checkpoint as any other")
     parser.add_argument("--yes", action="store_true", help="delete what is listed")
 
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     with console.status("verifying checkpoints"):
         for one in chosen:
             try:
-                waste += find_waste(one, args.keep, args.keep_optimizer)
+                waste += find_waste(one, args.keep, args.keep_optimizer, args.milestones)
             except SightlineError as error:  # settings that this version cannot read
                 damaged.append(f"{one.folder}: {error}")
     for text in damaged:

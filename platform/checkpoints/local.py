@@ -12,7 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 COMPLETE = "complete.json"
+NOTE = "note.json"
 STEP = re.compile(r"step-[0-9]{8,}")
 """Names of the folders of checkpoints."""
 
@@ -50,9 +51,23 @@ class TrainState:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What is known of a checkpoint besides what a resume needs. `complete.json` leaves it out, so it can be replaced."""
+
+    milestone: bool = False
+    """Whether it stays whatever comes later (`train.keep_every`)."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Measured at its step, under their names in MLflow, such as `val/loss`."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     path: Path
     state: TrainState
+
+    @property
+    def note(self) -> Note:
+        return read_note(self.path / NOTE)
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """`model` or `optimizer`, on the CPU."""
@@ -61,8 +76,8 @@ class Checkpoint:
         return load_file(self.path / f"{name}.safetensors")
 
 
-def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> Path:
-    """Write `folder/step-00000042`, then delete all but the newest `keep`. Raises `MachineError` where the disk is full.
+def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, torch.Tensor]], note: Note | None = None) -> Path:
+    """Write `folder/step-00000042`, and return it. Raises `MachineError` where the disk is full.
 
     `tensors`: file stem -> name -> tensor.
     """
@@ -80,6 +95,8 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(part.iterdir())}
         for path in part.iterdir():
             sync(path)
+        if note and note != Note():
+            write_text(part / NOTE, json.dumps(asdict(note), indent=1))
         write_text(part / COMPLETE, json.dumps({"files": files}, indent=1))
         if final.exists():  # the same step of an earlier attempt, not verifying or identical
             shutil.rmtree(final)
@@ -94,18 +111,40 @@ def write(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, to
                 f"{hint}, then continue with `sightline resume RUN`",
             ) from error
         raise
-    kept = [found.path for found in checkpoints(folder)][:keep]
-    for old in steps(folder):
-        if old not in kept and old < final:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(hide(old), ignore_errors=True)
     return final
+
+
+def read_note(path: Path) -> Note:
+    """The note in a file. Empty where there is none, or none that can be read: a checkpoint is whole without it."""
+    try:
+        return parse_note(path.read_bytes())
+    except OSError:
+        return Note()
+
+
+def parse_note(content: bytes) -> Note:
+    """Empty where `content` is no note."""
+    try:
+        return msgspec.json.decode(content, type=Note)
+    except ValueError:
+        return Note()
+
+
+def annotate(path: Path, metrics: Mapping[str, float]) -> None:
+    """Add metrics to the note of the checkpoint at `path`. Raises `OSError` where the checkpoint is gone."""
+    found = read_note(path / NOTE)
+    write_text(path / NOTE, json.dumps(asdict(replace(found, metrics={**found.metrics, **metrics})), indent=1))
 
 
 def clear(folder: Path) -> None:
     """Remove what a killed process left half written or half deleted. Only for the process that writes checkpoints here."""
     for stale in folder.glob(".part-*"):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def number(name: str) -> int:
+    """The step of a checkpoint of this name."""
+    return int(name.removeprefix("step-"))
 
 
 def steps(folder: Path) -> list[Path]:

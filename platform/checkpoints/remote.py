@@ -11,7 +11,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,8 @@ from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.redaction import redact, safe_line
 
 from . import local as checkpoint
-from .local import COMPLETE, Checkpoint
+from .local import COMPLETE, NOTE, STEP, Checkpoint, Note, number, parse_note, read_note
+from .retention import Kept, Reason, Retention, kept
 
 RETRY_TIMEOUT_SECONDS = 60.0
 """For how long a storage that does not answer is asked again."""
@@ -43,6 +44,8 @@ class Storage:
 
     uri: str
     folder: Path
+    _notes: dict[str, Note] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of checkpoints that are only there, by name."""
 
     @classmethod
     def of(cls, experiment: Experiment, folder: Path) -> Storage | None:
@@ -74,28 +77,51 @@ class Storage:
 
         self._retry(upload)
 
-    def push(self, keep: int) -> None:
-        """Upload this node's newest checkpoint, then delete all but the newest `keep` there. Raises what the storage raises."""
-        found = next(checkpoint.checkpoints(self.folder / "checkpoints"), None)
-        if found is None:
+    def push(self, retention: Retention) -> None:
+        """Upload this node's newest checkpoint, and what else is to stay, then delete what does not stay there. Raises what the storage
+        raises."""
+        here = kept(self.folder / "checkpoints", retention)
+        if not here:
             return
         system, place = self._open()
-        target = f"{place}/checkpoints/{found.path.name}"
-        with contextlib.ExitStack() as stack:
-            complete = (found.path / COMPLETE).read_bytes()
-            # Opened before the upload: training may remove this checkpoint meanwhile.
-            files = {name: stack.enter_context((found.path / name).open("rb")) for name in json.loads(complete)["files"]}
-            if not exists(system, f"{target}/{COMPLETE}") or read_bytes(system, f"{target}/{COMPLETE}") != complete:
-                _remove(system, target)
-                system.create_dir(target, recursive=True)
-                for name, file in files.items():
-                    with system.open_output_stream(f"{target}/{name}", compression=None) as stream:
-                        shutil.copyfileobj(file, stream, CHUNK)
-                write_bytes(system, f"{target}/{COMPLETE}", complete)
-        kept = _complete(system, place)[:keep]
+        self._upload(system, place, here[0])
+        there = set(_complete(system, place))
+        for one in here[1:]:
+            if one.reasons != (Reason.NEWEST,) and one.path.name not in there:
+                with contextlib.suppress(FileNotFoundError):  # no longer the best
+                    self._upload(system, place, one)
+                    there.add(one.path.name)
+        stay = retention.choose({number(step): self._note(system, place, step) for step in there})
         for step in _steps(system, place):
-            if step not in kept:
+            if number(step) not in stay:
                 _remove(system, f"{place}/checkpoints/{step}")
+
+    def _upload(self, system: fs.FileSystem, place: str, one: Kept) -> None:
+        """Raises `FileNotFoundError` where training has removed the checkpoint."""
+        target = f"{place}/checkpoints/{one.path.name}"
+        with contextlib.ExitStack() as stack:
+            complete = (one.path / COMPLETE).read_bytes()
+            # Opened before the upload: training may remove this checkpoint meanwhile.
+            names = [*json.loads(complete)["files"], *([NOTE] if (one.path / NOTE).exists() else [])]
+            files = {name: stack.enter_context((one.path / name).open("rb")) for name in names}
+            if exists(system, f"{target}/{COMPLETE}") and read_bytes(system, f"{target}/{COMPLETE}") == complete:
+                return
+            _remove(system, target)
+            system.create_dir(target, recursive=True)
+            for name, file in files.items():
+                with system.open_output_stream(f"{target}/{name}", compression=None) as stream:
+                    shutil.copyfileobj(file, stream, CHUNK)
+            write_bytes(system, f"{target}/{COMPLETE}", complete)
+
+    def _note(self, system: fs.FileSystem, place: str, step: str) -> Note:
+        """Of the checkpoint in the storage; from this node where it is here, too."""
+        here = self.folder / "checkpoints" / step
+        if (here / NOTE).exists():
+            return read_note(here / NOTE)
+        if step not in self._notes:
+            path = f"{place}/checkpoints/{step}/{NOTE}"
+            self._notes[step] = parse_note(read_bytes(system, path)) if exists(system, path) else Note()
+        return self._notes[step]
 
     def pull(self, say: Say) -> Checkpoint | None:
         """Download the newest checkpoint that verifies, unless this node has it, and return it. Processes of one node download it once.
@@ -197,11 +223,15 @@ def check(uri: str) -> None:
 def _steps(system: fs.FileSystem, place: str) -> list[str]:
     """Names of all checkpoints, newest first."""
     infos = system.get_file_info(fs.FileSelector(f"{place}/checkpoints", allow_not_found=True))
-    return sorted((info.base_name for info in infos if info.base_name.startswith("step-")), reverse=True)
+    return sorted((info.base_name for info in infos if STEP.fullmatch(info.base_name)), reverse=True)
 
 
 def _complete(system: fs.FileSystem, place: str) -> list[str]:
-    return [step for step in _steps(system, place) if exists(system, f"{place}/checkpoints/{step}/{COMPLETE}")]
+    """Names of the complete checkpoints, newest first: by one listing, because there may be many milestones."""
+    infos = system.get_file_info(fs.FileSelector(f"{place}/checkpoints", allow_not_found=True, recursive=True))
+    return sorted(
+        (parent for info in infos if info.base_name == COMPLETE and STEP.fullmatch(parent := Path(info.path).parent.name)), reverse=True
+    )
 
 
 def _remove(system: fs.FileSystem, path: str) -> None:

@@ -10,6 +10,7 @@ from tenacity import Retrying, retry_if_not_result, stop_before_delay, wait_expo
 from sightline.platform.core.redaction import safe_line
 
 from .remote import Storage
+from .retention import Retention
 
 LAST_UPLOAD_TIMEOUT_SECONDS = 300.0
 """For the upload of a training's last checkpoint."""
@@ -18,8 +19,8 @@ LAST_UPLOAD_TIMEOUT_SECONDS = 300.0
 class Uploader:
     """Uploads the newest checkpoint in the background."""
 
-    def __init__(self, storage: Storage, keep: int) -> None:
-        self.storage, self.keep = storage, keep
+    def __init__(self, storage: Storage, retention: Retention) -> None:
+        self.storage, self.retention = storage, retention
         self._thread = threading.Thread()
         self._problem: str | None = None
         self._told: str | None = None
@@ -66,7 +67,7 @@ class Uploader:
 
     def _push(self) -> None:
         try:
-            self.storage.push(self.keep)
+            self.storage.push(self.retention)
             self._problem = None
         except Exception as error:  # the libraries behind fsspec raise many types
             self._problem = safe_line(error)

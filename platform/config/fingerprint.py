@@ -24,6 +24,8 @@ RUNTIME_ONLY_KEYS = (
     "actors",
     "compile",
     "keep",
+    "keep_every",
+    "keep_best",
     "max_failures",
     "stall_timeout",
     "storage",

@@ -5,10 +5,11 @@ A method owns the sections `model, pretext, loss, augment`; the platform owns `d
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import MethodConfig
@@ -52,6 +53,27 @@ class BatchConfig(Settings):
         return self.size // self.microbatch
 
 
+class BestBy(BaseModel):
+    """A metric by which checkpoints compare, written `val/loss`, or with what is better: `health/effective_rank higher`."""
+
+    model_config = ConfigDict(frozen=True)
+    metric: str
+    """As MLflow has it."""
+    better: Literal["lower", "higher"] | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> BestBy:
+        if isinstance(value, BestBy):
+            return value
+        match = re.fullmatch(r"\s*((?:val|health|probe)/[^\s]+)(?:\s+(lower|higher))?\s*", str(value))
+        if not match:
+            raise ValueError(f"{value!r} is no metric of a run; write for example 'val/loss', or 'val/accuracy higher'")
+        return cls(metric=match[1], better=match[2])  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.better}" if self.better else self.metric
+
+
 class TrainConfig(Settings):
     init: str | None = Field(default=None, description="weights to begin from: a run, a file, or models:/NAME@alias; short form init=")
     length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
@@ -67,14 +89,18 @@ class TrainConfig(Settings):
     validate_samples: int = Field(default=256, ge=1)
     checkpoint_every: Length = Field(default=Duration(amount=1, unit="epochs"))
     keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    keep_every: Length | None = Field(default=None, description="between two milestones: checkpoints that stay, besides the newest")
+    keep_best: Annotated[BestBy, BeforeValidator(BestBy.parse), PlainSerializer(str)] | None = Field(
+        default=None, description="metric by which the best checkpoint stays, besides the newest: val/loss, or 'val/NAME higher'"
+    )
     max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
     stall_timeout: float = Field(default=1800, gt=0, description="seconds in which no worker moves, after which those that hang are ended")
     storage: str | None = Field(default=None, description="folder or URI where checkpoints are also put, for nodes that share no folder")
 
-    @field_validator("length", "checkpoint_every", "validate_every")
+    @field_validator("length", "checkpoint_every", "validate_every", "keep_every")
     @classmethod
-    def _positive(cls, value: Length) -> Length:
-        if value.amount <= 0:
+    def _positive(cls, value: Length | None) -> Length | None:
+        if value and value.amount <= 0:
             raise ValueError("must be more than 0")
         return value
 

@@ -8,6 +8,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import HasFewestPoints, HasSmallestImage, NeedsColumns
 from sightline.methods.errors import CallError
 from sightline.platform import config
+from sightline.platform.checkpoints.retention import Retention
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.core.paths import absolute
 from sightline.platform.core.ray_checks import check_ray, names_cluster
@@ -41,6 +42,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     if not names_cluster():
         local_plan(experiment)
     check_ray()
+    Retention.of(experiment)
     tracking_uri(experiment)
     check_names(experiment.log)
     return experiment, dataset

@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.checkpoints.retention import Kept, Reason, Retention, kept
 
 from .record import Run
 
@@ -40,11 +41,11 @@ class Waste:
         return {**asdict(self), "path": str(self.path)}
 
 
-def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> list[Waste]:
+def find_waste(run: Run, keep: int | None = None, optimizer: bool = False, milestones: bool = False) -> list[Waste]:
     """Checkpoints beyond the newest `keep` that verify, and the optimizer's state of a finished run unless `optimizer` keeps it.
 
-    `keep`: by default 1 of a finished run, of any other its `train.keep`. Nothing of a run whose newest checkpoint does not verify: a
-    person may need the older ones to repair it.
+    `keep`: by default 1 of a finished run, of any other its `train.keep`. Milestones and the best one stay, too, unless `milestones`.
+    Nothing of a run whose newest checkpoint does not verify: a person may need the older ones to repair it.
     """
     folder, finished = run.folder / "checkpoints", run.status == "finished"
     paths = checkpoint.steps(folder)
@@ -55,6 +56,8 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> li
     for path in paths:
         if len(whole) < wanted and (not whole or checkpoint.problem(path) is None):
             whole.append(path)
+    if not milestones:
+        whole += [one.path for one in kept_of(run) if one.reasons != (Reason.NEWEST,) and one.path not in whole]
     waste = [_waste(run, path, f"checkpoint of {_step(path)}") for path in paths if path not in whole]
     if finished:  # of other runs somebody may still be writing it
         waste += [_waste(run, path, "checkpoint that was not written to its end") for path in folder.glob(".part-*")]
@@ -63,10 +66,18 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False) -> li
     return waste
 
 
+def kept_of(run: Run) -> list[Kept]:
+    """The checkpoints of a run that its settings keep, newest first, each with the reasons and the metrics measured at its step.
+
+    Milestones are known by their notes. Others may lie there besides, for example those that were kept before a setting was changed.
+    """
+    return kept(run.folder / "checkpoints", Retention.of(run.experiment))
+
+
 def _waste(run: Run, path: Path, what: str) -> Waste:
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return Waste(run.name, run.status, path, what, sum(file.stat().st_size for file in files))
 
 
 def _step(path: Path) -> str:
-    return f"step {int(path.name.removeprefix('step-')):,}"
+    return f"step {checkpoint.number(path.name):,}"

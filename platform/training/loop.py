@@ -22,6 +22,7 @@ from sightline.methods.contract import BuildContext
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints import remote
 from sightline.platform.checkpoints.restore import RestorePoint, check_same, find
+from sightline.platform.checkpoints.retention import Retention
 from sightline.platform.checkpoints.uploader import Uploader
 from sightline.platform.config import Experiment
 from sightline.platform.core.device import choose_device
@@ -82,7 +83,8 @@ def _train(job: TrainJob, post: Post, stop: Stop) -> None:
         post(StorageNote(text))
 
     storage = remote.Storage.of(experiment, job.folder)
-    uploader = Uploader(storage, experiment.train.keep) if storage and collective.rank() == 0 else None
+    retention = Retention.of(experiment, inputs.clock)
+    uploader = Uploader(storage, retention) if storage and collective.rank() == 0 else None
     found = find(job.checkpoints, storage, uploader, say, device)
     if found:
         check_same(found.state, experiment, inputs.dataset.fingerprint)
@@ -95,7 +97,7 @@ def _train(job: TrainJob, post: Post, stop: Stop) -> None:
         stepper.warm_up_ddp(microbatches)
         system = SystemMeter(job.folder, device) if collective.rank() == 0 and experiment.log.system_metrics else None
         reporter = StepReporter(post_once, first, history, inputs.plan.batch, stepper.phases, device, system)
-        saver = CheckpointSaver(inputs, stepper, post_once, uploader)
+        saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention)
         _Steps(inputs, stepper, reporter, Validator(inputs, stepper, post_once), saver, post, stop).run(first, microbatches, stream)
     else:
         post_once(TrainingEnded(first, history, stopped=False))
@@ -180,7 +182,8 @@ class _Steps:
         every, last = _Every.of(self.inputs.job.experiment, self.inputs, self.stepper.device), self.inputs.clock.steps
         step, stopping = first, False
         if first == 0:
-            self.validator.measure(0, microbatches[0].arrays)
+            metrics = self.validator.measure(0, microbatches[0].arrays)
+            self.saver.is_best(metrics)  # tells before the first step that train.keep_best names nothing that is measured
         while step < last and not stopping:
             if not self._step(step, microbatches):
                 break
@@ -188,11 +191,13 @@ class _Steps:
             if step % every.agree == 0:
                 stopping = agree(collective.rank() == 0 and self.stop(), self.stepper.device)
             ending = step == last or stopping
-            if step % every.report == 0 or step % every.save == 0 or ending:
+            saving = ending or step % every.save == 0 or self.saver.retention.is_milestone(step)
+            validating = step % every.validate == 0 or step == last
+            if step % every.report == 0 or saving or (validating and self.saver.retention.best):
                 self._report()
-            if step % every.validate == 0 or step == last:
-                self.validator.measure(step, microbatches[0].arrays)
-            if (step % every.save == 0 or ending) and not self.saver.save(step, self.reporter.history):
+            metrics = self.validator.measure(step, microbatches[0].arrays) if validating else {}
+            saving |= validating and self.saver.is_best(metrics)
+            if saving and not self.saver.save(step, self.reporter.history, metrics):
                 break
             if not ending:
                 with self.stepper.phases("data_wait"):

@@ -34,11 +34,12 @@ class Validator:
         self.inputs, self.stepper, self.post = inputs, stepper, post
         self._validation: Validation | None = None
 
-    def measure(self, step: int, columns: Columns) -> None:
-        """Called by all ranks together; rank 0 posts the events.
+    def measure(self, step: int, columns: Columns) -> dict[str, float]:
+        """What was measured, under its names in MLflow. Called by all ranks together; rank 0 posts the events, and only it knows health.
 
         `columns`: the views of a training microbatch, on which health is measured where there are no validation data.
         """
+        losses: dict[str, float] = {}
         with self.stepper.phases("validation"):
             if self.inputs.job.experiment.data.val is not None:
                 validation = self._load()
@@ -46,8 +47,8 @@ class Validator:
                 columns = validation.microbatches[0][1] if validation.microbatches else columns
                 if losses and collective.rank() == 0:
                     self.post(ValidationDone(step, losses))
-        if collective.rank() == 0:
-            self._measure_health(step, columns)
+        health = self._measure_health(step, columns) if collective.rank() == 0 else {}
+        return {f"val/{name}": value for name, value in losses.items()} | {f"health/{name}": value for name, value in health.items()}
 
     def _load(self) -> Validation:
         if self._validation is None:
@@ -55,7 +56,7 @@ class Validator:
             self._validation = Validation.load(self.inputs.job.experiment, self.inputs.views, self.stepper.device, stage)
         return self._validation
 
-    def _measure_health(self, step: int, columns: Columns) -> None:
+    def _measure_health(self, step: int, columns: Columns) -> dict[str, float]:
         experiment = self.inputs.job.experiment
         with self.stepper.phases("health"):
             health = measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device)
@@ -64,6 +65,7 @@ class Validator:
             known = find_method(experiment.method).alarms
             warnings = alarms(health, known, step / self.inputs.clock.steps) if step else []
             self.post(HealthMeasured(step, health, warnings))
+        return health
 
 
 @dataclass

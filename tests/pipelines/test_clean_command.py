@@ -26,7 +26,7 @@ def runs(home: Path) -> dict[str, Run]:
         for step in (6, 12, 18):
             state = checkpoint.TrainState(step, step * 12, 0, 1, "f", "s", "fp32", "h")
             tensors = {"model": {"w": torch.zeros(1000)}, "optimizer": {"w|exp_avg": torch.zeros(2000)}}
-            checkpoint.write(run.folder / "checkpoints", state, tensors, keep=9)
+            checkpoint.write(run.folder / "checkpoints", state, tensors)
     return made
 
 

@@ -27,7 +27,7 @@ def made_run(name: str, method: str = "croco", seed: int = 7, **overrides: Any) 
     run = create_run(name, toy_settings(method, **overrides), "f" * 64, "test", "")
     state = checkpoint.TrainState(12, 144, 0, 1, run.fingerprint, "", "fp32", "")
     tensors = {key: value.clone() for key, value in pretext_of(run, seed).state_dict().items()}
-    checkpoint.write(run.folder / "checkpoints", state, {"model": tensors}, keep=2)
+    checkpoint.write(run.folder / "checkpoints", state, {"model": tensors})
     return run
 
 

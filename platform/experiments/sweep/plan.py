@@ -25,7 +25,15 @@ TASK = ("model", "pretext", "loss", "augment")
 """Sections that decide what the pretext loss measures, so that losses of different settings do not compare."""
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
 """Sections that all trials share."""
-OF_EVERY_TRIAL = ("train.length", "train.seed", "train.checkpoint_every", "train.validate_every", "train.keep")
+OF_EVERY_TRIAL = (
+    "train.length",
+    "train.seed",
+    "train.checkpoint_every",
+    "train.validate_every",
+    "train.keep",
+    "train.keep_every",
+    "train.keep_best",
+)
 """Settings that the sweep itself decides."""
 KEPT = 3
 """Checkpoints of a trial: with several workers training goes on while one is measured."""

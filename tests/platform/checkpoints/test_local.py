@@ -13,6 +13,7 @@ import torch
 
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.local import TrainState
+from sightline.platform.checkpoints.retention import Retention, prune
 
 
 def state(step: int) -> TrainState:
@@ -25,7 +26,8 @@ def tensors(step: int, size: int = 8) -> dict[str, dict[str, torch.Tensor]]:
 
 def test_the_newest_that_verifies_is_taken_and_old_ones_go(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        checkpoint.write(tmp_path, state(step), tensors(step), keep=3)
+        checkpoint.write(tmp_path, state(step), tensors(step))
+        prune(tmp_path, Retention(3))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003", "step-00000004"]
     found = checkpoint.newest(tmp_path)
     assert found is not None and found.state == state(4)
@@ -34,8 +36,8 @@ def test_the_newest_that_verifies_is_taken_and_old_ones_go(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("harm", ["missing", "short", "bit", "complete", "state"])
 def test_a_harmed_checkpoint_is_passed_over(tmp_path: Path, harm: str) -> None:
-    checkpoint.write(tmp_path, state(1), tensors(1), keep=2)
-    path = checkpoint.write(tmp_path, state(2), tensors(2), keep=2)
+    checkpoint.write(tmp_path, state(1), tensors(1))
+    path = checkpoint.write(tmp_path, state(2), tensors(2))
     file = path / "model.safetensors"
     content = bytearray(file.read_bytes())
     match harm:
@@ -64,10 +66,12 @@ def test_a_kill_while_writing_leaves_the_previous_one(tmp_path: Path) -> None:
         from pathlib import Path
         from sightline.platform.checkpoints import local as checkpoint
         from sightline.platform.checkpoints.local import TrainState
+        from sightline.platform.checkpoints.retention import Retention, prune
         print("ready", flush=True)
         for step in range(1, 10_000):
             tensors = {{"model": {{"w": torch.full((200_000,), float(step))}}}}
-            checkpoint.write(Path({str(tmp_path)!r}), TrainState(step, step, 0, 1, "f", "s", "fp32", "h"), tensors, keep=2)
+            checkpoint.write(Path({str(tmp_path)!r}), TrainState(step, step, 0, 1, "f", "s", "fp32", "h"), tensors)
+            prune(Path({str(tmp_path)!r}), Retention(2))
     """
     for pause in (0.11, 0.32):
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
@@ -81,7 +85,7 @@ def test_a_kill_while_writing_leaves_the_previous_one(tmp_path: Path) -> None:
         assert found is not None
         assert float(found.tensors("model")["w"][0]) == found.state.step
         before = found.state.step
-    checkpoint.write(tmp_path, state(before + 1), tensors(1), keep=2)
+    checkpoint.write(tmp_path, state(before + 1), tensors(1))
     assert not list(tmp_path.glob(".part-*"))
 
 
@@ -95,9 +99,9 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        checkpoint.write(place, state(1), tensors(1, 300_000), keep=2)
+        checkpoint.write(place, state(1), tensors(1, 300_000))
         with pytest.raises(SightlineError, match="disk is full"):
-            checkpoint.write(place, state(2), tensors(2, 900_000), keep=2)
+            checkpoint.write(place, state(2), tensors(2, 900_000))
         found = checkpoint.newest(place)
         assert found is not None and found.state.step == 1
         assert [p.name for p in place.iterdir()] == ["step-00000001"]
@@ -113,7 +117,7 @@ def test_optimizer_state_round_trips(tmp_path: Path) -> None:
     layer, optimizer, names = make()
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    path = checkpoint.write(tmp_path, state(1), {"optimizer": checkpoint.optimizer_tensors(optimizer, names)}, keep=1)
+    path = checkpoint.write(tmp_path, state(1), {"optimizer": checkpoint.optimizer_tensors(optimizer, names)})
     other, fresh, other_names = make()
     other.load_state_dict(layer.state_dict())
     checkpoint.restore_optimizer(fresh, other_names, checkpoint.Checkpoint(path, state(1)).tensors("optimizer"))

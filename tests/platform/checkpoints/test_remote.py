@@ -20,6 +20,7 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints import remote, uploader
 from sightline.platform.checkpoints.local import TrainState
 from sightline.platform.checkpoints.remote import Storage
+from sightline.platform.checkpoints.retention import Retention
 from sightline.platform.checkpoints.uploader import Uploader
 from sightline.platform.cluster import shared_fs
 from sightline.platform.cluster.shared_fs import folder_here
@@ -73,10 +74,10 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 QUICK = {"batch.microbatch": 12, "train.length": "9 steps", "train.checkpoint_every": "3 steps", "data.val": None}
 
 
-def reach(folder: Path, step: int, keep: int = 2) -> Path:
+def reach(folder: Path, step: int) -> Path:
     """A checkpoint of `step`, as training leaves it."""
     tensors = {"model": {"w": torch.full((8,), float(step))}, "optimizer": {"w|step": torch.tensor(float(step))}}
-    return checkpoint.write(folder / "checkpoints", TrainState(step, step * 4, 0, 1, "f", "s", "fp32", "h"), tensors, keep)
+    return checkpoint.write(folder / "checkpoints", TrainState(step, step * 4, 0, 1, "f", "s", "fp32", "h"), tensors)
 
 
 def names(folder: Path) -> list[str]:
@@ -92,7 +93,7 @@ def test_what_is_put_is_fetched_elsewhere_and_old_ones_go(uri: str, tmp_path: Pa
     assert other.pull(said.append) is None, "nothing is there yet"
     for step in (6, 12, 18):
         reach(mine.folder, step)
-        mine.push(keep=2)
+        mine.push(Retention(2))
     found = other.pull(said.append)
     assert found is not None and found.state.step == 18 and checkpoint.problem(found.path) is None
     assert torch.equal(found.tensors("model")["w"], torch.full((8,), 18.0))
@@ -103,10 +104,10 @@ def test_what_is_put_is_fetched_elsewhere_and_old_ones_go(uri: str, tmp_path: Pa
 def test_what_is_there_is_not_put_again_and_what_is_here_not_fetched(place: Place, tmp_path: Path) -> None:
     mine = Storage(str(tmp_path / "there"), tmp_path / "one" / "run")
     reach(mine.folder, 6)
-    mine.push(keep=2)
+    mine.push(Retention(2))
     writes: list[str] = []
     place.before = lambda call, path: writes.append(path) if call in ("open_output_stream", "open_input_stream") else None
-    mine.push(keep=2)
+    mine.push(Retention(2))
     assert {Path(path).name for path in writes} == {"complete.json"}, "read, to compare it"
     writes.clear()
     reach(mine.folder, 12)
@@ -118,7 +119,7 @@ def test_what_is_there_is_not_put_again_and_what_is_here_not_fetched(place: Plac
 def test_half_an_upload_is_not_seen_and_the_next_completes_it(file: str, place: Place, tmp_path: Path) -> None:
     mine, other = (Storage(str(tmp_path / "there"), tmp_path / name / "run") for name in ("one", "two"))
     reach(mine.folder, 6)
-    mine.push(keep=1)
+    mine.push(Retention(1))
     reach(mine.folder, 12)
 
     def cut(call: str, path: str) -> None:
@@ -127,12 +128,12 @@ def test_half_an_upload_is_not_seen_and_the_next_completes_it(file: str, place: 
 
     place.before = cut
     with pytest.raises(OSError, match="connection reset"):
-        mine.push(keep=1)
+        mine.push(Retention(1))
     said: list[str] = []
     found = other.pull(said.append)
     assert found is not None and found.state.step == 6 and not said, "the one before is still there, and the new one does not exist"
     place.before = lambda call, path: None
-    mine.push(keep=1)
+    mine.push(Retention(1))
     found = other.pull(print)
     assert found is not None and found.state.step == 12
     assert names(tmp_path / "there" / "run" / "checkpoints") == ["step-00000012"]
@@ -142,7 +143,7 @@ def test_altered_bytes_are_passed_over_and_a_harmed_copy_here_is_replaced(tmp_pa
     mine, other = (Storage(str(tmp_path / "there"), tmp_path / name / "run") for name in ("one", "two"))
     for step in (6, 12):
         reach(mine.folder, step)
-        mine.push(keep=2)
+        mine.push(Retention(2))
     file = tmp_path / "there" / "run" / "checkpoints" / "step-00000012" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -160,7 +161,7 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_put_to_its_end(place: P
     mine = Storage(str(tmp_path / "there"), tmp_path / "one" / "run")
     path = reach(mine.folder, 6)
     place.before = lambda call, target: shutil.rmtree(path, ignore_errors=True) if call == "open_output_stream" else None
-    mine.push(keep=1)
+    mine.push(Retention(1))
     assert not path.exists()
     found = Storage(mine.uri, tmp_path / "two" / "run").pull(print)
     assert found is not None and found.state.step == 6
@@ -214,7 +215,7 @@ def test_an_address_that_will_not_do_is_refused_before_anything_starts(uri: str,
 
 def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) -> None:
     mine, gate = Storage(str(tmp_path / "there"), tmp_path / "one" / "run"), threading.Event()
-    beside = Uploader(mine, keep=2)
+    beside = Uploader(mine, Retention(2))
     place.before = lambda call, path: gate.wait(30) and None
     reach(mine.folder, 6)
     beside.begin()

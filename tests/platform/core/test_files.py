@@ -14,6 +14,7 @@ import pytest
 
 from sightline.methods.errors import MachineError
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.checkpoints.retention import Retention, prune
 from sightline.platform.core import files
 from sightline.platform.core.files import (
     append_lines,
@@ -66,7 +67,8 @@ def test_a_checkpoint_that_the_disk_refuses_leaves_the_one_before(number: int, t
 
     def write(step: int) -> None:
         state = checkpoint.TrainState(step, step * 12, 0, 1, "data", "settings", "fp32", "history")
-        checkpoint.write(tmp_path, state, {"model": {"a": torch.ones(3)}}, keep=2)
+        checkpoint.write(tmp_path, state, {"model": {"a": torch.ones(3)}})
+        prune(tmp_path, Retention(2))
 
     write(1)
     with monkeypatch.context() as patch, pytest.raises(MachineError, match="checkpoint of step 2 could not be written"):

@@ -39,7 +39,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def reach(run: Run, step: int) -> Path:
     """A checkpoint of `step`, as training leaves it."""
     state = checkpoint.TrainState(step, 12 * step, 0, 1, run.fingerprint, "", "fp32", "")
-    return checkpoint.write(run.folder / "checkpoints", state, {"model": {"w": torch.ones(2)}}, keep=2)
+    return checkpoint.write(run.folder / "checkpoints", state, {"model": {"w": torch.ones(2)}})
 
 
 def go(run: Run) -> None:

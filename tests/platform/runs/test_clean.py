@@ -11,7 +11,8 @@ import torch
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.config import settings_hash
-from sightline.platform.runs.clean import find_waste
+from sightline.platform.core.files import write_text
+from sightline.platform.runs.clean import find_waste, kept_of
 from sightline.platform.runs.record import Run
 
 
@@ -20,7 +21,7 @@ def given(run: Run, status: str, *steps: int) -> Run:
     for step in steps:
         state = checkpoint.TrainState(step, step * 12, 0, 1, run.fingerprint, settings_hash(run.experiment), "fp32", "h")
         tensors = {"model": {"w": torch.full((50,), float(step))}, "optimizer": {"w|exp_avg": torch.zeros(500)}}
-        checkpoint.write(run.folder / "checkpoints", state, tensors, keep=99)
+        checkpoint.write(run.folder / "checkpoints", state, tensors)
     run.status = status
     run.save()
     return run
@@ -46,6 +47,20 @@ def test_a_finished_run_keeps_the_weights_of_its_newest_checkpoint(toy_run: Call
     assert found is not None and found.state.step == 18 and found.tensors("model")["w"][0] == 18
     assert checkpoint.corrupt(run.folder / "checkpoints") == [] and find_waste(run) == []
     assert sorted(file.name for file in path(run, 18).iterdir()) == ["complete.json", "model.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped"])
+def test_milestones_and_the_best_stay_unless_asked_for(status: str, toy_run: Callable[..., Run]) -> None:
+    run = given(toy_run("noted", **{"train.keep": 1, "train.keep_every": "6 steps", "train.keep_best": "val/loss"}), status, 4, 6, 8, 10)
+    write_text(path(run, 6) / "note.json", '{"milestone": true, "metrics": {"val/loss": 0.7}}')
+    checkpoint.annotate(path(run, 4), {"val/loss": 0.5})
+    states = [f"step-{step:08d}/optimizer.safetensors" for step in (4, 6, 10)] if status == "finished" else []
+    assert names(run) == sorted(["step-00000008", *states])
+    assert [(one.step, *one.reasons) for one in kept_of(run)] == [(10, "newest"), (6, "milestone"), (4, "best")]
+    for waste in find_waste(run):
+        waste.remove()
+    assert find_waste(run) == [] and checkpoint.problem(path(run, 6)) is None
+    assert names(run, optimizer=True) == [] and len(find_waste(run, milestones=True)) == 2
 
 
 @pytest.mark.parametrize("status", ["created", "running", "stopped", "failed", "trained"])

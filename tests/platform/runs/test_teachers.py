@@ -94,7 +94,7 @@ def test_what_happens_to_the_original_changes_no_resume(clouds: str, train_here:
     before = looks(load_teachers(stopped.experiment, stopped.folder)[KEY])
     state = checkpoint.TrainState(18, 216, 0, 1, source.fingerprint, "", "fp32", "")
     moved = {name: value + 1 for name, value in pretext_of(source).state_dict().items()}
-    checkpoint.write(source.folder / "checkpoints", state, {"model": moved}, keep=2)
+    checkpoint.write(source.folder / "checkpoints", state, {"model": moved})
     assert open_encoder("teacher").sha256 != pinned(stopped)[1]
     assert torch.equal(looks(load_teachers(stopped.experiment, stopped.folder)[KEY]), before)
     shutil.rmtree(source.folder)

@@ -16,6 +16,7 @@ from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.local import Checkpoint
 from sightline.platform.core.event_log import encode
+from sightline.platform.runs.clean import kept_of
 from sightline.platform.runs.events import (
     NonFiniteLoss,
     RunEvent,
@@ -51,7 +52,11 @@ def kinds(events: list[RunEvent]) -> list[object]:
 
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, train_here: Train) -> None:
-    run = toy_run("long", **{"train.length": "100 steps", "train.validate_every": "50 steps", "batch.microbatch": 12})
+    run = toy_run(
+        "long",
+        **{"train.length": "100 steps", "train.validate_every": "50 steps", "batch.microbatch": 12},
+        **{"train.checkpoint_every": "60 steps", "train.keep": 1, "train.keep_every": "35 steps", "train.keep_best": "val/loss higher"},
+    )
     events = train_here(run)
     losses = [figures["loss"] for figures in run.history().values()]
     assert len(losses) == 100
@@ -59,6 +64,11 @@ def test_training_lowers_the_loss_and_the_validation_loss(toy_run: MakeRun, trai
     validation = [event.losses["loss"] for event in events if isinstance(event, ValidationDone)]
     assert len(validation) == 3 and validation[-1] < validation[0]
     assert events[-1] == TrainingEnded(100, last(run).state.history, stopped=False)
+    reasons = {one.step: " ".join(one.reasons) for one in kept_of(run)}
+    assert reasons == {100: "newest", 70: "milestone", 50: "best", 35: "milestone"}, (
+        "the worst, here, is saved although no checkpoint is due"
+    )
+    assert len(checkpoint.steps(run.folder / "checkpoints")) == 4 and kept_of(run)[2].metrics["val/loss"] == validation[1]
 
 
 @pytest.mark.slow
