@@ -15,6 +15,7 @@ from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
 from sightline.platform.core.ray_checks import names_cluster
 
+from .demand import describe, own_resources, suits, unknown_accelerator
 from .resources import ResourcePlan, plan_on
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ LOOK_SECONDS = 1.0
 HEAD = "node:__internal_head__"
 """A resource that every cluster has once."""
 Shares = Mapping[str, Mapping[str, float]]
-"""Node -> `CPU` or `GPU` -> logical amount."""
+"""Node -> `CPU`, `GPU` or another resource of Ray -> logical amount."""
 
 
 @dataclass
@@ -62,12 +63,10 @@ def await_room(experiment: Experiment, say: Callable[[str], None]) -> tuple[Reso
             lease.release()
             if not names_cluster():
                 raise _too_small(experiment, nodes)
-            bundle = _bundle(experiment, nodes)
             if not said:
-                need = f"{experiment.train.workers} x {_text(bundle)}"
-                say(f"waiting for the cluster: needs {need} for its workers; there is {_text(_sum(nodes))}, others hold {_held(nodes)}")
+                say(_waiting(experiment, nodes))
                 said = True
-            wanted = wanted or _want([bundle] * experiment.train.workers)  # an autoscaler adds nodes for pending placement groups
+            wanted = wanted or _want(experiment, nodes)  # an autoscaler adds nodes for pending placement groups
             if wanted.wait(LOOK_SECONDS):
                 _drop(wanted)
                 wanted = None
@@ -87,8 +86,8 @@ def can_grow(experiment: Experiment, plan: ResourcePlan, where: Iterable[str]) -
     left = {node: dict(has) for node, has in _left(nodes).items()}
     for node in where:
         if node in left:
-            left[node]["CPU"] += plan.worker_cpus
-            left[node]["GPU"] += plan.worker_gpus
+            for name, amount in _needs(experiment, plan).items():
+                left[node][name] = left[node].get(name, 0.0) + amount
     larger = _largest(experiment, nodes, left)
     return larger is not None and larger.workers > plan.workers
 
@@ -107,7 +106,25 @@ def up() -> Shares:
 
     going = leaving()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes}
+    return {node["NodeID"]: {"CPU": 0.0, "GPU": 0.0, **node["Resources"]} for node in nodes}
+
+
+def _labels() -> Mapping[str, Mapping[str, str]]:
+    """Node -> its labels."""
+    import ray
+
+    return {node["NodeID"]: node["Labels"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+
+
+def _suitable(experiment: Experiment, nodes: Shares) -> Shares:
+    """Those of `nodes`, with all that they have, on which workers may run."""
+    labels = _labels() if experiment.train.labels else {}
+    return {node: has for node, has in nodes.items() if suits(experiment.train, has, labels.get(node, {}))}
+
+
+def _needs(experiment: Experiment, plan: ResourcePlan) -> dict[str, float]:
+    """What one worker of the plan takes."""
+    return {"CPU": plan.worker_cpus, "GPU": plan.worker_gpus, **own_resources(experiment.train)}
 
 
 def leaving() -> set[str]:
@@ -119,21 +136,28 @@ def leaving() -> set[str]:
 
 def _plan(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePlan | None:
     """The plan with the resources `left`, where all its workers can be placed; its threads are those of the empty cluster."""
-    free = _sum(left)
-    if experiment.train.device == "auto" and _sum(nodes)["GPU"] and free["GPU"] < experiment.train.workers:
+    suitable = _suitable(experiment, nodes)
+    places_for = {node: has for node, has in left.items() if node in suitable}
+    gpus, free_gpus = _sum(suitable)["GPU"], _sum(places_for)["GPU"]
+    if experiment.train.device == "auto" and gpus and free_gpus < experiment.train.workers:
         return None  # rather than on CPUs
     try:
-        whole = plan_on(experiment, _sum(nodes)["CPU"], int(_sum(nodes)["GPU"]))
-        plan = plan_on(experiment, free["CPU"], int(free["GPU"]))
+        whole = plan_on(experiment, _sum(nodes)["CPU"], int(gpus))
+        plan = plan_on(experiment, _sum(left)["CPU"], int(free_gpus))
     except CallError:
         return None
-    need = {"CPU": plan.worker_cpus, "GPU": plan.worker_gpus}
-    places = sum(min(int((has[name] + 1e-6) / amount) for name, amount in need.items() if amount) for has in left.values())
+    need = _needs(experiment, plan)
+    places = sum(min(int((has[name] + 1e-6) / amount) for name, amount in need.items() if amount) for has in places_for.values())
     return replace(plan, threads=whole.threads) if places >= plan.workers else None
 
 
 def _too_small(experiment: Experiment, nodes: Shares) -> CallError:
     total, workers = _sum(nodes), experiment.train.workers
+    if not _suitable(experiment, nodes):
+        return CallError(
+            f"no node of this machine's Ray has {describe(experiment.train)}{unknown_accelerator(experiment.train)}",
+            "leave it out, or name a cluster whose nodes have it: RAY_ADDRESS=HOST:6379",
+        )
     try:
         plan = plan_on(experiment, total["CPU"], int(total["GPU"]))
     except CallError as error:
@@ -163,9 +187,19 @@ def _held(nodes: Shares) -> str:
     return _text({name: total[name] - left[name] for name in total})
 
 
+def _waiting(experiment: Experiment, nodes: Shares) -> str:
+    train, suitable = experiment.train, _suitable(experiment, nodes)
+    own = f" ({describe(train)})" if describe(train) else ""
+    there = f"of such nodes there are {len(suitable)}, with" if own else "there is"
+    return (
+        f"waiting for the cluster: needs {train.workers} x {_text(_bundle(experiment, nodes))}{own} for its workers; "
+        f"{there} {_text(_sum(suitable))}, others hold {_held(suitable)}{'' if suitable else unknown_accelerator(train)}"
+    )
+
+
 def _bundle(experiment: Experiment, nodes: Shares) -> dict[str, float]:
-    """What one worker needs."""
-    device = experiment.train.device
+    """CPUs and GPUs that one worker needs."""
+    device = "cuda" if experiment.train.accelerator_type else experiment.train.device
     return {"CPU": 1.0, "GPU": 1.0} if device == "cuda" or (device == "auto" and _sum(nodes)["GPU"]) else {"CPU": 1.0}
 
 
@@ -177,10 +211,14 @@ def _text(has: Mapping[str, float]) -> str:
     return " + ".join(f"{round(amount, 2):g} {name}" for name, amount in has.items() if amount) or "nothing"
 
 
-def _want(bundles: list[dict[str, float]]) -> PlacementGroup:
+def _want(experiment: Experiment, nodes: Shares) -> PlacementGroup:
+    """A placement group as the workers will need it. It shows an autoscaler what is missing."""
     import ray
 
-    group: PlacementGroup = ray.util.placement_group(bundles, strategy="SPREAD")
+    workers, labels = experiment.train.workers, experiment.train.labels
+    bundle = {**_bundle(experiment, nodes), **own_resources(experiment.train)}
+    selectors = [dict(labels)] * workers if labels else None
+    group: PlacementGroup = ray.util.placement_group([bundle] * workers, strategy="SPREAD", bundle_label_selector=selectors)
     return group
 
 

@@ -113,7 +113,8 @@ def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
     """The run's resource plan on `cpus` logical CPUs and `gpus` GPUs."""
     train = experiment.train
     stage = experiment.has_stage and not experiment.teacher_cache.variants  # a cache holds what the stage gave
-    return plan_resources(train.workers, cpus, gpus, device=train.device, threads=train.threads, stage=stage, actors=train.actors)
+    device = "cuda" if train.accelerator_type else train.device
+    return plan_resources(train.workers, cpus, gpus, device=device, threads=train.threads, stage=stage, actors=train.actors)
 
 
 def local_gpus() -> int:

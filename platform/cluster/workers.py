@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.methods.errors import MachineError, SightlineError
+from sightline.platform.config.schema import TrainConfig
 from sightline.platform.core.event_log import append_events
 from sightline.platform.core.files import trouble
 from sightline.platform.core.scratch import scratch_folder
@@ -62,8 +63,9 @@ def run_workers(
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     recorder: ActorHandle[_Recorder] = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()  # type: ignore[assignment]
     job = replace(job, stream=plan.data, threads=plan.threads)
-    timeout = job.experiment.train.stall_timeout
-    trainer = _Trainer(name, job.folder / "ray", plan, {"job": job.to_values(), "recorder": recorder}, max_failures, timeout)
+    train = job.experiment.train
+    timeout = train.stall_timeout
+    trainer = _Trainer(name, job.folder / "ray", plan, train, {"job": job.to_values(), "recorder": recorder}, max_failures)
 
     def drain() -> None:
         posted: list[Posted] = ray.get(recorder.drain.remote())
@@ -114,12 +116,11 @@ def _remove_placement_groups(recorder: ActorHandle[_Recorder]) -> None:
 class _Trainer(threading.Thread):
     """`TorchTrainer.fit` in its own thread: the main thread keeps the signals and the screen."""
 
-    def __init__(
-        self, run: str, storage: Path, plan: ResourcePlan, config: dict[str, Any], max_failures: int, stall_timeout: float
-    ) -> None:
+    def __init__(self, run: str, storage: Path, plan: ResourcePlan, train: TrainConfig, config: dict[str, Any], max_failures: int) -> None:
         super().__init__(name="sightline-fit", daemon=True)
-        self.run_name, self.storage, self.plan, self.config, self.max_failures = run, storage, plan, config, max_failures
-        self.collective_timeout = max(1800, int(stall_timeout) + 60)  # seconds; the watchdog is to come first
+        self.run_name, self.storage, self.plan, self.train, self.config = run, storage, plan, train, config
+        self.max_failures = max_failures
+        self.collective_timeout = max(1800, int(train.stall_timeout) + 60)  # seconds; the watchdog is to come first
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -129,8 +130,8 @@ class _Trainer(threading.Thread):
         from .deaths import Deaths
         from .local_group import LocalTorchConfig, on_this_machine
 
-        plan = self.plan
-        resources: dict[str, float] = {"CPU": plan.worker_cpus}
+        plan, train = self.plan, self.train
+        resources: dict[str, float] = {"CPU": plan.worker_cpus, **train.resources}
         if plan.worker_gpus:
             resources["GPU"] = plan.worker_gpus
         group: dict[str, Any] = {"backend": "nccl" if plan.worker_gpus else "gloo", "timeout_s": self.collective_timeout}
@@ -145,6 +146,8 @@ class _Trainer(threading.Thread):
                         num_workers=plan.workers,
                         use_gpu=bool(plan.worker_gpus),
                         resources_per_worker=resources,
+                        accelerator_type=train.accelerator_type,
+                        label_selector=dict(train.labels) or None,  # type: ignore[call-arg]  # of Train V2
                         # Fractions of CPUs would all be packed on one node; GPUs of one node communicate faster.
                         placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
                     ),

@@ -19,6 +19,10 @@ SETTINGS_VERSION = 2
 RUNTIME_ONLY_KEYS = (
     "workers",
     "least_workers",
+    "accelerator_type",
+    "resources",
+    "labels",
+    "checkpoint_activations",
     "device",
     "threads",
     "actors",

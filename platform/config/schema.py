@@ -19,6 +19,9 @@ from sightline.platform.core.plugins import PROBES, plugins
 from sightline.platform.core.redaction import redact, redacted
 
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
+LABEL = re.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([\w.-]{0,61}[a-zA-Z0-9])?")
+LABEL_VALUE = re.compile(r"!?(in\([\w.-]+(, ?[\w.-]+)*\)|[\w.-]+)")
+"""What Ray takes in a label selector."""
 
 
 class DataConfig(Settings):
@@ -78,12 +81,24 @@ class TrainConfig(Settings):
     init: str | None = Field(default=None, description="weights to begin from: a run, a file, or models:/NAME@alias; short form init=")
     length: Length = Field(default=Duration(amount=100, unit="epochs"), description="end of training: steps, epochs or samples")
     workers: int = Field(default=1, ge=1, description="data-parallel workers; must divide batch.size / batch.microbatch")
+    accelerator_type: str | None = Field(
+        default=None, pattern=r"^[\w.-]+$", description="GPU model that each worker needs, in Ray's words: A100, H100, L4, ..."
+    )
+    resources: dict[str, float] = Field(default={}, description="custom resources of Ray that each worker takes: '{fast_disk: 1}'")
+    labels: dict[str, str] = Field(
+        default={}, description='labels of the nodes for workers, as Ray selects them: \'{market-type: "!spot", zone: "in(a, b)"}\''
+    )
     least_workers: int | None = Field(default=None, ge=1, description="elastic: with how few to go on while nodes are missing")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto measures at the start what pays on the machine")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        default="auto", description="auto measures at the start what pays on the machine; tf32: fp32 with TF32 products on GPUs"
+    )
     threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
     actors: int | None = Field(default=None, ge=1, description="actors of a frozen teacher for each worker; default: as `--dry-run` says")
     compile: bool = False
+    checkpoint_activations: bool = Field(
+        default=False, description="compute each block's activations again in the backward pass: less memory, a third more time"
+    )
     seed: int = Field(default=0, ge=0)
     validate_every: Length = Field(default=Duration(amount=5, unit="epochs"))
     validate_samples: int = Field(default=256, ge=1)
@@ -96,6 +111,30 @@ class TrainConfig(Settings):
     max_failures: int = Field(default=3, ge=0, description="restarts after the death of a worker")
     stall_timeout: float = Field(default=1800, gt=0, description="seconds in which no worker moves, after which those that hang are ended")
     storage: str | None = Field(default=None, description="folder or URI where checkpoints are also put, for nodes that share no folder")
+
+    @field_validator("resources")
+    @classmethod
+    def _custom(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, amount in value.items():
+            if name.upper() in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY") or ":" in name or not name.strip():
+                raise ValueError(f"{name!r} is no custom resource; CPUs and GPUs are planned, and GPU models are train.accelerator_type")
+            if not amount >= 0.0001 or (amount > 1 and amount % 1):
+                raise ValueError(f"{name}: {amount:g} is no amount of a resource; give a whole number, or a share between 0.0001 and 1")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _selectable(cls, value: dict[str, str]) -> dict[str, str]:
+        for label, wanted in value.items():
+            if not LABEL.fullmatch(label) or not LABEL_VALUE.fullmatch(wanted):
+                raise ValueError(f"{label}: {wanted!r} selects no label; write a value, !value, in(one, other) or !in(one, other)")
+        return value
+
+    @model_validator(mode="after")
+    def _gpu_model_needs_gpus(self) -> TrainConfig:
+        if self.accelerator_type and self.device == "cpu":
+            raise ValueError("train.accelerator_type names a GPU, and train.device is cpu: leave one of them out")
+        return self
 
     @field_validator("length", "checkpoint_every", "validate_every", "keep_every")
     @classmethod

@@ -9,6 +9,7 @@ from sightline.methods.contract import HasFewestPoints, HasSmallestImage, NeedsC
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.checkpoints.retention import Retention
+from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.core.paths import absolute
 from sightline.platform.core.ray_checks import check_ray, names_cluster
@@ -40,6 +41,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     for uri in (*experiment.probe.train, *experiment.probe.test):
         Dataset.open(uri)
     if not names_cluster():
+        check_here(experiment.train)
         local_plan(experiment)
     check_ray()
     Retention.of(experiment)

@@ -45,7 +45,8 @@ from .inputs import TrainInputs
 from .job import TrainJob
 from .memory import peak_of_process
 from .meters import SystemMeter
-from .precision import run_precision
+from .precision import allow_tf32, run_precision
+from .recompute import checkpoint_activations
 from .report import StepReporter, report_nonfinite
 from .saving import CheckpointSaver, agree
 from .step import Phases, Stepper
@@ -122,10 +123,13 @@ def _stepper(inputs: TrainInputs, found: RestorePoint | None, microbatches: list
         pretext.load_state_dict(found.tensors("model"))
     elif experiment.train.init is not None:
         load_initial(pretext, experiment, folder)
+    if experiment.train.checkpoint_activations:
+        checkpoint_activations(pretext)
     weights = {name: float(weight) for name, weight in experiment.method_config.loss.model_dump().items()}
     wanted = found.state.precision if found else experiment.train.precision
     columns = microbatches[0].arrays if microbatches else {}
     precision = run_precision(wanted, folder, pretext, columns, weights, device)
+    allow_tf32(precision == "tf32")
     stepper = Stepper(pretext, experiment.optim, inputs.clock, weights, experiment.train.seed, precision, device, Phases())
     if found:
         checkpoint.restore_optimizer(stepper.optimizer, stepper.names, found.tensors("optimizer"))

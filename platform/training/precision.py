@@ -18,9 +18,16 @@ from sightline.platform.data.loader.blocks import Columns
 from .step import buffers_kept, tensors, total
 
 PRECISIONS = ("fp32", "bf16")
+"""Those that `auto` chooses from. `tf32` is fp32 whose matrix products a GPU rounds to TF32; a recipe or a person asks for it."""
 ROUNDS = 5
 BF16_MUST_GAIN = 1.15
 """bf16 is chosen where it is at least this much faster; a smaller gain is not worth its rounding."""
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on GPUs may be rounded to TF32, in this process. PyTorch allows it in convolutions."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def run_precision(wanted: str, folder: Path, pretext: Pretext, columns: Columns, weights: Mapping[str, float], device: torch.device) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,16 @@ class Seer(torch.nn.Module):
         return bright / bright.sum(dim=1, keepdim=True)
 
 
-def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> list[dict[str, float]]:
+def losses(
+    method: Method,
+    sections: Mapping[str, Any],
+    lr: float = 1e-3,
+    steps: int = STEPS,
+    changed: Callable[[torch.nn.Module], object] = lambda pretext: None,
+) -> list[dict[str, float]]:
     """The total, its terms and the norm of the gradient for `STEPS` steps, means over the microbatches of each step; fp32, one thread.
+
+    `changed`: what is done to the pretext before it trains.
 
     Diagnostics that count, such as an accuracy, are left out: a single tie that falls the other way would show.
     """
@@ -76,8 +84,10 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        pretext = method.build(config, BuildContext(seed=0)).train()
+        changed(pretext)
         stepper = Stepper(
-            pretext=method.build(config, BuildContext(seed=0)).train(),
+            pretext=pretext,
             optim=OptimConfig(lr=lr, weight_decay=0.05, clip=1.0),
             clock=Clock(steps=STEPS, batch_size=MICROBATCH * SLOTS, samples=IMAGES),
             weights=config.loss.model_dump(),
@@ -91,7 +101,7 @@ def losses(method: Method, sections: Mapping[str, Any], lr: float = 1e-3) -> lis
             if method.stage
             else None
         )
-        for step in range(STEPS):
+        for step in range(steps):
             result = stepper.step(step, [microbatch(method, views, stage, step, slot) for slot in range(SLOTS)])
             terms = {name: result.losses[name].double().mean().item() for name in ("loss", *stepper.weights)}
             found.append({**terms, "grad_norm": result.grad_norm})

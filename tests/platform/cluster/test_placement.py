@@ -10,6 +10,7 @@ from toy import TOY
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.cluster import placement
+from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.placement import Shares, _largest, _plan, await_room, can_grow
 
 
@@ -106,10 +107,74 @@ def test_the_wait_is_told_once_and_ends_when_there_is_room(monkeypatch: pytest.M
     nodes, said, looks = shares((4, 2)), list[str](), iter([shares((3, 1))] * 4 + [shares((4, 2))])
     alone(nodes, monkeypatch)
     monkeypatch.setattr(placement, "_left", lambda nodes: next(looks))
-    monkeypatch.setattr(placement, "_want", lambda bundles: Wanted())
+    monkeypatch.setattr(placement, "_want", lambda *of: Wanted())
     monkeypatch.setattr(placement, "_drop", lambda group: None)
     monkeypatch.setattr(placement, "LOOK_SECONDS", 0.0)
     monkeypatch.setenv("RAY_ADDRESS", "there")
     plan, _ = await_room(experiment(**{"train.workers": 2}), said.append)
     assert (plan.workers, plan.worker_gpus) == (2, 1)
     assert said == ["waiting for the cluster: needs 2 x 1 CPU + 1 GPU for its workers; there is 4 CPU + 2 GPU, others hold 1 CPU + 1 GPU"]
+
+
+def a100(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus, "accelerator_type:A100": 1.0}
+
+
+def test_workers_run_only_where_the_asked_gpu_is() -> None:
+    run = experiment(**{"train.workers": 2, "train.device": "auto", "train.accelerator_type": "A100"})
+    t4, two = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}, a100(8, 2)
+    assert _plan(run, {"a": t4}, {"a": t4}) is None, "four GPUs of another model"
+    plan = _plan(run, {"a": t4, "b": two}, {"a": t4, "b": two})
+    assert plan is not None and plan.worker_gpus == 1
+    assert _plan(run, {"a": t4, "b": two}, {"a": t4, "b": {**two, "GPU": 1.0}}) is None, "another run holds one of the two"
+
+
+def test_custom_resources_are_counted_and_labels_choose_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = experiment(**{"train.workers": 2, "train.resources": {"fast_disk": 1}})
+    one, both = {"CPU": 4.0, "GPU": 0.0, "fast_disk": 1.0}, {"CPU": 4.0, "GPU": 0.0, "fast_disk": 2.0}
+    assert _plan(disk, {"a": one}, {"a": one}) is None and _plan(disk, {"a": both}, {"a": both}) is not None
+    zoned = experiment(**{"train.workers": 1, "train.labels": {"zone": "in(a, b)", "market-type": "!spot"}})
+    nodes = shares((4, 0), (4, 0))
+    for labels, room in (
+        ({"0": {"zone": "a"}, "1": {}}, True),
+        ({"0": {"zone": "c"}, "1": {}}, False),
+        ({"0": {"zone": "b", "market-type": "spot"}, "1": {"zone": "c"}}, False),
+    ):
+        monkeypatch.setattr(placement, "_labels", lambda labels=labels: labels)
+        assert (_plan(zoned, nodes, nodes) is not None) is room
+
+
+def test_the_wait_names_the_gpu_that_is_asked_for_and_a_name_that_ray_does_not_know() -> None:
+    said = placement._waiting(experiment(**{"train.workers": 2, "train.device": "auto", "train.accelerator_type": "A10"}), shares((8, 0)))
+    assert said == (
+        "waiting for the cluster: needs 2 x 1 CPU + 1 GPU (accelerator_type A10) for its workers; of such nodes there are 0, with nothing, "
+        "others hold nothing; Ray knows no such accelerator: did you mean 'A10G'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"train.accelerator_type": "A100"}, "train.accelerator_type = A100, but this machine has no GPU"),
+        ({"train.resources": {"fast_disk": 1}}, "workers demand 1 fast_disk"),
+        ({"train.labels": {"zone": "!a"}}, "workers demand zone=!a"),
+    ],
+)
+def test_one_machine_has_no_resources_of_its_own(overrides: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(CallError, match=said):
+        check_here(experiment(**{"train.device": "auto", **overrides}).train)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"train.resources": {"GPU": 1}},
+        {"train.resources": {"fast_disk": 1.5}},
+        {"train.labels": {"zone": "in()"}},
+        {"train.device": "cpu", "train.accelerator_type": "A100"},
+    ],
+)
+def test_what_no_node_can_have_is_refused(overrides: dict[str, Any]) -> None:
+    with pytest.raises(CallError):
+        experiment(**overrides)

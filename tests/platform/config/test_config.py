@@ -77,7 +77,7 @@ def test_null_gives_a_setting_back_its_default() -> None:
         ("train.batch_size=1", "unknown setting 'train.batch_size': did you mean 'batch.size'?"),
         ("train.mask_ratio=0.5", "unknown setting 'train.mask_ratio': did you mean 'pretext.mask_ratio'?"),
         ("epochs=4", "unknown setting 'epochs': did you mean \"train.length='40 epochs'\"?"),
-        ("train.zzz=1", "unknown setting 'train.zzz': known: train.actors, train.checkpoint_every"),
+        ("train.zzz=1", "unknown setting 'train.zzz': known: train.accelerator_type, train.actors, train.checkpoint_activations"),
         ("batchsize=3", "unknown setting 'batchsize'"),
         ("data.train.deep=1", "unknown setting 'data.train.deep'"),
         ("loss.zzz=1", "unknown setting 'loss.zzz': known: loss.reconstruction"),
