@@ -1,7 +1,4 @@
-"""Encodes and decodes point clouds: little-endian numbers, row after row.
-
-`np.frombuffer(row["points"], "<f4").reshape(-1, 3)` reads them anywhere.
-"""
+"""Encodes and decodes clouds: in a row of ours they are little-endian numbers, point after point (`arrays` has their form in a shard)."""
 
 from __future__ import annotations
 

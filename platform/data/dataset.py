@@ -12,6 +12,7 @@ import pyarrow as pa
 from sightline.methods.errors import CallError
 from sightline.platform.core.filesystem import open_place, read_bytes
 
+from .kinds import find_kind
 from .manifest import MANIFEST_NAME, Manifest, parse_manifest
 from .shards import ShardFolder
 from .unprepared import no_dataset
@@ -76,7 +77,7 @@ class Dataset:
 
         Raises `SightlineError` naming the shard where it is missing, truncated, altered or holds a type that is not allowed.
         """
-        table = self._files.read(shard_index, row_group_index, columns)
+        table = self._files.read(shard_index, row_group_index, columns, find_kind(self.kind).arrays)
         return table if rows is None else table.take(pa.array(rows, pa.int64()))
 
     def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.plugins import plugins
 
+from .arrays import ArrayForm
 from .clouds import decode_parts, decode_points
 from .encoder_input import EncoderInput, cloud_input, image_input
 from .images import decode_depth, decode_image, decode_segmentation
@@ -39,6 +40,8 @@ class Column:
     """The shape of a matrix that is stored as a list of numbers, row after row."""
     required: bool = False
     """Whether every row has it. A sample is made of the required columns besides `id`."""
+    array: ArrayForm | None = None
+    """Where its bytes are those of an array: how a shard holds it."""
 
     @property
     def compressed(self) -> bool:
@@ -62,7 +65,18 @@ class DataKind:
 
     @cached_property
     def schema(self) -> pa.Schema:
+        """Of rows."""
         return pa.schema([pa.field(column.name, column.type, nullable=not column.required) for column in self.columns])
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayForm]:
+        """The columns that are arrays in a shard."""
+        return {column.name: column.array for column in self.columns if column.array is not None}
+
+    @property
+    def schema_version(self) -> Literal[1, 2]:
+        """Of the data sets that are written: 2 where they hold arrays, which version 1 held as bytes."""
+        return 2 if self.arrays else 1
 
     @cached_property
     def samples(self) -> tuple[str, ...]:
@@ -80,6 +94,7 @@ class DataKind:
 ID = Column("id", pa.string(), required=True)
 SCENE = Column("scene", pa.string())
 _BYTES, _FLOATS = pa.binary(), pa.list_(pa.float64())
+_CLOUD = ArrayForm(pa.float32(), (-1, 3))
 
 PAIRS = DataKind(
     "pairs",
@@ -121,10 +136,10 @@ POINTS = DataKind(
     (
         ID,
         SCENE,
-        Column("points", _BYTES, "cloud", decode_points, required=True),
-        Column("normals", _BYTES, "cloud", decode_points),
+        Column("points", _BYTES, "cloud", decode_points, required=True, array=_CLOUD),
+        Column("normals", _BYTES, "cloud", decode_points, array=_CLOUD),
         Column("label", pa.int64()),
-        Column("part", _BYTES, "parts", decode_parts),
+        Column("part", _BYTES, "parts", decode_parts, array=ArrayForm(pa.int16(), (-1,))),
     ),
     "points",
     cloud_input,

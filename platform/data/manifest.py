@@ -19,7 +19,8 @@ from sightline.platform.core.budget import parse_json
 from .clouds import NO_PART
 from .kinds import find_kind, kind_names
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+"""The newest. Version 1 held arrays as bytes; a kind without arrays still has it (`DataKind.schema_version`)."""
 MANIFEST_NAME = "manifest.json"
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
@@ -83,7 +84,7 @@ class Provenance(_Record):
 
 
 class Manifest(_Record):
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
     kind: Kind
     rows: int = Field(ge=1)
     columns: tuple[str, ...]
@@ -130,7 +131,7 @@ class Manifest(_Record):
             raise ValueError("its rows have no column 'id'")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have one name")
-        if fingerprint(self.kind, self.shards, self.classes, self.ignore_index, self.parts) != self.fingerprint:
+        if fingerprint(self.kind, self.shards, self.classes, self.ignore_index, self.parts, self.schema_version) != self.fingerprint:
             raise ValueError("the fingerprint does not belong to these shards and classes: the manifest was altered")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have one name")
@@ -148,13 +149,18 @@ class Manifest(_Record):
 
 
 def fingerprint(
-    kind: str, shards: Sequence[Shard], classes: Sequence[str] = (), ignore_index: int | None = None, parts: Sequence[str] = ()
+    kind: str,
+    shards: Sequence[Shard],
+    classes: Sequence[str] = (),
+    ignore_index: int | None = None,
+    parts: Sequence[str] = (),
+    schema_version: int = 1,
 ) -> str:
     """SHA-256 over kind, schema version, the ordered shards (hash and row groups) and what their indices mean.
 
     Equal content has an equal fingerprint. Classes count only where there are any, as data sets made before them have none.
     """
-    digest = hashlib.sha256(f"sightline {kind} {SCHEMA_VERSION}\n".encode())
+    digest = hashlib.sha256(f"sightline {kind} {schema_version}\n".encode())
     for shard in shards:
         digest.update(f"{shard.sha256} {shard.rows} {shard.row_groups}\n".encode())
     if classes:

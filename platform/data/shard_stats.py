@@ -31,6 +31,7 @@ class ShardStats(BaseModel):
     model_config = ConfigDict(frozen=True)
     shard: Shard | None
     """None where every row was skipped."""
+    schema_version: int = 1
     columns: tuple[str, ...] = ()
     scenes: dict[str, int] = {}
     image_min: tuple[int, int] | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,10 +18,12 @@ from sightline.methods.errors import SightlineError, first_line
 from sightline.platform.core.budget import OverBudgetError, check_unpacked
 from sightline.platform.core.filesystem import is_local, open_place
 
+from .arrays import ArrayForm, ArrayFormError
 from .manifest import Shard
 
+_MAGIC = b"PAR1"
 _MAX_FOOTER = 64 * 2**20
-_SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int32(), pa.int64(), pa.uint8(), pa.float32(), pa.float64())
+_SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.float32(), pa.float64())
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,26 @@ class ShardFolder:
         for shard, info in zip(self.shards, infos, strict=True):
             self._check_size(shard, info)
 
-    def read(self, shard_index: int, row_group_index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One row group, all columns or those named. Raises where it is missing, truncated, altered or holds a type that is not allowed."""
+    def read(
+        self,
+        shard_index: int,
+        row_group_index: int,
+        columns: Sequence[str] | None = None,
+        arrays: Mapping[str, ArrayForm] = MappingProxyType({}),
+    ) -> pa.Table:
+        """One row group, all columns or those named, those in `arrays` as bytes in whatever form the shard holds them.
+
+        Raises where it is missing, truncated, altered or holds a type that is not allowed.
+        """
         shard = self.shards[shard_index]
         try:
             file = self._file(shard)
             self._check_size_in_memory(file, row_group_index)
             names = [name for name in columns if name in file.schema_arrow.names] if columns is not None else None
-            table = file.read_row_group(row_group_index, columns=names, use_threads=False)
+            table = _with_bytes(file.read_row_group(row_group_index, columns=names, use_threads=False), arrays)
         except OverBudgetError as error:
             raise self.broken(shard, f"asks for more memory than it may in row group {row_group_index}: {error}") from None
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, ArrayFormError) as error:
             raise self.broken(shard, f"is damaged in row group {row_group_index} ({first_line(error)})") from None
         if table.num_rows != shard.row_groups[row_group_index]:
             raise self.broken(shard, f"has {table.num_rows} rows in row group {row_group_index}, not {shard.row_groups[row_group_index]}")
@@ -102,13 +114,31 @@ class ShardFolder:
             raise self.broken(shard, f"has {info.size:,} bytes instead of {shard.bytes:,}: it was truncated or replaced")
 
 
+def _with_bytes(table: pa.Table, arrays: Mapping[str, ArrayForm]) -> pa.Table:
+    """The table with its arrays as bytes. Raises `ArrayFormError`."""
+    for index, field in enumerate(table.schema):
+        if field.name in arrays and not pa.types.is_binary(field.type):
+            table = table.set_column(index, field.name, arrays[field.name].as_bytes(table[field.name]))
+    return table
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers, text or bytes, alone, in lists or with a shape."""
+    if pa.types.is_struct(kind):
+        return [field.name for field in kind] == ["data", "shape"] and all(
+            pa.types.is_list(field.type) and _is_plain(field.type) for field in kind
+        )
+    kind = kind.value_type if pa.types.is_list(kind) else kind
+    return kind in _SCALARS or pa.types.is_fixed_size_binary(kind)
+
+
 @lru_cache(maxsize=64)
 def _open_shard(uri: str, shard: Shard, hint: str, version: int, thread: int) -> pq.ParquetFile:
     """An opened shard, kept per thread (a Parquet reader is not safe to share). `version` and `thread` are there for the key.
 
-    Types are checked before the file reaches the Parquet reader: on opening, it would restore the types named in the
-    `ARROW:schema` entry of the footer, and for a registered extension type (Ray registers some) that runs code chosen by the file.
-    Our shards are written without that entry, and key and value lie uncompressed in the footer.
+    On opening, Arrow would restore the types named in the `ARROW:schema` entry of the footer, and for a registered extension type (Ray
+    registers some) that runs code chosen by the file. Key and value lie uncompressed in the footer, so the entry gets another key before
+    Arrow sees it: a shard is read by its plain Parquet types alone.
     """
     system, path = open_place(uri)
     place = f"{path}/{shard.name}"
@@ -118,15 +148,14 @@ def _open_shard(uri: str, shard: Shard, hint: str, version: int, thread: int) ->
         raise refuse(shard, "is not a Parquet file")
     source.seek(shard.bytes - 8)
     length, magic = struct.unpack("<I4s", source.read(8))
-    if magic != b"PAR1" or length > min(_MAX_FOOTER, shard.bytes - 8):
+    if magic != _MAGIC or length > min(_MAX_FOOTER, shard.bytes - 8):
         raise refuse(shard, "is not a Parquet file (pickles and other formats are never read)")
     source.seek(shard.bytes - 8 - length)
-    if b"ARROW:" in source.read(length):
-        raise refuse(shard, "carries Arrow type metadata, which Sightline never writes and does not trust")
-    file = pq.ParquetFile(source, page_checksum_verification=True)
+    footer = source.read(length).replace(b"ARROW:schema", b"hidden:types")
+    metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer + struct.pack("<I4s", length, _MAGIC)))
+    file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
     for field in file.schema_arrow:
-        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if kind not in _SCALARS and not pa.types.is_fixed_size_binary(kind):
+        if not _is_plain(field.type):
             raise refuse(shard, f"holds column {field.name!r} of type {field.type}, which is not allowed")
     rows = tuple(file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups))
     if rows != shard.row_groups:

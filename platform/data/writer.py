@@ -17,7 +17,7 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.filesystem import exists, open_place, write_bytes
 from sightline.platform.core.version import installed_version
 
-from .kinds import Column, Row, find_kind
+from .kinds import Column, DataKind, Row, find_kind
 from .manifest import MANIFEST_NAME, Manifest, Provenance, Shard, Skipped, Source, fingerprint
 from .shard_stats import ShardStats, StatsCollector, extreme, merge_skipped, reasons, skipped_table, total, total_overlap, total_range
 
@@ -31,30 +31,36 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: 
     """Writes shard number `index` of the data set in `folder`. `skips` may grow while `rows` is consumed; it is read at the end.
 
     The shard is built in memory and written in one go. Images are stored as they are (they are compressed already), every page with a
-    checksum, and without Arrow's own type metadata (see `shards._open_shard`).
+    checksum. Arrow's own type metadata are there for the readers of arrays alone, and ours does not look at them (`shards._open_shard`).
     """
     system, path = open_place(folder)
     found = find_kind(kind)
     sink = pa.BufferOutputStream()
     groups: list[int] = []
     collector = StatsCollector(kind)
+    stored = pa.schema(
+        [
+            form.field(name, found.schema.field(name).nullable) if (form := found.arrays.get(name)) else found.schema.field(name)
+            for name in found.schema.names
+        ]
+    )
     writer = pq.ParquetWriter(
         sink,
-        found.schema,
+        stored,
         compression={_leaf(column): "none" if column.compressed else "zstd" for column in found.columns},
         use_dictionary=["scene"],
         write_statistics=False,  # they would store the largest image twice more
         write_page_checksum=True,
-        store_schema=False,
+        store_schema=bool(found.arrays),
     )
     with writer:
         for block in _blocks(rows, ROWS_PER_GROUP):
             for row in block:
                 collector.add(row)
-            writer.write_table(pa.Table.from_pylist([dict(row) for row in block], schema=found.schema), row_group_size=ROWS_PER_GROUP)
+            writer.write_table(_table(block, found, stored), row_group_size=ROWS_PER_GROUP)
             groups.append(len(block))
     if not groups:
-        return ShardStats(shard=None, skipped=skipped_table(skips))
+        return ShardStats(shard=None, schema_version=found.schema_version, skipped=skipped_table(skips))
     data = sink.getvalue()
     name = f"{kind}-{index:05d}.parquet"
     system.create_dir(path, recursive=True)
@@ -63,7 +69,7 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: 
     except OSError as error:
         raise SightlineError(f"cannot write {folder}/{name}: {error}", "make room or check your access, then run it again") from None
     shard = Shard(name=name, rows=sum(groups), bytes=data.size, sha256=hashlib.sha256(data).hexdigest(), row_groups=tuple(groups))
-    return collector.stats(shard, skipped_table(skips))
+    return collector.stats(shard, skipped_table(skips)).model_copy(update={"schema_version": found.schema_version})
 
 
 def write_manifest(
@@ -87,11 +93,12 @@ def write_manifest(
     shards = tuple(part.shard for part in full if part.shard is not None)
     used = {name for part in full for name in part.columns}
     manifest = Manifest(
+        schema_version=find_kind(kind).schema_version,
         kind=kind,
         rows=sum(shard.rows for shard in shards),
         columns=tuple(name for name in find_kind(kind).schema.names if name in used),
         shards=shards,
-        fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names),
+        fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names, find_kind(kind).schema_version),
         provenance=_provenance(sources, command, merge_skipped([skipped, *(part.skipped for part in parts)]), notes),
         image_min=extreme((part.image_min for part in full), min),
         image_max=extreme((part.image_max for part in full), max),
@@ -229,8 +236,17 @@ class ShardWriter:
             )
 
 
+def _table(rows: Sequence[Row], kind: DataKind, stored: pa.Schema) -> pa.Table:
+    """Rows as a shard holds them."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=kind.schema)
+    columns = [kind.arrays[name].stored(table[name].to_pylist()) if name in kind.arrays else table[name] for name in stored.names]
+    return pa.Table.from_arrays(columns, schema=stored)
+
+
 def _leaf(column: Column) -> str:
     """The name of a column as Parquet knows it."""
+    if column.array is not None:
+        return f"{column.name}.data.list.element"
     return f"{column.name}.list.element" if pa.types.is_list(column.type) else column.name
 
 

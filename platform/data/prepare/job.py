@@ -28,7 +28,7 @@ from sightline.platform.core.filesystem import exists, is_local, open_place, rea
 from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.images import Resize
-from sightline.platform.data.kinds import Row
+from sightline.platform.data.kinds import Row, find_kind
 from sightline.platform.data.manifest import Manifest, Skipped, Source
 from sightline.platform.data.remarks import collected
 from sightline.platform.data.shard_stats import ShardStats, merge_skipped, reasons, total
@@ -123,7 +123,7 @@ def _run(
         _begin(output, overwrite)
     tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
     rows = sum(source.count for _, _, source in tasks)
-    parts = {(folder, index): _recorded(folder, index) for folder, index, _ in tasks}
+    parts = {(folder, index): _recorded(folder, index, kind) for folder, index, _ in tasks}
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
     done = rows - sum(source.count for _, _, source in todo)
     progress(done, rows)
@@ -268,13 +268,14 @@ def _begin(output: Output, overwrite: bool) -> None:
         write_bytes(system, plan, json.dumps({"digest": digest, "shards": len(output.shards)}).encode())
 
 
-def _recorded(folder: str, index: int) -> ShardStats | None:
+def _recorded(folder: str, index: int, kind: Kind) -> ShardStats | None:
+    """A finished shard; None where there is none, or an older Sightline wrote it in another form."""
     system, path = open_place(folder)
     if not exists(system, _record(path, index)):
         return None
     stats = ShardStats.model_validate_json(read_bytes(system, _record(path, index)))
     whole = stats.shard is None or system.get_file_info(f"{path}/{stats.shard.name}").size == stats.shard.bytes
-    return stats if whole else None
+    return stats if whole and stats.schema_version == find_kind(kind).schema_version else None
 
 
 def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:

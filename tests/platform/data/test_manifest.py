@@ -62,10 +62,16 @@ def test_an_inconsistent_manifest_is_refused_with_the_reason(change: dict[str, o
 
 
 def test_a_newer_schema_asks_for_a_newer_sightline() -> None:
-    raw = json.loads(_manifest(_shard()).to_json()) | {"schema_version": 2}
-    with pytest.raises(CallError, match="schema version 2") as caught:
+    raw = json.loads(_manifest(_shard()).to_json()) | {"schema_version": 3}
+    with pytest.raises(CallError, match="schema version 3; this Sightline reads up to 2") as caught:
         parse_manifest(json.dumps(raw), "here")
     assert "upgrade" in caught.value.hint
+
+
+def test_data_sets_made_before_arrays_had_a_form_of_their_own_keep_their_fingerprint() -> None:
+    assert fingerprint("points", [_shard("p.parquet")]) == "59ce5b679249338068b35f5fddb2fc3a0cc3835a166c6958bcc3f7d3433d7a4e"
+    assert fingerprint("points", [_shard()], ("a", "b"), None, ("x",)) == "84ef1aea3e50a90945c3b89befcaac644d41bc727fcc286b9f403984a56d0f15"
+    assert fingerprint("points", [_shard()], schema_version=2) != fingerprint("points", [_shard("p.parquet")])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"'])

@@ -1,0 +1,71 @@
+"""Arrays as a shard holds them: Ray Data opens them as NumPy arrays, and every other reader of Parquet as numbers with a shape.
+
+In a row of ours an array is its little-endian bytes (`clouds`). In a shard it is a struct of `data`, its numbers, and `shape`, under the
+name that Ray gives to tensors of variable shape. That name is for other readers: ours hides it from Arrow (`shards`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+RAY_NAME = "ray.data.arrow_variable_shaped_tensor"
+"""Arrow's name of the type that Ray Data has for them since 2.4; its parameter is the number of dimensions, as JSON."""
+
+
+class ArrayFormError(ValueError):
+    """A column does not hold the arrays that it is said to hold."""
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """The form of an array: little-endian `numbers` along `shape`, of which -1, in the first place, is any length."""
+
+    numbers: pa.DataType
+    shape: tuple[int, ...]
+
+    def field(self, name: str, nullable: bool) -> pa.Field:
+        """A column of such arrays in a shard."""
+        named = {"ARROW:extension:name": RAY_NAME, "ARROW:extension:metadata": str(len(self.shape))}
+        stored = pa.struct([("data", pa.large_list(self.numbers)), ("shape", pa.list_(pa.int64()))])
+        return pa.field(name, stored, nullable=nullable, metadata=named)
+
+    def stored(self, column: Sequence[bytes | None]) -> pa.StructArray:
+        """The arrays of a column of bytes."""
+        counts = [len(value or b"") * 8 // self.numbers.bit_width for value in column]
+        numbers = pa.Array.from_buffers(self.numbers, sum(counts), [None, pa.py_buffer(b"".join(value or b"" for value in column))])
+        data = pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int64()), numbers)
+        empty = pa.array([value is None for value in column], pa.bool_())
+        sides = [None if value is None else [count // self._width, *self.shape[1:]] for value, count in zip(column, counts, strict=True)]
+        shapes = pa.array(sides, pa.list_(pa.int64()))
+        return pa.StructArray.from_arrays([data, shapes], ["data", "shape"], mask=empty)
+
+    def as_bytes(self, column: pa.ChunkedArray) -> pa.Array:
+        """A column of arrays as bytes, without a copy of the numbers. Raises `ArrayFormError` where it holds anything else."""
+        arrays = column.combine_chunks()
+        names = [field.name for field in arrays.type] if pa.types.is_struct(arrays.type) else []
+        if names != ["data", "shape"]:
+            raise ArrayFormError(f"is no column of arrays: {arrays.type}")
+        data, shapes, valid = arrays.field("data"), arrays.field("shape"), arrays.is_valid()
+        if data.type.value_type != self.numbers or data.values.null_count or shapes.values.null_count:
+            raise ArrayFormError(f"holds no arrays of {self.numbers}: {data.type}")
+        offsets, there = np.asarray(data.offsets, np.int64), np.asarray(valid)
+        dimensions, counts = np.diff(np.asarray(shapes.offsets))[there], np.diff(offsets)[there]
+        sides = np.asarray(shapes.flatten())
+        fits = (dimensions == len(self.shape)).all() and sides.size == dimensions.sum()
+        if fits:
+            sides = sides.reshape(-1, len(self.shape))
+            fits = (sides[:, 1:] == self.shape[1:]).all() and (sides[:, 0] == counts // self._width).all()
+        if not fits or (counts % self._width).any():
+            raise ArrayFormError("has an array whose numbers do not fit its shape")
+        size = self.numbers.bit_width // 8
+        buffers = [valid.buffers()[1], pa.py_buffer(offsets * size), data.values.buffers()[1]]
+        return pa.Array.from_buffers(pa.large_binary(), len(arrays), buffers)
+
+    @property
+    def _width(self) -> int:
+        """Numbers of one step along the first dimension."""
+        return int(np.prod(self.shape[1:], dtype=int))
