@@ -46,6 +46,7 @@ from .job import TrainJob
 from .memory import peak_of_process
 from .meters import SystemMeter
 from .precision import allow_tf32, run_precision
+from .prefetch import prefetched
 from .recompute import checkpoint_activations
 from .report import StepReporter, report_nonfinite
 from .saving import CheckpointSaver, agree
@@ -90,7 +91,7 @@ def _train(job: TrainJob, post: Post, stop: Stop) -> None:
     if found:
         check_same(found.state, experiment, inputs.dataset.fingerprint)
     first, history = (found.state.step, found.state.history) if found else (0, "")
-    stream = iter(inputs.stream(first))
+    stream = prefetched(iter(inputs.stream(first)), device)
     microbatches = next(stream) if first < inputs.clock.steps else []
     stepper = _stepper(inputs, found, microbatches, device)
     _announce(post, post_once, stepper, first)

@@ -21,6 +21,8 @@ from sightline.methods.random import MicrobatchRng
 from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.stream import Microbatch
 
+from .prefetch import DeviceMicrobatch
+
 
 class Phases:
     """Seconds by phase of a run. On a GPU work is queued, so its time counts in the phase in which the host waits for it."""
@@ -159,7 +161,8 @@ class Stepper:
 
     def _to_device(self, microbatch: Microbatch) -> Batch:
         with self.phases("to_device"):
-            batch: Batch = self.pretext.to_device(tensors(microbatch.arrays, self.device))
+            there = microbatch.batch if isinstance(microbatch, DeviceMicrobatch) else tensors(microbatch.arrays, self.device)
+            batch: Batch = self.pretext.to_device(there)
             return batch
 
     def _backward(self, batch: Batch, noise: MicrobatchRng, share: float) -> dict[str, torch.Tensor]:
