@@ -55,9 +55,14 @@ OF_FILES = {
 """Hint for an error of the system, by its number."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for, of the machine or of a GPU, and there was none."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY))
+
+
 def explained(error: BaseException) -> SightlineError | None:
     """An error that the machine or a file of a person caused, as a sentence; None where it is a fault of the code."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)):
+    if out_of_memory(error):
         return MachineError(f"not enough memory: {first_line(error)}", "use a smaller model, batch or image, or a machine with more memory")
     if isinstance(error, RuntimeError) and "determine home directory" in str(error):
         return CallError("a path begins with ~, and that user has no home folder here", "write the path whole, from /")

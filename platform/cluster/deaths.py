@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+import torch
 from ray.train import UserCallback
 
+from sightline.methods.errors import first_line, out_of_memory
 from sightline.platform.runs.events import NOTICES, ClusterNote
 
 MEMORY = "train with fewer train.workers or on a machine with more; batch.microbatch can be lowered for a new run"
+GPU_MEMORY = "lower batch.microbatch for a new run, or use a GPU with more"
 
 
 class Deaths(UserCallback):
@@ -25,13 +28,15 @@ class Deaths(UserCallback):
 
 
 def describe(errors: Mapping[int, BaseException]) -> str:
-    """What killed workers, by rank; empty where none was killed. The others fail because they lost one."""
+    """What ended workers, by rank; empty where none was killed or short of memory. The others fail because they lost one."""
     told = []
     for rank, error in sorted(errors.items()):
         causes = [error, *filter(None, (error.__cause__, getattr(error, "cause", None)))]
-        text = " ".join(str(each) for each in causes)
-        if "OutOfMemory" in " ".join([text, *(type(each).__name__ for each in causes)]) or "running low on memory" in text:
+        if any(isinstance(each, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(each) for each in causes):
             told.append(f"worker {rank} was killed by Ray because the machine ran out of memory; {MEMORY}")
+        elif refused := next(filter(out_of_memory, causes), None):
+            hint = GPU_MEMORY if isinstance(refused, torch.OutOfMemoryError) else MEMORY
+            told.append(f"worker {rank} asked for more memory than there is ({first_line(refused)}); {hint}")
         elif any(isinstance(each, ray.exceptions.RayActorError) for each in causes):
             told.append(f"worker {rank} died: it crashed or was killed, perhaps by the system for want of memory (`dmesg` tells; {MEMORY})")
     return "; ".join(told)

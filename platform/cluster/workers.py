@@ -265,13 +265,14 @@ def _worker(config: dict[str, Any]) -> None:
 def _permanent_failure(error: BaseException) -> SightlineError | None:
     """The error as one for a person, where another attempt would only repeat it; else None.
 
-    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: another attempt can succeed.
+    The death of another worker reaches this one as a RuntimeError of the collective or of Ray: another attempt can succeed. So it can where
+    memory was short.
     """
     import ray
 
     if isinstance(error, SightlineError):
         return error
-    if isinstance(error, (RuntimeError, ConnectionError, ray.exceptions.RayError)):
+    if isinstance(error, (RuntimeError, ConnectionError, MemoryError, ray.exceptions.RayError)):
         return None
     if problem := trouble(error):
         return MachineError(f"{problem[0]}: {error}", f"{problem[1]}, then continue with `sightline resume RUN`")

@@ -167,6 +167,8 @@ class _Attempt:
         """How the attempt ended; where workers died and `may_die`, why the next one is needed. Raises `SightlineError`."""
         import ray
 
+        from sightline.platform.cluster.deaths import describe
+
         if self._failed:
             raise SightlineError(self._failed.what, self._failed.hint)
         if self._nonfinite:
@@ -177,8 +179,10 @@ class _Attempt:
             return NextAttempt.DIED
         if may_die and self.elastic and not self.stop_asked.is_set():
             return NextAttempt.FEWER
-        hint = f"see {folder / 'ray'}; go on with `sightline resume {folder.name}`"
-        raise SightlineError(f"training ended without a result: {error}", hint)
+        again = f"go on from the newest checkpoint with `sightline resume {folder.name}`"
+        if killed := describe(getattr(error, "worker_failures", {})):
+            raise SightlineError(f"no attempt is left (train.max_failures={self.experiment.train.max_failures}): {killed}", again)
+        raise SightlineError(f"training ended without a result: {error}", f"see {folder / 'ray'}; {again}")
 
     def next_attempt(self, outcome: TrainingEnded | NextAttempt) -> NextAttempt | None:
         """Why the run goes on after this attempt; None at its end, or where a person stopped it."""

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from heads import until
 
-from sightline.platform.cluster import deaths, watchdog
+from sightline.platform.cluster import watchdog
 from sightline.platform.cluster.watchdog import Pulse, Signs, describe
 
 
@@ -95,12 +94,3 @@ def test_a_pulse_tells_a_thread_that_waits_from_one_that_works(monkeypatch: pyte
     pulses[0].end()
     thread.join()
     assert told[0][:2] == (1, os.getpid()) and told[-1] == (1, os.getpid())
-
-
-def test_a_death_is_told_with_its_cause_and_the_failures_that_follow_are_not() -> None:
-    out_of_memory = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
-    errors = {0: RuntimeError("Connection closed by peer"), 1: out_of_memory, 2: ray.exceptions.ActorDiedError()}
-    text = deaths.describe(errors)
-    assert text.startswith("worker 1 was killed by Ray because the machine ran out of memory; train with fewer train.workers")
-    assert "; worker 2 died: it crashed or was killed" in text and "worker 0" not in text
-    assert deaths.describe({0: errors[0]}) == ""

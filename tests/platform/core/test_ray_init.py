@@ -1,8 +1,11 @@
-"""Ray's start on this machine."""
+"""Ray's start on this machine, and which Ray a command joins."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import ray
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.core import ray_init
@@ -10,8 +13,6 @@ from sightline.platform.core import ray_init
 
 @pytest.mark.parametrize(("failures", "calls"), [(1, ["init", "shutdown", "init"]), (2, ["init", "shutdown"] * 2)])
 def test_a_machine_too_busy_for_ray_is_asked_twice(failures: int, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     seen: list[str] = []
 
     def init(address: str, **options: object) -> None:
@@ -33,3 +34,28 @@ def test_a_machine_too_busy_for_ray_is_asked_twice(failures: int, calls: list[st
             ray_init.start_ray(cpus=1, hint="sightline resume x")
         assert told.value.hint == "sightline resume x"
     assert seen == calls
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The arguments of `ray.init`, which is not carried out."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(ray, "init", lambda *words, **options: calls.append((words, options)))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    return calls
+
+
+def test_without_an_address_nothing_of_this_machine_is_joined(started: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default Ray would join whatever was last started here by `ray start`."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray_init.start_ray(cpus=3)
+    ((words, options),) = started
+    assert words == ("local",)
+    assert (options["num_cpus"], options["include_dashboard"]) == (3, False)
+
+
+def test_the_cluster_that_the_environment_names_is_joined_as_it_is(started: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    ray_init.start_ray()
+    ((words, options),) = started
+    assert words == () and not {"num_cpus", "object_store_memory", "_node_ip_address"} & set(options)

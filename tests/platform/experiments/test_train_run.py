@@ -1,35 +1,38 @@
-"""Which Ray a command runs on: the one the environment names, else one of its own that nobody else reaches."""
+"""How an attempt on Ray ended, and what a person is told."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
-from sightline.platform.core.ray_init import start_ray
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The arguments of `ray.init`, which is not carried out."""
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(ray, "init", lambda *words, **options: calls.append((words, options)))
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    return calls
+from sightline.methods.errors import SightlineError
+from sightline.platform.experiments.train_run import NextAttempt, _Attempt
 
 
-def test_without_an_address_nothing_of_this_machine_is_joined(started: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default Ray would join whatever was last started here by `ray start`."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    start_ray(cpus=3)
-    ((words, options),) = started
-    assert words == ("local",)
-    assert (options["num_cpus"], options["include_dashboard"]) == (3, False)
+def attempt(max_failures: int, least_workers: int | None = None) -> _Attempt:
+    experiment: Any = SimpleNamespace(train=SimpleNamespace(max_failures=max_failures, least_workers=least_workers))
+    return _Attempt(experiment, plan=SimpleNamespace(), lease=SimpleNamespace(), on_event=lambda event: None)  # type: ignore[arg-type]
 
 
-def test_the_cluster_that_the_environment_names_is_joined_as_it_is(started: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
-    start_ray()
-    ((words, options),) = started
-    assert words == () and not {"num_cpus", "object_store_memory", "_node_ip_address"} & set(options)
+def test_a_run_without_further_attempts_says_what_killed_its_workers() -> None:
+    import ray
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    failures = {0: RuntimeError("Connection closed by peer"), 1: ray.exceptions.OutOfMemoryError("the node is running low on memory.")}
+    with pytest.raises(SightlineError) as raised:
+        attempt(2).outcome(WorkerGroupError("[Rank 0 Error Snippet]:\nTraceback", failures), Path("runs/first"), may_die=True)
+    assert str(raised.value).startswith(
+        "no attempt is left (train.max_failures=2): worker 1 was killed by Ray because the machine ran out of"
+    )
+    assert "Traceback" not in str(raised.value) and raised.value.hint == "go on from the newest checkpoint with `sightline resume first`"
+
+
+def test_the_controller_may_die_as_often_as_a_worker() -> None:
+    import ray
+
+    assert attempt(1).outcome(ray.exceptions.ActorDiedError(), Path("first"), may_die=True) == NextAttempt.DIED
+    with pytest.raises(SightlineError, match="ended without a result"):
+        attempt(1).outcome(ray.exceptions.ActorDiedError(), Path("first"), may_die=False)
