@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,18 @@ TUM_LISTS = ("rgb.txt", "depth.txt")
 TUM_SCALE = 5000.0
 TUM_SECONDS = 0.02
 """Colour, depth and pose belong together where their times differ by less, as in the benchmark's own tool."""
+PUBLISHED = {
+    "TUM RGB-D": (
+        ("fr1", r"(fr|freiburg)[-_ ]?1(?!\d)", "517.3,516.5,318.6,255.3"),
+        ("fr2", r"(fr|freiburg)[-_ ]?2(?!\d)", "520.9,521.0,325.1,249.7"),
+        ("fr3", r"(fr|freiburg)[-_ ]?3(?!\d)", "535.4,539.2,320.1,247.6"),
+        ("Bonn", r"bonn", "542.8,542.6,315.6,237.8"),
+        ("ICL-NUIM", r"icl[-_ ]?nuim|(living|office)_?room_?traj", "481.2,480,319.5,239.5"),
+        ("the default of ROS", "", "525,525,319.5,239.5"),
+    ),
+    "7-Scenes or 3DMatch": (("7-Scenes", "", "585,585,320,240"),),
+}
+"""Layout -> (cameras, what a folder of them is called, their `--intrinsics` as published); all are for 640 x 480."""
 _OPENGL = np.diag([1.0, -1, -1, 1])
 _PINHOLES = frozenset(("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE"))
 _IN_ONE_LINE = {9: (3, 3), 12: (3, 4), 16: (4, 4)}
@@ -43,6 +56,17 @@ def find_capture(folder: Path) -> Known | None:
     elif any(folder.glob("*.pose.txt")):
         known = _seven_scenes(folder)
     return known if known and known["frames"] else None
+
+
+def ask_intrinsics(layout: str, folder: Path) -> str:
+    """What to do where no frame has K: the option with the numbers that the authors publish. None is taken without being asked for."""
+    published = PUBLISHED.get(layout, ())
+    for part in reversed(folder.absolute().parts):
+        for name, called, numbers in published:
+            if called and re.search(rf"(?<![^\W_])({called})", part, re.I):
+                return f"say --intrinsics {numbers} if this is {name}, as {part!r} in its path says (published for 640 x 480)"
+    known = "; ".join(f"{name} {numbers}" for name, _, numbers in published)
+    return "say --intrinsics fx,fy,cx,cy" + (f"; published for 640 x 480: {known}" if known else "")
 
 
 def _tum(folder: Path) -> Known:

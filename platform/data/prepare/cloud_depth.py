@@ -9,6 +9,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.geometry import Placement
 
 from .cameras import Frame, camera_of, matrix_of, read_cameras, skip_of
+from .captures import ask_intrinsics
 from .clouds import CloudFromDepth, CloudItem
 from .depth_options import DepthOptions
 from .files import existing_folder, natural, placement_of
@@ -32,6 +33,8 @@ class CloudDepth(DepthOptions, CloudSource):
         cameras = cameras.with_intrinsics(self.intrinsics)
         if not any(frame.depth for frame in cameras.frames):
             raise CallError(f"no frame of {folder} has depth, read from {cameras.layout}", "docs/data.md describes the format")
+        if not any(frame.K for frame in cameras.frames if frame.depth):
+            raise CallError(f"no frame of {folder} has K, read from {cameras.layout}", ask_intrinsics(cameras.layout, folder))
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))
         found.notes += said

@@ -15,6 +15,7 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
 
 from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
+from .captures import ask_intrinsics
 from .depth_options import DepthOptions
 from .files import existing_folder, frame_names, read_file
 from .found import Found
@@ -75,7 +76,7 @@ class Rgbd(DepthOptions, PairSource):
         cameras = cameras.with_intrinsics(self.intrinsics)
         missing = [what for what in ("depth", "K", "cam_to_world") if not any(getattr(frame, what) for frame in cameras.frames)]
         if missing:
-            hint = "say --intrinsics fx,fy,cx,cy" if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
+            hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
             raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
         low, high = self.overlap
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)

@@ -13,6 +13,7 @@ from PIL import Image
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import Resize
 from sightline.platform.data.prepare.cameras import read_cameras
+from sightline.platform.data.prepare.cloud_depth import CloudDepth
 from sightline.platform.data.prepare.frames import Frames
 from sightline.platform.data.prepare.image_frames import ImageFrames
 from sightline.platform.data.prepare.rgbd import Rgbd
@@ -120,6 +121,29 @@ def test_a_layout_without_intrinsics_asks_for_them(tmp_path: Path) -> None:
     assert "--intrinsics" in caught.value.hint
     (tmp_path / "calibration.txt").write_text(" ".join(map(str, INTRINSICS)))
     assert Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").items
+
+
+@pytest.mark.parametrize(
+    ("folder", "numbers"),
+    [
+        ("rgbd_dataset_freiburg1_xyz", "say --intrinsics 517.3,516.5,318.6,255.3 if this is fr1"),
+        ("tum-fr2-desk/half", "say --intrinsics 520.9,521.0,325.1,249.7 if this is fr2"),
+        ("FR3", "say --intrinsics 535.4,539.2,320.1,247.6 if this is fr3"),
+        ("living_room_traj0_frei_png", "say --intrinsics 481.2,480,319.5,239.5 if this is ICL-NUIM"),
+        ("offr1", "say --intrinsics fx,fy,cx,cy; published for 640 x 480: fr1 517.3,516.5,318.6,255.3; fr2 520.9"),
+        ("fr12", "the default of ROS 525,525,319.5,239.5"),
+    ],
+)
+def test_the_published_intrinsics_are_told_and_not_taken(tmp_path: Path, folder: str, numbers: str) -> None:
+    place = tmp_path / folder
+    _text(place / "depth/1.png", np.eye(2))
+    _text(place / "rgb/1.png", np.eye(2))
+    for name, line in {"rgb": "1 rgb/1.png", "depth": "1 depth/1.png", "groundtruth": "1 0 0 0 0 0 0 1"}.items():
+        (place / f"{name}.txt").write_text(line)
+    for source in (Rgbd(), CloudDepth()):
+        with pytest.raises(CallError, match="has K, read from TUM RGB-D") as caught:
+            source.find(str(place), "x")
+        assert numbers in caught.value.hint
 
 
 def test_lists_that_are_not_those_of_tum_are_no_capture(tmp_path: Path) -> None:
