@@ -34,8 +34,10 @@ YAML_DEPTH = 64
 """Of brackets, and of levels of a YAML text: PyYAML takes time with the square of them."""
 TEXT_BYTES = 512 * 2**20
 """Of a list of names: ten million lines of 50 characters."""
-_CONTAINER, _VALUE, _KEY = 64, 40, 60
-"""Bytes of Python for an empty list or map, for a value with its place, and for a key."""
+_CONTAINER, _VALUE, _KEY = 64, 40, 130
+"""Bytes of Python for an empty list or map, for a value with its place, and for a key with its place in a growing map."""
+_LINE = 73
+"""Bytes of Python for a text of its own in a list, besides its letters."""
 
 
 _BRACKETS = re.compile(r"[\[\]{}]")
@@ -64,13 +66,31 @@ def check_text(path: Path) -> None:
         raise OverBudgetError(f"it has {size:,} bytes; at most {TEXT_BYTES:,} of text are read")
 
 
+def check_lines(data: bytes) -> None:
+    """Raises `OverBudgetError` for a text whose lines would take more memory than they may, each as a text of its own."""
+    lines = data.count(b"\n") + data.count(b"\r")
+    if (cost := 2 * len(data) * _width(data) + _LINE * lines) > MEMORY:
+        raise OverBudgetError(f"its {lines:,} lines would take about {cost:,} bytes of memory; at most {MEMORY:,} are given to them")
+
+
+def _width(text: bytes) -> int:
+    """Bytes of memory of a letter: as many for all of a text as the widest in it takes."""
+    return 1 if text.isascii() else 4 if re.search(rb"[\xf0-\xff]", text) else 2
+
+
+def _escaped(text: bytes) -> int:
+    """The same of letters that JSON has as `\\uXXXX`; two of them are one that takes 4."""
+    return 1 if b"\\u" not in text else 4 if re.search(rb"\\u[dD][89abAB]", text) else 2
+
+
 def parse_json(data: bytes | str) -> Any:
     """`json.loads` for a file that a person or another tool wrote. Raises `ValueError` with one sentence for all that it cannot take.
 
     A byte order mark is left out. Objects of Python take up to 20 times the bytes of their JSON: their number is estimated first.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    cost = len(raw) + _CONTAINER * (raw.count(b"[") + raw.count(b"{")) + _VALUE * raw.count(b",") + _KEY * raw.count(b":")
+    cost = len(raw) * (_width(raw) + max(_width(raw), _escaped(raw)))  # the whole text, and the values in it
+    cost += _CONTAINER * (raw.count(b"[") + raw.count(b"{")) + _VALUE * raw.count(b",") + _KEY * raw.count(b":")
     if cost > MEMORY:
         raise OverBudgetError(f"{len(raw):,} bytes of JSON would take about {cost:,} bytes of memory; at most {MEMORY:,} are given to it")
     try:

@@ -56,8 +56,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def read_only(path: Path, timeout: float = 5.0) -> sqlite3.Connection:
-    """`timeout`: seconds to wait for a lock."""
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=timeout)
+    """To read from; `timeout`: seconds to wait for a lock.
+
+    A kill in the middle of a write leaves a journal, which SQLite takes back before it reads. For that it must be let to write.
+    """
+    interrupted = path.with_name(f"{path.name}-journal").exists() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode={'rw' if interrupted else 'ro'}", uri=True, timeout=timeout)
 
 
 def look(path: Path) -> Look:

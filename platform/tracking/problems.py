@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.core.paths import ARTIFACTS
 from sightline.platform.core.redaction import redact, safe_line
 
 from .database import look, read_only, schema_revisions, sqlite_path
@@ -100,7 +101,7 @@ def find_problem(place: Place, to_write: bool = True) -> TrackingProblem | None:
                 return None  # a half without runs is put aside, and a whole one made
             with closing(read_only(path)) as database:
                 return _ask_database(place, lambda text, value: database.execute(text.replace(":value", "?"), (value,)).fetchone())
-        if place.uri.startswith(("postgresql", "mysql")):
+        if place.uri.startswith(("postgresql", "mysql", "mssql")):
             return _ask_sql_server(place)
     except (NameError, AttributeError, TypeError, AssertionError):
         raise  # a fault of ours
@@ -142,10 +143,11 @@ def explain(error: BaseException, place: Place) -> TrackingProblem:
             "name http:// where the server has no TLS, or its certificates with MLFLOW_TRACKING_SERVER_CERT_PATH=FILE",
         )
     if names & {"ModuleNotFoundError", "ImportError", "NoSuchModuleError"}:
-        return TrackingProblem(Kind.OTHER, f"{place} needs a package that is not installed: {line}", "install it: pip install PACKAGE")
+        return _driver_missing(place, text, line)
     if found := _of_database(place, text):
         return found
-    if names & {"ConnectionError", "Timeout", "ConnectionRefusedError", "TimeoutError", "RetryError", "HTTPError", "OperationalError"}:
+    away = {"ConnectionError", "Timeout", "ConnectionRefusedError", "TimeoutError", "RetryError", "HTTPError", "OperationalError"}
+    if names & away and type(error).__name__ != "ProgrammingError":  # of a driver: what is asked of it is wrong
         return _away(place, line)
     if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"):
         return _away(place, line)
@@ -169,7 +171,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _away(place: Place, why: str) -> TrackingProblem:
-    short = re.search(r"\[Errno -?\d+\] [^\]'\")]+|[^(]*timed out|timeout exception|too many \d+ error responses|it answers .*", why)
+    said = (
+        r"\[Errno -?\d+\] [^\]'\")]+",
+        "connection to server at .*",
+        "[^(]*timed out",
+        "timeout exception",
+        r"too many \d+ error responses",
+        "it answers .*",
+    )
+    short = re.search("|".join(said), why)
     return TrackingProblem(Kind.AWAY, f"{place} does not answer: {short[0].strip() if short else why}")
 
 
@@ -198,18 +208,46 @@ def _run_unknown(place: Place) -> TrackingProblem:
     )
 
 
-def _not_allowed(place: Place, status: int) -> TrackingProblem:
-    if status == 401:
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "mysql": "mysql-connector-python"}
+"""Module that speaks to a database -> what pip calls it, where that is another name."""
+
+
+def _driver_missing(place: Place, text: str, line: str) -> TrackingProblem:
+    if dialect := re.search(r"Can't load plugin: sqlalchemy\.dialects:(\S+)", text):
+        kind, _, driver = dialect[1].partition(".")
+        what = f"no driver {driver!r} for {kind} is known" if driver else f"no database {kind!r} is known"
         return TrackingProblem(
-            Kind.NOT_ALLOWED,
+            Kind.OTHER, f"{place}: {what}", f"leave it out of the address: {kind}://..." if driver else "see its spelling"
+        )
+    named = re.search(r"No module named '(\w+)", text)
+    package = DRIVERS.get(named[1], named[1]) if named else "PACKAGE"
+    other = ", or write mysql+pymysql://... and pip install pymysql" if package == "mysqlclient" else ""
+    what = f"the package {package} is not installed" if named else f"a package is not installed: {line}"
+    return TrackingProblem(Kind.OTHER, f"{what}, with which {place} is spoken to", f"install it: pip install {package}{other}")
+
+
+def _not_allowed(place: Place, status: int) -> TrackingProblem:
+    """As HTTP has it: 401 does not know who asks, 403 does and says no."""
+    server = place.uri.startswith(("http://", "https://"))
+    what, hint = {
+        (True, 401): (
             f"{place} refused the user and password, or wants them (401)",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
-        )
-    return TrackingProblem(
-        Kind.NOT_ALLOWED,
-        f"{place} does not allow it (403)",
-        f"ask for the right to write to the experiment {place.experiment!r}, or name another: log.experiment=NAME",
-    )
+        ),
+        (True, 403): (
+            f"{place} does not allow it (403)",
+            f"ask for the right to write to the experiment {place.experiment!r}, or name another: log.experiment=NAME",
+        ),
+        (False, 401): (
+            f"the database {place} refused the user and password, or does not let this user in",
+            "correct them in the address: SCHEME://USER:PASSWORD@HOST/DATABASE; the user must be let in from this machine",
+        ),
+        (False, 403): (
+            f"the database {place} does not let this user make or write MLflow's tables",
+            "let its owner grant that (PostgreSQL: GRANT ALL ON SCHEMA public TO USER), or name another: log.tracking_uri=ADDRESS",
+        ),
+    }[server, status]
+    return TrackingProblem(Kind.NOT_ALLOWED, what, hint)
 
 
 def _no_mlflow(place: Place) -> TrackingProblem:
@@ -294,11 +332,19 @@ def _ask_database(place: Place, one: Any) -> TrackingProblem | None:
 def _ask_sql_server(place: Place) -> TrackingProblem | None:
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(place.uri, connect_args={"connect_timeout": int(ASK_SECONDS)})
+    timeout = "timeout" if place.uri.startswith("mssql") else "connect_timeout"
+    engine = sqlalchemy.create_engine(place.uri, connect_args={timeout: int(ASK_SECONDS)})
     try:
         with engine.connect() as connection:
-            if not sqlalchemy.inspect(connection).has_table("experiments"):
-                return None  # MLflow makes its tables
+            tables = sqlalchemy.inspect(connection)
+            if not tables.has_table("experiments"):  # MLflow makes its tables
+                may = "SELECT has_schema_privilege(current_schema(), 'CREATE')"  # PostgreSQL 15 lets the owner alone
+                refused = engine.dialect.name == "postgresql" and not connection.execute(sqlalchemy.text(may)).scalar()
+                return _not_allowed(place, 403) if refused else None
+            if tables.has_table("alembic_version"):
+                revision = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+                if problem := _other_schema(place, f"the database {place}", revision):
+                    return problem
             return _ask_database(place, lambda query, value: connection.execute(sqlalchemy.text(query), {"value": value}).fetchone())
     finally:
         engine.dispose()
@@ -324,16 +370,22 @@ def _database_problem(place: Place) -> TrackingProblem | None:
             f"the database {path} is half made, and holds runs",
             f"restore it from a copy; or put it aside (mv {shlex.quote(str(path))} {shlex.quote(f'{path}.incomplete')}), and {place.anew}",
         )
-    if found.revision in known:
-        from sightline.platform.core.paths import ARTIFACTS
+    if found.revision in known and (path.parent / ARTIFACTS).is_dir():
+        return None  # a home's own: it is migrated before it is used
+    return _other_schema(place, f"the database {path}", found.revision)
 
-        if (path.parent / ARTIFACTS).is_dir():
-            return None  # a home's own: it is migrated before it is used
-        hint = f"keep a copy of it, then: mlflow db upgrade {shlex.quote(place.uri)}"
-        return _database(place, f"the database {path} has the schema of an older MLflow", hint)
+
+def _other_schema(place: Place, what: str, revision: str | None) -> TrackingProblem | None:
+    """Of a database that another MLflow made."""
+    newest, known = schema_revisions()
+    if revision is None or revision == newest or not newest:
+        return None
+    if revision in known:
+        hint = f"keep a copy of it, then: mlflow db upgrade {shlex.quote(str(place))}"
+        return _database(place, f"{what} has the schema of an older MLflow", hint)
     return _database(
         place,
-        f"the database {path} has a schema ({found.revision}) that the installed MLflow does not know",
+        f"{what} has a schema ({revision}) that the installed MLflow does not know",
         "a newer MLflow has written it: install that (pip install -U mlflow), or name another place: log.tracking_uri=ADDRESS",
     )
 
@@ -368,12 +420,16 @@ def _of_database(place: Place, text: str) -> TrackingProblem | None:
         return _database(place, f"{what} has another schema than the installed MLflow", f"mlflow db upgrade {shlex.quote(str(place))}")
     if "no such table" in low or "no such column" in low or "has no column" in low or ("already exists" in low and "table" in low):
         return _database(place, f"the database {what} is half made", f"restore it from a copy, or put it aside, and {place.anew}")
+    if "does not support ssl" in low:
+        return _database(place, f"{place} has no TLS, which the address asks for", "leave sslmode out of it, or let the server have TLS")
+    if path is None and "permission denied" in low:
+        return _not_allowed(place, 403)
     if "unable to open database" in low or "readonly database" in low or "permission denied" in low or "read-only file system" in low:
         return _database(place, f"{what} cannot be opened for writing", "see who owns the file and its folder, or name another place")
     if "database or disk is full" in low or "no space left" in low:
         return _database(place, f"the disk of {what} is full", "free some space")
-    if "authentication failed" in low or "access denied" in low or "no password supplied" in low:
+    if "authentication failed" in low or "access denied" in low or "no password supplied" in low or "no pg_hba.conf entry" in low:
         return _not_allowed(place, 401)
     if re.search(r'(database|role) ".*" does not exist|unknown database', low):
-        return _database(place, f"{place} has no such database", "see its name in the address, or make it first")
+        return _database(place, f"there is no such database: {place}", "see its name in the address, or make it first")
     return None

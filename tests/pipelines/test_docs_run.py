@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,39 +72,49 @@ def test_the_readmes_data_sets_are_made_and_seen(ask: Ask, tmp_path: Path, monke
 SHIM = """#!{python}
 import os, sys
 words = sys.argv[1:]
-short = {{"pretrain": ["train.length=4 steps", "optim.warmup=1 steps", "optim.decay=null"],
-         "finetune": ["train.length=4 steps", "optim.warmup=1 steps"],
-         "sweep": ["train.length=4 steps", "optim.warmup=1 steps"],
-         "compare": []}}
+few = ["probe.samples=16", "train.validate_samples=16", "train.precision=fp32"]
+short = ["train.length=4 steps", "optim.warmup=1 steps", *few]
+added = {{"pretrain": [*short, "optim.decay=null", "probe.names=[]"], "finetune": short, "sweep": short, "compare": few}}
 for option, value in (("--trials", "3" if words[:1] == ["resume"] else "2"), ("--budget", "64 samples"), ("--seeds", "1")):
     if option in words:
         words[words.index(option) + 1] = value
-words += short.get(words[0] if words else "", [])
+words += added.get(words[0] if words else "", [])
 os.execv({real!r}, [{real!r}, *words])
 """
-"""`sightline` on the path: the same command, a few steps long."""
+"""`sightline` on the path: the same command, a few steps long. Probes are measured by `evaluate` alone, once for each kind of data."""
 
 
 @pytest.mark.long
 @pytest.mark.timeout(5400)
 def test_every_line_runs(home: Path, tmp_path: Path) -> None:
-    """With runs of a few steps, two trials and one seed; nothing else is changed."""
+    """With runs of a few steps, two trials and one seed; nothing else is changed.
+
+    `SIGHTLINE_DOCS_FOLDER=FOLDER pytest -m long -s` keeps what is made and shows each line with its seconds; `SIGHTLINE_DOCS_FROM=NUMBER`
+    besides goes on from a line.
+    """
+    folder = Path(os.environ.get("SIGHTLINE_DOCS_FOLDER") or tmp_path).resolve()
+    first = int(os.environ.get("SIGHTLINE_DOCS_FROM", "1"))
     real = Path(sys.executable).parent
-    (tmp_path / "bin").mkdir()
-    shim = tmp_path / "bin" / "sightline"
+    shim = folder / "bin" / "sightline"
+    shim.parent.mkdir(parents=True, exist_ok=True)
     shim.write_text(SHIM.format(python=sys.executable, real=str(real / "sightline")))
     shim.chmod(0o755)
-    (tmp_path / ".venv").symlink_to(real.parent)
+    (folder / ".venv").unlink(missing_ok=True)
+    (folder / ".venv").symlink_to(real.parent)
     methods = re.search(r"^```yaml\n# methods.yaml.*?^```", (ROOT / "docs" / "compare.md").read_text(), re.S | re.M)
     assert methods, "the recipes of docs/compare.md"
-    (tmp_path / "methods.yaml").write_text("\n".join(methods[0].splitlines()[1:-1]))
-    environment = {**os.environ, "PATH": f"{shim.parent}:{real}:{os.environ['PATH']}"}
+    (folder / "methods.yaml").write_text("\n".join(methods[0].splitlines()[1:-1]))
+    environment = {**os.environ, "PATH": f"{shim.parent}:{real}:{os.environ['PATH']}", "SIGHTLINE_HOME": str(folder / "home")}
     failed = []
-    for line in LINES:
-        if line.text.startswith(". .venv"):
-            continue  # would put the shim behind
-        done = subprocess.run(["bash", "-c", line.text], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        print(f"{done.returncode} {line.page}: {line.text}", flush=True)
+    for number, line in enumerate(LINES, 1):
+        if number < first or line.text.startswith(". .venv"):
+            continue  # the latter would put the shim behind
+        start = time.monotonic()
+        done = subprocess.run(["bash", "-c", line.text], cwd=folder, env=environment, capture_output=True, text=True)
+        what = (
+            f"{number} of {len(LINES)}, {time.monotonic() - start:.0f} s, {'right' if not done.returncode else f'exit {done.returncode}'}"
+        )
+        print(f"{what}: {line.page}: {line.text}", *([done.stdout[-500:] + done.stderr[-1500:]] if done.returncode else []), flush=True)
         if done.returncode:
             failed.append(f"{line.page}: {line.text}\n{done.stdout[-500:]}{done.stderr[-1500:]}")
     assert not failed, "\n\n".join(failed)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.methods.errors import BrokenSampleError, CallError
-from sightline.platform.core.budget import OverBudgetError, check_text
+from sightline.platform.core.budget import OverBudgetError, check_lines, check_text
 from sightline.platform.data.geometry import Placement
 from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
@@ -332,6 +332,7 @@ def read_text(path: Path, what: str = "list of names") -> str:
     try:
         check_text(path)
         data = path.read_bytes()
+        check_lines(data)
     except OverBudgetError as error:
         raise CallError(f"{path} is no {what}: {error}", f"name a text file: a {what}") from None
     except OSError as error:

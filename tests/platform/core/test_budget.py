@@ -19,6 +19,7 @@ from sightline.platform.config.recipes import read_recipe
 from sightline.platform.core import budget
 from sightline.platform.core.budget import (
     OverBudgetError,
+    check_lines,
     check_members,
     check_tensors,
     check_text,
@@ -91,6 +92,18 @@ def test_json_is_refused_by_what_it_would_take_not_by_its_bytes(monkeypatch: pyt
     text = json.dumps(["x" * 500_000])
     assert parse_json(text) == json.loads(text)
     assert parse_json(b"\xef\xbb\xbf[1]") == [1], "a byte order mark is no fault"
+
+
+def test_wide_letters_and_short_lines_are_counted_as_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MEMORY", 2**20)
+    plain = '"' + "x" * 300_000
+    assert len(parse_json(plain + '"')) == 300_000
+    for wide in ("\N{GRINNING FACE}", r"\ud83d\ude00"):  # one of them makes all letters take four bytes
+        with pytest.raises(OverBudgetError, match="would take about"):
+            parse_json(f'{plain}{wide}"')
+    check_lines(b"x" * 50 + b"\n" * 10_000)
+    quick(check_lines, b"a\n" * 20_000, OverBudgetError, "its 20,000 lines")
+    quick(check_lines, b"x" * 200_000 + "\N{GRINNING FACE}".encode(), OverBudgetError, "lines would take")
 
 
 def test_the_readers_of_data_sets_and_recipes_ask(tmp_path: Path) -> None:

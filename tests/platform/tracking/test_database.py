@@ -111,3 +111,22 @@ def test_two_first_users_at_once_and_a_half_of_before_leave_a_whole_database(tmp
     assert [user.wait(120) for user in users] == [0, 0]
     assert look(path).revision == schema_revisions()[0] and (tmp_path / "mlflow.db.incomplete").is_file()
     assert not list(tmp_path.glob(".*.part*"))
+
+
+def test_a_write_that_a_kill_left_half_is_taken_back(tmp_path: Path) -> None:
+    """Such a database cannot be read without being written to, and was taken for one that is not ours to write."""
+    path = small_home(tmp_path)
+    held = sqlite3.connect(path, isolation_level=None)
+    held.execute("PRAGMA cache_spill = 1")
+    held.execute("PRAGMA cache_size = 1")
+    held.execute("BEGIN")
+    for _ in range(200):
+        held.execute("INSERT INTO metrics VALUES (?)", ("x" * 1000,))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("mlflow.db", "mlflow.db-journal"):
+        shutil.copy(tmp_path / name, killed / name)
+    held.close()
+    assert look(killed / "mlflow.db") == look(path) and not look(path).error
+    with closing(sqlite3.connect(killed / "mlflow.db")) as opened:
+        assert opened.execute("SELECT count(*) FROM metrics").fetchone() == (0,)

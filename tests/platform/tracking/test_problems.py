@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.core.paths import sqlite_uri
 from sightline.platform.tracking.client import check_tracking, checked_uri
 from sightline.platform.tracking.database import prepare_database, schema_revisions
-from sightline.platform.tracking.problems import Kind, Place, explain, find_problem
+from sightline.platform.tracking.problems import Kind, Place, _ask_sql_server, explain, find_problem
 from sightline.platform.tracking.quiet import quiet_mlflow
 
 HEAD = schema_revisions()[0]
@@ -171,6 +174,76 @@ def test_a_file_that_is_no_database_a_folder_and_one_that_is_held(tmp_path: Path
     assert find_problem(Place(sqlite_uri(tmp_path / "absent.db"), "sightline")) is None and not (tmp_path / "absent.db").exists()
     error = RuntimeError("(sqlite3.OperationalError) database is locked")
     assert explain(error, Place(uri, "sightline")).away
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said", "kind", "hint"),
+    [
+        ("postgresql", 'failed: FATAL:  password authentication failed for user "ann"', Kind.NOT_ALLOWED, "in the address"),
+        ("postgresql", "fe_sendauth: no password supplied", Kind.NOT_ALLOWED, "in the address"),
+        ("postgresql", 'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "ann"', Kind.NOT_ALLOWED, "let in from this machine"),
+        ("postgresql", "permission denied for schema public", Kind.NOT_ALLOWED, "GRANT ALL"),
+        ("postgresql", 'FATAL:  database "x" does not exist', Kind.DATABASE, "make it first"),
+        ("postgresql", "failed: server does not support SSL, but SSL was required", Kind.DATABASE, "sslmode"),
+        ("postgresql", 'connection to server at "10.0.0.1", port 5432 failed: Connection refused', Kind.AWAY, ""),
+        ("mysql+pymysql", "(1045, \"Access denied for user 'ann'@'localhost' (using password: YES)\")", Kind.NOT_ALLOWED, "in the address"),
+        ("mysql+pymysql", "(1049, \"Unknown database 'x'\")", Kind.DATABASE, "make it first"),
+        ("mysql+pymysql", "(2003, \"Can't connect to MySQL server on 'h' ([Errno 111] Connection refused)\")", Kind.AWAY, ""),
+        ("mysql+pymysql", "(1040, 'Too many connections')", Kind.AWAY, ""),
+    ],
+)
+def test_what_a_database_server_answers(scheme: str, said: str, kind: Kind, hint: str) -> None:
+    """In the words of PostgreSQL 15 and MariaDB 10.11, by psycopg, psycopg2 and PyMySQL."""
+    place = Place(f"{scheme}://ann:geheim@h/x", "sightline")
+    found = explain(OperationalError("", None, RuntimeError(said)), place)
+    assert found.kind == kind and hint in found.hint and "MLFLOW_TRACKING" not in found.hint
+    assert "geheim" not in found.what + found.hint
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [
+        ("postgresql+psycopg2://ann:geheim@h/x", "psycopg2-binary"),
+        ("postgresql+psycopg://ann:geheim@h/x", "'psycopg[binary]'"),
+        ("mysql://ann:geheim@h/x", "pip install pymysql"),
+        ("mysql+pymysql://ann:geheim@h/x", "pip install pymysql"),
+        ("mssql+pyodbc://ann:geheim@h/x", "pyodbc"),
+        ("mysql+foo://ann:geheim@h/x", "leave it out of the address: mysql://"),
+    ],
+)
+def test_a_driver_that_is_missing_is_named_as_pip_knows_it(uri: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("psycopg", "psycopg2", "MySQLdb", "pymysql", "pyodbc"):
+        monkeypatch.setattr(sys, "meta_path", [Without(module), *sys.meta_path])
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    found = find_problem(Place(uri, "sightline"))
+    assert found is not None and package in found.hint and "geheim" not in found.what
+
+
+class Without:
+    """Finds no module of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == self.name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_an_option_that_a_driver_does_not_know_is_not_away() -> None:
+    error = ProgrammingError("", None, RuntimeError('invalid connection option "bogus"'))
+    error.__cause__ = ConnectionError()
+    found = explain(error, Place("postgresql://ann:geheim@h/x?bogus=1", "sightline"))
+    assert found.kind is Kind.OTHER and "bogus" in found.what
+
+
+def test_tables_of_an_older_mlflow_on_a_server_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the question that a database server is asked, here put to SQLite."""
+    place = Place(database(tmp_path / "mlflow.db", ACTIVE, revision="451aebb31d03"), "sightline")
+    engine = sqlalchemy.create_engine(place.uri)
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda *_, **__: engine)
+    found = _ask_sql_server(place)
+    assert found is not None and "older MLflow" in found.what and "mlflow db upgrade" in found.hint
 
 
 @pytest.mark.parametrize(

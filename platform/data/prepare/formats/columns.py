@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 
-from .shapes import MAX_SCENE, Cloud
+from .shapes import MAX_SCENE, PIECE, Cloud
 
 COORDINATES = (("x", "y", "z"), ("pos_x", "pos_y", "pos_z"), ("points:0", "points:1", "points:2"), ("easting", "northing", "height"))
 NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("normals:0", "normals:1", "normals:2"))
@@ -120,22 +120,30 @@ def _stacked(known: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndar
 
 def unit(vectors: np.ndarray) -> bool:
     """Whether vectors n x 3 are normals: nearly all of them have length 1; some may be zero, which means that no normal is known."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    given = lengths[lengths != 0]
-    return bool(len(given) and np.mean(np.abs(given - 1) <= NEARLY) >= 0.95 and len(given) * 2 > len(lengths))
+    given = near = 0
+    for part in _pieces(vectors):
+        lengths = np.linalg.norm(part.astype(np.float64), axis=1)
+        given += int(np.count_nonzero(lengths))
+        near += int(np.count_nonzero(np.abs(lengths - 1) <= NEARLY))
+    return given > 0 and near >= 0.95 * given and given * 2 > len(vectors)
+
+
+def _pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[at : at + PIECE] for at in range(0, len(values), PIECE))
 
 
 def _grey(vectors: np.ndarray) -> bool:
-    return bool((vectors == vectors[:, :1]).all())
+    return all((part == part[:, :1]).all() for part in _pieces(vectors))
 
 
 def _colour(vectors: np.ndarray) -> bool:
-    values = np.asarray(vectors, np.float64)
-    return bool(np.isfinite(values).all() and values.min() >= 0 and (values.max() <= 255 or (values.max() <= 65535 and _whole(vectors))))
+    if not all(np.isfinite(part).all() for part in _pieces(vectors)):
+        return False
+    return bool(vectors.min() >= 0 and (vectors.max() <= 255 or (vectors.max() <= 65535 and _whole(vectors))))
 
 
 def _whole(values: np.ndarray) -> bool:
-    return bool(values.dtype.kind in "iu" or (np.isfinite(values).all() and (values == np.floor(values)).all()))
+    return values.dtype.kind in "iu" or all(bool((np.isfinite(part) & (part == np.floor(part))).all()) for part in _pieces(values))
 
 
 def _lengths(vectors: np.ndarray) -> str:

@@ -11,6 +11,7 @@ import binascii
 import math
 import struct
 import urllib.parse
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,18 +88,18 @@ class _Scene:
         self._left_out: dict[str, None] = {}
 
     def mesh(self) -> Mesh:
-        vertices, faces, first = [], [], 0
+        vertices, faces, first, bare = array("d"), array("q"), 0, 0  # which grow in place
         for corners, triangles in self._parts():
-            vertices.append(corners)
-            faces.append(triangles + first)
-            first += len(corners)
-            if first > MAX_SCENE:
+            if (first + len(corners)) > MAX_SCENE:
                 raise BrokenSampleError(f"a scene of more than {MAX_SCENE:,} vertices: {self._name}")
+            vertices.frombytes(np.ascontiguousarray(corners, np.float64).reshape(-1).view(np.uint8).data)
+            faces.frombytes(np.ascontiguousarray(triangles + first, np.int64).reshape(-1).view(np.uint8).data)
+            first, bare = first + len(corners), bare + (not len(triangles))
         if not first:
             raise BrokenSampleError(f"an empty mesh: {self._name}")
-        if any(map(len, faces)) and not all(map(len, faces)):
+        if faces and bare:
             self._left_out["points beside the triangles"] = None
-        return checked(np.concatenate(vertices), np.concatenate(faces), self._name)._replace(left_out=tuple(self._left_out))
+        return checked(np.frombuffer(vertices), np.frombuffer(faces, np.int64), self._name)._replace(left_out=tuple(self._left_out))
 
     def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The vertices and triangles of each geometry in each of its places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 
 import numpy as np
 
@@ -39,11 +40,11 @@ def read_off(data: bytes, name: str) -> Mesh:
         if len(body) < vertices + faces:
             raise ValueError(f"cut short: {len(body):,} lines for {vertices:,} vertices and {faces:,} faces")
         corners = np.loadtxt(body[:vertices], np.float64, comments=None, usecols=(0, 1, 2), ndmin=2) if vertices else np.empty((0, 3))
-        sizes, flat = [], list[int]()
+        sizes, flat = array("q"), array("q")
         for line in body[vertices : vertices + faces]:
             words = line.split()
             sizes.append(size := int(words[0]))
             if not 0 <= size < len(words):
                 raise ValueError(f"a face of {size} corners has {len(words) - 1}")
-            flat += map(int, words[1 : size + 1])
+            flat.extend(map(int, words[1 : size + 1]))
         return checked(corners, triangulated(corners, Polygons(np.array(flat, np.int64), np.array(sizes, np.int64))), name)

@@ -96,7 +96,7 @@ def _compressed(fields: list[Field], count: int, body: bytes) -> dict[str, np.nd
     return columns
 
 
-def lzf(data: bytes, size: int) -> bytes:
+def lzf(data: bytes, size: int) -> bytearray:
     """What LZF packed, of `size` bytes (Lehmann's liblzf). Raises `BrokenSampleError` above `MAX_UNPACKED`, `ValueError` where it is not
     whole."""
     if size > MAX_UNPACKED:
@@ -124,4 +124,4 @@ def lzf(data: bytes, size: int) -> bytes:
             break
     if len(made) != size:
         raise ValueError(f"its packed points give {len(made):,} bytes, not {size:,}")
-    return bytes(made)
+    return made

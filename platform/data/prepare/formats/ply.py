@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from sightline.platform.data.clouds import centred
 
 from .columns import named_cloud
 from .polygons import Polygons, strips, triangulated
-from .shapes import Cloud, Mesh, checked, reading
+from .shapes import PIECE, Cloud, Mesh, checked, reading
 
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"},
@@ -150,8 +151,8 @@ def _table(element: _Element, lines: list[str]) -> Values:
         if table.shape[1] < len(element.properties):
             raise ValueError(f"{table.shape[1]} values a line for {len(element.properties)} properties of {element.name!r}")
         return {one.name: table[:, i] for i, one in enumerate(element.properties)}
-    found: dict[str, list[float]] = {one.name: [] for one in element.properties}
-    sizes: dict[str, list[int]] = {one.name: [] for one in element.properties if one.count}
+    found = {one.name: array("d") for one in element.properties}
+    sizes = {one.name: array("q") for one in element.properties if one.count}
     for line in lines:
         words, at = line.split(), 0
         for one in element.properties:
@@ -232,11 +233,11 @@ def _record_type(element: _Element, sizes: dict[int, int]) -> np.dtype:
 
 def _uneven(element: _Element, body: bytes, start: int) -> tuple[Values, int]:
     """Lists of varying lengths: one walk over the lengths, then the values of each property are taken at once."""
-    gaps, readers, firsts = _gaps(element), [], list[int]()
-    begins, lengths = dict[int, list[int]](), dict[int, list[int]]()
+    gaps, readers, firsts = _gaps(element), [], array("q")
+    begins, lengths = dict[int, "array[int]"](), dict[int, "array[int]"]()
     for i, one in enumerate(element.properties):
         if one.count:
-            begins[i], lengths[i] = [], []
+            begins[i], lengths[i] = array("q"), array("q")
             order: Literal["big", "little"] = "big" if one.count.byteorder == ">" else "little"
             readers.append((gaps[i], one.count.itemsize, order, one.count.kind == "i", one.type.itemsize, begins[i], lengths[i]))
     at, tail, limit = start, gaps[-1], len(body)
@@ -270,7 +271,12 @@ def _uneven(element: _Element, body: bytes, start: int) -> tuple[Values, int]:
 
 
 def _taken(data: np.ndarray, places: np.ndarray, type: np.dtype) -> np.ndarray:
-    return np.ascontiguousarray(data[places[:, None] + np.arange(type.itemsize)]).view(type).reshape(-1)
+    """The values of `type` whose bytes begin at `places`."""
+    taken = np.empty(len(places), type)
+    for at in range(0, len(places), PIECE):
+        some = np.ascontiguousarray(data[places[at : at + PIECE, None] + np.arange(type.itemsize)])
+        taken[at : at + PIECE] = some.view(type).reshape(-1)
+    return taken
 
 
 def _gaps(element: _Element) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from array import array
 
 import numpy as np
 
@@ -43,21 +44,27 @@ def read_las(data: bytes, name: str) -> Cloud:
                 if header.are_points_compressed and header.point_count > DENSEST * len(data):
                     raise BrokenSampleError(f"cut short: {name} has {len(data):,} bytes for {header.point_count:,} points")
                 others = set(header.point_format.dimension_names)
-                pieces, kept, read = list[np.ndarray](), 0, 0
+                points, read = array("d"), 0  # which grows in place
                 for one in file.chunk_iterator(max(1, CHUNK // header.point_format.size)):
-                    pieces.append(np.column_stack([one.x, one.y, one.z])[np.asarray(one.withheld) == 0])
-                    kept, read = kept + len(pieces[-1]), read + len(one)
+                    points.frombytes(
+                        np.column_stack([one.x, one.y, one.z])[np.asarray(one.withheld) == 0]
+                        .astype(np.float64)
+                        .reshape(-1)
+                        .view(np.uint8)
+                        .data
+                    )
+                    read += len(one)
         except (LaspyException, LazrsError, OSError) as error:
             raise ValueError(str(error)) from None
         if read != header.point_count:
             raise BrokenSampleError(f"cut short: {name} has {read:,} of {header.point_count:,} points")
-        if not kept:
+        if not points:
             raise BrokenSampleError(f"no points: {name}{' but withheld ones' if read else ''}")
         stored = {"intensity": "intensity", "classification": "classification", "red": "colour"}
         left_out = [what for key, what in stored.items() if key in others]
         left_out += list(header.point_format.extra_dimension_names)[:TOLD]
-        left_out += ["points that are withheld, which means deleted"] if kept < read else []
-        return Cloud(np.concatenate(pieces), left_out=tuple(left_out))
+        left_out += ["points that are withheld, which means deleted"] if len(points) < 3 * read else []
+        return Cloud(np.frombuffer(points).reshape(-1, 3), left_out=tuple(left_out))
 
 
 def _check_records(data: bytes) -> None:
