@@ -10,7 +10,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 
 from .polygons import Polygons, triangulated
-from .shapes import Mesh, checked, reading, text_of
+from .shapes import MAX_FACES, Mesh, checked, reading, text_of
 
 _HEADER = re.compile(r"(ST)?(C)?(N)?(4)?(N)?OFF", re.IGNORECASE)
 """Texture, colour and normal of a vertex come after its x y z; a 4 means homogeneous coordinates, the last N a dimension."""
@@ -37,6 +37,8 @@ def read_off(data: bytes, name: str) -> Mesh:
         if len(counts) < 2 or not all(word.isdigit() for word in counts[:2]):
             raise ValueError("it does not say how many vertices and faces it has")
         vertices, faces = int(counts[0]), int(counts[1])
+        if faces > MAX_FACES:
+            raise BrokenSampleError(f"a mesh of more than {MAX_FACES:,} faces: {name}")
         if len(body) < vertices + faces:
             raise ValueError(f"cut short: {len(body):,} lines for {vertices:,} vertices and {faces:,} faces")
         corners = np.loadtxt(body[:vertices], np.float64, comments=None, usecols=(0, 1, 2), ndmin=2) if vertices else np.empty((0, 3))

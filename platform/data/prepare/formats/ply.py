@@ -14,7 +14,7 @@ from sightline.platform.data.clouds import centred
 
 from .columns import named_cloud
 from .polygons import Polygons, strips, triangulated
-from .shapes import PIECE, Cloud, Mesh, checked, reading
+from .shapes import MAX_FACES, PIECE, Cloud, Mesh, checked, reading
 
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"},
@@ -50,6 +50,8 @@ def read_ply(data: bytes, name: str) -> Mesh | Cloud:
         order, elements, body = _header(data)
         if short := _short(order, elements, body):
             raise BrokenSampleError(f"cut short: {name} has less than its header says ({short})")
+        if any(one.count > MAX_FACES and any(own.count for own in one.properties) for one in elements):
+            raise BrokenSampleError(f"a mesh of more than {MAX_FACES:,} faces: {name}")
         values = _text(elements, body) if not order else _binary(elements, body)
         points = {key: value for key, value in values.get("vertex", {}).items() if isinstance(value, np.ndarray)}
         if not points or not len(next(iter(points.values()))):

@@ -15,6 +15,9 @@ from sightline.methods.errors import BrokenSampleError
 MAX_SCENE = 20_000_000
 """Vertices of a mesh or points of a list; in a scene a geometry counts as often as it stands there."""
 
+MAX_FACES = 6_000_000
+"""Polygons that a header may name: files within the limits have as many only where they name a handful of vertices again and again."""
+
 
 class Mesh(NamedTuple):
     """`vertices` n x 3 float64; `faces` m x 3 int64, none where the file has only points; `left_out` says what else it has."""

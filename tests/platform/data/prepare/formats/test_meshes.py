@@ -238,3 +238,14 @@ def test_points_in_binary_may_be_larger_than_text(tmp_path: Path) -> None:
     for name, content, limit in (("a.npy", b"\x93NUMPY\0", 256), ("a.pcd", b"VERSION 0.7\n", 64), ("a.glb", b"glTF\0\0", 64)):
         (tmp_path / name).write_bytes(content)
         assert meshes.limit_of(str(tmp_path / name)) == limit * 2**20
+
+
+def test_a_header_of_too_many_faces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("ply", "off"):
+        monkeypatch.setattr(f"sightline.platform.data.prepare.formats.{module}.MAX_FACES", 1)
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nelement face 2\n"
+    body = "0 0 0\n0 0 1\n0 1 0\n3 0 1 2\n3 0 1 2\n"
+    with pytest.raises(BrokenSampleError, match="more than 1 faces"):
+        meshes.read_ply(f"{head}property list uchar int vertex_indices\nend_header\n{body}".encode(), "x.ply")
+    with pytest.raises(BrokenSampleError, match="more than 1 faces"):
+        meshes.read_off(f"OFF\n3 2 0\n{body}".encode(), "x.off")
