@@ -6,6 +6,7 @@ and workers get fractions of CPUs where there are few. Logical CPUs are only cou
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,18 @@ class ResourcePlan:
     threads: int
     reserve: float
     """Logical CPUs that are kept for probes and the driver."""
+    probe_gpus: float = 0.0
+    """For probes during training: 1 where workers have GPUs and one is left that neither they nor a stage's actors take."""
 
     def describe(self) -> str:
         gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
         theirs = f" + {self.data.actor_gpus:g} GPU" if self.data.actor_gpus else ""
         actors = f" and {self.data.actors} x {self.data.actor_cpus:g} CPU{theirs} for the teacher" if self.data.actors else ""
+        probes = f" + {self.probe_gpus:g} GPU" if self.probe_gpus else ""
         return (
             f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
             f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
-            f"Ray Data {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU kept for probes"
+            f"Ray Data {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU{probes} kept for probes"
         )
 
 
@@ -51,8 +55,10 @@ def plan_resources(
     threads: int | None = None,
     stage: bool = False,
     actors: int | None = None,
+    probes: bool = False,
 ) -> ResourcePlan:
-    """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of Ray Data's CPUs.
+    """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of Ray Data's CPUs, and with `probes`
+    during training these get a GPU that is left.
 
     `actors`: of the stage for each worker; by default one for each of their CPUs. Where workers have GPUs, the actors have some, too:
     those that no worker takes or, where there are none, a quarter of each worker's. Raises `CallError` with the arithmetic where the
@@ -84,7 +90,9 @@ def plan_resources(
         worker_gpus -= TEACHERS_GPU if use_gpu and not spare else 0.0
         data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
     per_worker = max(1, int(cpus // workers))
-    return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve)
+    taken = workers * (1 + (math.ceil(data.actor_gpus * data.actors) if worker_gpus == 1 else 0))
+    probe_gpus = float(probes and use_gpu and gpus > taken)
+    return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve, probe_gpus)
 
 
 def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
@@ -114,7 +122,8 @@ def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
     train = experiment.train
     stage = experiment.has_stage and not experiment.teacher_cache.variants  # a cache holds what the stage gave
     device = "cuda" if train.accelerator_type else train.device
-    return plan_resources(train.workers, cpus, gpus, device=device, threads=train.threads, stage=stage, actors=train.actors)
+    probes = experiment.probe.every is not None and train.least_workers is None  # an elastic run takes every GPU itself
+    return plan_resources(train.workers, cpus, gpus, device=device, threads=train.threads, stage=stage, actors=train.actors, probes=probes)
 
 
 def local_gpus() -> int:

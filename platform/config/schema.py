@@ -151,8 +151,17 @@ class ProbeConfig(Settings):
     train: tuple[str, ...] = Field(default=(), description="data sets that train probe heads; default: data.train")
     test: tuple[str, ...] = Field(default=(), description="those that test them, in the same order; default: data.val")
     samples: int = Field(default=1000, ge=1, description="most samples for control metrics")
+    every: Length | None = Field(default=None, description="how often checkpoints are probed during training; null or 0: never")
+    during: tuple[str, ...] = Field(
+        default=("knn", "linear", "shape_knn", "shape_svm"), description="probes during training, where the data allow them"
+    )
 
-    @field_validator("names")
+    @field_validator("every")
+    @classmethod
+    def _never(cls, value: Length | None) -> Length | None:
+        return value if value and value.amount else None
+
+    @field_validator("names", "during")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:

@@ -89,8 +89,13 @@ def title_of(result: ProbeResult) -> str:
 
 
 def flat_metrics(probes: ProbeOutcomes) -> dict[str, float]:
+    """`flat_intervals` without the ends."""
+    return {name: one.value for name, one in flat_intervals(probes).items()}
+
+
+def flat_intervals(probes: ProbeOutcomes) -> dict[str, Interval]:
     """`probe/<probe>/<metric>` of the first encoder, `random_<metric>` of the mean of its controls, `pixels_<metric>` and the like."""
-    out: dict[str, float] = {}
+    out: dict[str, Interval] = {}
     for name, outcome in probes.items():
         if isinstance(outcome, SkippedProbe):
             continue
@@ -99,7 +104,7 @@ def flat_metrics(probes: ProbeOutcomes) -> dict[str, float]:
             prefix = {RowKind.ENCODER: "", RowKind.CONTROL_MEAN: "random_", RowKind.BASELINE: f"{row.baseline}_"}[row.kind]
             first.setdefault(prefix, row)
         for prefix, row in first.items():
-            out |= {f"probe/{name}/{prefix}{key}": row.values[key].value for key in outcome.main_metrics}
+            out |= {f"probe/{name}/{prefix}{key}": row.values[key] for key in outcome.main_metrics}
     return out
 
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.checkpoints import links
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster.workers import MEETING
 from sightline.platform.core.locks import by_one_driver
@@ -53,6 +54,7 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
         else:
             clear_left(MEETING)  # of a driver that was killed after the last step
             checkpoint.clear(run.folder / "checkpoints")  # no other checkpoint will be written that would do it
+            links.clear(run.folder)
             run.status = RunStatus.TRAINED
             run.save()
             tracking.start()
@@ -65,7 +67,7 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
         findings = finish(run, tracking, console, memory)
         run.status = RunStatus.FINISHED
         run.save()
-        tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics)
+        tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics, step=findings.step)
     except Exception:
         tracking.close("FAILED")
         raise

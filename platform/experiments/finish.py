@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from sightline.methods.contract import (
     HasControlMetrics,
     HasPredictor,
     HasVisualisations,
+    MetricInfo,
     Predictor,
     Pretext,
     Stage,
@@ -30,7 +31,8 @@ from sightline.platform.core.files import replacing, write_text
 from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
-from sightline.platform.evaluation.findings import flat_metrics
+from sightline.platform.evaluation.findings import flat_intervals, flat_metrics
+from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, probes_to_json
 from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports import summary
@@ -70,6 +72,8 @@ class Findings:
     peak: str
     """In words."""
     artifacts: list[Path] = field(default_factory=list)
+    step: int = 0
+    """Of the weights that were measured."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,17 @@ class TrainedModel:
     @classmethod
     def open(cls, run: Run) -> TrainedModel:
         """Raises `SightlineError` where no checkpoint verifies."""
-        experiment = run.experiment
         found = checkpoint.newest(run.folder / "checkpoints")
         if found is None:
             raise SightlineError(f"run {run.name} has no checkpoint that verifies", f"train again with `sightline resume {run.name}`")
-        method, device = find_method(experiment.method), choose_device(experiment.train.device)
+        device = choose_device(run.experiment.train.device)
+        stage = make_stage(run.experiment, run.folder) if stage_maker(run.experiment, run.folder) else None
+        return cls.of(run.experiment, found, device, stage)
+
+    @classmethod
+    def of(cls, experiment: Experiment, found: checkpoint.Checkpoint, device: torch.device, stage: Stage | None) -> TrainedModel:
+        """What the checkpoint `found` holds."""
+        method = find_method(experiment.method)
         pretext = method.build(experiment.method_config, BuildContext(seed=experiment.train.seed))
         pretext.load_state_dict(found.tensors("model"))
         pretext.to(device).eval()
@@ -113,7 +123,7 @@ class TrainedModel:
             pretext=pretext,
             encoder=pretext.encoder().eval(),
             views=method.views(experiment.method_config),
-            stage=make_stage(experiment, run.folder) if stage_maker(experiment, run.folder) else None,
+            stage=stage,
             train=Dataset.open(str(experiment.data.train)),
             val=Dataset.open(experiment.data.val) if experiment.data.val else None,
             device=device,
@@ -133,7 +143,7 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     of_method = measure_method(model, console)
     if of_method is not None:
         write_text(run.folder / "claims.json", json.dumps(of_method.to_json(), indent=1))
-    probes = measure_probes(model, console)
+    probes = measure_probes(model, console, model.experiment.probe.names)
     if probes:
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
@@ -146,7 +156,8 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, peak, artifacts)
+    step = model.found.state.step
+    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, peak, artifacts, step)
 
 
 def save_encoder(run: Run, encoder: Any, step: int) -> Path:
@@ -202,10 +213,12 @@ def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
         )
 
 
-def measure_probes(model: TrainedModel, console: Screen) -> dict[str, ProbeOutcome]:
-    """Probe name -> outcome; empty where no data set tests anything."""
+def measure_probes(
+    model: TrainedModel, console: Screen, names: Sequence[str], controls: Sequence[int] = CONTROLS
+) -> dict[str, ProbeOutcome]:
+    """Probe name -> outcome; empty where no data set tests anything. `controls`: seeds of encoders with random weights."""
     experiment = model.experiment
-    if not experiment.probe.names or not experiment.probe_data:
+    if not names or not experiment.probe_data:
         return {}
     from sightline.platform.evaluation.probes.catalog import ranked
     from sightline.platform.evaluation.probes.context import EvaluatedModel
@@ -213,20 +226,33 @@ def measure_probes(model: TrainedModel, console: Screen) -> dict[str, ProbeOutco
     from sightline.platform.evaluation.probes.run import run_probes
 
     method = find_method(experiment.method)
-    controls = tuple(method.build(experiment.method_config, BuildContext(seed=seed)).encoder().eval() for seed in CONTROLS)
-    evaluated = EvaluatedModel("trained encoder", model.encoder, controls)
-    names = [probe.name for probe in ranked(experiment.probe.names) if probe.modality == evaluated.modality]
+    random = tuple(method.build(experiment.method_config, BuildContext(seed=seed)).encoder().eval() for seed in controls)
+    evaluated = EvaluatedModel("trained encoder", model.encoder, random)
+    names = [probe.name for probe in ranked(names) if probe.modality == evaluated.modality]
     pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
     with doing(console, "probing the encoder") as tell:
         return run_probes(names, [evaluated], pairs, device=model.device, progress=tell)
 
 
 def method_metrics(result: MethodResult | None, metric_names: int) -> dict[str, float]:
+    """`method_intervals` without the ends."""
+    return {name: one.value for name, one in method_intervals(result, metric_names).items()}
+
+
+def method_intervals(result: MethodResult | None, metric_names: int) -> dict[str, Interval]:
     """Control and test metrics under their names in MLflow: `claim/...` and `test/...`. `metric_names`: see `runs.record.METRIC_NAMES`."""
-    if result is None:
-        return {}
-    prefix = "test" if result.name == TEST and metric_names >= 2 else "claim"
-    return {f"{prefix}/{name}": result.values[name].value for name in result.main_metrics}
+    return {f"{_prefix(result, metric_names)}/{name}": result.values[name] for name in result.main_metrics} if result else {}
+
+
+def _prefix(result: MethodResult, metric_names: int) -> str:
+    return "test" if result.name == TEST and metric_names >= 2 else "claim"
+
+
+def metric_infos(of_method: MethodResult | None, probes: ProbeOutcomes, metric_names: int) -> dict[str, MetricInfo]:
+    """What the metrics of the encoder and of its method mean, by their names in MLflow."""
+    own = {f"{_prefix(of_method, metric_names)}/{key}": info for key, info in of_method.main_metrics.items()} if of_method else {}
+    of_probes = {f"probe/{name}/{key}": info for name, one in probes.items() for key, info in one.metrics.items()}
+    return {**own, **of_probes}
 
 
 def register(
@@ -275,9 +301,11 @@ def write_page(
 ) -> Path:
     """`report.html` of the run's folder."""
     from sightline.platform.reports.page import ReportPage, write_report
+    from sightline.platform.reports.probe_curves import probe_curves
 
     experiment, train, events = model.experiment, model.train, list(run.events())
     tuned = isinstance(model.pretext, HasPredictor)
+    final = {**method_intervals(of_method, run.metric_names), **flat_intervals(probes)}
     page = ReportPage(
         title=f"{run.name}: {experiment.method} by recipe {run.recipe}",
         kind="fine-tuning run" if tuned else "pre-training run",
@@ -287,6 +315,7 @@ def write_page(
         facts=summary.facts(run, events, train, model.val, model.found, peak, model.size),
         control=of_method,
         visualisations=visualisations,
+        sections=[probe_curves(events, model.found.state.step, final, metric_infos(of_method, probes, run.metric_names))],
         probes=list(probes.values()),
         curves=summary.curves(events),
         time=summary.phase_seconds(events),

@@ -38,6 +38,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
     if experiment.data.val is not None:
         _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
+    _check_kept_by_probe(experiment)
     for uri in (*experiment.probe.train, *experiment.probe.test):
         Dataset.open(uri)
     if not names_cluster():
@@ -48,6 +49,21 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     tracking_uri(experiment)
     check_names(experiment.log)
     return experiment, dataset
+
+
+def _check_kept_by_probe(experiment: config.Experiment) -> None:
+    """Raise `CallError` where `train.keep_best` names a probe that is not measured during training."""
+    best = experiment.train.keep_best
+    if best is None or not best.metric.startswith("probe/"):
+        return
+    name = best.metric.split("/")[1]
+    if experiment.probe.every is None:
+        raise CallError(f"train.keep_best = {best}: probes are measured at the end only", "set how often during training: probe.every=N")
+    if name not in experiment.probe.during:
+        raise CallError(
+            f"train.keep_best = {best}: probe {name!r} is not measured during training, only {', '.join(experiment.probe.during)}",
+            f"add it: probe.during='[{', '.join((*experiment.probe.during, name))}]'",
+        )
 
 
 def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:

@@ -15,6 +15,8 @@ from sightline.platform.runs.events import (
     BrokenSamples,
     ClusterNote,
     HealthMeasured,
+    ProbesMeasured,
+    ProbesMissed,
     RunEvent,
     StepsDone,
     StorageNote,
@@ -78,6 +80,10 @@ class RunProgress:
             case HealthMeasured(step=step, warnings=warnings):
                 for warning in warnings:
                     self.console.warn(f"step {step}: the representation may be collapsing: {warning}")
+            case ProbesMeasured():
+                self._probes(event)
+            case ProbesMissed(step=step, reason=reason, late=late):
+                self.console.warn(f"step {step}: {'not probed' if late else 'the probes failed'}: {reason}; training goes on")
             case BrokenSamples(reasons=reasons):
                 self.console.warn(f"a substitute stands in for {reasons[0]}")
 
@@ -98,6 +104,17 @@ class RunProgress:
         if not self.console.is_terminal and now - self.last_line > LOG_SECONDS:
             self.say(f"teacher cache {done:,}/{total:,} samples")
             self.last_line = now
+
+    def _probes(self, event: ProbesMeasured) -> None:
+        """Of a method's own metrics the first is enough for a line."""
+        of_method = [name for name in event.values if not name.startswith("probe/")]
+        shown = [name for name in event.values if name not in of_method[1:]]
+        found = ", ".join(f"{' '.join(name.split('/')[1:]).replace('_', ' ')} {event.values[name]:.3g}" for name in shown)
+        if found:
+            self.say(f"probes of step {event.step}: {found}  ({event.seconds:.0f} s beside the training)")
+        else:
+            why = "; ".join(f"{name}: {reason}" for name, reason in event.skipped.items()) or "there is no data.val"
+            self.console.warn(f"probe.every: nothing can be measured during training: {why}")
 
     def _steps(self, event: StepsDone) -> None:
         speed = f"{event.samples_per_second:.0f} samples/s  data wait {event.data_wait:.0%}"

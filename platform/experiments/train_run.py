@@ -40,6 +40,7 @@ from sightline.platform.tracking.mlflow_run import Tracking
 from sightline.platform.training.job import TrainJob
 
 from .progress import RunProgress
+from .training_probes import TrainingProbes
 
 GROW_SECONDS = 5.0
 """Between two looks for room for more workers."""
@@ -74,29 +75,39 @@ def train_on_ray(run: Run, on_event: Post) -> None:
     if experiment.teacher_cache.variants:
         await_room(experiment, say)[1].release()
     cache = _teacher_cache(experiment, run.folder, on_event, record)
-    while True:
-        plan, lease = await_room(experiment, say)
-        run.attempts += 1
-        _set_status(run, RunStatus.RUNNING)
-        attempt = _Attempt(experiment, plan, lease, on_event)
-        try:
-            job = TrainJob(experiment, run.folder, run.fingerprint, teacher_cache=cache, token=mark(run.folder))
-            with _stop_on_signal(attempt.stop_asked.set):
-                error = attempt.run(job, f"{run.name}-{run.attempts}")
-        finally:
-            lease.release()
-        newest = _pull(storage, record) if storage else None
-        _set_status(run, RunStatus.FAILED)
-        ended = attempt.outcome(error, run.folder, may_die=deaths < experiment.train.max_failures)
-        if isinstance(ended, TrainingEnded):
-            if storage:
-                _check_last(storage, newest, ended.step, run.name)
-            _set_status(run, RunStatus.STOPPED if ended.stopped else RunStatus.TRAINED)
-        again = attempt.next_attempt(ended)
-        if again is None:
-            return
-        deaths += again in (NextAttempt.DIED, NextAttempt.FEWER)
-        say(again)
+    probes = TrainingProbes(run, on_event)
+
+    def see(event: RunEvent) -> None:
+        on_event(event)
+        probes.see(event)
+
+    try:
+        while True:
+            plan, lease = await_room(experiment, say)
+            probes.begin(plan)
+            run.attempts += 1
+            _set_status(run, RunStatus.RUNNING)
+            attempt = _Attempt(experiment, plan, lease, see)
+            try:
+                job = TrainJob(experiment, run.folder, run.fingerprint, teacher_cache=cache, token=mark(run.folder))
+                with _stop_on_signal(attempt.stop_asked.set):
+                    error = attempt.run(job, f"{run.name}-{run.attempts}")
+            finally:
+                lease.release()
+            newest = _pull(storage, record) if storage else None
+            _set_status(run, RunStatus.FAILED)
+            ended = attempt.outcome(error, run.folder, may_die=deaths < experiment.train.max_failures)
+            if isinstance(ended, TrainingEnded):
+                if storage:
+                    _check_last(storage, newest, ended.step, run.name)
+                _set_status(run, RunStatus.STOPPED if ended.stopped else RunStatus.TRAINED)
+            again = attempt.next_attempt(ended)
+            if again is None:
+                return
+            deaths += again in (NextAttempt.DIED, NextAttempt.FEWER)
+            say(again)
+    finally:
+        probes.end()
 
 
 def is_trained(experiment: Experiment, folder: Path) -> bool:

@@ -14,6 +14,8 @@ import numpy as np
 from markupsafe import Markup
 
 Points = Sequence[tuple[float, float]]
+Band = Sequence[tuple[float, float, float]]
+"""(x, low, high)"""
 Place = Callable[[float, float], tuple[float, float]]
 """From the values of a point to its place in the drawing."""
 WIDTH, HEIGHT = 480, 270
@@ -111,19 +113,42 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def line_chart(title: str, series: Mapping[str, Points], x_label: str, unit: str = "") -> Chart | None:
-    """Lines over a common x axis; None where there is no finite point. A long noisy line is pale, with its moving average on top."""
+def line_chart(
+    title: str,
+    series: Mapping[str, Points],
+    x_label: str,
+    unit: str = "",
+    *,
+    bands: Mapping[str, Band] | None = None,
+    levels: Mapping[str, float] | None = None,
+) -> Chart | None:
+    """Lines over a common x axis; None where there is no finite point. A long noisy line is pale, with its moving average on top.
+
+    `bands`: the intervals of lines. `levels`: dashed lines across, such as a baseline that does not change.
+    """
     clean = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()}
     clean = {name: points for name, points in clean.items() if points}
     if not clean:
         return None
     said = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in clean.items())
+    levels = levels or {}
+    said += "".join(f"; {name}: {number(value)}" for name, value in levels.items())
     svg = _svg(f"{title}. {said}", HEIGHT)
-    place = _axes(svg, [point for points in clean.values() for point in points], x_label)
+    xs = [x for points in clean.values() for x, _ in points]
+    ends = {name: [one for one in (bands or {}).get(name, ()) if all(map(math.isfinite, one))] for name in clean}
+    edges = [(x, y) for band in ends.values() for x, *both in band for y in both]
+    flat = {name: [(min(xs), value), (max(xs), value)] for name, value in levels.items()}
+    shown = [*clean.values(), *flat.values(), edges]
+    place = _axes(svg, [point for points in shown for point in points], x_label)
     colours = [CURVES.get(name, list(series).index(name)) for name in clean]  # a line that is left out takes its colour along
+    for colour, band in zip(colours, ends.values(), strict=True):
+        _band(svg, band, place, _colour(colour))
+    level_colours = [len(series) + index for index in range(len(levels))]
+    for colour, points in zip(level_colours, flat.values(), strict=True):
+        _path(svg, (place(x, y) for x, y in points), stroke=_colour(colour), **{"class": "line", "stroke-dasharray": "6 5"})
     for colour, points in zip(colours, clean.values(), strict=True):
         _line(svg, points, place, _colour(colour))
-    return Chart(title, _markup(svg), unit, tuple(clean), tuple(colours))
+    return Chart(title, _markup(svg), unit, (*clean, *levels), (*colours, *level_colours))
 
 
 def _axes(svg: ElementTree.Element, points: Points, x_label: str) -> Place:
@@ -160,6 +185,15 @@ def _line(svg: ElementTree.Element, points: Points, place: Place, colour: str) -
     elif len(points) <= 30:
         for x, y in points:
             _circle(svg, place(x, y), 2.6, colour)
+
+
+def _band(svg: ElementTree.Element, band: Band, place: Place, colour: str) -> None:
+    if len(band) == 1:
+        x, low, high = band[0]
+        _stroke(svg, "whisker", place(x, low), place(x, high), stroke=colour)
+    around = [*((x, high) for x, _, high in band), *((x, low) for x, low, _ in reversed(band))]
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(x, y) for x, y in around))
+    ElementTree.SubElement(svg, "polygon", {"class": "band", "points": places, "fill": colour})
 
 
 def _smooth(points: Points) -> list[tuple[float, float]]:

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from sightline.platform.core.event_log import Event
 
-EVENTS, NOTICES = "events.jsonl", "notices.jsonl"
-"""Files in a run's folder with one writer each: the process of rank 0, where it sees the run's folder, and the driver."""
+EVENTS, NOTICES, PROBES = "events.jsonl", "notices.jsonl", "probes.jsonl"
+"""Files in a run's folder with one writer each: the process of rank 0, where it sees the run's folder; the driver; and, of probes during
+training, the driver or the sweep's trial."""
 
 
 class RunEvent(Event, frozen=True, kw_only=True):
@@ -122,6 +123,32 @@ class CheckpointWritten(RunEvent, frozen=True, tag="checkpoint"):
     step: int
     path: str
     seconds: float
+
+
+class ProbesMeasured(RunEvent, frozen=True, tag="probes"):
+    """What the encoder of a checkpoint is worth, measured while training went on."""
+
+    step: int
+    """Of the checkpoint."""
+    values: dict[str, float]
+    """Of the encoder and of its method, by the names that the final metrics have in MLflow."""
+    low: dict[str, float]
+    high: dict[str, float]
+    """Ends of their intervals, as far as there are any."""
+    baselines: dict[str, float]
+    """By such names, of raw pixels and the like; in the first event of a run also of random weights."""
+    skipped: dict[str, str]
+    """Probe -> why the data do not allow it."""
+    seconds: float
+
+
+class ProbesMissed(RunEvent, frozen=True, tag="probes_missed"):
+    """A checkpoint that was to be probed and was not. Training goes on."""
+
+    step: int
+    reason: str
+    late: bool
+    """Whether the probes of an earlier checkpoint were still running; else they failed."""
 
 
 class NonFiniteLoss(RunEvent, frozen=True, tag="nonfinite"):

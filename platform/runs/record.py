@@ -15,7 +15,7 @@ from sightline.platform.core.event_log import append_events, read_events
 from sightline.platform.core.files import as_record, read_record, write_record
 from sightline.platform.core.paths import home, home_text, runs_folder
 
-from .events import EVENTS, NOTICES, RunEvent, StepsDone
+from .events import EVENTS, NOTICES, PROBES, RunEvent, StepsDone
 
 RUN_FILE = "run.json"
 METRIC_NAMES = 2
@@ -113,8 +113,8 @@ class Run:
 
     def events(self) -> Iterator[RunEvent]:
         """All events, those of lost attempts included: rank 0's in the order in which they were made, then those of others."""
-        yield from read_events(self.folder / EVENTS, RunEvent)
-        yield from read_events(self.folder / NOTICES, RunEvent)
+        for name in (EVENTS, NOTICES, PROBES):
+            yield from read_events(self.folder / name, RunEvent)
 
     def history(self) -> dict[int, dict[str, float]]:
         """See `history_of`."""

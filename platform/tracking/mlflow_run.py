@@ -1,7 +1,7 @@
 """Sends a run's metrics to MLflow, from the driver: one MLflow run for each logical run, across retries and resumes.
 
-A thread reads `events.jsonl`, sends in batches and notes how far it came. While the server is unreachable nothing is lost and no step
-waits: the rest is sent later, at the latest by the next resume.
+A thread reads `events.jsonl` and `probes.jsonl`, sends in batches and notes how far it came. While the server is unreachable nothing is
+lost and no step waits: the rest is sent later, at the latest by the next resume.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.redaction import redact
-from sightline.platform.runs.events import EVENTS, HealthMeasured, RunEvent, StepsDone, ValidationDone
+from sightline.platform.runs.events import EVENTS, PROBES, HealthMeasured, ProbesMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
@@ -40,6 +40,9 @@ class _State(TypedDict):
     run: NotRequired[str]
     """The MLflow run. Older versions do not name it."""
     offset: int
+    """Bytes of `events.jsonl`."""
+    probes: NotRequired[int]
+    """Bytes of `probes.jsonl`."""
     delivered: dict[str, int]
     """Metric -> its last step."""
 
@@ -81,6 +84,11 @@ class Tracking:
         return self._state["offset"]
 
     @property
+    def offsets(self) -> dict[str, int]:
+        """By file, the bytes that were delivered."""
+        return {EVENTS: self.offset, PROBES: self._state.get("probes", 0)}
+
+    @property
     def run_id(self) -> str:
         """Of the MLflow run, which `client` creates."""
         return str(self.run.mlflow_run_id)
@@ -105,40 +113,52 @@ class Tracking:
 
     def deliver(self) -> None:
         """Send the events that were not delivered yet. Raises what MLflow raises."""
+        for name in (EVENTS, PROBES):
+            if (self.run.folder / name).exists():
+                with self._lock:
+                    self._deliver(name)
+
+    def _deliver(self, name: str) -> None:
         from mlflow.entities import Metric
 
-        path = self.run.folder / EVENTS
-        if not path.exists():
-            return
-        with self._lock:
-            offset, newest, metrics = self._state["offset"], dict(self._state["delivered"]), []
-            with path.open("rb") as file:
-                file.seek(offset)
-                block = file.read()
-            for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
-                for event in parse_events([line], RunEvent):
-                    # The time of the event, whenever it is sent: a request whose answer was lost then repeats what the server has.
-                    when = int((event.time or time.time()) * 1000)
-                    for name, step, value in metrics_of(event):
-                        if step > newest.get(name, -1):  # a repeated step of a later attempt is the same step
-                            newest[name] = step
-                            metrics.append(Metric(name, value, when, step))
-                        if len(metrics) == MOST_METRICS:
-                            self._send(metrics, offset, newest)
-                            metrics = []
-                offset += len(line)
-            if offset > self._state["offset"]:
-                self._send(metrics, offset, newest)
+        offset, newest, metrics = self.offsets[name], dict(self._state["delivered"]), []
+        with (self.run.folder / name).open("rb") as file:
+            file.seek(offset)
+            block = file.read()
+        for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+            for event in parse_events([line], RunEvent):
+                # The time of the event, whenever it is sent: a request whose answer was lost then repeats what the server has.
+                when = int((event.time or time.time()) * 1000)
+                for metric, step, value in metrics_of(event):
+                    if step > newest.get(metric, -1):  # a repeated step of a later attempt is the same step
+                        newest[metric] = step
+                        metrics.append(Metric(metric, value, when, step))
+                    if len(metrics) == MOST_METRICS:
+                        self._send(metrics, name, offset, newest)
+                        metrics = []
+            offset += len(line)
+        if offset > self.offsets[name]:
+            self._send(metrics, name, offset, newest)
 
-    def _send(self, metrics: list[Metric], offset: int, newest: dict[str, int]) -> None:
-        """Send one request, then note how far it came: `offset` is past all whole events; `newest` is each metric's last step."""
+    def _send(self, metrics: list[Metric], name: str, offset: int, newest: dict[str, int]) -> None:
+        """Send one request, then note how far it came: `offset` in the file is past whole events; `newest` is each metric's last step."""
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
-        self._state = {"run": self.run_id, "offset": offset, "delivered": dict(newest)}
+        self._note({**self.offsets, name: offset}, newest)
+
+    def _note(self, offsets: dict[str, int], newest: dict[str, int]) -> None:
+        self._state = {"run": self.run_id, "offset": offsets[EVENTS], "delivered": dict(newest)}
+        if offsets[PROBES]:
+            self._state["probes"] = offsets[PROBES]
         write_record(self._state_path, self._state)
 
-    def close(self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, wait: float = 60.0) -> None:
-        """Deliver the rest and end the MLflow run: `FINISHED`, `KILLED` (stopped early, may be resumed) or `FAILED`. Never raises."""
+    def close(
+        self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, step: int = 0, wait: float = 60.0
+    ) -> None:
+        """Deliver the rest and end the MLflow run: `FINISHED`, `KILLED` (stopped early, may be resumed) or `FAILED`. Never raises.
+
+        `metrics`: measured after training, of the weights of `step`.
+        """
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(wait)
@@ -146,9 +166,12 @@ class Tracking:
             client = self.client
             self.deliver()
             there = client.get_run(self.run_id).data.metrics if metrics else {}
+            newest = self._state["delivered"]
             for name, value in (metrics or {}).items():
-                if there.get(name) != value:  # a resume measured the same value again
-                    client.log_metric(self.run_id, name, value)
+                if there.get(name) != value or newest.get(name, step) < step:  # else a resume measured the same value again
+                    client.log_metric(self.run_id, name, value, step=step)
+            if curves := {name: step for name in metrics or {} if newest.get(name, step) < step}:
+                self._note(self.offsets, {**newest, **curves})  # they end here
             for path in artifacts or []:
                 if path.exists():
                     client.log_artifact(self.run_id, str(path))
@@ -231,15 +254,19 @@ def _read_state(path: Path, run: Run) -> _State:
         state = msgspec.convert(read_record(path), _State)
     except (OSError, ValueError):
         return nothing
-    events = run.folder / EVENTS
     of_this_run = state["run"] == run.mlflow_run_id if "run" in state else not run.earlier_mlflow_runs
-    return state if of_this_run and 0 <= state["offset"] <= (events.stat().st_size if events.exists() else 0) else nothing
+    within = 0 <= state["offset"] <= _size(run, EVENTS) and 0 <= state.get("probes", 0) <= _size(run, PROBES)
+    return state if of_this_run and within else nothing
+
+
+def _size(run: Run, name: str) -> int:
+    path = run.folder / name
+    return path.stat().st_size if path.exists() else 0
 
 
 def is_behind(run: Run) -> bool:
     """Whether some of the run's events were not delivered to MLflow."""
-    path = run.folder / EVENTS
-    return run.mlflow_run_id is None or (path.exists() and path.stat().st_size > Tracking(run).offset)
+    return run.mlflow_run_id is None or any(_size(run, name) > offset for name, offset in Tracking(run).offsets.items())
 
 
 def metrics_of(event: RunEvent) -> Iterator[tuple[str, int, float]]:
@@ -261,3 +288,6 @@ def metrics_of(event: RunEvent) -> Iterator[tuple[str, int, float]]:
         case HealthMeasured():
             for name, value in event.metrics.items():
                 yield f"health/{name}", event.step, value
+        case ProbesMeasured():
+            for name, value in {**event.values, **event.baselines}.items():
+                yield name, event.step, value
