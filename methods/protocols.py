@@ -161,6 +161,16 @@ class HasHealth(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasEmbeddings(Protocol, metaclass=_Ability):
+    def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
+        """One vector for each sample of a batch after `to_device`: what probes pool of the kept encoder, of one augmented view, whole.
+
+        A collapse is told by RankMe and LiDAR of them. The batch has no columns of a `Stage`. Called now and then in evaluation mode
+        without gradient, on rank 0 alone.
+        """
+
+
+@runtime_checkable
 class HasVisualisations(Protocol, metaclass=_Ability):
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         """Images for the report, of a batch after `to_device`."""
@@ -318,7 +328,7 @@ class HasFinetuning(Protocol, metaclass=_Ability):
 
 VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasSmallestImage, HasFewestPoints, HasVoting)
 PRETEXT_ABILITIES: tuple[type, ...] = (
-    *(HasTargets, HasHealth, HasVisualisations, HasControlMetrics),
+    *(HasTargets, HasHealth, HasEmbeddings, HasVisualisations, HasControlMetrics),
     *(HasEncoderParts, HasEncoderForm, HasPredictor),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (

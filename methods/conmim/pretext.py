@@ -128,8 +128,16 @@ class ConMIMPretext(nn.Module):
 
     def encoder(self) -> nn.Module:
         """The backbone of the network that `pretext.encoder` names."""
-        network = self.teacher if self.config.pretext.encoder == "teacher" else self.student
-        return ConMIMEncoder(self.config.model, network.backbone)
+        return ConMIMEncoder(self.config.model, self.kept_network.backbone)
+
+    @property
+    def kept_network(self) -> ConMIMNetwork:
+        return self.teacher if self.config.pretext.encoder == "teacher" else self.student
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
+        tokens: Tensor = self.kept_network.backbone(batch["student"])
+        return tokens[:, 1:].float().mean(dim=1)
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:

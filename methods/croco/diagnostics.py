@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contract import Visualisation
 from ..layers.colour import imagenet_denormalise
+from ..layers.health import effective_rank, feature_std
 from ..layers.patches import patchify, unpatchify
 from ..ops.image_grid import image_grid
 from .config import CrocoModel
@@ -40,6 +41,15 @@ def completion_visualisation(
         f"its completion (visible patches pasted in); image 2, the other view. {given}Colours are as the network saw them, jittered."
     )
     return Visualisation("Cross-view completion", caption, image_grid(columns))
+
+
+def health_metrics(own: Float[Tensor, ""], swapped: Float[Tensor, ""], tokens: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
+    """Of one microbatch. `own`, `swapped`: the loss with the true second view and with that of another pair.
+
+    `swapped_view_gap`: by how much the loss rises with the other; 0: the second view is not used. `feature_std`, `effective_rank`: of
+    the encoder's `tokens` of image 1 with nothing hidden.
+    """
+    return {"swapped_view_gap": swapped - own, "feature_std": feature_std(tokens), "effective_rank": effective_rank(tokens)}
 
 
 def second_views(own: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b 3 h w"]]:

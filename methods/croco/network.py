@@ -63,14 +63,19 @@ class CrocoEncoder(nn.Module):
         return x1, x2
 
     def _start(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
+        """Of normalised images."""
         grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
-        x = self.patch_embed(patchify(imagenet_normalise(images), self.patch_size))
+        x = self.patch_embed(patchify(images, self.patch_size))
         if not self.rotary:
             x = x + resize_table(self.enc_pos_embed, self.grid, grid)
         return x, self.angles(grid, images.device)
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Patch tokens of the last block after the final norm, raster order; images in [0, 1]."""
+        return self.encode(imagenet_normalise(images))
+
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """`tokens` of normalised images."""
         x, rotary = self._start(images)
         for block in self.enc_blocks:
             x = block(x, rotary)
@@ -83,7 +88,7 @@ class CrocoEncoder(nn.Module):
 
     def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
         """Both from one pass."""
-        x, rotary = self._start(images)
+        x, rotary = self._start(imagenet_normalise(images))
         for block in self.enc_blocks[:-1]:
             x = block(x, rotary)
         last = self.enc_blocks[-1]

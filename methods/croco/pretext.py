@@ -18,7 +18,7 @@ from ..layers.positions import sincos_table
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
 from .config import CrocoConfig
-from .diagnostics import SAMPLES, completion_visualisation, cross_view_metrics, second_views
+from .diagnostics import SAMPLES, completion_visualisation, cross_view_metrics, health_metrics, second_views
 from .network import Completion, CrocoDecoder, CrocoEncoder
 
 
@@ -90,6 +90,16 @@ class CrocoPretext(nn.Module):
 
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.backbone)
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
+        return self.backbone.encode(batch["image1"]).float().mean(dim=1)
+
+    @torch.no_grad()
+    def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        image1, image2, mask = batch["image1"], batch["image2"], batch["mask"]
+        own, swapped = (self.complete(image1, view, mask, self.config.hidden).errors().mean() for view in (image2, image2.roll(1, dims=0)))
+        return health_metrics(own, swapped, self.backbone.encode(image1))
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:

@@ -189,6 +189,14 @@ class I2PMaePretext(nn.Module):
         return i2p_schedules(optim, clock, self.config.pretext.official)
 
     @torch.no_grad()
+    def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
+        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+        masks = [torch.zeros(scale.centres.shape[:2], dtype=torch.bool, device=scale.centres.device) for scale in scales]
+        if self.config.pretext.official:
+            masks = spread_masks(masks[2], scales, official=True)
+        return self.h_encoder.encode(scales, masks).out[2].float().amax(dim=1)
+
+    @torch.no_grad()
     def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
         if "features" not in batch:

@@ -204,8 +204,15 @@ class LocaPretext(nn.Module):
 
     def encoder(self) -> nn.Module:
         """The teacher's or, by `pretext.encoder` or without clustering, the student's."""
-        network = self.teacher if self.teacher is not None and self.config.pretext.encoder == "teacher" else self.student
-        return copy.deepcopy(network.encoder).requires_grad_(True)
+        return copy.deepcopy(self.kept_network.encoder).requires_grad_(True)
+
+    @property
+    def kept_network(self) -> LocaNetwork:
+        return self.teacher if self.teacher is not None and self.config.pretext.encoder == "teacher" else self.student
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
+        return self.kept_network.encoder.encode(batch["reference"]).float().mean(dim=1)
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:

@@ -12,7 +12,7 @@ import torch
 
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Alarm, HasEvaluationViews, HasHealth, Pretext, Stage, Views
+from sightline.methods.contract import Alarm, HasEmbeddings, HasEvaluationViews, HasHealth, Pretext, Stage, Views
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.config import Experiment
 from sightline.platform.data.dataset import Dataset
@@ -20,6 +20,8 @@ from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.runs.events import HealthMeasured, Post, ValidationDone
 
+from . import collapse
+from .collapse import CollapseMeter
 from .inputs import TrainInputs
 from .step import Stepper, buffers_kept, tensors, total
 
@@ -33,6 +35,7 @@ class Validator:
     def __init__(self, inputs: TrainInputs, stepper: Stepper, post: Post) -> None:
         self.inputs, self.stepper, self.post = inputs, stepper, post
         self._validation: Validation | None = None
+        self._collapse: CollapseMeter | None = None
 
     def measure(self, step: int, columns: Columns) -> dict[str, float]:
         """What was measured, under its names in MLflow. Called by all ranks together; rank 0 posts the events, and only it knows health.
@@ -60,12 +63,25 @@ class Validator:
         experiment = self.inputs.job.experiment
         with self.stepper.phases("health"):
             health = measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device)
+            health |= self._measure_collapse()
         if health:
             # Random weights look collapsed by nature, so they are not judged.
-            known = find_method(experiment.method).alarms
+            known = (*find_method(experiment.method).alarms, *collapse.ALARMS)
             warnings = alarms(health, known, step / self.inputs.clock.steps) if step else []
             self.post(HealthMeasured(step, health, warnings))
         return health
+
+    def _measure_collapse(self) -> dict[str, float]:
+        """On samples of the validation data; empty without them, and where the method gives no embeddings."""
+        experiment, pretext = self.inputs.job.experiment, self.stepper.pretext
+        if experiment.data.val is None or not isinstance(pretext, HasEmbeddings):
+            return {}
+        if self._collapse is None:
+            self._collapse = CollapseMeter.load(experiment, self.inputs.views, self.stepper.device)
+        if self._collapse is None:
+            return {}
+        with evaluating(pretext):
+            return self._collapse.measure(pretext, experiment.batch.microbatch, self.stepper.autocast())
 
 
 @dataclass

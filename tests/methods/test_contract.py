@@ -37,9 +37,9 @@ def pretext(**members: Any) -> CrocoPretext:
 @pytest.mark.parametrize(
     ("misspelt", "member", "meant"),
     [
-        ("helth", lambda self, batch, rng: {}, "health"),
+        ("targetz", lambda self, batches, rngs: batches, "targets"),
         ("target", lambda self, batches, rngs: batches, "targets"),
-        ("healht", lambda self, batch, rng: {}, "health"),
+        ("encoder_fom", lambda self, encoder: encoder, "encoder_form"),
         ("encode_form", lambda self, encoder: encoder, "encoder_form"),
         ("predicter", torch.nn.Identity(), "predictor"),
     ],
