@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +14,9 @@ from typing import Any
 import pytest
 import ray
 import torch
+import yaml
+from commands import finish, start
+from toy import TOY_IMAGES, write_images
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext, MetricInfo
@@ -241,3 +247,38 @@ def test_a_task_of_ray_measures_beside_the_training(toy_run: Callable[..., Run],
     again.see(broken)
     again._thread.join(120)
     assert isinstance(failed := events[-1], ProbesMissed) and not failed.late and "RuntimeError: Error(s) in loading" in failed.reason
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_kill_while_a_checkpoint_is_measured_loses_that_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MLflow each step stands once, and the curve ends in the final value at the last step."""
+    for name, rows in (("train", 120), ("val", 40)):
+        write_images(tmp_path / name, rows, seed=len(name))
+    settings = {**TOY_IMAGES["loca"], "probe": {"names": ["knn"], "during": ["knn"], "samples": 20}}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
+    home = tmp_path / "home"
+    words = ["toy.yaml", f"data.train={tmp_path / 'train'}", f"data.val={tmp_path / 'val'}", "train.length=2500 steps"]
+    words += ["train.checkpoint_every=100 steps", "train.validate_every=1000 steps", "probe.every=200", "optim.warmup=100 steps"]
+    driver = start(home, "pretrain", *words, "--name", "killed")
+    record, links = home / "runs/killed/probes.jsonl", home / "runs/killed/.probing"
+    limit = time.monotonic() + 400
+    while not (record.exists() and links.exists()):  # the second is being measured
+        assert driver.poll() is None and time.monotonic() < limit
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGKILL)
+    before = [event for event in Run.read(home / "runs/killed").events() if isinstance(event, ProbesMeasured)]
+    finish(start(home, "resume", "killed"))
+    monkeypatch.setenv("SIGHTLINE_HOME", str(home))
+    run = Run.open("killed")
+    steps = [event.step for event in run.events() if isinstance(event, ProbesMeasured)]
+    assert steps[: len(before)] == [event.step for event in before] and len(set(steps)) == len(steps) > len(before)
+    assert not links.exists()
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    for metric in ("probe/knn/accuracy", "claim/accuracy_own_reference"):
+        history = client.get_metric_history(str(run.mlflow_run_id), metric)
+        assert [point.step for point in history] == [*steps, 2500]
+    assert "While it trained" in (run.folder / "report.html").read_text()
