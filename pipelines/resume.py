@@ -118,7 +118,7 @@ def resume_many(args: argparse.Namespace) -> dict[str, Any]:
                 record = Sweep.open(args.run)
                 if args.trials is not None and (fewer := add_trials(record, args.trials)):
                     console.warn(fewer)
-                names = [record.run_name(trial.number) for trial in record.trials()]
+                names = [name for trial in record.trials() for name in record.run_names(trial.number)]
                 _elsewhere(record, names, record.settings["log"]["experiment"], overrides, args.new_mlflow_run, console)
                 record.save()
         return sweep(record, console)

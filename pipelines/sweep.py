@@ -24,9 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides that all trials share")
     parser.add_argument("--space", action="append", default=[], metavar="KEY=DOMAIN", help="setting and domain, or a YAML file of them")
     parser.add_argument("--trials", type=int, metavar="N", help="how many, the recipe's own settings included (default: 16; of a grid all)")
-    parser.add_argument("--search", choices=("random", "grid", "optuna"), default="random")
-    parser.add_argument("--scheduler", choices=("asha", "none"), default="asha", help="none: every trial trains to its end")
-    parser.add_argument("--objective", metavar="PROBE.METRIC", help="what trials are compared by (default: the first probe the data allow)")
+    parser.add_argument(
+        "--search",
+        default="random",
+        metavar="SEARCHER",
+        help="random, grid, optuna, optuna:gp, optuna:cmaes, optuna:nsga2, ..., ray:hyperopt, ..., or one of an installed package "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="SCHEDULER",
+        help="asha, median, hyperband, or one of an installed package; none: every trial trains to its end (default: asha; of several "
+        "objectives none)",
+    )
+    parser.add_argument(
+        "--objective",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE",
+        help="what trials are compared by: PROBE.METRIC, val/LOSS, speed/samples_per_second or model/parameters; :max or :min says which "
+        "way is better where it is not known; several give a Pareto front (default: the first probe the data allow)",
+    )
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="training seeds of a trial; their mean is the objective")
     parser.add_argument("--rungs", type=int, default=3, metavar="N", help="times a whole trial is measured (default: %(default)s)")
     parser.add_argument("--reduction", type=int, default=3, metavar="N", help="one of N goes on from a rung (default: %(default)s)")
     parser.add_argument(
@@ -51,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
-    refuse_name(name)
+    refuse_name(name)  # before the data are looked at
     experiment, dataset = check(experiment)
     from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.sweep import plan as planning

@@ -39,6 +39,8 @@ class Chart:
     """Names of the lines; a legend is made of several."""
     colours: tuple[int, ...] = ()
     """One for each line."""
+    wide: bool = False
+    """Whether it takes the whole width of the page."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,31 @@ class Dot:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a `parallel_chart`, with what stands at its bottom and at its top."""
+    """An axis of a `parallel_chart`, with its ticks: a place in [0, 1] and what stands there."""
 
     name: str
-    low: str
-    high: str
+    ticks: Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Course:
-    """A line of a `parallel_chart`: its place on each axis and its shade, both in [0, 1]."""
+    """A line of a `parallel_chart`: its place on each axis, in [0, 1], as far as it goes, and its shade, in [0, 1]."""
 
     name: str
     places: tuple[float, ...]
-    shade: float
+    shade: float = 0.0
     emphasised: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a `front_chart`."""
+
+    name: str
+    x: float
+    y: float
+    front: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,13 +163,16 @@ def line_chart(
     return Chart(title, _markup(svg), unit, (*clean, *levels), (*colours, *level_colours))
 
 
-def _axes(svg: ElementTree.Element, points: Points, x_label: str) -> Place:
-    """Draws grid, ticks and the x axis for all `points`."""
+def _axes(svg: ElementTree.Element, points: Points, x_label: str, *, pad_x: bool = False) -> Place:
+    """Draws grid, ticks and the x axis for all `points`; with `pad_x` none lies at its ends."""
     xs, ys = (np.array(values) for values in zip(*points, strict=True))
     x0, x1 = float(xs.min()), float(xs.max())
     y0, y1 = float(ys.min()), float(np.quantile(ys, 0.995)) if len(ys) > 100 else float(ys.max())  # one spike must not flatten the rest
     pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 1.0
     y0, y1 = (0.0 if 0 <= y0 < 0.35 * y1 else y0 - pad), y1 + pad
+    if pad_x:
+        margin = (x1 - x0) * 0.08 or abs(x1) * 0.1 or 1.0
+        x0, x1 = x0 - margin, x1 + margin
     x1 = x1 if x1 > x0 else x0 + 1
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
@@ -242,26 +257,53 @@ def interval_chart(title: str, dots: Sequence[Dot], unit: str, *, from_zero: boo
 
 
 def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) -> Chart | None:
-    """Parallel coordinates; the best shade is drawn last."""
+    """Parallel coordinates; the best shade is drawn last. Each line has its name as a tooltip."""
     if len(axes) < 2 or not courses:
         return None
-    left, right, top, bottom = 60, WIDTH - 60, TOP + 22, HEIGHT - BOTTOM
+    width, height = max(2 * WIDTH, 60 + 150 * len(axes)), HEIGHT + 60
+    left, right, top, bottom = 90, width - 110, TOP + 14, height - BOTTOM
 
     def at(axis: int, share: float) -> tuple[float, float]:
         return left + axis * (right - left) / (len(axes) - 1), bottom - share * (bottom - top)
 
-    svg = _svg(f"{title}: {'; '.join(course.name for course in courses)}", HEIGHT)
+    svg = _svg(f"{title}: {'; '.join(course.name for course in courses)}", height, width)
+    for course in sorted(courses, key=lambda course: (course.emphasised, not course.failed, course.shade)):
+        look = {"stroke": _colour(0), "stroke-width": f"{1.2 + course.shade:.1f}", "opacity": f"{0.22 + 0.6 * course.shade:.2f}"}
+        if course.failed:
+            look = {"stroke": "var(--bad)", "stroke-width": "1.4", "stroke-dasharray": "5 5", "opacity": "0.8"}
+        if course.emphasised:
+            look = {"stroke": _colour(1), "stroke-width": "3"}
+        line = _path(svg, (at(index, share) for index, share in enumerate(course.places)), **look)
+        ElementTree.SubElement(line, "title").text = course.name
     for index, axis in enumerate(axes):
         x, _ = at(index, 0)
         _stroke(svg, "axis", (x, top), (x, bottom))
-        _text(svg, axis.name, x, HEIGHT - 6, kind="name")
-        _text(svg, axis.low, x, bottom + 16)
-        _text(svg, axis.high, x, top - 8)
-    for course in sorted(courses, key=lambda course: (course.emphasised, course.shade)):
-        pale = {"stroke": _colour(0), "stroke-width": "1.4", "opacity": f"{0.15 + 0.6 * course.shade:.2f}"}
-        look = {"stroke": _colour(1), "stroke-width": "3"} if course.emphasised else pale
-        _path(svg, (at(index, share) for index, share in enumerate(course.places)), **look)
-    return Chart(title, _markup(svg))
+        _text(svg, axis.name, x, height - 10, kind="name")
+        for place, text in axis.ticks:
+            _, y = at(index, place)
+            _stroke(svg, "axis", (x - 3, y), (x + 3, y))
+            _text(svg, text, x + 8, y + 4, anchor="start", kind="tick")
+    return Chart(title, _markup(svg), wide=True)
+
+
+def front_chart(title: str, marks: Sequence[Mark], x_label: str, y_label: str) -> Chart | None:
+    """Trials by two objectives. Those of the front are named and joined; the others are pale."""
+    if not marks:
+        return None
+    front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
+    svg = _svg(f"{title}. On the front: {'; '.join(f'{m.name} at {number(m.x)}, {number(m.y)}' for m in front)}", HEIGHT)
+    place = _axes(svg, [(mark.x, mark.y) for mark in marks], x_label, pad_x=True)
+    _path(svg, (place(mark.x, mark.y) for mark in front), stroke=_colour(1), **{"class": "line", "opacity": "0.5"})
+    for mark in sorted(marks, key=lambda mark: mark.front):
+        dot = _circle(svg, place(mark.x, mark.y), 5 if mark.front else 3.5, _colour(1) if mark.front else "var(--quiet)")
+        ElementTree.SubElement(dot, "title").text = f"{mark.name}: {number(mark.x)}, {number(mark.y)}"
+    above = float("inf")
+    for mark in front:
+        x, y = place(mark.x, mark.y)
+        if abs(x - above) > 26:  # names of near points would lie on each other
+            _text(svg, mark.name, x, y - 9, kind="value")
+            above = x
+    return Chart(title, _markup(svg), y_label)
 
 
 def shares(parts: Mapping[str, float]) -> list[Share]:
@@ -276,9 +318,9 @@ def _colour(index: int) -> str:
     return f"var(--c{index % SERIES})"
 
 
-def _svg(said: str, height: float) -> ElementTree.Element:
+def _svg(said: str, height: float, width: float = WIDTH) -> ElementTree.Element:
     """An empty drawing; `said` is what a screen reader says of it."""
-    return ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", "role": "img", "aria-label": said})
+    return ElementTree.Element("svg", {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": said})
 
 
 def _markup(svg: ElementTree.Element) -> Markup:
@@ -297,10 +339,10 @@ def _stroke(svg: ElementTree.Element, kind: str, start: tuple[float, float], end
     ElementTree.SubElement(svg, "line", {"class": kind, **places, **look})
 
 
-def _circle(svg: ElementTree.Element, centre: tuple[float, float], radius: float, colour: str) -> None:
+def _circle(svg: ElementTree.Element, centre: tuple[float, float], radius: float, colour: str) -> ElementTree.Element:
     x, y = centre
-    ElementTree.SubElement(svg, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{radius:g}", "fill": colour})
+    return ElementTree.SubElement(svg, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{radius:g}", "fill": colour})
 
 
-def _path(svg: ElementTree.Element, places: Iterable[tuple[float, float]], **look: str) -> None:
-    ElementTree.SubElement(svg, "polyline", {**look, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})
+def _path(svg: ElementTree.Element, places: Iterable[tuple[float, float]], **look: str) -> ElementTree.Element:
+    return ElementTree.SubElement(svg, "polyline", {**look, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})

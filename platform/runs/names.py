@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def fresh_name(recipe: str) -> str:
     return name
 
 
-def refuse_taken(name: str, kind: str, parts: str = "", room: int = 0) -> None:
-    """Raise `CallError` where the home cannot be written, `name` is not valid or taken, or a run's name matches the pattern `parts`.
+def refuse_taken(name: str, kind: str, parts: Iterable[str] = (), room: int = 0) -> None:
+    """Raise `CallError` where the home cannot be written, `name` is not valid or taken, or a run's name matches a pattern of `parts`.
 
     `room`: letters that names of its runs have besides.
     """
@@ -41,7 +42,7 @@ def refuse_taken(name: str, kind: str, parts: str = "", room: int = 0) -> None:
     for other in KINDS:
         if (folder := home() / other / name).exists():
             raise taken(name, other.removesuffix("s"), folder)
-    if parts and (found := sorted(path.name for path in runs_folder().glob(parts))):
+    if found := sorted(path.name for pattern in parts for path in runs_folder().glob(pattern)):
         raise CallError(f"a run named {found[0]!r} exists, as one of this {kind} would be", "choose another --name, or remove such runs")
 
 

@@ -138,7 +138,7 @@ def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: p
     for words, message in (
         (["sweep", "toy.yaml", *data, "--space", "pretext.mask_ration=0.1..0.9"], "did you mean 'pretext.mask_ratio'"),
         (["sweep", "toy.yaml", *data, "--objective", "val/loss"], "do not compare"),
-        (["sweep", "toy.yaml", *data, "--search", "bayes"], "invalid choice: 'bayes'"),
+        (["sweep", "toy.yaml", *data, "--search", "bayes"], "unknown searcher 'bayes'"),
         (["resume", "no-such-sweep"], "no runs under"),
     ):
         assert main(words) == 2

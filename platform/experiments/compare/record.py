@@ -102,7 +102,7 @@ class Comparison:
 
 def refuse_name(name: str, labels: Iterable[str] = (), seeds: int = 1) -> None:
     """Raise `CallError` where a comparison cannot have this name, or a run of it could not have its own, `NAME-LABEL-sSEED`."""
-    refuse_taken(name, "comparison", f"{name}-*-s[0-9]*")
+    refuse_taken(name, "comparison", [f"{name}-*-s[0-9]*"])
     for label in labels:
         if not RUN_NAME.fullmatch(whole := f"{name}-{label}-s{seeds - 1}"):
             raise CallError(

@@ -17,6 +17,7 @@ from sightline.platform.tracking import parent_run
 from sightline.platform.tracking.client import place_of
 
 from . import summary
+from .objectives import front
 from .record import Sweep, SweepStatus, Trial
 
 
@@ -26,19 +27,20 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
 
     Stopped by Ctrl-C it returns with status `stopped`; a resume continues from the record.
     """
-    from .run_trials import run_trials
+    from .run_trials import metric_name, run_trials
 
     def say(text: str) -> None:
         console.print(text)
 
-    say(f"sweep {sweep.name}: recipe {sweep.recipe}, {sweep.plan.trials} trials, {sweep.plan.objective}")
+    names = ", ".join(one.name for one in sweep.plan.objectives)
+    say(f"sweep {sweep.name}: recipe {sweep.recipe}, {sweep.plan.trials} trials, {names}")
     experiment = config.load(sweep.recipe, settings=sweep.settings)
     parent_run.check(sweep, experiment, console.warn)
     if sweep.mlflow_run_id is None:
-        texts = {**sweep.plan.space, "objective": sweep.plan.objective, "search": sweep.plan.search}
+        texts = {**sweep.plan.space, "objective": names, "search": sweep.plan.search}
         sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", experiment.log.experiment, texts, say)
         sweep.save()
-        parent_run.nest((sweep.run_name(trial.number) for trial in sweep.trials()), sweep.mlflow_run_id)
+        parent_run.nest((name for trial in sweep.trials() for name in sweep.run_names(trial.number)), sweep.mlflow_run_id)
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(sweep.name)}")
     run_trials(sweep, say)
     import ray
@@ -54,7 +56,8 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
     report = write_report(sweep.folder / "report.html", summary.page(sweep, registered))
     sweep.status = SweepStatus.FINISHED
     sweep.save()
-    metrics = {f"objective/{sweep.plan.objective.replace('.', '/')}": winner.last} if winner and winner.last is not None else {}
+    values = winner.values(sweep.plan) if winner else None
+    metrics = {metric_name(one.name): value for one, value in zip(sweep.plan.objectives, values or (), strict=False)}
     parent_run.end(sweep, report, metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
     say("")
     lines = [
@@ -73,6 +76,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
         "verdict": summary.verdict(sweep),
         "registered": registered,
         "mlflow_run_id": sweep.mlflow_run_id,
+        **({"front": [trial.number for trial in front(sweep.plan, sweep.trials())]} if sweep.plan.others else {}),
         "winner": None if winner is None else {"trial": winner.number, "run": sweep.run_name(winner.number), "settings": winner.settings},
         "trials": summary.rows(sweep),
     }

@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
-from sightline.methods.settings import nearest
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_gpus
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.kinds import find_kind
-from sightline.platform.evaluation.probes.catalog import ranked
-from sightline.platform.evaluation.probes.spec import ProbeSpec
 
-from .record import MOST_TRIALS, Sweep, SweepPlan, Trial
+from .catalog import find_scheduler, find_searcher
+from .objectives import parse_objectives, words
+from .record import MOST_TRIALS, Sweep, SweepPlan, Trial, TrialStatus
 from .search import grid_of, most_trials, propose
 from .space import Choice, Space, choice_of, parse_space
 
-TASK = ("model", "pretext", "loss", "augment")
-"""Sections that decide what the pretext loss measures, so that losses of different settings do not compare."""
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
 """Sections that all trials share."""
 OF_EVERY_TRIAL = (
@@ -35,6 +31,7 @@ OF_EVERY_TRIAL = (
     "train.keep_best",
 )
 """Settings that the sweep itself decides."""
+MOST_SEEDS = 20
 KEPT = 3
 """Checkpoints of a trial: with several workers training goes on while one is measured."""
 
@@ -45,9 +42,10 @@ class Asked:
 
     space: Sequence[str] = ()
     trials: int | None = None
-    search: Literal["random", "grid", "optuna"] = "random"
-    scheduler: Literal["asha", "none"] = "asha"
-    objective: str | None = None
+    search: str = "random"
+    scheduler: str | None = None
+    objective: Sequence[str] = ()
+    seeds: int = 1
     rungs: int = 3
     reduction: int = 3
     concurrent: int | None = None
@@ -62,12 +60,17 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     if not space:
         raise CallError(f"method {method.id} declares no search space", "name one: --space section.key=RANGE")
     space = _checked(experiment, space, dataset.rows)
-    objective, better = _objective(experiment, asked.objective, space, asked.insist)
+    searcher, objectives = find_searcher(asked.search), parse_objectives(experiment, asked.objective, space, asked.insist)
+    scheduler = asked.scheduler or ("asha" if len(objectives) == 1 else "none")
+    if len(objectives) > 1:
+        _check_several(asked.search, scheduler)
     count = 16 if asked.trials is None else asked.trials
     if not 1 <= count <= MOST_TRIALS:
         raise CallError(f"{count} trials: 1 to {MOST_TRIALS} are allowed", "use fewer values, or --search random with --trials N")
     if asked.rungs < 1 or asked.reduction < 2 or asked.concurrent == 0 or asked.seed < 0:
         raise CallError("--rungs and --concurrent must be at least 1, --reduction at least 2, --seed at least 0")
+    if not 1 <= asked.seeds <= MOST_SEEDS:
+        raise CallError(f"--seeds {asked.seeds}: 1 to {MOST_SEEDS} are allowed", "each is a training of its own")
     steps = experiment.clock(dataset.rows).steps
     cores = len(os.sched_getaffinity(0))
     workers = experiment.train.workers
@@ -77,13 +80,15 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         own={key: experiment.flat().get(key) for key in space},
         trials=count,
         search=asked.search,
-        scheduler=asked.scheduler,
-        objective=objective,
-        better=better,
+        scheduler=scheduler,
+        objective=objectives[0].name,
+        better=objectives[0].better,
+        others=objectives[1:],
+        seeds=asked.seeds,
         concurrent=concurrent,
         threads=experiment.train.threads or max(1, cores // concurrent),
         steps=steps,
-        rungs=rungs(steps, asked.reduction, asked.rungs) if asked.scheduler == "asha" else (steps,),
+        rungs=rungs(steps, asked.reduction, asked.rungs) if find_scheduler(scheduler).rungs else (steps,),
         reduction=asked.reduction,
         seed=asked.seed,
     )
@@ -92,7 +97,22 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         if asked.trials not in (None, whole):
             raise CallError(f"--trials {asked.trials}: the grid and the recipe's own settings make {whole}", "leave --trials out")
         return plan.model_copy(update={"trials": whole})
-    return plan.model_copy(update={"trials": min(count, most_trials(plan) or count)})
+    plan = plan.model_copy(update={"trials": min(count, most_trials(plan) or count)})
+    if searcher.learns:  # what it needs and does not take is told now, not after the first trial
+        propose(plan, 1, [Trial(0, {}, {steps: 0.0}, {steps: {one.name: 0.0 for one in plan.others}}, status=TrialStatus.FINISHED)])
+    return plan
+
+
+def _check_several(search: str, scheduler: str) -> None:
+    """Raise `CallError` where searcher or scheduler would take the first of several objectives for the only one."""
+    if not find_searcher(search).takes_several(search.partition(":")[2]):
+        raise CallError(
+            f"--search {search} takes one objective", "use --search random, optuna, optuna:gp or optuna:nsga2, or one --objective"
+        )
+    if find_scheduler(scheduler).rungs:
+        raise CallError(
+            f"--scheduler {scheduler} would stop trials by the first of several objectives", "leave it out: all trials train to their end"
+        )
 
 
 def add_trials(sweep: Sweep, count: int) -> str:
@@ -146,49 +166,10 @@ def _checked(experiment: config.Experiment, space: Space, rows: int) -> Space:
     return checked
 
 
-def _objective(experiment: config.Experiment, asked: str | None, space: Space, insist: bool) -> tuple[str, Literal["higher", "lower"]]:
-    """(PROBE.METRIC or val/NAME, which way is better)."""
-    if asked is not None and asked.startswith("val/"):
-        if experiment.data.val is None:
-            raise CallError(f"--objective {asked} needs data.val", "give data.val=FOLDER")
-        if (changing := [key for key in space if key.partition(".")[0] in TASK]) and not insist:
-            raise CallError(
-                f"--objective {asked}: losses with different {', '.join(changing)} do not compare, because they measure different tasks; "
-                "a mask ratio of 0 would win",
-                "leave --objective out to compare by a probe, or add --insist",
-            )
-        return asked, "lower"
-    kind = find_kind(find_method(experiment.method).kind).modality
-    fitting = {probe.name: probe for probe in ranked() if probe.modality == kind}
-    name, _, metric = (asked or "").partition(".")
-    if asked is None:
-        allowed = [one for one in fitting if one in experiment.probe.names and _has_data(experiment, fitting[one])]
-        if not allowed:
-            raise CallError(
-                "no probe can be measured on these data, and a sweep needs one to compare trials",
-                f"give labelled data by probe.train and probe.test (or data.train and data.val); probes of {kind}: {', '.join(fitting)}",
-            )
-        name = allowed[0]
-    elif name not in fitting:
-        raise CallError(f"--objective {asked}: no probe of {kind} is named {name!r}: {nearest(name, list(fitting))}")
-    elif not _has_data(experiment, fitting[name]):
-        raise CallError(f"--objective {asked}: the data do not allow probe {name}", "give data by probe.train and probe.test")
-    spec = fitting[name]
-    metric = metric or next(iter(spec.metrics))
-    if metric not in spec.metrics:
-        raise CallError(f"--objective {asked}: probe {name} has no metric {metric!r}: {nearest(metric, list(spec.metrics))}")
-    return f"{name}.{metric}", spec.metrics[metric].better
-
-
-def _has_data(experiment: config.Experiment, spec: ProbeSpec) -> bool:
-    pairs = [(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
-    return any(not spec.lacks(test) and (not spec.fits_head or not spec.lacks(train)) for train, test in pairs)
-
-
 def first_trials(plan: SweepPlan, count: int = 5) -> list[dict[str, Any]]:
-    """Settings of the first trials; of Optuna only the recipe's own, because the others follow from results."""
+    """Settings of the first trials; of a searcher that learns only the recipe's own, because the others follow from results."""
     trials: list[Trial] = []
-    for number in range(min(plan.trials, 1 if plan.search == "optuna" else count)):
+    for number in range(min(plan.trials, 1 if find_searcher(plan.search).learns else count)):
         trials.append(Trial(number, propose(plan, number, trials)))
     return [trial.settings for trial in trials]
 
@@ -197,12 +178,16 @@ def describe(plan: SweepPlan, first: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"space        {key}={text}" for key, text in plan.space.items()]
     at = ", ".join(map(str, plan.rungs))
     whole = " (all settings of the space)" if plan.trials == most_trials(plan) else ""
-    halving = f"one of {plan.reduction} goes on from a rung" if plan.scheduler == "asha" else "no trial is stopped early"
+    stopping = find_scheduler(plan.scheduler).sentence.format(reduction=plan.reduction)
+    seeds = f", {plan.seeds} training seeds each" if plan.seeds > 1 else ""
     lines += [
-        f"trials       {plan.trials}{whole}, {plan.search}; {plan.concurrent} at the same time with {plan.threads} torch thread(s) each",
-        f"objective    {plan.objective}, {plan.better} is better",
-        f"measured at  step {at} of {plan.steps}; {halving}",
+        f"trials       {plan.trials}{whole}, {plan.search}{seeds}; "
+        f"{plan.concurrent} at the same time with {plan.threads} torch thread(s) each",
+        *(f"objective    {one.name}, {one.better} is better" for one in plan.objectives),
+        f"measured at  step {at} of {plan.steps}; {stopping}",
     ]
+    if plan.others:
+        lines.append(f"registered   the best of the Pareto front in {words(plan.objective)}")
     for number, settings in enumerate(first):
         lines.append(f"trial {number:03d}    " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "the recipe's own settings"))
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,7 +25,7 @@ from sightline.platform.runs.names import refuse_taken
 from sightline.platform.runs.record import unreadable
 from sightline.platform.tracking.client import to_record
 
-from .space import Space, parse_domain
+from .space import Space, holds, parse_domain
 
 MOST_TRIALS = 1000
 TRIALS = "trials.jsonl"
@@ -74,6 +74,11 @@ class TrialMeasured(TrialEvent, frozen=True, tag="result"):
     decision: Decision
     step: int
     objective: float
+    """Of several training seeds their mean."""
+    others: dict[str, float] | None = None
+    """Further objectives, by name."""
+    seeds: dict[str, list[float]] | None = None
+    """Objective -> its values with each training seed, where there are several."""
 
 
 class TrialEnded(TrialEvent, frozen=True, tag="end"):
@@ -83,16 +88,30 @@ class TrialEnded(TrialEvent, frozen=True, tag="end"):
     seconds: dict[str, float] = msgspec.field(default_factory=dict)
 
 
+class Objective(Settings):
+    """What trials are compared by."""
+
+    name: str = Field(description="PROBE.METRIC, val/NAME for a figure of the validation curve, or a cost of the run")
+    better: Literal["higher", "lower"]
+
+    @property
+    def sign(self) -> int:
+        """A value times this is the larger the better."""
+        return 1 if self.better == "higher" else -1
+
+
 class SweepPlan(Settings):
     """How a sweep searches. After the start only the number of trials can grow."""
 
     space: dict[str, str] = Field(description="setting -> domain, as `--space` takes it")
     own: dict[str, Any] = Field(default={}, description="the recipe's own values of these settings: those of trial 0")
     trials: int = Field(ge=1, description="how many, the recipe's own settings included")
-    search: Literal["random", "grid", "optuna"] = "random"
-    scheduler: Literal["asha", "none"] = "asha"
+    search: str = Field(default="random", description="a searcher, or SEARCHER:VARIANT")
+    scheduler: str = "asha"
     objective: str = Field(description="PROBE.METRIC, or val/NAME for a figure of the validation curve")
     better: Literal["higher", "lower"]
+    others: tuple[Objective, ...] = Field(default=(), description="further objectives")
+    seeds: int = Field(default=1, ge=1, description="training seeds of a trial, whose mean is the objective")
     concurrent: int = Field(ge=1, description="trials at the same time")
     threads: int = Field(ge=1, description="torch threads of a trial")
     steps: int = Field(ge=1, description="length of a whole trial")
@@ -104,6 +123,25 @@ class SweepPlan(Settings):
     def domains(self) -> Space:
         return {key: parse_domain(text, key) for key, text in self.space.items()}
 
+    @property
+    def variant(self) -> str:
+        """Of the searcher; empty where none was asked for."""
+        return self.search.partition(":")[2]
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The first decides which trial is registered."""
+        return (Objective(name=self.objective, better=self.better), *self.others)
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """As Ray Tune says which way is better."""
+        return "max" if self.better == "higher" else "min"
+
+    def holds(self, settings: Mapping[str, Any]) -> bool:
+        """Whether these are settings of the space."""
+        return settings.keys() == self.space.keys() and all(holds(domain, settings[key]) for key, domain in self.domains.items())
+
 
 @dataclass
 class Trial:
@@ -114,6 +152,10 @@ class Trial:
     """Those that differ from the sweep's own."""
     results: dict[int, float] = field(default_factory=dict)
     """Step -> objective, in the order of measuring."""
+    others: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Step -> further objectives by name."""
+    seeds: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    """Step -> objective -> its values with each training seed, where there are several."""
     stopped: bool = False
     """Whether the scheduler's last decision was to stop it."""
     status: TrialStatus = TrialStatus.OPEN
@@ -125,6 +167,20 @@ class Trial:
     def last(self) -> float | None:
         """The newest objective."""
         return self.results[max(self.results)] if self.results else None
+
+    def values(self, plan: SweepPlan, step: int | None = None) -> list[float] | None:
+        """Its objectives at a step, the newest where none is named; None where it has none there."""
+        step = max(self.results, default=-1) if step is None else step
+        if step not in self.results:
+            return None
+        return [self.results[step], *(self.others.get(step, {}).get(one.name, math.nan) for one in plan.others)]
+
+    def scores(self, plan: SweepPlan) -> tuple[float, ...] | None:
+        """Its objectives at the end, each the larger the better; None where it did not finish with numbers."""
+        values = self.values(plan, plan.steps) if self.status is TrialStatus.FINISHED else None
+        if values is None or not all(map(math.isfinite, values)):
+            return None
+        return tuple(one.sign * value for one, value in zip(plan.objectives, values, strict=True))
 
 
 @dataclass
@@ -150,7 +206,7 @@ class Sweep:
     @classmethod
     def create(cls, name: str, experiment: config.Experiment, fingerprint: str, plan: SweepPlan, command: str, tracking_uri: str) -> Sweep:
         """Raises `CallError` where the name is taken."""
-        refuse_name(name)
+        refuse_name(name, (experiment.train.seed + seed for seed in range(1, plan.seeds)))
         folder = sweeps_folder() / name
         created = datetime.now(UTC).isoformat(timespec="seconds")
         settings = without_password(experiment).sections()
@@ -184,12 +240,19 @@ class Sweep:
     def events(self) -> Iterator[TrialEvent]:
         return read_events(self.folder / TRIALS, TrialEvent)
 
-    def run_name(self, number: int) -> str:
-        return f"{self.name}-{number:03d}"
+    def run_name(self, number: int, seed: int = 0) -> str:
+        """Of a trial's run with its first training seed, or with another of `plan.seeds`."""
+        end = f"-s{self.settings['train']['seed'] + seed}" if seed else ""
+        return f"{self.name}-{number:03d}{end}"
 
-    def experiment_of(self, trial: Trial) -> config.Experiment:
+    def run_names(self, number: int) -> list[str]:
+        """Of all runs of a trial."""
+        return [self.run_name(number, seed) for seed in range(self.plan.seeds)]
+
+    def experiment_of(self, trial: Trial, seed: int = 0) -> config.Experiment:
         """Raises `CallError` where the trial's settings do not go together."""
-        return config.load(self.recipe, trial.settings, settings=self.settings)
+        another = {"train.seed": self.settings["train"]["seed"] + seed} if seed else {}
+        return config.load(self.recipe, {**trial.settings, **another}, settings=self.settings)
 
     def trials(self) -> list[Trial]:
         """What is recorded, by number."""
@@ -198,9 +261,10 @@ class Sweep:
             match event:
                 case TrialProposed(trial=number, settings=settings):
                     found[number] = Trial(number, settings)
-                case TrialMeasured(trial=number, step=step, objective=objective, decision=decision) if number in found:
-                    found[number].results[step] = objective
-                    found[number].stopped = decision is Decision.STOP
+                case TrialMeasured(trial=number, step=step) if number in found:
+                    trial = found[number]
+                    trial.results[step], trial.stopped = event.objective, event.decision is Decision.STOP
+                    trial.others[step], trial.seeds[step] = event.others or {}, event.seeds or {}
                 case TrialEnded(trial=number) if number in found:
                     trial = found[number]
                     trial.status, trial.error, trial.seconds = event.status, event.error, event.seconds
@@ -211,16 +275,17 @@ class Sweep:
         return [event for event in self.events() if isinstance(event, TrialMeasured)]
 
     def best(self) -> Trial | None:
-        """The best of the finished trials; of equal ones the first."""
-        ended = (trial for trial in self.trials() if trial.status is TrialStatus.FINISHED)
-        whole = [trial for trial in ended if math.isfinite(trial.results.get(self.plan.steps, math.nan))]
-        sign = 1 if self.plan.better == "higher" else -1
-        return max(whole, key=lambda trial: sign * trial.results[self.plan.steps], default=None)
+        """The best of the finished trials in the first objective; of equal ones the best in the next, then the first."""
+        scored = ((trial.scores(self.plan), trial) for trial in self.trials())
+        whole = [(scores, trial) for scores, trial in scored if scores is not None]
+        return max(whole, key=lambda pair: (pair[0], -pair[1].number), default=(None, None))[1]
 
 
-def refuse_name(name: str) -> None:
-    """Raise `CallError` where a sweep cannot have this name."""
-    refuse_taken(name, "sweep", f"{name}-[0-9][0-9][0-9]", room=len("-000"))
+def refuse_name(name: str, seeds: Iterable[int] = ()) -> None:
+    """Raise `CallError` where a sweep cannot have this name; `seeds`: further training seeds of its trials."""
+    ends = ["", *(f"-s{seed}" for seed in seeds)]
+    room = len("-000") + max(map(len, ends))
+    refuse_taken(name, "sweep", [f"{name}-[0-9][0-9][0-9]{end}" for end in ends], room)
 
 
 def sweeps_folder() -> Path:

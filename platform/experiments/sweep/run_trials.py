@@ -26,6 +26,7 @@ from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import place_of, undelivered
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
+from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.training.job import TrainJob
 
 from .record import Sweep, SweepStatus, Trial, TrialEnded, TrialProposed, TrialStatus
@@ -62,33 +63,42 @@ ENDS = {
 
 @dataclass
 class LiveTrial:
-    """A trial that is running."""
+    """A trial that is running, with a run for each training seed."""
 
-    run: Run
-    tracking: Tracking
+    runs: list[Run]
+    tracking: list[Tracking]
     began: float = field(default_factory=time.monotonic)
-    earlier_failures: int = 0
-    """Failures that its run recorded in earlier attempts."""
+    earlier_failures: list[int] = field(default_factory=list)
+    """Failures that each run recorded in earlier attempts."""
 
     @classmethod
-    def start(cls, run: Run) -> LiveTrial:
-        if storage := Storage.of(run.experiment, run.folder):
-            storage.claim(identity(run.folder))
-        run.attempts += 1
-        run.status = RunStatus.RUNNING
-        run.save()
-        live = cls(run, Tracking(run), earlier_failures=len(_failures(run)))
-        live.tracking.start()
+    def start(cls, runs: list[Run]) -> LiveTrial:
+        for run in runs:
+            if storage := Storage.of(run.experiment, run.folder):
+                storage.claim(identity(run.folder))
+            run.attempts += 1
+            run.status = RunStatus.RUNNING
+            run.save()
+        live = cls(runs, [Tracking(run) for run in runs], earlier_failures=[len(_failures(run)) for run in runs])
+        for tracking in live.tracking:
+            tracking.start()
         return live
 
     def failure(self) -> TrainingFailed | None:
         """The last failure of this attempt."""
-        return next(reversed(_failures(self.run)[self.earlier_failures :]), None)
+        new = [failed for run, earlier in zip(self.runs, self.earlier_failures, strict=True) for failed in _failures(run)[earlier:]]
+        return new[-1] if new else None
 
-    def close(self, status: RunStatus, mlflow: str, metrics: dict[str, float] | None = None) -> None:
-        self.run.status = status
-        self.run.save()
-        self.tracking.close(mlflow, metrics=metrics)
+    def close(self, status: RunStatus, mlflow: str, metrics: list[dict[str, float]] | None = None) -> None:
+        for index, (run, tracking) in enumerate(zip(self.runs, self.tracking, strict=True)):
+            run.status = status
+            run.save()
+            tracking.close(mlflow, metrics=metrics[index] if metrics else None)
+
+    @property
+    def problem(self) -> TrackingProblem | None:
+        """Why MLflow did not get all of it."""
+        return next((tracking.problem for tracking in self.tracking if tracking.problem), None)
 
 
 class Trials(Searcher):
@@ -110,20 +120,21 @@ class Trials(Searcher):
 
     def _begin(self, number: int) -> TrialTask | None:
         sweep, trial = self.sweep, self._proposed(number)
-        if trial.stopped:  # the driver died between the decision and its record of the end
+        if trial.stopped or sweep.plan.steps in trial.results:  # the driver died between the decision and its record of the end
             self.end(trial, TrialStatus.FINISHED if sweep.plan.steps in trial.results else TrialStatus.PRUNED)
             return None
         try:
-            run = run_of(sweep, trial)
+            runs = runs_of(sweep, trial)
         except CallError as error:
             self.end(trial, TrialStatus.FAILED, str(error))
             return None
-        self.live[number] = LiveTrial.start(run)
+        self.live[number] = LiveTrial.start(runs)
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "the recipe's own settings"
-        self.say(f"trial {number:03d} {'goes on' if run.attempts > 1 else 'begins'}: {shown}")
+        self.say(f"trial {number:03d} {'goes on' if runs[0].attempts > 1 else 'begins'}: {shown}")
         plan = sweep.plan
-        job = TrainJob(run.experiment, run.folder, run.fingerprint, threads=plan.threads, token=mark(run.folder))
-        return TrialTask(number, job, plan.objective, plan.rungs, tuple(trial.results), 1 / plan.concurrent)
+        jobs = [TrainJob(run.experiment, run.folder, run.fingerprint, threads=plan.threads, token=mark(run.folder)) for run in runs]
+        names = tuple(one.name for one in plan.objectives)
+        return TrialTask(number, tuple(jobs), names, plan.rungs, tuple(trial.results), 1 / plan.concurrent)
 
     def _proposed(self, number: int) -> Trial:
         """The trial as it is recorded, or a new one."""
@@ -139,14 +150,15 @@ class Trials(Searcher):
 
     def end(self, trial: Trial, status: TrialStatus, error: str = "", seconds: dict[str, float] | None = None) -> None:
         self.sweep.note(TrialEnded(trial.number, status, error, seconds or {}))
-        score = f", {self.sweep.plan.objective} {trial.last:.4g}" if trial.last is not None else ""
+        values = zip(self.sweep.plan.objectives, trial.values(self.sweep.plan) or (), strict=False)
+        score = "".join(f", {one.name} {value:.4g}" for one, value in values)
         self.say(f"trial {trial.number:03d} {status}{score}{f': {error}' if error else ''}")
 
     def stop_all(self, live: LiveTrial, failed: TrainingFailed) -> None:
         """Leave this trial open and start no other: the machine failed, so others would fail as well."""
         self.waiting.clear()
         live.close(RunStatus.STOPPED, "KILLED")
-        self.say(f"{live.run.name}: {failed.what}; no other trial begins. {failed.hint.replace('RUN', self.sweep.name)}")
+        self.say(f"{live.runs[0].name}: {failed.what}; no other trial begins. {failed.hint.replace('RUN', self.sweep.name)}")
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the sweep's record has everything."""
@@ -174,7 +186,7 @@ class Ends(TrialProgressCallback):
             self.said = time.monotonic()
             sweep = self.trials.sweep
             ended = sum(trial.status is not TrialStatus.OPEN for trial in sweep.trials())
-            steps = (f"{number:03d} at step {_step(live.run)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
+            steps = (f"{number:03d} at step {_reached(live)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
             self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(steps)}")
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any) -> None:
@@ -196,11 +208,11 @@ class Ends(TrialProgressCallback):
             self.trials.stop_all(live, failed)
             return
         end = ENDS[status]
-        live.close(end.run, end.mlflow, _metrics(sweep, trial))
-        if live.tracking.problem:
-            self.trials.say(undelivered(live.tracking.problem, sweep.name))
+        live.close(end.run, end.mlflow, [_metrics(sweep, trial, seed) for seed in range(len(live.runs))])
+        if live.problem:
+            self.trials.say(undelivered(live.problem, sweep.name))
         why = "" if status is not TrialStatus.FAILED else failed.what if failed else str(error)
-        self.trials.end(trial, status, why, _seconds(live, tuned) if live.run.attempts == 1 else {})
+        self.trials.end(trial, status, why, _seconds(live, tuned) if live.runs[0].attempts == 1 else {})
 
     def __deepcopy__(self, memo: Any) -> Ends:
         return self
@@ -221,18 +233,23 @@ def _status(sweep: Sweep, trial: Trial, failed: bool) -> TrialStatus:
 def _seconds(live: LiveTrial, tuned: TuneTrial) -> dict[str, float]:
     measured = {int(step): seconds for step, seconds in (tuned.last_result or {}).get("seconds", {}).items()}
     whole = time.monotonic() - live.began
-    return {"whole": whole, "training": _training(live.run, measured), "measuring": sum(measured.values())}
+    training = _training(live.runs[0], measured) if len(live.runs) == 1 else sum(map(_stepping, live.runs))
+    return {"whole": whole, "training": training, "measuring": sum(measured.values())}
 
 
-def run_of(sweep: Sweep, trial: Trial) -> Run:
-    """The trial's run, created where there is none. Raises `CallError` where its settings do not go together."""
-    name = sweep.run_name(trial.number)
-    try:
-        return Run.open(name)
-    except CallError:
-        experiment = sweep.experiment_of(trial)
-        command = f"{sweep.command}  # trial {trial.number}"
-        return create_run(name, experiment, sweep.fingerprint, command, place_of(sweep), parent=sweep.mlflow_run_id)
+def runs_of(sweep: Sweep, trial: Trial) -> list[Run]:
+    """The trial's runs, one for each training seed, created where there are none. Raises `CallError` where its settings do not fit."""
+
+    def made(seed: int) -> Run:
+        name = sweep.run_name(trial.number, seed)
+        try:
+            return Run.open(name)
+        except CallError:
+            experiment = sweep.experiment_of(trial, seed)
+            command = f"{sweep.command}  # trial {trial.number}"
+            return create_run(name, experiment, sweep.fingerprint, command, place_of(sweep), parent=sweep.mlflow_run_id)
+
+    return [made(seed) for seed in range(sweep.plan.seeds)]
 
 
 def run_trials(sweep: Sweep, say: Say) -> None:
@@ -280,12 +297,13 @@ def _tuner(sweep: Sweep, trials: Trials) -> tune.Tuner:
 def _deliver_missed(sweep: Sweep) -> None:
     """Send to MLflow what it missed of ended trials while it was unreachable."""
     for trial in sweep.trials():
-        folder = runs_folder() / sweep.run_name(trial.number)
-        if trial.status in ENDS and folder.is_dir() and is_behind(run := Run.open(str(folder))):
-            tracking = Tracking(run)
-            tracking.close(ENDS[trial.status].mlflow, metrics=_metrics(sweep, trial))
-            if tracking.problem:  # still unreachable
-                return
+        for seed, name in enumerate(sweep.run_names(trial.number)):
+            folder = runs_folder() / name
+            if trial.status in ENDS and folder.is_dir() and is_behind(run := Run.open(str(folder))):
+                tracking = Tracking(run)
+                tracking.close(ENDS[trial.status].mlflow, metrics=_metrics(sweep, trial, seed))
+                if tracking.problem:  # still unreachable
+                    return
 
 
 def ask_stop(run: Run) -> None:
@@ -310,8 +328,22 @@ def _failures(run: Run) -> list[TrainingFailed]:
     return [event for event in run.events() if isinstance(event, TrainingFailed)]
 
 
-def _metrics(sweep: Sweep, trial: Trial) -> dict[str, float]:
-    return {} if trial.last is None else {f"objective/{sweep.plan.objective.replace('.', '/')}": trial.last}
+def _metrics(sweep: Sweep, trial: Trial, seed: int = 0) -> dict[str, float]:
+    """The newest objectives of one of the trial's runs, for MLflow."""
+    values = trial.values(sweep.plan) or []
+    own = trial.seeds.get(max(trial.results, default=-1), {})
+    named = {one.name: value for one, value in zip(sweep.plan.objectives, values, strict=False)}
+    return {metric_name(name): own[name][seed] if name in own else value for name, value in named.items()}
+
+
+def metric_name(objective: str) -> str:
+    """In MLflow."""
+    return f"objective/{objective.replace('.', '/')}"
+
+
+def _stepping(run: Run) -> float:
+    """Seconds of its steps, for a run that takes turns with others."""
+    return sum(event.seconds for event in run.events() if isinstance(event, StepsDone))
 
 
 def _training(run: Run, measured: dict[int, float]) -> float:
@@ -319,6 +351,11 @@ def _training(run: Run, measured: dict[int, float]) -> float:
     times = [event.time for event in run.events() if not isinstance(event, WorkerStarted) and event.time is not None]
     last = _step(run)
     return max(times) - min(times) - sum(seconds for step, seconds in measured.items() if step < last) if times else 0.0
+
+
+def _reached(live: LiveTrial) -> str:
+    """Steps of each of its runs."""
+    return "/".join(str(_step(run)) for run in live.runs)
 
 
 def _step(run: Run) -> int:

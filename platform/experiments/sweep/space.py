@@ -84,7 +84,14 @@ class Range:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
-        return round(value) if self.whole else float(f"{value:.6g}")
+        return round(value) if self.whole else min(max(float(f"{value:.6g}"), self.low), self.high)
+
+    def nearest(self, value: float) -> Any:
+        """The value of the domain that is nearest to a number, such as one that rounding has moved off its step."""
+        between = self._between
+        if between is None:
+            return min(max(float(value), self.low), self.high)
+        return self.value(min(max(round((value - self.low) / between), 0), (self.size or 1) - 1))
 
     def edges(self) -> list[Any]:
         return [round(end) if self.whole else end for end in (self.low, self.high)]
@@ -105,6 +112,17 @@ def settings_in(space: Space) -> int | None:
     """How many different settings a space has; None where they are not counted."""
     sizes = [domain.size for domain in space.values()]
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def index_of(choice: Choice, value: Any) -> int:
+    return next(index for index, option in enumerate(choice.options) if identity(option) == identity(value))
+
+
+def holds(domain: Domain, value: Any) -> bool:
+    """Whether the domain can propose this value."""
+    if isinstance(domain, Choice):
+        return any(identity(value) == identity(option) for option in domain.options)
+    return value in domain and identity(domain.nearest(value)) == identity(value)
 
 
 def choice_of(options: Sequence[Any], key: str) -> Choice:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sightline.platform.evaluation.findings import show
-from sightline.platform.evaluation.probes.catalog import find_probe
-from sightline.platform.reports.charts import Axis, Chart, Course, Dot, interval_chart, line_chart, number, parallel_chart
+from sightline.platform.reports.charts import (
+    Axis,
+    Chart,
+    Course,
+    Dot,
+    Mark,
+    front_chart,
+    interval_chart,
+    line_chart,
+    nice_ticks,
+    number,
+    parallel_chart,
+)
 from sightline.platform.reports.page import ReportPage
-from sightline.platform.reports.sections import Section, Table, text_table
+from sightline.platform.reports.sections import Cell, Section, Table, text_table
 from sightline.platform.runs.record import Run
 
+from .catalog import find_scheduler
+from .objectives import front, shown, words
 from .record import Sweep, Trial, TrialStatus
-from .space import Choice, Domain, Range, identity
+from .space import Choice, Domain, index_of
 
 SHOWN = 16
 """Trials with a curve."""
@@ -22,15 +34,50 @@ LEAST = 8
 
 
 def verdict(sweep: Sweep) -> str:
-    """One plain sentence: whether a setting was found that did better than the recipe's own."""
-    best, own = sweep.best(), next((trial for trial in sweep.trials() if trial.number == 0), None)
+    """What was found, in a sentence or two: whether a setting did better than the recipe's own, or which trials no other beats."""
+    trials, best = sweep.trials(), sweep.best()
+    own = next((trial for trial in trials if trial.number == 0), None)
     if best is None:
         return f"Nothing was found: no trial finished ({_counts(sweep)})."
+    if sweep.plan.others:
+        return _verdict_of_front(sweep, trials, best, own)
     if best.number == 0:
-        return f"No better setting was found: the recipe's own settings did best of {len(sweep.trials())} trials."
+        return f"No better setting was found: the recipe's own settings did best of {len(trials)} trials."
     beside = f"; the recipe's own settings reach {_shown(sweep, own)}" if own is not None and own.last is not None else ""
-    found = f"{_settings(best)} did best: {_objective(sweep)} {_shown(sweep, best)}{beside}"
-    return f"{found}. One training seed each: a small lead may be luck."
+    found = f"{_settings(best)} did best: {words(sweep.plan.objective)} {_shown(sweep, best)}{beside}"
+    return f"{found}. {_luck(sweep, best, own)}"
+
+
+def _luck(sweep: Sweep, best: Trial, own: Trial | None) -> str:
+    """What may be said of a lead."""
+    if sweep.plan.seeds == 1:
+        return "One training seed each: a small lead may be luck."
+    mine, theirs = (_of_seeds(sweep, trial) if trial else [] for trial in (best, own))
+    if not theirs or own is None or sweep.plan.steps not in own.results:
+        return f"Means over {sweep.plan.seeds} training seeds."
+    sign = sweep.plan.objectives[0].sign
+    apart = min(sign * value for value in mine) > max(sign * value for value in theirs)
+    if apart:
+        return f"All {len(mine)} training seeds of it did better than all of those; that it was chosen as the best still favours it."
+    return f"The values of their {len(mine)} training seeds overlap: the lead may be luck."
+
+
+def _verdict_of_front(sweep: Sweep, trials: list[Trial], best: Trial, own: Trial | None) -> str:
+    plan, names = sweep.plan, [words(one.name) for one in sweep.plan.objectives]
+    members = front(plan, trials)
+    finished = sum(trial.scores(plan) is not None for trial in trials)
+    said = (
+        f"{len(members)} of {finished} finished trials {'is' if len(members) == 1 else 'are'} on the Pareto front of {' and '.join(names)}"
+    )
+    ends = []
+    for index, (one, name) in enumerate(zip(plan.objectives, names, strict=True)):
+        top = max(members, key=lambda trial: (trial.scores(plan) or ())[index])
+        settings = _settings(top) or "the recipe's own settings"
+        ends.append(f"best in {name}: trial {top.number:03d} ({settings}) with {shown((top.values(plan) or [])[index], one.name)}")
+    place = ""
+    if own is not None and own.number not in [member.number for member in members] and own.scores(plan) is not None:
+        place = " The recipe's own settings are not on it."
+    return f"{said}; {'; '.join(ends)}.{place}"
 
 
 def numbers(sweep: Sweep) -> str:
@@ -40,6 +87,12 @@ def numbers(sweep: Sweep) -> str:
     at = ""
     if best is not None and best.number and own is not None and own.status == TrialStatus.PRUNED and own.results:
         at = f" The recipe's own settings were stopped at step {max(own.results)}."
+    if sweep.plan.others:
+        at += (
+            f" Trial {best.number:03d} is the one that is registered: the best of the front in {words(sweep.plan.objective)}."
+            if best
+            else ""
+        )
     return f"{len(sweep.trials())} trials: {_counts(sweep)}.{at}"
 
 
@@ -48,16 +101,17 @@ def _counts(sweep: Sweep) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts if count)
 
 
-def _objective(sweep: Sweep) -> str:
-    return sweep.plan.objective.replace(".", " ").replace("_", " ")
+def _of_seeds(sweep: Sweep, trial: Trial, objective: str = "") -> list[float]:
+    """Its newest objective with each training seed; empty where it has one seed or no result."""
+    return trial.seeds.get(max(trial.results, default=-1), {}).get(objective or sweep.plan.objective, [])
 
 
 def _shown(sweep: Sweep, trial: Trial) -> str:
-    """The newest objective of a trial that has one, in its metric's unit."""
+    """The newest objective of a trial that has one, in its metric's unit, with the range of its training seeds."""
     assert trial.last is not None
-    probe, _, metric = sweep.plan.objective.partition(".")
-    info = find_probe(probe).metrics.get(metric) if metric and not probe.startswith("val/") else None
-    return show(trial.last, info) if info else f"{trial.last:.4g}"
+    name, each = sweep.plan.objective, _of_seeds(sweep, trial)
+    spread = f" ({shown(min(each), name)} to {shown(max(each), name)} with {len(each)} training seeds)" if each else ""
+    return f"{shown(trial.last, name)}{spread}"
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
@@ -69,6 +123,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
             "status": trial.status,
             "settings": trial.settings,
             "results": trial.results,
+            **({"others": trial.others} if sweep.plan.others else {}),
+            **({"runs": sweep.run_names(trial.number), "seeds": trial.seeds} if sweep.plan.seeds > 1 else {}),
             "seconds": trial.seconds,
             "error": trial.error,
         }
@@ -78,7 +134,9 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 def page(sweep: Sweep, registered: str | None) -> ReportPage:
     plan, trials, best = sweep.plan, sweep.trials(), sweep.best()
-    charts = [_parallel(sweep, trials, best), _curves(trials), _losses(sweep, trials)]
+    charts = [_parallel(sweep, trials, best), *_fronts(sweep, trials), _curves(sweep, trials), _losses(sweep, trials)]
+    note = "Each line of the first picture is a trial; orange is the best, the darker the better."
+    failed = " Dashed lines are trials that failed, which have no objective." if any(t.status == "failed" for t in trials) else ""
     return ReportPage(
         title=f"{sweep.name}: a sweep of {sweep.recipe}",
         kind="sweep",
@@ -86,15 +144,15 @@ def page(sweep: Sweep, registered: str | None) -> ReportPage:
         detail=numbers(sweep),
         warnings=[f"trial {trial.number:03d} failed: {trial.error}" for trial in trials if trial.status == "failed"],
         facts=[
-            ("trials", f"{len(trials)}, {plan.search}"),
-            ("objective", f"{plan.objective}, {plan.better} is better"),
+            ("trials", f"{len(trials)}, {plan.search}{f', {plan.seeds} training seeds each' if plan.seeds > 1 else ''}"),
+            *(("objective", f"{one.name}, {one.better} is better") for one in plan.objectives),
             ("measured at", f"steps {', '.join(map(str, plan.rungs))} of {plan.steps}"),
-            ("stopped early", f"one of {plan.reduction} goes on (ASHA)" if plan.scheduler == "asha" else "no trial"),
-            ("champion", registered or "not registered"),
+            ("stopped early", find_scheduler(plan.scheduler).sentence.format(reduction=plan.reduction)),
+            ("registered", registered or "not registered"),
             ("overhead of a trial", _overhead(trials)),
         ],
         sections=[
-            Section("What was searched", charts=charts),
+            Section("What was searched", charts=charts, notes=[note + failed] if charts[0] else []),
             *_importance(sweep, trials),
             Section("Trials", tables=[_table(sweep, trials, best)]),
         ],
@@ -115,16 +173,27 @@ def _overhead(trials: list[Trial]) -> str:
 def _place(domain: Domain, value: Any) -> float:
     """Where a value lies on its axis, in [0, 1]."""
     if isinstance(domain, Choice):
-        listed = [identity(option) for option in domain.options]
-        return listed.index(identity(value)) / max(1, len(listed) - 1)
+        return index_of(domain, value) / max(1, len(domain.options) - 1)
     low, high = (math.log(domain.low), math.log(domain.high)) if domain.log else (domain.low, domain.high)
     return ((math.log(value) if domain.log else value) - low) / (high - low)
 
 
-def _ends(domain: Domain) -> tuple[str, str]:
-    if isinstance(domain, Range):
-        return number(domain.low), number(domain.high)
-    return str(domain.options[0]), str(domain.options[-1])
+def _ticks(domain: Domain) -> list[tuple[float, str]]:
+    """The values of a list; of a range its ends, and round numbers between them."""
+    if isinstance(domain, Choice):
+        return [(_place(domain, option), _short(option)) for option in domain.options]
+    low, high = domain.edges()
+    if domain.log:
+        between = [float(10**power) for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    else:
+        between = nice_ticks(low, high)
+    between = [value for value in between if 0.1 < _place(domain, value) < 0.9 and (not domain.whole or float(value).is_integer())]
+    return [(_place(domain, value), number(value)) for value in (low, *between, high)]
+
+
+def _short(option: Any) -> str:
+    text = number(option) if isinstance(option, (int, float)) and not isinstance(option, bool) else str(option)
+    return text if len(text) <= 14 else f"{text[:13]}…"
 
 
 def _searched_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
@@ -134,30 +203,50 @@ def _searched_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
 
 
 def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Chart | None:
-    domains = sweep.plan.domains
-    scored = [(trial, trial.last) for trial in trials if trial.last is not None and math.isfinite(trial.last)]
+    plan, domains, courses = sweep.plan, sweep.plan.domains, []
+    found = [(trial, _searched_values(sweep, trial), trial.values(plan)) for trial in trials]
+    inside = [(trial, settings, values) for trial, settings, values in found if all(settings[key] in domains[key] for key in domains)]
+    scored = [values for _, _, values in inside if values and all(map(math.isfinite, values))]
     if not scored:
         return None
-    low, high = min(last for _, last in scored), max(last for _, last in scored)
-    courses = []
-    for trial, last in scored:
-        settings = _searched_values(sweep, trial)
-        if not all(settings[key] in domain for key, domain in domains.items()):
-            continue
-        share = (last - low) / (high - low or 1.0)
-        shade = share if sweep.plan.better == "higher" else 1 - share
+    ends = [(min(values), max(values)) for values in zip(*scored, strict=True)]
+    for trial, settings, values in inside:
         places = [_place(domain, settings[key]) for key, domain in domains.items()]
-        courses.append(Course(f"trial {trial.number:03d} {number(last)}", (*places, share), shade, emphasised=trial == best))
-    axes = [Axis(key.partition(".")[2], *_ends(domain)) for key, domain in domains.items()]
-    objective = Axis(sweep.plan.objective, number(low), number(high))
-    return parallel_chart("Settings and objective, where each was last measured", [*axes, objective], courses)
+        if values not in scored:
+            if trial.status is TrialStatus.FAILED:
+                courses.append(Course(f"trial {trial.number:03d} failed", (*places,), failed=True))
+            continue
+        shares = [(value - low) / (high - low) if high > low else 0.5 for value, (low, high) in zip(values or (), ends, strict=True)]
+        shade = shares[0] if plan.better == "higher" else 1 - shares[0]
+        told = ", ".join(number(value) for value in values or ())
+        courses.append(Course(f"trial {trial.number:03d}: {told}", (*places, *shares), shade, emphasised=trial == best))
+    axes = [Axis(key.partition(".")[2], _ticks(domain)) for key, domain in domains.items()]
+    for one, (low, high) in zip(plan.objectives, ends, strict=True):
+        axes.append(Axis(words(one.name), [(0.0, number(low)), (1.0, number(high))] if high > low else [(0.5, number(low))]))
+    return parallel_chart("Settings and objective, where each trial was last measured", axes, courses)
+
+
+def _fronts(sweep: Sweep, trials: list[Trial]) -> list[Chart | None]:
+    """The first objective against each of the others."""
+    plan = sweep.plan
+    members = {trial.number for trial in front(plan, trials)}
+    whole = [(trial, trial.values(plan) or []) for trial in trials if trial.scores(plan) is not None]
+    first = words(plan.objective)
+    charts = []
+    for index, one in enumerate(plan.others, 1):
+        marks = [Mark(f"{trial.number:03d}", values[index], values[0], trial.number in members) for trial, values in whole]
+        x_label = f"{words(one.name)}, {one.better} is better"
+        charts.append(front_chart(f"Pareto front: {first}, {plan.better} is better", marks, x_label, ""))
+    return charts
 
 
 def _furthest(trials: list[Trial]) -> list[Trial]:
     return sorted((trial for trial in trials if trial.results), key=lambda trial: -len(trial.results))[:SHOWN]
 
 
-def _curves(trials: list[Trial]) -> Chart | None:
+def _curves(sweep: Sweep, trials: list[Trial]) -> Chart | None:
+    if len(sweep.plan.rungs) == 1:
+        return None
     return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step")
 
 
@@ -172,52 +261,68 @@ def _losses(sweep: Sweep, trials: list[Trial]) -> Chart | None:
     return line_chart("Training loss, which compares only where the task is the same", curves, "step")
 
 
-def importance(sweep: Sweep, trials: list[Trial]) -> tuple[dict[str, float], float] | None:
-    """(share of the permutation importance by setting, out-of-bag R² of the forest) at the first rung; None for too few trials."""
-    first = sweep.plan.rungs[0]
-    domains = sweep.plan.domains
-    known = [
-        (_searched_values(sweep, trial), trial.results[first]) for trial in trials if math.isfinite(trial.results.get(first, math.nan))
-    ]
-    known = [(settings, value) for settings, value in known if all(settings[key] in domain for key, domain in domains.items())]
+def importance(sweep: Sweep, trials: list[Trial], index: int = 0) -> tuple[dict[str, float], float] | None:
+    """(share of each setting by fANOVA, out-of-bag R² of a forest) for an objective at the first rung; None for too few trials."""
+    plan, first = sweep.plan, sweep.plan.rungs[0]
+    found = [(_searched_values(sweep, trial), (trial.values(plan, first) or [math.nan])) for trial in trials]
+    known = [(settings, values[index]) for settings, values in found if all(map(math.isfinite, values)) and plan.holds(settings)]
     if len(known) < LEAST:
         return None
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
 
-    x = np.array([[_place(domain, settings[key]) for key, domain in domains.items()] for settings, _ in known])
+    from .optuna_study import fanova
+
+    x = np.array([[_place(domain, settings[key]) for key, domain in plan.domains.items()] for settings, _ in known])
     y = np.array([value for _, value in known])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(x, y)
-    found = permutation_importance(forest, x, y, n_repeats=30, random_state=0).importances_mean.clip(0)
-    return dict(zip(domains, (found / (found.sum() or 1.0)).tolist(), strict=True)), float(forest.oob_score_)
+    return fanova(plan, known), float(forest.oob_score_) if y.std() else 0.0
 
 
 def _importance(sweep: Sweep, trials: list[Trial]) -> list[Section]:
     """Nothing where there are too few trials to say."""
-    found = importance(sweep, trials)
-    if found is None:
-        return []
-    shares, r_squared = found
-    note = f"Permutation importance in a random forest of all trials at step {sweep.plan.rungs[0]}, whose out-of-bag R² is {r_squared:.2f}"
-    note += "." if r_squared > 0.2 else ": too low to trust these shares."
-    dots = [Dot(key, 100 * share) for key, share in shares.items()]
-    return [
-        Section("Importance of each setting", charts=[interval_chart("Share of the importance", dots, "%", from_zero=True)], notes=[note])
-    ]
+    charts, notes = [], []
+    for index, one in enumerate(sweep.plan.objectives):
+        found = importance(sweep, trials, index)
+        if found is None:
+            continue
+        shares, r_squared = found
+        name = f" for {words(one.name)}" if sweep.plan.others else ""
+        note = f"Share{name} of the variance that each setting explains alone, by functional ANOVA (Hutter et al., 2014; Optuna's) of all "
+        note += f"trials at step {sweep.plan.rungs[0]}. A random forest of them has an out-of-bag R² of {r_squared:.2f}"
+        notes.append(note + ("." if r_squared > 0.2 else ": too low to trust these shares."))
+        dots = [Dot(key, 100 * share) for key, share in sorted(shares.items(), key=lambda pair: -pair[1])]
+        charts.append(interval_chart(f"Share of the importance{name}", dots, "%", from_zero=True))
+    return [Section("Importance of each setting", charts=charts, notes=notes)] if charts else []
 
 
 def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Table:
-    keys = list(sweep.plan.space)
-    sign = -1 if sweep.plan.better == "higher" else 1
-    order = sorted(trials, key=lambda t: (-max(t.results, default=0), sign * t.last if t.last is not None else math.inf))
-    rows = []
+    plan, keys = sweep.plan, list(sweep.plan.space)
+    members = {trial.number for trial in front(plan, trials)} if plan.others else set()
+    sign = -plan.objectives[0].sign
+    order = sorted(
+        trials,
+        key=lambda t: (t.number not in members, -max(t.results, default=0), sign * t.last if t.last is not None else math.inf),
+    )
+    rows: list[list[str | Cell]] = []
     for trial in order:
         full = _searched_values(sweep, trial)
-        steps = [number(trial.results[step]) if step in trial.results else "" for step in sweep.plan.rungs]
+        steps = [_value(trial, step, plan.objective) for step in plan.rungs]
+        others = [_value(trial, max(trial.results, default=-1), one.name) for one in plan.others]
         name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
-        rows.append(
-            [name, trial.status, *(str(full[key]) for key in keys), *steps, f"{trial.seconds['whole']:.0f}" if trial.seconds else ""]
-        )
-    columns = ["status", *keys, *(f"step {step}" for step in sweep.plan.rungs), "seconds"]
-    return text_table(f"{sweep.plan.objective}, those that came furthest first", columns, rows, 0 if best else None)
+        state = f"{trial.status}{', front' * (trial.number in members)}"
+        seconds = f"{trial.seconds['whole']:.0f}" if trial.seconds else ""
+        rows.append([name, state, *(str(full[key]) for key in keys), *steps, *others, seconds])
+    columns = ["status", *keys, *(f"step {step}" for step in plan.rungs), *(one.name for one in plan.others), "seconds"]
+    first = "those of the front first" if plan.others else "those that came furthest first"
+    main = next((index for index, trial in enumerate(order) if best and trial.number == best.number), None)
+    return text_table(f"{plan.objective}, {first}", columns, rows, main)
+
+
+def _value(trial: Trial, step: int, objective: str) -> Cell:
+    """A trial's objective at a step, with the range of its training seeds."""
+    if step not in trial.results:
+        return Cell("")
+    each = trial.seeds.get(step, {}).get(objective, [])
+    value = trial.others.get(step, {}).get(objective, trial.results[step])
+    return Cell(number(value), f"{number(min(each))} to {number(max(each))}" if each else "")

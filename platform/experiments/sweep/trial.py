@@ -7,7 +7,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from sightline.platform.runs.events import (
 )
 from sightline.platform.training.job import TrainJob
 
+from .objectives import COSTS, VALIDATION, cost
+
 STOP = "stop"
 """A file of this name in a run's folder asks a trial for an early end."""
-VALIDATION = "val/"
-"""An objective with this prefix is a validation loss; any other is PROBE.METRIC."""
 
 
 class RecordedError(SightlineError):
@@ -45,8 +45,9 @@ class TrialTask:
     """A trial as the driver hands it to a process of Ray Tune."""
 
     number: int
-    job: TrainJob
-    objective: str
+    jobs: tuple[TrainJob, ...]
+    """One for each training seed."""
+    objectives: tuple[str, ...]
     rungs: tuple[int, ...]
     """Steps at which the trial is measured; the last is its end."""
     known: tuple[int, ...] = ()
@@ -58,8 +59,8 @@ class TrialTask:
         """As Ray Tune takes a trial's settings."""
         return {
             "trial": self.number,
-            "job": self.job.to_values(),
-            "objective": self.objective,
+            "jobs": [job.to_values() for job in self.jobs],
+            "objectives": list(self.objectives),
             "rungs": list(self.rungs),
             "known": list(self.known),
             "share": self.share,
@@ -67,35 +68,41 @@ class TrialTask:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> TrialTask:
-        job = TrainJob.from_values(values["job"])
-        return cls(values["trial"], job, values["objective"], tuple(values["rungs"]), tuple(values["known"]), values["share"])
+        jobs = tuple(TrainJob.from_values(job) for job in values["jobs"])
+        objectives, rungs, known = (tuple(values[key]) for key in ("objectives", "rungs", "known"))
+        return cls(values["trial"], jobs, objectives, rungs, known, values["share"])
+
+
+Report = Callable[[int, dict[str, float]], None]
+"""Takes the objectives of a step, by name. It ends this process's part by `SystemExit` where the scheduler stops the trial."""
 
 
 class TrialRun:
-    """Runs one trial.
+    """Trains one run of a trial and measures it at each rung, up to rung `until`."""
 
-    `report(step, objective, seconds)` ends this process's part by `SystemExit` where the scheduler stops the trial. `seconds`: of
-    measuring, by step.
-    """
-
-    def __init__(self, task: TrialTask, report: Callable[[int, float, dict[str, float]], None]) -> None:
-        self.task, self.job, self.folder, self.report = task, task.job, task.job.folder, report
+    def __init__(self, task: TrialTask, job: TrainJob, report: Report, until: int | None = None) -> None:
+        self.task, self.job, self.folder, self.report = task, job, job.folder, report
+        self.until = task.rungs[-1] if until is None else until
         self.validation: dict[str, float] = {}
         self.ended: TrainingEnded | None = None
-        self.measuring: dict[str, float] = {}
+        self.measured = set(task.known)
+        self.seconds: dict[int, float] = {}
+        """Of measuring, by step."""
 
     def run(self) -> None:
-        rungs, found = self.task.rungs, checkpoint.newest(self.job.checkpoints)
-        if found and found.state.step in rungs and found.state.step not in self.task.known:
-            self._measure(found.state.step)
-            if found.state.step == rungs[-1]:
-                return
+        last = self.task.rungs[-1]
+        there = {found.state.step for found in checkpoint.checkpoints(self.job.checkpoints)}
+        for step in self.task.rungs:
+            if step in there and step <= self.until:
+                self._measure(step)
+        if self.until in self.measured:
+            return
         if self.job.experiment.train.workers == 1:
             self._train_here()
         else:
             self._train_on_workers()
-        if self.ended and self.ended.step == rungs[-1]:
-            self._measure(rungs[-1])
+        if self.ended and self.ended.step == last == self.until:
+            self._measure(last)
 
     def _train_here(self) -> None:
         """One worker trains in this process, without a second set of processes."""
@@ -117,7 +124,8 @@ class TrialRun:
             raise SightlineError(f"training ended without a result: {error}", f"see {self.folder / 'ray'}")
 
     def _asked_to_stop(self) -> bool:
-        return (self.folder / STOP).exists()
+        asked = any((job.folder / STOP).exists() for job in self.task.jobs)
+        return asked or (self.until < self.task.rungs[-1] and self.until in self.measured)
 
     def _post(self, event: RunEvent) -> None:
         append_events(self.folder / EVENTS, [event])
@@ -133,20 +141,28 @@ class TrialRun:
                 raise RecordedError(what, hint)
             case NonFiniteLoss():
                 raise nonfinite_error(event)
-            case CheckpointWritten(step=step) if step in self.task.rungs[:-1] and step not in self.task.known:
+            case CheckpointWritten(step=step) if step in self.task.rungs[:-1] and step <= self.until:
                 self._measure(step)
 
     def _measure(self, step: int) -> None:
-        """The last rung is measured after the training has ended, so that its record is complete."""
-        start, objective = time.perf_counter(), self.task.objective
+        """Once. The last rung is measured after the training has ended, so that its record is complete."""
+        if step in self.measured:
+            return
+        start = time.perf_counter()
+        values = {name: self._value(name, step) for name in self.task.objectives}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise SightlineError(f"{name} of step {step} is {value}, which compares with nothing", "look at the trial's losses")
+        self.measured.add(step)
+        self.seconds[step] = time.perf_counter() - start
+        self.report(step, values)
+
+    def _value(self, objective: str, step: int) -> float:
         if objective.startswith(VALIDATION):
-            value = self._loss(objective.removeprefix(VALIDATION), step)
-        else:
-            value = measure_probe(self.job.experiment, self.job.checkpoints, step, objective)
-        if not math.isfinite(value):
-            raise SightlineError(f"{objective} of step {step} is {value}, which compares with nothing", "look at the trial's losses")
-        self.measuring[str(step)] = time.perf_counter() - start
-        self.report(step, value, self.measuring)
+            return self._loss(objective.removeprefix(VALIDATION), step)
+        if objective in COSTS:
+            return cost(objective, list(read_events(self.folder / EVENTS, RunEvent)))
+        return measure_probe(self.job.experiment, self.job.checkpoints, step, objective)
 
     def _loss(self, name: str, step: int) -> float:
         if not self.validation:  # of an earlier attempt
@@ -156,6 +172,43 @@ class TrialRun:
         if name not in self.validation:
             raise CallError(f"--objective {VALIDATION}{name}: the validation has no such loss: {nearest(name, list(self.validation))}")
         return self.validation[name]
+
+
+def run_trial(task: TrialTask, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Train and measure all runs of a trial. `tell` takes each result as Ray Tune does; see `Report`.
+
+    Several training seeds take turns: each is trained to a rung and measured there before any goes on.
+    """
+    if len(task.jobs) == 1:
+        run = TrialRun(task, task.jobs[0], lambda step, values: tell(_result(step, [values], [run.seconds])))
+        run.run()
+        return
+    seconds: list[dict[int, float]] = [{} for _ in task.jobs]
+    for step in task.rungs:
+        if step in task.known:
+            continue
+        found: list[dict[str, float]] = []
+        so_far = replace(task, known=tuple(rung for rung in task.rungs if rung < step))
+        for job, spent in zip(task.jobs, seconds, strict=True):
+            one = TrialRun(so_far, job, _adding_to(found), until=step)
+            one.run()
+            spent.update(one.seconds)
+            if step not in one.measured:  # a person stopped it
+                return
+        tell(_result(step, found, seconds))
+
+
+def _adding_to(found: list[dict[str, float]]) -> Report:
+    return lambda step, values: found.append(values)
+
+
+def _result(step: int, found: list[dict[str, float]], seconds: list[dict[int, float]]) -> dict[str, Any]:
+    """What Ray Tune is told: means over the training seeds, the first objective apart. Lists, because Tune flattens mappings."""
+    means = {name: sum(values[name] for values in found) / len(found) for name in found[0]}
+    objective, *others = means.values()
+    spent = {str(at): sum(each.get(at, 0.0) for each in seconds) for at in {at for each in seconds for at in each}}
+    seeds = [[values[name] for values in found] for name in means] if len(found) > 1 else []
+    return {"step": step, "objective": objective, "others": others, "seeds": seeds, "seconds": spent}
 
 
 def measure_probe(experiment: Experiment, checkpoints: Path, step: int, objective: str) -> float:
@@ -188,20 +241,17 @@ def trainable(settings: dict[str, Any]) -> None:
     """The function that Ray Tune runs. A `SightlineError` is recorded as the run's failure: Tune would only repeat it."""
     from ray import tune
 
-    def report(step: int, objective: float, seconds: dict[str, float]) -> None:
-        tune.report({"step": step, "objective": objective, "seconds": seconds})
-
     verify()
     task = TrialTask.from_values(settings)
-    folder = task.job.folder
-    if not sees(folder, task.job.token):
-        raise SightlineError(
-            f"the node {socket.gethostname()} does not see the run's folder {folder}",
-            "put $SIGHTLINE_HOME on a folder that all nodes share",
-        )
+    for job in task.jobs:
+        if not sees(job.folder, job.token):
+            raise SightlineError(
+                f"the node {socket.gethostname()} does not see the run's folder {job.folder}",
+                "put $SIGHTLINE_HOME on a folder that all nodes share",
+            )
     try:
-        TrialRun(task, report).run()
+        run_trial(task, tune.report)
     except RecordedError:
         return
     except SightlineError as error:
-        append_events(folder / EVENTS, [TrainingFailed(str(error), error.hint)])
+        append_events(task.jobs[0].folder / EVENTS, [TrainingFailed(str(error), error.hint)])

@@ -20,6 +20,8 @@ from sightline.platform.reports.charts import (
     Axis,
     Course,
     Dot,
+    Mark,
+    front_chart,
     interval_chart,
     line_chart,
     nice_ticks,
@@ -33,7 +35,7 @@ from sightline.platform.reports.page import ReportPage, render, write_report
 from sightline.platform.reports.sections import Cell, Column, Section, Table, TableRow, text_table
 from sightline.platform.tracking.parent_run import pages_of
 
-VOID = {"meta", "img", "br", "line", "circle", "polyline"}
+VOID = {"meta", "img", "br", "line"}
 
 
 def interval(value: float, low: float = math.nan, high: float = math.nan) -> Interval:
@@ -108,7 +110,8 @@ def section(evil: Evil) -> Section:
         evil(),
         [
             interval_chart(evil(), [Dot(evil(), 1.0)], evil()),
-            parallel_chart(evil(), [Axis(evil(), evil(), evil())] * 2, [Course(evil(), (0, 1), 0.5)]),
+            front_chart(evil(), [Mark(evil(), 1, 2, True), Mark(evil(), 0, 3)], evil(), evil()),
+            parallel_chart(evil(), [Axis(evil(), [(0.0, evil()), (1.0, evil())])] * 2, [Course(evil(), (0, 1), 0.5)]),
             line_chart(evil(), {evil(): [(0, 1.0)], evil(): [(0, 1.0)]}, evil(), evil()),
         ],
         [evil()],

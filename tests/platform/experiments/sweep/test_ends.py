@@ -45,7 +45,7 @@ def sweep(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setattr(run_trials, "Tracking", Silent)
     experiment = toy_run("pattern", **{"train.length": "18 steps"}).experiment
     dataset = Dataset.open(str(experiment.data.train))
-    plan = make_plan(experiment, dataset, Asked(space=("optim.lr=log:1e-4..1e-2",), trials=4, objective="val/loss"))
+    plan = make_plan(experiment, dataset, Asked(space=("optim.lr=log:1e-4..1e-2",), trials=4, objective=["val/loss"]))
     return Sweep.create("masks", experiment, dataset.fingerprint, plan, "a test", "sqlite:///none")
 
 
@@ -54,7 +54,7 @@ def end(sweep: Sweep, failed: dict[str, Any]) -> tuple[run_trials.Trials, list[s
     said: list[str] = []
     trials = run_trials.Trials(sweep, said.append)
     assert trials.suggest("ray-0")["trial"] == 0
-    trials.live[0].run.append([TrainingFailed(**failed)])
+    trials.live[0].runs[0].append([TrainingFailed(**failed)])
     run_trials.Ends(trials)._ended(SimpleNamespace(config={"trial": 0}, last_result=None), None)
     return trials, said
 
@@ -85,7 +85,8 @@ def test_an_error_of_an_attempt_before_does_not_count_again(sweep: Sweep) -> Non
 
 def test_what_training_has_recorded_is_not_recorded_again(toy_run: ToyRun) -> None:
     run = toy_run("failed")
-    trial = TrialRun(TrialTask(0, TrainJob(run.experiment, run.folder, run.fingerprint), "val/loss", (18,)), print)
+    job = TrainJob(run.experiment, run.folder, run.fingerprint)
+    trial = TrialRun(TrialTask(0, (job,), ("val/loss",), (18,)), job, print)
     with pytest.raises(RecordedError, match="the disk is full"):
         trial._post(TrainingFailed("the disk is full", machine=True))
     assert [type(event) for event in run.events()] == [TrainingFailed]
@@ -124,7 +125,7 @@ def test_a_name_belongs_to_one_run_sweep_or_comparison_and_their_runs(sweep: Swe
 def test_trials_have_the_same_steps(space: str, length: str, says: str, toy_run: ToyRun) -> None:
     experiment = toy_run("pattern", **{"train.length": length, "batch.microbatch": 6}).experiment
     dataset = Dataset.open(str(experiment.data.train))
-    asked = Asked(space=(space,), objective="val/loss", search="grid")
+    asked = Asked(space=(space,), objective=["val/loss"], search="grid")
     if not says:
         assert make_plan(experiment, dataset, asked).steps == 18
         return

@@ -221,7 +221,7 @@ def test_rungs_are_those_at_which_ray_decides(steps: int, count: int) -> None:
         def results(self) -> list[Any]:
             return []
 
-    decided = {int(milestone) for milestone, _ in Recorded(Nothing())._brackets[0]._rungs}  # type: ignore[arg-type]
+    decided = {int(milestone) for milestone, _ in Recorded(Nothing()).inner._brackets[0]._rungs}  # type: ignore[arg-type, attr-defined]
     assert set(found[:-1]) <= decided
 
 
@@ -241,9 +241,9 @@ def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment
         (Asked(space=["data.block=10..20"]), "the same in all trials"),
         (Asked(space=["pretext.mask_ratio=0.3..0.7"], search="grid"), "needs values"),
         (Asked(space=["pretext.mask_ratio=0.3,0.7"], search="grid", trials=9), "make 3"),
-        (Asked(objective="segmentation"), "do not allow"),
-        (Asked(objective="knnn"), "did you mean 'knn'"),
-        (Asked(objective="knn.mean"), "no metric 'mean'"),
+        (Asked(objective=["segmentation"]), "do not allow"),
+        (Asked(objective=["knnn"]), "did you mean 'knn'"),
+        (Asked(objective=["knn.mean"]), "no metric 'mean'"),
         (Asked(trials=0), "0 trials"),
         (Asked(concurrent=0), "--concurrent must be at least 1"),
         (Asked(trials=10**6), "1 to 1000"),
@@ -255,10 +255,10 @@ def test_the_plan_is_checked_before_anything_starts(toy: tuple[config.Experiment
 def test_pretext_losses_are_compared_only_where_they_measure_the_same(toy: tuple[config.Experiment, Dataset]) -> None:
     experiment, dataset = toy
     with pytest.raises(CallError, match=r"different pretext\.mask_ratio do not compare"):
-        make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective="val/loss"))
-    plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective="val/loss", insist=True))
+        make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective=["val/loss"]))
+    plan = make_plan(experiment, dataset, Asked(space=["pretext.mask_ratio=0.3..0.7"], objective=["val/loss"], insist=True))
     assert (plan.objective, plan.better) == ("val/loss", "lower")
-    assert make_plan(experiment, dataset, Asked(space=["optim.lr=log:1e-4..1e-2"], objective="val/loss")).better == "lower"
+    assert make_plan(experiment, dataset, Asked(space=["optim.lr=log:1e-4..1e-2"], objective=["val/loss"])).better == "lower"
 
 
 class _Asked:
@@ -352,7 +352,7 @@ def test_what_is_no_number_never_wins(toy: tuple[config.Experiment, Dataset], mo
             sweep.note(TrialEnded(number, TrialStatus.FINISHED))
         best = sweep.best()
         assert best is not None and best.number == winner
-        assert not any(math.isnan(value) for _, rung in Recorded(sweep)._brackets[0]._rungs for value in rung.values())
+        assert not any(math.isnan(value) for _, rung in Recorded(sweep).inner._brackets[0]._rungs for value in rung.values())
 
 
 def test_a_space_has_the_values_that_the_settings_have(toy: tuple[config.Experiment, Dataset]) -> None:
@@ -360,7 +360,7 @@ def test_a_space_has_the_values_that_the_settings_have(toy: tuple[config.Experim
     experiment, dataset = toy
     size = experiment.flat()["model.image_size"]
     space = [f"model.image_size=[{size}, {size}],{2 * size}", "optim.weight_decay=1e-3,0.05"]
-    plan = make_plan(experiment, dataset, Asked(space=space, search="grid", objective="val/loss", insist=True))
+    plan = make_plan(experiment, dataset, Asked(space=space, search="grid", objective=["val/loss"], insist=True))
     assert plan.space["model.image_size"] == f"{size},{2 * size}" and plan.own["model.image_size"] == size
     inside = plan.own["optim.weight_decay"] in (0.001, 0.05)
     assert plan.trials == 5 - inside

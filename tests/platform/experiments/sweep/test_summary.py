@@ -25,7 +25,7 @@ def sweep(toy_run: Callable[..., Run]) -> Sweep:
     """Nine trials whose losses grow with their learning rate; the last one failed."""
     experiment = toy_run("pattern", **{"train.length": "18 steps"}).experiment
     dataset = Dataset.open(str(experiment.data.train))
-    plan = make_plan(experiment, dataset, Asked(space=("optim.lr=log:1e-4..1e-2",), trials=9, objective="val/loss", scheduler="none"))
+    plan = make_plan(experiment, dataset, Asked(space=("optim.lr=log:1e-4..1e-2",), trials=9, objective=["val/loss"], scheduler="none"))
     sweep = Sweep.create("rates", experiment, dataset.fingerprint, plan, "sightline sweep toy", "sqlite:///none")
     for number, rate in enumerate(RATES):
         settings: dict[str, Any] = {} if rate is None else {"optim.lr": rate}
@@ -45,10 +45,10 @@ def sweep(toy_run: Callable[..., Run]) -> Sweep:
 def test_the_page_of_a_sweep_holds_its_charts_its_trials_and_what_mattered(sweep: Sweep) -> None:
     page = summary.page(sweep, None)
     searched, importance, trials = page.sections
-    assert [chart.title.partition(",")[0] for chart in searched.drawn] == ["Settings and objective", "Objective", "Training loss"]
+    assert [chart.title.partition(",")[0] for chart in searched.drawn] == ["Settings and objective", "Training loss"]
     assert [chart.title for chart in importance.drawn] == [
         "Share of the importance"
-    ] and "random forest of all trials at step 18, whose out-of-bag R²" in importance.notes[0]
+    ] and "of all trials at step 18. A random forest of them has an out-of-bag R²" in importance.notes[0]
     (table,) = trials.tables
     assert [column.label for column in table.columns] == ["status", "optim.lr", *(f"step {n}" for n in sweep.plan.rungs), "seconds"]
     assert (table.rows[0].name, table.rows[0].weight, table.rows[0].cells[1].text) == ("rates-006", "main", "0.0001"), "the best first"
