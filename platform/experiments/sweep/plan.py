@@ -136,7 +136,7 @@ def rungs(steps: int, reduction: int, count: int) -> tuple[int, ...]:
 def trial_settings(experiment: config.Experiment, plan: SweepPlan) -> config.Experiment:
     """What all trials have: a checkpoint at every rung, and no reading of the validation data but at them."""
     every = f"{plan.rungs[0]} steps"
-    changed = {"train.checkpoint_every": every, "train.validate_every": every, "train.keep": KEPT}
+    changed = {"train.checkpoint_every": every, "train.validate_every": every, "train.keep": KEPT, "probe.every": None}
     return config.load(experiment.recipe, changed, settings=experiment.sections())
 
 

@@ -21,8 +21,10 @@ from sightline.platform.core.event_log import append_events, read_events
 from sightline.platform.experiments.train_run import nonfinite_error
 from sightline.platform.runs.events import (
     EVENTS,
+    PROBES,
     CheckpointWritten,
     NonFiniteLoss,
+    ProbesMeasured,
     RunEvent,
     TrainingEnded,
     TrainingFailed,
@@ -212,7 +214,10 @@ def _result(step: int, found: list[dict[str, float]], seconds: list[dict[int, fl
 
 
 def measure_probe(experiment: Experiment, checkpoints: Path, step: int, objective: str) -> float:
-    """A probe's metric for the encoder of the checkpoint at `step`. Raises `SightlineError` where there is no such checkpoint any more."""
+    """A probe's metric for the encoder of the checkpoint at `step`, and a note of it in the run's record (`probes.jsonl`).
+
+    Raises `SightlineError` where there is no such checkpoint any more.
+    """
     from sightline.methods.catalog import find_method
     from sightline.methods.contract import BuildContext
     from sightline.platform.core.device import choose_device
@@ -234,7 +239,19 @@ def measure_probe(experiment: Experiment, checkpoints: Path, step: int, objectiv
     outcome = run_probes([name], [model], dataset_pairs, device=device)[name]
     if isinstance(outcome, SkippedProbe):
         raise CallError(outcome.sentence)
-    return outcome.row("trial").values[metric].value
+    measured = {f"probe/{name}/{key}": outcome.row("trial").values[key] for key in outcome.main_metrics}
+    ends = {key: one for key, one in measured.items() if one.has_ends}
+    event = ProbesMeasured(
+        step=step,
+        values={key: one.value for key, one in measured.items()},
+        low={key: one.low for key, one in ends.items()},
+        high={key: one.high for key, one in ends.items()},
+        baselines={},
+        skipped={},
+        seconds=outcome.seconds,
+    )
+    append_events(checkpoints.parent / PROBES, [event])
+    return measured[f"probe/{name}/{metric}"].value
 
 
 def trainable(settings: dict[str, Any]) -> None:

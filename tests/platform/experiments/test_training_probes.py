@@ -21,17 +21,23 @@ from toy import TOY_IMAGES, write_images
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext, MetricInfo
 from sightline.methods.errors import CallError
+from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.links import LINKS, link_checkpoint
 from sightline.platform.checkpoints.retention import Retention, prune
 from sightline.platform.cluster.resources import plan_resources
+from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.experiments import preflight, training_probes
+from sightline.platform.experiments.create import create_run
+from sightline.platform.experiments.sweep.plan import Asked, make_plan, trial_settings
+from sightline.platform.experiments.sweep.trial import measure_probe
 from sightline.platform.experiments.training_probes import ProbeTask, TrainingProbes, measure
 from sightline.platform.reports.page import ReportPage, render
 from sightline.platform.reports.probe_curves import probe_curves
 from sightline.platform.runs.events import CheckpointWritten, ProbesMeasured, ProbesMissed, RunEvent, TrainingEnded
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking.mlflow_run import metrics_of
 
 
 def reach(run: Run, step: int, weights: dict[str, torch.Tensor] | None = None) -> CheckpointWritten:
@@ -205,6 +211,23 @@ def test_measured_are_control_metrics_under_their_final_names(toy_run: Callable[
     assert "no label column" in event.skipped["knn"] or "needed" in event.skipped["knn"]
     with pytest.raises(FileNotFoundError, match="step 12"):
         measure(ProbeTask(run.experiment, run.folder, run.metric_names, 12, random=False))
+
+
+@pytest.mark.slow
+def test_a_rung_of_a_sweep_is_a_point_of_the_same_curve(home: Path, tmp_path: Path) -> None:
+    data = {f"data.{name}": str(write_images(tmp_path / name, 24, seed=len(name))) for name in ("train", "val")}
+    experiment = config.load("toy", {**data, "probe.every": 1}, settings=TOY_IMAGES["loca"])
+    assert (
+        trial_settings(
+            experiment, make_plan(experiment, Dataset.open(data["data.train"]), Asked(space=["optim.lr=1e-4..1e-3"]))
+        ).probe.every
+        is None
+    )
+    run = create_run("trial", experiment, "", "test", "")
+    reach(run, 6, find_method("loca").build(experiment.method_config, BuildContext(seed=0)).state_dict())
+    value = measure_probe(experiment, run.folder / "checkpoints", 6, "knn.accuracy")
+    (event,) = [event for event in run.events() if isinstance(event, ProbesMeasured)]
+    assert list(metrics_of(event)) == [("probe/knn/accuracy", 6, value)]
 
 
 def test_the_report_draws_a_curve_that_ends_in_the_final_value() -> None:
