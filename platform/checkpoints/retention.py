@@ -65,17 +65,18 @@ class Retention:
             return None
         return value if self.better == "higher" else -value
 
-    def is_best(self, metrics: Mapping[str, float], folder: Path) -> bool:
-        """Whether `metrics` are better than those of every checkpoint in `folder`.
-
-        Raises `SightlineError` where the metric is not among those that were measured.
-        """
+    def measured(self, metrics: Mapping[str, float]) -> float | None:
+        """`value`, but raises `SightlineError` where the training should have measured the metric and measured only others."""
         prefix = f"{str(self.best).partition('/')[0]}/"
         same = [name for name in metrics if name.startswith(prefix)]
         if prefix in MEASURED and same and self.best not in same:
             raise SightlineError(f"train.keep_best = {self.best}: {nearest(str(self.best), same)}", "go on with one that is measured")
-        value, others = self.value(metrics), (self.value(one.note.metrics) for one in local.checkpoints(folder))
-        return value is not None and all(other is None or value > other for other in others)
+        return self.value(metrics)
+
+    def best_in(self, folder: Path) -> float | None:
+        """The best `value` of all checkpoints in `folder`; None where none has one."""
+        values = (self.value(one.note.metrics) for one in local.checkpoints(folder)) if self.best else ()
+        return max((value for value in values if value is not None), default=None)
 
     def choose(self, notes: Mapping[int, Note]) -> dict[int, tuple[Reason, ...]]:
         """Of the checkpoints with these notes, by step: why each one is kept. Those that are not kept are left out.

@@ -49,7 +49,7 @@ from .precision import allow_tf32, run_precision
 from .prefetch import prefetched
 from .recompute import checkpoint_activations
 from .report import StepReporter, report_nonfinite
-from .saving import CheckpointSaver, agree
+from .saving import CheckpointSaver, Publish
 from .step import Phases, Stepper
 from .validation import Validator
 
@@ -58,15 +58,16 @@ LOCK_TIMEOUT_SECONDS = 120.0
 of a dead machine after 90 seconds."""
 
 
-def train(job: TrainJob, post: Post, stop: Stop) -> None:
+def train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None = None, wait: bool = False) -> None:
     """Train from the newest checkpoint to the end, to an early end that `stop` asks for, or to the first loss that is not finite.
 
-    `post` gets the events of `runs/events.py`: from rank 0 alone, unless an event says otherwise. Raises `SightlineError` where another
-    process trains the run for longer than `LOCK_TIMEOUT_SECONDS`.
+    `post` gets the events of `runs/events.py`: from rank 0 alone, unless an event says otherwise. `publish`: told of checkpoints that are
+    whole, by all ranks or none. `wait`: for each checkpoint, before the next step, for a caller that acts on it. Raises `SightlineError`
+    where another process trains the run for longer than `LOCK_TIMEOUT_SECONDS`.
     """
     torch.set_num_threads(job.threads)
     with _lock(job.folder) if collective.rank() == 0 else contextlib.nullcontext():
-        _train(job, post, stop)
+        _train(job, post, stop, publish, wait)
 
 
 def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -75,7 +76,7 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
     return exclusive_lock(folder / TRAINING, f"run {folder.name} is being trained", hint, LOCK_TIMEOUT_SECONDS)
 
 
-def _train(job: TrainJob, post: Post, stop: Stop) -> None:
+def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait: bool) -> None:
     experiment = job.experiment
     device = choose_device(experiment.train.device, required=True)
     inputs = TrainInputs.open(job)
@@ -99,8 +100,12 @@ def _train(job: TrainJob, post: Post, stop: Stop) -> None:
         stepper.warm_up_ddp(microbatches)
         system = SystemMeter(job.folder, device) if collective.rank() == 0 and experiment.log.system_metrics else None
         reporter = StepReporter(post_once, first, history, inputs.plan.batch, stepper.phases, device, system)
-        saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention)
-        _Steps(inputs, stepper, reporter, Validator(inputs, stepper, post_once), saver, post, stop).run(first, microbatches, stream)
+        saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention, publish)
+        try:
+            validator = Validator(inputs, stepper, post_once)
+            _Steps(inputs, stepper, reporter, validator, saver, post, stop, wait).run(first, microbatches, stream)
+        finally:
+            saver.close()
     else:
         post_once(TrainingEnded(first, history, stopped=False))
     if uploader:
@@ -161,7 +166,8 @@ class _Every:
     validate: int
     save: int
     agree: int
-    """All ranks agree on an early end: at every step where that costs nothing, else at every report."""
+    """All ranks learn what rank 0 knows, such as that the driver asks for an end: at every step where that costs nothing, else at every
+    report."""
 
     @classmethod
     def of(cls, experiment: Experiment, inputs: TrainInputs, device: torch.device) -> _Every:
@@ -181,6 +187,8 @@ class _Steps:
     saver: CheckpointSaver
     post: Post
     stop: Stop
+    wait: bool
+    """For each checkpoint."""
 
     def run(self, first: int, microbatches: list[Microbatch], stream: Iterator[list[Microbatch]]) -> None:
         """Train from step `first`, whose microbatches are given; those of later steps come from `stream`."""
@@ -194,7 +202,10 @@ class _Steps:
                 break
             step += 1
             if step % every.agree == 0:
-                stopping = agree(collective.rank() == 0 and self.stop(), self.stepper.device)
+                agreed = self.saver.agree(collective.rank() == 0 and self.stop())
+                stopping = agreed.stop
+                if agreed.failed:
+                    break
             ending = step == last or stopping
             saving = ending or step % every.save == 0 or self.saver.retention.is_milestone(step)
             validating = step % every.validate == 0 or step == last
@@ -202,12 +213,13 @@ class _Steps:
                 self._report()
             metrics = self.validator.measure(step, microbatches[0].arrays) if validating else {}
             saving |= validating and self.saver.is_best(metrics)
-            if saving and not self.saver.save(step, self.reporter.history, metrics):
+            if saving and not self.saver.save(step, self.reporter.history, metrics, self.reporter.latest, self.wait or ending):
                 break
             if not ending:
                 with self.stepper.phases("data_wait"):
                     microbatches = next(stream)
         else:
+            self.saver.agree(stop=False, ending=True)
             self.post(MemoryPeak(collective.rank(), peak_of_process()))
             if collective.rank() == 0:
                 self.post(TrainingEnded(step, self.reporter.history, stopped=step < last))

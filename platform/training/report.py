@@ -23,6 +23,8 @@ class StepReporter:
     def __init__(self, post: Post, first: int, history: str, batch: int, phases: Phases, device: torch.device, system: SystemMeter | None):
         self.post, self.first, self.history = post, first, history
         self.batch, self.phases, self.device, self.system = batch, phases, device, system
+        self.latest: dict[str, float] = {}
+        """The losses of the last step that was reported, under their names in MLflow."""
         self._results: list[StepResult] = []
         self._digests: list[list[int]] = []
         self._start = time.perf_counter()
@@ -37,6 +39,7 @@ class StepReporter:
             return
         steps, losses = len(self._results), self._gather_losses()
         self._extend_history()
+        self.latest = {f"train/{name}": values[-1] for name, values in losses.items()}
         if collective.rank() == 0:
             self.post(
                 StepsDone(

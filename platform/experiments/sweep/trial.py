@@ -85,7 +85,8 @@ class TrialRun:
     def __init__(self, task: TrialTask, job: TrainJob, report: Report, until: int | None = None) -> None:
         self.task, self.job, self.folder, self.report = task, job, job.folder, report
         self.until = task.rungs[-1] if until is None else until
-        self.validation: dict[str, float] = {}
+        self.validation: dict[int, dict[str, float]] = {}
+        """By step: that of a later step may be known before a checkpoint is written."""
         self.ended: TrainingEnded | None = None
         self.measured = set(task.known)
         self.seconds: dict[int, float] = {}
@@ -110,7 +111,7 @@ class TrialRun:
         """One worker trains in this process, without a second set of processes."""
         from sightline.platform.training.loop import train
 
-        train(self.job, self._post, self._asked_to_stop)
+        train(self.job, self._post, self._asked_to_stop, wait=True)
 
     def _train_on_workers(self) -> None:
         import ray
@@ -135,8 +136,8 @@ class TrialRun:
 
     def _see(self, event: RunEvent) -> None:
         match event:
-            case ValidationDone(losses=losses):
-                self.validation = losses
+            case ValidationDone(step=step, losses=losses):
+                self.validation[step] = losses
             case TrainingEnded():
                 self.ended = event
             case TrainingFailed(what=what, hint=hint):
@@ -167,13 +168,13 @@ class TrialRun:
         return measure_probe(self.job.experiment, self.job.checkpoints, step, objective)
 
     def _loss(self, name: str, step: int) -> float:
-        if not self.validation:  # of an earlier attempt
+        if step not in self.validation:  # of an earlier attempt
             events = read_events(self.folder / EVENTS, RunEvent)
-            found = [event for event in events if isinstance(event, ValidationDone) and event.step == step]
-            self.validation = found[-1].losses
-        if name not in self.validation:
-            raise CallError(f"--objective {VALIDATION}{name}: the validation has no such loss: {nearest(name, list(self.validation))}")
-        return self.validation[name]
+            self.validation |= {event.step: event.losses for event in events if isinstance(event, ValidationDone)}
+        losses = self.validation[step]
+        if name not in losses:
+            raise CallError(f"--objective {VALIDATION}{name}: the validation has no such loss: {nearest(name, list(losses))}")
+        return losses[name]
 
 
 def run_trial(task: TrialTask, tell: Callable[[dict[str, Any]], None]) -> None:

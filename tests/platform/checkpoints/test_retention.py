@@ -51,10 +51,11 @@ def test_higher_may_be_better_and_what_was_not_measured_is_never_the_best(tmp_pa
     assert shown(tmp_path, Retention(1, best="val/loss", better="higher")) == {8: "newest", 4: "best"}
     assert shown(tmp_path, Retention(1, best="val/other")) == {8: "newest"}
     retention = Retention(1, best="val/loss", better="higher")
-    assert retention.is_best({"val/loss": 0.31}, tmp_path) and not retention.is_best({"val/loss": 0.3}, tmp_path)
-    assert not retention.is_best({}, tmp_path) and not retention.is_best({"val/loss": float("nan")}, tmp_path)
+    assert retention.best_in(tmp_path) == 0.3 and Retention(1, best="val/loss").best_in(tmp_path) == -0.1
+    assert retention.measured({"val/loss": 0.31}) == 0.31
+    assert retention.measured({}) is None and retention.measured({"val/loss": float("nan")}) is None
     with pytest.raises(SightlineError, match=r"keep_best = val/loss: did you mean 'val/los'"):
-        retention.is_best({"val/los": 1.0}, tmp_path)
+        retention.measured({"val/los": 1.0})
 
 
 def test_a_metric_that_comes_later_decides_too_and_a_damaged_note_harms_nothing(tmp_path: Path) -> None:

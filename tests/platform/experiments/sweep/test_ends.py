@@ -90,7 +90,7 @@ def test_what_training_has_recorded_is_not_recorded_again(toy_run: ToyRun) -> No
     with pytest.raises(RecordedError, match="the disk is full"):
         trial._post(TrainingFailed("the disk is full", machine=True))
     assert [type(event) for event in run.events()] == [TrainingFailed]
-    trial.validation = {"loss": 1.0, "reconstruction": 1.0}
+    trial.validation = {18: {"loss": 1.0, "reconstruction": 1.0}}
     with pytest.raises(CallError, match="did you mean 'reconstruction'"):
         trial._loss("reconstuction", 18)
 
