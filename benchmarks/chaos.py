@@ -5,7 +5,8 @@
 Each history is one run on two workers: it is killed several times, in the order of its phases, and then held against the undisturbed run.
 Weights and optimizer must be the same bits, MLflow must have one run with each step once, one registered version and one ready model, and
 nothing may be left: no temporary folder, no hidden file, no process. A kill hits exactly where it is meant to: `chaos_hook` halts the
-process at that point of the code, this script kills, and lets go of what is still alive. Exit code 1 where anything differs.
+thread at that point of the code, this script kills, and lets go of what is still alive. A checkpoint is written by a thread of its own, so
+training goes on when a kill hits the writing. Exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -94,9 +95,14 @@ POINTS: tuple[tuple[Point, ...], ...] = (
         Point("checkpoint", "safetensors.torch", "save_file", "after", (1, 2), ANY),
         Point("checkpoint", "sightline.platform.checkpoints.local", "write_text", "after", (1, 1), ANY),
         Point("checkpoint", "sightline.platform.checkpoints.local", "write", "after", (1, 1), ANY),
+        Point("checkpoint", "sightline.platform.checkpoints.background", "HostCopy.take", "after", (1, 2), ANY),
     ),
     (Point("stepping", "sightline.platform.training.step", "Stepper.step", "before", (1, 3), ANY),),
     (Point("checkpoint", "sightline.platform.checkpoints.local", "hide", "after", (1, 1), ANY),),
+    (
+        Point("report to Ray", "sightline.platform.cluster.train_report", "report", "before", (1, 1), ANY),
+        Point("report to Ray", "sightline.platform.cluster.train_report", "report", "after", (1, 1), ANY),
+    ),
     (
         Point("MLflow run", "sightline.platform.tracking.mlflow_run", "Tracking._send"),
         Point("MLflow run", "sightline.platform.tracking.mlflow_run", "Tracking._send", "after"),

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.util.placement_group import PlacementGroup
 
+    from sightline.platform.training.saving import Publication
+
 MEETING = "group"
 """Purpose of the temporary folder where workers of this machine meet."""
 POLL_SECONDS = 0.5
@@ -50,6 +52,16 @@ class Posted(NamedTuple):
     """The file of the run's folder that the driver writes it to; None where the worker has written it."""
 
 
+@dataclass(frozen=True)
+class _Unshown:
+    """Values for the workers that the dashboard does not show: addresses of data may hold a password."""
+
+    values: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return "as in run.json"
+
+
 def run_workers(
     job: TrainJob, plan: ResourcePlan, name: str, max_failures: int, on_event: Callable[[RunEvent], None], stop: Callable[[], bool]
 ) -> BaseException | None:
@@ -61,11 +73,13 @@ def run_workers(
 
     # On the driver's node, like Ray Train's own controller: the end of another node must not end it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    recorder: ActorHandle[_Recorder] = ray.remote(num_cpus=0, label_selector=here)(_Recorder).remote()  # type: ignore[assignment]
+    actor: Any = ray.remote(num_cpus=0, label_selector=here)(_Recorder)
+    recorder: ActorHandle[_Recorder] = actor.options(name=f"{name}-events-{uuid.uuid4().hex[:8]}").remote()
     job = replace(job, stream=plan.data, threads=plan.threads)
     train = job.experiment.train
     timeout = train.stall_timeout
-    trainer = _Trainer(name, job.folder / "ray", plan, train, {"job": job.to_values(), "recorder": recorder}, max_failures)
+    config = {"settings": job.experiment.flat(), "job": _Unshown(job.to_values()), "recorder": recorder}
+    trainer = _Trainer(name, job.folder / "ray", plan, train, config, max_failures)
 
     def drain() -> None:
         posted: list[Posted] = ray.get(recorder.drain.remote())
@@ -218,6 +232,7 @@ def _worker(config: dict[str, Any]) -> None:
     from sightline.platform.training.loop import train
 
     from .code_wheel import verify
+    from .train_report import report
 
     verify()
 
@@ -227,7 +242,7 @@ def _worker(config: dict[str, Any]) -> None:
     lead = collective.rank() == 0
     if lead:
         recorder.place.remote(ray.util.get_current_placement_group())
-    job = TrainJob.from_values(config["job"])
+    job = TrainJob.from_values(config["job"].values)
     node = ray.get_runtime_context().get_node_id()
     pulse = watchdog.Pulse(collective.rank(), recorder, node)
     pulse.start()
@@ -251,9 +266,12 @@ def _worker(config: dict[str, Any]) -> None:
         done, _ = ray.wait(asked, timeout=0)
         return bool(ray.get(asked.pop())) if done else False
 
+    def publish(publication: Publication) -> None:
+        report(publication, job.folder == shared)
+
     try:
         job = replace(job, folder=folder_here(shared, job.token, job.experiment.train.storage))
-        train(job, post, stop)
+        train(job, post, stop, publish)
     except Exception as error:
         if failure := _permanent_failure(error):
             ray.get(recorder.post.remote(TrainingFailed(str(failure), failure.hint), NOTICES))

@@ -35,6 +35,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if names_cluster():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's Train page; Ray on this machine has no dashboard
         try:
             ray.init(**quiet)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:

@@ -154,7 +154,8 @@ def build(
         system, path = open_place(uri)
         system.create_dir(f"{path}/{STAGING}", recursive=True)
         load = partial(load_part, samples=samples)
-        made = run_blocks(iter(missing), load, make_stage, resources, WINDOWS[-1:])  # every window starts new actors for the stage
+        windows = WINDOWS[-1:]  # every window starts new actors for the stage
+        made = run_blocks(iter(missing), load, make_stage, resources, windows, f"teacher-cache-{Path(path).name}")
         try:
             for part, columns in zip(missing, made, strict=True):
                 one = kept[part_name(part)] = write_part(uri, part, columns)

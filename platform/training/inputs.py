@@ -71,6 +71,7 @@ class TrainInputs:
             self.make_stage,
             experiment.teacher_cache.variants,
             self.cache,
+            f"{self.job.folder.name}-train-rank{collective.rank()}",
         )
 
 

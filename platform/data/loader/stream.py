@@ -83,6 +83,8 @@ class Stream:
     """Above 0: the number of fixed draws of every row, see `blocks.Made`."""
     cache: Cache | None = None
     """A cache of these variants: samples are read from it, and no stage runs."""
+    name: str = "stream"
+    """Of its Ray datasets, on the dashboard."""
     samples: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -145,7 +147,7 @@ class Stream:
         first_row = self.first_step * self.plan.microbatch
         samples = self.cache or Made(self.dataset, self.views, self.seed, self.variants)
         load = partial(load_block, first_row=first_row, samples=samples, plan=self.plan)
-        yield from run_blocks(schedule, load, None if self.cache else self.make_stage, self.resources)
+        yield from run_blocks(schedule, load, None if self.cache else self.make_stage, self.resources, name=self.name)
 
 
 def run_blocks(
@@ -154,13 +156,17 @@ def run_blocks(
     make_stage: Callable[[], Stage] | None,
     resources: StreamResources | None,
     windows: Sequence[int] = WINDOWS,
+    name: str = "stream",
 ) -> Iterator[Columns]:
-    """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else by Ray Data."""
+    """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else by Ray Data.
+
+    `name`: of the Ray datasets.
+    """
     if resources is None:
         stage = make_stage() if make_stage else None
         yield from (staged(load(block), stage) for block in blocks)
     else:
-        yield from _in_windows(blocks, load, make_stage, resources, windows)
+        yield from _in_windows(blocks, load, make_stage, resources, windows, name)
 
 
 def _in_windows(
@@ -169,6 +175,7 @@ def _in_windows(
     make_stage: Callable[[], Stage] | None,
     resources: StreamResources,
     windows: Sequence[int],
+    name: str,
 ) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
     runs: list[_Background] = []
@@ -177,7 +184,7 @@ def _in_windows(
     def start() -> int:
         window = list(islice(schedule, next(sizes)))
         if window:
-            runs.append(_Background(_run_window(window, load, make_stage, resources)))
+            runs.append(_Background(_run_window(window, load, make_stage, resources, name)))
         return len(window)
 
     try:
@@ -219,7 +226,7 @@ def _failure(error: SightlineError) -> Columns:
 
 
 def _run_window(
-    blocks: list[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources
+    blocks: list[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources, name: str
 ) -> Iterator[Columns]:
     """One window as one Ray dataset of one task a block, in order. Options are set here because a driver's have no effect in a worker."""
     import logging
@@ -256,6 +263,7 @@ def _run_window(
             num_gpus=resources.actor_gpus,
             memory=1,  # a byte: where both operators ask for the same, Ray Data merges them and loads the blocks in the actors, too
         )
+    dataset.set_name(name)
     for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         if "failure" in columns:
             raise SightlineError(str(columns["failure"][0]), str(columns["hint"][0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from toy import write_pairs
 
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
+from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.experiments.train_run import train_on_ray
 from sightline.platform.runs.events import CheckpointWritten, ClusterNote, RunEvent, StepsDone, TrainingStarted, WorkerStarted
 from sightline.platform.runs.record import Run
@@ -101,6 +103,24 @@ def test_a_worker_that_hangs_is_ended_and_named(place: Path, toy_data: dict[str,
     assert not psutil.pid_exists(pids[1]) and len(starts(run)) == 2
     whole = undisturbed(2)
     assert bits(run) == bits(whole) and run.history() == whole.history()
+    shown_by_ray_train(run)
+
+
+def shown_by_ray_train(run: Run) -> None:
+    """What Ray's own tools read of the last attempt: metrics, and folders of links to the checkpoints that are still there."""
+    from ray.train import Result
+
+    (place,) = (run.folder / "ray").iterdir()
+    result = Result.from_path(place)
+    steps = [metrics["step"] for _, metrics in result.best_checkpoints or []]
+    assert steps[-1] == STEPS == last(run).state.step and steps == sorted(set(steps))
+    assert result.metrics is not None and result.metrics["train/loss"] == run.history()[STEPS - 1]["loss"]
+    assert result.checkpoint is not None
+    linked = Path(result.checkpoint.path) / "model.safetensors"
+    assert linked.is_symlink() and linked.resolve() == last(run).path / "model.safetensors"
+    assert not list(place.rglob("*.pkl")), "Ray wrote a pickle"
+    shutil.rmtree(place)  # as Ray does with what it counts as its own
+    assert checkpoint.problem(last(run).path) is None
 
 
 @pytest.mark.long

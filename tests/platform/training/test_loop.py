@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from sightline.platform.checkpoints.local import Checkpoint
 from sightline.platform.core.event_log import encode
 from sightline.platform.runs.clean import kept_of
 from sightline.platform.runs.events import (
+    CheckpointWritten,
     NonFiniteLoss,
     RunEvent,
     TrainingEnded,
@@ -27,6 +29,7 @@ from sightline.platform.runs.events import (
     WorkerStarted,
 )
 from sightline.platform.runs.record import Run
+from sightline.platform.training.step import Stepper
 
 Train = Callable[..., list[RunEvent]]
 MakeRun = Callable[..., Run]
@@ -127,19 +130,28 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_names_its_samples(toy_run:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_leaves_the_previous_checkpoint_whole(toy_run: MakeRun, train_here: Train, monkeypatch: Any) -> None:
+    """The second checkpoint fails, but not before training has gone on beside it."""
     import safetensors.torch
 
-    run = toy_run("full")
-    save = safetensors.torch.save_file
+    run, further = toy_run("full"), threading.Event()
+    save, step = safetensors.torch.save_file, Stepper.step
 
     def full(tensors: Any, path: Any) -> None:
         if len(list((run.folder / "checkpoints").glob("step-*"))) == 1:
+            assert further.wait(60), "training waited for the checkpoint"
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
+    def stepping(self: Stepper, number: int, microbatches: Any) -> Any:
+        if number == 13:
+            further.set()
+        return step(self, number, microbatches)
+
     monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(Stepper, "step", stepping)
     events = train_here(run)
-    assert isinstance(events[-1], TrainingFailed) and "disk is full" in events[-1].what
+    assert isinstance(events[-1], TrainingFailed) and "disk is full" in events[-1].what and "step 12 " in events[-1].what
+    assert [event.step for event in events if isinstance(event, CheckpointWritten)] == [6]
     assert last(run).state.step == 6
     assert not list((run.folder / "checkpoints").glob(".part-*"))
     monkeypatch.undo()
