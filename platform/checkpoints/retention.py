@@ -73,6 +73,11 @@ class Retention:
             raise SightlineError(f"train.keep_best = {self.best}: {nearest(str(self.best), same)}", "go on with one that is measured")
         return self.value(metrics)
 
+    def is_best(self, metrics: Mapping[str, float], folder: Path) -> bool:
+        """Whether `metrics` are better than those of every checkpoint in `folder`. Raises as `measured` does."""
+        value, best = self.measured(metrics), self.best_in(folder)
+        return value is not None and (best is None or value > best)
+
     def best_in(self, folder: Path) -> float | None:
         """The best `value` of all checkpoints in `folder`; None where none has one."""
         values = (self.value(one.note.metrics) for one in local.checkpoints(folder)) if self.best else ()
@@ -140,15 +145,21 @@ def prune(folder: Path, retention: Retention) -> None:
                 shutil.rmtree(local.hide(old), ignore_errors=True)
 
 
+def check_best(experiment: Experiment) -> None:
+    """Raises `CallError` where nobody could tell which checkpoint is the best by `train.keep_best`."""
+    if best := experiment.train.keep_best:
+        if best.metric.startswith(VALIDATION) and experiment.data.val is None:
+            raise CallError(f"train.keep_best = {best}: it is measured on data.val, which is not set", "give a data set: data.val=FOLDER")
+        better_of(experiment)
+
+
 def better_of(experiment: Experiment) -> str:
     """Whether `lower` or `higher` is better of the metric of `train.keep_best`: as the setting says, else as the method does.
 
-    Raises `CallError` where neither says it, or the validation that measures it is missing.
+    Raises `CallError` where neither says it.
     """
     best = experiment.train.keep_best
     assert best is not None
-    if best.metric.startswith(VALIDATION) and experiment.data.val is None:
-        raise CallError(f"train.keep_best = {best}: it is measured on data.val, which is not set", "give a data set: data.val=FOLDER")
     if best.better is not None:
         return best.better
     name, infos = best.metric.partition("/")[2], find_method(experiment.method).metrics

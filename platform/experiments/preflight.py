@@ -8,7 +8,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import HasFewestPoints, HasSmallestImage, NeedsColumns
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.checkpoints.retention import Retention
+from sightline.platform.checkpoints.retention import check_best
 from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.core.paths import absolute
@@ -45,7 +45,7 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
         check_here(experiment.train)
         local_plan(experiment)
     check_ray()
-    Retention.of(experiment)
+    check_best(experiment)
     tracking_uri(experiment)
     check_names(experiment.log)
     return experiment, dataset

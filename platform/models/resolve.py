@@ -12,8 +12,10 @@ from sightline.methods.contract import BuildContext, HasEncoderForm, HasEncoderP
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.checkpoints.retention import Reason
 from sightline.platform.config import Experiment
 from sightline.platform.core.paths import home_text
+from sightline.platform.runs.clean import kept_of
 from sightline.platform.runs.pinned import Initial
 from sightline.platform.runs.record import Run, all_runs, find_run
 from sightline.platform.tracking.registry import fetch_encoder
@@ -22,12 +24,16 @@ from sightline.platform.weights.format import ENCODER, SINGLE, Weights, read_fil
 if TYPE_CHECKING:
     import torch
 
+BEST = "best"
+"""After `RUN@`: the best checkpoint."""
+
 
 def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     """The weights of a run (name, folder or MLflow run id), of a folder or file of our form, or of a registry URI.
 
-    A run gives the whole state of its newest checkpoint that verifies, or its `encoder/` where there is none. Raises `CallError` naming
-    the nearest run where there is nothing of this name, `SightlineError` where what there is does not verify.
+    A run gives the whole state of its newest checkpoint that verifies, or its `encoder/` where there is none; `RUN@5000` that of step
+    5,000, and `RUN@best` that of the best by `train.keep_best`. Raises `CallError` naming the nearest run where there is nothing of this
+    name, `SightlineError` where what there is does not verify.
     """
     if model.startswith("models:/"):
         with fetch_encoder(model, tracking_uri) as (folder, place):
@@ -44,15 +50,39 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
             return read_folder(path, str(path.absolute()))
         if (path / SINGLE).is_file():
             return read_file(path / SINGLE)
-    run = find_run(model)
+    run, name, which = find_run(model), model, None
+    if run is None and "@" in model:
+        name, _, which = model.rpartition("@")
+        run = find_run(name)
     if run is None:
         names = [run.name for run in all_runs()]
-        near = f": {nearest(model, names)}" if names else f"; there are no runs under {home_text()}"
+        near = f": {nearest(name, names)}" if names else f"; there are no runs under {home_text()}"
         raise CallError(
             f"no run, folder, file or registry model {model!r}{near}",
             "name a run, a folder with encoder.json, a file made by `sightline import` or `export`, or models:/NAME@alias",
         )
-    return weights_of_run(run)
+    return weights_of_run(run) if which is None else weights_at(run, which)
+
+
+def weights_at(run: Run, which: str) -> Weights:
+    """The whole state of the checkpoint at a step (`5000`), or of the `best`. Raises `CallError` where there is none, and
+    `SightlineError` where it does not verify."""
+    stay = {one.step: one for one in kept_of(run)}
+    if which == BEST:
+        found = next((one.checkpoint for one in stay.values() if Reason.BEST in one.reasons), None)
+    else:
+        there = {one.state.step: one for one in checkpoint.checkpoints(run.folder / "checkpoints")}
+        found = there.get(int(which)) if which.isdecimal() else None
+    if found is None:
+        known = "; ".join(f"{step} ({', '.join(one.reasons)})" for step, one in stay.items())
+        raise CallError(
+            f"run {run.name} has no checkpoint @{which}; it keeps {f'steps {known}' if known else 'none'}",
+            f"name one of its steps, such as {run.name}@{next(iter(stay), 5000)}, or set train.keep_every and train.keep_best",
+        )
+    if (damage := checkpoint.problem(found.path)) is not None:
+        raise SightlineError(damage, "name another checkpoint of the run")
+    place, source = f"{run.folder}@{which}", f"run {run.name}, step {found.state.step}"
+    return Weights.of(run.settings["method"], run.settings, "pretext", found.tensors("model"), source, place)
 
 
 def weights_of_run(run: Run) -> Weights:

@@ -11,6 +11,7 @@ import torch
 from made import METHODS, images_for, made_run, pretext_of
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.experiments import finish
 from sightline.platform.models.encoders import load_encoder, open_encoder
 from sightline.platform.runs.record import Run
@@ -53,6 +54,27 @@ def test_without_a_checkpoint_the_saved_encoder_is_opened(run: Run) -> None:
     (run.folder / "encoder" / "encoder.json").unlink()
     with pytest.raises(SightlineError, match="run first has no checkpoint that verifies"):
         open_encoder("first")
+
+
+def test_a_kept_checkpoint_is_named_by_its_step_or_as_the_best(home: Path) -> None:
+    run = made_run("first", **{"train.keep_best": "val/loss higher"})
+    step = next((run.folder / "checkpoints").glob("step-*"))
+    moved = pretext_of(run, 8).state_dict()
+    path = checkpoint.write(step.parent, checkpoint.TrainState(18, 1, 0, 1, run.fingerprint, "", "fp32", ""), {"model": moved})
+    best = open_encoder("first@12")
+    assert best.sha256 != open_encoder("first").sha256 == open_encoder(f"{run.folder}@18").sha256
+    with pytest.raises(CallError, match=r"no checkpoint @best; it keeps steps 18 \(newest\); 12 \(newest\)"):
+        open_encoder("first@best")
+    checkpoint.annotate(step, {"val/loss": 0.5})
+    assert open_encoder("first@best").sha256 == best.sha256 and open_encoder("first@best").source == "run first, step 12"
+    for wrong in ("first@13", "first@last", "first@"):
+        with pytest.raises(CallError, match="first"):
+            open_encoder(wrong)
+    with pytest.raises(CallError, match="did you mean 'first'"):
+        open_encoder("frist@12")
+    (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CallError, match="no checkpoint @18"):
+        open_encoder("first@18")
 
 
 def test_controls_have_the_architecture_and_other_weights(run: Run) -> None:
