@@ -25,7 +25,8 @@ def report(publication: Publication, shared: bool) -> None:
     checkpoint = None
     if written and shared:
         place = Path(ray.train.get_context().get_storage().experiment_fs_path) / written.path.name
-        checkpoint = ray.train.Checkpoint.from_directory(str(link(written.path, place)))
+        with contextlib.suppress(OSError):  # a file system without links: the metrics alone
+            checkpoint = ray.train.Checkpoint.from_directory(str(link(written.path, place)))
     step = {"step": written.step} if written else {}
     ray.train.report(
         {**step, **metrics},
@@ -35,9 +36,13 @@ def report(publication: Publication, shared: bool) -> None:
 
 
 def link(checkpoint: Path, place: Path) -> Path:
-    """A folder at `place` with a relative link to each file of the checkpoint. It stays, empty for a reader, when the checkpoint goes."""
+    """A folder at `place` with a relative link to each file of the checkpoint. It stays, empty for a reader, when the checkpoint goes.
+
+    Raises `OSError`.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    for file in checkpoint.iterdir():
-        with contextlib.suppress(FileExistsError):
-            (place / file.name).symlink_to(os.path.relpath(file, place))
+    with contextlib.suppress(FileNotFoundError):  # a newer one is written, and this one is not kept
+        for file in list(checkpoint.iterdir()):
+            with contextlib.suppress(FileExistsError):
+                (place / file.name).symlink_to(os.path.relpath(file, place))
     return place
