@@ -47,6 +47,7 @@ FIRST = (
     "compare",
     "evaluate",
     "encode",
+    "promote",
     "export",
     "import",
     "clean",

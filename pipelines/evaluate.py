@@ -6,6 +6,7 @@
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. DATA is a data set made by `sightline prepare`; each probe
 takes the first that has what it needs. The metrics are printed and written as JSON and as one HTML page. docs/probes.md has the protocols.
+MLflow gets them as a run of its own and as metrics of the models, where the model was trained or else where new runs go (docs/tracking.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", action="append", default=[], metavar="DATA", help="data that test them, one for each --train")
     parser.add_argument("--controls", type=int, default=3, metavar="N", help="random-weights networks a model (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--no-mlflow", action="store_true", help="record nothing in MLflow")
     parser.add_argument("--out", metavar="REPORT.html", help="report, its JSON beside it (default: under $SIGHTLINE_HOME/evaluations)")
 
 
@@ -77,8 +79,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for outcome in outcomes.values():
         _tell(console, outcome)
     verdict = verdict_of_encoders(outcomes)
+    recorded = None if args.no_mlflow else _record(dict(zip(opened, models, strict=True)), opened, outcomes, [report, document], console)
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
-    return {"models": about, "verdict": verdict, "probes": probes_to_json(outcomes), "report": str(report), "figures": str(document)}
+    return {
+        "models": about,
+        "verdict": verdict,
+        "probes": probes_to_json(outcomes),
+        "report": str(report),
+        "figures": str(document),
+        "mlflow_run_id": recorded,
+    }
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -144,6 +154,49 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     )
     document = write_text(report.with_suffix(".json"), json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))
     return report, document
+
+
+def _record(
+    models: Mapping[str, str], opened: Mapping[str, OpenedEncoder], outcomes: ProbeOutcomes, artifacts: Sequence[Path], console: Screen
+) -> str | None:
+    """The id of the MLflow run; None where MLflow does not take it, which is told. `models`: what each name was opened from."""
+    from sightline.methods.errors import CallError
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.core.scratch import scratch_folder
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.evaluation.findings import flat_metrics, probe_tables
+    from sightline.platform.evaluation.paired import FILE, Measured, write_measured
+    from sightline.platform.evaluation.results import ProbeResult
+    from sightline.platform.evaluation.verdict import verdict_of_encoders
+    from sightline.platform.tracking.evaluation_run import EvaluatedEncoder, Evaluation, record_evaluation
+    from sightline.platform.tracking.problems import Kind, TrackingProblem
+
+    done = [outcome for outcome in outcomes.values() if isinstance(outcome, ProbeResult)]
+    with scratch_folder("evaluation") as scratch:
+        encoders = []
+        for place, (name, one) in enumerate(opened.items()):
+            measured = [found for outcome in done if (found := Measured.of(outcome, name))]
+            (scratch / str(place)).mkdir()
+            resamples = write_measured(scratch / str(place) / FILE, one.sha256, measured)
+            encoders.append(
+                EvaluatedEncoder(name, models[name], one.method, one.source, one.sha256, flat_metrics(outcomes, name), resamples)
+            )
+        evaluation = Evaluation(
+            encoders,
+            {f"probe/{outcome.name}/": Dataset.open(str(outcome.data["test"])) for outcome in done},
+            verdict_of_encoders(outcomes),
+            command_line(sys.argv[1:]),
+            artifacts,
+            probe_tables(outcomes),
+        )
+        try:
+            recorded = record_evaluation(evaluation)
+        except CallError as error:  # an address that is none
+            recorded = TrackingProblem(Kind.OTHER, str(error), error.hint)
+    if isinstance(recorded, TrackingProblem):
+        console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
+        return None
+    return recorded.run_id
 
 
 def _tell(console: Screen, outcome: ProbeOutcome) -> None:

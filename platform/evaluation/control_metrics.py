@@ -23,7 +23,7 @@ from sightline.platform.data.loader.fixed import SampleReader, spread
 
 from .eval_mode import eval_mode
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
-from .results import CONTROL, TITLES, Contrast, MethodResult, Row, RowKind
+from .results import CONTROL, TITLES, TRAINED, Contrast, MethodResult, Row, RowKind
 from .units import make_units
 
 RESAMPLING = Resampling()
@@ -77,7 +77,7 @@ def measure_control_metrics(
         name=CONTROL,
         title=TITLES[CONTROL],
         metrics=infos,
-        rows=(Row("trained network", RowKind.ENCODER, {name: mean(value) for name, value in values.items()}),),
+        rows=(Row(TRAINED, RowKind.ENCODER, {name: mean(value) for name, value in values.items()}),),
         unit_kind=units.kind,
         unit_count=units.count,
         covers=coverage(resampling.level, resampling.draws, units.count, units.kind),

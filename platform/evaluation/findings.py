@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sightline.methods.contract import MetricInfo
 
 from .intervals import Interval
@@ -88,24 +90,46 @@ def title_of(result: ProbeResult) -> str:
     return f"{result.name} {label_of(result.first_metric, result.metrics[result.first_metric])}"
 
 
-def flat_metrics(probes: ProbeOutcomes) -> dict[str, float]:
+def flat_metrics(probes: ProbeOutcomes, encoder: str | None = None) -> dict[str, float]:
     """`flat_intervals` without the ends."""
-    return {name: one.value for name, one in flat_intervals(probes).items()}
+    return {name: one.value for name, one in flat_intervals(probes, encoder).items()}
 
 
-def flat_intervals(probes: ProbeOutcomes) -> dict[str, Interval]:
-    """`probe/<probe>/<metric>` of the first encoder, `random_<metric>` of the mean of its controls, `pixels_<metric>` and the like."""
+def flat_intervals(probes: ProbeOutcomes, encoder: str | None = None) -> dict[str, Interval]:
+    """`probe/<probe>/<metric>` of an encoder (the first where none is named), `random_<metric>` of the mean of its controls,
+    `pixels_<metric>` and the like."""
     out: dict[str, Interval] = {}
     for name, outcome in probes.items():
         if isinstance(outcome, SkippedProbe):
             continue
-        first: dict[str, Row] = {}
-        for row in outcome.rows_of(RowKind.ENCODER, RowKind.CONTROL_MEAN, RowKind.BASELINE):
-            prefix = {RowKind.ENCODER: "", RowKind.CONTROL_MEAN: "random_", RowKind.BASELINE: f"{row.baseline}_"}[row.kind]
-            first.setdefault(prefix, row)
+        own = next((row for row in outcome.rows_of(RowKind.ENCODER) if encoder in (None, row.name)), None)
+        if own is None:
+            continue
+        first = {"": own}
+        for other in (outcome.row(one.second) for one in outcome.differences if one.first == own.name):
+            if other.kind in (RowKind.CONTROL_MEAN, RowKind.BASELINE):
+                first.setdefault("random_" if other.kind is RowKind.CONTROL_MEAN else f"{other.baseline}_", other)
         for prefix, row in first.items():
             out |= {f"probe/{name}/{prefix}{key}": row.values[key] for key in outcome.main_metrics}
     return out
+
+
+def probe_tables(probes: ProbeOutcomes) -> dict[str, dict[str, list[Any]]]:
+    """Tables for MLflow, by artifact: every row of every probe with its intervals, and the differences. Columns by name, None for NaN."""
+    values: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    for name, outcome in probes.items():
+        if isinstance(outcome, SkippedProbe):
+            continue
+        about = {"resampled": outcome.unit_kind, "test data": outcome.data.get("test"), "protocol": outcome.protocol_hash}
+        for key, info in outcome.main_metrics.items():
+            head = {"probe": name, "metric": key, "unit": info.unit, "better": info.better}
+            values += [{**head, "network": row.name, "kind": str(row.kind), **row.values[key].as_dict(), **about} for row in outcome.rows]
+            for one in outcome.differences:
+                names = {"first": one.first, "second": one.second}
+                differences.append({**head, **names, **one.values[key].as_dict(), "verdict": str(one.verdicts[key]), **about})
+    tables = {"probe_values.json": values, "probe_differences.json": differences}
+    return {name: {key: [row[key] for row in rows] for key in rows[0]} for name, rows in tables.items() if rows}
 
 
 def table(result: ProbeResult) -> list[tuple[str, str, list[str]]]:

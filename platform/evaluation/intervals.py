@@ -85,11 +85,16 @@ def average_over_seeds(draws: Float[np.ndarray, "seeds draws"], seed: int) -> Fl
     return np.asarray(np.take_along_axis(draws, picked, axis=0).mean(axis=0))
 
 
+def plural(kind: str) -> str:
+    """Of a kind of units: scenes, time blocks, blocks of rows."""
+    return kind.replace("block", "blocks") if "block" in kind else f"{kind}s"
+
+
 def coverage(level: float, draws: int, units: int, kind: str, also: str = "") -> str:
     """What an interval covers and what it does not, in words for a report."""
     if units < 2:
         return f"No interval: there is one {kind} only, and nothing to resample."
-    many = kind.replace("block", "blocks") if "block" in kind else f"{kind}s"
+    many = plural(kind)
     text = f"{level:.0%} percentile interval from {draws} resamples of {units} {many}{also}: "
     text += f"how far the metric would move with other {many} like these."
     if "block" in kind:

@@ -74,6 +74,8 @@ class MeasuredTable:
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     covers: str
+    draws: Mapping[str, np.ndarray]
+    """Encoder -> its first metric on each resample."""
 
 
 def measure_table(found: Measurement, metrics: Metrics, resampling: Resampling) -> MeasuredTable:
@@ -113,7 +115,9 @@ def measure_table(found: Measurement, metrics: Metrics, resampling: Resampling) 
     if table.seeds:
         also += f" and of the {' and '.join(sorted({str(len(members)) for members in table.seeds.values()}))} training seeds"
     covers = coverage(resampling.level, resampling.draws, count, found.units.kind, also)
-    return MeasuredTable(metrics, tuple(rows), tuple(differences), f"{covers} {found.caution}".rstrip())
+    first = next(iter(metrics), None)
+    kept = {name: draws[name][first] for name in table.encoders} if first else {}
+    return MeasuredTable(metrics, tuple(rows), tuple(differences), f"{covers} {found.caution}".rstrip(), kept)
 
 
 def _pairs(table: ResultTable) -> list[tuple[str, str]]:

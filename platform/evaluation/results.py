@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from sightline.methods.contract import MetricInfo
 
 from .intervals import Interval
@@ -108,6 +111,17 @@ class Contrast:
         return cls(first, second, Interval.from_dict(stored))
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """The first metric of an encoder on every resample, so that it can be compared with another one that is measured later (`paired`)."""
+
+    draws: Float[np.ndarray, " draws"]
+    level: float
+    """Of the intervals."""
+    conditions: Mapping[str, str]
+    """What two encoders must have in common to be compared: data by their fingerprints, protocol, units."""
+
+
 MOST_FREQUENT = "of_the_most_frequent_class"
 """End of the name of a count: test images or clouds of the class that is most frequent in training."""
 
@@ -131,6 +145,10 @@ class EvaluationResult:
     seconds: float
     finding: str = field(default="", kw_only=True)
     """A sentence or two; empty where nothing is to be said."""
+    data: Mapping[str, str | None] = field(default_factory=dict, kw_only=True)
+    """URIs of the `train` and the `test` data."""
+    resamples: Mapping[str, Resamples] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    """Of each encoder, by its row. They lie in a file of their own, not in the JSON."""
 
     @property
     def main_metrics(self) -> dict[str, MetricInfo]:
@@ -171,8 +189,6 @@ class ProbeResult(EvaluationResult):
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON values."""
     protocol_hash: str = ""
-    data: Mapping[str, str | None] = field(default_factory=dict)
-    """URIs of the `train` and the `test` data."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,7 +208,7 @@ class ProbeResult(EvaluationResult):
         return cls(
             name=stored["probe"],
             title=stored["title"],
-            metrics={key: _info_from_json(about) for key, about in stored["metrics"].items()},
+            metrics={key: info_from_json(about) for key, about in stored["metrics"].items()},
             rows=tuple(Row.from_json(row) for row in stored["rows"]),
             unit_kind=stored["units"]["kind"],
             unit_count=stored["units"]["count"],
@@ -234,7 +250,7 @@ class SkippedProbe:
             title=stored["title"],
             reason=stored["skipped"].removeprefix(f"probe {name} skipped: "),
             seconds=stored["seconds"],
-            metrics={key: _info_from_json(about) for key, about in stored["metrics"].items()},
+            metrics={key: info_from_json(about) for key, about in stored["metrics"].items()},
             protocol=stored["protocol"],
             protocol_hash=stored["protocol_hash"],
         )
@@ -268,6 +284,8 @@ class Confusion:
 
 
 CONTROL, TEST = "control", "test"
+TRAINED = "trained network"
+"""The one row of a `MethodResult`."""
 TITLES = {CONTROL: "Control metrics of the method", TEST: "Test metrics"}
 IOU = "IoU"
 RECALL, PRECISION = "Share of each class that is found", "Share of each prediction that is right"
@@ -328,7 +346,7 @@ class MethodResult(EvaluationResult):
             name=name,
             title=TITLES[name],
             metrics=infos,
-            rows=(Row("trained network", RowKind.ENCODER, values),),
+            rows=(Row(TRAINED, RowKind.ENCODER, values),),
             unit_kind=units["kind"],
             unit_count=units["count"],
             covers=stored["covers"],
@@ -347,17 +365,17 @@ def of_class(group: str, label: str) -> MetricInfo:
 
 
 def _head(of: ProbeOutcome) -> dict[str, Any]:
-    metrics = {key: _info_to_json(info) for key, info in of.metrics.items()}
+    metrics = {key: info_to_json(info) for key, info in of.metrics.items()}
     protocol = {"protocol": dict(of.protocol), "protocol_hash": of.protocol_hash}
     return {"probe": of.name, "title": of.title, **protocol, "metrics": metrics}
 
 
-def _info_to_json(info: MetricInfo) -> dict[str, str]:
+def info_to_json(info: MetricInfo) -> dict[str, str]:
     group = {"group": info.group} if info.group else {}
     return {"label": info.label, "unit": info.unit, "better": info.better, "means": info.means, **group}
 
 
-def _info_from_json(stored: Mapping[str, Any]) -> MetricInfo:
+def info_from_json(stored: Mapping[str, Any]) -> MetricInfo:
     return MetricInfo(
         means=stored["means"], label=stored["label"], unit=stored["unit"], better=stored["better"], group=stored.get("group", "")
     )

@@ -20,7 +20,7 @@ from sightline.platform.data.loader.fixed import SampleReader
 from .eval_mode import eval_mode
 from .findings import label_of, show
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
-from .results import BY_CLASS, IOU, PRECISION, RECALL, TEST, TITLES, Confusion, MethodResult, Row, RowKind, of_class
+from .results import BY_CLASS, IOU, PRECISION, RECALL, TEST, TITLES, TRAINED, Confusion, MethodResult, Resamples, Row, RowKind, of_class
 from .units import Units, make_units
 
 RESAMPLING = Resampling()
@@ -79,11 +79,17 @@ def measure_test_metrics(
         for label, value in zip(labels, per_class.tolist(), strict=True):
             found[f"{key}_{label}"] = Interval(value, float("nan"), float("nan"), len(names))
             metrics[f"{key}_{label}"] = of_class(group, label)
+    conditions = {
+        "test data": dataset.fingerprint,
+        "units": units.digest,
+        "classes": ", ".join(labels),
+        "pixels": str(getattr(predictor, "image_size", "")) if segmenting else "",
+    }
     return MethodResult(
         name=TEST,
         title=TITLES[TEST],
         metrics=metrics,
-        rows=(Row("trained network", RowKind.ENCODER, found),),
+        rows=(Row(TRAINED, RowKind.ENCODER, found),),
         unit_kind=units.kind,
         unit_count=len(names),
         covers=coverage(RESAMPLING.level, RESAMPLING.draws, len(names), units.kind),
@@ -92,6 +98,8 @@ def measure_test_metrics(
         seconds=time.perf_counter() - began,
         chance=_chance(seen.confusion, segmenting),
         confusion=Confusion(labels, tuple(tuple(map(int, row)) for row in seen.confusion)),
+        data={"train": None, "test": dataset.uri},
+        resamples={TRAINED: Resamples(draws[next(iter(metrics))], RESAMPLING.level, conditions)},
     )
 
 

@@ -6,6 +6,7 @@ too few scenes) are kept whole, and between training and test frames of one scen
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ class Units:
     @property
     def count(self) -> int:
         return len(set(self.names))
+
+    @property
+    def digest(self) -> str:
+        """The same for the same units, in whatever order."""
+        return hashlib.sha256("\n".join(sorted(set(self.names))).encode()).hexdigest()[:16]
 
 
 def make_units(scenes: Sequence[str], times: Float[np.ndarray, " n"], resampling: Resampling, ids: Sequence[str] = ()) -> Units:

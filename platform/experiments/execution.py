@@ -60,16 +60,16 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
             tracking.start()
             console.print(f"run {run.name} has its last step; measuring, registering and reporting again")
         if run.status == RunStatus.STOPPED:
-            tracking.close("KILLED")
+            tracking.close("KILLED", note=f"Stopped early, with a checkpoint; `sightline resume {shlex.quote(run.name)}` goes on.")
             return _stopped(run, tracking, console)
         from .finish import finish
 
         findings = finish(run, tracking, console, memory)
         run.status = RunStatus.FINISHED
         run.save()
-        tracking.close("FINISHED", artifacts=findings.artifacts, metrics=findings.metrics, step=findings.step)
-    except Exception:
-        tracking.close("FAILED")
+        tracking.close("FINISHED", findings.artifacts, findings.results)
+    except Exception as error:
+        tracking.close("FAILED", note=f"Failed: {error}")
         raise
     except KeyboardInterrupt:
         tracking.close("KILLED")
@@ -110,8 +110,8 @@ def _show_undelivered(run: Run, problem: TrackingProblem | None, console: Screen
 def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, seconds: float) -> dict[str, Any]:
     uri, filed = redact(tracking.uri), findings.registered
     lines = [
-        ("found", findings.verdict),
-        ("", findings.numbers),
+        ("found", findings.results.verdict),
+        ("", findings.results.numbers),
         ("report", str(findings.report)),
         ("encoder", f"{filed.address}  (version {filed.version}, MLflow run {run.mlflow_run_id})" if filed else "not registered"),
         ("look", f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri),
@@ -132,9 +132,9 @@ def _show(run: Run, findings: Findings, tracking: Tracking, console: Screen, sec
         "undelivered": problem and problem.what,
         "mlflow_run_id": run.mlflow_run_id,
         "tracking_uri": uri,
-        "verdict": findings.verdict,
-        "headline": f"{findings.verdict} {findings.numbers}".strip(),
-        "metrics": findings.metrics,
+        "verdict": findings.results.verdict,
+        "headline": f"{findings.results.verdict} {findings.results.numbers}".strip(),
+        "metrics": dict(findings.results.metrics),
         "seconds": seconds,
         "peak_bytes": findings.peak_bytes,
     }

@@ -25,22 +25,26 @@ from sightline.methods.contract import (
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.checkpoints.retention import Reason, Retention, kept
 from sightline.platform.config import Experiment
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import replacing, write_text
 from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
-from sightline.platform.evaluation.findings import flat_intervals, flat_metrics
+from sightline.platform.evaluation.findings import flat_intervals, flat_metrics, probe_tables
 from sightline.platform.evaluation.intervals import Interval
-from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, probes_to_json
+from sightline.platform.evaluation.paired import FILE as RESAMPLES
+from sightline.platform.evaluation.paired import Measured, write_measured
+from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, ProbeResult, probes_to_json
 from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports import summary
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking
+from sightline.platform.tracking.models import Results
 from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.training.stage import make_stage, stage_maker
-from sightline.platform.weights.format import ENCODER, Weights, write_folder
+from sightline.platform.weights.format import ENCODER, Weights, digest, write_folder
 
 from .progress import doing
 
@@ -58,22 +62,17 @@ PICTURED = 6
 
 @dataclass
 class Findings:
-    verdict: str
-    """One plain sentence."""
-    numbers: str
-    """What it rests on."""
+    results: Results
+    """What MLflow gets."""
     report: Path
     registered: Registered | None
     unregistered: TrackingProblem | None
     """Why the encoder was not registered."""
-    metrics: dict[str, float]
     next_steps: list[str]
     peak_bytes: int
     peak: str
     """In words."""
     artifacts: list[Path] = field(default_factory=list)
-    step: int = 0
-    """Of the weights that were measured."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,32 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    step = model.found.state.step
-    return Findings(verdict, numbers, report, registered, unregistered, metrics, next_steps, memory.peak, peak, artifacts, step)
+    sha256, trained = digest(model.encoder.state_dict()), [*([of_method] if of_method else []), *_measured(probes)]
+    if measured := [one for result in trained if (one := Measured.of(result, result.rows[0].name))]:
+        artifacts.append(write_measured(run.folder / RESAMPLES, sha256, measured))
+    results = Results(
+        metrics=metrics,
+        step=model.found.state.step,
+        verdict=verdict,
+        numbers=numbers,
+        model_id=registered.model_id if registered else None,
+        data=measured_on(model, probes),
+        tables=probe_tables(probes),
+        checkpoints=[one for one in kept(run.folder / "checkpoints", Retention.of(model.experiment)) if one.reasons != (Reason.NEWEST,)],
+    )
+    return Findings(results, report, registered, unregistered, next_steps, memory.peak, peak, artifacts)
+
+
+def measured_on(model: TrainedModel, probes: ProbeOutcomes) -> dict[str, Dataset]:
+    """Beginning of the names of metrics in MLflow -> the data that they are measured on."""
+    found: dict[str, Dataset] = {}
+    if model.val is not None:
+        found |= dict.fromkeys(("val/", "health/", "claim/", "test/"), model.val)
+    return found | {f"probe/{one.name}/": Dataset.open(str(one.data["test"])) for one in _measured(probes)}
+
+
+def _measured(probes: ProbeOutcomes) -> list[ProbeResult]:
+    return [outcome for outcome in probes.values() if isinstance(outcome, ProbeResult)]
 
 
 def save_encoder(run: Run, encoder: Any, step: int) -> Path:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.core.paths import ARTIFACTS, DATABASE, home_of, local_tracking_uri, sqlite_uri
+from sightline.platform.core.paths import ARTIFACTS, DATABASE, home, home_of, home_text, local_tracking_uri, sqlite_uri
+from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import quoted_password, redact
 from sightline.platform.runs.identity import identity
 
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 
 RUN_KEY = "sightline.id"
 """Tag of an MLflow run: the identity of the run, sweep or comparison that it records."""
+NOTE, VERDICT = "mlflow.note.content", "sightline.verdict"
+"""Tags of an MLflow run: its description, and the sentence that it began with when it was written here."""
+LONGEST_TAG = 8000
+"""Letters that MLflow takes."""
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the interface shows runs and models, not traces of language models
+    NOTE: (
+        "Self-supervised pre-training and fine-tuning with Sightline. The description of a run says what was found, its artifact "
+        "`report.html` shows it. Models are ranked by `probe/...` in the tab Models. What is logged: docs/tracking.md of Sightline."
+    ),
+}
 ADDRESS_HINT = "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflow.db"
 
 
@@ -37,7 +49,7 @@ def connect(uri: str) -> MlflowClient:
 
     prepare_database(uri)
     try:
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
     finally:
         forget_stray(uri)
 
@@ -46,6 +58,17 @@ def end_run(client: MlflowClient, run_id: str, status: str = "FINISHED", seconds
     """End the MLflow run, at least `seconds` after its start: the clock may have been set back meanwhile."""
     started: int = client.get_run(run_id).info.start_time
     client.set_terminated(run_id, status=status, end_time=max(int(time.time() * 1000), started + int(seconds * 1000)))
+
+
+def open_registry(to_write: bool) -> MlflowClient:
+    """A client of `$MLFLOW_TRACKING_URI`, else of the home's database. Raises `CallError` where it is not there or does not take it."""
+    place = default_uri()
+    if place == local_tracking_uri() and not (home() / DATABASE).is_file():
+        raise CallError(f"there is no registry under {home_text()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
+    problem = find_problem(Place(place, "sightline"), to_write)
+    if problem is not None and problem.kind is not Kind.EXPERIMENT_DELETED:
+        raise problem.error()
+    return connect(place)
 
 
 def undelivered(problem: TrackingProblem, name: str) -> str:
@@ -59,10 +82,23 @@ def undelivered(problem: TrackingProblem, name: str) -> str:
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     """The id of the MLflow experiment of this name, which is created where there is none."""
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    path = sqlite_path(uri)  # explicit, because MLflow's default follows the current directory
-    return str(client.create_experiment(name, artifact_location=(path.parent / ARTIFACTS).as_uri() if path else None))
+    if found is None:
+        path = sqlite_path(uri)  # explicit, because MLflow's default follows the current directory
+        return str(
+            client.create_experiment(name, artifact_location=(path.parent / ARTIFACTS).as_uri() if path else None, tags=EXPERIMENT_TAGS)
+        )
+    for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # of an older version, or made by hand; what a person wrote stays
+        client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
+    return str(found.experiment_id)
+
+
+def describe_run(client: MlflowClient, run_id: str, verdict: str, more: str = "") -> None:
+    """Let the page of an MLflow run begin with `verdict`, plain text, as its description. What a person wrote there stays."""
+    tags = client.get_run(run_id).data.tags
+    before = tags.get(VERDICT)
+    if NOTE not in tags or (before and tags[NOTE].startswith(markdown(before))):
+        client.set_tag(run_id, NOTE, markdown(f"{verdict}\n\n{more}".strip())[:LONGEST_TAG])
+    client.set_tag(run_id, VERDICT, verdict[:LONGEST_TAG])
 
 
 def run_of_record(client: MlflowClient, record: Recorded, experiment: str, tags: Mapping[str, str]) -> str:

@@ -6,10 +6,9 @@ lost and no step waits: the rest is sent later, at the latest by the next resume
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -18,12 +17,15 @@ import msgspec
 from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.redaction import redact
+from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs.events import EVENTS, PROBES, HealthMeasured, ProbesMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
-from .client import connect, end_run, place_of, raise_or_say, run_of_record
+from .client import connect, describe_run, end_run, place_of, raise_or_say, run_of_record
 from .database import forget_stray
+from .datasets import dataset_input, licences
+from .models import Results, log_results
 from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
 if TYPE_CHECKING:
@@ -153,11 +155,11 @@ class Tracking:
         write_record(self._state_path, self._state)
 
     def close(
-        self, status: str, artifacts: list[Path] | None = None, metrics: dict[str, float] | None = None, step: int = 0, wait: float = 60.0
+        self, status: str, artifacts: Iterable[Path] = (), results: Results | None = None, note: str = "", wait: float = 60.0
     ) -> None:
         """Deliver the rest and end the MLflow run: `FINISHED`, `KILLED` (stopped early, may be resumed) or `FAILED`. Never raises.
 
-        `metrics`: measured after training, of the weights of `step`.
+        `note`: the description of a run that has no `results`, which have a verdict.
         """
         self._closing.set()
         if self._thread.is_alive():
@@ -165,14 +167,14 @@ class Tracking:
         try:
             client = self.client
             self.deliver()
-            there = client.get_run(self.run_id).data.metrics if metrics else {}
-            newest = self._state["delivered"]
-            for name, value in (metrics or {}).items():
-                if there.get(name) != value or newest.get(name, step) < step:  # else a resume measured the same value again
-                    client.log_metric(self.run_id, name, value, step=step)
-            if curves := {name: step for name in metrics or {} if newest.get(name, step) < step}:
-                self._note(self.offsets, {**newest, **curves})  # they end here
-            for path in artifacts or []:
+            if results:
+                newest = self._state["delivered"]
+                log_results(client, self.run_id, results, newest)
+                if curves := {name: results.step for name in results.metrics if newest.get(name, results.step) < results.step}:
+                    self._note(self.offsets, {**newest, **curves})  # they end here
+            if verdict := redact(results.verdict if results else note):
+                describe_run(client, self.run_id, verdict, results.numbers if results else "")
+            for path in artifacts:
                 if path.exists():
                     client.log_artifact(self.run_id, str(path))
             end_run(client, self.run_id, status, time.monotonic() - self._connected)
@@ -224,27 +226,15 @@ class Tracking:
             client.log_batch(self.run_id, params=params[start : start + 100])
 
     def _log_data(self, client: MlflowClient) -> None:
-        """Log the data sets as MLflow dataset inputs, with their fingerprints as digests, and the training data's licences as a tag.
+        """Log the data sets as inputs of the MLflow run, and the training data's licences as a tag.
 
         MLflow recognises those that the run already has.
         """
-        from mlflow.entities import Dataset as LoggedDataset
-        from mlflow.entities import DatasetInput, InputTag
-
-        from sightline.platform.data.dataset import Dataset
-
-        data, inputs = self.run.experiment.data, []
-        for use, uri in (("training", data.train), ("validation", data.val)):
-            if not uri:
-                continue
-            dataset = Dataset.open(uri)
-            source, profile = json.dumps({"uri": redact(dataset.uri)}), json.dumps({"num_rows": dataset.rows, "kind": dataset.kind})
-            logged = LoggedDataset(Path(dataset.uri).name, dataset.fingerprint[:36], "sightline", source, profile=profile)
-            inputs.append(DatasetInput(logged, [InputTag("mlflow.data.context", use)]))
-            if use == "training":
-                licences = "; ".join(sorted({source.licence for source in dataset.manifest.provenance.sources}))
-                client.set_tag(self.run_id, "sightline.licence", licences[:4000] or "unstated")
-        client.log_inputs(self.run_id, datasets=inputs)
+        data = self.run.experiment.data
+        used = {"training": data.train, "validation": data.val}
+        opened = {context: Dataset.open(uri) for context, uri in used.items() if uri}
+        client.set_tag(self.run_id, "sightline.licence", licences([opened["training"]])[:4000] or "unstated")
+        client.log_inputs(self.run_id, datasets=[dataset_input(dataset, context) for context, dataset in opened.items()])
 
 
 def _read_state(path: Path, run: Run) -> _State:

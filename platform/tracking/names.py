@@ -12,6 +12,7 @@ LONGEST_EXPERIMENT, LONGEST_KEY, LONGEST_MODEL = 500, 250, 256
 """Letters that MLflow's databases hold."""
 MODEL = re.compile(r"[\w.-]+( +[\w.-]+)*")
 """Of a registered model. MLflow refuses `/` and `:`; `@`, quotes and others cannot stand in `models:/NAME@alias` or in a search."""
+ALIAS = re.compile(r"[\w-]+", re.ASCII)
 TAG = re.compile(r"[/\w.\- :]+")
 
 
@@ -24,6 +25,13 @@ def check_names(log: LogConfig) -> None:
     for key in log.tags:
         if not TAG.fullmatch(key) or len(key) > LONGEST_KEY or normpath(key) != key or key.startswith(("..", "/")):
             raise CallError(f"log.tags: MLflow takes no tag named {key[:40]!r}", "use letters, digits, spaces, '_', '-', '.', ':' and '/'")
+
+
+def check_alias(alias: str, where: str) -> None:
+    """Raise `CallError` where MLflow would refuse the alias of a version. `where`: the option that names it."""
+    if not ALIAS.fullmatch(alias) or len(alias) > LONGEST_MODEL - 1 or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        hint = "use letters, digits, '_' and '-', for example champion; MLflow keeps 'latest' and 'v1' for itself"
+        raise CallError(f"{where} = {alias[:40]!r} is no alias", hint)
 
 
 def check_model_name(name: str, where: str) -> None:

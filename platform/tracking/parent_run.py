@@ -12,7 +12,7 @@ from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.record import RUN_FILE, Run
 
-from .client import Recorded, connect, end_run, place_of, raise_or_say, run_of_record
+from .client import Recorded, connect, describe_run, end_run, place_of, raise_or_say, run_of_record
 from .problems import Place, explain, find_problem
 from .quiet import quiet_mlflow
 
@@ -68,14 +68,18 @@ def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]
     return pages
 
 
-def end(parent: Parent, report: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-    """End the MLflow run with its report, metrics and tags. Does nothing where there is none, or the server is unreachable."""
+def end(parent: Parent, report: Path, verdict: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """End the MLflow run with its report, metrics, tags and, as its description, the verdict.
+
+    Does nothing where there is none, or the server is unreachable.
+    """
     if parent.mlflow_run_id is None:
         return
     with suppress(Exception):  # the folder has all of it, too
         client = connect(place_of(parent))
         for key, value in metrics.items():
             client.log_metric(parent.mlflow_run_id, key, value)
+        describe_run(client, parent.mlflow_run_id, redact(verdict))
         for key, text in tags.items():
             client.set_tag(parent.mlflow_run_id, key, text)
         client.log_artifact(parent.mlflow_run_id, str(report))

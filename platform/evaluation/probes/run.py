@@ -9,7 +9,7 @@ import torch
 
 from sightline.platform.evaluation.findings import finding_of
 from sightline.platform.evaluation.result_table import measure_table
-from sightline.platform.evaluation.results import ProbeOutcome, ProbeResult, SkippedProbe
+from sightline.platform.evaluation.results import ProbeOutcome, ProbeResult, Resamples, SkippedProbe
 
 from .catalog import find_probe
 from .cloud_context import CloudEvalContext
@@ -63,6 +63,13 @@ def run_probe(
     except ProbeSkippedError as reason:
         return SkippedProbe(name, spec.title, str(reason), time.perf_counter() - began, spec.metrics, stated, digest)
     measured = measure_table(found, {**spec.metrics, **found.details}, protocol.resampling)
+    train = pair.train if spec.fits_head else None
+    conditions = {
+        "protocol": digest,
+        "training data": train.fingerprint if train else "",
+        "test data": pair.test.fingerprint,
+        "units": found.units.digest,
+    }
     return ProbeResult(
         name=name,
         title=spec.title,
@@ -76,7 +83,11 @@ def run_probe(
         differences=measured.differences,
         protocol=stated,
         protocol_hash=digest,
-        data={"train": pair.train.uri if pair.train and spec.fits_head else None, "test": pair.test.uri},
+        data={"train": train.uri if train else None, "test": pair.test.uri},
+        resamples={
+            name: Resamples(draws, protocol.resampling.level, {**conditions, "grid": found.table.scope[name]})
+            for name, draws in measured.draws.items()
+        },
         seconds=time.perf_counter() - began,
     )
 

@@ -75,7 +75,7 @@ def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
     report = write_report(comparison.folder / "report.html", page.page(comparison, probes, costs))
     comparison.status = ComparisonStatus.FINISHED
     comparison.save()
-    parent_run.end(comparison, report, page.metrics(comparison, probes), {})
+    parent_run.end(comparison, report, page.verdict(comparison, probes), page.metrics(comparison, probes), {})
     for line in page.lines(comparison, probes, costs):
         say(line)
     verdict = page.verdict(comparison, probes)

@@ -58,7 +58,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
     sweep.save()
     values = winner.values(sweep.plan) if winner else None
     metrics = {metric_name(one.name): value for one, value in zip(sweep.plan.objectives, values or (), strict=False)}
-    parent_run.end(sweep, report, metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
+    parent_run.end(sweep, report, summary.verdict(sweep), metrics, {"sightline.winner": sweep.run_name(winner.number)} if winner else {})
     say("")
     lines = [
         ("found", summary.verdict(sweep)),

@@ -26,6 +26,7 @@ from sightline.platform.runs.identity import identity, mark
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import place_of, undelivered
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
+from sightline.platform.tracking.models import Results
 from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.training.job import TrainJob
 
@@ -93,7 +94,7 @@ class LiveTrial:
         for index, (run, tracking) in enumerate(zip(self.runs, self.tracking, strict=True)):
             run.status = status
             run.save()
-            tracking.close(mlflow, metrics=metrics[index] if metrics else None)
+            tracking.close(mlflow, results=Results(metrics[index] if metrics else {}))
 
     @property
     def problem(self) -> TrackingProblem | None:
@@ -301,7 +302,7 @@ def _deliver_missed(sweep: Sweep) -> None:
             folder = runs_folder() / name
             if trial.status in ENDS and folder.is_dir() and is_behind(run := Run.open(str(folder))):
                 tracking = Tracking(run)
-                tracking.close(ENDS[trial.status].mlflow, metrics=_metrics(sweep, trial, seed))
+                tracking.close(ENDS[trial.status].mlflow, results=Results(_metrics(sweep, trial, seed)))
                 if tracking.problem:  # still unreachable
                     return
 

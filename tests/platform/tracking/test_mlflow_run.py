@@ -12,11 +12,16 @@ from typing import Any
 
 import pytest
 
+from sightline.methods.errors import SightlineError
+from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import BrokenSamples, CheckpointWritten, StepsDone, TrainingEnded, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking import mlflow_run
+from sightline.platform.tracking.client import NOTE, VERDICT, describe_run, experiment_of
+from sightline.platform.tracking.datasets import logged_dataset
 from sightline.platform.tracking.mlflow_run import Tracking, metrics_of
+from sightline.platform.tracking.models import Results
 
 AWAY = "http://127.0.0.1:1"
 
@@ -102,7 +107,7 @@ def test_a_run_has_its_settings_provenance_and_metrics(run: Run) -> None:
     report.write_text("<p>fine</p>")
     tracking = Tracking(run)
     tracking.start()
-    tracking.close("FINISHED", artifacts=[report, run.folder / "absent"], metrics={"probe/depth/delta1": 0.7})
+    tracking.close("FINISHED", artifacts=[report, run.folder / "absent"], results=Results({"probe/depth/delta1": 0.7}))
     assert tracking.problem is None
     assert curve(run) == [(1, 3.0), (2, 2.0), (3, 1.0)] and curve(run, "val/loss") == [(3, 0.9)]
     client = MlflowClient(tracking_uri=run.tracking_uri)
@@ -224,9 +229,13 @@ class Server:
         self.inputs: list[Any] = []
         self.started, self.ended = 0, 0
         """Milliseconds since 1970."""
+        self.of_experiment: dict[str, str] = {}
 
     def get_experiment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(experiment_id="1")
+        return SimpleNamespace(experiment_id="1", tags=dict(self.of_experiment))
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        self.of_experiment[key] = value
 
     def create_run(self, experiment_id: str, run_name: str, tags: dict[str, str]) -> Any:
         self.runs, self.tags = self.runs + 1, dict(tags)
@@ -237,7 +246,8 @@ class Server:
         return [SimpleNamespace(info=SimpleNamespace(run_id=f"id{self.runs}"))] if key and f"'{key}'" in filter_string else []
 
     def get_run(self, run_id: str) -> Any:
-        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={}), info=SimpleNamespace(start_time=self.started))
+        data = SimpleNamespace(params=self.params, metrics={}, tags=self.tags)
+        return SimpleNamespace(data=data, info=SimpleNamespace(start_time=self.started))
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self.tags[key] = value
@@ -379,7 +389,41 @@ def test_data_sets_are_inputs_and_tags_are_those_of_sightline_and_of_the_person(
     found = {given.tags[0].value: given.dataset for given in server.inputs}
     assert found.keys() == {"training", "validation"}
     assert found["training"].digest == run.fingerprint[:36] != found["validation"].digest
-    assert json.loads(found["training"].profile) == {"num_rows": 90, "kind": "pairs"}
+    profile = json.loads(found["training"].profile)
+    assert profile["num_rows"] == 90 and profile["kind"] == "pairs" and profile["largest_image"] == "80 x 72"
+    columns = {column["name"]: column["type"] for column in json.loads(found["training"].schema)["mlflow_colspec"]}
+    assert columns["id"] == "string" and columns["image1"] == "binary"
+
+
+def test_a_logged_data_set_is_opened_by_mlflow_and_another_in_its_place_is_not(toy_data: dict[str, str]) -> None:
+    import mlflow.data
+    from mlflow.entities import Dataset as LoggedDataset
+
+    logged = logged_dataset(Dataset.open(toy_data["data.train"]))
+    opened = mlflow.data.get_source(logged).load()
+    assert opened == Dataset.open(toy_data["data.train"]) and opened.fingerprint.startswith(logged.digest)
+    older = LoggedDataset("train", "digest", "sightline", json.dumps({"uri": toy_data["data.train"]}))
+    assert mlflow.data.get_source(older).load() == opened
+    replaced = json.dumps({**json.loads(logged.source), "uri": toy_data["data.val"]})
+    with pytest.raises(SightlineError, match="not the data set that was logged"):
+        mlflow.data.get_source(LoggedDataset("train", logged.digest, "sightline", replaced)).load()
+
+
+def test_an_experiment_opens_for_training_and_what_a_person_wrote_of_it_stays() -> None:
+    server: Any = Server()
+    server.of_experiment[NOTE] = "ours"
+    assert experiment_of(server, "sightline", "http://host") == "1"
+    assert server.of_experiment == {NOTE: "ours", "mlflow.experimentKind": "custom_model_development"}
+
+
+def test_a_run_is_described_by_its_newest_verdict_unless_a_person_did() -> None:
+    server: Any = Server()
+    describe_run(server, "id", "It *stopped*.")
+    describe_run(server, "id", "It has learned.", "k-NN 30 %.")
+    assert server.tags == {NOTE: "It has learned.\n\nk-NN 30 %.", VERDICT: "It has learned."}
+    server.tags[NOTE] = "mine"
+    describe_run(server, "id", "Better.")
+    assert server.tags == {NOTE: "mine", VERDICT: "Better."}
 
 
 def test_a_password_connects_and_is_shown_nowhere(tracked: Callable[[Server], Tracking]) -> None:
