@@ -37,6 +37,12 @@ def show_number(value: float, info: MetricInfo, sign: str = "") -> str:
     return f"{value:{sign}.{2 if info.unit == 'dB' else 3}f}"
 
 
+def show_span(value: Interval, info: MetricInfo, sign: str = "") -> str:
+    """A value without its unit, and the ends of its interval where it has them: `61.2 (58.9 to 63.5)`."""
+    ends = f" ({show_number(value.low, info, sign)} to {show_number(value.high, info, sign)})" if value.has_ends else ""
+    return f"{show_number(value.value, info, sign)}{ends}"
+
+
 def label_of(key: str, info: MetricInfo) -> str:
     """The metric's short name; its key in words where it has none."""
     return info.label or key.replace("_", " ")
@@ -139,8 +145,8 @@ def table(result: ProbeResult) -> list[tuple[str, str, list[str]]]:
     for row in result.rows:
         if row.kind not in (RowKind.CONTROL, RowKind.SEED):
             mine = [one for one in result.differences if one.first == row.name]
-            said = [f"{_span(one.values[metric], info, '+')} against {one.second}: {one.verdicts[metric]}" for one in mine]
-            lines.append((row.name, _span(row.values[metric], info), said))
+            said = [f"{show_span(one.values[metric], info, '+')} against {one.second}: {one.verdicts[metric]}" for one in mine]
+            lines.append((row.name, show_span(row.values[metric], info), said))
     return lines
 
 
@@ -171,8 +177,3 @@ def _with_ends(difference: Interval, info: MetricInfo) -> str:
         f", interval {show_number(difference.low, info, '+')} to {show_number(difference.high, info, '+')}" if difference.has_ends else ""
     )
     return f"{show_difference(difference.value, info)}{ends}"
-
-
-def _span(value: Interval, info: MetricInfo, sign: str = "") -> str:
-    ends = f" ({show_number(value.low, info, sign)} to {show_number(value.high, info, sign)})" if value.has_ends else ""
-    return f"{show_number(value.value, info, sign)}{ends}"

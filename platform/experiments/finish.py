@@ -147,11 +147,12 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
     verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run)), summary.numbers(of_method, probes)
+    peak = memory.words(run.events())
     with doing(console, "registering the encoder"):
-        outcome = register(run, tracking, model, saved, metrics, f"{verdict}\n\n{numbers}")
+        about = card(run, model, verdict, numbers, of_method, probes, peak)
+        outcome = register(run, tracking, model, saved, metrics, about)
     registered, unregistered = (None, outcome) if isinstance(outcome, TrackingProblem) else (outcome, None)
     next_steps = summary.next_steps(run, registered.address if registered else None)
-    peak = memory.words(run.events())
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
@@ -279,11 +280,12 @@ def metric_infos(of_method: MethodResult | None, probes: ProbeOutcomes, metric_n
 
 
 def register(
-    run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], usage: str
+    run: Run, tracking: Tracking, model: TrainedModel, saved: Path, metrics: Mapping[str, float], about: str
 ) -> Registered | TrackingProblem:
     """The version, or why there is none: the run's own files hold everything."""
     from mlflow.exceptions import MlflowException
 
+    from sightline.platform.tracking.model_use import has_timm_form
     from sightline.platform.tracking.registry import register_encoder
 
     experiment = model.experiment
@@ -304,11 +306,29 @@ def register(
         return tracking.problem_of(error)
     try:
         filed: Registered = register_encoder(
-            model.encoder, name=name, run_id=str(run.mlflow_run_id), tracking_uri=tracking.uri, tags=tags, usage=usage, saved=saved
+            model.encoder,
+            name=name,
+            run_id=str(run.mlflow_run_id),
+            tracking_uri=tracking.uri,
+            tags=tags,
+            about=about,
+            timm=has_timm_form(experiment.method, experiment.method_config, model.encoder.state_dict()),
+            saved=saved,
         )
     except (MlflowException, OSError) as error:  # the server went away in the middle
         return tracking.problem_of(error)
     return filed
+
+
+def card(
+    run: Run, model: TrainedModel, verdict: str, numbers: str, of_method: MethodResult | None, probes: ProbeOutcomes, peak: str
+) -> str:
+    """What the registered model is, as Markdown."""
+    from sightline.platform.reports.model_card import model_card
+
+    data = [("training", model.train), *([("validation", model.val)] if model.val else [])]
+    facts = summary.facts(run, list(run.events()), model.train, model.val, model.found, peak, model.size)
+    return model_card(verdict, numbers, facts, data, of_method, probes, summary.identities(run, model.found))
 
 
 def write_page(

@@ -14,7 +14,7 @@ from sightline.methods.contract import HasNormalised, HasPooled, Predictor, Take
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.ops.clouds import draw_points, fitted
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.encoder_input import class_names, fit_image
+from sightline.platform.data.encoder_input import PIXEL_SLACK, class_names, fit_image
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 """Pillow's modes of 8 bits a channel. What has more is no photograph, and Pillow would clip it."""
@@ -194,7 +194,7 @@ def _unit_range(values: torch.Tensor) -> torch.Tensor:
     if values.dtype == torch.bool or not values.is_floating_point():
         raise CallError(f"pictures of {str(values.dtype).removeprefix('torch.')}", "give uint8 from 0 to 255, or floats from 0 to 1")
     low, high = (float(end) for end in values.detach().aminmax()) if values.numel() else (0.0, 1.0)
-    if not (low >= -0.01 and high <= 1.01):
+    if not (low >= -PIXEL_SLACK and high <= 1 + PIXEL_SLACK):
         hint = "divide by 255" if high > 4 else "leave them as they are in [0, 1]: normalisation is inside the encoder"
         raise CallError(f"floats of a picture lie in [0, 1]; these go from {low:.3g} to {high:.3g}", hint)
     return values.float()

@@ -1,38 +1,35 @@
-"""Registers an encoder in the MLflow model registry, in two forms: an exported graph that loads without Sightline and without unpickling,
+"""Registers an encoder in the MLflow model registry, in two forms: an exported graph that serves without Sightline (`mlflow_model`),
 and the folder from which Sightline builds the module again (`open_encoder`).
-
-Loading with `MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false` needs torch 2.10 or newer (MLflow checks every record of the archive).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import torch
 
-from sightline.methods.contract import Predictor
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.core.paths import DATABASE, check_writable, home, home_text, local_tracking_uri
 from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import scratch_folder
-from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name
+from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
 from .client import connect, default_uri, end_run, experiment_of, run_of
 from .database import forget_stray, moved_location, sqlite_path
+from .mlflow_model import output_shape, save_model
+from .model_use import has_timm_form, use_of
 from .problems import Kind, Place, find_problem
 
 if TYPE_CHECKING:
@@ -41,9 +38,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
-TOLERANCE = 1e-5
-"""Largest allowed difference between the features of the encoder and those of its exported graph."""
 ARTIFACT = "encoder"
+FORM, SERVES = "sightline.form", "2"
+"""Tag of a version and of its model: the form of the graph. Those without it are older, and `mlflow.pyfunc` does not take them."""
+LOGGED = re.compile(r"m-[0-9a-f]{32}")
+"""The id of a logged model."""
+DESCRIPTION = 5000
+"""Characters of a description that a registry's database keeps."""
+NOTE = "mlflow.note.content"
+"""Tag that MLflow's interface shows as the description of a logged model."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases of the winners of sweeps."""
 
@@ -83,7 +86,8 @@ def register_encoder(
     run_id: str,
     tracking_uri: str,
     tags: Mapping[str, str],
-    usage: str = "",
+    about: str = "",
+    timm: bool = False,
     saved: Path | None = None,
     alias: str = "candidate",
 ) -> Registered:
@@ -93,18 +97,20 @@ def register_encoder(
     version. The exported graph
     takes float32 RGB in [0, 1], batch x 3 x `encoder.image_size`, and returns what the encoder's `forward` returns: patch tokens
     (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is compared with `encoder` for
-    three batch sizes first. `usage`: a plain text about the encoder; with a loading example
-    it becomes the version's description and README.md.
+    three batch sizes first. `about`: Markdown about the encoder; with how it is used it becomes the version's description, the logged
+    model's, and README.md. `timm`: whether `sightline export` can write it for timm.
     `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
     cannot be exported, or the exported graph disagrees.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
-    given = input_of(encoder)
-    output = output_name(encoder)
-    classes = _classes_example(encoder, output) if isinstance(encoder, Predictor) else ""
-    text = f"{markdown(usage.strip())}\n\n{_example(name, alias, given, output, tracking_uri, classes)}".strip() + "\n"
+    given, output = input_of(encoder), output_name(encoder)
+    shape = output_shape(encoder, given)
+
+    def card(uri: str, serves: bool = True) -> tuple[str, str]:
+        return about.strip(), use_of(uri, tracking_uri, encoder, given, shape, serves=serves, timm=timm)
+
     sha256 = digest(encoder.state_dict())
     tags = {**{key: str(value) for key, value in tags.items()}, "sightline.sha256": sha256}
     with _tracking(tracking_uri), scratch_folder("register") as scratch:
@@ -113,17 +119,20 @@ def register_encoder(
             if filed.tags.get("sightline.sha256") == sha256:
                 for key, value in tags.items():
                     client.set_model_version_tag(name, filed.version, key, value)
-                client.update_model_version(name, filed.version, text)
+                serves = filed.tags.get(FORM) == SERVES
+                client.update_model_version(name, filed.version, _described(*card(f"models:/{name}/{filed.version}", serves)))
                 return _registered(client, name, filed, alias)
         run = client.get_run(run_id)
+        tags[FORM] = SERVES
         logged = _begun(client, run, sha256) or client.create_logged_model(
             run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
         )
+        of_model = card(f"models:/{logged.model_id}")
         if logged.status != LoggedModelStatus.READY:
             try:
                 folder = scratch / "model"
-                _save(encoder, given, output, folder, logged, run_id)
-                (folder / "README.md").write_text(text)
+                save_model(encoder, given, output, folder, logged, run_id)
+                (folder / "README.md").write_text("\n\n".join(of_model).strip() + "\n")
                 if saved is not None:
                     shutil.copytree(saved, folder / ARTIFACT)
                 client.log_model_artifacts(logged.model_id, str(folder))
@@ -132,15 +141,24 @@ def register_encoder(
                     client.finalize_logged_model(logged.model_id, "FAILED")
                 raise
             client.finalize_logged_model(logged.model_id, "READY")
+        client.set_logged_model_tags(logged.model_id, {NOTE: _described(*of_model)})
         if not run.outputs or logged.model_id not in {each.model_id for each in run.outputs.model_outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         if not client.search_registered_models(f"name = '{name}'"):
             with suppress(MlflowException):  # another run may have created it meanwhile
                 client.create_registered_model(name)
-        filed = client.create_model_version(
-            name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=text, model_id=logged.model_id
-        )
+        filed = client.create_model_version(name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id)
+        client.update_model_version(name, filed.version, _described(*card(f"models:/{name}/{filed.version}")))
         return _registered(client, name, filed, alias)
+
+
+def _described(about: str, use: str) -> str:
+    """Both as a description. Where they are too long for one, whole paragraphs of `about` are left to README.md."""
+    more = "The rest stands in README.md, beside the model's other artifacts."
+    if len(about) + len(use) + 2 > DESCRIPTION:
+        room = max(DESCRIPTION - len(use) - len(more) - 4, 0)
+        about = about[: max(about.rfind("\n\n", 0, room), 0)] + f"\n\n{more}"
+    return f"{about}\n\n{use}".strip()[:DESCRIPTION]
 
 
 def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | None:
@@ -153,7 +171,7 @@ def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | N
     of_run = f"source_run_id = '{run.info.run_id}'"
     unfinished = None
     for model in client.search_logged_models([run.info.experiment_id], filter_string=of_run):
-        if model.tags.get("sightline.sha256") == sha256:
+        if model.tags.get("sightline.sha256") == sha256 and model.tags.get(FORM) == SERVES:
             if not client.search_model_versions(f"source_path = 'models:/{model.model_id}'"):
                 unfinished = unfinished or model
         elif model.status == LoggedModelStatus.PENDING:
@@ -215,14 +233,15 @@ def register_import(weights: Weights, name: str) -> Registered:
     with scratch_folder("import") as scratch:
         state = encoder.state_dict()
         saved = write_folder(Weights.of(weights.method, weights.sections, "encoder", state, weights.source, weights.place), scratch)
-        usage = f"The {weights.method} encoder of the published file {weights.source}."
+        about = markdown(f"The {weights.method} encoder of the published file {weights.source}.")
         filed = register_encoder(
             encoder,
             name=name,
             run_id=run_id,
             tracking_uri=uri,
             tags=tags,
-            usage=usage,
+            about=about,
+            timm=has_timm_form(weights.method, weights.config, state),
             saved=saved,
         )
     end_run(client, run_id)
@@ -233,8 +252,8 @@ def register_import(weights: Weights, name: str) -> Registered:
 def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[Path, str]]:
     """(a temporary folder with the folder form of a registered encoder, the URI that always means this version).
 
-    `uri`: `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME` (the newest). Raises `CallError` where there is no such version, naming
-    the nearest model, and `SightlineError` where Sightline did not register it.
+    `uri`: `models:/NAME@alias`, `models:/NAME/3`, `models:/NAME` (the newest), or `models:/m-...`, the id of a logged model. Raises
+    `CallError` where there is no such version, naming the nearest model, and `SightlineError` where Sightline did not register it.
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]{1,9}))?", uri)
     if not match:
@@ -254,23 +273,18 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
 
     with _tracking(place):
         try:
-            if alias:
-                number = client.get_model_version_by_alias(name, alias).version
-            elif number is None:
-                number = max((int(v.version) for v in client.search_model_versions(f"name = '{name}'")), default=None)
-            location = client.get_model_version_download_uri(name, str(number)) if number is not None else None
+            location, pinned = _location(client, name, alias, number)
             location = location and moved_location(location, path)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise SightlineError(
                     f"the registry {redact(place)} does not answer: {_line(error)}", "check its address and your access"
                 ) from None
-            location = None
+            location, pinned = None, uri
         if location is None:
             raise CallError(
                 f"no {uri} in the registry {redact(place)}: {_near(client, name)}", "see `mlflow ui` for its models, versions and aliases"
             )
-        pinned = f"models:/{name}/{number}"
         if location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists():
             raise SightlineError(
                 f"{pinned} lies no more where the registry says: no {unquote(urlsplit(location).path)}",
@@ -287,6 +301,17 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
         yield Path(folder), pinned
 
 
+def _location(client: MlflowClient, name: str, alias: str | None, number: str | None) -> tuple[str | None, str]:
+    """(where a version or a logged model lies, its URI by number or id); None where no version has this name. Raises what MLflow raises."""
+    if LOGGED.fullmatch(name) and not alias and not number:
+        return str(client.get_logged_model(name).artifact_location), f"models:/{name}"
+    if alias:
+        number = str(client.get_model_version_by_alias(name, alias).version)
+    elif number is None:
+        number = max((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int, default=None)
+    return (str(client.get_model_version_download_uri(name, number)) if number else None), f"models:/{name}/{number}"
+
+
 def _near(client: MlflowClient, name: str) -> str:
     """What there is under this name or a similar one."""
     models = {model.name: model for model in client.search_registered_models()}
@@ -298,64 +323,6 @@ def _near(client: MlflowClient, name: str) -> str:
 
 def _line(error: Exception) -> str:
     return redact((str(error).splitlines() or [type(error).__name__])[0][:200])
-
-
-def _save(encoder: torch.nn.Module, given: EncoderInput, output: str, folder: Path, logged: LoggedModel, run_id: str) -> None:
-    """The MLflow model folder: exported graph, weights, signature, input example, requirements (without Sightline)."""
-    import mlflow.pytorch
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    with _on_cpu(encoder), torch.no_grad():
-        shape = tuple(encoder(given.example(2)).shape[1:])
-    float32 = np.dtype(np.float32)
-    known = {"class_names": list(class_names(encoder))} if isinstance(encoder, Predictor) else None
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, *given.shape), given.name)]), outputs=Schema([TensorSpec(float32, (-1, *shape), output)])
-    )
-    model = Model(
-        artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id, metadata=known
-    )
-    with _on_cpu(encoder):
-        try:
-            mlflow.pytorch.save_model(
-                encoder,
-                str(folder),
-                mlflow_model=model,
-                signature=signature,
-                input_example=given.example(2).numpy(),  # with an example of one, the batch size would be fixed at one
-                pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],  # inferring them takes seconds
-                serialization_format="pt2",
-            )
-        except torch._dynamo.exc.UserError as error:
-            raise SightlineError(f"the encoder cannot be exported as a graph: {error}", "its forward must not depend on values") from error
-        _check(encoder, folder / "data" / "model.pt2", given)
-
-
-def _check(encoder: torch.nn.Module, path: Path, given: EncoderInput) -> None:
-    """Compare the features of the exported graph with the encoder's."""
-    exported = torch.export.load(path).module()
-    for batch in (1, 3, 7):
-        example = given.example(batch)
-        with torch.no_grad():
-            difference = float((exported(example) - encoder(example)).abs().max())
-        if not difference <= TOLERANCE:
-            raise SightlineError(
-                f"the exported encoder differs from the encoder by {difference:.1e} for a batch of {batch}; {TOLERANCE:g} is allowed",
-                "this is a fault of Sightline or of the method's encoder; the run and its checkpoints are whole",
-            )
-
-
-@contextmanager
-def _on_cpu(encoder: torch.nn.Module) -> Iterator[None]:
-    """The encoder on the CPU in evaluation mode: an exported graph stays on the device on which it is traced."""
-    training, device = encoder.training, next(encoder.parameters()).device
-    try:
-        encoder.cpu().eval()
-        yield
-    finally:
-        encoder.to(device).train(training)
 
 
 @contextmanager
@@ -378,27 +345,3 @@ def _tracking(uri: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _classes_example(predictor: Predictor, output: str) -> str:
-    """Lines that give its classes their names."""
-    names = f"\nclass_names = {list(class_names(predictor))!r}  # in the order of the {output}"
-    if predictor.task != "classification":
-        return names
-    return f"{names}\n[class_names[index] for index in {output}.argmax(dim=1)]"
-
-
-def _example(name: str, alias: str, given: EncoderInput, output: str, tracking_uri: str, more: str) -> str:
-    place = tracking_uri if redact(tracking_uri) == tracking_uri else "YOUR_TRACKING_URI"  # an address may carry a password
-    return f"""## Use
-
-```python
-import mlflow, torch
-
-mlflow.set_tracking_uri({json.dumps(place, ensure_ascii=False)})
-encoder = mlflow.pytorch.load_model("models:/{name}@{alias}")  # Sightline is not needed
-{given.name} = torch.rand(4, {", ".join(map(str, given.shape))})  # {given.words}
-{output} = encoder({given.name}){f"  # 4 x {given.tokens} x dim" if output == "tokens" else ""}{more}
-```
-
-Do not call `.eval()` on it: it is a fixed graph, in evaluation mode already."""

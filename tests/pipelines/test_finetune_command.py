@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow_server import served_model
+from model_cards import run_blocks
 from toy import TOY_IMAGES, write_images, write_pairs
 
 from sightline import load_encoder
@@ -116,6 +119,31 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     assert model.class_names == ("dark", "bright") and [name for name, _ in model.classify([dark, bright])] == ["dark", "bright"]
     client = MlflowClient(place_of(run))
     filed = client.get_model_version_by_alias("finetune-classification-model", "candidate")
-    assert filed.description.startswith(result["verdict"]) and "class_names = ['dark', 'bright']" in filed.description
+    card = filed.description
+    assert card.startswith(result["verdict"]) and "\\['dark'" not in card and "['dark', 'bright']" in card
+    assert "| accuracy in % | 100.0 (100.0 to 100.0) |" in card and "20 samples of the validation data" in card
+    assert "| training | train: 40 images, fingerprint " in card and "| unstated | unstated |" in card
     described = yaml.safe_load(next((place / "home").rglob("MLmodel")).read_text())
     assert described["metadata"] == {"class_names": ["dark", "bright"]}
+    _serves("models:/finetune-classification-model/1", place_of(run), card, place)
+
+
+def _serves(uri: str, tracking_uri: str, card: str, folder: Path) -> None:
+    """The blocks of the card, an HTTP client, and `mlflow models predict`."""
+    from click.testing import CliRunner
+    from mlflow.cli import cli
+
+    pictures = np.stack([np.full((3, 32, 32), shade / 255, np.float32) for shade in (40, 210, 50)])
+    with served_model(uri, tracking_uri, folder) as address:
+        session = run_blocks(card, address)
+        answer = requests.post(f"{address}/invocations", json={"inputs": pictures.tolist()}, timeout=60)
+        of_bytes = requests.post(f"{address}/invocations", json={"inputs": (pictures * 255).astype(int).tolist()}, timeout=60)
+    names, logits = np.array(session["class_names"]), np.array(answer.json()["predictions"])
+    assert names[logits.argmax(axis=1)].tolist() == ["dark", "bright", "dark"]
+    assert session["logits"].shape == (4, 2) and session["encoder"].class_names == ("dark", "bright")
+    assert of_bytes.status_code == 400 and "these are no images as this model takes them" in of_bytes.text
+    (folder / "in.json").write_text(json.dumps({"inputs": pictures.tolist()}))
+    words = ["models", "predict", "-m", uri, "-i", "in.json", "-o", "out.json", "-t", "json", "--env-manager", "local"]
+    done = CliRunner().invoke(cli, words, env={"MLFLOW_TRACKING_URI": tracking_uri})
+    assert done.exit_code == 0, done.output
+    assert np.allclose(json.loads((folder / "out.json").read_text())["predictions"], logits, atol=1e-5)

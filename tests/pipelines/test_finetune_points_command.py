@@ -111,9 +111,12 @@ def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: 
     from sightline.platform.models.encoders import open_encoder
 
     opened = open_encoder(result["registered"]).encoder
-    points = torch.randn(5, 64, 3, generator=torch.Generator().manual_seed(0))
+    points = torch.randn(5, 64, 3, generator=torch.Generator().manual_seed(0)) / 3
     with torch.no_grad():
         torch.testing.assert_close(model(points), opened(points))
+    served = mlflow.pyfunc.load_model(result["registered"])
+    np.testing.assert_allclose(served.predict(points.numpy()), model(points).detach().numpy(), atol=1e-5)
+    assert served.metadata.metadata == {"class_names": ["disc", "sphere"]}
     code, _, said = ask("export", "ft", "--format", "official", "--out", place / "official")
     assert code == 0, said
     code, _, said = ask(

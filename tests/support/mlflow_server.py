@@ -1,4 +1,5 @@
-"""`mlflow server` on loopback, with SQLite and proxied artifacts, to be killed and started again on the same port and files."""
+"""`mlflow server` on loopback, with SQLite and proxied artifacts, to be killed and started again on the same port and files; and a model
+that `mlflow models serve` serves."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -60,3 +62,37 @@ class MlflowServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
             self.process = None
+
+
+@contextmanager
+def served_model(uri: str, tracking_uri: str, folder: Path) -> Iterator[str]:
+    """The address of `mlflow models serve` with the packages that are installed here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "--model-uri", uri, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    log = folder / "serve.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words],
+            env={**os.environ, **quiet, "MLFLOW_TRACKING_URI": tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdout=out,
+            stderr=out,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(1200):
+            assert process.poll() is None, log.read_text()[-3000:]
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2) as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.25)
+        else:
+            raise AssertionError(log.read_text()[-3000:])
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)

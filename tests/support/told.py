@@ -20,6 +20,8 @@ FOR_LATER = {
     "export ": "addresses of a real cluster",
     "mlflow ui": "a server that stays",
     "mlflow server": "a server that stays",
+    "mlflow models serve": "a server that stays; tests/pipelines/test_finetune_command.py",
+    "curl ": "asks such a server",
     "log.tracking_uri=http": "needs that server; tests/platform/tracking/test_mlflow_server.py",
     "sightline import": "a file that its authors publish",
     "init=croco-v2.safetensors": "a file that its authors publish",
