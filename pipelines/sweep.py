@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--concurrent",
         type=int,
         metavar="N",
-        help="trials at the same time (default: one a CPU or GPU of the machine that the command runs on)",
+        help="trials at the same time (default: as many as the cluster, or this machine, has CPUs or GPUs for)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the search; training has train.seed (default: %(default)s)")
     parser.add_argument("--insist", action="store_true", help="compare by a pretext loss although the space changes what it measures")

@@ -109,6 +109,11 @@ def up() -> Shares:
     return {node["NodeID"]: {"CPU": 0.0, "GPU": 0.0, **node["Resources"]} for node in nodes}
 
 
+def suitable_nodes(experiment: Experiment) -> list[Mapping[str, float]]:
+    """What the nodes that are up and may run its workers have in all."""
+    return list(_suitable(experiment, up()).values())
+
+
 def _labels() -> Mapping[str, Mapping[str, str]]:
     """Node -> its labels."""
     import ray

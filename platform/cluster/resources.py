@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
+from sightline.platform.config.schema import TrainConfig
 from sightline.platform.data.loader.stream import StreamResources
 
 MOST_WORKERS_PER_CPU = 4
@@ -56,6 +58,7 @@ def plan_resources(
     stage: bool = False,
     actors: int | None = None,
     probes: bool = False,
+    gpus_per_worker: float = 1.0,
 ) -> ResourcePlan:
     """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of Ray Data's CPUs, and with `probes`
     during training these get a GPU that is left.
@@ -71,9 +74,10 @@ def plan_resources(
             f"use train.workers={int(cpus * MOST_WORKERS_PER_CPU)} or fewer, or a larger cluster",
         )
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
-    if use_gpu and workers > gpus:
+    if use_gpu and workers > gpus * per_gpu(gpus_per_worker):
+        shared = f" x {gpus_per_worker:g} GPU = {per_gpu(gpus_per_worker)} a GPU" if gpus_per_worker < 1 else ""
         raise CallError(
-            f"train.workers = {workers} workers need {workers} GPUs, the cluster has {gpus}",
+            f"train.workers = {workers} workers{shared} need {math.ceil(workers / per_gpu(gpus_per_worker))} GPUs, the cluster has {gpus}",
             f"use train.workers={max(gpus, 1)}{'' if gpus else ' train.device=cpu'}, or a larger cluster",
         )
     reserve = 1.0 if cpus >= 4 else 0.5 if cpus >= 2 else 0.25
@@ -81,18 +85,40 @@ def plan_resources(
     worker_cpus = _down(for_workers / workers)
     for_data = cpus - reserve - worker_cpus * workers
     share = _down(for_data / workers)
-    data, worker_gpus = StreamResources(min(1.0, share), share), float(use_gpu)
+    data, worker_gpus = StreamResources(min(1.0, share), share), gpus_per_worker if use_gpu else 0.0
+    spare = 0
     if stage:
         half = _down(share / 2)
         spare = int(gpus - workers) // workers if use_gpu else 0
         count = actors or max(1, spare if use_gpu else int(half))
         actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count)) if use_gpu else 0.0
-        worker_gpus -= TEACHERS_GPU if use_gpu and not spare else 0.0
+        worker_gpus = min(worker_gpus, 1.0 if spare else 1 - TEACHERS_GPU)
         data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
     per_worker = max(1, int(cpus // workers))
-    taken = workers * (1 + (math.ceil(data.actor_gpus * data.actors) if worker_gpus == 1 else 0))
+    taken = workers * (1 + (math.ceil(data.actor_gpus * data.actors) if spare else 0))
     probe_gpus = float(probes and use_gpu and gpus > taken)
     return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve, probe_gpus)
+
+
+def per_gpu(share: float) -> int:
+    """How many processes that take `share` of a GPU Ray places on one."""
+    return int(1 / share + 1e-6)
+
+
+def runs_at_once(train: TrainConfig, nodes: Iterable[Mapping[str, float]]) -> int:
+    """How many runs with these settings the nodes, of so many `CPU` and `GPU`, carry at the same time; 1 at least.
+
+    A run of one worker takes its threads (one where they are not set) and its share of a GPU, both on one node. One of several takes a GPU
+    for each or, without GPUs, two CPUs for each: one trains, one prepares the data.
+    """
+    nodes = list(nodes)
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    use_gpu = (train.device == "cuda" or bool(train.accelerator_type) or train.device == "auto") and gpus > 0
+    if train.workers > 1:
+        return max(1, (gpus if use_gpu else int(sum(node["CPU"] for node in nodes) / 2)) // train.workers)
+    on_cpus = [int(node["CPU"] / (train.threads or 1)) for node in nodes]
+    on_gpus = [int(node.get("GPU", 0)) * per_gpu(train.gpus_per_worker) for node in nodes]
+    return max(1, sum(map(min, on_cpus, on_gpus) if use_gpu else on_cpus))
 
 
 def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
@@ -123,7 +149,17 @@ def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
     stage = experiment.has_stage and not experiment.teacher_cache.variants  # a cache holds what the stage gave
     device = "cuda" if train.accelerator_type else train.device
     probes = experiment.probe.every is not None and train.least_workers is None  # an elastic run takes every GPU itself
-    return plan_resources(train.workers, cpus, gpus, device=device, threads=train.threads, stage=stage, actors=train.actors, probes=probes)
+    return plan_resources(
+        train.workers,
+        cpus,
+        gpus,
+        device=device,
+        threads=train.threads,
+        stage=stage,
+        actors=train.actors,
+        probes=probes,
+        gpus_per_worker=train.gpus_per_worker,
+    )
 
 
 def local_gpus() -> int:

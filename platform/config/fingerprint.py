@@ -20,6 +20,7 @@ RUNTIME_ONLY_KEYS = (
     "workers",
     "least_workers",
     "accelerator_type",
+    "gpus_per_worker",
     "resources",
     "labels",
     "checkpoint_activations",

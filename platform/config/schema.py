@@ -84,6 +84,9 @@ class TrainConfig(Settings):
     accelerator_type: str | None = Field(
         default=None, pattern=r"^[\w.-]+$", description="GPU model that each worker needs, in Ray's words: A100, H100, L4, ..."
     )
+    gpus_per_worker: float = Field(
+        default=1.0, gt=0, le=1, description="share of a GPU that a worker takes, where it has one: 0.5 lets two trials of a sweep share it"
+    )
     resources: dict[str, float] = Field(default={}, description="custom resources of Ray that each worker takes: '{fast_disk: 1}'")
     labels: dict[str, str] = Field(
         default={}, description='labels of the nodes for workers, as Ray selects them: \'{market-type: "!spot", zone: "in(a, b)"}\''
@@ -129,6 +132,15 @@ class TrainConfig(Settings):
             if not LABEL.fullmatch(label) or not LABEL_VALUE.fullmatch(wanted):
                 raise ValueError(f"{label}: {wanted!r} selects no label; write a value, !value, in(one, other) or !in(one, other)")
         return value
+
+    @model_validator(mode="after")
+    def _workers_of_a_run_share_no_gpu(self) -> TrainConfig:
+        if self.workers > 1 and self.gpus_per_worker <= 0.5:
+            raise ValueError(
+                f"train.gpus_per_worker = {self.gpus_per_worker:g} would put two of the {self.workers} workers on one GPU, "
+                "between which NCCL does not work: use more than 0.5, or train.workers=1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpu_model_needs_gpus(self) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from typing import Any
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.cluster.resources import local_gpus
+from sightline.platform.cluster.placement import suitable_nodes
+from sightline.platform.cluster.resources import local_gpus, runs_at_once
+from sightline.platform.core.ray_checks import names_cluster
+from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 
 from .catalog import find_scheduler, find_searcher
@@ -72,9 +76,9 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     if not 1 <= asked.seeds <= MOST_SEEDS:
         raise CallError(f"--seeds {asked.seeds}: 1 to {MOST_SEEDS} are allowed", "each is a training of its own")
     steps = experiment.clock(dataset.rows).steps
-    cores = len(os.sched_getaffinity(0))
-    workers = experiment.train.workers
-    concurrent = asked.concurrent or max(1, local_gpus() // workers if workers > 1 else cores // (experiment.train.threads or 1))
+    nodes = nodes_of(experiment)
+    concurrent = asked.concurrent or runs_at_once(experiment.train, nodes)
+    cores = int(min((node["CPU"] for node in nodes if node["CPU"]), default=1.0))
     plan = SweepPlan(
         space={key: str(domain) for key, domain in space.items()},
         own={key: experiment.flat().get(key) for key in space},
@@ -86,7 +90,7 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
         others=objectives[1:],
         seeds=asked.seeds,
         concurrent=concurrent,
-        threads=experiment.train.threads or max(1, cores // concurrent),
+        threads=experiment.train.threads or max(1, cores // math.ceil(concurrent / len(nodes))),
         steps=steps,
         rungs=rungs(steps, asked.reduction, asked.rungs) if find_scheduler(scheduler).rungs else (steps,),
         reduction=asked.reduction,
@@ -101,6 +105,14 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     if searcher.learns:  # what it needs and does not take is told now, not after the first trial
         propose(plan, 1, [Trial(0, {}, {steps: 0.0}, {steps: {one.name: 0.0 for one in plan.others}}, status=TrialStatus.FINISHED)])
     return plan
+
+
+def nodes_of(experiment: config.Experiment) -> list[Mapping[str, float]]:
+    """`CPU` and `GPU` of each node that trials may run on: of the cluster that `RAY_ADDRESS` names, which is joined, or this machine."""
+    if not names_cluster():
+        return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}]
+    start_ray()
+    return suitable_nodes(experiment) or [{"CPU": 1.0, "GPU": 0.0}]
 
 
 def _check_several(search: str, scheduler: str) -> None:

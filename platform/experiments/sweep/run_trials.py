@@ -18,7 +18,10 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from sightline.methods.errors import CallError
+from sightline.platform import config
 from sightline.platform.checkpoints.remote import Storage
+from sightline.platform.cluster.demand import own_resources
+from sightline.platform.cluster.placement import up
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import StepsDone, TrainingFailed, WorkerStarted
@@ -312,17 +315,18 @@ def ask_stop(run: Run) -> None:
     (run.folder / STOP).touch()
 
 
-def _resources(sweep: Sweep) -> dict[str, float]:
+def _resources(sweep: Sweep) -> tune.PlacementGroupFactory:
     """Of a trial's process: all that it trains with or, where its workers are processes of their own, little."""
-    import ray
-
-    train = sweep.settings["train"]
-    if train["workers"] > 1:
-        return {"CPU": 0.1}
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    train = config.load(sweep.recipe, settings=sweep.settings).train
+    if train.workers > 1:
+        return tune.PlacementGroupFactory([{"CPU": 0.1}])
+    nodes = up().values()
     # A GPU that the settings demand is waited for: nodes that an autoscaler starts are not up yet.
-    gpu = train["device"] == "cuda" or (train["device"] == "auto" and total.get("GPU", 0))
-    return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+    gpu = train.device == "cuda" or train.accelerator_type or (train.device == "auto" and any(node["GPU"] for node in nodes))
+    cpus = min(float(sweep.plan.threads), max((node["CPU"] for node in nodes), default=1.0))  # a smaller machine goes on, too
+    bundle = {"CPU": max(1.0, cpus), **({"GPU": train.gpus_per_worker} if gpu else {}), **own_resources(train)}
+    labels: dict[str, Any] = {"bundle_label_selector": [dict(train.labels)]} if train.labels else {}
+    return tune.PlacementGroupFactory([bundle], **labels)
 
 
 def _failures(run: Run) -> list[TrainingFailed]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sightline.methods.errors import CallError
-from sightline.platform.cluster.resources import MOST_WORKERS_PER_CPU, ResourcePlan, plan_resources, stage_resources
+from sightline.platform.cluster.resources import (
+    MOST_WORKERS_PER_CPU,
+    ResourcePlan,
+    plan_resources,
+    runs_at_once,
+    stage_resources,
+)
+from sightline.platform.config.schema import TrainConfig
 
 CPUS = (1, 2, 3, 4, 16, 96)
 
@@ -122,3 +129,40 @@ def test_a_stage_alone_has_the_cluster_but_for_what_loads_its_samples(cpus: int,
     shares = stage_resources(cpus)
     assert shares.actors == actors and 0 < shares.task_cpus <= shares.cpus and shares.task_cpus != shares.actor_cpus
     assert shares.cpus + shares.actors * shares.actor_cpus <= cpus
+
+
+def test_workers_may_take_a_share_of_a_gpu() -> None:
+    plan = plan_resources(1, 16, 1, gpus_per_worker=0.5)
+    assert plan.worker_gpus == 0.5 and "1 CPU + 0.5 GPU" in plan.describe()
+    assert plan_resources(1, 16, 0, gpus_per_worker=0.5).worker_gpus == 0, "none on CPUs"
+    staged = plan_resources(1, 16, 1, stage=True, gpus_per_worker=0.9)
+    assert staged.worker_gpus + staged.data.actors * staged.data.actor_gpus <= 1 and staged.worker_gpus == 0.75
+    assert plan_resources(1, 16, 1, stage=True, gpus_per_worker=0.5).worker_gpus == 0.5
+    with pytest.raises(CallError, match=r"5 workers x 0.4 GPU = 2 a GPU need 3 GPUs, the cluster has 2"):
+        plan_resources(5, 16, 2, gpus_per_worker=0.4)
+    with pytest.raises(ValueError, match="two of the 2 workers on one GPU"):
+        TrainConfig(workers=2, gpus_per_worker=0.5)
+    assert TrainConfig(workers=2, gpus_per_worker=0.6).gpus_per_worker == 0.6
+    for odd in (0, 1.5, -1, True):
+        with pytest.raises(ValueError, match="gpus_per_worker"):
+            TrainConfig(gpus_per_worker=odd)
+
+
+@pytest.mark.parametrize(
+    ("train", "nodes", "runs"),
+    [
+        ({}, [(2, 0)], 2),
+        ({"threads": 4}, [(16, 0), (8, 0), (3, 0)], 6),
+        ({"threads": 4}, [(3, 0)], 1),
+        ({}, [(16, 1), (16, 0)], 1),
+        ({"gpus_per_worker": 0.5}, [(16, 1), (16, 4)], 10),
+        ({"gpus_per_worker": 0.3, "threads": 8}, [(16, 4)], 2),
+        ({"device": "cpu"}, [(16, 4)], 16),
+        ({"device": "cuda"}, [(4, 0)], 4),
+        ({"workers": 2}, [(16, 8), (16, 1)], 4),
+        ({"workers": 2}, [(2, 0)], 1),
+        ({"workers": 2}, [(8, 0), (8, 0)], 4),
+    ],
+)
+def test_runs_at_once_are_counted_node_by_node(train: dict[str, object], nodes: list[tuple[int, int]], runs: int) -> None:
+    assert runs_at_once(TrainConfig(**train), [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]) == runs  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.experiments.sweep import plan as planning
+from sightline.platform.experiments.sweep import run_trials
 from sightline.platform.experiments.sweep.plan import Asked, add_trials, make_plan, rungs, trial_settings
 from sightline.platform.experiments.sweep.record import (
     Decision,
@@ -366,3 +369,29 @@ def test_a_space_has_the_values_that_the_settings_have(toy: tuple[config.Experim
     assert plan.trials == 5 - inside
     with pytest.raises(CallError, match="names a value twice"):
         make_plan(experiment, dataset, Asked(space=[f"model.image_size=[{size}, {size}],{size}"]))
+
+
+def test_trials_at_the_same_time_are_those_that_the_cluster_carries(
+    toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the machine that the command runs on; and each takes its threads, and its share of a GPU."""
+    experiment, dataset = toy
+    free = experiment.model_copy(update={"train": experiment.train.model_copy(update={"threads": None, "gpus_per_worker": 0.5})})
+    monkeypatch.setattr(planning, "names_cluster", lambda: True)
+    monkeypatch.setattr(planning, "start_ray", lambda: None)
+    nodes = [{"CPU": 16.0, "GPU": 0.0}, {"CPU": 24.0, "GPU": 0.0}]
+    monkeypatch.setattr(planning, "suitable_nodes", lambda experiment: nodes)
+    asked = Asked(space=["optim.lr=log:1e-4..1e-2"], objective=["val/loss"])
+    assert [(plan.concurrent, plan.threads) for plan in (make_plan(free, dataset, asked),)] == [(40, 1)]
+    one = make_plan(free, dataset, replace(asked, concurrent=1))
+    assert (one.concurrent, one.threads) == (1, 16), "at most what its node has"
+    nodes[:] = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}]
+    two = make_plan(free, dataset, asked)
+    assert (two.concurrent, two.threads) == (8, 4)
+    sweep: Any = SimpleNamespace(recipe="toy", settings=free.sections(), plan=two)
+    monkeypatch.setattr(run_trials, "up", lambda: dict(enumerate(nodes)))
+    assert run_trials._resources(sweep).bundles == [{"CPU": 4.0, "GPU": 0.5}]
+    sweep.settings = {**sweep.settings, "train": {**sweep.settings["train"], "accelerator_type": "A100", "labels": {"zone": "a"}}}
+    assert run_trials._resources(sweep).bundles == [{"CPU": 4.0, "GPU": 0.5, "accelerator_type:A100": 0.001}]
+    nodes.clear()
+    assert make_plan(free, dataset, asked).concurrent == 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from sightline.pipelines.__main__ import main
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.sweep import summary
@@ -63,3 +67,23 @@ def test_a_sweep_with_few_trials_says_nothing_of_importance(sweep: Sweep, monkey
     few = sweep.trials()[: summary.LEAST - 1]
     monkeypatch.setattr(Sweep, "trials", lambda self: few)
     assert [section.heading for section in summary.page(sweep, None).sections] == ["What was searched", "Trials"]
+
+
+@pytest.mark.slow
+def test_a_sweep_is_exported_as_a_study_of_optuna(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.note(TrialProposed(9, {"optim.lr": 7e-4}))
+    sweep.note(TrialMeasured(9, Decision.CONTINUE, 18, math.nan))
+    sweep.note(TrialEnded(9, TrialStatus.FINISHED))
+    sweep.note(TrialProposed(10, {"optim.lr": 8e-4}))
+    path = tmp_path / "a?b%20c" / "rates.db"
+    assert main(["export", "rates", "--format", "optuna", "--out", str(path)]) == 0
+    assert "11 trials" in capsys.readouterr().out
+    (tmp_path / "copy.db").write_bytes(path.read_bytes())
+    study = optuna.load_study(study_name="rates", storage=f"sqlite:///{tmp_path / 'copy.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8 + ["FAIL", "FAIL", "RUNNING"]
+    assert study.best_trial.number == 6 and study.best_trial.params == {"optim.lr": 1e-4} and study.metric_names == ["val/loss"]
+    assert study.trials[0].params == {"optim.lr": sweep.plan.own["optim.lr"]} and study.trials[0].intermediate_values == {18: 1.5}
+    assert study.trials[8].user_attrs == {"runs": ["rates-008"], "status": "failed", "error": "no <room>"}
+    assert study.trials[1].datetime_start and study.trials[1].datetime_start <= study.trials[1].datetime_complete
+    assert main(["export", "rates", "--format", "optuna", "--out", str(path)]) == 2 and "exists" in capsys.readouterr().err
+    assert main(["export", "ratess", "--format", "optuna", "--out", str(path)]) == 2 and "did you mean 'rates'" in capsys.readouterr().err
