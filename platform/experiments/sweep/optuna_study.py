@@ -91,7 +91,7 @@ def params(space: Space, settings: dict[str, Any], named: bool = False) -> dict[
 
 def settings_of(space: Space, found: dict[str, Any]) -> dict[str, Any]:
     def value(domain: Choice | Range, given: Any) -> Any:
-        return domain.options[given] if isinstance(domain, Choice) else domain.nearest(given)
+        return domain.options[given] if isinstance(domain, Choice) else domain.rounded(given)
 
     return {name: value(domain, found[name]) for name, domain in space.items()}
 
@@ -132,6 +132,7 @@ def fanova(plan: SweepPlan, known: Sequence[tuple[dict[str, Any], float]]) -> di
     import optuna
     from optuna.trial import create_trial
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study, space = optuna.create_study(), plan.domains
     for settings, value in known:
         study.add_trial(create_trial(params=params(space, settings), distributions=distributions(space), value=value))

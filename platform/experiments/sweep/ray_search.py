@@ -113,7 +113,7 @@ def _index(domain: Domain, value: Any) -> Any:
 
 
 def _value(domain: Domain, found: Any) -> Any:
-    return domain.value(int(found)) if isinstance(domain, Choice) or _by_index(domain) else domain.nearest(float(found))
+    return domain.value(int(found)) if isinstance(domain, Choice) or _by_index(domain) else domain.rounded(float(found))
 
 
 def _same(proposed: Any, known: Any) -> bool:

@@ -84,7 +84,7 @@ class Range:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
-        return round(value) if self.whole else min(max(float(f"{value:.6g}"), self.low), self.high)
+        return round(value) if self.whole else self.rounded(value)
 
     def nearest(self, value: float) -> Any:
         """The value of the domain that is nearest to a number, such as one that rounding has moved off its step."""
@@ -92,6 +92,10 @@ class Range:
         if between is None:
             return min(max(float(value), self.low), self.high)
         return self.value(min(max(round((value - self.low) / between), 0), (self.size or 1) - 1))
+
+    def rounded(self, value: float) -> Any:
+        """As `nearest`, with no more digits than a person wants to read."""
+        return self.nearest(float(f"{value:.6g}"))
 
     def edges(self) -> list[Any]:
         return [round(end) if self.whole else end for end in (self.low, self.high)]

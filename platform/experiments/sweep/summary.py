@@ -27,8 +27,10 @@ from .objectives import front, shown, words
 from .record import Sweep, Trial, TrialStatus
 from .space import Choice, Domain, index_of
 
-SHOWN = 16
-"""Trials with a curve."""
+SHOWN = 8
+"""Trials with a curve: as many as there are colours."""
+SPREAD = 0.06
+"""How far lines through the same value of a list lie apart, as a share of the axis, so that each is seen."""
 LEAST = 8
 """Trials below which nothing is said about the importance of a setting."""
 
@@ -162,7 +164,11 @@ def page(sweep: Sweep, registered: str | None) -> ReportPage:
 
 
 def _settings(trial: Trial) -> str:
-    return ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+    return ", ".join(f"{key}={_text(value)}" for key, value in trial.settings.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _overhead(trials: list[Trial]) -> str:
@@ -173,7 +179,10 @@ def _overhead(trials: list[Trial]) -> str:
 def _place(domain: Domain, value: Any) -> float:
     """Where a value lies on its axis, in [0, 1]."""
     if isinstance(domain, Choice):
-        return index_of(domain, value) / max(1, len(domain.options) - 1)
+        options = domain.options
+        if all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in options):
+            options = tuple(sorted(options))
+        return index_of(Choice(options), value) / max(1, len(options) - 1)
     low, high = (math.log(domain.low), math.log(domain.high)) if domain.log else (domain.low, domain.high)
     return ((math.log(value) if domain.log else value) - low) / (high - low)
 
@@ -217,9 +226,11 @@ def _parallel(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Chart | 
                 courses.append(Course(f"trial {trial.number:03d} failed", (*places,), failed=True))
             continue
         shares = [(value - low) / (high - low) if high > low else 0.5 for value, (low, high) in zip(values or (), ends, strict=True)]
-        shade = shares[0] if plan.better == "higher" else 1 - shares[0]
+        shades = [share if one.sign > 0 else 1 - share for one, share in zip(plan.objectives, shares, strict=True)]
         told = ", ".join(number(value) for value in values or ())
-        courses.append(Course(f"trial {trial.number:03d}: {told}", (*places, *shares), shade, emphasised=trial == best))
+        lists = [isinstance(domain, Choice) for domain in domains.values()]
+        apart = [place + SPREAD * (shades[0] - 0.5) * listed for place, listed in zip(places, lists, strict=True)]
+        courses.append(Course(f"trial {trial.number:03d}: {told}", (*apart, *shares), shades[0], emphasised=trial == best))
     axes = [Axis(key.partition(".")[2], _ticks(domain)) for key, domain in domains.items()]
     for one, (low, high) in zip(plan.objectives, ends, strict=True):
         axes.append(Axis(words(one.name), [(0.0, number(low)), (1.0, number(high))] if high > low else [(0.5, number(low))]))
@@ -247,7 +258,11 @@ def _furthest(trials: list[Trial]) -> list[Trial]:
 def _curves(sweep: Sweep, trials: list[Trial]) -> Chart | None:
     if len(sweep.plan.rungs) == 1:
         return None
-    return line_chart("Objective", {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)}, "step")
+    return line_chart(
+        "Objective of the trials that came furthest",
+        {f"{trial.number:03d}": sorted(trial.results.items()) for trial in _furthest(trials)},
+        "step",
+    )
 
 
 def _losses(sweep: Sweep, trials: list[Trial]) -> Chart | None:
@@ -312,7 +327,7 @@ def _table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> Table:
         name = f"{sweep.run_name(trial.number)}{' (own settings)' * (trial.number == 0)}"
         state = f"{trial.status}{', front' * (trial.number in members)}"
         seconds = f"{trial.seconds['whole']:.0f}" if trial.seconds else ""
-        rows.append([name, state, *(str(full[key]) for key in keys), *steps, *others, seconds])
+        rows.append([name, state, *(_text(full[key]) for key in keys), *steps, *others, seconds])
     columns = ["status", *keys, *(f"step {step}" for step in plan.rungs), *(one.name for one in plan.others), "seconds"]
     first = "those of the front first" if plan.others else "those that came furthest first"
     main = next((index for index, trial in enumerate(order) if best and trial.number == best.number), None)
