@@ -93,11 +93,11 @@ class LiveTrial:
         new = [failed for run, earlier in zip(self.runs, self.earlier_failures, strict=True) for failed in _failures(run)[earlier:]]
         return new[-1] if new else None
 
-    def close(self, status: RunStatus, mlflow: str, metrics: list[dict[str, float]] | None = None) -> None:
+    def close(self, status: RunStatus, mlflow: str, results: list[Results] | None = None) -> None:
         for index, (run, tracking) in enumerate(zip(self.runs, self.tracking, strict=True)):
             run.status = status
             run.save()
-            tracking.close(mlflow, results=Results(metrics[index] if metrics else {}))
+            tracking.close(mlflow, results=results[index] if results else None)
 
     @property
     def problem(self) -> TrackingProblem | None:
@@ -212,7 +212,7 @@ class Ends(TrialProgressCallback):
             self.trials.stop_all(live, failed)
             return
         end = ENDS[status]
-        live.close(end.run, end.mlflow, [_metrics(sweep, trial, seed) for seed in range(len(live.runs))])
+        live.close(end.run, end.mlflow, [_results(sweep, trial, seed) for seed in range(len(live.runs))])
         if live.problem:
             self.trials.say(undelivered(live.problem, sweep.name))
         why = "" if status is not TrialStatus.FAILED else failed.what if failed else str(error)
@@ -305,7 +305,7 @@ def _deliver_missed(sweep: Sweep) -> None:
             folder = runs_folder() / name
             if trial.status in ENDS and folder.is_dir() and is_behind(run := Run.open(str(folder))):
                 tracking = Tracking(run)
-                tracking.close(ENDS[trial.status].mlflow, results=Results(_metrics(sweep, trial, seed)))
+                tracking.close(ENDS[trial.status].mlflow, results=_results(sweep, trial, seed))
                 if tracking.problem:  # still unreachable
                     return
 
@@ -333,12 +333,13 @@ def _failures(run: Run) -> list[TrainingFailed]:
     return [event for event in run.events() if isinstance(event, TrainingFailed)]
 
 
-def _metrics(sweep: Sweep, trial: Trial, seed: int = 0) -> dict[str, float]:
+def _results(sweep: Sweep, trial: Trial, seed: int = 0) -> Results:
     """The newest objectives of one of the trial's runs, for MLflow."""
     values = trial.values(sweep.plan) or []
     own = trial.seeds.get(max(trial.results, default=-1), {})
     named = {one.name: value for one, value in zip(sweep.plan.objectives, values, strict=False)}
-    return {metric_name(name): own[name][seed] if name in own else value for name, value in named.items()}
+    metrics = {metric_name(name): own[name][seed] if name in own else value for name, value in named.items()}
+    return Results(metrics, step=max(trial.results, default=0))
 
 
 def metric_name(objective: str) -> str:

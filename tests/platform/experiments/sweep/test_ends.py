@@ -23,6 +23,7 @@ from sightline.platform.experiments.sweep.trial import RecordedError, TrialRun, 
 from sightline.platform.runs.events import EVENTS, ClusterNote, TrainingFailed
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind
+from sightline.platform.tracking.models import Results
 from sightline.platform.training.job import TrainJob
 
 ToyRun = Callable[..., Run]
@@ -36,7 +37,7 @@ class Silent:
 
     def start(self) -> None: ...
 
-    def close(self, said: str, metrics: dict[str, float] | None = None) -> None:
+    def close(self, said: str, results: Results | None = None) -> None:
         self.said.append(said)
 
 
@@ -154,7 +155,7 @@ def test_what_mlflow_missed_of_ended_trials_goes_out_with_the_next_resume(sweep:
             super().__init__(run)
             self.run = run
 
-        def close(self, said: str, metrics: dict[str, float] | None = None) -> None:
+        def close(self, said: str, results: Results | None = None) -> None:
             closed.append((self.run.name, said))
 
     monkeypatch.setattr(run_trials, "Tracking", Noting)

@@ -13,7 +13,7 @@ from sightline.platform.experiments.sweep import summary
 from sightline.platform.experiments.sweep.objectives import SIZE, SPEED
 from sightline.platform.experiments.sweep.plan import Asked, make_plan, trial_settings
 from sightline.platform.experiments.sweep.record import Decision, Sweep, TrialEnded, TrialMeasured, TrialProposed, TrialStatus
-from sightline.platform.experiments.sweep.run_trials import _metrics
+from sightline.platform.experiments.sweep.run_trials import _results
 from sightline.platform.experiments.sweep.trial import TrialTask, run_trial
 from sightline.platform.runs.events import TrainingStarted
 from sightline.platform.runs.record import Run
@@ -76,7 +76,8 @@ def test_the_page_shows_means_and_what_the_seeds_differ_by(sweep: Sweep) -> None
         sweep.note(TrialMeasured(number, Decision.STOP, 18, sum(values) / 2, seeds={"val/loss": values}))
         sweep.note(TrialEnded(number, TrialStatus.FINISHED))
     trial = sweep.trials()[1]
-    assert [_metrics(sweep, trial, seed) for seed in (0, 1)] == [{"objective/val/loss": 0.8}, {"objective/val/loss": 0.9}]
+    assert [_results(sweep, trial, seed).metrics for seed in (0, 1)] == [{"objective/val/loss": 0.8}, {"objective/val/loss": 0.9}]
+    assert _results(sweep, trial).step == 18
     said = summary.verdict(sweep)
     assert (
         "optim.lr=0.001 did best: val/loss 0.85 (0.8 to 0.9 with 2 training seeds); the recipe's own settings reach 1.1 (1 to 1.2" in said
