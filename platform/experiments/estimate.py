@@ -40,6 +40,8 @@ class Estimate:
     seconds: float | None
     weights_bytes: int
     """Of weights, gradients and AdamW's two moments, on each worker. Weights that are not trained have no gradients and moments."""
+    checkpoint_bytes: int
+    """Of weights and moments: on disk, and once more in the first worker's host memory while they are written."""
     plan: str
     begins: str | None = None
     """What `train.init` loads."""
@@ -54,6 +56,7 @@ class Estimate:
 
     def lines(self) -> list[tuple[str, str]]:
         need = f"{self.parameters / 1e6:.2f} M; weights, gradients and AdamW moments {self.weights_bytes / 2**20:,.0f} MiB a worker"
+        need += f"; a checkpoint and its copy in memory {self.checkpoint_bytes / 2**20:,.0f} MiB"
         cost = (
             f"{self.gflops_per_sample:.2f} GFLOP a sample, forward and backward" if self.gflops_per_sample else "not countable without data"
         )
@@ -119,6 +122,7 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
         steps=steps,
         seconds=seconds,
         weights_bytes=memory,
+        checkpoint_bytes=4 * count + 8 * trained,
         plan=plan,
         begins=begins,
         teachers="; ".join(held) or None,

@@ -30,4 +30,5 @@ def test_the_cost_of_a_sample_grows_with_the_network(method: str) -> None:
 def test_a_network_too_large_to_try_has_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "MOST_PARAMETERS_ON_CPU", 0)
     cost = estimate_cost(config.load("toy", settings=TOY_IMAGES["conmim"]))
+    assert cost.checkpoint_bytes == 12 * cost.parameters - 8 * (cost.parameters - (cost.weights_bytes - 4 * cost.parameters) // 12)
     assert cost.gflops_per_sample is None and ("cost", "not countable without data") in cost.lines()
