@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 MEETING = "group"
 """Purpose of the temporary folder where workers of this machine meet."""
 POLL_SECONDS = 0.5
-LAST_CHECKPOINT_SECONDS = 30.0
-"""For the workers to write their last checkpoint, where the driver has failed."""
+LAST_CHECKPOINT_SECONDS = 60.0
+"""For the workers to write the checkpoint that is under way and their last one, where the driver has failed."""
 
 
 class Posted(NamedTuple):
