@@ -268,7 +268,7 @@ def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) 
 
     svg = _svg(f"{title}: {'; '.join(course.name for course in courses)}", height, width)
     for course in sorted(courses, key=lambda course: (course.emphasised, not course.failed, course.shade)):
-        look = {"stroke": _colour(0), "stroke-width": f"{1.2 + course.shade:.1f}", "opacity": f"{0.22 + 0.6 * course.shade:.2f}"}
+        look = {"stroke": _colour(0), "stroke-width": f"{1.2 + course.shade:.1f}", "opacity": f"{0.18 + 0.62 * course.shade**2:.2f}"}
         if course.failed:
             look = {"stroke": "var(--bad)", "stroke-width": "1.4", "stroke-dasharray": "5 5", "opacity": "0.8"}
         if course.emphasised:
@@ -286,14 +286,15 @@ def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) 
     return Chart(title, _markup(svg), wide=True)
 
 
-def front_chart(title: str, marks: Sequence[Mark], x_label: str, y_label: str) -> Chart | None:
-    """Trials by two objectives. Those of the front are named and joined; the others are pale."""
+def front_chart(title: str, marks: Sequence[Mark], x_label: str, *, joined: bool = True) -> Chart | None:
+    """Trials by two objectives. Those of the front are named and, where there are no others, joined; the rest are pale."""
     if not marks:
         return None
     front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
     svg = _svg(f"{title}. On the front: {'; '.join(f'{m.name} at {number(m.x)}, {number(m.y)}' for m in front)}", HEIGHT)
     place = _axes(svg, [(mark.x, mark.y) for mark in marks], x_label, pad_x=True)
-    _path(svg, (place(mark.x, mark.y) for mark in front), stroke=_colour(1), **{"class": "line", "opacity": "0.5"})
+    if joined:
+        _path(svg, (place(mark.x, mark.y) for mark in front), stroke=_colour(1), **{"class": "line", "opacity": "0.5"})
     for mark in sorted(marks, key=lambda mark: mark.front):
         dot = _circle(svg, place(mark.x, mark.y), 5 if mark.front else 3.5, _colour(1) if mark.front else "var(--quiet)")
         ElementTree.SubElement(dot, "title").text = f"{mark.name}: {number(mark.x)}, {number(mark.y)}"
@@ -303,7 +304,7 @@ def front_chart(title: str, marks: Sequence[Mark], x_label: str, y_label: str) -
         if abs(x - above) > 26:  # names of near points would lie on each other
             _text(svg, mark.name, x, y - 9, kind="value")
             above = x
-    return Chart(title, _markup(svg), y_label)
+    return Chart(title, _markup(svg))
 
 
 def shares(parts: Mapping[str, float]) -> list[Share]:

@@ -131,13 +131,9 @@ def words(name: str) -> str:
 def shown(value: float, name: str) -> str:
     """A value in its metric's unit."""
     info = info_of(name)
-    return (
-        f"{value:,.0f}"
-        if name == SIZE
-        else f"{value:.4g}{f' {info.unit}' if info else ''}"
-        if name in COSTS or info is None
-        else show(value, info)
-    )
+    if name in COSTS:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:.4g}" if info is None else show(value, info)
 
 
 def front(plan: SweepPlan, trials: Sequence[Trial]) -> list[Trial]:

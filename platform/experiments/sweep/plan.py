@@ -78,7 +78,7 @@ def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> 
     steps = experiment.clock(dataset.rows).steps
     nodes = nodes_of(experiment)
     concurrent = asked.concurrent or runs_at_once(experiment.train, nodes)
-    cores = int(min((node["CPU"] for node in nodes if node["CPU"]), default=1.0))
+    cores = int(min(node["CPU"] for node in nodes))
     plan = SweepPlan(
         space={key: str(domain) for key, domain in space.items()},
         own={key: experiment.flat().get(key) for key in space},
@@ -112,7 +112,7 @@ def nodes_of(experiment: config.Experiment) -> list[Mapping[str, float]]:
     if not names_cluster():
         return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}]
     start_ray()
-    return suitable_nodes(experiment) or [{"CPU": 1.0, "GPU": 0.0}]
+    return [node for node in suitable_nodes(experiment) if node["CPU"] >= 1] or [{"CPU": 1.0, "GPU": 0.0}]
 
 
 def _check_several(search: str, scheduler: str) -> None:

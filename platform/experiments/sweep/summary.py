@@ -68,18 +68,17 @@ def _verdict_of_front(sweep: Sweep, trials: list[Trial], best: Trial, own: Trial
     plan, names = sweep.plan, [words(one.name) for one in sweep.plan.objectives]
     members = front(plan, trials)
     finished = sum(trial.scores(plan) is not None for trial in trials)
-    said = (
-        f"{len(members)} of {finished} finished trials {'is' if len(members) == 1 else 'are'} on the Pareto front of {' and '.join(names)}"
-    )
+    are = "is" if len(members) == 1 else "are"
+    said = f"{len(members)} of {finished} finished trials {are} on the Pareto front of {', '.join(names[:-1])} and {names[-1]}"
     ends = []
     for index, (one, name) in enumerate(zip(plan.objectives, names, strict=True)):
         top = max(members, key=lambda trial: (trial.scores(plan) or ())[index])
-        settings = _settings(top) or "the recipe's own settings"
-        ends.append(f"best in {name}: trial {top.number:03d} ({settings}) with {shown((top.values(plan) or [])[index], one.name)}")
+        settings = f" ({_settings(top) or 'the settings of the recipe'})" if not index else ""
+        ends.append(f"in {name} trial {top.number:03d}{settings} with {shown((top.values(plan) or [])[index], one.name)}")
     place = ""
     if own is not None and own.number not in [member.number for member in members] and own.scores(plan) is not None:
         place = " The recipe's own settings are not on it."
-    return f"{said}; {'; '.join(ends)}.{place}"
+    return f"{said}. Best {'; '.join(ends)}.{place}"
 
 
 def numbers(sweep: Sweep) -> str:
@@ -137,7 +136,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 def page(sweep: Sweep, registered: str | None) -> ReportPage:
     plan, trials, best = sweep.plan, sweep.trials(), sweep.best()
     charts = [_parallel(sweep, trials, best), *_fronts(sweep, trials), _curves(sweep, trials), _losses(sweep, trials)]
-    note = "Each line of the first picture is a trial; orange is the best, the darker the better."
+    note = "Each line of the first picture is a trial; orange is the best, and the stronger the blue, the better."
     failed = " Dashed lines are trials that failed, which have no objective." if any(t.status == "failed" for t in trials) else ""
     return ReportPage(
         title=f"{sweep.name}: a sweep of {sweep.recipe}",
@@ -243,11 +242,11 @@ def _fronts(sweep: Sweep, trials: list[Trial]) -> list[Chart | None]:
     members = {trial.number for trial in front(plan, trials)}
     whole = [(trial, trial.values(plan) or []) for trial in trials if trial.scores(plan) is not None]
     first = words(plan.objective)
-    charts = []
+    charts: list[Chart | None] = []
     for index, one in enumerate(plan.others, 1):
         marks = [Mark(f"{trial.number:03d}", values[index], values[0], trial.number in members) for trial, values in whole]
         x_label = f"{words(one.name)}, {one.better} is better"
-        charts.append(front_chart(f"Pareto front: {first}, {plan.better} is better", marks, x_label, ""))
+        charts.append(front_chart(f"{first}, {plan.better} is better, and {words(one.name)}", marks, x_label, joined=len(plan.others) == 1))
     return charts
 
 

@@ -110,7 +110,7 @@ def section(evil: Evil) -> Section:
         evil(),
         [
             interval_chart(evil(), [Dot(evil(), 1.0)], evil()),
-            front_chart(evil(), [Mark(evil(), 1, 2, True), Mark(evil(), 0, 3)], evil(), evil()),
+            front_chart(evil(), [Mark(evil(), 1, 2, True), Mark(evil(), 0, 3)], evil()),
             parallel_chart(evil(), [Axis(evil(), [(0.0, evil()), (1.0, evil())])] * 2, [Course(evil(), (0, 1), 0.5)]),
             line_chart(evil(), {evil(): [(0, 1.0)], evil(): [(0, 1.0)]}, evil(), evil()),
         ],

@@ -379,7 +379,7 @@ def test_trials_at_the_same_time_are_those_that_the_cluster_carries(
     free = experiment.model_copy(update={"train": experiment.train.model_copy(update={"threads": None, "gpus_per_worker": 0.5})})
     monkeypatch.setattr(planning, "names_cluster", lambda: True)
     monkeypatch.setattr(planning, "start_ray", lambda: None)
-    nodes = [{"CPU": 16.0, "GPU": 0.0}, {"CPU": 24.0, "GPU": 0.0}]
+    nodes = [{"CPU": 0.0, "GPU": 0.0}, {"CPU": 16.0, "GPU": 0.0}, {"CPU": 24.0, "GPU": 0.0}]  # the first is a head that carries none
     monkeypatch.setattr(planning, "suitable_nodes", lambda experiment: nodes)
     asked = Asked(space=["optim.lr=log:1e-4..1e-2"], objective=["val/loss"])
     assert [(plan.concurrent, plan.threads) for plan in (make_plan(free, dataset, asked),)] == [(40, 1)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.sweep import summary
@@ -90,3 +92,54 @@ def test_the_page_shows_means_and_what_the_seeds_differ_by(sweep: Sweep) -> None
     }
     sweep.note(TrialMeasured(0, Decision.STOP, 18, 1.0, seeds={"val/loss": [0.85, 1.15]}))
     assert "overlap: the lead may be luck" in summary.verdict(sweep)
+
+
+def test_the_page_of_several_objectives_shows_the_front_and_says_which_trial_is_registered(toy_run: ToyRun) -> None:
+    experiment = toy_run("pattern", **{"train.length": "18 steps"}).experiment
+    dataset = Dataset.open(str(experiment.data.train))
+    asked = Asked(space=("optim.lr=log:1e-4..1e-2",), trials=5, objective=("val/loss", SPEED, f"{SIZE}:min"))
+    plan = make_plan(experiment, dataset, asked)
+    assert plan.scheduler == "none" and [one.better for one in plan.objectives] == ["lower", "higher", "lower"]
+    sweep = Sweep.create("front", trial_settings(experiment, plan), dataset.fingerprint, plan, "a test", "sqlite:///none")
+    for number, (loss, speed) in enumerate([(1.0, 100.0), (0.5, 1200.0), (0.4, 800.0), (0.6, 1100.0), (math.nan, 9000.0)]):
+        sweep.note(TrialProposed(number, {"optim.lr": 1e-3 * number} if number else {}))
+        create_run(sweep.run_name(number), experiment, sweep.fingerprint, "a test", "")
+        sweep.note(TrialMeasured(number, Decision.CONTINUE, 18, loss, {SPEED: speed, SIZE: 5e4}))
+        sweep.note(TrialEnded(number, TrialStatus.FINISHED))
+    best = sweep.best()
+    assert best and best.number == 2, "the best in the first objective, and NaN never"
+    assert summary.verdict(sweep) == (
+        "2 of 4 finished trials are on the Pareto front of val/loss, samples per second and parameters. Best in val/loss trial 002 "
+        "(optim.lr=0.002) with 0.4; in samples per second trial 001 with 1,200; in parameters trial 002 with 50,000. "
+        "The recipe's own settings are not on it."
+    )
+    assert "Trial 002 is the one that is registered: the best of the front in val/loss." in summary.numbers(sweep)
+    page = summary.page(sweep, None)
+    assert [chart.title for chart in page.sections[0].drawn][1:3] == [
+        "val/loss, lower is better, and samples per second",
+        "val/loss, lower is better, and parameters",
+    ]
+    table = page.sections[-1].tables[0]
+    assert [(row.name, row.cells[0].text) for row in table.rows][:2] == [("front-002", "finished, front"), ("front-001", "finished, front")]
+    assert [column.label for column in table.columns] == ["status", "optim.lr", "step 18", SPEED, SIZE, "seconds"]
+
+
+def test_what_does_not_go_together_is_told_before_anything_starts(toy_run: ToyRun) -> None:
+    experiment = toy_run("pattern", **{"train.length": "18 steps"}).experiment
+    dataset = Dataset.open(str(experiment.data.train))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"objective": (SPEED,)}, "says what an encoder is worth"),
+        ({"objective": ("val/loss", "val/loss")}, "names val/loss twice"),
+        ({"objective": ("val/loss:up",)}, "'up' is no direction"),
+        ({"objective": ("val/loss", f"{SPEED}:min")}, "of speed/samples_per_second higher is better"),
+        ({"objective": ("val/loss", "speed/samples")}, "did you mean 'speed/samples_per_second'"),
+        ({"objective": ("val/loss", SIZE), "scheduler": "asha"}, "would stop trials by the first"),
+        ({"objective": ("val/loss", SIZE), "search": "optuna:cmaes"}, "takes one objective"),
+        ({"seeds": 0}, "1 to 20 are allowed"),
+        ({"scheduler": "ashaa"}, "did you mean 'asha'"),
+    ]
+    for asked, says in cases:
+        with pytest.raises(CallError, match=says):
+            make_plan(
+                experiment, dataset, Asked(**{"space": ("optim.lr=log:1e-4..1e-2",), "trials": 2, "objective": ("val/loss",), **asked})
+            )
