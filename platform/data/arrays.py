@@ -34,17 +34,18 @@ class ArrayForm:
         return pa.field(name, stored, nullable=nullable, metadata=named)
 
     def stored(self, column: Sequence[bytes | None]) -> pa.StructArray:
-        """The arrays of a column of bytes."""
+        """The arrays of a column of bytes. None is an array without numbers: Ray Data has no batch of tensors with a null among them."""
         counts = [len(value or b"") * 8 // self.numbers.bit_width for value in column]
         numbers = pa.Array.from_buffers(self.numbers, sum(counts), [None, pa.py_buffer(b"".join(value or b"" for value in column))])
         data = pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int64()), numbers)
-        empty = pa.array([value is None for value in column], pa.bool_())
-        sides = [None if value is None else [count // self._width, *self.shape[1:]] for value, count in zip(column, counts, strict=True)]
-        shapes = pa.array(sides, pa.list_(pa.int64()))
-        return pa.StructArray.from_arrays([data, shapes], ["data", "shape"], mask=empty)
+        shapes = pa.array([[count // self._width, *self.shape[1:]] for count in counts], pa.list_(pa.int64()))
+        return pa.StructArray.from_arrays([data, shapes], ["data", "shape"])
 
     def as_bytes(self, column: pa.ChunkedArray) -> pa.Array:
-        """A column of arrays as bytes, without a copy of the numbers. Raises `ArrayFormError` where it holds anything else."""
+        """A column of arrays as bytes, without a copy of the numbers; null where there are none.
+
+        Raises `ArrayFormError` where it holds anything else.
+        """
         arrays = column.combine_chunks()
         names = [field.name for field in arrays.type] if pa.types.is_struct(arrays.type) else []
         if names != ["data", "shape"]:
@@ -62,7 +63,7 @@ class ArrayForm:
         if not fits or (counts % self._width).any():
             raise ArrayFormError("has an array whose numbers do not fit its shape")
         size = self.numbers.bit_width // 8
-        buffers = [valid.buffers()[1], pa.py_buffer(offsets * size), data.values.buffers()[1]]
+        buffers = [pa.array(np.diff(offsets) > 0).buffers()[1], pa.py_buffer(offsets * size), data.values.buffers()[1]]
         return pa.Array.from_buffers(pa.large_binary(), len(arrays), buffers)
 
     @property
