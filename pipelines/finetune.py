@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform import config
-    from sightline.platform.core.paths import absolute
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.kinds import IMAGES, find_kind
+    from sightline.platform.data.training_data import absolute_source
     from sightline.platform.runs.names import fresh_name, refuse_taken
 
     overrides = config.parse_overrides(args.settings)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         refuse_taken(args.name, "run")
     if not overrides.get("data.train"):
         raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
-    train = Dataset.open(absolute(str(overrides["data.train"])))
+    train = Dataset.open(absolute_source(str(overrides["data.train"])))
     if not any(train.kind == kind for kind, _ in FORMS):
         raise CallError(f"{train.uri} holds pairs, but images or points are needed", "name labelled data of kind images or points")
     if (train.kind, args.task) not in FORMS:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_classes(train, args.task), **overrides}
     if overrides.get("data.val"):
-        _same_classes(train, Dataset.open(absolute(str(overrides["data.val"])), train.kind))
+        _same_classes(train, Dataset.open(absolute_source(str(overrides["data.val"])), train.kind))
     from sightline.methods.catalog import find_method
     from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen

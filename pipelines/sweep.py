@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
+    from sightline.platform.data.training_data import prepared
     from sightline.platform.experiments.preflight import check
     from sightline.platform.experiments.sweep.record import Sweep, refuse_name
     from sightline.platform.runs.names import fresh_name
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
     refuse_name(name)  # before the data are looked at
-    experiment, dataset = check(experiment)
+    experiment, data = check(experiment, look=False)
+    dataset = prepared(data, "a sweep")
     from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.sweep import plan as planning
 

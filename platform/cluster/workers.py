@@ -32,6 +32,7 @@ from .resources import ResourcePlan
 from .shared_fs import folder_here
 
 if TYPE_CHECKING:
+    import ray.data
     from ray.actor import ActorHandle
     from ray.util.placement_group import PlacementGroup
 
@@ -71,6 +72,15 @@ def run_workers(
     """
     import ray
 
+    from sightline.platform.training.inputs import ray_datasets
+
+    try:
+        datasets = ray_datasets(job, plan.data)
+    except SightlineError as error:  # another attempt would only repeat it
+        failed = TrainingFailed(str(error), error.hint)
+        append_events(job.folder / NOTICES, [failed])
+        on_event(failed)
+        return error
     # On the driver's node, like Ray Train's own controller: the end of another node must not end it.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     actor: Any = ray.remote(num_cpus=0, label_selector=here)(_Recorder)
@@ -79,7 +89,7 @@ def run_workers(
     train = job.experiment.train
     timeout = train.stall_timeout
     config = {"settings": job.experiment.flat(), "job": _Unshown(job.to_values()), "recorder": recorder}
-    trainer = _Trainer(name, job.folder / "ray", plan, train, config, max_failures)
+    trainer = _Trainer(name, job.folder / "ray", plan, train, config, datasets, max_failures)
 
     def drain() -> None:
         posted: list[Posted] = ray.get(recorder.drain.remote())
@@ -130,10 +140,19 @@ def _remove_placement_groups(recorder: ActorHandle[_Recorder]) -> None:
 class _Trainer(threading.Thread):
     """`TorchTrainer.fit` in its own thread: the main thread keeps the signals and the screen."""
 
-    def __init__(self, run: str, storage: Path, plan: ResourcePlan, train: TrainConfig, config: dict[str, Any], max_failures: int) -> None:
+    def __init__(
+        self,
+        run: str,
+        storage: Path,
+        plan: ResourcePlan,
+        train: TrainConfig,
+        config: dict[str, Any],
+        datasets: dict[str, ray.data.Dataset],
+        max_failures: int,
+    ) -> None:
         super().__init__(name="sightline-fit", daemon=True)
         self.run_name, self.storage, self.plan, self.train, self.config = run, storage, plan, train, config
-        self.max_failures = max_failures
+        self.datasets, self.max_failures = datasets, max_failures
         self.collective_timeout = max(1800, int(train.stall_timeout) + 60)  # seconds; the watchdog is to come first
         self.error: BaseException | None = None
 
@@ -155,6 +174,7 @@ class _Trainer(threading.Thread):
                 TorchTrainer(
                     _worker,
                     train_loop_config=self.config,
+                    datasets=self.datasets,  # type: ignore[arg-type]  # a dict is invariant
                     torch_config=LocalTorchConfig(**group, folder=str(meeting)) if on_this_machine() else TorchConfig(**group),
                     scaling_config=ScalingConfig(
                         num_workers=plan.workers,

@@ -18,6 +18,8 @@ from sightline.methods.settings import Duration, Length, Renamed, Settings, near
 from sightline.platform.core.plugins import PROBES, plugins
 from sightline.platform.core.redaction import redact, redacted
 
+from .location import as_text, parse
+
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
 LABEL = re.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([\w.-]{0,61}[a-zA-Z0-9])?")
 LABEL_VALUE = re.compile(r"!?(in\([\w.-]+(, ?[\w.-]+)*\)|[\w.-]+)")
@@ -25,8 +27,14 @@ LABEL_VALUE = re.compile(r"!?(in\([\w.-]+(, ?[\w.-]+)*\)|[\w.-]+)")
 
 
 class DataConfig(Settings):
-    train: str | None = Field(default=None, description="data set to learn from: a folder made by `sightline prepare`, or its URI")
-    val: str | None = Field(default=None, description="data set for the validation curve, pictures and probes")
+    train: Annotated[str | None, BeforeValidator(as_text)] = Field(
+        default=None,
+        description="data to learn from: a folder made by `sightline prepare` or its URI, or what Ray Data reads: "
+        "ray:MODULE:FUNCTION, parquet:PLACE, images:PLACE, webdataset:PLACE",
+    )
+    val: Annotated[str | None, BeforeValidator(as_text)] = Field(
+        default=None, description="prepared data set for the validation curve, pictures and probes"
+    )
     block: int = Field(default=256, ge=1, description="rows that are read, shuffled and decoded together")
     max_broken: float = Field(default=0.05, ge=0, le=1, description="share of broken samples at which a run stops")
 
@@ -255,6 +263,17 @@ class Experiment(Settings):
             if length and length.amount
         }
 
+    @property
+    def in_epochs(self) -> list[str]:
+        """The settings that count epochs, with their values."""
+        lengths = {"train": self.train, "optim": self.optim, "probe": self.probe}
+        return [
+            f"{section}.{key}='{length}'"
+            for section, settings in lengths.items()
+            for key, length in settings
+            if isinstance(length, Duration) and length.unit == "epochs" and length.amount
+        ]
+
     def clock(self, samples: int) -> Clock:
         """The run's clock for a data set of `samples` rows."""
         clock = Clock(steps=0, batch_size=self.batch.size, samples=samples)
@@ -264,7 +283,7 @@ class Experiment(Settings):
     def probe_data(self) -> list[tuple[str, str]]:
         """(training, test) data sets of the probes, of which each takes the first that has what it needs."""
         train, test = self.probe.train or (self.data.train,), self.probe.test or (self.data.val,)
-        return [(str(one), str(other)) for one, other in zip(train, test, strict=True) if one and other]
+        return [(one, other) for one, other in zip(train, test, strict=True) if one and other and parse(one).prepared]
 
     def sections(self) -> dict[str, Any]:
         """Plain values as a recipe holds them; `load` of this gives an equal experiment."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sightline.methods.errors import CallError
+from sightline.platform.config.location import parse
 from sightline.platform.core.filesystem import open_place, read_bytes
 
 from .kinds import find_kind
@@ -34,6 +35,8 @@ class Dataset:
         Raises `CallError` where there is no finished data set, where it is not of `kind`, and where a newer Sightline wrote it;
         `SightlineError` naming the shard where one is missing or has another size.
         """
+        if not parse(str(uri)).prepared:
+            raise CallError(f"{uri} is read by Ray Data, and a prepared data set is needed here", "make one: sightline prepare --help")
         uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().resolve())  # workers have another current directory
         system, path = open_place(uri)
         place = f"{path}/{MANIFEST_NAME}"
@@ -56,6 +59,21 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
+
+    @property
+    def promises_order(self) -> bool:
+        """Whether a plan orders the rows, so that a resume repeats their history."""
+        return True
+
+    @property
+    def described(self) -> str:
+        """How many samples, for reports."""
+        return f"{self.rows:,} {self.kind} from {len(self.manifest.scenes) or 1} scenes"
+
+    @property
+    def provenance(self) -> list[str]:
+        """A line for each source: where it came from, and its licence."""
+        return [f"{source.where} (read as {source.reader}): {source.licence}" for source in self.manifest.provenance.sources]
 
     @property
     def rows(self) -> int:

@@ -21,6 +21,8 @@ from sightline.platform.core.filesystem import is_local, open_place
 from .arrays import ArrayForm, ArrayFormError
 from .manifest import Shard
 
+HIDDEN = b"hidden:types"
+"""What the footer's `ARROW:schema` is called before Arrow sees it: as long as that."""
 _MAGIC = b"PAR1"
 _MAX_FOOTER = 64 * 2**20
 _SCALARS = (pa.string(), pa.binary(), pa.bool_(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.float32(), pa.float64())
@@ -136,23 +138,15 @@ def _is_plain(kind: pa.DataType) -> bool:
 def _open_shard(uri: str, shard: Shard, hint: str, version: int, thread: int) -> pq.ParquetFile:
     """An opened shard, kept per thread (a Parquet reader is not safe to share). `version` and `thread` are there for the key.
 
-    On opening, Arrow would restore the types named in the `ARROW:schema` entry of the footer, and for a registered extension type (Ray
-    registers some) that runs code chosen by the file. Key and value lie uncompressed in the footer, so the entry gets another key before
-    Arrow sees it: a shard is read by its plain Parquet types alone.
+    It is read by its plain Parquet types alone (`plain_metadata`).
     """
     system, path = open_place(uri)
     place = f"{path}/{shard.name}"
     refuse = ShardFolder(uri, (shard,), hint).broken
     source = pa.memory_map(place) if is_local(system) else system.open_input_file(place)
-    if shard.bytes < 12:
-        raise refuse(shard, "is not a Parquet file")
-    source.seek(shard.bytes - 8)
-    length, magic = struct.unpack("<I4s", source.read(8))
-    if magic != _MAGIC or length > min(_MAX_FOOTER, shard.bytes - 8):
+    metadata = plain_metadata(source, shard.bytes)
+    if metadata is None:
         raise refuse(shard, "is not a Parquet file (pickles and other formats are never read)")
-    source.seek(shard.bytes - 8 - length)
-    footer = source.read(length).replace(b"ARROW:schema", b"hidden:types")
-    metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer + struct.pack("<I4s", length, _MAGIC)))
     file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
     for field in file.schema_arrow:
         if not _is_plain(field.type):
@@ -161,3 +155,21 @@ def _open_shard(uri: str, shard: Shard, hint: str, version: int, thread: int) ->
     if rows != shard.row_groups:
         raise refuse(shard, "has other row groups than the manifest says")
     return file
+
+
+def plain_metadata(source: pa.NativeFile, size: int) -> pq.FileMetaData | None:
+    """The footer of a Parquet file of `size` bytes, its Arrow types under the key `HIDDEN`; None where it is no Parquet file.
+
+    On opening, Arrow would restore the types named in the `ARROW:schema` entry of the footer, and for a registered extension type (Ray
+    registers some) that runs code chosen by the file. Key and value lie uncompressed in the footer, so the entry gets another key before
+    Arrow sees it. Raises what Arrow raises for a damaged footer.
+    """
+    if size < 12:
+        return None
+    source.seek(size - 8)
+    length, magic = struct.unpack("<I4s", source.read(8))
+    if magic != _MAGIC or length > min(_MAX_FOOTER, size - 8):
+        return None
+    source.seek(size - 8 - length)
+    footer = source.read(length).replace(b"ARROW:schema", HIDDEN)
+    return pq.read_metadata(pa.BufferReader(_MAGIC + footer + struct.pack("<I4s", length, _MAGIC)))

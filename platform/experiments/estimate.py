@@ -12,7 +12,6 @@ from sightline.methods.catalog import find_method
 from sightline.methods.check import check_encoder
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
-from sightline.platform.core.paths import absolute
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.preflight import check
 from sightline.platform.tracking.client import tracking_uri
@@ -79,9 +78,9 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
     from sightline.platform.models.resolve import resolve_teachers
 
     method = find_method(experiment.method)
-    dataset = Dataset.open(absolute(experiment.data.train), method.kind) if experiment.data.train else None
-    if dataset:
-        check(experiment)
+    dataset = None
+    if experiment.data.train:
+        experiment, dataset = check(experiment, look=False)
     experiment, found = resolve_teachers(experiment, tracking_uri(experiment))
     encoders = {key: weights.encoder() for key, weights in found.items()}
     pretext = method.build(experiment.method_config, BuildContext(seed=0))
@@ -104,7 +103,7 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
 
         begins = find_initial(experiment, tracking_uri(experiment)).describe()
     cache = None
-    if dataset and experiment.teacher_cache.variants:
+    if isinstance(dataset, Dataset) and experiment.teacher_cache.variants:
         from .teacher_cache import estimate_cache
 
         cost = estimate_cache(experiment, dataset, tracking_uri(experiment))

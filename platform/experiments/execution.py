@@ -6,10 +6,12 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
+from sightline.methods.catalog import find_method
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import links
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster.workers import MEETING
+from sightline.platform.config.location import parse
 from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import clear_left
@@ -82,6 +84,12 @@ def execute(run: Run, console: Screen) -> dict[str, Any]:
 def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     data = redact(run.settings["data"]["train"])
     console.print(f"run {run.name}: recipe {run.recipe}, data {data}")
+    if not parse(run.settings["data"]["train"]).prepared and not run.experiment.probe_data:
+        kind = find_method(run.experiment.method).kind
+        console.print(
+            "no probes: they need prepared data with labels, probe.train=DATA probe.test=DATA; "
+            f"sightline prepare {kind} --help tells how to make them"
+        )
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}")
     console.print("starting Ray and the workers (half a minute)")

@@ -32,6 +32,7 @@ from sightline.platform.core.files import replacing, write_text
 from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import fixed_microbatches
+from sightline.platform.data.training_data import TrainingData, recorded_training_data
 from sightline.platform.evaluation.findings import flat_intervals, flat_metrics, probe_tables
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.paired import FILE as RESAMPLES
@@ -85,7 +86,7 @@ class TrainedModel:
     encoder: Any
     views: Views
     stage: Stage | None
-    train: Dataset
+    train: TrainingData
     val: Dataset | None
     device: torch.device
 
@@ -123,7 +124,7 @@ class TrainedModel:
             encoder=pretext.encoder().eval(),
             views=method.views(experiment.method_config),
             stage=stage,
-            train=Dataset.open(str(experiment.data.train)),
+            train=recorded_training_data(str(experiment.data.train), method.kind),
             val=Dataset.open(experiment.data.val) if experiment.data.val else None,
             device=device,
         )
@@ -201,6 +202,8 @@ def visualise(model: TrainedModel) -> list[Visualisation]:
     if not isinstance(model.pretext, HasVisualisations):
         return []
     dataset = model.val or model.train
+    if not isinstance(dataset, Dataset):
+        return []
     for _, columns in fixed_microbatches(dataset, model.views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
         with torch.no_grad():
             batch = model.pretext.to_device(tensors(columns, model.device))
@@ -364,7 +367,7 @@ def write_page(
         time=summary.phase_seconds(events),
         next_steps=next_steps,
         commands=[run.command],
-        provenance=[f"{s.where} (read as {s.reader}): {s.licence}" for s in train.manifest.provenance.sources],
+        provenance=train.provenance,
         settings=experiment.flat(),
         identities=summary.identities(run, model.found),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sightline.methods.catalog import find_method
@@ -11,17 +12,24 @@ from sightline.platform import config
 from sightline.platform.checkpoints.retention import check_best
 from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.resources import local_plan
+from sightline.platform.config.location import parse
 from sightline.platform.core.paths import absolute
 from sightline.platform.core.ray_checks import check_ray, names_cluster
+from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.plan import Plan
+from sightline.platform.data.ray_source import RaySource
+from sightline.platform.data.training_data import TrainingData, absolute_source, open_training_data
 from sightline.platform.tracking.client import tracking_uri
 from sightline.platform.tracking.names import check_names
 
 
-def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
-    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` where it cannot run."""
-    data = {name: absolute(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
+def check(experiment: config.Experiment, look: bool = True) -> tuple[config.Experiment, TrainingData]:
+    """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` where it cannot run.
+
+    `look`: at the first rows of a source that Ray Data reads, which starts Ray.
+    """
+    data = {name: absolute_source(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
     probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
     sections: dict[str, Any] = {"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
     if experiment.train.storage is not None:
@@ -33,9 +41,12 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     if experiment.data.train is None:
         raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
     method = find_method(experiment.method)
-    dataset = Dataset.open(experiment.data.train, method.kind)
-    _check_data(experiment, dataset, "data.train")
-    Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
+    dataset = open_training_data(experiment.data.train, method.kind)
+    if isinstance(dataset, RaySource):
+        experiment = _check_source(experiment, dataset)
+    else:
+        _check_data(experiment, dataset, "data.train")
+        Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
     if experiment.data.val is not None:
         _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
     _check_kept_by_probe(experiment)
@@ -48,6 +59,9 @@ def check(experiment: config.Experiment) -> tuple[config.Experiment, Dataset]:
     check_best(experiment)
     tracking_uri(experiment)
     check_names(experiment.log)
+    if look and isinstance(dataset, RaySource):
+        start_ray()
+        dataset.look(method.views(experiment.method_config))
     return experiment, dataset
 
 
@@ -64,6 +78,30 @@ def _check_kept_by_probe(experiment: config.Experiment) -> None:
             f"train.keep_best = {best}: probe {name!r} is not measured during training, only {', '.join(experiment.probe.during)}",
             f"add it: probe.during='[{', '.join((*experiment.probe.during, name))}]'",
         )
+
+
+def _check_source(experiment: config.Experiment, source: RaySource) -> config.Experiment:
+    """The experiment with the rows of an epoch in `data.train`, so that a resume counts by them. Raises `CallError`."""
+    method = find_method(experiment.method)
+    if experiment.data.val is not None and not parse(experiment.data.val).prepared:
+        raise CallError(
+            f"data.val = {experiment.data.val}: validation measures the same samples again and again, so it needs a prepared data set",
+            f"make one of a part of your data: sightline prepare {method.kind} --help",
+        )
+    if experiment.teacher_cache.variants:
+        raise CallError(f"teacher_cache.variants: a cache keeps rows by their place, and {source.name} has none", "leave it out")
+    if source.rows and source.rows < experiment.batch.size:
+        raise CallError(
+            f"{source.name} has {source.rows:,} rows, one batch needs {experiment.batch.size:,}",
+            f"set batch.size={source.rows} or less, or add data",
+        )
+    if not source.rows and (epochs := experiment.in_epochs):
+        raise CallError(
+            f"how many rows {source.name} has is not known, and these settings count epochs: {', '.join(epochs)}",
+            f"say it: {'&' if source.location.columns else '?'}rows=N behind the source, or give these settings in steps or samples",
+        )
+    told = str(replace(source.location, rows=source.rows or None))
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"train": told})})
 
 
 def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:

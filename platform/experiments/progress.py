@@ -14,6 +14,7 @@ from sightline.platform.core.screen import Screen
 from sightline.platform.runs.events import (
     BrokenSamples,
     ClusterNote,
+    DataNote,
     HealthMeasured,
     ProbesMeasured,
     ProbesMissed,
@@ -65,7 +66,7 @@ class RunProgress:
 
     def show(self, event: RunEvent) -> None:
         match event:
-            case ClusterNote(text=text) | TeacherCacheNote(text=text):
+            case ClusterNote(text=text) | TeacherCacheNote(text=text) | DataNote(text=text):
                 self.say(text)
             case TeacherCacheProgress(done=done, total=total):
                 self._cache(done, total)

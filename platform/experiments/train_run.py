@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
+from sightline.methods.catalog import find_method
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.remote import Storage
@@ -21,7 +22,7 @@ from sightline.platform.cluster.workers import run_workers
 from sightline.platform.config import Experiment
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.core.screen import Screen
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.runs.events import (
     ClusterNote,
     NonFiniteLoss,
@@ -113,7 +114,8 @@ def train_on_ray(run: Run, on_event: Post) -> None:
 def is_trained(experiment: Experiment, folder: Path) -> bool:
     """Whether the weights of the last step are in the run's `folder`, whatever its status says."""
     found = checkpoint.newest(folder / "checkpoints")
-    return found is not None and found.state.step >= experiment.clock(Dataset.open(str(experiment.data.train)).rows).steps
+    data = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+    return found is not None and found.state.step >= experiment.clock(data.rows).steps
 
 
 def train_tracked(run: Run, tracking: Tracking, console: Screen) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sightline.methods.catalog import find_method
 from sightline.methods.contract import HasControlMetrics, HasPredictor
 from sightline.methods.errors import first_line
 from sightline.platform import config
@@ -26,7 +27,7 @@ from sightline.platform.cluster.resources import ResourcePlan
 from sightline.platform.config import Experiment
 from sightline.platform.core.event_log import append_events
 from sightline.platform.core.screen import Screen
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.runs.events import (
     PROBES,
     CheckpointWritten,
@@ -136,7 +137,7 @@ class TrainingProbes:
         clear(run.folder)  # of a driver that was killed
         if run.experiment.probe.every is None:
             return
-        clock = run.experiment.clock(Dataset.open(str(run.experiment.data.train)).rows)
+        clock = run.experiment.clock(recorded_training_data(str(run.experiment.data.train), find_method(run.experiment.method).kind).rows)
         self.every, self.last_step = max(1, round(clock.in_steps(run.experiment.probe.every))), clock.steps
         measured = [event for event in run.events() if isinstance(event, ProbesMeasured)]
         self.seen = max((event.step for event in measured), default=0)

@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 from sightline.methods.contract import MetricInfo
 from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.manifest import Source
+from sightline.platform.data.ray_source import RaySource
+from sightline.platform.data.training_data import TrainingData
 from sightline.platform.evaluation.findings import label_of, show_span
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult, RowKind
 
@@ -23,7 +24,7 @@ def model_card(
     verdict: str,
     numbers: str,
     facts: Sequence[tuple[str, str]],
-    data: Sequence[tuple[str, Dataset]],
+    data: Sequence[tuple[str, TrainingData]],
     of_method: MethodResult | None,
     probes: ProbeOutcomes,
     identities: Sequence[tuple[str, str]],
@@ -69,9 +70,12 @@ def _metric(prefix: str, key: str, info: MetricInfo) -> str:
     return f"{prefix}{label_of(key, info)}{f' in {info.unit}' if info.unit else ''}"
 
 
-def _sources(data: Sequence[tuple[str, Dataset]]) -> list[tuple[str, ...]]:
+def _sources(data: Sequence[tuple[str, TrainingData]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for purpose, dataset in data:
+        if isinstance(dataset, RaySource):
+            rows.append((purpose, f"{dataset.described}, no fingerprint", "read by Ray Data", "unknown"))
+            continue
         manifest = dataset.manifest
         what = f"{_name(dataset.uri)}: {dataset.rows:,} {dataset.kind}, fingerprint {manifest.fingerprint}"
         for source in manifest.provenance.sources[:MOST] or [Source(where="unstated")]:

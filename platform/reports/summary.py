@@ -10,9 +10,10 @@ from sightline.platform.checkpoints.local import Checkpoint
 from sightline.platform.core.paths import shown_path
 from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import TrainingData
 from sightline.platform.evaluation.findings import brief, contrast_of
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
-from sightline.platform.runs.events import BrokenSamples, HealthMeasured, RunEvent, StepsDone, TrainingStarted, ValidationDone
+from sightline.platform.runs.events import BrokenSamples, DataNote, HealthMeasured, RunEvent, StepsDone, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run, history_of
 
 
@@ -50,7 +51,7 @@ def numbers(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
 
 
 def facts(
-    run: Run, events: Sequence[RunEvent], train: Dataset, val: Dataset | None, found: Checkpoint, peak: str, size: ModelSize
+    run: Run, events: Sequence[RunEvent], train: TrainingData, val: Dataset | None, found: Checkpoint, peak: str, size: ModelSize
 ) -> list[tuple[str, str]]:
     """(name, value) of what was trained on what, and how long it took. `peak`: of memory, in words."""
     steps = [event for event in events if isinstance(event, StepsDone)]
@@ -60,7 +61,7 @@ def facts(
     variants = run.settings.get("teacher_cache", {}).get("variants", 0)
     return [
         ("Method", f"{run.settings['method']} ({run.recipe})"),
-        ("Training data", f"{train.rows:,} {train.kind} from {len(train.manifest.scenes) or 1} scenes"),
+        ("Training data", train.described),
         *([("Validation data", f"{val.rows:,} {val.kind}")] if val else []),
         *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
         ("Parameters trained", f"{size.trained / 1e6:.2f} M of {size.total / 1e6:.2f} M"),
@@ -107,6 +108,7 @@ def warnings(events: Sequence[RunEvent]) -> list[str]:
     """Sentences about broken samples and about the health of the representation at the end."""
     broken = {reason.partition(":")[0]: reason for e in events if isinstance(e, BrokenSamples) for reason in e.reasons}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
+    lines += list(dict.fromkeys(event.text for event in events if isinstance(event, DataNote)))
     health = [event for event in events if isinstance(event, HealthMeasured)]
     return lines + [f"step {event.step}: {warning}" for event in health[-1:] for warning in event.warnings]
 

@@ -35,6 +35,12 @@ class ClusterNote(RunEvent, frozen=True, tag="cluster"):
     text: str
 
 
+class DataNote(RunEvent, frozen=True, tag="data"):
+    """About the training data: what a resume does not repeat."""
+
+    text: str
+
+
 class TeacherCacheNote(RunEvent, frozen=True, tag="cache"):
     """About the teacher cache, which is made or found before training."""
 

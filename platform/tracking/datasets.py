@@ -13,6 +13,8 @@ import pyarrow as pa
 from sightline.platform.core.redaction import redact
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import find_kind
+from sightline.platform.data.ray_source import ORDER, RaySource
+from sightline.platform.data.training_data import TrainingData
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset as LoggedDataset
@@ -36,10 +38,17 @@ class DatasetRef:
         return cls(Path(dataset.uri).name, dataset.fingerprint[:DIGEST_LETTERS])
 
 
-def logged_dataset(dataset: Dataset) -> LoggedDataset:
-    """The data set as MLflow keeps it: digest and source by its fingerprint, the columns as its schema, a summary as its profile."""
+def logged_dataset(dataset: TrainingData) -> LoggedDataset:
+    """The data set as MLflow keeps it: digest and source by its fingerprint, the columns as its schema, a summary as its profile.
+
+    Of a source that Ray Data reads nothing is known but its place.
+    """
     from mlflow.entities import Dataset as LoggedDataset
 
+    if isinstance(dataset, RaySource):
+        profile = {"kind": dataset.kind, **({"num_rows": dataset.rows} if dataset.rows else {}), "order": ORDER}
+        source = json.dumps({"uri": dataset.name})
+        return LoggedDataset(Path(dataset.location.place).name, "ray:not-known", SOURCE_TYPE, source, profile=json.dumps(profile))
     ref = DatasetRef.of(dataset)
     source = json.dumps({"uri": redact(dataset.uri), "fingerprint": dataset.fingerprint})
     return LoggedDataset(
@@ -47,7 +56,7 @@ def logged_dataset(dataset: Dataset) -> LoggedDataset:
     )
 
 
-def dataset_input(dataset: Dataset, context: str) -> DatasetInput:
+def dataset_input(dataset: TrainingData, context: str) -> DatasetInput:
     """`context`: what the run uses it for, in MLflow's words: `training`, `validation` or `testing`."""
     from mlflow.entities import DatasetInput, InputTag
 
@@ -102,6 +111,7 @@ def _profile(dataset: Dataset) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if value}
 
 
-def licences(datasets: Iterable[Dataset]) -> str:
+def licences(datasets: Iterable[TrainingData]) -> str:
     """Those of their sources; empty where there is none to state."""
-    return "; ".join(sorted({source.licence for dataset in datasets for source in dataset.manifest.provenance.sources}))
+    known = [dataset for dataset in datasets if isinstance(dataset, Dataset)]
+    return "; ".join(sorted({source.licence for dataset in known for source in dataset.manifest.provenance.sources}))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import msgspec
 
+from sightline.methods.catalog import find_method
 from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.runs.events import EVENTS, PROBES, HealthMeasured, ProbesMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
@@ -232,7 +233,8 @@ class Tracking:
         """
         data = self.run.experiment.data
         used = {"training": data.train, "validation": data.val}
-        opened = {context: Dataset.open(uri) for context, uri in used.items() if uri}
+        kind = find_method(self.run.experiment.method).kind
+        opened = {context: recorded_training_data(uri, kind) for context, uri in used.items() if uri}
         client.set_tag(self.run_id, "sightline.licence", licences([opened["training"]])[:4000] or "unstated")
         client.log_inputs(self.run_id, datasets=[dataset_input(dataset, context) for context, dataset in opened.items()])
 

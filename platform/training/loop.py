@@ -28,8 +28,10 @@ from sightline.platform.config import Experiment
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.locks import TRAINING, exclusive_lock
 from sightline.platform.data.loader.stream import Microbatch
+from sightline.platform.data.ray_source import ORDER, RaySource
 from sightline.platform.runs.events import (
     BrokenSamples,
+    DataNote,
     MemoryPeak,
     Post,
     RunEvent,
@@ -91,6 +93,9 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
     found = find(job.checkpoints, storage, uploader, say, device)
     if found:
         check_same(found.state, experiment, inputs.dataset.fingerprint)
+    if isinstance(inputs.dataset, RaySource):
+        again = f"; at step {found.state.step} it begins anew" if found else ""
+        post_once(DataNote(f"{inputs.dataset.name}: {ORDER}{again}"))
     first, history = (found.state.step, found.state.history) if found else (0, "")
     stream = prefetched(iter(inputs.stream(first)), device)
     microbatches = next(stream) if first < inputs.clock.steps else []
@@ -99,7 +104,9 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
     if microbatches:
         stepper.warm_up_ddp(microbatches)
         system = SystemMeter(job.folder, device) if collective.rank() == 0 and experiment.log.system_metrics else None
-        reporter = StepReporter(post_once, first, history, inputs.plan.batch, stepper.phases, device, system)
+        reporter = StepReporter(
+            post_once, first, history, experiment.batch.size, stepper.phases, device, system, inputs.dataset.promises_order
+        )
         saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention, publish)
         try:
             validator = Validator(inputs, stepper, post_once)

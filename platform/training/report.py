@@ -16,15 +16,29 @@ from sightline.platform.runs.events import NonFiniteLoss, Post, StepsDone
 from .meters import SystemMeter
 from .step import Phases, StepResult
 
+NOT_REPEATABLE = "not-repeatable:"
+"""Begins the history of a run whose samples Ray Data orders: it says what went in, and no other attempt comes to the same."""
+
 
 class StepReporter:
     """Collects the results of steps until `report`, which all ranks call together. Rank 0 posts the event."""
 
-    def __init__(self, post: Post, first: int, history: str, batch: int, phases: Phases, device: torch.device, system: SystemMeter | None):
+    def __init__(
+        self,
+        post: Post,
+        first: int,
+        history: str,
+        batch: int,
+        phases: Phases,
+        device: torch.device,
+        system: SystemMeter | None,
+        repeatable: bool = True,
+    ) -> None:
         self.post, self.first, self.history = post, first, history
         self.batch, self.phases, self.device, self.system = batch, phases, device, system
         self.latest: dict[str, float] = {}
         """The losses of the last step that was reported, under their names in MLflow."""
+        self.mark = "" if repeatable else NOT_REPEATABLE
         self._results: list[StepResult] = []
         self._digests: list[list[int]] = []
         self._start = time.perf_counter()
@@ -68,7 +82,7 @@ class StepReporter:
     def _extend_history(self) -> None:
         digests = torch.tensor(self._digests, dtype=torch.int64, device=self.device)
         for row in torch.cat(collective.gather(digests), dim=1).tolist():
-            self.history = hashlib.sha256(self.history.encode() + struct.pack(f"<{len(row)}q", *row)).hexdigest()
+            self.history = self.mark + hashlib.sha256(self.history.encode() + struct.pack(f"<{len(row)}q", *row)).hexdigest()
 
 
 def report_nonfinite(post: Post, step: int, microbatches: Sequence[Microbatch], result: StepResult) -> None:

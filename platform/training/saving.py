@@ -131,7 +131,7 @@ class CheckpointSaver:
         experiment = self.inputs.job.experiment
         state = checkpoint.TrainState(
             step=step,
-            samples=step * self.inputs.plan.batch,
+            samples=step * experiment.batch.size,
             seed=experiment.train.seed,
             plan_version=PLAN_VERSION,
             fingerprint=self.inputs.dataset.fingerprint,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from sightline.platform.data.dataset import Dataset
 from .blocks import Columns, Made, load_block, staged
 from .cache import Cache
 from .plan import Block, Plan
+
+if TYPE_CHECKING:
+    import ray.data
 
 WINDOWS = (8, 32, 128, 256)
 """Blocks in the first, second, third and every later Ray dataset. Making one costs the driver 4 ms a block. The first is short so that the
@@ -64,6 +68,46 @@ class StreamResources:
 
 
 @dataclass
+class BrokenSamples:
+    """The broken samples among those of one rank: a share above `limit` is an error."""
+
+    limit: float
+    rows: int
+    """Of the data set; 0 where unknown."""
+    samples: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By id."""
+
+    def add(self, broken: Sequence[str]) -> None:
+        """Count samples, each with its reason or ''. Raises `SightlineError` above the limit."""
+        self.samples += len(broken)
+        for reason in filter(None, broken):
+            self.reasons[reason.partition(":")[0]] = reason
+        share = len(self.reasons) / max(1, min(self.samples, self.rows or self.samples))
+        if self.reasons and self.samples >= 100 and share > self.limit:
+            first = next(iter(self.reasons.values()))
+            raise SightlineError(
+                f"{len(self.reasons)} of {self.samples} samples are broken, more than data.max_broken = {self.limit:g}; the first: {first}",
+                "fix or drop them with `sightline prepare`, or raise data.max_broken",
+            )
+
+
+def taken(held: deque[Columns], count: int, key: str) -> Columns:
+    """The next `count` samples of the blocks that are held; `key` names a column that every block has."""
+    parts: list[Columns] = []
+    while count:
+        head = held[0]
+        some = min(count, len(head[key]))
+        parts.append({name: column[:some] for name, column in head.items()})
+        if some == len(head[key]):
+            held.popleft()
+        else:
+            held[0] = {name: column[some:] for name, column in head.items()}
+        count -= some
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass
 class Stream:
     """The microbatches of `slots` for the steps `[first_step, steps)`, step after step, slots in order. One stream per rank."""
 
@@ -85,12 +129,14 @@ class Stream:
     """A cache of these variants: samples are read from it, and no stage runs."""
     name: str = "stream"
     """Of its Ray datasets, on the dashboard."""
-    samples: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
+    broken: BrokenSamples = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.broken = BrokenSamples(self.max_broken, self.dataset.rows)
 
     def __iter__(self) -> Iterator[list[Microbatch]]:
         """For each step the microbatches of this rank. Raises `SightlineError` at a gap in the positions or too many broken samples."""
-        source = _Background(self._blocks())
+        source = Background(self._blocks())
         held: dict[int, deque[Columns]] = {slot: deque() for slot in self.slots}
         counts = dict.fromkeys(self.slots, 0)
         try:
@@ -106,19 +152,8 @@ class Stream:
             source.close()
 
     def _microbatch(self, step: int, slot: int, held: deque[Columns], counts: dict[int, int]) -> Microbatch:
-        parts: list[Columns] = []
-        missing = self.plan.microbatch
-        while missing:
-            head = held[0]
-            taken = min(missing, len(head["position"]))
-            parts.append({name: column[:taken] for name, column in head.items()})
-            if taken == len(head["position"]):
-                held.popleft()
-            else:
-                held[0] = {name: column[taken:] for name, column in head.items()}
-            missing -= taken
+        columns = taken(held, self.plan.microbatch, "position")
         counts[slot] -= self.plan.microbatch
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         first = step * self.plan.batch + slot * self.plan.microbatch
         position = columns.pop("position")
         if not np.array_equal(position, np.arange(first, first + self.plan.microbatch)):
@@ -126,21 +161,8 @@ class Stream:
                 f"the stream broke its order at step {step}: expected position {first}, got {position[0]}", "please report this"
             )
         ids, broken = columns.pop("id").tolist(), columns.pop("broken").tolist()
-        self._count(broken)
+        self.broken.add(broken)
         return Microbatch(step, slot, columns, tuple(ids), tuple(b for b in broken if b))
-
-    def _count(self, broken: list[str]) -> None:
-        self.samples += len(broken)
-        for reason in filter(None, broken):
-            self.broken[reason.partition(":")[0]] = reason
-        share = len(self.broken) / max(1, min(self.samples, self.dataset.rows))
-        if self.broken and self.samples >= 100 and share > self.max_broken:
-            first = next(iter(self.broken.values()))
-            raise SightlineError(
-                f"{len(self.broken)} of {self.samples} samples are broken, more than data.max_broken = {self.max_broken:g}; "
-                f"the first: {first}",
-                "fix or drop them with `sightline prepare`, or raise data.max_broken",
-            )
 
     def _blocks(self) -> Iterator[Columns]:
         schedule = self.plan.schedule(self.slots, self.first_step, self.steps)
@@ -178,13 +200,13 @@ def _in_windows(
     name: str,
 ) -> Iterator[Columns]:
     """Window after window, each started a few blocks before the one in front of it ends."""
-    runs: list[_Background] = []
+    runs: list[Background] = []
     sizes = chain(windows, repeat(windows[-1]))
 
     def start() -> int:
         window = list(islice(schedule, next(sizes)))
         if window:
-            runs.append(_Background(_run_window(window, load, make_stage, resources, name)))
+            runs.append(Background(_run_window(window, load, make_stage, resources, name)))
         return len(window)
 
     try:
@@ -202,7 +224,7 @@ def _in_windows(
             run.close()
 
 
-class _StageActor:
+class StageActor:
     """A stage in a process of its own, made once a window. Errors are returned as data, as those of tasks are."""
 
     def __init__(self, make_stage: Callable[[], Stage]) -> None:
@@ -210,7 +232,7 @@ class _StageActor:
         try:
             self.stage = make_stage()
         except SightlineError as error:
-            self.failure = _failure(error)
+            self.failure = failure(error)
 
     def __call__(self, columns: Columns) -> Columns:
         if self.failure or "failure" in columns:
@@ -218,10 +240,10 @@ class _StageActor:
         try:
             return staged(columns, self.stage)
         except SightlineError as error:
-            return _failure(error)
+            return failure(error)
 
 
-def _failure(error: SightlineError) -> Columns:
+def failure(error: SightlineError) -> Columns:
     return {"failure": np.asarray([str(error)], object), "hint": np.asarray([error.hint], object)}
 
 
@@ -248,21 +270,13 @@ def _run_window(
         try:
             return load(blocks[int(batch["item"][0])])
         except SightlineError as error:  # returned as data, because Ray Data wraps what a task raises and loses its cause
-            return _failure(error)
+            return failure(error)
 
     # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.
     items = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
     dataset = items.map_batches(make, batch_size=None, num_cpus=resources.task_cpus)
     if make_stage is not None:
-        dataset = dataset.map_batches(
-            _StageActor,
-            fn_constructor_args=(make_stage,),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=resources.actors),
-            num_cpus=resources.actor_cpus,
-            num_gpus=resources.actor_gpus,
-            memory=1,  # a byte: where both operators ask for the same, Ray Data merges them and loads the blocks in the actors, too
-        )
+        dataset = with_stage(dataset, make_stage, resources)
     dataset.set_name(name)
     for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         if "failure" in columns:
@@ -270,7 +284,22 @@ def _run_window(
         yield columns
 
 
-class _Background:
+def with_stage(dataset: ray.data.Dataset, make_stage: Callable[[], Stage], resources: StreamResources) -> ray.data.Dataset:
+    """The dataset of samples with what the stage adds, in actors."""
+    import ray.data
+
+    return dataset.map_batches(
+        StageActor,
+        fn_constructor_args=(make_stage,),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=resources.actors),
+        num_cpus=resources.actor_cpus,
+        num_gpus=resources.actor_gpus,
+        memory=1,  # a byte: where both operators ask for the same, Ray Data merges them and loads the blocks in the actors, too
+    )
+
+
+class Background:
     """An iterator run by a thread, a few items ahead, so that the gap between two windows is not felt."""
 
     def __init__(self, items: Iterator[Columns]) -> None:

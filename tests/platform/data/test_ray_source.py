@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sightline.methods.errors import CallError
+from sightline.platform.config.location import parse
+from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.ray_source import RaySource
+from sightline.platform.data.training_data import prepared
+
+
+def _open(text: str) -> RaySource:
+    return RaySource.open(parse(text), "images")
+
+
+def test_rows_are_known_where_a_reader_tells_them(tmp_path: Path) -> None:
+    for name in ("a", "sub/b"):
+        path = tmp_path / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": [b"x"] * 7}), path)
+        path.with_suffix(".jpg").write_bytes(b"x")
+    (tmp_path / "one.tar").write_bytes(b"")
+    assert _open(f"parquet:{tmp_path}").rows == 14
+    assert _open(f"parquet:{tmp_path}/*.parquet").rows == 7
+    assert _open(f"parquet:{tmp_path}?rows=5").rows == 5, "what a person says counts"
+    assert _open(f"images:{tmp_path}").rows == 2
+    assert _open(f"webdataset:{tmp_path}/one.tar").rows == 0 and "not known" in _open(f"webdataset:{tmp_path}").described
+    source = _open(f"parquet:{tmp_path}?image=image&rows=5")
+    assert source.fingerprint == f"ray:parquet:{tmp_path}?image=image", "no more is known of the content"
+    with pytest.raises(CallError, match=r"a sweep needs a prepared data set, and parquet:"):
+        prepared(source, "a sweep")
+    with pytest.raises(CallError, match="a prepared data set is needed here"):
+        Dataset.open(f"parquet:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("parquet:{0}/none", "is not there"),
+        ("parquet:{0}/*.pq", "no file matches"),
+        ("images:{0}", "no file in .* ends in .jpg"),
+        ("parquet:{0}/text.parquet", "is not a Parquet file"),
+        ("parquet:{0}/good.parquet", "none of its columns is called image; columns: img, y"),
+        ("parquet:{0}/good.parquet?image=imf", "no column 'imf'; columns: img, y"),
+        ("ray:no_such_module_of_mine:train", "there is no module no_such_module_of_mine"),
+        ("ray:json:lods", "json has no function 'lods'"),
+    ],
+)
+def test_what_is_not_there_is_told_before_ray_starts(text: str, word: str, tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no Parquet, but text of some length")
+    pq.write_table(pa.table({"img": [b"x"], "y": [1]}), tmp_path / "good.parquet")
+    with pytest.raises(CallError, match=word):
+        _open(text.format(tmp_path))
+
+
+def test_pickles_in_parquet_are_refused_before_any_reader_sees_them(tmp_path: Path) -> None:
+    odd = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
+    schema = pa.schema([pa.field("image", pa.binary()), pa.field("odd", pa.large_binary(), metadata=odd)])
+    pq.write_table(pa.table([[b"x"], [b"\x80\x05N."]], schema=schema), tmp_path / "x.parquet")
+    with pytest.raises(CallError, match=r"x\.parquet holds pickled Python objects"):
+        _open(f"parquet:{tmp_path}")
