@@ -1,0 +1,92 @@
+"""A run on a source that Ray Data orders, from its first step to its page; what Ray Data gives is made here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made import toy_settings
+from PIL import Image
+
+from sightline.methods.catalog import find_method
+from sightline.methods.errors import CallError
+from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.data.loader.ray_stream import make_samples
+from sightline.platform.data.ray_source import Look
+from sightline.platform.experiments.create import create_run
+from sightline.platform.experiments.finish import TrainedModel, card, measured_on, visualise, write_page
+from sightline.platform.experiments.preflight import check
+from sightline.platform.experiments.train_run import is_trained
+from sightline.platform.runs.events import DataNote, RunEvent, TrainingEnded
+from sightline.platform.runs.record import Run
+from sightline.platform.tracking.datasets import dataset_input, licences
+from sightline.platform.training import inputs
+
+
+def _jpeg(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _write(path: Path) -> pa.Table:
+    table = pa.table({"name": [f"{row}" for row in range(30)], "img": [_jpeg(8 * row) for row in range(30)]})
+    pq.write_table(table, path)
+    return table
+
+
+@pytest.mark.slow
+def test_a_run_says_that_its_history_is_not_repeatable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_here: Callable[..., list[RunEvent]]
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    table = _write(tmp_path / "x.parquet")
+    asked = toy_settings("conmim", **{"data.train": f"parquet:{tmp_path}/x.parquet?image=img&id=name", "train.length": "2 epochs"})
+    experiment, data = check(asked, look=False)
+    assert experiment.data.train == f"parquet:{tmp_path}/x.parquet?image=img&id=name&rows=30"
+    run = create_run("own", experiment, data.fingerprint, "pretrain", "")
+    views = find_method("conmim").views(experiment.method_config)
+    samples = make_samples(table, "images", views, Look({"image": ("img",), "id": ("name",)}, {}))
+
+    class Dealt:
+        def iter_batches(self, **options: Any) -> Iterator[dict[str, np.ndarray]]:
+            yield samples
+
+    monkeypatch.setattr(inputs, "_share_of_rank", lambda job: Dealt())
+    (tmp_path / "x.parquet").unlink()  # workers and what follows the training need no file
+    train_here(run, stop_after=3)
+    assert not is_trained(experiment, run.folder)
+    events = train_here(run)
+    assert next(event for event in events if isinstance(event, TrainingEnded)).step == experiment.clock(30).steps
+    notes = [event.text for event in run.events() if isinstance(event, DataNote)]
+    assert "not promised" in notes[0] and notes[1].endswith("at step 3 it begins anew")
+    found = checkpoint.newest(run.folder / "checkpoints")
+    assert found is not None and found.state.history.startswith("not-repeatable:") and is_trained(experiment, run.folder)
+    assert found.state.fingerprint == f"ray:parquet:{tmp_path}/x.parquet?image=img&id=name" == run.fingerprint
+
+    model = TrainedModel.open(Run.open("own"))
+    assert visualise(model) == [] and measured_on(model, {}) == {}
+    page = write_page(run, model, "verdict", "", [], None, {}, [], "1 GB").read_text()
+    assert "begins anew" in page and "licence unknown" in page and "not-repeatable:" in page
+    assert "read by Ray Data" in card(run, model, "verdict", "", None, {}, "1 GB")
+    logged = dataset_input(model.train, "training").dataset
+    assert logged.digest == "ray:not-known" and '"num_rows": 30' in logged.profile and licences([model.train]) == ""
+
+
+def test_what_a_source_cannot_do_is_told_before_ray_starts(tmp_path: Path) -> None:
+    _write(tmp_path / "x.parquet")
+    place = f"parquet:{tmp_path}/x.parquet?image=img"
+    for changed, word in (
+        ({"data.val": place}, "it needs a prepared data set"),
+        ({"batch.size": 48, "batch.microbatch": 6}, "has 30 rows, one batch needs 48"),
+        ({"data.train": "webdataset:" + str(tmp_path)}, "no file in"),
+        ({"data.train": "ray:json:loads?image=img", "train.length": "2 epochs"}, r"is not known.*train\.length='2 epochs'"),
+    ):
+        with pytest.raises(CallError, match=word):
+            check(toy_settings("conmim", **{"data.train": place, **changed}), look=False)
