@@ -20,7 +20,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_before_delay
 
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.config import Experiment
-from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
+from sightline.platform.core.filesystem import exists, missing_bucket, open_place, read_bytes, write_bytes
 from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.redaction import redact, safe_line
 
@@ -212,6 +212,8 @@ def check(uri: str) -> None:
         )
     try:
         system, path = open_place(uri)
+        if bucket := missing_bucket(system, path):
+            raise CallError(f"train.storage = {uri}: there is no bucket {bucket!r}", "make it, or name another")
         system.get_file_info(path)
     except CallError:
         raise

@@ -30,6 +30,12 @@ def open_place(uri: str) -> tuple[fs.FileSystem, str]:
         raise CallError(f"cannot open {uri}: {error}", "check the address and your access to it") from None
 
 
+def missing_bucket(system: fs.FileSystem, path: str) -> str:
+    """The name of the bucket of `path` where an object store has no such bucket; else empty. Raises what the store raises."""
+    bucket = path.partition("/")[0]
+    return bucket if isinstance(system, fs.S3FileSystem | fs.GcsFileSystem) and not exists(system, bucket) else ""
+
+
 def is_local(system: fs.FileSystem) -> bool:
     return isinstance(system, fs.LocalFileSystem)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from sightline.methods.errors import CallError
+from sightline.platform.core.filesystem import missing_bucket
 from sightline.platform.core.paths import shown_path
 
 from .images import IMAGE_SUFFIXES
@@ -26,7 +27,9 @@ def no_dataset(uri: str, system: fs.FileSystem, path: str, kind: str | None) -> 
     """The error for a place without a manifest. `kind`: of the data that are needed."""
     place = system.get_file_info(path)
     if place.type == fs.FileType.NotFound:
-        return CallError(f"there is no data set at {uri}: the folder does not exist", "see `sightline prepare --help`")
+        bucket = missing_bucket(system, path)
+        why = f"there is no bucket {bucket!r}" if bucket else "the folder does not exist"
+        return CallError(f"there is no data set at {uri}: {why}", "see `sightline prepare --help`")
     if place.type != fs.FileType.Directory:
         return CallError(f"{uri} is a file, and a data set is a folder", "name the folder that `sightline prepare` made")
     what = f"there is no data set at {uri}: it has no {MANIFEST_NAME}"
