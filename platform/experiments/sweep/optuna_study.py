@@ -137,7 +137,10 @@ def fanova(plan: SweepPlan, known: Sequence[tuple[dict[str, Any], float]]) -> di
     for settings, value in known:
         study.add_trial(create_trial(params=params(space, settings), distributions=distributions(space), value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except RuntimeError:  # no tree of the forest splits
+        found = {}
     return {name: float(found.get(name, 0.0)) for name in space}
 
 

@@ -276,11 +276,14 @@ def _losses(sweep: Sweep, trials: list[Trial]) -> Chart | None:
 
 
 def importance(sweep: Sweep, trials: list[Trial], index: int = 0) -> tuple[dict[str, float], float] | None:
-    """(share of each setting by fANOVA, out-of-bag R² of a forest) for an objective at the first rung; None for too few trials."""
+    """(share of each setting by fANOVA, out-of-bag R² of a forest) for an objective at the first rung.
+
+    None for too few trials, and where all have the same value.
+    """
     plan, first = sweep.plan, sweep.plan.rungs[0]
     found = [(_searched_values(sweep, trial), (trial.values(plan, first) or [math.nan])) for trial in trials]
     known = [(settings, values[index]) for settings, values in found if all(map(math.isfinite, values)) and plan.holds(settings)]
-    if len(known) < LEAST:
+    if len(known) < LEAST or len({value for _, value in known}) == 1:
         return None
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
@@ -290,7 +293,7 @@ def importance(sweep: Sweep, trials: list[Trial], index: int = 0) -> tuple[dict[
     x = np.array([[_place(domain, settings[key]) for key, domain in plan.domains.items()] for settings, _ in known])
     y = np.array([value for _, value in known])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(x, y)
-    return fanova(plan, known), float(forest.oob_score_) if y.std() else 0.0
+    return fanova(plan, known), float(forest.oob_score_)
 
 
 def _importance(sweep: Sweep, trials: list[Trial]) -> list[Section]:

@@ -13,7 +13,7 @@ import pytest
 from sightline.pipelines.__main__ import main
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
-from sightline.platform.experiments.sweep import summary
+from sightline.platform.experiments.sweep import optuna_study, summary
 from sightline.platform.experiments.sweep.plan import Asked, make_plan
 from sightline.platform.experiments.sweep.record import Decision, Sweep, TrialEnded, TrialMeasured, TrialProposed, TrialStatus
 from sightline.platform.reports.page import render
@@ -67,6 +67,16 @@ def test_a_sweep_with_few_trials_says_nothing_of_importance(sweep: Sweep, monkey
     few = sweep.trials()[: summary.LEAST - 1]
     monkeypatch.setattr(Sweep, "trials", lambda self: few)
     assert [section.heading for section in summary.page(sweep, None).sections] == ["What was searched", "Trials"]
+
+
+def test_a_sweep_whose_trials_are_all_alike_says_nothing_of_importance(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = sweep.trials()
+    for trial in alike:
+        trial.results = {18: 1.0} if trial.results else {}
+    monkeypatch.setattr(Sweep, "trials", lambda self: alike)
+    assert [section.heading for section in summary.page(sweep, None).sections] == ["What was searched", "Trials"]
+    known = [({"optim.lr": 1e-3 * (index + 1)}, 1.0) for index in range(9)]
+    assert optuna_study.fanova(sweep.plan, known) == {"optim.lr": 0.0}
 
 
 @pytest.mark.slow
