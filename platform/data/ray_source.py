@@ -113,7 +113,7 @@ class RaySource:
         location = self.location
         if location.reader == "ray":
             function, module = _function(location)
-            ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]  # workers have no such module
+            _send_along(module)
             try:
                 made = function()
             except Exception as error:
@@ -225,6 +225,22 @@ def _function(location: Location) -> tuple[Callable[[], Any], ModuleType]:
             f"{location}: {module_name} has no function {name!r}: {nearest(name, own)}", "name a function that returns a Dataset"
         )
     return function, module
+
+
+def _send_along(module: ModuleType) -> None:
+    """Have Ray send the code of a person's module to the workers, with that of the modules beside it: other machines have no such files.
+
+    What is installed is on them, too.
+    """
+    import ray
+
+    folder = Path(module.__file__ or "").absolute().parent
+    if "site-packages" in folder.parts:
+        return
+    beside = [one for one in list(sys.modules.values()) if Path(getattr(one, "__file__", None) or "/").parent == folder]
+    for one in {module.__name__: module, **{one.__name__: one for one in beside if one.__name__ in sys.modules}}.values():
+        if one.__name__ != "__main__":
+            ray.cloudpickle.register_pickle_by_value(one)  # type: ignore[no-untyped-call]
 
 
 def _files(location: Location) -> Iterator[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from sightline.methods.errors import CallError
 from sightline.platform.config.location import parse
+from sightline.platform.data import ray_source
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.ray_source import RaySource
 from sightline.platform.data.training_data import prepared
@@ -63,3 +65,21 @@ def test_pickles_in_parquet_are_refused_before_any_reader_sees_them(tmp_path: Pa
     pq.write_table(pa.table([[b"x"], [b"\x80\x05N."]], schema=schema), tmp_path / "x.parquet")
     with pytest.raises(CallError, match=r"x\.parquet holds pickled Python objects"):
         _open(f"parquet:{tmp_path}")
+
+
+def test_a_module_and_those_beside_it_are_sent_to_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.cloudpickle
+
+    (tmp_path / "helper_beside.py").write_text("def twice(x): return 2 * x")
+    (tmp_path / "data_beside.py").write_text("import helper_beside\ndef made(): return helper_beside.twice(3)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    function, module = ray_source._function(parse("ray:data_beside:made"))
+    ray_source._send_along(module)
+    sent = ray.cloudpickle.dumps(function)
+    for name in ("data_beside", "helper_beside"):
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[name])
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
+    assert ray.cloudpickle.loads(sent)() == 6
