@@ -32,8 +32,11 @@ NOTE, VERDICT = "mlflow.note.content", "sightline.verdict"
 """Tags of an MLflow run: its description, and the sentence that it began with when it was written here."""
 LONGEST_TAG = 8000
 """Letters that MLflow takes."""
+TRAINING_VIEW = "workflowType=machine_learning"
+"""In addresses of MLflow's interface: shows runs and models, not traces of language models. Without it MLflow 3.17 shows what the person
+chose last in its side bar, and other versions go by the tag of the experiment."""
 EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # the interface shows runs and models, not traces of language models
+    "mlflow.experimentKind": "custom_model_development",
     NOTE: (
         "Self-supervised pre-training and fine-tuning with Sightline. The description of a run says what was found, its artifact "
         "`report.html` shows it. Models are ranked by `probe/...` in the tab Models. What is logged: docs/tracking.md of Sightline."

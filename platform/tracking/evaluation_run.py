@@ -5,6 +5,7 @@ One model: the run lies below the run that trained the model. Several: it holds 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from sightline.platform.core.redaction import redact
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.runs.record import find_run
+from sightline.platform.runs.record import Run, find_run
 
 from .client import connect, default_uri, describe_run, experiment_of, place_of
 from .database import forget_stray
 from .datasets import dataset_input
-from .models import Table, log_external_model, log_model_metrics, log_tables
+from .models import Table, log_external_model, log_model_metrics, log_tables, models_of, name_of_step
 from .problems import Place, TrackingProblem, explain, find_problem
 from .promotion import EVALUATED
 
@@ -70,10 +71,13 @@ class RecordedEvaluation:
 def place_of_models(models: Sequence[str]) -> str:
     """Where an evaluation of these models is recorded: where the first of them that is a run is, else where new runs are. Raises
     `CallError`."""
-    for model in models:
-        if (run := find_run(model)) is not None:
-            return place_of(run)
-    return default_uri()
+    runs = [run for model in models if (run := _run_of(model)) is not None]
+    return place_of(runs[0]) if runs else default_uri()
+
+
+def _run_of(model: str) -> Run | None:
+    """The run that a person named, as `RUN`, `RUN@5000` or `RUN@best`."""
+    return find_run(model) or (find_run(model.rpartition("@")[0]) if "@" in model else None)
 
 
 def record_evaluation(evaluation: Evaluation) -> RecordedEvaluation | TrackingProblem:
@@ -133,7 +137,20 @@ def _known(client: MlflowClient, one: EvaluatedEncoder) -> LoggedModel | None:
     """The newest ready model of these weights, whichever run made it."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=1000)]
     found = client.search_logged_models(experiments, f"tags.`sightline.sha256` = '{one.sha256}'") if experiments else []
-    return next((model for model in found if str(model.status) == "READY"), None)
+    ready = next((model for model in found if str(model.status) == "READY"), None)
+    return ready or _kept_checkpoint(client, one)
+
+
+def _kept_checkpoint(client: MlflowClient, one: EvaluatedEncoder) -> LoggedModel | None:
+    """The model of a milestone or the best checkpoint, which learns the SHA-256 of its encoder."""
+    run, step = _run_of(one.model), re.search(r", step (\d+)$", one.source)
+    if run is None or run.mlflow_run_id is None or step is None:
+        return None
+    for model in models_of(client, client.get_run(run.mlflow_run_id)):
+        if model.name == name_of_step(int(step[1])):
+            client.set_logged_model_tags(model.model_id, {"sightline.sha256": one.sha256})
+            return model
+    return None
 
 
 def _model_name(name: str) -> str:

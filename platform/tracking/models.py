@@ -113,7 +113,12 @@ def log_checkpoint(client: MlflowClient, run: MlflowRun, kept: Kept) -> str:
     for key in ("sightline.method", "sightline.recipe"):
         if key in run.data.tags:
             tags[key] = run.data.tags[key]
-    return log_external_model(client, run, f"step-{kept.step}", tags, kept.step)
+    return log_external_model(client, run, name_of_step(kept.step), tags, kept.step)
+
+
+def name_of_step(step: int) -> str:
+    """The name of the LoggedModel of a checkpoint."""
+    return f"step-{step}"
 
 
 def log_external_model(client: MlflowClient, run: MlflowRun, name: str, tags: Mapping[str, str], step: int = 0) -> str:

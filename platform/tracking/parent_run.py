@@ -12,7 +12,7 @@ from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.record import RUN_FILE, Run
 
-from .client import Recorded, connect, describe_run, end_run, place_of, raise_or_say, run_of_record
+from .client import TRAINING_VIEW, Recorded, connect, describe_run, end_run, place_of, raise_or_say, run_of_record
 from .problems import Place, explain, find_problem
 from .quiet import quiet_mlflow
 
@@ -64,7 +64,7 @@ def pages_of(tracking_uri: str, run_ids: Iterable[str | None]) -> dict[str, str]
 
             client, place = MlflowClient(tracking_uri=tracking_uri), redact(tracking_uri).replace("***@", "").rstrip("/")
             for run_id in filter(None, run_ids):
-                pages[run_id] = f"{place}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+                pages[run_id] = f"{place}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}?{TRAINING_VIEW}"
     return pages
 
 

@@ -75,7 +75,8 @@ def has_everything(server: MlflowServer, run: Run, steps: int) -> None:
         assert points(server, run, metric) == list(range(1, steps + 1))
     assert points(server, run, "val/loss") == sorted({event.step for event in run.events() if isinstance(event, ValidationDone)})
     filed = client.get_run(run_id)
-    assert pages_of(run.tracking_uri, [run_id]) == {run_id: f"{server.uri}/#/experiments/{experiment.experiment_id}/runs/{run_id}"}
+    page = f"{server.uri}/#/experiments/{experiment.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    assert pages_of(run.tracking_uri, [run_id]) == {run_id: page}
     for metric in (name for name in filed.data.metrics if name.startswith(("claim/", "probe/"))):
         assert len(points(server, run, metric)) == 1, metric
     assert any(name.startswith("claim/") for name in filed.data.metrics)

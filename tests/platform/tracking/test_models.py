@@ -89,6 +89,13 @@ def test_the_models_of_a_run_are_ranked_and_a_resume_repeats_nothing(toy_run: Ca
     table = client.load_table(filed.info.experiment_id, "probe_values.json", [first.run_id])
     assert table["value"].tolist() == [0.75], "a resume adds no rows"
 
+    milestone = EvaluatedEncoder("ranked@2", "ranked@2", "croco", "run ranked, step 2", "sha of step 2", {"probe/knn/accuracy": 0.7})
+    done = record_evaluation(Evaluation([milestone], {"probe/knn/": val}, "Measured.", "evaluate ranked@2"))
+    assert isinstance(done, RecordedEvaluation)
+    assert client.get_run(done.run_id).data.tags["mlflow.parentRunId"] == first.run_id
+    (evaluated,) = client.search_logged_models([filed.info.experiment_id], "tags.`sightline.sha256` = 'sha of step 2'")
+    assert evaluated.name == "step-2" and {m.key for m in evaluated.metrics} == {"val/loss", "probe/knn/accuracy"}
+
 
 @pytest.mark.slow
 def test_a_version_takes_the_place_of_another_by_what_both_have_recorded(toy_run: Callable[..., Run], tmp_path: Path) -> None:
