@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contract import Lazy, Method, MetricInfo
+from ..contract import Alarm, Lazy, Method, MetricInfo
 from .config import CrocoConfig
 from .views import CrocoViews
 
@@ -32,6 +32,19 @@ METRICS = {
     },
 }
 
+ALARMS = (
+    Alarm(
+        "effective_rank",
+        "features lie in a few directions: the encoder collapses; lower optim.lr or lengthen optim.warmup",
+        below=0.02,
+    ),
+    Alarm(
+        "feature_std",
+        "features of all patches point the same way: the encoder collapses; lower optim.lr or lengthen optim.warmup",
+        below=0.05,
+    ),
+)
+
 method = Method(
     id="croco",
     kind="pairs",
@@ -41,6 +54,7 @@ method = Method(
     build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: config.model.image_size,
     metrics=METRICS,
+    alarms=ALARMS,
     official=Lazy(f"{__name__}.official"),
     timm=Lazy(f"{__name__}.timm:timm_form"),
     search_space={"pretext.mask_ratio": "0.5..0.95"},

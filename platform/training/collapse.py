@@ -22,7 +22,20 @@ from .step import tensors
 
 SAMPLES, DRAWS = 64, 4
 """Samples, and draws of the views of each: RankMe is at most their product, LiDAR less than the samples."""
-ALARMS: tuple[Alarm, ...] = ()
+LEAST = 10
+"""With fewer samples the ranks are low by themselves, and are not measured."""
+ALARMS = (
+    Alarm(
+        "rankme",
+        "the embeddings of all samples point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+        below=1.5,
+    ),
+    Alarm(
+        "lidar",
+        "samples differ in one direction only, beside what augmentation does: the encoder collapses, or data.val holds little else",
+        below=1.2,
+    ),
+)
 EPSILON = 1e-7
 """Added to each share before its logarithm is taken, in RankMe and in LiDAR."""
 WITHIN = 1e-4
@@ -51,11 +64,11 @@ class CollapseMeter:
 
     @classmethod
     def load(cls, experiment: Experiment, views: Views, device: torch.device) -> CollapseMeter | None:
-        """None where fewer than two samples can be used."""
+        """None where fewer than `LEAST` samples can be used."""
         dataset = Dataset.open(str(experiment.data.val))
         rows = spread(dataset.rows, min(SAMPLES, experiment.train.validate_samples))
         batch = next(SampleReader(dataset, Draws(views), key("collapse") >> 1).batches(rows, len(rows)), None)
-        return cls(batch.columns, device) if batch and len(batch.scenes) > 1 else None
+        return cls(batch.columns, device) if batch and len(batch.scenes) >= LEAST else None
 
     def measure(self, pretext: Any, size: int, autocast: AbstractContextManager[Any]) -> dict[str, float]:
         """`rankme`, `lidar`. `pretext`: in evaluation mode, with `embeddings`; it gets `size` views at a time, or the draws of a sample."""

@@ -108,3 +108,17 @@ def test_measuring_leaves_no_trace_in_running_statistics() -> None:
     measure_health(pretext, {"x": np.ones((4, 2), np.float32)}, 0, torch.device("cpu"))
     assert pretext.norm.running_mean is not None and pretext.norm.running_mean.tolist() == [0, 0]
     assert pretext.training
+
+
+@pytest.mark.slow
+def test_a_rate_that_destroys_the_encoder_is_told_and_one_that_does_not_is_not(
+    toy_run: Callable[..., Run], train_here: Callable[..., list[RunEvent]]
+) -> None:
+    def warned(name: str, **settings: Any) -> set[str]:
+        run = toy_run(name, **{"train.length": "10 steps", "train.validate_every": "10 steps", **settings})
+        events = [event for event in train_here(run) if isinstance(event, HealthMeasured)]
+        assert [event.step for event in events] == [0, 10] and not events[0].warnings, "random weights are not judged"
+        return {warning.partition(" ")[0] for warning in events[-1].warnings}
+
+    assert warned("sound") == set()
+    assert {"rankme", "feature_std"} <= warned("destroyed", **{"optim.lr": 5, "optim.weight_decay": 0.19})
