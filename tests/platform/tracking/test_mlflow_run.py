@@ -13,14 +13,25 @@ from typing import Any
 import pytest
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.core.event_log import append_events
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.experiments.create import create_run
-from sightline.platform.runs.events import BrokenSamples, CheckpointWritten, StepsDone, TrainingEnded, TrainingStarted, ValidationDone
+from sightline.platform.runs.events import (
+    PROBES,
+    BrokenSamples,
+    CheckpointWritten,
+    ProbesMeasured,
+    ProbesMissed,
+    StepsDone,
+    TrainingEnded,
+    TrainingStarted,
+    ValidationDone,
+)
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking import mlflow_run
 from sightline.platform.tracking.client import NOTE, VERDICT, describe_run, experiment_of
 from sightline.platform.tracking.datasets import logged_dataset
-from sightline.platform.tracking.mlflow_run import Tracking, metrics_of
+from sightline.platform.tracking.mlflow_run import Tracking, is_behind, metrics_of
 from sightline.platform.tracking.models import Results
 
 AWAY = "http://127.0.0.1:1"
@@ -119,6 +130,28 @@ def test_a_run_has_its_settings_provenance_and_metrics(run: Run) -> None:
     assert filed.data.metrics["probe/depth/delta1"] == 0.7
     assert [item.path for item in client.list_artifacts(filed.info.run_id)] == ["report.html"]
     assert (Path(filed.info.artifact_uri.removeprefix("file://")) / "report.html").is_file(), "artifacts lie under $SIGHTLINE_HOME"
+
+
+@pytest.mark.slow
+def test_probes_during_training_are_a_curve_that_ends_in_the_final_value(run: Run) -> None:
+    """Also where the last two values are the same, and once only where a resume measures the end again."""
+    for step, accuracy in ((6, 0.3), (12, 0.5)):
+        measured = ProbesMeasured(
+            step=step,
+            values={"probe/knn/accuracy": accuracy},
+            low={},
+            high={},
+            baselines={"probe/knn/random_accuracy": 0.1},
+            skipped={},
+            seconds=1,
+        )
+        append_events(run.folder / PROBES, [measured, ProbesMissed(step=step + 1, reason="late", late=True)])
+        Tracking(run).deliver()
+    for _ in range(2):
+        Tracking(reopened(run)).close("FINISHED", metrics={"probe/knn/accuracy": 0.5, "probe/knn/random_accuracy": 0.1}, step=18)
+    assert curve(run, "probe/knn/accuracy") == [(6, 0.3), (12, 0.5), (18, 0.5)]
+    assert curve(run, "probe/knn/random_accuracy") == [(6, 0.1), (12, 0.1), (18, 0.1)]
+    assert not is_behind(reopened(run))
 
 
 @pytest.mark.slow
