@@ -8,6 +8,7 @@ back here, and goes with one attempt; these probes outlive an attempt, and what 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -22,10 +23,12 @@ from sightline.methods.errors import first_line
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.links import LINKS, clear, link_checkpoint
-from sightline.platform.checkpoints.retention import Retention
+from sightline.platform.checkpoints.remote import Storage
+from sightline.platform.checkpoints.retention import Retention, prune
 from sightline.platform.cluster.resources import ResourcePlan
 from sightline.platform.config import Experiment
 from sightline.platform.core.event_log import append_events
+from sightline.platform.core.files import read_record
 from sightline.platform.core.screen import Screen
 from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.runs.events import (
@@ -42,6 +45,8 @@ from sightline.platform.runs.record import Run
 
 LAST_PROBES_SECONDS = 300.0
 """For the probes that are running when the training has ended."""
+UPLOAD_SECONDS = 60.0
+"""For a checkpoint to come to `train.storage`."""
 STOP_SECONDS = 30.0
 """For Ray to stop them."""
 NICE = 19
@@ -188,13 +193,17 @@ class TrainingProbes:
 
         event: RunEvent
         try:
-            linked = link_checkpoint(path, self.run.folder / LINKS)
+            here = self.run.folder / "checkpoints" / path.name
+            fetched = not here.exists() and self._fetch(here)
+            linked = link_checkpoint(here, self.run.folder / LINKS)
+            if fetched:
+                shutil.rmtree(here)
             task = ProbeTask(self.run.experiment, self.run.folder, self.run.metric_names, step, self.random)
             self._task = self._submit(task)
             event = found = ray.get(self._task)
             self.random = False
             self.every = self.every if found.values else 0  # the data allow nothing, and will not
-            self._keep(path, linked, found.values)
+            self._keep(here, linked, found.values)
         except Exception as error:  # whatever it is, training goes on
             event = ProbesMissed(step=step, reason=reason_of(error), late=False)
         clear(self.run.folder)
@@ -202,15 +211,30 @@ class TrainingProbes:
             self._record(event)
         self._task = None
 
+    def _fetch(self, path: Path) -> bool:
+        """Download the checkpoint from `train.storage` to `path`, where nodes share no folder. Whether it came there."""
+        storage = Storage.of(self.run.experiment, self.run.folder)
+        limit = time.monotonic() + UPLOAD_SECONDS
+        while storage and not self._ending and time.monotonic() < limit:
+            storage.fetch(f"checkpoints/{path.name}/{checkpoint.COMPLETE}")  # is uploaded last
+            if (path / checkpoint.COMPLETE).exists():
+                for file in read_record(path / checkpoint.COMPLETE)["files"]:
+                    storage.fetch(f"checkpoints/{path.name}/{file}")
+                return True
+            time.sleep(1)
+        return False
+
     def _keep(self, path: Path, linked: Path, metrics: Mapping[str, float]) -> None:
-        """Note the metrics at the checkpoint. By `train.keep_best` it stays; where it was deleted meanwhile, it is put back."""
-        best = Retention.of(self.run.experiment).is_best(metrics, path.parent)
+        """Note the metrics at the checkpoint. By `train.keep_best` it stays; where it is not there (any more), it is put back."""
+        retention = Retention.of(self.run.experiment)
+        best = retention.is_best(metrics, path.parent)
         try:
             checkpoint.annotate(path, metrics)
         except FileNotFoundError:
             if best:
                 checkpoint.annotate(linked, metrics)
                 linked.rename(path)
+                prune(path.parent, retention)
 
     def _submit(self, task: ProbeTask) -> Any:
         import ray

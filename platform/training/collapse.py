@@ -28,12 +28,12 @@ ALARMS = (
     Alarm(
         "rankme",
         "the embeddings of all samples point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
-        below=1.5,
+        below=1.2,
     ),
     Alarm(
         "lidar",
         "samples differ in one direction only, beside what augmentation does: the encoder collapses, or data.val holds little else",
-        below=1.2,
+        below=1.05,
     ),
 )
 EPSILON = 1e-7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.links import LINKS, link_checkpoint
+from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.checkpoints.retention import Retention, prune
 from sightline.platform.cluster.resources import plan_resources
 from sightline.platform.data.dataset import Dataset
@@ -143,6 +145,21 @@ def test_the_best_by_a_probe_stays_or_is_put_back(toy_run: Callable[..., Run], m
     assert left == [12, 6] and checkpoint.problem(run.folder / "checkpoints/step-00000006") is None
 
 
+def test_nodes_that_share_no_folder_give_the_checkpoint_by_the_storage(probing: Probing, tmp_path: Path) -> None:
+    run = probing.run
+    run.experiment = run.experiment.model_copy(
+        update={"train": run.experiment.train.model_copy(update={"storage": str(tmp_path / "store")})}
+    )
+    written = reach(run, 6)
+    storage = Storage.of(run.experiment, run.folder)
+    assert storage
+    storage.push(Retention.of(run.experiment))
+    shutil.rmtree(written.path)
+    probing.probes.see(CheckpointWritten(step=6, path="/of/another/node/step-00000006", seconds=0.0))
+    probing.answer(None)
+    assert probing.events == [found(6, accuracy=0.5)] and not (run.folder / "checkpoints/step-00000006").exists()
+
+
 def test_a_probe_that_fails_is_told_and_the_next_is_measured(probing: Probing) -> None:
     probing.see(6)
     probing.answer(ray.exceptions.OutOfMemoryError("of 5 GB"))
@@ -200,6 +217,7 @@ def test_without_the_setting_nothing_is_measured(toy_run: Callable[..., Run]) ->
         assert run.experiment.probe.every is None and not probes._thread.is_alive()
 
 
+@pytest.mark.slow
 def test_measured_are_control_metrics_under_their_final_names(toy_run: Callable[..., Run]) -> None:
     run = toy_run("measured", **{"probe.every": 6, "probe.samples": 4})
     weights = find_method("croco").build(run.experiment.method_config, BuildContext(seed=0)).state_dict()
