@@ -148,7 +148,8 @@ def test_probes_during_training_are_a_curve_that_ends_in_the_final_value(run: Ru
         append_events(run.folder / PROBES, [measured, ProbesMissed(step=step + 1, reason="late", late=True)])
         Tracking(run).deliver()
     for _ in range(2):
-        Tracking(reopened(run)).close("FINISHED", metrics={"probe/knn/accuracy": 0.5, "probe/knn/random_accuracy": 0.1}, step=18)
+        final = {"probe/knn/accuracy": 0.5, "probe/knn/random_accuracy": 0.1}
+        Tracking(reopened(run)).close("FINISHED", results=Results(final, step=18))
     assert curve(run, "probe/knn/accuracy") == [(6, 0.3), (12, 0.5), (18, 0.5)]
     assert curve(run, "probe/knn/random_accuracy") == [(6, 0.1), (12, 0.1), (18, 0.1)]
     assert not is_behind(reopened(run))
