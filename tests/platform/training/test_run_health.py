@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 from toy import TOY
 
 from sightline.methods.contract import Alarm
@@ -111,14 +112,22 @@ def test_measuring_leaves_no_trace_in_running_statistics() -> None:
 
 
 @pytest.mark.slow
-def test_a_rate_that_destroys_the_encoder_is_told_and_one_that_does_not_is_not(
-    toy_run: Callable[..., Run], train_here: Callable[..., list[RunEvent]]
+def test_an_encoder_that_gives_all_samples_the_same_is_told_and_a_sound_one_is_not(
+    toy_run: Callable[..., Run], train_here: Callable[..., list[RunEvent]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two samples pulled together by a loss without a stop-gradient and without others to hold against: the classical collapse."""
+
     def warned(name: str, **settings: Any) -> set[str]:
-        run = toy_run(name, **{"train.length": "10 steps", "train.validate_every": "10 steps", **settings})
+        run = toy_run(name, **{"train.length": "16 steps", "train.validate_every": "16 steps", **settings})
         events = [event for event in train_here(run) if isinstance(event, HealthMeasured)]
-        assert [event.step for event in events] == [0, 10] and not events[0].warnings, "random weights are not judged"
+        assert [event.step for event in events] == [0, 16] and not events[0].warnings, "random weights are not judged"
         return {warning.partition(" ")[0] for warning in events[-1].warnings}
 
+    def pull(self: CrocoPretext, batch: Any, rng: Any) -> dict[str, torch.Tensor]:
+        found = self.backbone.encode(batch["image1"]).mean(dim=1)
+        unused = torch.stack([parameter.sum() for parameter in self.decoder.parameters()]).sum()
+        return {"reconstruction": 1 - cosine_similarity(found, found.roll(1, dims=0)).mean() + 0 * unused}
+
     assert warned("sound") == set()
-    assert {"rankme", "feature_std"} <= warned("destroyed", **{"optim.lr": 5, "optim.weight_decay": 0.19})
+    monkeypatch.setattr(CrocoPretext, "forward", pull)
+    assert {"rankme", "feature_std"} <= warned("collapsed", **{"optim.lr": 1.0})
