@@ -78,7 +78,8 @@ def _verdict_of_front(sweep: Sweep, trials: list[Trial], best: Trial, own: Trial
     place = ""
     if own is not None and own.number not in [member.number for member in members] and own.scores(plan) is not None:
         place = " The recipe's own settings are not on it."
-    return f"{said}. Best {'; '.join(ends)}.{place}"
+    luck = " One training seed each: small differences may be luck." if plan.seeds == 1 else ""
+    return f"{said}. Best {'; '.join(ends)}.{place}{luck}"
 
 
 def numbers(sweep: Sweep) -> str:

@@ -111,7 +111,7 @@ def test_the_page_of_several_objectives_shows_the_front_and_says_which_trial_is_
     assert summary.verdict(sweep) == (
         "2 of 4 finished trials are on the Pareto front of val/loss, samples per second and parameters. Best in val/loss trial 002 "
         "(optim.lr=0.002) with 0.4; in samples per second trial 001 with 1,200; in parameters trial 002 with 50,000. "
-        "The recipe's own settings are not on it."
+        "The recipe's own settings are not on it. One training seed each: small differences may be luck."
     )
     assert "Trial 002 is the one that is registered: the best of the front in val/loss." in summary.numbers(sweep)
     page = summary.page(sweep, None)
