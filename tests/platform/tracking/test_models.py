@@ -28,6 +28,7 @@ from sightline.platform.tracking.mlflow_run import Tracking
 from sightline.platform.tracking.models import EXTERNAL, Results
 from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.tracking.promotion import PROMOTED, REPLACED, find_version
+from sightline.platform.tracking.registry import _tracking
 
 
 def kept(step: int, folder: Path) -> Kept:
@@ -86,7 +87,8 @@ def test_the_models_of_a_run_are_ranked_and_a_resume_repeats_nothing(toy_run: Ca
         assert len({m.step for m in points}) == len(points), "what a model has, the run does not get twice"
     assert sorted(output.step for output in filed.outputs.model_outputs) == [1, 2]
 
-    table = client.load_table(filed.info.experiment_id, "probe_values.json", [first.run_id])
+    with _tracking(local_tracking_uri()):  # MLflow looks for tables in its global place
+        table = client.load_table(filed.info.experiment_id, "probe_values.json", [first.run_id])
     assert table["value"].tolist() == [0.75], "a resume adds no rows"
 
     milestone = EvaluatedEncoder("ranked@2", "ranked@2", "croco", "run ranked, step 2", "sha of step 2", {"probe/knn/accuracy": 0.7})
