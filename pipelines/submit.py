@@ -51,7 +51,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         )
     if args.words:
         _check(args.words)
-    client = submit.connect(submit.find_address(args.address), args.insecure)
+    try:
+        client = submit.connect(submit.find_address(args.address), args.insecure)
+    except KeyboardInterrupt:
+        if args.stop:
+            _say(f"{args.stop} was not asked to end")
+        raise
     if args.stop:
         return _stop(client, args.stop)
     job = args.follow or submit.new_job()
@@ -131,11 +136,13 @@ def _answers_yes(question: str) -> bool:
 def _stop(client: JobSubmissionClient, job: str) -> dict[str, object]:
     from sightline.platform.cluster import submit
 
-    submit.ask_to_end(client, job)
+    asked = False
     try:
+        submit.ask_to_end(client, job)
+        asked = True
         details = submit.wait_for_end(client, job)
     except KeyboardInterrupt:
-        _say(f"{job} was asked to end and does so. See it: sightline submit --follow {job}")
+        _say(f"{job} was asked to end {'and does so' if asked else 'perhaps, perhaps not'}. See it: sightline submit --follow {job}")
         raise
     _say("\n".join(client.get_job_logs(job).splitlines()[-3:]))
     _say(f"{job}: {details.status.value.lower()}")

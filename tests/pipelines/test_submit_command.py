@@ -266,6 +266,24 @@ def test_ctrl_c_in_a_terminal_asks(status: Any, typed: Any, code: int, says: str
 
 
 @pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("connect", f"{JOB} was not asked to end\n"),
+        ("ask_to_end", f"{JOB} was asked to end perhaps, perhaps not."),
+        ("wait_for_end", f"{JOB} was asked to end and does so."),
+    ],
+)
+def test_ctrl_c_in_a_stop_says_whether_the_job_ends(where: str, says: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("connect", "ask_to_end", "wait_for_end"):
+        monkeypatch.setattr(submit, name, interrupt if name == where else lambda *_: SimpleNamespace())
+    code, _, err = ask("submit", "--stop", JOB)
+    assert code == 130 and says in err
+
+
+@pytest.mark.parametrize(
     ("message", "error", "says"),
     [
         ("pip said\nERROR: Package 'sightline' requires a different Python: 3.9.2 not in '>=3.11'\n", CallError, "3.9.2 not in '>=3.11'"),
