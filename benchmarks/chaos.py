@@ -35,7 +35,8 @@ import yaml
 HOOK = Path(__file__).resolve().parent / "chaos_hook"
 PATIENCE = 600.0
 """Seconds until something must have happened, on a busy machine."""
-Victim = Literal["worker", "driver", "everything", "Ctrl-C"]
+Victim = Literal["worker", "driver", "everything", "Ctrl-C", "memory", "nobody"]
+"""`memory`: the process that reached the point takes memory until the machine has too little and something ends it."""
 STEPS = 12
 RECIPE: dict[str, Any] = {
     "method": "croco",
@@ -186,6 +187,8 @@ class Chaos:
     """Called while a process is halted at a point."""
     environment: dict[str, str] = field(default_factory=dict)
     """Of the commands, besides that of this process."""
+    before: Sequence[str] = ()
+    """Words before each command."""
     starts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -209,7 +212,7 @@ class Chaos:
         ours |= {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp", **self.environment}
         with (points / "out").open("w") as out, (points / "err").open("w") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sightline.pipelines", *words, "--json"],
+                [*self.before, sys.executable, "-m", "sightline.pipelines", *words, "--json"],
                 env={**kept, **ours},
                 stdout=out,
                 stderr=err,
@@ -253,7 +256,7 @@ class Chaos:
                 self.watch()
                 further.start(kill, step)
                 self._kill(process, points, number, kill)
-                if kill.victim == "worker":
+                if kill.victim in ("worker", "memory", "nobody"):
                     number += 1
                     kill.outcome, kill.lost = "went on by itself", self._lost(kill, step)
                     self._tell(name, kill)
@@ -303,9 +306,12 @@ class Chaos:
             time.sleep(2)  # the driver looks twice a second
         elif kill.victim == "worker":
             os.kill(halted, signal.SIGKILL)
+        elif kill.victim == "memory":
+            (points / f"grow-{number}").touch()
+            wait(lambda: not psutil.pid_exists(halted) or psutil.Process(halted).status() == psutil.STATUS_ZOMBIE)
         elif kill.victim == "driver":
             process.kill()
-        else:
+        elif kill.victim == "everything":
             for each in [process, *self.ours()]:
                 with suppress(psutil.Error):
                     each.kill()

@@ -1,8 +1,8 @@
 """Halts the process at given points of the code. Python imports this at its start where `chaos.py` has put this folder on PYTHONPATH.
 
 `CHAOS_FOLDER/points.json` is a list of [module, function, "before" or "after", call]. The points count one after another, in whichever
-process comes first. A process that reaches point N writes its process id to `reached-N` and waits for the file `go-N`. The product knows
-nothing of it.
+process comes first. A process that reaches point N writes its process id to `reached-N` and waits for the file `go-N`; the file `grow-N`
+makes it take memory meanwhile, until it is killed. The product knows nothing of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 FOLDER = Path(os.environ.get("CHAOS_FOLDER", "/nonexistent"))
 POINTS: list[tuple[str, str, str, int]] = json.loads((FOLDER / "points.json").read_text()) if (FOLDER / "points.json").exists() else []
 PATIENCE = 600.0
+PIECE, MOST = 64 << 20, 8 << 30
+"""Bytes that a process takes at once, and at most."""
 
 
 def _halt(number: int) -> None:
@@ -31,8 +33,10 @@ def _halt(number: int) -> None:
     os.write(file, str(os.getpid()).encode())
     os.close(file)
     (FOLDER / f".reached-{number}").rename(FOLDER / f"reached-{number}")
-    limit = time.monotonic() + PATIENCE
+    limit, taken = time.monotonic() + PATIENCE, list[bytes]()
     while not (FOLDER / f"go-{number}").exists() and time.monotonic() < limit:
+        if (FOLDER / f"grow-{number}").exists() and len(taken) < MOST // PIECE:
+            taken.append(b"1" * PIECE)
         time.sleep(0.005)
 
 

@@ -29,14 +29,34 @@ class Deaths(UserCallback):
 
 def describe(errors: Mapping[int, BaseException]) -> str:
     """What ended workers, by rank; empty where none was killed or short of memory. The others fail because they lost one."""
-    told = []
+    told, hints = [], dict[str, None]()
     for rank, error in sorted(errors.items()):
         causes = [error, *filter(None, (error.__cause__, getattr(error, "cause", None)))]
-        if any(isinstance(each, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(each) for each in causes):
-            told.append(f"worker {rank} was killed by Ray because the machine ran out of memory; {MEMORY}")
+        if any(map(_killed_for_memory, causes)):
+            told.append(f"worker {rank} was killed by Ray because the machine ran out of memory")
+            hints[MEMORY] = None
         elif refused := next(filter(out_of_memory, causes), None):
-            hint = GPU_MEMORY if isinstance(refused, torch.OutOfMemoryError) else MEMORY
-            told.append(f"worker {rank} asked for more memory than there is ({first_line(refused)}); {hint}")
+            told.append(f"worker {rank} asked for more memory than there is ({first_line(refused)})")
+            hints[GPU_MEMORY if isinstance(refused, torch.OutOfMemoryError) else MEMORY] = None
         elif any(isinstance(each, ray.exceptions.RayActorError) for each in causes):
-            told.append(f"worker {rank} died: it crashed or was killed, perhaps by the system for want of memory (`dmesg` tells; {MEMORY})")
-    return "; ".join(told)
+            told.append(f"worker {rank} died: it crashed or was killed, perhaps by the system for want of memory (`dmesg` tells)")
+            hints[MEMORY] = None
+    return "; ".join([*told, *hints])
+
+
+def describe_end(error: BaseException | None) -> str:
+    """The same of what Ray Train raised at its end; empty where that is of another kind."""
+    if is_death(error) and _killed_for_memory(getattr(error, "controller_failure", error)):
+        return f"Ray killed processes that the training needs because the machine ran out of memory; {MEMORY}"
+    return describe(getattr(error, "worker_failures", {}))
+
+
+def is_death(error: BaseException | None) -> bool:
+    """Whether Ray Train ended because a process died that it needs beside its workers: its controller, or an actor that this one asks."""
+    failure = getattr(error, "controller_failure", error)
+    return isinstance(failure, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError)
+
+
+def _killed_for_memory(error: BaseException | None) -> bool:
+    """By Ray, which ends several of the newest processes at once, not only the largest."""
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)

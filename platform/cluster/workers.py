@@ -117,6 +117,9 @@ def run_workers(
             drain()
             look_for_stalled()
         drain()
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+        trainer.join()  # without the recorder, workers end at their next step
+        return error
     except BaseException:
         recorder.ask_stop.remote()
         trainer.join(LAST_CHECKPOINT_SECONDS)
@@ -257,8 +260,11 @@ def _worker(config: dict[str, Any]) -> None:
     verify()
 
     recorder: ActorHandle[_Recorder] = config["recorder"]
-    if ray.get(recorder.has_failed.remote()):
-        return  # Ray Train's next attempt after an error that another attempt would repeat
+    try:
+        if ray.get(recorder.has_failed.remote()):
+            return  # Ray Train's next attempt after an error that another attempt would repeat
+    except ray.exceptions.RayActorError:
+        return  # nobody takes events any more: the driver makes another attempt
     lead = collective.rank() == 0
     if lead:
         recorder.place.remote(ray.util.get_current_placement_group())

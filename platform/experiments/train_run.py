@@ -53,7 +53,7 @@ class NextAttempt(StrEnum):
     MOVED = "a node with workers was told to end: going on elsewhere, from a checkpoint of the last step"
     GROWN = "there is room for more workers: going on with them, from a checkpoint of the last step"
     FEWER = "a worker died: going on from the newest checkpoint with as many as there is room for"
-    DIED = "Ray Train's controller died: going on from the newest checkpoint"
+    DIED = "a process that the training needs beside its workers died: going on from the newest checkpoint"
 
 
 def train_on_ray(run: Run, on_event: Post) -> None:
@@ -178,9 +178,7 @@ class _Attempt:
 
     def outcome(self, error: BaseException | None, folder: Path, may_die: bool) -> TrainingEnded | NextAttempt:
         """How the attempt ended; where workers died and `may_die`, why the next one is needed. Raises `SightlineError`."""
-        import ray
-
-        from sightline.platform.cluster.deaths import describe
+        from sightline.platform.cluster.deaths import describe_end, is_death
 
         if self._failed:
             raise SightlineError(self._failed.what, self._failed.hint)
@@ -188,12 +186,12 @@ class _Attempt:
             raise nonfinite_error(self._nonfinite)
         if self._ended:
             return self._ended
-        if may_die and isinstance(error, ray.exceptions.RayActorError):
+        if may_die and is_death(error):
             return NextAttempt.DIED
         if may_die and self.elastic and not self.stop_asked.is_set():
             return NextAttempt.FEWER
         again = f"go on from the newest checkpoint with `sightline resume {folder.name}`"
-        if killed := describe(getattr(error, "worker_failures", {})):
+        if killed := describe_end(error):
             raise SightlineError(f"no attempt is left (train.max_failures={self.experiment.train.max_failures}): {killed}", again)
         raise SightlineError(f"training ended without a result: {error}", f"see {folder / 'ray'}; {again}")
 

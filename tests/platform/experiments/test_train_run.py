@@ -30,9 +30,17 @@ def test_a_run_without_further_attempts_says_what_killed_its_workers() -> None:
     assert "Traceback" not in str(raised.value) and raised.value.hint == "go on from the newest checkpoint with `sightline resume first`"
 
 
-def test_the_controller_may_die_as_often_as_a_worker() -> None:
+def test_a_process_beside_the_workers_may_die_as_often_as_a_worker() -> None:
     import ray
+    from ray.train.v2.api.exceptions import ControllerError
 
-    assert attempt(1).outcome(ray.exceptions.ActorDiedError(), Path("first"), may_die=True) == NextAttempt.DIED
+    short = ray.exceptions.OutOfMemoryError("7 worker(s) were killed due to the node running low on memory.\nObject store memory usage: [")
+    for error in (ray.exceptions.ActorDiedError(), ControllerError(ray.exceptions.ActorDiedError()), ControllerError(short), short):
+        assert attempt(1).outcome(error, Path("first"), may_die=True) == NextAttempt.DIED
     with pytest.raises(SightlineError, match="ended without a result"):
         attempt(1).outcome(ray.exceptions.ActorDiedError(), Path("first"), may_die=False)
+    with pytest.raises(SightlineError, match="ended without a result"):
+        attempt(1).outcome(ControllerError(ValueError("no")), Path("first"), may_die=True)
+    with pytest.raises(SightlineError) as raised:
+        attempt(1).outcome(ControllerError(short), Path("first"), may_die=False)
+    assert "ran out of memory; train with fewer" in str(raised.value) and "Object store" not in str(raised.value)
