@@ -29,6 +29,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than the default 30 s
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "2")  # by default 32 processes for every reading of Parquet
     import ray
 
     if ray.is_initialized():
