@@ -331,7 +331,7 @@ def card(
 
     data = [("training", model.train), *([("validation", model.val)] if model.val else [])]
     facts = summary.facts(run, list(run.events()), model.train, model.val, model.found, peak, model.size)
-    return model_card(verdict, numbers, facts, data, of_method, probes, summary.identities(run, model.found))
+    return model_card(verdict, numbers, [("Run", run.name), *facts], data, of_method, probes)
 
 
 def write_page(

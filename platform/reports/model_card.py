@@ -16,6 +16,8 @@ from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, P
 
 LONGEST = 160
 """Characters of a cell, so that one long path does not fill the card."""
+OF_THE_MACHINE = ("Training time", "Speed", "Data wait", "Attempts", "Peak memory")
+"""Facts of a run that do not describe what came of it."""
 MOST = 8
 """Sources of a data set that are named."""
 
@@ -27,11 +29,10 @@ def model_card(
     data: Sequence[tuple[str, TrainingData]],
     of_method: MethodResult | None,
     probes: ProbeOutcomes,
-    identities: Sequence[tuple[str, str]],
 ) -> str:
     """The card of one trained network; how it is used is not part of it.
 
-    `facts`, `identities`: (name, value). `data`: (what for, data set). Every text of others is escaped.
+    `facts`: (name, value). `data`: (what for, data set). Every text of others is escaped.
     """
     parts = [markdown(verdict)]
     if numbers:
@@ -39,8 +40,8 @@ def model_card(
     if rows := _results(of_method, probes):
         table = _table(("measured", "this model", "random weights", "on"), rows)
         parts.append(f"## Results\n\n{table}\n\n{markdown(_covers(of_method, probes))}")
-    parts.append(f"## What it is\n\n{_table(('', ''), [*facts, *identities])}")
     parts.append(f"## Data and licences\n\n{_table(('for', 'data', 'source', 'licence'), _sources(data))}")
+    parts.append(f"## What it is\n\n{_table(('', ''), [fact for fact in facts if fact[0] not in OF_THE_MACHINE])}")
     return "\n\n".join(parts)
 
 
@@ -53,7 +54,7 @@ def _results(of_method: MethodResult | None, probes: ProbeOutcomes) -> list[tupl
         if not isinstance(outcome, ProbeResult):
             continue
         control = next(outcome.rows_of(RowKind.CONTROL_MEAN), None)
-        on = f"{_name(str(outcome.data.get('test') or ''))}, {outcome.unit_count} x {outcome.unit_kind}"
+        on = f"{_name(str(outcome.data.get('test') or ''))}, {outcome.unit_count:,} x {outcome.unit_kind}"
         for key, info in outcome.main_metrics.items():
             beside = show_span(control.values[key], info) if control else ""
             rows.append((_metric(f"{outcome.name}: ", key, info), show_span(outcome.rows[0].values[key], info), beside, on))
@@ -61,9 +62,9 @@ def _results(of_method: MethodResult | None, probes: ProbeOutcomes) -> list[tupl
 
 
 def _covers(of_method: MethodResult | None, probes: ProbeOutcomes) -> str:
-    """What the intervals cover, each text once."""
+    """What was resampled, each text once; the run's report says what the intervals cover and what they do not."""
     measured = [*([of_method] if of_method else []), *(one for one in probes.values() if isinstance(one, ProbeResult))]
-    return "In brackets: " + " ".join(dict.fromkeys(one.covers for one in measured))
+    return "In brackets: " + "; ".join(dict.fromkeys(one.covers.partition(":")[0].rstrip(".") for one in measured)) + "."
 
 
 def _metric(prefix: str, key: str, info: MetricInfo) -> str:
@@ -77,7 +78,7 @@ def _sources(data: Sequence[tuple[str, TrainingData]]) -> list[tuple[str, ...]]:
             rows.append((purpose, f"{dataset.described}, no fingerprint", "read by Ray Data", "unknown"))
             continue
         manifest = dataset.manifest
-        what = f"{_name(dataset.uri)}: {dataset.rows:,} {dataset.kind}, fingerprint {manifest.fingerprint}"
+        what = f"{_name(dataset.uri)}: {dataset.rows:,} {dataset.kind}, fingerprint {manifest.fingerprint[:16]}"
         for source in manifest.provenance.sources[:MOST] or [Source(where="unstated")]:
             rows.append((purpose, what, redact(source.where), source.licence))
             purpose = what = ""

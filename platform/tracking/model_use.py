@@ -86,7 +86,8 @@ with torch.no_grad():
 ```python
 import timm
 
-network = timm.create_model("local-dir:{folder}", pretrained=True)  # without pretrained=True its weights are random
+# Without pretrained=True its weights are random.
+network = timm.create_model("local-dir:{folder}", pretrained=True)
 ```""")
     call = "logits" if isinstance(encoder, Predictor) else "pooled"
     raw = "photos" if name == "images" else name

@@ -4,6 +4,7 @@ and the folder from which Sightline builds the module again (`open_encoder`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,8 +46,8 @@ LOGGED = re.compile(r"m-[0-9a-f]{32}")
 """The id of a logged model."""
 DESCRIPTION = 5000
 """Characters of a description that a registry's database keeps."""
-NOTE = "mlflow.note.content"
-"""Tag that MLflow's interface shows as the description of a logged model."""
+NOTE, VERSIONS = "mlflow.note.content", "mlflow.modelVersions"
+"""Tags that MLflow's interface shows as the description and the versions of a logged model."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases of the winners of sweeps."""
 
@@ -180,12 +181,18 @@ def _begun(client: MlflowClient, run: MlflowRun, sha256: str) -> LoggedModel | N
 
 
 def _registered(client: MlflowClient, name: str, filed: ModelVersion, alias: str) -> Registered:
-    """The version, with the alias pointed at it, unless that points at a newer one."""
+    """The version, named on its logged model, with the alias pointed at it, unless that points at a newer one."""
+    from mlflow.exceptions import MlflowException
+
     now = alias_version(client, name, alias)
     aliased = now is None or now <= int(filed.version)
     if aliased and now != int(filed.version):
         client.set_registered_model_alias(name, alias, str(filed.version))
     model_id = str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
+    with suppress(MlflowException):  # of a logged model that somebody deleted
+        versions = json.loads(client.get_logged_model(model_id).tags.get(VERSIONS, "[]"))
+        if (this := {"name": name, "version": str(filed.version)}) not in versions:
+            client.set_logged_model_tags(model_id, {VERSIONS: json.dumps([*versions, this])})
     return Registered(name, str(filed.version), alias, aliased, model_id)
 
 

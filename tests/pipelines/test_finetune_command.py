@@ -122,7 +122,7 @@ def test_a_fine_tuned_model_is_trained_scored_and_registered(place: Path, capfd:
     card = filed.description
     assert card.startswith(result["verdict"]) and "\\['dark'" not in card and "['dark', 'bright']" in card
     assert "| accuracy in % | 100.0 (100.0 to 100.0) |" in card and "20 samples of the validation data" in card
-    assert "| training | train: 40 images, fingerprint " in card and "| unstated | unstated |" in card
+    assert "train: 40 images, fingerprint " in card and "| unstated | unstated |" in card
     described = yaml.safe_load(next((place / "home").rglob("MLmodel")).read_text())
     assert described["metadata"] == {"class_names": ["dark", "bright"]}
     _serves("models:/finetune-classification-model/1", place_of(run), card, place)

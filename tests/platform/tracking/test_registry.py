@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -359,6 +360,7 @@ def test_a_registration_that_was_killed_is_taken_up_where_it_was(
     (model,) = client.search_logged_models([experiment], filter_string=of_run)
     (version,) = client.search_model_versions(f"name = 'cut-{stage}'")
     assert model.status == "READY" and filed.model_id == model.model_id == left.model_id and filed.version == str(version.version)
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": f"cut-{stage}", "version": "1"}]
     assert [output.model_id for output in client.get_run(run).outputs.model_outputs] == [model.model_id]
     assert not list(tmp_path.glob("sightline-*"))
 
