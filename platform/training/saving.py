@@ -79,7 +79,8 @@ class CheckpointSaver:
                 self.close()
                 if not self._failed:
                     self._start(step, history, measured)
-                    self._metrics[step] = {**train, **measured}
+                    if self.publish:
+                        self._metrics[step] = {**train, **measured}
                 if wait:
                     self.close()
             return not self.agree(stop=False).failed
