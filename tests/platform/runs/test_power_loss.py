@@ -41,7 +41,7 @@ run.save()
 train(TrainJob(run.experiment, run.folder, run.fingerprint), lambda event: run.append([event]), lambda: False)
 finish.register = lambda *words: None
 tracking = Tracking(run)
-tracking._send([], 7, {"train/loss": 18})
+tracking._send([], "events.jsonl", 7, {"train/loss": 18})
 finish.finish(run, tracking, Console(stderr=True), MemoryMeter())
 run.status = RunStatus.FINISHED
 run.save()
