@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.checkpoints.remote import Storage
-from sightline.platform.cluster.demand import own_resources
+from sightline.platform.cluster.demand import describe, own_resources
 from sightline.platform.cluster.placement import up
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.experiments.create import create_run
@@ -190,8 +190,13 @@ class Ends(TrialProgressCallback):
             self.said = time.monotonic()
             sweep = self.trials.sweep
             ended = sum(trial.status is not TrialStatus.OPEN for trial in sweep.trials())
-            steps = (f"{number:03d} at step {_reached(live)} of {sweep.plan.steps}" for number, live in sorted(self.trials.live.items()))
-            self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(steps)}")
+            waiting = {trial.config["trial"] for trial in trials if trial.status == "PENDING"}
+            states = (
+                f"{number:03d} " + ("waits for room" if number in waiting else f"at step {_reached(live)} of {sweep.plan.steps}")
+                for number, live in sorted(self.trials.live.items())
+            )
+            need = f"; a trial needs {_needed(sweep)}, which no node has free" if waiting else ""
+            self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(states)}{need}")
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any) -> None:
         """Does nothing: the scheduler records the result."""
@@ -327,6 +332,12 @@ def _resources(sweep: Sweep) -> tune.PlacementGroupFactory:
     bundle = {"CPU": max(1.0, cpus), **({"GPU": train.gpus_per_worker} if gpu else {}), **own_resources(train)}
     labels: dict[str, Any] = {"bundle_label_selector": [dict(train.labels)]} if train.labels else {}
     return tune.PlacementGroupFactory([bundle], **labels)
+
+
+def _needed(sweep: Sweep) -> str:
+    """What a trial's process asks of a node, for a sentence."""
+    (bundle,), own = _resources(sweep).bundles, describe(config.load(sweep.recipe, settings=sweep.settings).train)
+    return " + ".join(f"{bundle[name]:g} {name}" for name in ("CPU", "GPU") if bundle.get(name)) + (f" ({own})" if own else "")
 
 
 def _failures(run: Run) -> list[TrainingFailed]:

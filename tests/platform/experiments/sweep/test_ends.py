@@ -84,6 +84,19 @@ def test_an_error_of_an_attempt_before_does_not_count_again(sweep: Sweep) -> Non
     assert [trial.status for trial in sweep.trials()] == ["pruned"]
 
 
+def test_a_trial_that_no_node_has_room_for_is_told_as_waiting(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    trials = run_trials.Trials(sweep, said.append)
+    assert trials.suggest("ray-0")["trial"] == 0
+    sweep.settings["train"] |= {"accelerator_type": "A100", "device": "auto"}
+    monkeypatch.setattr(run_trials, "up", lambda: {"a": {"CPU": 4.0, "GPU": 0.0}})
+    ends = run_trials.Ends(trials)
+    ends.said -= run_trials.PROGRESS_SECONDS
+    tuned: Any = SimpleNamespace(config={"trial": 0}, status="PENDING")
+    ends.on_step_end(1, [tuned])
+    assert said[-1].startswith("0 of 4 trials ended, 000 waits for room; a trial needs ") and "1 GPU (accelerator_type A100)" in said[-1]
+
+
 def test_what_training_has_recorded_is_not_recorded_again(toy_run: ToyRun) -> None:
     run = toy_run("failed")
     job = TrainJob(run.experiment, run.folder, run.fingerprint)
