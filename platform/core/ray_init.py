@@ -36,7 +36,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if names_cluster():
-        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's Train page; Ray on this machine has no dashboard
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # for the dashboard's list of runs; Ray on this machine has none
         try:
             ray.init(**quiet)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
