@@ -38,7 +38,7 @@ def test_an_encoder_answers_photos_on_ray_serve(home: Path, tmp_path: Path) -> N
     words = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=4", "--disable-usage-stats"]
     loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "SIGHTLINE_HOME": str(home)}
     with short_folder() as scratch, head(scratch, port := free_port(), words, loopback) as person:
-        environment = {**person, "SIGHTLINE_HOME": str(home), "MODEL": "served", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(tmp_path)}
+        environment = {**person, **loopback, "MODEL": "served", "RAY_AUTH_MODE": "token"}
         run = [str(BIN / "serve"), "run", "serve_encoder:app", "--address", f"127.0.0.1:{port}"]
         with (tmp_path / "serve.log").open("w") as log:
             process = subprocess.Popen(run, env=environment, cwd=tmp_path, stdout=log, stderr=log)
