@@ -67,9 +67,8 @@ def cloud_input(encoder: object) -> EncoderInput | None:
     count = int(encoder.points)
     centred = encoder.normalised if isinstance(encoder, HasNormalised) else True
     prepared = "centred on the mean, the farthest at distance 1" if centred else "as in the training data"
-    raw = (
-        f"clouds = np.random.rand(4, {count}, 3)  # yours: {count} points each{', in any unit' if centred else ', as in the training data'}"
-    )
+    unit = ", in any unit" if centred else ", as in the training data"
+    raw = f"clouds = np.sin(np.arange(4 * {count} * 3.0)).reshape(4, {count}, 3)  # yours: {count} points each{unit}"
     fit = """
 clouds = clouds - clouds.mean(axis=1, keepdims=True)
 points = (clouds / np.linalg.norm(clouds, axis=2).max(axis=1)[:, None, None]).astype(np.float32)"""
