@@ -165,8 +165,8 @@ class HasEmbeddings(Protocol, metaclass=_Ability):
     def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
         """One vector for each sample of a batch after `to_device`: what probes pool of the kept encoder, of one augmented view, whole.
 
-        A collapse is told by RankMe and LiDAR of them. The batch has no columns of a `Stage`. Called now and then in evaluation mode
-        without gradient, on rank 0 alone.
+        `health/rankme` and `health/lidar` are of them, and `Method.alarms` may judge these. The batch has no columns of a `Stage`.
+        Called now and then in evaluation mode without gradient, on rank 0 alone.
         """
 
 

@@ -27,6 +27,11 @@ METRICS = {
 }
 ALARMS = (
     Alarm(
+        "rankme",
+        "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+        below=1.2,
+    ),
+    Alarm(
         "effective_rank",
         below=0.02,
         cause="the teacher's tokens lie in a few dimensions: lower optim.lr, lengthen optim.warmup, raise pretext.teacher_momentum",

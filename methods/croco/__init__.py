@@ -34,6 +34,11 @@ METRICS = {
 
 ALARMS = (
     Alarm(
+        "rankme",
+        "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+        below=1.2,
+    ),
+    Alarm(
         "effective_rank",
         "features lie in a few directions: the encoder collapses; lower optim.lr or lengthen optim.warmup",
         below=0.02,

@@ -43,6 +43,11 @@ METRICS = {
 }
 ALARMS = (
     Alarm(
+        "rankme",
+        "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+        below=1.2,
+    ),
+    Alarm(
         "prediction_entropy",
         "few clusters take nearly all of the mean prediction: the cluster head collapses; raise loss.entropy or "
         "pretext.sinkhorn_iterations, lower optim.lr, or lower pretext.prototypes towards the patches in a batch",
