@@ -360,7 +360,7 @@ def test_control_metrics_and_health_name_what_they_promise() -> None:
     assert health.keys() == {"accuracy", "swapped_teacher_gap", "chance_gap", "feature_std", "effective_rank", "agreement"}
     assert all(value.ndim == 0 and value.isfinite() for value in health.values())
     torch.testing.assert_close(health["chance_gap"], math.log(16) - loss["contrast"])
-    assert {alarm.metric for alarm in ALARMS} <= health.keys()
+    assert {alarm.metric for alarm in ALARMS} <= health.keys() | {"rankme"}, "that is of the embeddings: test_collapse.py"
     assert claims.keys() | loss.keys() <= METRICS.keys()
 
 

@@ -343,8 +343,9 @@ def test_health_tells_a_collapse_from_a_fresh_network() -> None:
     batch = pretext.to_device(raw_batch(config, 8))
     fresh = pretext.health(batch, NOISE)
     assert all(value.ndim == 0 and value.isfinite() for value in fresh.values())
-    assert {alarm.metric for alarm in ALARMS} <= fresh.keys()
-    assert not [a for a in ALARMS if a.after == 0 and not a.below <= fresh[a.metric] <= a.above]
+    alarms = [alarm for alarm in ALARMS if alarm.metric != "rankme"]  # of the embeddings: test_collapse.py
+    assert {alarm.metric for alarm in alarms} <= fresh.keys()
+    assert not [a for a in alarms if a.after == 0 and not a.below <= fresh[a.metric] <= a.above]
     assert fresh["chance_gap"] < 0.1, "a fresh network is on the plateau"
     assert fresh["teacher_agreement"] == pytest.approx(1) and 0.7 < fresh["prediction_entropy"] <= 1 and 0 < fresh["clusters_used"] <= 1
     with torch.no_grad():
@@ -353,7 +354,7 @@ def test_health_tells_a_collapse_from_a_fresh_network() -> None:
             network.encoder.norm.bias[0] = 1.0
             network.cluster.prototypes[1:] = -network.cluster.prototypes[:1]
     dead = pretext.health(batch, NOISE)
-    assert {a.metric for a in ALARMS if not a.below <= dead[a.metric] <= a.above} >= {"feature_std"}
+    assert {a.metric for a in alarms if not a.below <= dead[a.metric] <= a.above} >= {"feature_std"}
     pretext.train()
     assert torch.equal(pretext(batch, NOISE)["valid"], dead["valid"])
 
