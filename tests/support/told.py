@@ -35,6 +35,8 @@ FOR_LATER = {
     "./modelnet40": "a data set that its authors publish",
     "./h5_files": "a data set that its authors publish",
     "./shapenetcore": "a data set that its authors publish",
+    "ray:my_data": "a module of the reader's own; tests/platform/experiments/test_ray_run.py",
+    "parquet:./": "files of the reader's own; tests/platform/data/loader/test_ray_stream.py",
     "/tmp/animals.txt": "made of data sets that lie beside the checkout where this project is developed",
 }
 """Part of a line -> why a newcomer does not run it as it stands."""
