@@ -34,7 +34,7 @@ def test_workers_meet_at_a_file_that_is_where_its_address_says(tmp_path: Path, m
     monkeypatch.setattr(local_group, "on_this_machine", lambda: True)
     storage = tmp_path / "ho me?#" / "ray"
     plan: Any = SimpleNamespace(workers=2, worker_cpus=0.5, worker_gpus=0)
-    trainer = _Trainer("first", storage, plan, TrainConfig(), {"recorder": None}, 0)
+    trainer = _Trainer("first", storage, plan, TrainConfig(), {"recorder": None}, {}, 0)
     trainer.run()
     assert trainer.error is None and [path.name for path in met] == ["group"]
     assert not met[0].exists(), "the folder is removed at the end"
