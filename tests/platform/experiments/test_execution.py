@@ -14,6 +14,7 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution, finish
 from sightline.platform.runs.record import Run
+from sightline.platform.tracking.models import Results
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def measure(run: Run, *rest: Any) -> finish.Findings:
         words.append("measure")
-        return finish.Findings("fine", "", run.folder / "report.html", None, None, {}, ["next"], 0, "")
+        return finish.Findings(Results({}, verdict="fine"), run.folder / "report.html", None, None, ["next"], 0, "")
 
     monkeypatch.setattr(execution, "_train", train)
     monkeypatch.setattr(finish, "finish", measure)
     monkeypatch.setattr(execution.Tracking, "start", lambda self: None)
-    monkeypatch.setattr(execution.Tracking, "close", lambda self, status, **rest: words.append(status))
+    monkeypatch.setattr(execution.Tracking, "close", lambda self, status, *rest, **more: words.append(status))
     return words
 
 
