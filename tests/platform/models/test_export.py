@@ -143,4 +143,4 @@ def test_onnx_gives_the_same_tokens_for_any_batch(home: Path, tmp_path: Path, me
 def test_the_command_offers_what_there_is() -> None:
     from sightline.pipelines import export as command
 
-    assert command.FORMATS == (*FORMATS, "optuna"), "and the study of a sweep"
+    assert (*FORMATS, "optuna") == command.FORMATS, "and the study of a sweep"
