@@ -32,6 +32,7 @@ from .database import forget_stray, moved_location, sqlite_path
 from .mlflow_model import output_shape, save_model
 from .model_use import has_timm_form, use_of
 from .problems import Kind, Place, find_problem
+from .quiet import quiet_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,6 +104,7 @@ def register_encoder(
     `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
     cannot be exported, or the exported graph disagrees.
     """
+    quiet_mlflow()  # the tracking thread may be importing MLflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
