@@ -83,6 +83,14 @@ class Alarm:
     """Share of the run before which the metric is not judged: some are low at first in every run."""
 
 
+RANKME_ALARM = Alarm(
+    "rankme",
+    "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+    below=1.2,
+)
+"""For methods whose sound runs stay above it: 1 means a single direction."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Which tensors of a published checkpoint found a place: names as the checkpoint has them, `missing` as it would have them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contract import Alarm, Lazy, Method, MetricInfo
+from ..contract import RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
 from .config import CrocoConfig
 from .views import CrocoViews
 
@@ -33,11 +33,7 @@ METRICS = {
 }
 
 ALARMS = (
-    Alarm(
-        "rankme",
-        "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
-        below=1.2,
-    ),
+    RANKME_ALARM,
     Alarm(
         "effective_rank",
         "features lie in a few directions: the encoder collapses; lower optim.lr or lengthen optim.warmup",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contract import Alarm, Lazy, Method, MetricInfo
+from ..contract import RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
 from .config import LocaConfig
 from .views import LocaViews
 
@@ -42,11 +42,7 @@ METRICS = {
     },
 }
 ALARMS = (
-    Alarm(
-        "rankme",
-        "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
-        below=1.2,
-    ),
+    RANKME_ALARM,
     Alarm(
         "prediction_entropy",
         "few clusters take nearly all of the mean prediction: the cluster head collapses; raise loss.entropy or "
