@@ -86,6 +86,7 @@ class Storage:
         system, place = self._open()
         self._upload(system, place, here[0])
         there = set(_complete(system, place))
+        newest = here[0].path.name
         for one in here[1:]:
             if one.reasons != (Reason.NEWEST,) and one.path.name not in there:
                 with contextlib.suppress(FileNotFoundError):  # no longer the best
@@ -93,7 +94,7 @@ class Storage:
                     there.add(one.path.name)
         stay = retention.choose({number(step): self._note(system, place, step) for step in there})
         for step in _steps(system, place):
-            if number(step) not in stay:
+            if number(step) not in stay and (step in there or step < newest):  # a newer one may be another process's upload
                 _remove(system, f"{place}/checkpoints/{step}")
 
     def _upload(self, system: fs.FileSystem, place: str, one: Kept) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -71,9 +72,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, document = state.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(document).encode())
+            with contextlib.suppress(ConnectionError):  # the client was interrupted
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(document).encode())
 
         do_GET = do_PUT = do_POST = handle_any  # noqa: N815
 

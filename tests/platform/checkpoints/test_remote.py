@@ -167,6 +167,24 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_put_to_its_end(place: P
     assert found is not None and found.state.step == 6
 
 
+def test_an_upload_that_comes_late_removes_no_newer_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked before the newer one was there: the thread of a training that ended, and the process that goes on."""
+    late, other = (Storage(str(tmp_path / "there"), tmp_path / name / "run") for name in ("one", "two"))
+    reach(late.folder, 6)
+    reach(other.folder, 12)
+    complete = remote._complete
+
+    def stale(*place: Any) -> list[str]:
+        found = complete(*place)
+        monkeypatch.setattr(remote, "_complete", complete)
+        other.push(Retention(1))
+        return found
+
+    monkeypatch.setattr(remote, "_complete", stale)
+    late.push(Retention(1))
+    assert remote._steps(*other._open())[0] == "step-00000012"
+
+
 def test_a_storage_that_is_away_at_the_start(place: Place, tmp_path: Path) -> None:
     mine = Storage(str(tmp_path / "there"), tmp_path / "one" / "run")
     place.away = True
