@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sightline.platform.config import Experiment
 
 SUMMARY = "train an encoder by a recipe, probe it, register it, report on it"
 
@@ -26,11 +30,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
 
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
-    from sightline.platform.config import without_password
     from sightline.platform.core.ray_checks import check_ray
-    from sightline.platform.core.redaction import command_line, redacted
+    from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen
-    from sightline.platform.experiments.estimate import estimate_cost
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.names import fresh_name, refuse_taken
     from sightline.platform.tracking.client import check_tracking, tracking_uri
@@ -41,12 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     check_tracking(experiment, console.warn)
     if args.dry_run:
         check_ray()
-        estimate = estimate_cost(experiment)
-        shown = without_password(experiment)
-        if not args.json:
-            print(shown.to_yaml())
-            print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
-        return {"settings": redacted(shown.sections()), "estimate": estimate.as_dict()}
+        return _dry_run(experiment, show=not args.json)
     experiment, dataset = check(experiment)
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
@@ -54,3 +51,23 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     command = command_line(sys.argv[1:])
     record = create_run(name, experiment, dataset.fingerprint, command, tracking_uri(experiment))
     return execution.execute(record, console)
+
+
+def _dry_run(experiment: Experiment, show: bool) -> dict[str, object]:
+    """Shows the settings and the resource plan at once, then what takes torch: parameters, memory and cost."""
+    from sightline.platform.cluster.resources import local_plan
+    from sightline.platform.config import without_password
+    from sightline.platform.core.redaction import redacted
+    from sightline.platform.experiments.preflight import check
+
+    if experiment.data.train:
+        check(experiment, look=False)
+    shown = without_password(experiment)
+    if show:
+        print(f"{shown.to_yaml()}\n{'resources':<22} {local_plan(experiment).describe()}", flush=True)
+    from sightline.platform.experiments.estimate import estimate_cost
+
+    estimate = estimate_cost(experiment)
+    if show:
+        print("\n".join(f"{label:<22} {text}" for label, text in estimate.lines()))
+    return {"settings": redacted(shown.sections()), "estimate": estimate.as_dict()}

@@ -18,7 +18,8 @@ def uninitialised(make: Callable[[], M]) -> M:
     again as the one that follows."""
     with torch.device("meta"):
         module = make()
-    return module.to_empty(device="cpu")
+    # What `to_empty` does, which asks the meta device for a like tensor, and so imports sympy for half a second.
+    return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 def weight_rng(name: str, seed: int) -> torch.Generator:

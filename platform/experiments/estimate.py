@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 MOST_PARAMETERS_ON_CPU = 250_000_000
 """Of a network whose FLOP are counted on the CPU where the meta device does not suffice. A ViT-B takes a few seconds."""
+SMALL = 20_000_000
+"""Parameters of a network that runs faster on the CPU than torch imports what the meta device takes (a second, 150 MB)."""
+NOT_COUNTABLE = (RuntimeError, KeyError, NotImplementedError)
+"""Raised where shapes depend on values that the meta device lacks, or a column is missing."""
 CLOUD = 1 << 15
 """Points of the cloud on which FLOP are counted: more than any network uses."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `--dry-run` prints. Seconds are a rough guess: a transformer step at 40 % of the matmul rate measured here."""
+    """What `--dry-run` tells besides the settings. Seconds are a guess: a transformer step at 40 % of the matmul rate measured here."""
 
     parameters: int
     gflops_per_sample: float | None
@@ -69,7 +73,7 @@ class Estimate:
         begins = [("begins with", self.begins)] if self.begins else []
         begins += [("teachers", self.teachers)] if self.teachers else []
         kept = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
-        return [("parameters", need), *begins, ("cost", cost), ("length", length), *kept, ("resources", self.plan)]
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), *kept]
 
 
 def estimate_cost(experiment: config.Experiment) -> Estimate:
@@ -92,6 +96,7 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
         method.stage(experiment.method_config, BuildContext(seed=0, teachers=encoders)) if method.stage is not None and encoders else None
     )
     flops, before = _flops(experiment, pretext, count, stage)
+    del pretext
     rate = _matmul_rate()
     steps = experiment.clock(dataset.rows).steps if dataset else None
     samples = steps * experiment.batch.size if steps else None
@@ -133,23 +138,27 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
 def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Stage | None) -> tuple[float | None, float | None]:
     """FLOP of a sample: of forward and backward, and of the stage before (None without one).
 
-    Counted on the meta device or, where shapes depend on values, on the CPU. None where a pass needs more than an image or a cloud, or the
-    network is too large for the CPU.
+    Counted on the CPU where the network is small or shapes depend on values, else on the meta device. None where a pass needs more than an
+    image or a cloud, or the network is too large for the CPU.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    from sightline.methods.contract import BuildContext
+
+    from .flops import CountFlops
 
     columns = _two_samples(experiment)
     before = None
     if stage is not None and columns:
-        with FlopCounterMode(display=False) as counter:
+        with CountFlops() as counter:
             columns |= stage(columns)
-        before = float(counter.get_total_flops()) / 2
-    small = count <= MOST_PARAMETERS_ON_CPU
-    for device in ("meta", "cpu") if small else ("meta",):
-        try:
-            return _flops_on(device, experiment, (copy.deepcopy(pretext) if small else pretext).to(device), columns), before
-        except (RuntimeError, KeyError, NotImplementedError):
-            continue
+        before = counter.total / 2
+    if count > SMALL:
+        with contextlib.suppress(*NOT_COUNTABLE):
+            return _flops_on("meta", experiment, pretext.to("meta"), columns), before
+        if count > MOST_PARAMETERS_ON_CPU:
+            return None, before
+        pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=0))
+    with contextlib.suppress(*NOT_COUNTABLE):
+        return _flops_on("cpu", experiment, pretext, columns), before
     return None, before
 
 
@@ -171,15 +180,16 @@ def _two_samples(experiment: config.Experiment) -> Columns:
 
 def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns: Columns) -> float:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from sightline.methods.random import MicrobatchRng
 
+    from .flops import CountFlops
+
     batch = {name: torch.from_numpy(value).to(device) for name, value in columns.items()}
-    with FlopCounterMode(display=False) as counter:
+    with CountFlops() as counter:
         losses = pretext(pretext.to_device(batch), MicrobatchRng(0, 0, 0))
         sum(losses[name] for name in experiment.method_config.loss.model_dump()).backward()
-    return float(counter.get_total_flops()) / 2
+    return counter.total / 2
 
 
 def _matmul_rate() -> float:
