@@ -19,7 +19,8 @@ def uninitialised(make: Callable[[], M]) -> M:
     with torch.device("meta"):
         module = make()
     # What `to_empty` does, which asks the meta device for a like tensor, and so imports sympy for half a second.
-    return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    empty: M = module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # type: ignore[no-untyped-call]
+    return empty
 
 
 def weight_rng(name: str, seed: int) -> torch.Generator:

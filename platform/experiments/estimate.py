@@ -186,7 +186,8 @@ def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns:
     from .flops import CountFlops
 
     batch = {name: torch.from_numpy(value).to(device) for name, value in columns.items()}
-    with CountFlops() as counter:
+    counter = CountFlops()
+    with counter:
         losses = pretext(pretext.to_device(batch), MicrobatchRng(0, 0, 0))
         sum(losses[name] for name in experiment.method_config.loss.model_dump()).backward()
     return counter.total / 2

@@ -8,13 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class CountFlops(TorchDispatchMode):
+class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`with CountFlops() as counter: ...`, then `counter.total`: what torch's `FlopCounterMode` counts, without its import of
     torch.compile, which takes a second and 150 MB."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: float = 0.0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
