@@ -1,18 +1,25 @@
-"""Point clouds in plain PyTorch: farthest point sampling, nearest neighbours, Chamfer distance; the same picks on every device.
+"""Point clouds: farthest point sampling, nearest neighbours, Chamfer distance; the same picks on every device.
 
 Squared distances are sums of squared differences everywhere, never |a|^2 + |b|^2 - 2ab, whose rounding would decide ties.
 """
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..ops.farthest_point_sampling import NEAR_ORIGIN, tie_order
+from ..ops.nearest import nearest_by_tree
 
 LARGEST, LARGEST_ON_CPU = 64 * 2**20, 4 * 2**20
 """Bytes of the largest table of distances that is held at once; larger ones are made in parts. On a CPU it should stay in the cache."""
+
+TREE = 1 << 14
+"""Distances of a cloud from which a tree is faster on a CPU."""
 
 
 def farthest_point_sampling(points: Float[Tensor, "b n 3"], count: int, *, skip_origin: bool = False) -> Int[Tensor, "b g"]:
@@ -45,13 +52,17 @@ def farthest_point_sampling(points: Float[Tensor, "b n 3"], count: int, *, skip_
 def nearest(centres: Float[Tensor, "b g 3"], points: Float[Tensor, "b n 3"], count: int) -> Int[Tensor, "b g k"]:
     """Indices of the `count` nearest points of each centre by rising distance; equal distances keep the lower index.
 
-    Raises `ValueError` where there are fewer points than that.
+    On a CPU large clouds are searched by a tree, with the same result. Raises `ValueError` where there are fewer points than that.
     """
     b, g, n = *centres.shape[:2], points.shape[1]
     if count > n:
         raise ValueError(f"{count} neighbours of {n} points")
     if torch.compiler.is_exporting():
         return _nearest(centres.detach().float(), points, count)
+    if points.device.type == "cpu" and g * n >= TREE:
+        pairs = zip(centres.detach().float().numpy(), points.detach().float().numpy(), strict=True)
+        with contextlib.suppress(ValueError):  # of a coordinate that is not finite
+            return torch.from_numpy(np.stack([nearest_by_tree(*pair, count) for pair in pairs]))
     rows = max(1, (LARGEST_ON_CPU if points.device.type == "cpu" else LARGEST) // (4 * b * n))
     parts = [_nearest(part, points, count) for part in torch.split(centres.detach().float(), rows, dim=1)]
     return torch.cat(parts, dim=1) if g else torch.empty(b, 0, count, dtype=torch.long, device=points.device)

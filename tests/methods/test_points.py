@@ -81,6 +81,25 @@ def test_nearest_are_in_order_and_ties_keep_the_lower_index(points: Tensor, coun
     assert torch.equal(nearest(centres, points, count), found)
 
 
+@pytest.mark.parametrize("points", [cloud(90, batch=2), 1e4 + cloud(90), LATTICE, DOUBLED, torch.zeros(1, 30, 3)])
+@pytest.mark.parametrize("count", [1, 6, 29, 30])
+def test_a_tree_finds_the_same_as_all_distances(points: Tensor, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = min(count, points.shape[1])
+    centres = torch.cat([points[:, :20], cloud(10, batch=len(points), seed=2)], dim=1)
+    plain = nearest(centres, points, count)
+    monkeypatch.setattr(layer, "TREE", 0)
+    monkeypatch.setattr(layer, "_nearest", None)
+    assert torch.equal(nearest(centres, points, count), plain)
+
+
+def test_where_a_tree_fails_all_distances_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cloud(30)
+    points[0, 7] = torch.nan
+    plain = nearest(points, points, 4)
+    monkeypatch.setattr(layer, "TREE", 0)
+    assert torch.equal(nearest(points, points, 4), plain)
+
+
 def test_all_points_may_be_asked_for_and_no_more() -> None:
     points = cloud(9)
     assert sorted(nearest(points, points, 9)[0, 0].tolist()) == list(range(9))
@@ -99,6 +118,7 @@ def test_no_table_of_distances_is_larger_than_its_limit(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(layer, "squared_distances", noted)
     monkeypatch.setattr(layer, "LARGEST_ON_CPU", 1 << 16)
+    monkeypatch.setattr(layer, "TREE", 1 << 62)
     points = cloud(300, batch=4)
     nearest(points[:, :64], points, 8)
     assert len(made) > 1 and max(made) <= 1 << 16
