@@ -73,22 +73,35 @@ class MetricInfo:
 @old_names.fields(figure="metric")
 @dataclass(frozen=True)
 class Alarm:
-    """A metric of `health` beyond a limit means that the representation collapses. `cause` names the likely cause and what to do."""
+    """A metric of `health` beyond a limit means that the representation collapses. `cause` names the likely cause and what to do.
+
+    It is judged after the warm-up, and told where it is beyond the limit at two validations in a row or at the last step.
+    """
 
     metric: str
     cause: str
     below: float = float("-inf")
     above: float = float("inf")
-    after: float = 0.0
-    """Share of the run before which the metric is not judged: some are low at first in every run."""
+    fall: float | None = None
+    """With it, a metric below `below` must also have fallen to this share of what it was with the weights that the run began with."""
+    after_steps: int = 200
+    """Optimiser steps after the warm-up before which the metric is not judged: sound runs, too, are low in their first hundred."""
 
 
 RANKME_ALARM = Alarm(
     "rankme",
-    "the embeddings of all images point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
-    below=1.2,
+    "the embeddings of all samples point the same way: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+    below=2.0,
+    fall=0.2,
 )
-"""For methods whose sound runs stay above it: 1 means a single direction."""
+"""1 means a single direction. Sound runs of the four methods here keep a quarter of what random weights have, once they are judged."""
+EFFECTIVE_RANK_ALARM = Alarm(
+    "effective_rank",
+    "features lie in a few directions: the encoder collapses; lower optim.lr, lengthen optim.warmup or set optim.clip",
+    below=0.05,
+    fall=0.2,
+)
+"""Of `layers.health.effective_rank`. Sound runs of the four methods here fall to a third of what random weights have, at most."""
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,21 @@ ALARMS = (
     RANKME_ALARM,
     Alarm(
         "effective_rank",
-        below=0.02,
+        below=0.05,
+        fall=0.2,
         cause="the teacher's tokens lie in a few dimensions: lower optim.lr, lengthen optim.warmup, raise pretext.teacher_momentum",
     ),
     Alarm(
         "feature_std",
         below=0.1,
+        fall=0.5,
+        after_steps=1000,
         cause="the student's features all point the same way: lower optim.lr, or batch.microbatch is too small for BatchNorm",
     ),
     Alarm(
         "swapped_teacher_gap",
         below=0.05,
-        after=0.5,
+        after_steps=1000,
         cause="another image's teacher does nearly as well, so nothing but position is learnt, as in the early part of every run; if it "
         "stays: with `chance_gap` near 0 raise model.relative_bias_lr or train longer, else switch model.position_table off",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contract import RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
+from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
 from .config import CrocoConfig
 from .views import CrocoViews
 
@@ -34,15 +34,12 @@ METRICS = {
 
 ALARMS = (
     RANKME_ALARM,
-    Alarm(
-        "effective_rank",
-        "features lie in a few directions: the encoder collapses; lower optim.lr or lengthen optim.warmup",
-        below=0.02,
-    ),
+    EFFECTIVE_RANK_ALARM,
     Alarm(
         "feature_std",
         "features of all patches point the same way: the encoder collapses; lower optim.lr or lengthen optim.warmup",
         below=0.05,
+        fall=0.5,
     ),
 )
 

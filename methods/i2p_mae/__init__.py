@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Alarm, ImageEncoder, Lazy, Method, MetricInfo
+from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, ImageEncoder, Lazy, Method, MetricInfo
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
@@ -18,13 +18,7 @@ METRICS = {
     "features": MetricInfo("mean squared error of the 2-D features at the neighbours of the visible tokens", better="lower"),
     "visible": MetricInfo("share of the tokens of the middle scale that the encoder sees", unit="%"),
 }
-ALARMS = (
-    Alarm(
-        "effective_rank",
-        "tokens lie in a few directions: the encoder collapses; lower optim.lr or lengthen optim.warmup",
-        below=0.02,
-    ),
-)
+ALARMS = (RANKME_ALARM, EFFECTIVE_RANK_ALARM)
 
 
 def _teachers(config: I2PConfig) -> dict[str, str]:

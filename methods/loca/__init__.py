@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contract import RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
+from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, Alarm, Lazy, Method, MetricInfo
 from .config import LocaConfig
 from .views import LocaViews
 
@@ -48,28 +48,27 @@ ALARMS = (
         "few clusters take nearly all of the mean prediction: the cluster head collapses; raise loss.entropy or "
         "pretext.sinkhorn_iterations, lower optim.lr, or lower pretext.prototypes towards the patches in a batch",
         below=0.3,
+        fall=0.5,
     ),
-    Alarm(
-        "effective_rank",
-        "features lie in a few directions: the encoder collapses; lower optim.lr, lengthen optim.warmup, or raise pretext.teacher_momentum",
-        below=0.02,
-    ),
+    EFFECTIVE_RANK_ALARM,
     Alarm(
         "feature_std",
         "features of all patches point the same way: the encoder collapses; lower optim.lr or lengthen optim.warmup",
         below=0.1,
+        fall=0.5,
     ),
     Alarm(
         "chance_gap",
         "queries are hardly placed better than by where patches lie on average: the plateau that every run begins with; if it stays, make "
         "more steps (a smaller batch.size costs nothing), raise pretext.reference_keep, or raise optim.lr",
         below=0.1,
-        after=0.5,
+        after_steps=1000,
     ),
     Alarm(
         "valid",
         "hardly any query patch lies on the reference, so there is little to learn from; raise augment.reference_area or focal_area",
         below=0.1,
+        after_steps=0,
     ),
 )
 

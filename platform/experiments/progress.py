@@ -80,7 +80,7 @@ class RunProgress:
                 self.console.warn(text)
             case HealthMeasured(step=step, warnings=warnings):
                 for warning in warnings:
-                    self.console.warn(f"step {step}: the representation may be collapsing: {warning}")
+                    self.console.warn(f"step {step}: this run may be going wrong: {warning}")
             case ProbesMeasured():
                 self._probes(event)
             case ProbesMissed(step=step, reason=reason, late=late):

@@ -29,6 +29,7 @@ ALARMS = (
         "lidar",
         "samples differ in one direction only, beside what augmentation does: the encoder collapses, or data.val holds little else",
         below=1.05,
+        fall=0.5,
     ),
 )
 """For every method. How low RankMe may be says the method: what all embeddings share lowers it in sound runs, too."""

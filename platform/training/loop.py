@@ -109,7 +109,7 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
         )
         saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention, publish)
         try:
-            validator = Validator(inputs, stepper, post_once)
+            validator = Validator(inputs, stepper, post_once, first)
             _Steps(inputs, stepper, reporter, validator, saver, post, stop, wait).run(first, microbatches, stream)
         finally:
             saver.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -12,15 +12,17 @@ import torch
 
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Alarm, HasEmbeddings, HasEvaluationViews, HasHealth, Pretext, Stage, Views
+from sightline.methods.contract import HasEmbeddings, HasEvaluationViews, HasHealth, Pretext, Stage, Views
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.config import Experiment
+from sightline.platform.core.event_log import read_events
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.fixed import fixed_microbatches
-from sightline.platform.runs.events import HealthMeasured, Post, ValidationDone
+from sightline.platform.runs.events import EVENTS, HealthMeasured, Post, RunEvent, ValidationDone
 
 from . import collapse
+from .alarms import LOSS, HealthJudge
 from .collapse import CollapseMeter
 from .inputs import TrainInputs
 from .step import Stepper, buffers_kept, tensors, total
@@ -32,8 +34,14 @@ STEP = -2
 class Validator:
     """Measures validation losses and health during training. The validation data are read at the first use."""
 
-    def __init__(self, inputs: TrainInputs, stepper: Stepper, post: Post) -> None:
+    def __init__(self, inputs: TrainInputs, stepper: Stepper, post: Post, first: int) -> None:
+        """`first`: the step that the training begins or continues at."""
         self.inputs, self.stepper, self.post = inputs, stepper, post
+        experiment, clock = inputs.job.experiment, inputs.clock
+        known = (*find_method(experiment.method).alarms, *collapse.ALARMS)
+        self.judge = HealthJudge(known, clock.in_steps(experiment.optim.warmup), clock.steps)
+        if first and collective.rank() == 0:
+            self.judge.repeat(read_events(inputs.job.folder / EVENTS, RunEvent), until=first)
         self._validation: Validation | None = None
         self._collapse: CollapseMeter | None = None
 
@@ -50,7 +58,7 @@ class Validator:
                 columns = validation.microbatches[0][1] if validation.microbatches else columns
                 if losses and collective.rank() == 0:
                     self.post(ValidationDone(step, losses))
-        health = self._measure_health(step, columns) if collective.rank() == 0 else {}
+        health = self._measure_health(step, columns, losses) if collective.rank() == 0 else {}
         return {f"val/{name}": value for name, value in losses.items()} | {f"health/{name}": value for name, value in health.items()}
 
     def _load(self) -> Validation:
@@ -59,16 +67,14 @@ class Validator:
             self._validation = Validation.load(self.inputs.job.experiment, self.inputs.views, self.stepper.device, stage)
         return self._validation
 
-    def _measure_health(self, step: int, columns: Columns) -> dict[str, float]:
+    def _measure_health(self, step: int, columns: Columns, losses: Mapping[str, float]) -> dict[str, float]:
         experiment = self.inputs.job.experiment
         with self.stepper.phases("health"):
             health = measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device)
             health |= self._measure_collapse()
         if health:
-            # Random weights look collapsed by nature, so they are not judged.
-            known = (*find_method(experiment.method).alarms, *collapse.ALARMS)
-            warnings = alarms(health, known, step / self.inputs.clock.steps) if step else []
-            self.post(HealthMeasured(step, health, warnings))
+            known = health | ({LOSS: losses["loss"]} if losses else {})
+            self.post(HealthMeasured(step, health, self.judge.judge(step, known)))
         return health
 
     def _measure_collapse(self) -> dict[str, float]:
@@ -148,14 +154,3 @@ def measure_health(pretext: Pretext, columns: Columns, seed: int, device: torch.
     with evaluating(pretext):
         metrics = pretext.health(pretext.to_device(tensors(columns, device)), MicrobatchRng(seed, STEP, 0))
     return {name: float(value) for name, value in metrics.items()}
-
-
-def alarms(health: Mapping[str, float], known: Iterable[Alarm], progress: float = 1.0) -> list[str]:
-    """One sentence for each metric beyond its limit. `progress`: share of the run that is done. NaN is beyond every limit."""
-    found = []
-    for alarm in known:
-        value = health.get(alarm.metric)
-        if value is not None and progress >= alarm.after and not alarm.below <= value <= alarm.above:
-            limit = f"below {alarm.below:g}" if value < alarm.below else f"above {alarm.above:g}"
-            found.append(f"{alarm.metric} = {value:.3g} ({limit}): {alarm.cause}")
-    return found

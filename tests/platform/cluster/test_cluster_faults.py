@@ -23,6 +23,7 @@ from heads import until
 from nodes import STORE, Nodes, cluster
 from toy import TOY
 
+from sightline.pipelines.__main__ import main
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster import placement, resources
 from sightline.platform.experiments import train_run
@@ -55,6 +56,22 @@ def whole(nodes: Nodes, toy_data: dict[str, str]) -> Run:
     run = make("undisturbed", toy_data, **TWO)
     train_in_processes(run, 2)
     return run
+
+
+def test_trials_at_the_same_time_are_those_of_the_nodes_not_of_this_machine(
+    nodes: Nodes, toy_data: dict[str, str], toy_recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--concurrent` is left out. The head has no CPUs."""
+    data = [f"{key}={value}" for key, value in toy_data.items()]
+    words = ["sweep", toy_recipe, *data, "--space", "optim.lr=log:1e-4..1e-2", "--objective", "val/loss", "--dry-run"]
+    try:
+        for cpus, trials in ((None, 2), (3, 5)):
+            if cpus:
+                nodes.add(cpus)
+            assert main(words) == 0
+            assert f"{trials} at the same time with 1 torch thread" in capsys.readouterr().out
+    finally:
+        nodes.only(1, 1)
 
 
 class Once:

@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -30,7 +32,7 @@ from sightline.platform.checkpoints.retention import Retention, prune
 from sightline.platform.cluster.resources import plan_resources
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.intervals import Interval
-from sightline.platform.experiments import preflight, training_probes
+from sightline.platform.experiments import preflight
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.sweep.plan import Asked, make_plan, trial_settings
 from sightline.platform.experiments.sweep.trial import measure_probe
@@ -116,6 +118,13 @@ def test_a_checkpoint_is_measured_when_it_is_due_and_training_waits_for_none(pro
     assert not (probing.run.folder / LINKS).exists()
 
 
+def test_data_that_allow_no_probe_are_asked_once(probing: Probing) -> None:
+    probing.see(6)
+    probing.answer(found(6))
+    probing.see(12)
+    assert [task.step for task in probing.asked] == [6]
+
+
 def test_what_is_measured_outlives_the_checkpoint(probing: Probing) -> None:
     probing.see(6)
     reach(probing.run, 7)
@@ -183,7 +192,7 @@ def test_a_resume_measures_the_newest_checkpoint_once(probing: Probing) -> None:
     again = Probing(probing.run, asked=probing.asked).start()
     probing.answer(None)
     again.probes._thread.join()
-    assert [task.step for task in probing.asked] == [6, 12] and not left.exists()
+    assert [(task.step, task.random) for task in probing.asked] == [(6, True), (12, False)] and not left.exists()
     third = Probing(probing.run, asked=probing.asked).start()
     third.see(12)
     assert [task.step for task in probing.asked] == [6, 12]
@@ -265,7 +274,18 @@ def test_probes_get_a_gpu_that_nobody_else_takes() -> None:
     assert plan_resources(2, 16, 4, probes=True).probe_gpus == 1
     assert plan_resources(4, 16, 4, probes=True).probe_gpus == plan_resources(2, 16, 4).probe_gpus == 0
     assert plan_resources(2, 16, 4, probes=True, stage=True).probe_gpus == 0  # its actors have the others
-    assert training_probes.NICE > 0
+
+
+def priorities_of(name: str, until: Callable[[], bool]) -> set[tuple[int, int]]:
+    """(scheduling policy, niceness) that processes of this name below this one had."""
+    seen, limit = set(), time.monotonic() + 120
+    while not until() and time.monotonic() < limit:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error, OSError):
+                if name in " ".join(child.cmdline()):
+                    seen.add((os.sched_getscheduler(child.pid), child.nice()))
+        time.sleep(0.05)
+    return seen
 
 
 @pytest.mark.slow
@@ -279,6 +299,7 @@ def test_a_task_of_ray_measures_beside_the_training(toy_run: Callable[..., Run],
     probes.see(reach(run, 6, weights))
     probes.see(reach(run, 12, weights))
     assert events == [ProbesMissed(step=12, reason="the probes of step 6 were still running", late=True)]
+    assert (os.SCHED_IDLE, 19) in priorities_of("ray::_task", until=lambda: not probes._thread.is_alive())
     probes._thread.join(120)
     assert isinstance(measured := events[-1], ProbesMeasured) and measured.step == 6 and measured.values["claim/psnr_true_view"] > 0
 
