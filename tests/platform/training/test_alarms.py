@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import nan
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from sightline.methods.catalog import find_method
 from sightline.methods.contract import Alarm
 from sightline.platform.runs.events import HealthMeasured, RunEvent, ValidationDone
+from sightline.platform.training import collapse
 from sightline.platform.training.alarms import LOSS, HealthJudge
 
 RANK = Alarm("rank", cause="lower the rate", below=0.1, after_steps=20)
@@ -66,7 +73,7 @@ def events(values: Mapping[int, float]) -> list[RunEvent]:
 
 def test_a_resume_judges_as_if_the_run_had_not_stopped() -> None:
     """What lost attempts measured beyond the checkpoint does not count. A run whose record is elsewhere compares with its own first."""
-    record = events({0: 0.2, 30: 0.2, 40: 0.05, 50: 0.5, 60: nan})
+    record = events({0: 0.2, 30: 0.2, 40: 0.05, 50: 0.5})
     resumed = HealthJudge([DEEP], 10, 1000)
     resumed.repeat(record, until=40)
     assert len(resumed.judge(50, {"rank": 0.05})) == 1
@@ -75,3 +82,17 @@ def test_a_resume_judges_as_if_the_run_had_not_stopped() -> None:
     assert [len(losses.judge(step, {LOSS: 0.3})) for step in (220, 240)] == [0, 1]
     alone = HealthJudge([DEEP], 10, 1000)
     assert [len(alone.judge(step, {"rank": 0.05})) for step in (50, 60, 70)] == [0, 0, 0]
+
+
+MEASURED = json.loads((Path(__file__).parents[2] / "data" / "health_of_tiny_recipes.json").read_text())
+"""The tiny recipes on real data (CIFAR-10, kitchen pairs, shapes20), 300 steps, a validation every 20: what each measured."""
+
+
+@pytest.mark.parametrize("run", MEASURED, ids=lambda run: f"{run['method']} {run['what']}")
+def test_sound_short_runs_of_the_tiny_recipes_are_told_of_nothing_and_collapsed_ones_in_time(run: dict[str, Any]) -> None:
+    """Every validation is judged as if the run were longer, too: what would be told if it went on."""
+    for steps in (300, 10_000):
+        judge = HealthJudge((*find_method(run["method"]).alarms, *collapse.ALARMS), run["warmup"], steps)
+        found = {int(step): judge.judge(int(step), values) for step, values in run["values"].items()}
+        told = {step: [text.partition(" ")[0] for text in texts] for step, texts in found.items() if texts}
+        assert (not told) if run["what"] == "sound" else next(iter(told)) == 240

@@ -183,7 +183,7 @@ def test_a_scheduler_that_pauses_is_refused(outside: None) -> None:
 
 
 def test_median_stops_what_is_worse_than_half_of_the_others() -> None:
-    noted = results("median", [(0, 2, 0.5), (1, 2, 0.6), (2, 2, 0.7), (3, 2, 0.59), (4, 2, 0.65)])
+    noted = results("median", [(0, 2, 0.7), (1, 2, 0.5), (2, 2, 0.6), (3, 2, 0.59), (4, 2, 0.65)])  # the second has one other
     assert [event.decision for event in noted] == ["CONTINUE"] * 3 + ["STOP", "CONTINUE"]
 
 
