@@ -89,10 +89,10 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
     """The checked entries, each with the budget as its length, for a comparison of this name. Raises `CallError`."""
     from sightline.methods.errors import CallError
     from sightline.platform import config
-    from sightline.platform.data.training_data import prepared
+    from sightline.platform.data.dataset import Dataset
     from sightline.platform.experiments.compare.budget import gflops, samples_of
     from sightline.platform.experiments.compare.record import Entry, refuse_name, sections
-    from sightline.platform.experiments.preflight import check
+    from sightline.platform.experiments.preflight import check, keep_sources
 
     shared = config.parse_overrides(word for word in words if "=" in word)
     asked: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -107,8 +107,8 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
     entries = []
     for label, (recipe, settings) in asked.items():
         try:
-            experiment, data = check(config.load(recipe, settings), look=False)
-            dataset = prepared(data, "a comparison")
+            experiment = keep_sources(check(config.load(recipe, settings), look=False)[0], console.print, train=True)
+            dataset = Dataset.open(str(experiment.data.train))
         except CallError as error:
             raise CallError(f"{label}: {error}", error.hint) from None
         cost = gflops(experiment)

@@ -5,7 +5,8 @@
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
-MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. The classes are those of the training data. A fine-tuning
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. The classes are those of the training data. Of what Ray
+Data reads (parquet:PLACE?image=photo&label=name, ...) the rows are kept as a prepared data set first. A fine-tuning
 run is a run like any other: it can be resumed, its metrics go to MLflow, and the fine-tuned model is registered.
 """
 
@@ -16,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
 SUMMARY = "train an encoder on with labels (classification, segmentation), and score it"
@@ -40,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform import config
+    from sightline.platform.config.location import parse
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.kinds import IMAGES, find_kind
     from sightline.platform.data.training_data import absolute_source
@@ -50,7 +54,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         refuse_taken(args.name, "run")
     if not overrides.get("data.train"):
         raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
-    train = Dataset.open(absolute_source(str(overrides["data.train"])))
+    console = Screen(stderr=args.json)
+    train, overrides = _labelled(args.model, overrides, args.task, console)
     if not any(train.kind == kind for kind, _ in FORMS):
         raise CallError(f"{train.uri} holds pairs, but images or points are needed", "name labelled data of kind images or points")
     if (train.kind, args.task) not in FORMS:
@@ -60,11 +65,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if (named := config.read_recipe(recipe)[1]["method"]) != method:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_classes(train, args.task), **overrides}
-    if overrides.get("data.val"):
-        _same_classes(train, Dataset.open(absolute_source(str(overrides["data.val"])), train.kind))
+    if (val := overrides.get("data.val")) and parse(val).prepared:
+        _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind))
     from sightline.methods.catalog import find_method
     from sightline.platform.core.redaction import command_line
-    from sightline.platform.core.screen import Screen
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
     from sightline.platform.experiments.preflight import check
@@ -82,12 +86,48 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
-    experiment, dataset = check(experiment)
-    console = Screen(stderr=args.json)
+    experiment, dataset = check(experiment, say=console.print)
     check_tracking(experiment, console.warn)
     name = args.name or fresh_name(experiment.recipe)
     record = create_run(name, experiment, dataset.fingerprint, command_line(sys.argv[1:]), tracking_uri(experiment))
     return execution.execute(record, console)
+
+
+def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen) -> tuple[Dataset, dict[str, Any]]:
+    """The training data, and the overrides with their place. A source that Ray Data reads is kept as a prepared data set, because its
+    classes must be known before training, and are the same in a resume."""
+    from sightline.methods.catalog import find_method
+    from sightline.methods.errors import CallError
+    from sightline.platform.config.location import as_text, parse
+    from sightline.platform.core.paths import absolute
+    from sightline.platform.core.ray_init import start_ray
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.kinds import find_kind
+    from sightline.platform.data.materialize import materialize
+    from sightline.platform.data.ray_source import RaySource
+    from sightline.platform.data.training_data import absolute_source
+    from sightline.platform.models.encoders import open_encoder
+
+    place = absolute_source(str(as_text(overrides["data.train"])))
+    if parse(place).prepared:
+        return Dataset.open(place), overrides
+    if task != "classification":
+        raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs masks", "sightline prepare images masks --help")
+    kind = find_kind(find_method(open_encoder(model).method).kind).modality
+    source = RaySource.open(parse(place), kind)
+    if source.needs_ray:
+        start_ray()
+    storage = overrides.get("train.storage")
+    train = materialize(
+        source,
+        "data.train",
+        needed=("label",),
+        shuffle=True,
+        max_broken=float(overrides.get("data.max_broken", 0.05)),
+        storage=absolute(str(storage)) if storage else None,
+        say=console.print,
+    )
+    return train, {**overrides, "data.train": train.uri}
 
 
 def _classes(train: Dataset, task: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if args.dry_run:
         check_ray()
         return _dry_run(experiment, show=not args.json)
-    experiment, dataset = check(experiment)
+    experiment, dataset = check(experiment, say=console.print)
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
 

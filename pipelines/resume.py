@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if "log.tracking_uri" in overrides or other or args.new_mlflow_run:
         uri = tracking_uri(experiment) if "log.tracking_uri" in overrides else place_of(record)
         console.print(record_elsewhere(record, uri, experiment.log.experiment, args.new_mlflow_run or other))
-    experiment, dataset = check(experiment)
+    experiment, dataset = check(experiment, say=console.print)
     if dataset.fingerprint != record.fingerprint:
         raise CallError(
             f"{experiment.data.train} is not the data {record.name} began with: "

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
-    from sightline.platform.data.training_data import prepared
-    from sightline.platform.experiments.preflight import check
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.experiments.preflight import check, keep_sources
     from sightline.platform.experiments.sweep.record import Sweep, refuse_name
     from sightline.platform.runs.names import fresh_name
     from sightline.platform.tracking.client import check_tracking, tracking_uri
@@ -72,14 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
     refuse_name(name)  # before the data are looked at
-    experiment, data = check(experiment, look=False)
-    dataset = prepared(data, "a sweep")
+    experiment, _ = check(experiment, look=False)
     from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.sweep import plan as planning
 
+    console = Screen(stderr=args.json)
+    experiment = keep_sources(experiment, console.print, train=True)
+    dataset = Dataset.open(str(experiment.data.train))
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
-    console = Screen(stderr=args.json)
     check_tracking(experiment, console.warn)
     if args.dry_run:
         first = planning.first_trials(plan)

@@ -1,5 +1,6 @@
-"""Where the samples of a run come from: one grammar for `data.train`, in a line or in YAML. No torch and no Ray, so that a misspelt word is
-answered at once.
+"""Where the samples of a run come from: one grammar for `data.train`, `data.val`, `probe.train` and `probe.test`, in a line or in YAML.
+
+No torch and no Ray, so that a misspelt word is answered at once.
 
     ./pairs/train, s3://bucket/pairs/train     a prepared data set
     ray:MODULE:FUNCTION                        a function without arguments that returns a `ray.data.Dataset`

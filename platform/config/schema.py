@@ -6,6 +6,7 @@ A method owns the sections `model, pretext, loss, augment`; the platform owns `d
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -33,7 +34,8 @@ class DataConfig(Settings):
         "ray:MODULE:FUNCTION, parquet:PLACE, images:PLACE, webdataset:PLACE",
     )
     val: Annotated[str | None, BeforeValidator(as_text)] = Field(
-        default=None, description="prepared data set for the validation curve, pictures and probes"
+        default=None,
+        description="data for the validation curve, pictures and probes: a prepared data set, or what Ray Data reads, kept as one",
     )
     block: int = Field(default=256, ge=1, description="rows that are read, shuffled and decoded together")
     max_broken: float = Field(default=0.05, ge=0, le=1, description="share of broken samples at which a run stops")
@@ -192,7 +194,8 @@ class ProbeConfig(Settings):
     @field_validator("train", "test", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        return () if value is None else (value,) if isinstance(value, str) else value
+        several = () if value is None else (value,) if isinstance(value, str | Mapping) else value
+        return [as_text(one) for one in several] if isinstance(several, list | tuple) else several
 
     @model_validator(mode="after")
     def _in_pairs(self) -> ProbeConfig:

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sightline.methods.contract import Views
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.settings import nearest
 
-from .clouds import MAX_POINTS
+from .clouds import MAX_POINTS, centred
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, decode_image
 from .kinds import ID, Column, DataKind
 
@@ -29,6 +30,8 @@ TENSORS = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_
 PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "cloudpickle", "dill", "joblib")
 """Endings of members of WebDataset that hold pickles."""
 EMBED = "Hugging Face puts them in with .with_format('arrow').map(datasets.table.embed_table_storage, batched=True)"
+ROUNDING = 1e-4
+"""How far floats of an image may leave [0, 1]: resizing rounds."""
 READ = ("image", "cloud")
 """Contents besides plain values that are read from somebody's tables."""
 
@@ -84,8 +87,8 @@ def check_type(column: Column, theirs: tuple[str, ...], schema: pa.Schema, where
             good = _is_number(numbers) and dimensions in ((1,) if len(theirs) == 3 else (2, None))
             wanted = "an array of points x 3, or three lists: points=x,y,z"
         else:
-            good = pa.types.is_integer(kind) or _is_bytes(kind) if column.name == "label" else True
-            wanted = "whole numbers"
+            good = pa.types.is_integer(kind) or _is_bytes(kind) or _is_text(kind) if column.name == "label" else True
+            wanted = "whole numbers or names"
         if not good and not pa.types.is_null(kind):
             raise CallError(f"{where}: column {name!r} is {_words(kind)}; {column.name} is {wanted}", "convert it, or name another column")
 
@@ -110,7 +113,7 @@ def rows_of(table: pa.Table, columns: Mapping[str, tuple[str, ...]]) -> Iterator
 
 
 def decode(row: Mapping[str, Any], kind: DataKind) -> dict[str, Any]:
-    """A row of `rows_of` as the sample that `views` see. Raises `BrokenSampleError` naming the row."""
+    """A row of `rows_of` as its columns are seen. Raises `BrokenSampleError` naming the row."""
     sample: dict[str, Any] = {}
     for name, value in row.items():
         column = kind.column(name)
@@ -131,6 +134,15 @@ def decode(row: Mapping[str, Any], kind: DataKind) -> dict[str, Any]:
     return sample
 
 
+def made(row: Mapping[str, Any], kind: DataKind, views: Views, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What `views` make of a row of `rows_of`. Raises `BrokenSampleError` naming the row."""
+    sample = decode(row, kind)
+    try:
+        return views(sample, rng)
+    except BrokenSampleError as error:
+        raise BrokenSampleError(f"{row[ID.name]}: {error}") from None
+
+
 def _pixels(array: Any) -> np.ndarray:
     """uint8 H x W x 3."""
     if not isinstance(array, np.ndarray) or array.dtype == object:
@@ -143,11 +155,14 @@ def _pixels(array: Any) -> np.ndarray:
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise BrokenSampleError(f"image exceeds the limit of {MAX_PIXELS:,} pixels: {array.shape[1]} x {array.shape[0]}")
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise BrokenSampleError("floats of an image lie in [0, 1] (uint8 in 0 .. 255)")
-        array = (array.astype(np.float32) * 255).round().astype(np.uint8)
+        low, high = float(array.min()), float(array.max())
+        if not -ROUNDING <= low <= high <= 1 + ROUNDING:
+            advice = "convert it to uint8" if 0 <= low <= high <= 255 else "undo its normalisation"
+            raise BrokenSampleError(f"floats of an image lie in [0, 1], and these from {low:.4g} to {high:.4g}: {advice}")
+        array = (array.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
     elif array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise BrokenSampleError(f"an image of {array.dtype} from {array.min()} to {array.max()}: it is 0 .. 255, or floats in [0, 1]")
+        wide = f"an image of {array.dtype} from {array.min()} to {array.max()}"
+        raise BrokenSampleError(f"{wide}: whole numbers are 0 .. 255 (bring them there by its white), or give floats in [0, 1]")
     array = array.astype(np.uint8, copy=False)
     if array.shape[2] == 4:  # over white, as image files
         alpha = array[..., 3:].astype(np.uint16)
@@ -159,14 +174,21 @@ def _cloud(array: Any) -> np.ndarray:
     """float32 n x 3."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 3:
         shape = getattr(array, "shape", type(array).__name__)
-        raise BrokenSampleError(f"a cloud is an array of points x 3 (x y z), not {shape}")
+        more = isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] > 3
+        advice = "; it looks transposed" if more and len(array) == 3 else "; of more columns give x y z alone" if more else ""
+        raise BrokenSampleError(f"a cloud is an array of points x 3 (x y z), not {shape}{advice}")
     if not 1 <= len(array) <= MAX_POINTS:
         raise BrokenSampleError(f"{len(array):,} points; 1 to {MAX_POINTS:,} are taken")
     with np.errstate(over="ignore"):
-        points = array.astype(np.float32)
-    if not np.isfinite(points).all():
-        raise BrokenSampleError("coordinates that are not finite")
+        points = centred(array)[0].astype(np.float32)
+    if bad := int((~np.isfinite(points)).any(axis=1).sum()):
+        raise BrokenSampleError(f"coordinates that are not finite: {bad:,} of {len(points):,} points")
     return points
+
+
+def as_text(value: object) -> str:
+    """A number or a name; WebDataset has it as text in a file of its own."""
+    return value.decode(errors="replace").strip() if isinstance(value, bytes) else str(value)
 
 
 def _label(value: Any) -> int:
@@ -274,7 +296,11 @@ def _bytes_field(kind: pa.DataType) -> str | None:
     """The field of a struct such as {bytes, path} that holds a file."""
     if not pa.types.is_struct(kind):
         return None
-    return next((field.name for field in kind if field.name == "bytes" and _is_bytes(field.type)), None)
+    return next((field.name for field in kind if field.name == "bytes" and (_is_bytes(field.type) or pa.types.is_null(field.type))), None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_number(kind: pa.DataType | None) -> bool:
@@ -290,6 +316,6 @@ def _is_pickled(kind: pa.DataType) -> bool:
 
 
 def _words(kind: pa.DataType) -> str:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return "text (if it holds paths, return their bytes: ray:MODULE:FUNCTION)"
     return json.dumps(str(kind))[1:-1]

@@ -216,14 +216,14 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     placement = Placement((height, width), top, left, cut, stored, orientation)
     remark_on(data, array)
     if stored == (height, width):
-        return _storable(data, array, resize.quality), placement
+        return storable(data, array, resize.quality), placement
     image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
     if stored != cut:
         image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
     return encode_image(np.asarray(image), resize.quality), placement
 
 
-def _storable(data: bytes, array: np.ndarray, quality: int) -> bytes:
+def storable(data: bytes, array: np.ndarray, quality: int = 90) -> bytes:
     """The bytes of an image whose pixels are `array`, as they are or in a format that every reader knows."""
     kind = open_image(data).format or ""
     if kind in ("JPEG", "MPO", "PNG", "WEBP"):

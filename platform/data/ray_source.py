@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import glob
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -27,10 +29,10 @@ from sightline.methods.errors import BrokenSampleError, CallError, SightlineErro
 from sightline.methods.random import keyed_rng
 from sightline.methods.settings import nearest
 from sightline.platform.config.location import Location
-from sightline.platform.core.filesystem import open_place
+from sightline.platform.core.filesystem import open_place, read_bytes
 from sightline.platform.core.redaction import redact
 
-from .foreign_rows import PICKLED, check_type, columns_of, decode, rows_of
+from .foreign_rows import PICKLED, as_text, check_type, columns_of, made, rows_of
 from .images import IMAGE_SUFFIXES
 from .kinds import DataKind, find_kind
 from .shards import HIDDEN, plain_metadata
@@ -43,6 +45,15 @@ LOOKED_AT = 16
 ORDER = "ordered and shuffled by Ray Data alone; a resume reads it from its beginning, so the exact history is not promised"
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*$", re.MULTILINE)
 """The line of an exception at the end of a traceback."""
+_CONVERTED = {
+    "pandas": "ray.data.from_pandas(...) of it",
+    "pyarrow": "ray.data.from_arrow(...) of it",
+    "datasets": "ray.data.from_huggingface(...) of it",
+    "torch": "ray.data.from_torch(...) of it",
+    "numpy": "ray.data.from_numpy(...) of it",
+    "": "a Dataset: ray.data.from_items([{...}, ...]) makes one of rows",
+}
+"""Library of what a function returned -> what makes a Dataset of it."""
 _PICKLE = re.compile(rb"\x80[\x02-\x05]\x95")
 _SUFFIXES = {"parquet": (".parquet", ".parq", ".pq"), "webdataset": (".tar",), "images": IMAGE_SUFFIXES}
 
@@ -57,6 +68,10 @@ class RaySource:
     """Of an epoch; 0 where nobody knows."""
     files: tuple[str, ...] = ()
     """What the reader reads; empty for `ray`."""
+    counted: int = 0
+    """Rows that the files say they have; 0 where they do not."""
+    class_names: tuple[str, ...] = ()
+    """Of the `label`, where Parquet of Hugging Face says them."""
 
     @classmethod
     def open(cls, location: Location, kind: str) -> RaySource:
@@ -67,15 +82,16 @@ class RaySource:
         files = tuple(_files(location))
         if location.reader == "images" and kind != "images":
             raise CallError(f"{location} holds single images, but {kind} are needed", f"name {kind}: parquet:PLACE or ray:MODULE:FUNCTION")
-        rows = 0
+        rows, classes = 0, tuple[str, ...]()
         if location.reader == "parquet":
             footers = _footers(location, files)
             rows = sum(footer.num_rows for footer in footers)
-            names, found = footers[0].schema.to_arrow_schema().names, find_kind(kind)
-            columns_of(found, found.samples, location.columns, names, redact(str(location)))
+            schema, found = footers[0].schema.to_arrow_schema(), find_kind(kind)
+            columns_of(found, found.samples, location.columns, schema.names, redact(str(location)))
+            classes = class_names(schema, location.columns.get("label", "label"))
         elif location.reader == "images":
             rows = len(files)
-        return cls(location, kind, location.rows or rows, files)
+        return cls(location, kind, location.rows or rows, files, rows, classes)
 
     @property
     def uri(self) -> str:
@@ -105,32 +121,74 @@ class RaySource:
     def provenance(self) -> list[str]:
         return [f"{self.name} (read by Ray Data): licence unknown"]
 
-    def dataset(self, num_cpus: float = 1.0) -> ray.data.Dataset:
+    def dataset(self, num_cpus: float = 1.0, shuffle: Literal["files"] | None = "files") -> ray.data.Dataset:
         """The rows as Ray reads them. `num_cpus`: of a task that reads files. Raises `SightlineError` where a function fails."""
         import ray.data
 
         _quiet()
         location = self.location
         if location.reader == "ray":
-            function, module = _function(location)
-            _send_along(module)
-            try:
-                made = function()
-            except Exception as error:
-                raise SightlineError(f"{location}: {type(error).__name__}: {first_line(error)}", "correct the function") from error
-            if not isinstance(made, ray.data.Dataset):
-                raise CallError(
-                    f"{location} returned {type(made).__name__}, not a ray.data.Dataset", "return a Dataset, not what it iterates"
-                )
-            return made
+            returned = _call(location)
+            if not isinstance(returned, ray.data.Dataset):
+                raise _no_dataset(location, returned)
+            return returned
         system, _ = open_place(self.files[0])
-        files: dict[str, Any] = {"paths": [open_place(file)[1] for file in self.files], "num_cpus": num_cpus, "shuffle": "files"}
+        files: dict[str, Any] = {"paths": [open_place(file)[1] for file in self.files], "num_cpus": num_cpus, "shuffle": shuffle}
         files["filesystem"] = None if isinstance(system, fs.LocalFileSystem) else system
         if location.reader == "parquet":
             return ray.data.read_parquet(**files, file_extensions=None)
         if location.reader == "images":
             return ray.data.read_binary_files(**files, include_paths=True)
         return ray.data.read_webdataset(**files, decoder=None)  # the members as they are: nothing is unpickled
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether its rows cannot be read in order without a connection to Ray."""
+        return self.location.reader in ("ray", "webdataset")
+
+    def in_order(self, batch_size: int, only: str | None = None) -> Iterator[pa.Table]:
+        """All rows in the order that they have. `only`: a column of theirs. Raises what Arrow and Ray raise."""
+        if not self.needs_ray:
+            yield from self._images(batch_size) if self.location.reader == "images" else self._parquet(batch_size, only)
+            return
+        import ray.data
+
+        context = ray.data.DataContext.get_current().copy()
+        context.execution_options.preserve_order = True
+        with ray.data.DataContext.current(context):
+            dataset = self.dataset(shuffle=None)
+            dataset = dataset.select_columns([only]) if only else dataset
+            yield from dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=1)
+
+    def _parquet(self, batch_size: int, only: str | None) -> Iterator[pa.Table]:
+        from pyarrow import dataset
+
+        system, _ = open_place(self.files[0])
+        paths = [open_place(file)[1] for file in self.files]
+        whole = dataset.dataset(paths, filesystem=system, format="parquet", partitioning="hive")
+        if any((field.metadata or {}).get(b"ARROW:extension:name", b"").startswith(b"ray.data.") for field in whole.schema):
+            importlib.import_module("ray.data")  # knows the types of its arrays
+            whole = dataset.dataset(paths, filesystem=system, format="parquet", partitioning="hive")
+        for batch in whole.to_batches(columns=[only] if only else None, batch_size=batch_size, batch_readahead=1, fragment_readahead=1):
+            yield pa.Table.from_batches([batch])
+
+    def _images(self, batch_size: int) -> Iterator[pa.Table]:
+        for start in range(0, len(self.files), batch_size):
+            read = {}
+            for file in self.files[start : start + batch_size]:
+                system, path = open_place(file)
+                read[path] = read_bytes(system, path)
+            yield pa.table({"bytes": pa.array(read.values(), pa.large_binary()), "path": list(read)})
+
+    def label_names(self, most: int) -> tuple[str, ...]:
+        """The sorted values of `label`, where it is text: reads that column. Raises `SightlineError` for more than `most`."""
+        theirs = self.location.columns.get("label", "label").split(",")[0]
+        names: set[str] = set()
+        for table in self.in_order(4096, only=theirs):
+            names |= {as_text(value) for value in pc.unique(table[theirs]).to_pylist() if value is not None}
+            if len(names) > most:
+                raise CallError(f"{self.name}: column {theirs!r} has more than {most:,} different values", "name the column of the classes")
+        return tuple(sorted(names))
 
     def look(self, views: Views) -> Look:
         """Reads the first rows and makes samples of them. Raises `SightlineError` for columns and types that will not do."""
@@ -144,14 +202,14 @@ class RaySource:
             )
             table = next(first, None)
         except (RayError, ValueError, TypeError, OSError, pa.ArrowException) as error:
-            raise cannot_read(name, error) from error
+            raise cannot_read(name, error, "correct the source") from error
         if table is None or not table.num_rows:
             raise SightlineError(f"{name} has no rows", "name a source that has some")
-        columns = self._columns(table.schema, needed)
+        columns = self.columns(table.schema, needed)
         reasons = []
         for row in rows_of(table, columns):
             try:
-                views(decode(row, find_kind(self.kind)), keyed_rng("look"))
+                made(row, find_kind(self.kind), views, keyed_rng("look"))
             except BrokenSampleError as error:
                 reasons.append(str(error))
                 continue
@@ -160,7 +218,8 @@ class RaySource:
             f"none of the first {table.num_rows} rows of {name} can be used; the first: {reasons[0]}", "correct the source, or its columns"
         )
 
-    def _columns(self, schema: pa.Schema, needed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    def columns(self, schema: pa.Schema, needed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """Our column -> theirs. Raises `CallError` for columns and types that will not do."""
         kind, name = find_kind(self.kind), self.name
         asked = dict(self.location.columns)
         if self.location.reader == "images":
@@ -182,11 +241,23 @@ class Look:
     """The first row that can be used; it stands in where all rows beside a broken one are broken, too."""
 
 
-def cannot_read(name: str, error: BaseException) -> SightlineError:
+def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """The names that Hugging Face keeps beside a column of classes; empty where there are none."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = tuple(map(str, feature["names"] if feature["_type"] == "ClassLabel" else ()))
+        return names if len(set(names)) == len(names) else ()
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+
+
+def cannot_read(
+    name: str, error: BaseException, hint: str = "correct the source; `sightline resume` goes on from the last checkpoint"
+) -> SightlineError:
     """Of what Ray Data raises: its cause, in a sentence."""
     raised = [found for found in _RAISED.findall(str(error)) if not found.startswith("ray.")]  # of the task, then Ray's advice
     what = (raised[-1] if raised else first_line(error))[:300]
-    return SightlineError(f"{name} cannot be read: {what}", "correct the source; `sightline resume` goes on from the last checkpoint")
+    return SightlineError(f"{name} cannot be read: {what}", hint)
 
 
 def _needed(kind: DataKind, views: Views) -> tuple[str, ...]:
@@ -225,6 +296,22 @@ def _function(location: Location) -> tuple[Callable[[], Any], ModuleType]:
             f"{location}: {module_name} has no function {name!r}: {nearest(name, own)}", "name a function that returns a Dataset"
         )
     return function, module
+
+
+def _call(location: Location) -> Any:
+    """What a person's function returns. Raises `SightlineError` where it fails."""
+    function, module = _function(location)
+    _send_along(module)
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise SightlineError(f"{location}: {type(error).__name__}: {first_line(error)}", "correct the function") from error
+
+
+def _no_dataset(location: Location, returned: Any) -> CallError:
+    library = type(returned).__module__.partition(".")[0]
+    name = type(returned).__name__ if library == "builtins" else f"{library}.{type(returned).__name__}"
+    return CallError(f"{location} returned {name}, not a ray.data.Dataset", f"return {_CONVERTED.get(library, _CONVERTED[''])}")
 
 
 def _send_along(module: ModuleType) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from sightline.methods.errors import CallError
 from sightline.platform.config.location import parse, refuse_unknown_reader
 
 from .dataset import Dataset
+from .kinds import find_kind, kind_names
 from .ray_source import RaySource
 
 TrainingData: TypeAlias = Dataset | RaySource
@@ -26,17 +26,19 @@ def open_training_data(text: str, kind: str) -> TrainingData:
     return Dataset.open(location.place, kind) if location.prepared else RaySource.open(location, kind)
 
 
+def open_measured(place: str, kind: str) -> TrainingData:
+    """Data of a probe, of the kind that they are: of a source that Ray Data reads as its columns say, else what an encoder of `kind` sees.
+
+    Raises `CallError` or `SightlineError` for what is not there.
+    """
+    location = parse(place)
+    if location.prepared:
+        return Dataset.open(location.place)
+    named = [name for name in kind_names() if set(find_kind(name).samples) <= set(location.columns)]
+    return RaySource.open(location, named[0] if named else find_kind(kind).modality)
+
+
 def recorded_training_data(text: str, kind: str) -> TrainingData:
     """The data of a run that was checked: of a source of Ray's nothing is looked at, so that no worker needs its files or its module."""
     location = parse(text)
     return Dataset.open(location.place) if location.prepared else RaySource(location, kind, location.rows or 0)
-
-
-def prepared(data: TrainingData, what: str) -> Dataset:
-    """The data where they are a prepared data set. Raises `CallError` saying that `what` needs one."""
-    if isinstance(data, RaySource):
-        raise CallError(
-            f"{what} needs a prepared data set, and {data.name} is read in Ray's own order",
-            f"make one: sightline prepare {data.kind} --help",
-        )
-    return data

@@ -190,11 +190,12 @@ class ShardWriter:
         classes: Sequence[str] = (),
         ignore_index: int | None = None,
         parts: Sequence[str] = (),
+        skipped: Sequence[Skipped] = (),
     ) -> None:
         self.folder, self.kind = str(folder), kind
-        self._classes, self._ignore_index, self._part_names = classes, ignore_index, parts
+        self.classes, self._ignore_index, self._part_names = classes, ignore_index, parts
         self.manifest: Manifest | None = None
-        self._sources, self._command = sources, command
+        self._sources, self._command, self._skipped = sources, command, tuple(skipped)
         self._rows: list[Row] = []
         self._bytes = 0
         self._parts: list[ShardStats] = []
@@ -229,8 +230,8 @@ class ShardWriter:
                 self._parts,
                 sources=self._sources,
                 command=self._command,
-                skipped=skipped_table(self._skips),
-                classes=self._classes,
+                skipped=merge_skipped([self._skipped, skipped_table(self._skips)]),
+                classes=self.classes,
                 ignore_index=self._ignore_index,
                 part_names=self._part_names,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,19 +19,24 @@ from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.plan import Plan
+from sightline.platform.data.materialize import materialize
 from sightline.platform.data.ray_source import RaySource
-from sightline.platform.data.training_data import TrainingData, absolute_source, open_training_data
+from sightline.platform.data.training_data import TrainingData, absolute_source, open_measured, open_training_data
 from sightline.platform.tracking.client import tracking_uri
 from sightline.platform.tracking.names import check_names
 
+LABELS = ("label",)
 
-def check(experiment: config.Experiment, look: bool = True) -> tuple[config.Experiment, TrainingData]:
+
+def check(
+    experiment: config.Experiment, look: bool = True, say: Callable[[str], None] = lambda text: None
+) -> tuple[config.Experiment, TrainingData]:
     """The experiment with absolute data paths, and its training data. Raises `CallError` or `SightlineError` where it cannot run.
 
-    `look`: at the first rows of a source that Ray Data reads, which starts Ray.
+    `look`: at the first rows of a source that Ray Data reads, and keep the rows of one that is measured on, which starts Ray; `say` tells.
     """
     data = {name: absolute_source(value) for name, value in (("train", experiment.data.train), ("val", experiment.data.val)) if value}
-    probe = {name: tuple(absolute(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
+    probe = {name: tuple(absolute_source(place) for place in getattr(experiment.probe, name)) for name in ("train", "test")}
     sections: dict[str, Any] = {"data": experiment.data.model_copy(update=data), "probe": experiment.probe.model_copy(update=probe)}
     if experiment.train.storage is not None:
         from sightline.platform.checkpoints.remote import check as check_storage
@@ -47,11 +53,11 @@ def check(experiment: config.Experiment, look: bool = True) -> tuple[config.Expe
     else:
         _check_data(experiment, dataset, "data.train")
         Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
-    if experiment.data.val is not None:
-        _check_data(experiment, Dataset.open(experiment.data.val, method.kind), "data.val")
+    if experiment.data.val is not None and isinstance(val := open_training_data(experiment.data.val, method.kind), Dataset):
+        _check_data(experiment, val, "data.val")
     _check_kept_by_probe(experiment)
-    for uri in (*experiment.probe.train, *experiment.probe.test):
-        Dataset.open(uri)
+    for place in (*experiment.probe.train, *experiment.probe.test):
+        open_measured(place, method.kind)
     if not names_cluster():
         check_here(experiment.train)
         local_plan(experiment)
@@ -62,7 +68,47 @@ def check(experiment: config.Experiment, look: bool = True) -> tuple[config.Expe
     if look and isinstance(dataset, RaySource):
         start_ray()
         dataset.look(method.views(experiment.method_config))
-    return experiment, dataset
+    return (keep_sources(experiment, say) if look else experiment), dataset
+
+
+def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lambda text: None, train: bool = False) -> config.Experiment:
+    """The experiment with a prepared data set in place of each source that Ray Data reads and that is measured on again and again:
+    `data.val`, the data of probes, and with `train` also `data.train`. Starts Ray where a source needs it. Raises `SightlineError`.
+    """
+    method, probe = find_method(experiment.method), experiment.probe
+    views = method.views(experiment.method_config)
+    places = (experiment.data.val, *probe.train, *probe.test, *([experiment.data.train] if train else []))
+    if all(parse(place).prepared for place in places if place):
+        return experiment
+
+    def keep(name: str, data: TrainingData, needed: Sequence[str], classes: Sequence[str] = (), shuffle: bool = False) -> Dataset:
+        if isinstance(data, Dataset):
+            return data
+        if data.needs_ray:
+            start_ray()
+        limit, storage = experiment.data.max_broken, experiment.train.storage
+        return materialize(data, name, needed=needed, classes=classes, shuffle=shuffle, max_broken=limit, storage=storage, say=say)
+
+    needed = views.columns if isinstance(views, NeedsColumns) else ()
+    data: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
+    if experiment.data.train and (train or parse(experiment.data.train).prepared):
+        learned = keep("data.train", open_training_data(experiment.data.train, method.kind), needed, shuffle=True)
+        classes = learned.manifest.classes
+        if not parse(experiment.data.train).prepared:
+            _check_data(experiment, learned, "data.train")
+            data["train"] = learned.uri
+    if not all(parse(place).prepared for place in (*probe.train, *probe.test)):
+        heads = [keep("probe.train", open_measured(place, method.kind), LABELS) for place in probe.train]
+        names = [one.manifest.classes for one in heads] or [classes]
+        tests = [keep("probe.test", open_measured(place, method.kind), LABELS, own) for place, own in zip(probe.test, names, strict=False)]
+        classes = classes or names[0]
+        probe = probe.model_copy(update={"train": tuple(one.uri for one in heads), "test": tuple(one.uri for one in tests)})
+    if experiment.data.val is not None and not parse(experiment.data.val).prepared:
+        val = keep("data.val", open_training_data(experiment.data.val, method.kind), needed, classes)
+        _check_data(experiment, val, "data.val")
+        data["val"] = val.uri
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update=data), "probe": probe})
 
 
 def _check_kept_by_probe(experiment: config.Experiment) -> None:
@@ -82,12 +128,6 @@ def _check_kept_by_probe(experiment: config.Experiment) -> None:
 
 def _check_source(experiment: config.Experiment, source: RaySource) -> config.Experiment:
     """The experiment with the rows of an epoch in `data.train`, so that a resume counts by them. Raises `CallError`."""
-    method = find_method(experiment.method)
-    if experiment.data.val is not None and not parse(experiment.data.val).prepared:
-        raise CallError(
-            f"data.val = {experiment.data.val}: validation measures the same samples again and again, so it needs a prepared data set",
-            f"make one of a part of your data: sightline prepare {method.kind} --help",
-        )
     if experiment.teacher_cache.variants:
         raise CallError(f"teacher_cache.variants: a cache keeps rows by their place, and {source.name} has none", "leave it out")
     if source.rows and source.rows < experiment.batch.size:

@@ -106,7 +106,7 @@ def curves(events: Sequence[RunEvent]) -> dict[str, list[tuple[int, float]]]:
 
 def warnings(events: Sequence[RunEvent]) -> list[str]:
     """Sentences about broken samples and about the health of the representation at the end."""
-    broken = {reason.partition(":")[0]: reason for e in events if isinstance(e, BrokenSamples) for reason in e.reasons}
+    broken = {reason.partition(": ")[0]: reason for e in events if isinstance(e, BrokenSamples) for reason in e.reasons}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
     lines += list(dict.fromkeys(event.text for event in events if isinstance(event, DataNote)))
     health = [event for event in events if isinstance(event, HealthMeasured)]

@@ -20,7 +20,7 @@ import pyarrow as pa
 from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.foreign_rows import decode, rows_of
+from sightline.platform.data.foreign_rows import made, rows_of
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.ray_source import Look, RaySource, cannot_read
 
@@ -50,8 +50,8 @@ def samples_dataset(
     look = source.look(views)
     make = partial(make_samples, kind=source.kind, views=views, look=look)
     rows = source.dataset(resources.task_cpus)
-    made = rows.map_batches(make, batch_size=ROWS, batch_format="pyarrow", num_cpus=resources.task_cpus)
-    return made if make_stage is None else with_stage(made, make_stage, resources)
+    samples = rows.map_batches(make, batch_size=ROWS, batch_format="pyarrow", num_cpus=resources.task_cpus)
+    return samples if make_stage is None else with_stage(samples, make_stage, resources)
 
 
 def make_samples(table: pa.Table, kind: str, views: Views, look: Look) -> Columns:
@@ -59,21 +59,21 @@ def make_samples(table: pa.Table, kind: str, views: Views, look: Look) -> Column
     rng = keyed_rng("samples", os.urandom(16).hex())
     try:
         rows = list(rows_of(table, look.columns))
-        made: list[Columns | None] = []
+        samples: list[Columns | None] = []
         broken = [""] * len(rows)
         for place, row in enumerate(rows):
             try:
-                made.append(views(decode(row, find_kind(kind)), rng))
+                samples.append(made(row, find_kind(kind), views, rng))
             except BrokenSampleError as error:
                 broken[place] = str(error)
-                made.append(None)
+                samples.append(None)
         ids = [str(row["id"]) for row in rows]
         arrays: Columns = {}
-        for place, sample in enumerate(made):
+        for place, sample in enumerate(samples):
             if sample is None:
                 usable = [other for other in (*range(place + 1, len(rows)), *range(place)) if not broken[other]]
                 row = rows[usable[0]] if usable else look.example
-                sample, ids[place] = views(decode(row, find_kind(kind)), rng), str(row["id"])
+                sample, ids[place] = made(row, find_kind(kind), views, rng), str(row["id"])
             put(arrays, place, sample, len(rows))
     except SightlineError as error:  # returned as data, because Ray Data wraps what a task raises and loses its cause
         return failure(error)

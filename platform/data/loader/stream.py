@@ -82,7 +82,7 @@ class BrokenSamples:
         """Count samples, each with its reason or ''. Raises `SightlineError` above the limit."""
         self.samples += len(broken)
         for reason in filter(None, broken):
-            self.reasons[reason.partition(":")[0]] = reason
+            self.reasons[reason.partition(": ")[0]] = reason  # an id may be an address
         share = len(self.reasons) / max(1, min(self.samples, self.rows or self.samples))
         if self.reasons and self.samples >= 100 and share > self.limit:
             first = next(iter(self.reasons.values()))

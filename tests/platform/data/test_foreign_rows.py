@@ -75,6 +75,8 @@ def test_an_image_is_read_from_every_arrow_type(column: pa.Array) -> None:
 def test_a_row_of_hugging_face_with_a_path_alone_is_told() -> None:
     with pytest.raises(BrokenSampleError, match=r"only the path of a file is there, '/photos/a.png'.*embed_table_storage"):
         _read(IMAGES, pa.table({"image": [{"bytes": None, "path": "/photos/a.png"}, {"bytes": _png(PHOTO), "path": None}]}))
+    with pytest.raises(BrokenSampleError, match=r"only the path of a file is there, '/photos/a.png'"):
+        _read(IMAGES, pa.table({"image": [{"bytes": None, "path": "/photos/a.png"}]}))
 
 
 def test_grey_and_alpha_arrays_are_as_grey_and_alpha_files() -> None:
@@ -111,7 +113,9 @@ def test_pairs_clouds_and_labels() -> None:
     [
         (None, "is empty"),
         (b"no image", "not a readable image"),
-        (np.full((4, 5, 3), 2.0, np.float32), r"floats of an image lie in \[0, 1\]"),
+        (np.full((4, 5, 3), 2.0, np.float32), r"floats of an image lie in \[0, 1\], and these from 2 to 2: convert it to uint8"),
+        (np.full((4, 5, 3), -1.0), r"from -1 to -1: undo its normalisation"),
+        (np.full((4, 5, 3), 65535, np.uint16), r"an image of uint16 from 65535 to 65535: whole numbers are 0 .. 255"),
         (np.zeros((6, 5, 7), np.uint8), r"shape \(6, 5, 7\) is no image"),
         (np.full((4, 5, 3), 256), "an image of int64 from 256 to 256"),
     ],
@@ -119,6 +123,23 @@ def test_pairs_clouds_and_labels() -> None:
 def test_a_row_that_is_no_image_is_named(value: Any, word: str) -> None:
     with pytest.raises(BrokenSampleError, match=f"^a: image: .*{word}"):
         decode({"id": "a", "image": value}, IMAGES)
+
+
+def test_floats_may_leave_their_range_by_rounding() -> None:
+    seen = decode({"id": "a", "image": np.full((4, 5, 3), [-1e-6, 0.5, 1.00001])}, IMAGES)["image"]
+    assert seen[0, 0].tolist() == [0, 128, 255]
+
+
+def test_a_cloud_far_from_the_origin_keeps_its_shape() -> None:
+    cloud = RNG.normal(size=(20, 3))
+    seen = decode({"id": "a", "points": cloud + 5e6}, POINTS)["points"]
+    np.testing.assert_allclose(seen - seen.mean(axis=0), cloud - cloud.mean(axis=0), atol=1e-5)
+
+
+def test_a_cloud_with_normals_or_turned_is_told_what_to_give() -> None:
+    for cloud, word in ((np.zeros((9, 6)), r"not \(9, 6\); of more columns give x y z alone"), (np.zeros((3, 50)), "it looks transposed")):
+        with pytest.raises(BrokenSampleError, match=word):
+            decode({"id": "a", "points": cloud}, POINTS)
 
 
 @pytest.mark.parametrize("cloud", [np.zeros((3, 6)), np.zeros(9), np.full((4, 3), np.nan), np.zeros((0, 3)), [[1.0, 2.0], [3.0]]])

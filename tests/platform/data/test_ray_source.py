@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -7,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.config.location import parse
 from sightline.platform.data import ray_source
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.ray_source import RaySource
-from sightline.platform.data.training_data import prepared
 
 
 def _open(text: str) -> RaySource:
@@ -33,8 +33,6 @@ def test_rows_are_known_where_a_reader_tells_them(tmp_path: Path) -> None:
     assert _open(f"webdataset:{tmp_path}/one.tar").rows == 0 and "not known" in _open(f"webdataset:{tmp_path}").described
     source = _open(f"parquet:{tmp_path}?image=image&rows=5")
     assert source.fingerprint == f"ray:parquet:{tmp_path}?image=image", "no more is known of the content"
-    with pytest.raises(CallError, match=r"a sweep needs a prepared data set, and parquet:"):
-        prepared(source, "a sweep")
     with pytest.raises(CallError, match="a prepared data set is needed here"):
         Dataset.open(f"parquet:{tmp_path}")
 
@@ -57,6 +55,23 @@ def test_what_is_not_there_is_told_before_ray_starts(text: str, word: str, tmp_p
     pq.write_table(pa.table({"img": [b"x"], "y": [1]}), tmp_path / "good.parquet")
     with pytest.raises(CallError, match=word):
         _open(text.format(tmp_path))
+
+
+def test_a_function_that_gives_no_dataset_is_told_what_to_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = parse("ray:odd_function:made")
+    for returned, word, hint in (
+        (pa.table({}), "returned pyarrow.Table, not a ray.data.Dataset", "return ray.data.from_arrow(...) of it"),
+        ([{"image": b""}], "returned list, not", "ray.data.from_items"),
+    ):
+        error = ray_source._no_dataset(location, returned)
+        assert word in str(error) and hint in error.hint
+    monkeypatch.syspath_prepend(tmp_path)
+    for body, word in (("raise SystemExit(3)", "SystemExit: 3"), ("raise KeyError('no bucket')", "KeyError: 'no bucket'")):
+        (tmp_path / "odd_function.py").write_text(f"def made():\n    {body}\n")
+        monkeypatch.delitem(sys.modules, "odd_function", raising=False)
+        importlib.invalidate_caches()
+        with pytest.raises(SightlineError, match=word):
+            ray_source._call(location)
 
 
 def test_pickles_in_parquet_are_refused_before_any_reader_sees_them(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from PIL import Image
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.ray_stream import make_samples
 from sightline.platform.data.ray_source import Look
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.finish import TrainedModel, card, measured_on, visualise, write_page
-from sightline.platform.experiments.preflight import check
+from sightline.platform.experiments.preflight import check, keep_sources
 from sightline.platform.experiments.train_run import is_trained
 from sightline.platform.runs.events import DataNote, RunEvent, TrainingEnded
 from sightline.platform.runs.record import Run
@@ -79,11 +80,33 @@ def test_a_run_says_that_its_history_is_not_repeatable(
     assert logged.digest == "ray:not-known" and '"num_rows": 30' in logged.profile and licences([model.train]) == ""
 
 
+def test_what_is_measured_on_again_and_again_is_kept_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    table = _write(tmp_path / "x.parquet")
+    pq.write_table(table.append_column("kind", pa.array(["a", "b", "c"] * 10)), tmp_path / "x.parquet")
+    place = f"parquet:{tmp_path}/x.parquet?image=img&id=name"
+    labelled = {"probe.train": [f"{place}&label=kind"], "probe.test": {"read": "parquet", "from": f"{tmp_path}/x.parquet"}}
+    labelled["probe.test"] |= {"columns": {"image": "img", "label": "kind", "id": "name"}, "rows": 9}
+    asked = toy_settings("conmim", **{"data.train": place, "data.val": f"{place}&rows=12&label=kind", **labelled})
+    told: list[str] = []
+    kept = keep_sources(check(asked, look=False)[0], told.append)
+    assert kept.data.train == f"{place}&rows=30", "training goes on reading the source"
+    val = Dataset.open(str(kept.data.val), "images")
+    assert val.rows == 12 and val.manifest.classes == ("a", "b", "c") and "data.val: 12 images are kept in" in " ".join(told)
+    ((train, test),) = kept.probe_data
+    assert Dataset.open(train).rows == 30 and Dataset.open(test).rows == 9
+    assert Dataset.open(train).manifest.classes == Dataset.open(test).manifest.classes
+    assert keep_sources(kept) == kept, "a resume reads nothing again"
+    learned = Dataset.open(str(keep_sources(kept, train=True).data.train))
+    assert sorted(learned.sample_ids(), key=int) == [str(row) for row in range(30)] != learned.sample_ids(), "a sweep's, shuffled"
+
+
 def test_what_a_source_cannot_do_is_told_before_ray_starts(tmp_path: Path) -> None:
     _write(tmp_path / "x.parquet")
     place = f"parquet:{tmp_path}/x.parquet?image=img"
     for changed, word in (
-        ({"data.val": place}, "it needs a prepared data set"),
+        ({"data.val": place.replace("=img", "=imf")}, "it has no column 'imf'; columns: name, img"),
+        ({"probe.train": place.replace("x.parquet", "y.parquet"), "probe.test": place}, "y.parquet is not there"),
         ({"batch.size": 48, "batch.microbatch": 6}, "has 30 rows, one batch needs 48"),
         ({"data.train": "webdataset:" + str(tmp_path)}, "no file in"),
         ({"data.train": "ray:json:loads?image=img", "train.length": "2 epochs"}, r"is not known.*train\.length='2 epochs'"),

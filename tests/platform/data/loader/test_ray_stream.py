@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from toy import TOY_IMAGES
+from toy import TOY_IMAGES, TOY_POINTS
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Views
@@ -20,7 +20,7 @@ from sightline.platform import config
 from sightline.platform.config.location import Location, parse
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.loader.ray_stream import RayStream, make_samples, samples_dataset
-from sightline.platform.data.loader.stream import Microbatch, StreamResources
+from sightline.platform.data.loader.stream import BrokenSamples, Microbatch, StreamResources
 from sightline.platform.data.ray_source import Look, RaySource
 from sightline.platform.data.writer import ShardWriter
 
@@ -98,6 +98,18 @@ def test_a_broken_row_is_replaced_by_a_neighbour_or_by_the_first_of_the_source()
     assert made["broken"][1].startswith("b: image: not a readable image")
     alone = make_samples(table.slice(1, 1), "images", _views(), look)
     assert alone["id"].tolist() == ["first"] and abs(int(alone["image"].mean()) - 200) < 4
+
+
+def test_a_row_that_the_views_refuse_is_named_and_counted_by_its_name() -> None:
+    few = pa.table({"id": ["s3://b/1", "s3://b/2"], "points": [[[0.0, 0.0, float(n)] for n in range(8)]] * 2})
+    good = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
+    look = Look({"points": ("points",), "id": ("id",)}, {"points": good, "id": "first"})
+    views = find_method("i2p_mae").views(config.load("toy", settings=TOY_POINTS).method_config)
+    made = make_samples(few, "points", views, look)
+    assert made["broken"].tolist() == [f"s3://b/{n}: 8 distinct points; model.groups needs 32" for n in (1, 2)]
+    counted = BrokenSamples(0.5, 0)
+    counted.add(made["broken"].tolist())
+    assert len(counted.reasons) == 2
 
 
 MY_DATA = """
