@@ -164,21 +164,22 @@ class _Trainer(threading.Thread):
         from ray.train.torch import TorchConfig, TorchTrainer
 
         from .deaths import Deaths
-        from .local_group import LocalTorchConfig, on_this_machine
+        from .local_group import LocalTorchConfig, LocalTorchTrainer, on_this_machine
 
         plan, train = self.plan, self.train
         resources: dict[str, float] = {"CPU": plan.worker_cpus, **train.resources}
         if plan.worker_gpus:
             resources["GPU"] = plan.worker_gpus
         group: dict[str, Any] = {"backend": "nccl" if plan.worker_gpus else "gloo", "timeout_s": self.collective_timeout}
+        local = on_this_machine()
         try:
             self.storage.mkdir(parents=True, exist_ok=True)
             with scratch_folder(MEETING) as meeting:
-                TorchTrainer(
+                (LocalTorchTrainer if local else TorchTrainer)(
                     _worker,
                     train_loop_config=self.config,
                     datasets=self.datasets,  # type: ignore[arg-type]  # a dict is invariant
-                    torch_config=LocalTorchConfig(**group, folder=str(meeting)) if on_this_machine() else TorchConfig(**group),
+                    torch_config=LocalTorchConfig(**group, folder=str(meeting)) if local else TorchConfig(**group),
                     scaling_config=ScalingConfig(
                         num_workers=plan.workers,
                         use_gpu=bool(plan.worker_gpus),

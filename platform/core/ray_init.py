@@ -42,6 +42,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise SightlineError(f"the Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {first_line(error)}", hint) from error
         return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that looks for nodes that are to go
     import psutil
 
     store = int(min(psutil.virtual_memory().total * OBJECT_STORE_SHARE, MOST_OBJECT_STORE))

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from sightline.methods import collective
 from sightline.methods.catalog import find_method
 from sightline.methods.check import check_encoder
-from sightline.methods.contract import BuildContext
+from sightline.methods.contract import BuildContext, Pretext
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints import remote
 from sightline.platform.checkpoints.restore import RestorePoint, check_same, find
@@ -98,8 +99,11 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
         post_once(DataNote(f"{inputs.dataset.name}: {ORDER}{again}"))
     first, history = (found.state.step, found.state.history) if found else (0, "")
     stream = prefetched(iter(inputs.stream(first)), device)
-    microbatches = next(stream) if first < inputs.clock.steps else []
-    stepper = _stepper(inputs, found, microbatches, device)
+    with ThreadPoolExecutor(1, "sightline-first-step") as beside:  # the data workers start while this process imports and builds
+        begun = beside.submit(lambda: next(stream) if first < inputs.clock.steps else [])
+        pretext = _pretext(inputs, found, device)
+        microbatches = begun.result()
+    stepper = _stepper(inputs, pretext, found, microbatches, device)
     _announce(post, post_once, stepper, first)
     if microbatches:
         stepper.warm_up_ddp(microbatches)
@@ -125,8 +129,8 @@ def _ignore(event: RunEvent) -> None:
     pass
 
 
-def _stepper(inputs: TrainInputs, found: RestorePoint | None, microbatches: list[Microbatch], device: torch.device) -> Stepper:
-    """The pretext with its weights, optimiser and precision: those of the checkpoint `found`, else those that the run begins with."""
+def _pretext(inputs: TrainInputs, found: RestorePoint | None, device: torch.device) -> Pretext:
+    """With the weights of the checkpoint `found`, else those that the run begins with."""
     experiment, folder = inputs.job.experiment, inputs.job.folder
     pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
     if collective.rank() == 0:
@@ -138,6 +142,14 @@ def _stepper(inputs: TrainInputs, found: RestorePoint | None, microbatches: list
         load_initial(pretext, experiment, folder)
     if experiment.train.checkpoint_activations:
         checkpoint_activations(pretext)
+    return pretext
+
+
+def _stepper(
+    inputs: TrainInputs, pretext: Pretext, found: RestorePoint | None, microbatches: list[Microbatch], device: torch.device
+) -> Stepper:
+    """With optimiser and precision of the checkpoint `found`, else those that the run begins with."""
+    experiment, folder = inputs.job.experiment, inputs.job.folder
     weights = {name: float(weight) for name, weight in experiment.method_config.loss.model_dump().items()}
     wanted = found.state.precision if found else experiment.train.precision
     columns = microbatches[0].arrays if microbatches else {}

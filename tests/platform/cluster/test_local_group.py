@@ -15,7 +15,6 @@ from sightline.platform.config.schema import TrainConfig
 
 def test_workers_meet_at_a_file_that_is_where_its_address_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch cuts an address at `?` and `#`, and the path of a home may hold both."""
-    import ray.train.torch
     from torch.distributed import rendezvous
 
     met: list[Path] = []
@@ -30,7 +29,7 @@ def test_workers_meet_at_a_file_that_is_where_its_address_says(tmp_path: Path, m
             store.set("a", "b")
             met.extend(set(self.folder.iterdir()) - before)
 
-    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Meets)
+    monkeypatch.setattr(local_group, "LocalTorchTrainer", Meets)
     monkeypatch.setattr(local_group, "on_this_machine", lambda: True)
     storage = tmp_path / "ho me?#" / "ray"
     plan: Any = SimpleNamespace(workers=2, worker_cpus=0.5, worker_gpus=0)
@@ -39,3 +38,15 @@ def test_workers_meet_at_a_file_that_is_where_its_address_says(tmp_path: Path, m
     assert trainer.error is None and [path.name for path in met] == ["group"]
     assert not met[0].exists(), "the folder is removed at the end"
     assert [path.name for path in tmp_path.iterdir()] == ["ho me?#"]
+
+
+def test_the_trainer_of_this_machine_starts_no_process_that_it_does_not_need() -> None:
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+    def callbacks(datasets: dict[str, Any]) -> set[str]:
+        trainer = local_group.LocalTorchTrainer(print, datasets=datasets)
+        return {type(one).__name__ for one in trainer._create_default_callbacks()}
+
+    of_ray = {"AcceleratorSetupCallback", "BackendSetupCallback"}
+    assert of_ray <= callbacks({}) and not callbacks({}) & {DatasetsCallback.__name__, "PlacementGroupCleanerCallback"}
+    assert callbacks({"train": print}) >= {DatasetsCallback.__name__}
