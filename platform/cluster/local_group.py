@@ -53,7 +53,7 @@ class LocalTorchTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         needless = (PlacementGroupCleanerCallback, *(() if self.datasets else (DatasetsCallback,)))
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, needless)]
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, needless)]  # type: ignore[misc]  # of Train V2
 
 
 def on_this_machine() -> bool:
