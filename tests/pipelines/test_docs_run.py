@@ -111,10 +111,9 @@ def test_every_line_runs(home: Path, tmp_path: Path) -> None:
             continue  # the latter would put the shim behind
         start = time.monotonic()
         done = subprocess.run(["bash", "-c", line.text], cwd=folder, env=environment, capture_output=True, text=True)
-        what = (
-            f"{number} of {len(LINES)}, {time.monotonic() - start:.0f} s, {'right' if not done.returncode else f'exit {done.returncode}'}"
-        )
-        print(f"{what}: {line.page}: {line.text}", *([done.stdout[-500:] + done.stderr[-1500:]] if done.returncode else []), flush=True)
-        if done.returncode:
+        right = not done.returncode or (done.returncode == 1 and line.words[:1] == ["promote"])  # 1: the other version is not worse
+        what = f"{number} of {len(LINES)}, {time.monotonic() - start:.0f} s, {'right' if right else f'exit {done.returncode}'}"
+        print(f"{what}: {line.page}: {line.text}", *([] if right else [done.stdout[-500:] + done.stderr[-1500:]]), flush=True)
+        if not right:
             failed.append(f"{line.page}: {line.text}\n{done.stdout[-500:]}{done.stderr[-1500:]}")
     assert not failed, "\n\n".join(failed)
