@@ -134,7 +134,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order of rows and of every draw (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set, or another unfinished one, that lies in OUT")
     parser.add_argument("--workers", type=_read_by(positive), help="shards made at one time (default: one a CPU)")
-    parser.add_argument("--local", action="store_true", help="never start Ray, also for large inputs")
+    parser.add_argument("--local", action="store_true", help="on this machine, also where RAY_ADDRESS names a cluster")
     parser.add_argument("--max-skipped", type=float, default=0.05, help="share of rows that may be broken (default: %(default)s)")
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

@@ -1,28 +1,32 @@
 """Writes the shards of one or several data sets in parallel, and then their manifests. It can be stopped and continued.
 
 A shard depends only on its task, so a finished one is never made again: its record is kept in `OUT/.staging` until the end.
-A few shards are made in threads of this process (Pillow and hashing release the GIL); many shards are made as Ray tasks.
+Shards are made as Ray tasks where `RAY_ADDRESS` names a cluster, else in processes of this machine, or in threads where they are few.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pyarrow import fs
 
 from sightline.methods.contract import Kind
-from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.errors import CallError, MachineError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
 from sightline.platform.core.locks import exclusive_lock
@@ -37,8 +41,8 @@ from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, claim_fo
 from .items import Item, ItemRows, Skip
 
 STAGING = ".staging"
-LOCAL_SHARDS = 16
-"""Up to this many shards (1.5 GB) starting Ray takes longer than it saves."""
+FEW_ROWS = 1000
+"""Below this many, starting processes takes longer than it saves."""
 PROBED = 8
 _LATER = re.compile(r", (?:depth_scale=None|photo=None)\b")
 
@@ -101,7 +105,7 @@ def run_job(
     Raises `CallError` where a finished data set or the beginning of another one lies in a folder; `SightlineError` where more than
     the share `max_skipped` of the rows had to be skipped (what is done is kept); `KeyboardInterrupt` after Ctrl-C, likewise.
     """
-    if not local and (names_cluster() or sum(len(output.shards) for output in outputs) > LOCAL_SHARDS):
+    if names_cluster() and not local:
         check_ray()
     with ExitStack() as alone:
         for output in outputs:
@@ -127,7 +131,7 @@ def _run(
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
     done = rows - sum(source.count for _, _, source in todo)
     progress(done, rows)
-    runner = _run_threads if local or (len(todo) <= LOCAL_SHARDS and not names_cluster()) else _run_ray
+    runner = _run_ray if names_cluster() and not local else _run_here
     for task, stats in runner(kind, todo, workers):
         parts[task[0], task[1]] = stats
         done += task[2].count
@@ -191,21 +195,70 @@ def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: 
 Task = tuple[str, int, RowSource]
 
 
-def _run_threads(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
-    stop = threading.Event()
+def _run_here(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
+    count = max(1, min(workers or os.cpu_count() or 1, len(tasks)))
+    few = count == 1 or sum(source.count for _, _, source in tasks) < FEW_ROWS
     waiting = list(reversed(tasks))
     running: dict[Future[ShardStats], Task] = {}
-    count = workers or os.cpu_count() or 1
+    with (_threads if few else _processes)(count) as (pool, make):
+        while waiting or running:
+            while waiting and len(running) < count:
+                task = waiting.pop()
+                running[pool.submit(make, kind, *task)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+
+
+Pool = tuple[Executor, Callable[..., ShardStats]]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Pool]:
+    """After Ctrl-C and errors, the shards that are being made stop at their next row. So they do in processes."""
+    stop = threading.Event()
     with ThreadPoolExecutor(count) as pool:
         try:
-            while waiting or running:
-                while waiting and len(running) < count:
-                    task = waiting.pop()
-                    running[pool.submit(make_shard, kind, *task, stop.is_set)] = task
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
+            yield pool, partial(make_shard, stopped=stop.is_set)
         finally:
-            stop.set()  # after Ctrl-C and errors, the shards that are being made stop at their next row
+            stop.set()
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Pool]:
+    """Raises `MachineError` where one of them is killed."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(count, context, _begin_process, (stop,)) as pool:
+        try:
+            yield pool, _make_in_process
+        except BrokenProcessPool as error:
+            raise MachineError(
+                "a process that made a shard was killed, perhaps because the memory was used up",
+                "the same command goes on from the finished shards; --workers 1 needs the least memory",
+            ) from error
+        finally:
+            stop.set()
+
+
+_stop: Any = None
+"""In a process that makes shards: the event that asks for its end."""
+
+
+def _begin_process(stop: Any) -> None:
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; this one is asked by the event
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _make_in_process(kind: Kind, folder: str, index: int, source: RowSource) -> ShardStats:
+    return make_shard(kind, folder, index, source, _stop.is_set)
 
 
 def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:

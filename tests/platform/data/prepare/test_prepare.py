@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.methods.errors import CallError, SightlineError
+from sightline.methods.errors import CallError, MachineError, SightlineError
 from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
@@ -212,6 +214,8 @@ class _Rows:
 
     def rows(self, skip: object) -> Iterator[dict[str, Any]]:
         if Path(self.fail).exists() and self.name == "1":
+            if Path(self.fail).read_text() == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise KeyboardInterrupt
         Path(f"{self.fail}.made-{self.name}").touch()
         picture = encode_image(np.zeros((32, 32, 3), np.uint8))
@@ -271,8 +275,27 @@ def test_a_finished_data_set_is_kept_unless_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_many_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.platform.data.prepare.job.LOCAL_SHARDS", 0)
+def test_many_rows_are_made_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.platform.data.prepare.job.FEW_ROWS", 0)
+    flag = tmp_path / "fail"
+    output = Output(str(tmp_path / "out"), [_Rows(str(i), str(flag)) for i in range(4)], ())
+    flag.write_text("die")
+    with pytest.raises(MachineError, match="a process that made a shard was killed"):
+        run_job([output], "pairs", workers=2)
+    flag.write_text("interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        run_job([output], "pairs", workers=2)
+    flag.unlink()
+    run_job([output], "pairs", workers=2)
+    run_job([Output(str(tmp_path / "alone"), output.shards, ())], "pairs", workers=1)
+    assert Dataset.open(tmp_path / "out").fingerprint == Dataset.open(tmp_path / "alone").fingerprint
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_on_a_cluster_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.platform.data.prepare.job.names_cluster", lambda: True)
+    monkeypatch.setattr("sightline.platform.data.prepare.job.check_ray", lambda: None)
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
     output = Output(str(tmp_path / "out"), item_shards(found.items, Resize(32), 0), ())
