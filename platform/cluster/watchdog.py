@@ -104,8 +104,11 @@ class Pulse(threading.Thread):
                 return
 
     def end(self) -> None:
+        """No sign comes after it: who is forgotten would be known again, and ended for saying nothing."""
         if not self._ended.is_set():
             self._ended.set()
+            if self.is_alive():
+                self.join()
             self.recorder.forget.remote(self.rank, os.getpid())
 
 

@@ -92,7 +92,7 @@ def test_speed_is_that_of_training(place: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(budget, "SPEED_SECONDS", 0.3)
     experiment = config.load("conmim.yaml", {"data.train": str(place / "data/train")})
-    assert 20 < measure_speed(experiment) < 20_000
+    assert 1 < measure_speed(experiment) < 20_000
 
 
 def test_wrong_calls_are_answered_before_anything_is_made(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from asking import Ask
-from heads import as_person
+from heads import as_person, until
 
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.cluster import submit
@@ -42,8 +41,9 @@ class Server:
         self.asked.append(path)
         if self.interrupts and f"{method} {path}".startswith(self.interrupts):
             self.interrupts = ""
+            asked = len(self.asked)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)  # the job is taken after the client has gone
+            until(lambda: len(self.asked) > asked, 0.01)  # the job is taken after the client has gone, and asks
         if path == "/api/authentication_mode":
             return 200, {"authentication_mode": self.mode}
         if self.mode == "token" and token != f"Bearer {self.token}":

@@ -40,7 +40,7 @@ class MlflowServer:
             )
         for _ in range(1200):
             assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=30) as answer:
                 if answer.status == 200:
                     return
             time.sleep(0.25)
@@ -60,7 +60,7 @@ class MlflowServer:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(30)
+            self.process.wait()
             self.process = None
 
 
@@ -85,7 +85,7 @@ def served_model(uri: str, tracking_uri: str, folder: Path) -> Iterator[str]:
     try:
         for _ in range(1200):
             assert process.poll() is None, log.read_text()[-3000:]
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2) as answer:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=30) as answer:
                 if answer.status == 200:
                     break
             time.sleep(0.25)
@@ -95,4 +95,4 @@ def served_model(uri: str, tracking_uri: str, folder: Path) -> Iterator[str]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait()

@@ -31,7 +31,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     opened, save = threading.Event(), safetensors.torch.save_file
 
     def held(*words: object) -> None:
-        assert opened.wait(30)
+        assert opened.wait(300)
         save(*words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(safetensors.torch, "save_file", held)

@@ -67,11 +67,12 @@ def test_a_kill_while_writing_leaves_the_previous_one(tmp_path: Path) -> None:
         from sightline.platform.checkpoints import local as checkpoint
         from sightline.platform.checkpoints.local import TrainState
         from sightline.platform.checkpoints.retention import Retention, prune
-        print("ready", flush=True)
         for step in range(1, 10_000):
             tensors = {{"model": {{"w": torch.full((200_000,), float(step))}}}}
             checkpoint.write(Path({str(tmp_path)!r}), TrainState(step, step, 0, 1, "f", "s", "fp32", "h"), tensors)
             prune(Path({str(tmp_path)!r}), Retention(2))
+            if step == 1:
+                print("there is one", flush=True)
     """
     for pause in (0.11, 0.32):
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)

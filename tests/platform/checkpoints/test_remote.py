@@ -234,7 +234,7 @@ def test_an_address_that_will_not_do_is_refused_before_anything_starts(uri: str,
 def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) -> None:
     mine, gate = Storage(str(tmp_path / "there"), tmp_path / "one" / "run"), threading.Event()
     beside = Uploader(mine, Retention(2))
-    place.before = lambda call, path: gate.wait(30) and None
+    place.before = lambda call, path: gate.wait(300) and None
     reach(mine.folder, 6)
     beside.begin()
     reach(mine.folder, 12)
@@ -242,7 +242,7 @@ def test_nobody_waits_for_an_upload_but_the_end(place: Place, tmp_path: Path) ->
     beside.finish(timeout=0.1)
     assert "takes too long" in beside.news()[0] and not beside.news(), "said once"
     gate.set()
-    beside.finish(timeout=30)
+    beside.finish(timeout=300)
     assert "answers again" in beside.news()[0]
     assert remote._complete(*mine._open())[0] == "step-00000012", "what came while another was under way"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from heads import until
+from heads import WAIT, until
 
 from sightline.platform.cluster import watchdog
 from sightline.platform.cluster.watchdog import Pulse, Signs, describe
@@ -66,26 +68,47 @@ def test_a_machine_that_slept_and_a_worker_that_came_anew_have_lost_no_time(cloc
     assert ended.of == {}
 
 
+def recorder_of(take: Callable[[tuple[Any, ...]], None]) -> Any:
+    """The actor, to which signs are given and which is told to forget."""
+    one = SimpleNamespace(remote=lambda *words: take(words))
+    return SimpleNamespace(sign=one, forget=one)
+
+
+def test_no_sign_comes_after_the_end() -> None:
+    """Else the driver would know the worker again, and end it for saying nothing while it uploads."""
+    giving, told = threading.Event(), list[int]()
+
+    def take(words: tuple[Any, ...]) -> None:
+        if len(words) > 2:
+            giving.set()
+            time.sleep(0.05)
+        told.append(len(words))
+
+    pulse = Pulse(1, recorder_of(take), "node")
+    pulse.start()
+    assert giving.wait(WAIT)
+    pulse.end()
+    pulse.join()
+    assert told == [6, 2]
+
+
 def test_a_pulse_tells_a_thread_that_waits_from_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "PULSE_SECONDS", 0.05)
     told: list[tuple[Any, ...]] = []
-    recorder: Any = SimpleNamespace(
-        sign=SimpleNamespace(remote=lambda *sign: told.append(sign)), forget=SimpleNamespace(remote=lambda *who: told.append(who))
-    )
+    recorder = recorder_of(told.append)
     wait, working = threading.Event(), threading.Event()
     pulses: list[Pulse] = []
 
     def hang_then_work() -> None:
         pulses.append(Pulse(1, recorder, "node"))
         pulses[0].start()
-        wait.wait(10)
+        wait.wait(WAIT)
         while not working.is_set():
             sum(range(1000))
 
     thread = threading.Thread(target=hang_then_work)
     thread.start()
-    until(lambda: len(told) >= 6, 0.01)
-    assert not any(moved for *_, moved in told[2:6]), "it waits at one place"
+    until(lambda: len(told) >= 6 and not any(moved for *_, moved in told[-4:]), 0.01)  # it waits at one place
     before = len(told)
     wait.set()
     until(lambda: any(moved for *_, moved in told[before:]), 0.01)

@@ -59,7 +59,7 @@ def test_who_holds_it_is_said_and_a_kill_frees_it(tmp_path: Path) -> None:
 
 def test_who_waits_gets_it_and_an_error_frees_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with held(path, seconds=1), exclusive_lock(path, "held", timeout=30):
+    with held(path, seconds=0.2), exclusive_lock(path, "held", timeout=30):
         pass
     with pytest.raises(ZeroDivisionError), exclusive_lock(path, "held"):
         raise ZeroDivisionError

@@ -85,7 +85,7 @@ class Probing:
         self.probes._thread.join()
 
     def get(self, task: ProbeTask) -> ProbesMeasured:
-        self._ready.wait(10)
+        self._ready.wait(300)
         self._ready.clear()
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -300,14 +300,14 @@ def test_a_task_of_ray_measures_beside_the_training(toy_run: Callable[..., Run],
     probes.see(reach(run, 12, weights))
     assert events == [ProbesMissed(step=12, reason="the probes of step 6 were still running", late=True)]
     assert (os.SCHED_IDLE, 19) in priorities_of("ray::_task", until=lambda: not probes._thread.is_alive())
-    probes._thread.join(120)
+    probes._thread.join(500)
     assert isinstance(measured := events[-1], ProbesMeasured) and measured.step == 6 and measured.values["claim/psnr_true_view"] > 0
 
     again = TrainingProbes(toy_run("dies", **{"probe.every": 6}), events.append)
     again.begin(plan_resources(1, 2, 0))
     broken = reach(again.run, 6, {"w": torch.ones(2)})  # weights of another network
     again.see(broken)
-    again._thread.join(120)
+    again._thread.join(500)
     assert isinstance(failed := events[-1], ProbesMissed) and not failed.late and "RuntimeError: Error(s) in loading" in failed.reason
 
 

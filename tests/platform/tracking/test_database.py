@@ -108,7 +108,7 @@ def test_two_first_users_at_once_and_a_half_of_before_leave_a_whole_database(tmp
         half.execute("CREATE TABLE experiments (experiment_id INTEGER)")
     code = f"from sightline.platform.tracking import database as d; d.YOUNG_SECONDS = 0; d.prepare_database({sqlite_uri(path)!r})"
     users = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [user.wait(120) for user in users] == [0, 0]
+    assert [user.wait(500) for user in users] == [0, 0]
     assert look(path).revision == schema_revisions()[0] and (tmp_path / "mlflow.db.incomplete").is_file()
     assert not list(tmp_path.glob(".*.part*"))
 

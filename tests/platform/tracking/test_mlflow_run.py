@@ -351,7 +351,7 @@ def test_an_mlflow_run_ends_after_its_start_though_the_clock_is_set_back(
     time.sleep(0.02)
     monkeypatch.setattr(time, "time", lambda: clock() - set_back)
     tracking.close("FINISHED")
-    assert 20 <= server.ended - server.started < 10_000
+    assert 20 <= server.ended - server.started < 3_600_000
 
 
 def test_a_close_beside_a_slow_delivery_sends_nothing_twice(tracked: Callable[[Server], Tracking]) -> None:
@@ -363,13 +363,13 @@ def test_a_close_beside_a_slow_delivery_sends_nothing_twice(tracked: Callable[[S
     def slow(run_id: str, metrics: Any = (), params: Any = ()) -> None:
         if metrics:
             sending.set()
-            go_on.wait(10)
+            go_on.wait(300)
         keep(run_id, metrics, params)
 
     server.log_batch = slow  # type: ignore[method-assign]
     thread = threading.Thread(target=tracking.deliver)
     thread.start()
-    assert sending.wait(10)
+    assert sending.wait(300)
     closing = threading.Thread(target=tracking.close, args=("FINISHED",))
     closing.start()
     closing.join(0.2)

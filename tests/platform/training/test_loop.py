@@ -139,7 +139,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_previous_checkpoint_whole(toy_r
 
     def full(tensors: Any, path: Any) -> None:
         if len(list((run.folder / "checkpoints").glob("step-*"))) == 1:
-            assert further.wait(60), "training waited for the checkpoint"
+            assert further.wait(300), "training waited for the checkpoint"
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
