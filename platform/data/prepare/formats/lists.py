@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 import zipfile
+from itertools import islice
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.platform.core.budget import check_members
 
 from .columns import TOLD, check_names, named_cloud, nameless_cloud, names_coordinates, unit
-from .shapes import Cloud, reading, text_of
+from .shapes import Cloud, lines_of, reading, text_of
 
 MAX_ARRAYS = 512 * 2**20
 """Bytes that the arrays of an `.npz` unpack to."""
@@ -31,21 +32,22 @@ HEADER_LINES = 20
 def read_text(data: bytes, suffix: str, name: str) -> Cloud:
     """x y z and more of each point on a line, between spaces, tabs, commas or semicolons (decimal commas where these are no commas)."""
     with reading(suffix[1:].upper(), name):
-        lines = text_of(data).split("\n")
-        if (longest := max(map(len, lines[:HEADER_LINES]))) > MAX_LINE:
+        text = text_of(data)
+        head = [line.rstrip("\n") for line in islice(lines_of(text.encode(), "utf-8"), 2 * HEADER_LINES)]
+        if (longest := max(map(len, head[:HEADER_LINES]), default=0)) > MAX_LINE:
             raise BrokenSampleError(f"a line of {longest:,} characters, which is no point: {name}")
-        start, names = _beginning(lines)
-        first = lines[start] if start < len(lines) else ""
+        start, names = _beginning(head)
+        first = head[start] if start < len(head) else ""
+        text = text[sum(len(line) + 1 for line in head[:start]) :]
         delimiter = next((mark for mark in (";", ",") if mark in first), None)
         if delimiter == "," and all(_DECIMAL.fullmatch(word) for word in first.split()):  # columns apart by spaces or tabs
-            delimiter, lines = None, [line.replace(",", ".") for line in lines[start:]]
+            delimiter, text = None, text.replace(",", ".")
         elif delimiter == ";" and "," in first:
-            lines = [line.replace(",", ".") for line in lines[start:]]
-        else:
-            lines = lines[start:]
+            text = text.replace(",", ".")
+        marks = [mark for mark in COMMENTS if mark in text] or None
+        lines = lines_of(text.encode(), "utf-8")
         if delimiter and first.rstrip().endswith(delimiter):
-            lines = [line.rstrip().removesuffix(delimiter) for line in lines]
-        marks = [mark for mark in COMMENTS if any(mark in line for line in lines)] or None
+            lines = (line.rstrip().removesuffix(delimiter) for line in lines)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file without a number: the columns tell
             table = np.loadtxt(lines, delimiter=delimiter, comments=marks, quotechar='"', ndmin=2)

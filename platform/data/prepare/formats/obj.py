@@ -13,7 +13,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError
 
 from .polygons import Polygons, triangulated
-from .shapes import Mesh, checked, reading, text_of
+from .shapes import Mesh, checked, lines_of, reading, text_of
 
 MANY = 64
 """Lines from which it is quicker to read them at once."""
@@ -67,7 +67,7 @@ def _triangles(vertices: np.ndarray, corners: array[int], sizes: array[int]) -> 
 
 def _runs(text: str) -> Iterator[tuple[str, list[str]]]:
     """(first two letters, lines) of lines that begin alike; a line that ends in a backslash goes on in the next one."""
-    lines = re.sub(r"\\[ \t]*\n", " ", text).split("\n")
+    lines = lines_of(re.sub(r"\\[ \t]*\n", " ", text).encode(), "utf-8")
     for start, alike in groupby(lines, itemgetter(slice(2))):
         while run := list(islice(alike, RUN)):
             yield start, run
@@ -86,7 +86,7 @@ def _table(start: str, lines: list[str]) -> np.ndarray | None:
         if start[0] == "v":
             table = np.loadtxt(bare, np.float64, usecols=(0, 1, 2), ndmin=2)
         else:
-            text = re.sub(r"(?<=\d)/\S*", "", "\n".join(bare))
+            text = re.sub(r"(?<=\d)/\S*", "", "".join(bare))
             if re.search(r"[^\d\s-]", text):
                 return None
             table = np.loadtxt(text.split("\n"), np.int64, ndmin=2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 
 from .columns import named_cloud
-from .shapes import MAX_SCENE, Cloud, reading
+from .shapes import MAX_SCENE, Cloud, filled_lines, reading
 
 MAX_UNPACKED = 512 * 2**20
 """Bytes that the points unpack to."""
@@ -61,10 +62,9 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], str, bytes]:
 
 
 def _text(fields: list[Field], count: int, body: bytes) -> dict[str, np.ndarray]:
-    lines = [line for line in body.decode("latin-1").splitlines() if line.strip()]
-    if len(lines) < count:
-        raise BrokenSampleError(f"cut short: {len(lines):,} lines for {count:,} points")
-    table = np.loadtxt(lines[:count], np.float64, ndmin=2) if count else np.empty((0, len(fields)))
+    if (there := sum(1 for _ in filled_lines(body))) < count:
+        raise BrokenSampleError(f"cut short: {there:,} lines for {count:,} points")
+    table = np.loadtxt(islice(filled_lines(body), count), np.float64, ndmin=2) if count else np.empty((0, len(fields)))
     if table.shape[1] < sum(width for _, _, width in fields):
         raise ValueError(f"{table.shape[1]} values a line for {len(fields)} fields")
     columns, at = {}, 0

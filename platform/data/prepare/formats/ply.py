@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +16,7 @@ from sightline.platform.data.clouds import centred
 
 from .columns import named_cloud
 from .polygons import Polygons, strips, triangulated
-from .shapes import MAX_FACES, PIECE, Cloud, Mesh, checked, reading
+from .shapes import MAX_FACES, MAX_SCENE, PIECE, Cloud, Mesh, checked, filled_lines, reading
 
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"},
@@ -134,22 +136,18 @@ def _short(order: str, elements: list[_Element], body: bytes) -> str:
         least = sum(one.count * sum((p.count or p.type).itemsize for p in one.properties) for one in elements)
         return f"{len(body):,} bytes, at least {least:,}" if len(body) < least else ""
     promised = sum(one.count for one in elements if one.properties)
-    there = sum(bool(line.strip()) for line in body.splitlines())
+    there = sum(1 for _ in filled_lines(body))
     return f"{there:,} lines, not {promised:,}" if there < promised else ""
 
 
 def _text(elements: list[_Element], body: bytes) -> dict[str, Values]:
-    lines, found, start = [line for line in body.decode("latin-1").splitlines() if line.strip()], dict[str, Values](), 0
-    for element in elements:
-        if element.properties:
-            found[element.name] = _table(element, lines[start : start + element.count])
-            start += element.count
-    return found
+    lines = filled_lines(body)
+    return {element.name: _table(element, islice(lines, element.count)) for element in elements if element.properties}
 
 
-def _table(element: _Element, lines: list[str]) -> Values:
+def _table(element: _Element, lines: Iterator[str]) -> Values:
     if not any(one.count for one in element.properties):
-        table = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if lines else np.empty((0, len(element.properties)))
+        table = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if element.count else np.empty((0, len(element.properties)))
         if table.shape[1] < len(element.properties):
             raise ValueError(f"{table.shape[1]} values a line for {len(element.properties)} properties of {element.name!r}")
         return {one.name: table[:, i] for i, one in enumerate(element.properties)}
@@ -166,8 +164,8 @@ def _table(element: _Element, lines: list[str]) -> Values:
                 raise ValueError(f"a line of {element.name!r} is too short: {line.strip()[:60]!r}")
             found[one.name].extend(map(float, words[at : at + size]))
             at += size
-    lists = {key: Polygons(_numbers(np.array(found[key])), np.array(own, np.int64)) for key, own in sizes.items()}
-    return {key: lists[key] if key in lists else np.array(values) for key, values in found.items()}
+    lists = {key: Polygons(_numbers(np.frombuffer(found.pop(key))), np.frombuffer(own, np.int64)) for key, own in sizes.items()}
+    return {**{key: np.frombuffer(values) for key, values in found.items()}, **lists}
 
 
 def _length(value: float) -> int:
@@ -178,9 +176,12 @@ def _length(value: float) -> int:
 
 def _numbers(values: np.ndarray) -> np.ndarray:
     """Vertex numbers. Of lists of other things, such as texture coordinates, the fractions are lost; nobody reads them."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values.astype(np.float64), nan=-2).clip(-(2**62), 2**62)
-    return values.astype(np.int64)
+    if values.dtype.kind != "f":
+        return values.astype(np.int64)
+    whole = np.empty(len(values), np.int64)
+    for at in range(0, len(values), PIECE):
+        whole[at : at + PIECE] = np.nan_to_num(values[at : at + PIECE].astype(np.float64), nan=-2).clip(-(2**62), 2**62)
+    return whole
 
 
 def _binary(elements: list[_Element], body: bytes) -> dict[str, Values]:
@@ -203,6 +204,7 @@ def _records(element: _Element, body: bytes, start: int) -> tuple[Values, int]:
         table = np.frombuffer(body, record, element.count, start)
         lists = [i for i, one in enumerate(element.properties) if one.count]
         if all((table[f"n{i}"] == sizes[i]).all() for i in lists):
+            _check_values(element.count * max([sizes[i] for i in lists], default=0))
             values: Values = {}
             for i, one in enumerate(element.properties):
                 values[one.name] = table[f"v{i}"]
@@ -257,19 +259,35 @@ def _uneven(element: _Element, body: bytes, start: int) -> tuple[Values, int]:
         at += tail
     if at > limit:
         raise ValueError("it ends early")
+    _check_values(max(sum(length) for length in lengths.values()))
     data, values = np.frombuffer(body, np.uint8), Values()
     base, offset = np.array(firsts, np.int64), 0
     for i, one in enumerate(element.properties):
         item = one.type.itemsize
         if one.count:
             first, sizes = np.array(begins[i], np.int64), np.array(lengths[i], np.int64)
-            places = np.repeat(first - (np.cumsum(sizes) - sizes) * item, sizes) + np.arange(sizes.sum()) * item
-            values[one.name] = Polygons(_numbers(_taken(data, places, one.type)), sizes)
+            values[one.name] = Polygons(_lists(data, first, sizes, one.type), sizes)
             base, offset = first + sizes * item, 0
         else:
             values[one.name] = _taken(data, base + offset, one.type)
             offset += item
     return values, at
+
+
+def _check_values(count: int) -> None:
+    if count > MAX_SCENE:
+        raise BrokenSampleError(f"faces of more than {MAX_SCENE:,} corners: they have {count:,}")
+
+
+def _lists(data: np.ndarray, first: np.ndarray, sizes: np.ndarray, type: np.dtype) -> np.ndarray:
+    """The numbers of lists of `sizes` values that begin at `first`, one list after the other."""
+    made = [np.empty(0, np.int64)]
+    for at in range(0, len(sizes), PIECE):
+        some, begin = sizes[at : at + PIECE], first[at : at + PIECE]
+        before = np.cumsum(some) - some
+        places = np.repeat(begin - before * type.itemsize, some) + np.arange(some.sum()) * type.itemsize
+        made.append(_numbers(_taken(data, places, type)))
+    return np.concatenate(made)
 
 
 def _taken(data: np.ndarray, places: np.ndarray, type: np.dtype) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 
+from .shapes import NO_FACES, PIECE
+
 MAX_CORNERS = 10_000
 """Of a polygon that is not convex: cutting its ears costs the square of them where they are laid out to do harm."""
 
@@ -34,31 +36,41 @@ def triangulated(vertices: np.ndarray, polygons: Polygons, *, in_order: bool = F
         raise ValueError(f"a face names vertex {wrong} of {len(vertices)}")
     if len(sizes) and sizes.max() > MOST_CORNERS:
         raise BrokenSampleError(f"a polygon of more than {MOST_CORNERS:,} corners: it has {sizes.max():,}")
+    if (sizes == 3).all():
+        return corners.reshape(-1, 3)
     starts = np.cumsum(sizes) - sizes
-    made, origin = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
+    if not in_order:
+        return _cut(vertices, corners, starts, sizes)
+    pieces = (slice(at, at + PIECE) for at in range(0, len(sizes), PIECE))
+    return np.concatenate([NO_FACES, *(_cut(vertices, corners, starts[one], sizes[one], in_order=True) for one in pieces)])
+
+
+def _cut(vertices: np.ndarray, corners: np.ndarray, starts: np.ndarray, sizes: np.ndarray, *, in_order: bool = False) -> np.ndarray:
+    """The triangles of the polygons whose corners begin at `starts`."""
+    made, origin = [NO_FACES], [np.empty(0, np.int64)]
     for size in (3, 4, *np.unique(sizes[sizes > 4]).tolist()):
         which = np.flatnonzero(sizes == size)
         if not len(which):
             continue
         faces = corners[starts[which, None] + np.arange(size)]
-        fans = np.stack([np.stack([faces[:, 0], faces[:, i], faces[:, i + 1]], 1) for i in range(1, size - 1)])
+        fans = [faces[:, [0, i, i + 1]] for i in range(1, size - 1)]
         if size == 4:
             fans[1] = faces[:, [2, 3, 0]]  # the same half, from its other end
-        concave = _concave(vertices, faces) if size > 3 else np.zeros(len(faces), bool)
-        if size > 4:
-            made.append(fans[:, ~concave].transpose(1, 0, 2).reshape(-1, 3))
-            origin.append(np.repeat(which[~concave], size - 2))
-        else:
-            made.append(fans[:, ~concave].reshape(-1, 3))
-            origin.append(np.tile(which[~concave], size - 2))
+        step = max(1, PIECE // size)
+        concave = np.zeros(len(faces), bool)
+        for at in range(0, len(faces) if size > 3 else 0, step):
+            concave[at : at + step] = _concave(vertices, faces[at : at + step])
+        convex = ~concave if concave.any() else slice(None)
+        made += [np.stack([fan[convex] for fan in fans], 1).reshape(-1, 3)] if size > 4 else [fan[convex] for fan in fans]
+        origin.append(np.repeat(which[convex], size - 2) if size > 4 else np.tile(which[convex], size - 2))
         for face, number in zip(faces[concave], which[concave], strict=True):
-            cut = _ears(vertices, face)
-            made.append(cut)
+            made.append(cut := _ears(vertices, face))
             origin.append(np.full(len(cut), number))
-    triangles, of = np.concatenate(made), np.concatenate(origin)
-    larger = sizes[of] > 4
-    order = np.argsort(of if in_order else np.where(larger, of, -1), kind="stable")
-    return np.asarray(triangles[order])
+    triangles = np.concatenate(made)
+    if not in_order and sizes.max() <= 4:
+        return triangles
+    of = np.concatenate(origin)
+    return np.asarray(triangles[np.argsort(of if in_order else np.where(sizes[of] > 4, of, -1), kind="stable")])
 
 
 def _normals(corners: np.ndarray) -> np.ndarray:

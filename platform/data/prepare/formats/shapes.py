@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterator
@@ -73,6 +74,16 @@ def text_of(data: bytes) -> str:
             raise
         text = data.decode("latin-1")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(text: bytes, encoding: str = "latin-1") -> Iterator[str]:
+    """Its lines one by one, each with its end, which becomes `\\n`. A list of short lines takes ten times the bytes of the text."""
+    return io.TextIOWrapper(io.BytesIO(text), encoding)
+
+
+def filled_lines(text: bytes) -> Iterator[str]:
+    """Those of `lines_of` that are not empty."""
+    return (line for line in lines_of(text) if not line.isspace())
 
 
 def checked(vertices: np.ndarray, faces: np.ndarray, name: str) -> Mesh:

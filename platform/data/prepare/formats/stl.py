@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from array import array
+from itertools import islice
 
 import numpy as np
 
@@ -13,7 +15,10 @@ from .shapes import Mesh, checked, reading, text_of
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEAD = 84
 """Bytes before the facets: any text, and their number."""
-_VERTEX = re.compile(r"^\s*vertex\s+(\S+)\s+(\S+)\s+(\S+)", re.MULTILINE | re.IGNORECASE)
+_VERTEX = re.compile(r"^[^\S\n]*vertex\s+(\S+)\s+(\S+)\s+(\S+)", re.MULTILINE | re.IGNORECASE)
+_END = re.compile(r"^[^\S\n]*endsolid", re.MULTILINE | re.IGNORECASE)
+RUN = 200_000
+"""Corners that are read at once."""
 
 
 def read_stl(data: bytes, name: str) -> Mesh:
@@ -28,9 +33,12 @@ def read_stl(data: bytes, name: str) -> Mesh:
             corners = np.frombuffer(data, _FACET, said, _HEAD)["corners"].reshape(-1, 3)
         else:
             text = text_of(data)
-            if not re.search(r"^\s*endsolid", text, re.MULTILINE | re.IGNORECASE):
+            if not _END.search(text):
                 raise BrokenSampleError(f"cut short: {name} has no line 'endsolid'")
-            corners = np.array(_VERTEX.findall(text), np.float64).reshape(-1, 3)
+            values, found = array("d"), _VERTEX.finditer(text)
+            while some := [one.groups() for one in islice(found, RUN)]:
+                values.frombytes(np.array(some, np.float64).tobytes())
+            corners = np.frombuffer(values).reshape(-1, 3)
             if len(corners) % 3:
                 raise ValueError(f"{len(corners):,} corners are no triangles")
         if not len(corners):
