@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.prepare import meshes
-from sightline.platform.data.prepare.formats import obj, shapes
+from sightline.platform.data.prepare.formats import obj, polygons, shapes
+from sightline.platform.data.prepare.formats import ply as ply_format
 from sightline.platform.data.prepare.formats.polygons import Polygons, triangulated
 from sightline.platform.data.prepare.formats.shapes import Cloud, Mesh
 
@@ -225,6 +227,30 @@ def test_areas_in_pieces_give_the_same_points(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shapes, "PIECE", 7)
     pieces = shapes.sampled(vertices, faces, 50, np.random.default_rng(1))
     assert np.array_equal(whole.points, pieces.points) and np.array_equal(whole.normals, pieces.normals)
+
+
+def test_polygons_in_pieces_give_the_same_triangles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vertices, sizes = rng.random((30, 3)), rng.integers(0, 7, 100)
+    given = Polygons(rng.integers(0, 30, sizes.sum()), sizes)
+    whole = [triangulated(vertices, given, in_order=in_order) for in_order in (False, True)]
+    values = b"".join(struct.pack(f"<B{size}h", size, *range(size)) for size in sizes)
+    element = ply_format._Element("face", 100, [ply_format._Property("vertex_indices", np.dtype("<i2"), np.dtype("u1"))])
+    for module in (polygons, ply_format):
+        monkeypatch.setattr(module, "PIECE", 7)
+    assert [np.array_equal(triangulated(vertices, given, in_order=bool(i)), whole[i]) for i in (0, 1)] == [True, True]
+    read, end = ply_format._uneven(element, values, 0)
+    assert end == len(values) and np.array_equal(read["vertex_indices"][0], np.concatenate([np.arange(size) for size in sizes]))
+    monkeypatch.setattr(ply_format, "MAX_SCENE", 50)
+    with pytest.raises(BrokenSampleError, match=f"more than 50 corners: they have {sizes.sum()}"):
+        ply_format._uneven(element, values, 0)
+
+
+def test_empty_lines_of_an_stl_cost_what_they_are() -> None:
+    began = time.process_time()
+    with pytest.raises(BrokenSampleError, match="empty mesh"):
+        parsed("a.stl", b"solid x\n" + b"\n" * 100_000 + b"endsolid x\n")
+    assert time.process_time() - began < 2, "with the square of their number it takes a minute"
 
 
 def test_what_is_no_mesh_is_told_by_its_content(tmp_path: Path) -> None:
