@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from hostile_files import FILES, MIB, HostileFile
 
-MOST = 8 * 2**30
-"""Bytes of address space above which a reader is stopped."""
+MOST = 6 * 2**30
+"""Bytes of address space above which a reader is stopped, and a maker, too."""
 
 
 def cloud(path: Path) -> object:
@@ -142,6 +142,7 @@ def main() -> None:
     words = parser.parse_args()
     known = {one.name: one for one in FILES}
     if words.make:
+        resource.setrlimit(resource.RLIMIT_AS, (MOST, MOST))
         known[words.make[0]].make(Path(words.make[1]))
         return
     if words.measure:

@@ -433,9 +433,7 @@ def _(path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2000, np.int32)), pa.array([os.urandom(5 * MIB)]))
-    pq.write_table(
-        pa.table({"image": rows.cast(pa.binary())}), path, use_dictionary=["image"], dictionary_pagesize_limit=8 * MIB, store_schema=False
-    )
+    pq.write_table(pa.table({"image": rows}), path, use_dictionary=["image"], dictionary_pagesize_limit=8 * MIB, store_schema=False)
 
 
 @file("a dictionary that is read.parquet", "shard")
@@ -444,9 +442,7 @@ def _(path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100, np.int32)), pa.array([os.urandom(5 * MIB)]))
-    pq.write_table(
-        pa.table({"image": rows.cast(pa.binary())}), path, use_dictionary=["image"], dictionary_pagesize_limit=8 * MIB, store_schema=False
-    )
+    pq.write_table(pa.table({"image": rows}), path, use_dictionary=["image"], dictionary_pagesize_limit=8 * MIB, store_schema=False)
 
 
 @file("zeros.parquet", "shard")

@@ -63,32 +63,33 @@ def test_one_wrong_element_in_any_tensor_is_found(parity_file: Path) -> None:
             assert (not report.problems) == agrees, (name, value, report.problems)
 
 
-def test_tampered_files_fail(parity_file: Path, tmp_path: Path) -> None:
-    vector = parity.read_vector(parity_file)
-    kind = parity.recognise(vector, KINDS)
-    output = first(vector, "output.")
-    tampered: dict[str, dict[str, Tensor | None]] = {
-        "an unknown output": {"output.surprise": torch.zeros(2)},
-        "an unknown input": {"input.surprise": torch.zeros(2)},
-        "an unknown state": {"state.surprise": torch.zeros(2)},
-    }
-    if kind.compute is not None:
-        tampered["a wrong number"] = {output: vector.tensors[output] + 1}
-        tampered["a wrong shape"] = {output: vector.tensors[output][None]}
-        tampered["no input"] = {first(vector, "input."): None}
-    if kind.name == "pretraining":
-        weight = "state.prediction_head.weight"
-        grad = first(vector, "grad.")
-        tampered["a state tensor less"] = {weight: None}
-        tampered["a wrong weight"] = {weight: -vector.tensors[weight]}
-        tampered["an intermediate less"] = {"output.enc1": None}
-        tampered["a block more"] = {"state.enc_blocks.99.norm1.weight": vector.tensors["state.enc_norm.weight"]}
-        tampered["nine gradients"] = {f"grad.{n}": None for n in sorted(vector.part("grad"))[9:]}
-        tampered["a wrong gradient"] = {grad: vector.tensors[grad] + 1}
-        tampered["no gradient"] = {n: None for n in vector.tensors if n.startswith("grad.")}
-    for what, change in tampered.items():
-        with pytest.raises(parity.ParityError):
-            parity.check_file(write(vector, tmp_path / what.replace(" ", "-"), **change), KINDS)
+def test_tampered_files_fail(tmp_path: Path) -> None:
+    for path in parity.smallest_of_each_kind(parity.parity_files(parity.parity_folder(METHOD)), KINDS):
+        vector = parity.read_vector(path)
+        kind = parity.recognise(vector, KINDS)
+        output = first(vector, "output.")
+        tampered: dict[str, dict[str, Tensor | None]] = {
+            "an unknown output": {"output.surprise": torch.zeros(2)},
+            "an unknown input": {"input.surprise": torch.zeros(2)},
+            "an unknown state": {"state.surprise": torch.zeros(2)},
+        }
+        if kind.compute is not None:
+            tampered["a wrong number"] = {output: vector.tensors[output] + 1}
+            tampered["a wrong shape"] = {output: vector.tensors[output][None]}
+            tampered["no input"] = {first(vector, "input."): None}
+        if kind.name == "pretraining":
+            weight = "state.prediction_head.weight"
+            grad = first(vector, "grad.")
+            tampered["a state tensor less"] = {weight: None}
+            tampered["a wrong weight"] = {weight: -vector.tensors[weight]}
+            tampered["an intermediate less"] = {"output.enc1": None}
+            tampered["a block more"] = {"state.enc_blocks.99.norm1.weight": vector.tensors["state.enc_norm.weight"]}
+            tampered["nine gradients"] = {f"grad.{n}": None for n in sorted(vector.part("grad"))[9:]}
+            tampered["a wrong gradient"] = {grad: vector.tensors[grad] + 1}
+            tampered["no gradient"] = {n: None for n in vector.tensors if n.startswith("grad.")}
+        for what, change in tampered.items():
+            with pytest.raises(parity.ParityError):
+                parity.check_file(write(vector, tmp_path / f"{path.stem}-{what}".replace(" ", "-"), **change), KINDS)
 
 
 def test_an_unreadable_file_fails(parity_file: Path, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import pytest
 from asking import Answer, Ask
 
 from sightline.pipelines.__main__ import main
-from sightline.platform.experiments import execution
-from sightline.platform.runs.record import Run
+from sightline.platform.experiments import execution, train_run
+from sightline.platform.runs.events import Post
+from sightline.platform.runs.record import Run, RunStatus
+from sightline.platform.training.job import TrainJob
+from sightline.platform.training.loop import train
 
 
 @pytest.fixture
@@ -33,6 +36,19 @@ def ask(home: Path, capfd: pytest.CaptureFixture[str]) -> Ask:
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained in this process: for what comes after the training. Ray takes half of a short run's time."""
+
+    def train_here(run: Run, on_event: Post) -> None:
+        train(TrainJob(run.experiment, run.folder, run.fingerprint), lambda event: (run.append([event]), on_event(event)), lambda: False)
+        run.status = RunStatus.TRAINED
+        run.save()
+
+    monkeypatch.setattr(train_run, "start_ray", lambda **named: None)
+    monkeypatch.setattr(train_run, "train_on_ray", train_here)
 
 
 @pytest.fixture

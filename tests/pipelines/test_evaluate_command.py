@@ -54,6 +54,7 @@ def evaluate(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     return call
 
 
+@pytest.mark.slow
 def test_models_are_measured_beside_random_weights_and_raw_pixels(evaluate: Evaluate, tmp_path: Path) -> None:
     code, result, err = evaluate(
         "./one", "./two", "./small", "--probe", "knn", "--probe", "depth", "--data", "./colours", "--controls", "2"

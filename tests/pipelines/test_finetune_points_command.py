@@ -90,7 +90,9 @@ def test_wrong_calls_name_the_thing_and_the_hint(ask: Ask, made: list[Run], plac
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(ask: Ask, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fine_tuned_classifier_is_trained_scored_by_votes_and_registered(
+    ask: Ask, place: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["data.train=train", "data.val=val", *SMALL, *NETWORK, "pretext.votes=3", "pretext.official=false"]
     # Batch norm forgets its first statistics by a tenth a step: after 30 steps every cloud would still look the same in evaluation.
     code, out, said = ask(*CALL, *words, "train.length=100 steps", "optim.lr=2e-3", "--name", "ft", "--json")

@@ -81,6 +81,7 @@ def test_the_names_of_another_library_are_told(ask: Ask, tmp_path: Path) -> None
         assert code == 1 and "names of Hugging Face's transformers" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_weights_that_came_in_teach_a_run(ask: Ask, tmp_path: Path) -> None:
     checkpoint(tmp_path / "vit.pth")
     file = tmp_path / "vit.safetensors"

@@ -98,22 +98,27 @@ def test_the_job_runs_the_code_that_was_sent_and_gives_its_result_and_its_exit_c
     changed = replace(sent, files={**sent.files, "sightline/pipelines/inspect.py": words.encode()})
     with as_person(cluster) as patch:
         patch.chdir(work)
-        assert ends(patch, changed, changed)[1].endswith("the code that was sent\n")
-        status, log = ends(patch, changed, sent)
-        assert status == "FAILED" and f"code {sent.digest} was sent, but code {changed.digest} runs here" in log
-        status, log = ends(patch, replace(sent, requirements=(*sent.requirements, "no-such-thing>=3")), None)
-        assert status == "FAILED" and "no no-such-thing" in log
-        assert ends(patch, replace(sent, python=">=99"), None) == ("PYTHON", "")
+        codes = [changed, replace(sent, requirements=(*sent.requirements, "no-such-thing>=3")), replace(sent, python=">=99")]
+        jobs = [sent_job(patch, code, code) for code in codes] + [sent_job(patch, changed, sent)]  # they run at the same time
+        (_, new), (second, unmet), third, (fourth, other) = map(end_of, jobs)
+        assert new.endswith("the code that was sent\n")
+        assert second == "FAILED" and "no no-such-thing" in unmet and third == ("PYTHON", "")
+        assert fourth == "FAILED" and f"code {sent.digest} was sent, but code {changed.digest} runs here" in other
 
 
-def ends(patch: pytest.MonkeyPatch, wheel: code_wheel.Code, said: code_wheel.Code | None) -> tuple[str, str]:
-    """Status and log of an `inspect` with the wheel of one code and the digest of another (None: its own)."""
+def sent_job(patch: pytest.MonkeyPatch, wheel: code_wheel.Code, said: code_wheel.Code) -> str:
+    """An `inspect` with the wheel of one code and the digest of another."""
     with patch.context() as here:
-        here.setattr(submit, "running_code", lambda: said or wheel)
+        here.setattr(submit, "running_code", lambda: said)
         here.setattr(submit, "pack", lambda code, folder: code_wheel.pack(wheel, folder))
-        client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])
         job = submit.new_job()
-        submit.submit(client, job, ["inspect", "train"])
+        submit.submit(submit.connect(os.environ["RAY_API_SERVER_ADDRESS"]), job, ["inspect", "train"])
+    return job
+
+
+def end_of(job: str) -> tuple[str, str]:
+    """Status and log of the job."""
+    client = submit.connect(os.environ["RAY_API_SERVER_ADDRESS"])
     log: list[str] = []
     details = submit.follow(client, job, log.append)
     if details.driver_exit_code is None:

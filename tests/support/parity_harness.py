@@ -179,6 +179,14 @@ def recognise(vector: Vector, kinds: Iterable[Kind]) -> Kind:
     )
 
 
+def smallest_of_each_kind(files: Iterable[Path], kinds: Iterable[Kind]) -> list[Path]:
+    """For what a file's kind decides, not its numbers."""
+    found: dict[str, Path] = {}
+    for path in sorted(files, key=lambda path: path.stat().st_size):
+        found.setdefault(recognise(read_vector(path), kinds).name, path)
+    return list(found.values())
+
+
 def check_file(path: Path, kinds: Iterable[Kind | JsonKind | BytesKind]) -> Report:
     """Every result in the file against ours. Raises `ParityError` with all disagreements."""
     kinds = list(kinds)

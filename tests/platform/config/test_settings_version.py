@@ -37,6 +37,7 @@ def old_run(home: Path, tmp_path: Path) -> Run:
     return Run.open("old")
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_history_and_the_losses_of_the_run_that_was_not_stopped(old_run: Run, train_here: Callable[..., Any]) -> None:
     assert "group" in old_run.settings["batch"] and old_run.experiment.batch.microbatch == 4
     events = train_here(old_run)
