@@ -221,7 +221,7 @@ def _(path: Path) -> None:
 
 @file("decimal commas.txt", "cloud")
 def _(path: Path) -> None:
-    _repeat(path, b"", b"1,5 2,5 3\n")
+    _repeat(path, b"", b"1,5 2,5 3,5\n")
 
 
 @file("points in text.pcd", "cloud")
