@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageCms
 
 from sightline.methods.errors import BrokenSampleError, first_line
@@ -156,11 +157,21 @@ def _decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int
     image = open_image(data, max_pixels=max_pixels)
     try:
         orientation = orientation_of(image)  # before the pixels: Pillow takes the tag off a TIFF that it loads
+        if orientation == 1 and (image.format, image.mode) == ("JPEG", "RGB") and (plain := _plain_jpeg(data)) is not None:
+            return plain, orientation
         return np.array(to_rgb(image)), orientation  # a copy, because Pillow lends its memory read-only
     except BrokenSampleError:
         raise
     except DAMAGED as error:
         raise BrokenSampleError(f"damaged {image.format} image: {first_line(error)}") from None
+
+
+def _plain_jpeg(data: bytes) -> np.ndarray | None:
+    """uint8 H x W x 3, the bits that Pillow decodes, in a third of the time; None for what has any fault."""
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+    except ValueError:  # Pillow says what it is, or decodes what it can
+        return None
 
 
 def read_placement(data: bytes) -> Placement:

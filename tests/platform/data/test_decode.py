@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError
+from sightline.platform.data import images
 from sightline.platform.data.images import Placement, Resize, decode_depth, decode_image, encode_depth, encode_image, resized_image
 
 
@@ -29,6 +32,29 @@ def test_rgb_comes_back_as_it_was() -> None:
     np.testing.assert_array_equal(decode_image(_bytes(Image.fromarray(_picture()))), _picture())
     assert np.abs(decode_image(encode_image(_picture(), 95)).astype(int) - _picture()).mean() < 3
     assert decode_image(_bytes(Image.fromarray(_picture()), "WEBP", lossless=True)).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"quality": 3}, {"optimize": True}])
+def test_jpegs_are_the_bits_that_pillow_decodes(subsampling: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (5, 9, 3)).astype(np.uint8)
+    for size in ((61, 43), (8, 8), (17, 1)):
+        data = _bytes(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC), "JPEG", subsampling=subsampling, **options)
+        expected = np.asarray(Image.open(io.BytesIO(data)))
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "to_rgb", None)  # it does not come to Pillow
+            np.testing.assert_array_equal(decode_image(data), expected)
+
+
+def test_a_jpeg_with_a_fault_is_left_to_pillow() -> None:
+    whole = _bytes(Image.fromarray(_picture()), "JPEG", restart_marker_blocks=2)
+    at = whole.index(b"\xff\xd0")
+    extra = whole[:at] + b"\x12" * 20 + whole[at:]
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        simplejpeg.decode_jpeg(extra, "RGB")
+    np.testing.assert_array_equal(decode_image(extra), decode_image(whole))
+    with pytest.raises(BrokenSampleError, match="damaged"):
+        decode_image(whole[: len(whole) // 2])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
