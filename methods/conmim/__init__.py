@@ -41,6 +41,12 @@ ALARMS = (
         cause="the student's features all point the same way: lower optim.lr, or batch.microbatch is too small for BatchNorm",
     ),
     Alarm(
+        "chance_gap",
+        below=-0.1,
+        cause="hidden patches are found less often than by chance: the training diverges, or too much is hidden; lower optim.lr, lengthen "
+        "optim.warmup, or lower pretext.mask_ratio",
+    ),
+    Alarm(
         "swapped_teacher_gap",
         below=0.05,
         after_steps=1000,
