@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +13,14 @@ from typing import Any
 
 import pytest
 from outside import publish
+from toy import TOY
 
 from sightline.methods.errors import CallError, SightlineError
+from sightline.platform import config
 from sightline.platform.core.plugins import plugins
 from sightline.platform.experiments.sweep import objectives, optuna_study
 from sightline.platform.experiments.sweep.catalog import SCHEDULERS, SEARCHERS, find_scheduler, find_searcher
-from sightline.platform.experiments.sweep.record import Objective, SweepPlan, Trial, TrialMeasured, TrialStatus
+from sightline.platform.experiments.sweep.record import Objective, Sweep, SweepPlan, Trial, TrialMeasured, TrialStatus
 from sightline.platform.experiments.sweep.schedule import Recorded
 from sightline.platform.experiments.sweep.search import most_trials, propose
 
@@ -85,6 +90,31 @@ def test_a_searcher_with_a_state_takes_it_from_the_record(search: str) -> None:
     else:
         assert shared > 6, "crossover takes values of both parents"
     assert propose(plan, 20, trials[:20]) == trials[20].settings
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("search", ["optuna:cmaes", "ray:hyperopt"])
+def test_a_driver_that_is_killed_is_followed_by_one_that_proposes_the_same(
+    search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the middle of a trial; each driver is a process of its own, and all that passes between them is the record."""
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path))
+    experiment = config.load("toy", settings=TOY)
+
+    def drive(name: str, *words: str) -> int:
+        return subprocess.run([sys.executable, str(SUPPORT.parents[1] / "sweep_driver.py"), name, *words], check=False).returncode
+
+    for name in ("whole", "killed"):
+        Sweep.create(name, experiment, "", plan_of(search, trials=16), "a test", "sqlite:///none")
+    assert drive("whole") == 0
+    assert drive("killed", "9") == -signal.SIGKILL
+    left = Sweep.open("killed").trials()
+    assert len(left) == 10 and left[-1].status is TrialStatus.OPEN and left[-1].results
+    assert drive("killed") == 0
+    whole, killed = (
+        [(trial.number, trial.settings, trial.results, trial.status) for trial in Sweep.open(name).trials()] for name in ("whole", "killed")
+    )
+    assert killed == whole and len(whole) == 16 and {status for *_, status in whole} == {TrialStatus.FINISHED, TrialStatus.PRUNED}
 
 
 FEW = [{"a.b": "1..3", "a.c": "x,y"}, {"a.b": "log:1..4"}, {"a.b": "0.2..0.8/0.2", "a.c": "[1, 2],[3, 4]"}]
