@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from sightline.platform.training.step import tensors, total
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import growth  # noqa: E402
 import step as benchmark  # noqa: E402
 import yardsticks  # noqa: E402
 
@@ -255,3 +257,19 @@ def test_the_ingest_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> 
     assert measured["ratios"] == [pytest.approx(measured["rates"]["stream"][0] / measured["rates"]["DataLoader"][0])]
     assert measured["feeds"] == pytest.approx(measured["rates"]["stream"][0] / measured["training_rate"])
     assert measured["views_ms"] > 0 and measured["decode_ms"] > 0
+
+
+@pytest.mark.parametrize("name", ["points", "plan", "events", "proposals, random"])
+def test_each_size_of_the_growth_benchmark_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", "")  # restored afterwards
+    seconds, megabytes = growth.measured(name, growth.CASES[name].sizes[0] // 8)
+    assert seconds > 0 and megabytes >= 0
+
+
+def test_growth_is_the_exponent_of_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: list[str], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout=json.dumps([1e-6 * int(words[-1]) ** 2, 1.0]))
+
+    monkeypatch.setattr(growth.subprocess, "run", run)
+    found = growth.grown("plan", rounds=2)
+    assert found.exponent == pytest.approx(2) and not found.linear and found.seconds[0] == pytest.approx(64e-6)
