@@ -4,20 +4,21 @@
 
 Two networks a method: the tiny recipe in its own groups, and the published size (a ViT-B/16 at 224 px) in small groups on a CPU. Ours
 goes through `Stepper`, as in a run: AdamW (fused), gradient norm and finite check included. The textbook is `textbook_<method>.py` in
-fp32 with `torch.optim.AdamW` as it comes. Both start from the same weights and draws, and nothing is timed before their losses agree on
-the same batch. The move of an EMA teacher counts on both sides. The batch is ready on the device: decoding, colour and normalisation
-count in neither. Of clouds all that lies between points and update counts: farthest points, neighbours and groups of three scales, the
-mask, and the pixels read off the 2-D teacher's maps; render and teacher belong to the stream (`teacher.py`). I2P-MAE's textbook resizes
-these maps whole to 224 x 224, as the paper has it: nine tenths of its step on a CPU. The lean textbook reads the pixels alone
-(`grid_sample`) and is the rival of the rest.
+fp32, and under bf16 autocast as it comes, with `torch.optim.AdamW` as it comes. Both start from the same weights and draws, and nothing is
+timed before their losses agree on the same batch. The move of an EMA teacher counts on both sides. The batch is ready on the device:
+decoding, colour and normalisation count in neither. Of clouds all that lies between points and update counts: farthest points,
+neighbours and groups of three scales, the mask, and the pixels read off the 2-D teacher's maps; render and teacher belong to the stream
+(`teacher.py`). I2P-MAE's textbook resizes these maps whole to 224 x 224, as the paper has it: nine tenths of its step on a CPU. The lean
+textbook reads the pixels alone (`grid_sample`) and is the rival of the rest; of the two it alone has a bf16 row.
 
 All variants and the matrix products take turns within a block (A B C A B C ...). Ratios are taken inside a block; their median and
 range over the blocks are printed. "Of matmul" is the rate of the step's matrix products and attention (teacher forward, student forward
 and backward, counted once, on our network, without recomputation: the same work for every row) over that of large square products in the
 same precision and block. What is no such product costs time there and counts no operation: norms, the optimiser, all search in clouds.
-Aims on a CPU: fp32 no slower than the textbook; where the CPU has bf16 instructions (the matmul rows show it), ViT-B at least 1.8 times
-as fast in bf16 as in fp32; where a bf16 product is the slower one, as on CPUs without, there is no bf16 row. `<- auto` marks what
-`precision: auto` picks: that row, not timed again.
+Aims on a CPU: never slower than the textbook in the same precision; where the CPU has bf16 instructions (the matmul rows show it), the
+best precision at least 2.2 times as fast as the fp32 textbook at the published size and 1.9 times at the tiny one; of the bf16 matmul rate
+0.80 and 0.55. Where a bf16 product is the slower one, as on CPUs without, there is no bf16 row. `<- auto` marks what `precision: auto`
+picks: that row, not timed again. `--profile` adds the ten operators that take most of a step of ours.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -79,6 +81,14 @@ class Scale:
     blocks: int
     block_seconds: float
     matmul: int
+    profile: bool = False
+
+
+class Operator(NamedTuple):
+    name: str
+    share: float
+    """Of the profiled step."""
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Measured:
     flops: int
     seconds: dict[str, list[float]]
     matmul_flops_per_second: dict[str, list[float]]
+    operators: dict[str, list[Operator]]
+    """By precision, those that take most of a step of ours."""
 
 
 def equal_losses(pretext: Any, textbook: nn.Module, yardstick: Yardstick, weights: Mapping[str, float], batch: Batch) -> dict[str, float]:
@@ -134,8 +146,8 @@ def our_step(
     return step
 
 
-def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConfig, lr: float) -> Callable[[], None]:
-    """The loop body of a textbook: no fused update, the loss read at every step, then the teacher where there is one."""
+def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConfig, lr: float) -> Callable[[str], None]:
+    """The loop body of a textbook in `fp32` or `bf16`: no fused update, the loss read at every step, then the teacher if there is one."""
     named = [(name, p) for name, p in textbook.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if p.ndim == 1 or name.endswith(".bias")]
     decayed = [p for name, p in named if not (p.ndim == 1 or name.endswith(".bias"))]
@@ -143,8 +155,11 @@ def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConf
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=optim.betas)
     move_teacher: Callable[[float], None] = getattr(textbook, "move_teacher", lambda momentum: None)
 
-    def step() -> None:
-        loss = textbook(*inputs)
+    device = next(textbook.parameters()).device.type
+
+    def step(precision: str) -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = textbook(*inputs)
         if not math.isfinite(loss.item()):
             raise SightlineError("the textbook's loss is not finite: what it timed means nothing")
         optimizer.zero_grad()
@@ -185,6 +200,16 @@ def seconds_of(call: Callable[[], None], least: float, device: torch.device) -> 
             return passed / calls
 
 
+def top_operators(call: Callable[[], None], count: int = 10) -> list[Operator]:
+    """Operators by their own time, on a GPU that of their kernels."""
+    with torch.profiler.profile() as found:
+        call()
+    kind = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, kind))
+    whole = sum(getattr(row, kind) for row in rows)
+    return [Operator(row.key, getattr(row, kind) / whole, row.count) for row in rows[:count]]
+
+
 def group_of(recipe: str, device: torch.device) -> int:
     """Samples in a group: the recipe's, on a CPU what `RECIPES` says."""
     small = RECIPES.get(recipe) if device.type == "cpu" else None
@@ -215,23 +240,25 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     textbook = yardstick.textbook(pretext).to(device).train()
     raw = tensors(synthetic_columns(method, settings, group), device)
     ready = pretext.to_device(raw)
-    textbooks = {"textbook fp32": textbook}
+    textbooks = {"textbook": textbook}
     if yardstick.lean is not None:
-        textbooks["lean textbook fp32"] = yardstick.lean(pretext).to(device).train()
-        equal_losses(pretext, textbooks["lean textbook fp32"], yardstick, weights, ready)
+        textbooks["lean textbook"] = yardstick.lean(pretext).to(device).train()
+        equal_losses(pretext, textbooks["lean textbook"], yardstick, weights, ready)
     losses = equal_losses(pretext, textbook, yardstick, weights, ready)
     say(f"{recipe}: losses agree, {losses['ours']:.6f} and {losses['textbook']:.6f}")
     flops = count_flops(pretext, weights, ready)
     products = {name: matmul_of(scale.matmul, dtype, device) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     has_bf16 = seconds_of(products["bf16"], 0.2, device) < seconds_of(products["fp32"], 0.2, device)
-    auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"  # it would take minutes to find that out
+    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
+    auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
     inputs = yardstick.inputs(pretext, ready, MicrobatchRng(0, 0, 0))
     step, lr = our_step(pretext, experiment, weights, ready, device), experiment.optim.peak_lr(experiment.batch.size)
+    rivals = {name: textbook_step(plain, inputs, experiment.optim, lr) for name, plain in textbooks.items()}
     calls: dict[str, Callable[[], None]] = {
-        **{name: textbook_step(plain, inputs, experiment.optim, lr) for name, plain in textbooks.items()},
-        "ours fp32": lambda: step("fp32"),
-        **({"ours bf16": lambda: step("bf16")} if has_bf16 else {}),
+        **{f"{name} fp32": partial(plain, "fp32") for name, plain in rivals.items()},
+        **{f"{name} {precision}": partial(rivals[name], precision) for name in list(rivals)[-1:] for precision in precisions[1:]},
+        **{f"ours {precision}": partial(step, precision) for precision in precisions},
         **{f"matmul {name}": product for name, product in products.items()},
     }
     for call in calls.values():  # the first call lays out memory, optimiser state and kernels
@@ -243,7 +270,8 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
         say(f"{recipe}: block {block + 1}/{scale.blocks}  " + "  ".join(f"{name} {seconds[name][-1]:.3g} s" for name in calls))
     rates = {name: [2 * scale.matmul**3 / s for s in seconds.pop(f"matmul {name}")] for name in ("fp32", "bf16")}
     parameters = sum(p.numel() for p in pretext.parameters() if p.requires_grad)
-    return Measured(recipe, SAMPLES[method.kind], parameters, group, losses, auto, flops, seconds, rates)
+    operators = {precision: top_operators(partial(step, precision)) for precision in precisions} if scale.profile else {}
+    return Measured(recipe, SAMPLES[method.kind], parameters, group, losses, auto, flops, seconds, rates, operators)
 
 
 def spread(values: Sequence[float], digits: str) -> str:
@@ -273,6 +301,12 @@ def table_of(measured: Measured) -> Table:
         mark = "  <- auto" if name == f"ours {measured.auto}" else ""
         against = [spread(ratios(measured, other, name), ".2f") if other != name else "1" for other in ("textbook fp32", "ours fp32")]
         table.add_row(name + mark, spread(values, ".3f"), *against, spread(of_matmul(measured, name), ".2f"))
+    for precision, operators in measured.operators.items():
+        table.add_section()
+        for operator in operators:
+            table.add_row(
+                f"{precision} {operator.name.removeprefix('aten::')}"[:40], f"{operator.share:.1%} of a step", f"{operator.calls} calls"
+            )
     for precision, rates in measured.matmul_flops_per_second.items():
         table.add_row(f"matmul {precision}", spread([r / 1e9 for r in rates], ".0f") + " GFLOP/s", "", "", "1")
     return table
@@ -296,6 +330,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--group", type=int, help="samples in a group (default: the recipe's; on a CPU 2 or 4 of the published size)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 2 blocks on cut-down networks; its figures mean nothing")
+    parser.add_argument("--profile", action="store_true", help="the ten largest operators of a step of ours, too")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
     if min(args.threads, args.blocks, 1 if args.group is None else args.group) < 1:
@@ -303,9 +338,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.quick:
-        scale = Scale(args.group, quick=True, blocks=2, block_seconds=0.0, matmul=256)
+        scale = Scale(args.group, quick=True, blocks=2, block_seconds=0.0, matmul=256, profile=args.profile)
     else:
-        scale = Scale(args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=2048 if device.type == "cpu" else 8192)
+        matmul = 2048 if device.type == "cpu" else 8192
+        scale = Scale(args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=matmul, profile=args.profile)
     progress = Console(stderr=True)
     name = device_name(device, args.threads)
     tables, results = [], []

@@ -166,7 +166,7 @@ class TextbookCroco(nn.Module):
         encoded1 = self.encode(visible, positions1[~mask].reshape(b, -1, 2))
         encoded2 = self.encode(x2, positions2)
         memory = self.decoder_embed(encoded2)
-        x = self.mask_token.repeat(b, n, 1)
+        x = self.mask_token.to(memory.dtype).repeat(b, n, 1)
         x[~mask] = self.decoder_embed(encoded1).flatten(0, 1)
         for block in self.dec_blocks:
             x = block(x, memory, positions1, positions2)

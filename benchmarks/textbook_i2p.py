@@ -237,7 +237,7 @@ class TextbookI2P(nn.Module):
         first = len(self.h_decoder[0].blocks)
         x = self.h_decoder[0](x, self.decoder_pos_embeds[0](coarse_centres), None, None if kept is None else kept[:first])
         fine = x.new_zeros(*masks[1].shape, encoded[1].shape[2])
-        fine[~masks[1]] = encoded[1][padded(fine, masks[1])[1]]
+        fine[~masks[1]] = encoded[1][padded(fine, masks[1])[1]].to(fine.dtype)
         fine = self.token_prop[0](fine, centres[1], x, coarse_centres)
         fine = self.h_decoder[1](fine, self.decoder_pos_embeds[1](centres[1]), None, None if kept is None else kept[first:])
         out: Tensor = self.decoder_norm(fine)

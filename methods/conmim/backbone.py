@@ -7,8 +7,9 @@ import re
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, scaled_dot_product_attention
+from torch.nn.functional import embedding, linear
 
+from ..layers.attention import attend
 from ..layers.colour import IMAGENET_MEAN, IMAGENET_STD, Channels, imagenet_denormalise, imagenet_normalise
 from ..layers.drop_path import drop_path, linear_rates
 from ..layers.patches import PatchEmbed, patchify
@@ -96,9 +97,7 @@ class BiasedAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], bias: Bias | None) -> Float[Tensor, "b n d"]:
         q, k, v = self.project(x)
-        mask = None if bias is None else bias.to(q.dtype)[None]
-        seen = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(attend(q, k, v, None if bias is None else bias[None]).flatten(2))
         return out
 
     def weights(self, x: Float[Tensor, "b n d"], bias: Bias | None) -> Float[Tensor, "b h n n"]:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear
 
+from ..layers.attention import attend
 from ..layers.drop_path import drop_path, linear_rates
 from ..layers.points import farthest_point_sampling, nearest, take
 from ..layers.transformer import Mlp
@@ -83,8 +84,7 @@ class Attention(nn.Module):
         seen: Bool[Tensor, " b #n n"] | None,
     ) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mask = None if seen is None else seen[:, None]
-        out: Tensor = self.proj(scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(attend(q, k, v, None if seen is None else seen[:, None]).flatten(2))
         return out
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 
+from .attention import attend
 from .drop_path import drop_path
 from .positions import Rotary, rotate
 
@@ -46,10 +47,10 @@ class Attention(nn.Module):
         """`segments`: lengths of sequences that lie side by side in `x` and do not see each other; default one sequence."""
         q, k, v = self.project(x, rotary)
         if segments is None:
-            seen = scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            seen = attend(q, k, v)
         else:
             split = zip(*(torch.split(t, segments, dim=2) for t in (q, k, v)), strict=True)
-            seen = torch.cat([scaled_dot_product_attention(*qkv).transpose(1, 2) for qkv in split], dim=1)
+            seen = torch.cat([attend(*qkv) for qkv in split], dim=1)
         out: Tensor = self.proj(seen.flatten(2))
         return out
 
@@ -77,8 +78,8 @@ class CrossAttention(nn.Module):
         if rotary is not None and rotary_y is not None:
             q = rotate(q, *(t[..., None, :] for t in rotary))
             k = rotate(k, *(t[..., None, :] for t in rotary_y))
-        seen = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        seen = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out: Tensor = self.proj(seen.flatten(2))
         return out
 
 

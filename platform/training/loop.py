@@ -25,7 +25,7 @@ from sightline.platform.checkpoints import remote
 from sightline.platform.checkpoints.restore import RestorePoint, check_same, find
 from sightline.platform.checkpoints.retention import Retention
 from sightline.platform.checkpoints.uploader import Uploader
-from sightline.platform.config import Experiment
+from sightline.platform.config import METHOD_SECTIONS, Experiment
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.locks import TRAINING, exclusive_lock
 from sightline.platform.data.loader.stream import Microbatch
@@ -153,7 +153,8 @@ def _stepper(
     weights = {name: float(weight) for name, weight in experiment.method_config.loss.model_dump().items()}
     wanted = found.state.precision if found else experiment.train.precision
     columns = microbatches[0].arrays if microbatches else {}
-    precision = run_precision(wanted, folder, pretext, columns, weights, device)
+    what = {"method": experiment.method, **{name: experiment.sections()[name] for name in METHOD_SECTIONS}}
+    precision = run_precision(wanted, folder, what, pretext, columns, weights, device)
     allow_tf32(precision == "tf32")
     stepper = Stepper(pretext, experiment.optim, inputs.clock, weights, experiment.train.seed, precision, device, Phases())
     if found:

@@ -178,6 +178,14 @@ def test_auto_precision_is_decided_once_for_a_run(toy_run: MakeRun, train_here: 
     assert isinstance(events[0], WorkerStarted) and isinstance(events[1], TrainingStarted)
     assert events[1].precision == note["precision"] == last(run).state.precision
     assert note["seconds"]["fp32"] > 0 and note["seconds"]["bf16"] > 0
+    (remembered,) = (run.folder.parents[1] / "precision").iterdir()
+    kept = json.loads(remembered.read_text())
+    assert kept["precision"] == note["precision"] and kept["measured_on"]["what"]["method"] == "croco"
+    other = {"fp32": "bf16", "bf16": "fp32"}[note["precision"]]
+    remembered.write_text(json.dumps({**kept, "precision": other}))
+    again = toy_run("again", **{"train.precision": "auto", "train.length": "12 steps"})
+    train_here(again, stop_after=1)
+    assert last(again).state.precision == other  # not measured again
 
 
 @pytest.mark.slow
