@@ -104,7 +104,7 @@ def _is_nested(result: dict[str, Any]) -> None:
     page = Path(result["report"]).read_text()
     assert (
         page.startswith("<!doctype html>")
-        and "Importance of each setting" in page
+        and "Importance of each setting" not in page  # too few trials to say
         and "optim.weight_decay" in page
         and "Training loss" in page
     )
