@@ -22,6 +22,7 @@ from sightline.platform.runs.identity import identity
 from .database import forget_stray, prepare_database, read_only, sqlite_path
 from .problems import FILES_HINT, Kind, Place, TrackingProblem, find_problem
 from .quiet import quiet_mlflow
+from .sql_server import SERVERS, prepare_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,11 +47,13 @@ ADDRESS_HINT = "use for example http://127.0.0.1:5000 or sqlite:////folder/mlflo
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of `uri`, whose SQLite database is made or migrated first. Raises what MLflow raises."""
+    """A client of `uri`, whose database is made first; one of a home is also migrated. Raises what MLflow raises."""
     quiet_mlflow()
     from mlflow import MlflowClient
 
     prepare_database(uri)
+    if uri.startswith(SERVERS):
+        prepare_server(uri)
     try:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     finally:
@@ -84,12 +87,18 @@ def undelivered(problem: TrackingProblem, name: str) -> str:
 
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     """The id of the MLflow experiment of this name, which is created where there is none."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         path = sqlite_path(uri)  # explicit, because MLflow's default follows the current directory
-        return str(
-            client.create_experiment(name, artifact_location=(path.parent / ARTIFACTS).as_uri() if path else None, tags=EXPERIMENT_TAGS)
-        )
+        place = (path.parent / ARTIFACTS).as_uri() if path else None
+        try:
+            return str(client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another run may have created it meanwhile
+            if found is None:
+                raise
     for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # of an older version, or made by hand; what a person wrote stays
         client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
     return str(found.experiment_id)

@@ -22,6 +22,7 @@ from sightline.platform.core.redaction import redact, safe_line
 
 from .database import look, read_only, schema_revisions, sqlite_path
 from .quiet import quiet_mlflow
+from .sql_server import SERVERS, server_engine, settled_tables
 
 if TYPE_CHECKING:
     from requests import Response
@@ -72,6 +73,11 @@ class Place:
     def __str__(self) -> str:
         return redact(self.uri)
 
+    def typed(self, command: str) -> str:
+        """`command`, in which `{}` is the address, as a person types it: a password is not shown."""
+        masked = "***" in str(self)
+        return command.format(shlex.quote(str(self))) + (" (with user and password in the place of ***)" if masked else "")
+
     @property
     def anew(self) -> str:
         return f"record it in a new MLflow run: sightline resume {shlex.quote(self.name or 'RUN')} --new-mlflow-run"
@@ -101,7 +107,7 @@ def find_problem(place: Place, to_write: bool = True) -> TrackingProblem | None:
                 return None  # a half without runs is put aside, and a whole one made
             with closing(read_only(path)) as database:
                 return _ask_database(place, lambda text, value: database.execute(text.replace(":value", "?"), (value,)).fetchone())
-        if place.uri.startswith(("postgresql", "mysql", "mssql")):
+        if place.uri.startswith(SERVERS):
             return _ask_sql_server(place)
     except (NameError, AttributeError, TypeError, AssertionError):
         raise  # a fault of ours
@@ -187,8 +193,7 @@ def _experiment_deleted(place: Place) -> TrackingProblem:
     return TrackingProblem(
         Kind.EXPERIMENT_DELETED,
         f"the MLflow experiment {place.experiment!r} in {place} is deleted",
-        f"restore it (MLFLOW_TRACKING_URI={shlex.quote(str(place))} mlflow experiments restore -x ID), "
-        "or record in another: log.experiment=NAME",
+        f"restore it: {place.typed('MLFLOW_TRACKING_URI={} mlflow experiments restore -x ID')}; or record in another: log.experiment=NAME",
     )
 
 
@@ -196,7 +201,7 @@ def _run_deleted(place: Place) -> TrackingProblem:
     return TrackingProblem(
         Kind.RUN_DELETED,
         f"the MLflow run {place.run_id} in {place} is deleted",
-        f"restore it (MLFLOW_TRACKING_URI={shlex.quote(str(place))} mlflow runs restore --run-id {place.run_id}), or {place.anew}",
+        f"restore it: {place.typed(f'MLFLOW_TRACKING_URI={{}} mlflow runs restore --run-id {place.run_id}')}; or {place.anew}",
     )
 
 
@@ -332,22 +337,16 @@ def _ask_database(place: Place, one: Any) -> TrackingProblem | None:
 def _ask_sql_server(place: Place) -> TrackingProblem | None:
     import sqlalchemy
 
-    timeout = "timeout" if place.uri.startswith("mssql") else "connect_timeout"
-    engine = sqlalchemy.create_engine(place.uri, connect_args={timeout: int(ASK_SECONDS)})
-    try:
+    with server_engine(place.uri) as engine:
+        found = settled_tables(engine)
         with engine.connect() as connection:
-            tables = sqlalchemy.inspect(connection)
-            if not tables.has_table("experiments"):  # MLflow makes its tables
+            if not found.begun:  # MLflow makes its tables
                 may = "SELECT has_schema_privilege(current_schema(), 'CREATE')"  # PostgreSQL 15 lets the owner alone
                 refused = engine.dialect.name == "postgresql" and not connection.execute(sqlalchemy.text(may)).scalar()
                 return _not_allowed(place, 403) if refused else None
-            if tables.has_table("alembic_version"):
-                revision = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
-                if problem := _other_schema(place, f"the database {place}", revision):
-                    return problem
+            if problem := _other_schema(place, f"the database {place}", found.revision):
+                return problem
             return _ask_database(place, lambda query, value: connection.execute(sqlalchemy.text(query), {"value": value}).fetchone())
-    finally:
-        engine.dispose()
 
 
 def _database_problem(place: Place) -> TrackingProblem | None:
@@ -381,7 +380,7 @@ def _other_schema(place: Place, what: str, revision: str | None) -> TrackingProb
     if revision is None or revision == newest or not newest:
         return None
     if revision in known:
-        hint = f"keep a copy of it, then: mlflow db upgrade {shlex.quote(str(place))}"
+        hint = f"keep a copy of it, then: {place.typed('mlflow db upgrade {}')}"
         return _database(place, f"{what} has the schema of an older MLflow", hint)
     return _database(
         place,
@@ -417,7 +416,7 @@ def _of_database(place: Place, text: str) -> TrackingProblem | None:
             f"restore it from a copy; or put it aside (mv {quoted} {quoted}.corrupt), and {place.anew}",
         )
     if "out-of-date database schema" in low or "locate revision" in low:
-        return _database(place, f"{what} has another schema than the installed MLflow", f"mlflow db upgrade {shlex.quote(str(place))}")
+        return _database(place, f"{what} has another schema than the installed MLflow", place.typed("mlflow db upgrade {}"))
     if "no such table" in low or "no such column" in low or "has no column" in low or ("already exists" in low and "table" in low):
         return _database(place, f"the database {what} is half made", f"restore it from a copy, or put it aside, and {place.anew}")
     if "does not support ssl" in low:

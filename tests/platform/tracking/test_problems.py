@@ -249,7 +249,11 @@ def test_tables_of_an_older_mlflow_on_a_server_are_told(tmp_path: Path, monkeypa
     engine = sqlalchemy.create_engine(place.uri)
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda *_, **__: engine)
     found = _ask_sql_server(place)
-    assert found is not None and "older MLflow" in found.what and "mlflow db upgrade" in found.hint
+    assert found is not None and "older MLflow" in found.what and found.hint.endswith(f"mlflow db upgrade {place}")
+    found = _ask_sql_server(Place("postgresql://ann:geheim@h/x", "sightline"))
+    assert found is not None and found.hint.endswith(
+        "mlflow db upgrade 'postgresql://***@h/x' (with user and password in the place of ***)"
+    )
 
 
 @pytest.mark.parametrize(
