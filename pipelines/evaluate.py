@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.evaluation.probes.dataset_pairs import find_dataset_pairs
 
     dataset_pairs = find_dataset_pairs(args.data, args.train, args.test)
+    from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen
     from sightline.platform.experiments.progress import doing
     from sightline.platform.models.encoders import open_encoder
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
     from sightline.platform.evaluation.verdict import verdict_of_encoders
+    from sightline.platform.experiments.evaluate import record
+    from sightline.platform.tracking.problems import TrackingProblem
 
     evaluated = _evaluated_models(opened, args.controls)
     if names is None:
@@ -79,7 +82,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for outcome in outcomes.values():
         _tell(console, outcome)
     verdict = verdict_of_encoders(outcomes)
-    recorded = None if args.no_mlflow else _record(dict(zip(opened, models, strict=True)), opened, outcomes, [report, document], console)
+    recorded = None
+    if not args.no_mlflow:
+        given = dict(zip(opened, models, strict=True))
+        recorded = record(given, opened, outcomes, [report, document], command_line(sys.argv[1:]))
+        if isinstance(recorded, TrackingProblem):
+            console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
+            recorded = None
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
     return {
         "models": about,
@@ -87,7 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "probes": probes_to_json(outcomes),
         "report": str(report),
         "figures": str(document),
-        "mlflow_run_id": recorded,
+        "mlflow_run_id": recorded.run_id if recorded else None,
     }
 
 
@@ -154,49 +163,6 @@ def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOu
     )
     document = write_text(report.with_suffix(".json"), json.dumps({"models": models, "probes": probes_to_json(outcomes)}, indent=1))
     return report, document
-
-
-def _record(
-    models: Mapping[str, str], opened: Mapping[str, OpenedEncoder], outcomes: ProbeOutcomes, artifacts: Sequence[Path], console: Screen
-) -> str | None:
-    """The id of the MLflow run; None where MLflow does not take it, which is told. `models`: what each name was opened from."""
-    from sightline.methods.errors import CallError
-    from sightline.platform.core.redaction import command_line
-    from sightline.platform.core.scratch import scratch_folder
-    from sightline.platform.data.dataset import Dataset
-    from sightline.platform.evaluation.findings import flat_metrics, probe_tables
-    from sightline.platform.evaluation.paired import FILE, Measured, write_measured
-    from sightline.platform.evaluation.results import ProbeResult
-    from sightline.platform.evaluation.verdict import verdict_of_encoders
-    from sightline.platform.tracking.evaluation_run import EvaluatedEncoder, Evaluation, record_evaluation
-    from sightline.platform.tracking.problems import Kind, TrackingProblem
-
-    done = [outcome for outcome in outcomes.values() if isinstance(outcome, ProbeResult)]
-    with scratch_folder("evaluation") as scratch:
-        encoders = []
-        for place, (name, one) in enumerate(opened.items()):
-            measured = [found for outcome in done if (found := Measured.of(outcome, name))]
-            (scratch / str(place)).mkdir()
-            resamples = write_measured(scratch / str(place) / FILE, one.sha256, measured)
-            encoders.append(
-                EvaluatedEncoder(name, models[name], one.method, one.source, one.sha256, flat_metrics(outcomes, name), resamples)
-            )
-        evaluation = Evaluation(
-            encoders,
-            {f"probe/{outcome.name}/": Dataset.open(str(outcome.data["test"])) for outcome in done},
-            verdict_of_encoders(outcomes),
-            command_line(sys.argv[1:]),
-            artifacts,
-            probe_tables(outcomes),
-        )
-        try:
-            recorded = record_evaluation(evaluation)
-        except CallError as error:  # an address that is none
-            recorded = TrackingProblem(Kind.OTHER, str(error), error.hint)
-    if isinstance(recorded, TrackingProblem):
-        console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
-        return None
-    return recorded.run_id
 
 
 def _tell(console: Screen, outcome: ProbeOutcome) -> None:
