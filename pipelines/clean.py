@@ -7,12 +7,19 @@
 A finished run keeps its newest checkpoint without the optimizer's state, which is needed only to continue; probes, export, init= and a
 repeated report still work. Any other run keeps its newest checkpoints whole, as many as its train.keep, or --keep. Of a run whose newest
 checkpoint does not verify everything stays. Milestones (train.keep_every) and the best one (train.keep_best) stay, too, unless
---milestones; of a finished run as weights. The model registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
+--milestones; of a finished run as weights. With --yes MLflow forgets the models of checkpoints that are gone (step-5000). The model
+registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.runs.record import Run
 
 SUMMARY = "free the disk of checkpoints that no run needs any more"
 
@@ -59,4 +66,17 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             item.remove()
     end = "deleted" if args.yes else "nothing was deleted; --yes deletes it"
     console.print(f"{size / 1e6:,.1f} MB, {end}" if waste else f"nothing can go of {len(chosen)} runs")
-    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes, "damaged": damaged}
+    forgotten = _forget(chosen, console) if args.yes and any(one.mlflow_run_id for one in chosen) else 0
+    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes, "models": forgotten, "damaged": damaged}
+
+
+def _forget(runs: Sequence[Run], console: Screen) -> int:
+    """Delete MLflow's models of checkpoints that are gone; how many. A place that does not take it is told."""
+    from sightline.platform.tracking.models import drop_gone_checkpoints_of
+
+    count, problems = drop_gone_checkpoints_of(runs)
+    if count:
+        console.print(f"MLflow forgot {count} {'model' if count == 1 else 'models'} of checkpoints that are gone")
+    for problem in problems.values():
+        console.warn(f"MLflow may still list models of checkpoints that are gone: {problem.what}\n  hint: give the command once more later")
+    return count

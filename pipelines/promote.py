@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.experiments.progress import doing
     from sightline.platform.experiments.promote import NotPromotedError, carry_out, check_over, decide
     from sightline.platform.tracking.client import open_registry
-    from sightline.platform.tracking.promotion import find_version
+    from sightline.platform.tracking.promotion import CANDIDATE, find_version
 
     check_over(args.over)
     pairs = find_dataset_pairs(args.data, args.train, args.test) if args.data or args.train or args.test else []
     client = open_registry(to_write=not args.dry_run)
-    candidate = find_version(client, args.name, "candidate")
+    candidate = find_version(client, args.name, CANDIDATE)
     with doing(Screen(stderr=True), "comparing") as progress:
         decision = decide(client, candidate, args.to, args.over, pairs, measure=not args.force, progress=progress)
     console = Screen(stderr=args.json)

@@ -161,6 +161,10 @@ class Storage:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
 
+    def steps(self) -> set[int]:
+        """Of the complete checkpoints there. Raises `OSError` where the storage does not answer."""
+        return {number(name) for name in _complete(*self._open())}
+
     def fetch(self, name: str) -> None:
         """Download the file `name` of the run's folder, where the storage has it and this node does not."""
         path = self.folder / name

@@ -317,6 +317,7 @@ def register(
             about=about,
             timm=has_timm_form(experiment.method, experiment.method_config, model.encoder.state_dict()),
             saved=saved,
+            step=model.found.state.step,
         )
     except (MlflowException, OSError) as error:  # the server went away in the middle
         return tracking.problem_of(error)

@@ -100,9 +100,7 @@ def carry_out(client: MlflowClient, decision: Decision, forced: bool) -> None:
     now = holder(client, decision.candidate.name, decision.alias)
     if now != decision.incumbent:
         raise SightlineError(f"{now or 'no version'} became {decision.alias} meanwhile", "compare with that: give the command once more")
-    if now is None or now.number != decision.candidate.number:
-        why = f"forced. {decision.sentence}" if forced else decision.sentence
-        give_alias(client, decision.candidate, decision.alias, decision.incumbent, why)
+    give_alias(client, decision.candidate, decision.alias, f"forced. {decision.sentence}" if forced else decision.sentence)
 
 
 def sentence_of(paired: Paired, candidate: Version, incumbent: Version, alias: str) -> str:

@@ -18,7 +18,7 @@ from sightline.platform.core.paths import home_text
 from sightline.platform.runs.clean import kept_of
 from sightline.platform.runs.pinned import Initial
 from sightline.platform.runs.record import Run, all_runs, find_run
-from sightline.platform.tracking.registry import fetch_encoder
+from sightline.platform.tracking.registry import checkpoint_of, fetch_encoder
 from sightline.platform.weights.format import ENCODER, SINGLE, Weights, read_file, read_folder
 
 if TYPE_CHECKING:
@@ -32,9 +32,17 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     """The weights of a run (name, folder or MLflow run id), of a folder or file of our form, or of a registry URI.
 
     A run gives the whole state of its newest checkpoint that verifies, or its `encoder/` where there is none; `RUN@5000` that of step
-    5,000, and `RUN@best` that of the best by `train.keep_best`. Raises `CallError` naming the nearest run where there is nothing of this
-    name, `SightlineError` where what there is does not verify.
+    5,000, and `RUN@best` that of the best by `train.keep_best`; `models:/m-...` of such a checkpoint is the same. Raises `CallError`
+    naming the nearest run where there is nothing of this name, `SightlineError` where what there is does not verify.
     """
+    if (logged := checkpoint_of(model, tracking_uri)) is not None:
+        run = find_run(logged.mlflow_run_id) or find_run(str(logged.run_folder))
+        if run is None:
+            raise CallError(
+                f"{model} is the checkpoint of step {logged.step} of run {logged.run_folder.name}, which is not in {logged.run_folder}",
+                "name its home in $SIGHTLINE_HOME; MLflow has no copy of the weights",
+            )
+        return weights_at(run, str(logged.step))
     if model.startswith("models:/"):
         with fetch_encoder(model, tracking_uri) as (folder, place):
             return read_folder(folder, place)

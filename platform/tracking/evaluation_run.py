@@ -20,7 +20,7 @@ from sightline.platform.runs.record import Run, find_run
 from .client import connect, default_uri, describe_run, experiment_of, place_of
 from .database import forget_stray
 from .datasets import dataset_input
-from .models import Table, log_external_model, log_model_metrics, log_tables, models_of, name_of_step
+from .models import LOGGED, Table, log_external_model, log_model_metrics, log_tables, models_of, name_of_step
 from .problems import Place, TrackingProblem, explain, find_problem
 from .promotion import EVALUATED
 
@@ -143,14 +143,19 @@ def _known(client: MlflowClient, one: EvaluatedEncoder) -> LoggedModel | None:
 
 def _kept_checkpoint(client: MlflowClient, one: EvaluatedEncoder) -> LoggedModel | None:
     """The model of a milestone or the best checkpoint, which learns the SHA-256 of its encoder."""
+    from mlflow.exceptions import MlflowException
+
+    found = None
     run, step = _run_of(one.model), re.search(r", step (\d+)$", one.source)
-    if run is None or run.mlflow_run_id is None or step is None:
-        return None
-    for model in models_of(client, client.get_run(run.mlflow_run_id)):
-        if model.name == name_of_step(int(step[1])):
-            client.set_logged_model_tags(model.model_id, {"sightline.sha256": one.sha256})
-            return model
-    return None
+    if LOGGED.fullmatch(model_id := one.model.removeprefix("models:/")):
+        with suppress(MlflowException):  # of another place
+            found = client.get_logged_model(model_id)
+    elif run is not None and run.mlflow_run_id is not None and step is not None:
+        models = models_of(client, client.get_run(run.mlflow_run_id))
+        found = next((model for model in models if model.name == name_of_step(int(step[1]))), None)
+    if found is not None:
+        client.set_logged_model_tags(found.model_id, {"sightline.sha256": one.sha256})
+    return found
 
 
 def _model_name(name: str) -> str:

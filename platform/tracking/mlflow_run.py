@@ -26,7 +26,7 @@ from sightline.platform.runs.record import Run
 from .client import connect, describe_run, end_run, place_of, raise_or_say, run_of_record
 from .database import forget_stray
 from .datasets import dataset_input, licences
-from .models import Results, log_results
+from .models import Results, drop_gone_checkpoints, log_results
 from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class Tracking:
             if results:
                 newest = self._state["delivered"]
                 log_results(client, self.run_id, results, newest)
+                drop_gone_checkpoints(client, self.run)
                 if curves := {name: results.step for name in results.metrics if newest.get(name, results.step) < results.step}:
                     self._note(self.offsets, {**newest, **curves})  # they end here
             if verdict := redact(results.verdict if results else note):

@@ -1,33 +1,44 @@
 """Models that MLflow can rank: a LoggedModel for each kept checkpoint, and metrics with the model and the data that they belong to.
 
 The final encoder's model holds the weights (`registry.py`). The model of any other checkpoint names the checkpoint's folder, and holds
-no second copy.
+no second copy. Where the checkpoint is deleted, so is its model.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sightline.methods.errors import SightlineError
+from sightline.platform.checkpoints.local import number, steps
+from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.checkpoints.retention import Kept
 from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.runs.record import Run
 
+from .client import connect, place_of
 from .datasets import DatasetRef, dataset_input
+from .problems import Kind, Place, TrackingProblem, explain, find_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric
     from mlflow.entities import Run as MlflowRun
 
+LOGGED = re.compile(r"m-[0-9a-f]{32}")
+"""The id of a LoggedModel."""
 OF_MODELS = ("val/", "health/", "probe/", "claim/", "test/")
 """What the names of metrics begin with that tell what a checkpoint is worth."""
 EXTERNAL = "mlflow.model.isExternal"
 """MLflow's tag of a model whose weights lie elsewhere."""
+CHECKPOINT, STEP = "sightline.checkpoint", "sightline.step"
+"""Tags of the model of a checkpoint: its folder, and its step."""
 TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag of the artifacts that it shows as tables."""
 Table = Mapping[str, list[Any]]
@@ -109,11 +120,52 @@ def log_test_data(client: MlflowClient, run: MlflowRun, datasets: Iterable[Datas
 
 def log_checkpoint(client: MlflowClient, run: MlflowRun, kept: Kept) -> str:
     """The id of the LoggedModel of a checkpoint, which is made where there is none."""
-    tags = {"sightline.step": str(kept.step), "sightline.checkpoint": str(kept.path), "sightline.kept": ", ".join(kept.reasons)}
+    tags = {STEP: str(kept.step), CHECKPOINT: str(kept.path), "sightline.kept": ", ".join(kept.reasons)}
     for key in ("sightline.method", "sightline.recipe"):
         if key in run.data.tags:
             tags[key] = run.data.tags[key]
     return log_external_model(client, run, name_of_step(kept.step), tags, kept.step)
+
+
+def drop_gone_checkpoints(client: MlflowClient, run: Run) -> int:
+    """Delete the LoggedModels of checkpoints that the run has no more, so that MLflow ranks none that cannot be opened; how many.
+
+    A checkpoint in `train.storage` is there; where that does not answer, nothing is deleted. Raises what MLflow raises.
+    """
+    models = [model for model in models_of(client, client.get_run(str(run.mlflow_run_id))) if CHECKPOINT in model.tags]
+    if not models:
+        return 0
+    there = {number(path.name) for path in steps(run.folder / "checkpoints")}
+    if storage := Storage.of(run.experiment, run.folder):
+        try:
+            there |= storage.steps()
+        except (OSError, SightlineError):
+            return 0
+    gone = [model for model in models if model.name not in {name_of_step(step) for step in there}]
+    for model in gone:
+        client.delete_logged_model(model.model_id)
+    return len(gone)
+
+
+def drop_gone_checkpoints_of(runs: Iterable[Run]) -> tuple[int, dict[str, TrackingProblem]]:
+    """`drop_gone_checkpoints` of several runs: (how many, where it could not be done and why)."""
+    count = 0
+    problems: dict[str, TrackingProblem] = {}
+    clients: dict[str, MlflowClient] = {}
+    for run in runs:
+        place = Place(place_of(run), run.experiment.log.experiment, run.mlflow_run_id, run.name)
+        if run.mlflow_run_id is None or str(place) in problems:
+            continue
+        try:
+            if problem := find_problem(place):
+                if problem.kind not in (Kind.RUN_DELETED, Kind.RUN_UNKNOWN, Kind.EXPERIMENT_DELETED):  # of one run
+                    problems[str(place)] = problem
+                continue
+            client = clients[place.uri] = clients.get(place.uri) or connect(place.uri)
+            count += drop_gone_checkpoints(client, run)
+        except Exception as error:  # of a database they are of many types
+            problems[str(place)] = explain(error, place)
+    return count, problems
 
 
 def name_of_step(step: int) -> str:

@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from sightline.methods.errors import CallError, SightlineError
-from sightline.methods.settings import nearest
 from sightline.platform.core.paths import DATABASE, check_writable, home, home_text, local_tracking_uri
 from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import redact
@@ -31,7 +30,9 @@ from .client import connect, default_uri, end_run, experiment_of, run_of
 from .database import forget_stray, moved_location, sqlite_path
 from .mlflow_model import output_shape, save_model
 from .model_use import has_timm_form, use_of
+from .models import CHECKPOINT, LOGGED, STEP
 from .problems import Kind, Place, find_problem
+from .promotion import CANDIDATE, MISSING, find_version, give_alias, holder, known_of
 from .quiet import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -43,14 +44,10 @@ if TYPE_CHECKING:
 ARTIFACT = "encoder"
 FORM, SERVES = "sightline.form", "2"
 """Tag of a version and of its model: the form of the graph. Those without it are older, and `mlflow.pyfunc` does not take them."""
-LOGGED = re.compile(r"m-[0-9a-f]{32}")
-"""The id of a logged model."""
 DESCRIPTION = 5000
 """Characters of a description that a registry's database keeps."""
 NOTE, VERSIONS = "mlflow.note.content", "mlflow.modelVersions"
 """Tags that MLflow's interface shows as the description and the versions of a logged model."""
-CHAMPION, CHALLENGER = "champion", "challenger"
-"""Aliases of the winners of sweeps."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ def register_encoder(
     about: str = "",
     timm: bool = False,
     saved: Path | None = None,
-    alias: str = "candidate",
+    step: int = 0,
+    alias: str = CANDIDATE,
 ) -> Registered:
     """Register an encoder under `name`, and point `alias` at the new version.
 
@@ -101,8 +99,8 @@ def register_encoder(
     (batch x patches x dim), or what its attribute `output` names, such as the logits of a classifier. It is compared with `encoder` for
     three batch sizes first. `about`: Markdown about the encoder; with how it is used it becomes the version's description, the logged
     model's, and README.md. `timm`: whether `sightline export` can write it for timm.
-    `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. Raises `SightlineError` where the encoder
-    cannot be exported, or the exported graph disagrees.
+    `saved`: the folder form of the same encoder (`weights.write_folder`), stored as `encoder/`. `step`: of its checkpoint. Raises
+    `SightlineError` where the encoder cannot be exported, or the exported graph disagrees.
     """
     quiet_mlflow()  # the tracking thread may be importing MLflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -146,7 +144,7 @@ def register_encoder(
             client.finalize_logged_model(logged.model_id, "READY")
         client.set_logged_model_tags(logged.model_id, {NOTE: _described(*of_model)})
         if not run.outputs or logged.model_id not in {each.model_id for each in run.outputs.model_outputs}:
-            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
         if not client.search_registered_models(f"name = '{name}'"):
             with suppress(MlflowException):  # another run may have created it meanwhile
                 client.create_registered_model(name)
@@ -186,40 +184,16 @@ def _registered(client: MlflowClient, name: str, filed: ModelVersion, alias: str
     """The version, named on its logged model, with the alias pointed at it, unless that points at a newer one."""
     from mlflow.exceptions import MlflowException
 
-    now = alias_version(client, name, alias)
-    aliased = now is None or now <= int(filed.version)
-    if aliased and now != int(filed.version):
-        client.set_registered_model_alias(name, alias, str(filed.version))
+    version, now = find_version(client, f"{name}/{filed.version}", alias), holder(client, name, alias)
+    aliased = now is None or int(now.number) <= int(version.number)
+    if aliased:
+        give_alias(client, version, alias, f"registered by run {filed.tags.get('sightline.run', version.run_id)}")
     model_id = str(filed.source).removeprefix("models:/")  # the SQL registry leaves `filed.model_id` empty
     with suppress(MlflowException):  # of a logged model that somebody deleted
         versions = json.loads(client.get_logged_model(model_id).tags.get(VERSIONS, "[]"))
         if (this := {"name": name, "version": str(filed.version)}) not in versions:
             client.set_logged_model_tags(model_id, {VERSIONS: json.dumps([*versions, this])})
     return Registered(name, str(filed.version), alias, aliased, model_id)
-
-
-def alias_version(client: MlflowClient, name: str, alias: str) -> int | None:
-    """The version that an alias of a registered model points at; None where it is not set."""
-    aliases = client.get_registered_model(name).aliases
-    return int(aliases[alias]) if alias in aliases else None
-
-
-def promote(version_uri: str, tracking_uri: str, tags: Mapping[str, str]) -> str:
-    """Give the winner of a sweep its alias: `champion` where none is set, else `challenger`: who has `champion` was a person's choice.
-
-    It is given once: the same `tags` on the version say that it was. Returns the address to tell. Raises what MLflow raises.
-    """
-    name, _, number = version_uri.removeprefix("models:/").rpartition("/")
-    client = connect(tracking_uri)
-    with _tracking(tracking_uri):
-        there = client.get_model_version(name, number).tags
-        if any(there.get(key) != value for key, value in tags.items()):
-            champion = alias_version(client, name, CHAMPION)
-            client.set_registered_model_alias(name, CHAMPION if champion in (None, int(number)) else CHALLENGER, number)
-            for key, value in tags.items():
-                client.set_model_version_tag(name, number, key, value)
-        held = [alias for alias in (CHAMPION, CHALLENGER) if alias_version(client, name, alias) == int(number)]
-    return f"models:/{name}@{held[0]}" if held else version_uri
 
 
 def register_import(weights: Weights, name: str) -> Registered:
@@ -257,6 +231,43 @@ def register_import(weights: Weights, name: str) -> Registered:
     return filed
 
 
+@dataclass(frozen=True)
+class LoggedCheckpoint:
+    """A checkpoint of a run, for which a LoggedModel without files stands."""
+
+    mlflow_run_id: str
+    step: int
+    run_folder: Path
+    """Where the run lay when it was logged."""
+
+
+def checkpoint_of(uri: str, tracking_uri: str | None = None) -> LoggedCheckpoint | None:
+    """The checkpoint for which `models:/m-...` stands; None of any other address. Raises as `fetch_encoder` does."""
+    model_id = uri.removeprefix("models:/")
+    if not LOGGED.fullmatch(model_id):
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # `fetch_encoder` says what is wrong
+        model = _to_read(uri, tracking_uri)[0].get_logged_model(model_id)
+        if CHECKPOINT in model.tags and model.source_run_id:
+            return LoggedCheckpoint(model.source_run_id, int(model.tags[STEP]), Path(model.tags[CHECKPOINT]).parents[1])
+    return None
+
+
+def _to_read(uri: str, tracking_uri: str | None) -> tuple[MlflowClient, str]:
+    """(a client of the registry that may hold `uri`, its address). Raises `CallError` where there is none."""
+    place = tracking_uri or default_uri()
+    if place == local_tracking_uri() and not (home() / DATABASE).is_file():
+        raise CallError(f"no registry holds {uri}: there is none under {home_text()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
+    if (path := sqlite_path(place)) is not None and not path.is_file():
+        raise CallError(f"no registry holds {uri}: there is no {path}", "see the address of the database")
+    problem = find_problem(Place(place, "sightline"), to_write=False)
+    if problem is not None and problem.kind is not Kind.EXPERIMENT_DELETED:  # of that the models can be read
+        raise SightlineError(f"the registry cannot be read: {problem.what}", problem.hint or "check its address and your access")
+    return connect(place), place
+
+
 @contextmanager
 def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[Path, str]]:
     """(a temporary folder with the folder form of a registered encoder, the URI that always means this version).
@@ -268,15 +279,8 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
     if not match:
         raise CallError(f"{uri!r} is no registry address", "write models:/NAME@alias, models:/NAME/3 or models:/NAME")
     name, alias, number = match[1], match[2], match[3]
-    place = tracking_uri or default_uri()
-    if place == local_tracking_uri() and not (home() / DATABASE).is_file():
-        raise CallError(f"no registry holds {uri}: there is none under {home_text()}", "set MLFLOW_TRACKING_URI, or $SIGHTLINE_HOME")
-    if (path := sqlite_path(place)) is not None and not path.is_file():
-        raise CallError(f"no registry holds {uri}: there is no {path}", "see the address of the database")
-    problem = find_problem(Place(place, "sightline"), to_write=False)
-    if problem is not None and problem.kind is not Kind.EXPERIMENT_DELETED:  # of that the models can be read
-        raise SightlineError(f"the registry cannot be read: {problem.what}", problem.hint or "check its address and your access")
-    client = connect(place)
+    client, place = _to_read(uri, tracking_uri)
+    path = sqlite_path(place)
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -285,14 +289,15 @@ def fetch_encoder(uri: str, tracking_uri: str | None = None) -> Iterator[tuple[P
             location, pinned = _location(client, name, alias, number)
             location = location and moved_location(location, path)
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code not in MISSING:
                 raise SightlineError(
                     f"the registry {redact(place)} does not answer: {_line(error)}", "check its address and your access"
                 ) from None
             location, pinned = None, uri
         if location is None:
             raise CallError(
-                f"no {uri} in the registry {redact(place)}: {_near(client, name)}", "see `mlflow ui` for its models, versions and aliases"
+                f"no {uri} in the registry {redact(place)}: {known_of(client, name)}",
+                "see `mlflow ui` for its models, versions and aliases",
             )
         if location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists():
             raise SightlineError(
@@ -319,15 +324,6 @@ def _location(client: MlflowClient, name: str, alias: str | None, number: str | 
     elif number is None:
         number = max((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int, default=None)
     return (str(client.get_model_version_download_uri(name, number)) if number else None), f"models:/{name}/{number}"
-
-
-def _near(client: MlflowClient, name: str) -> str:
-    """What there is under this name or a similar one."""
-    models = {model.name: model for model in client.search_registered_models()}
-    if name not in models:
-        return nearest(name, list(models)) if models else "it is empty"
-    versions = ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int))
-    return f"{f'versions {versions}' if versions else 'no versions'}; aliases {', '.join(models[name].aliases) or 'none'}"
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,8 @@ from sightline.platform.reports.page import write_report
 from sightline.platform.reports.summary import longer
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking import parent_run
-from sightline.platform.tracking.client import place_of
+from sightline.platform.tracking.client import connect, place_of
+from sightline.platform.tracking.promotion import CHAMPION, find_version, give_winner_alias
 
 from . import summary
 from .objectives import front
@@ -83,7 +84,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
 
 
 def _promote(sweep: Sweep, winner: Trial, console: Screen) -> str | None:
-    """Measure, register and report the winner's run, and give it its alias (`promote`). None where it was not registered."""
+    """Measure, register and report the winner's run, and give it its alias (`give_winner_alias`). None where it was not registered."""
     run = Run.open(sweep.run_name(winner.number))
     try:
         version = execution.execute(run, console)["version"]
@@ -92,6 +93,8 @@ def _promote(sweep: Sweep, winner: Trial, console: Screen) -> str | None:
         return None
     if version is None:
         return None
-    from sightline.platform.tracking.registry import promote
-
-    return promote(version, place_of(run), {"sightline.sweep": sweep.name, "sightline.trial": str(winner.number)})
+    client = connect(place_of(run))
+    found = find_version(client, version, CHAMPION)
+    tags = {"sightline.sweep": sweep.name, "sightline.trial": str(winner.number)}
+    alias = give_winner_alias(client, found, tags, f"trial {winner.number} is the best of sweep {sweep.name}")
+    return f"models:/{found.name}@{alias}" if alias else found.uri

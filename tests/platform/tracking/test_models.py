@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +21,22 @@ from sightline.platform.evaluation.paired import FILE, Measured, write_measured
 from sightline.platform.evaluation.probes.spec import share
 from sightline.platform.evaluation.results import Resamples
 from sightline.platform.experiments.promote import carry_out, decide
+from sightline.platform.models.resolve import find_weights
 from sightline.platform.runs.events import StepsDone, ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.client import connect, open_registry
 from sightline.platform.tracking.evaluation_run import EvaluatedEncoder, Evaluation, RecordedEvaluation, record_evaluation
 from sightline.platform.tracking.mlflow_run import Tracking
-from sightline.platform.tracking.models import EXTERNAL, Results
+from sightline.platform.tracking.models import EXTERNAL, Results, drop_gone_checkpoints_of
 from sightline.platform.tracking.problems import TrackingProblem
 from sightline.platform.tracking.promotion import PROMOTED, REPLACED, find_version
-from sightline.platform.tracking.registry import _tracking
+from sightline.platform.tracking.registry import LoggedCheckpoint, _tracking, checkpoint_of
 
 
 def kept(step: int, folder: Path) -> Kept:
-    state = TrainState(step, step, 0, 1, "", "", "fp32", "")
-    return Kept(Checkpoint(folder / f"checkpoints/step-{step:08d}", state), (Reason.MILESTONE,), {})
+    state, path = TrainState(step, step, 0, 1, "", "", "fp32", ""), folder / f"checkpoints/step-{step:08d}"
+    path.mkdir(parents=True, exist_ok=True)
+    return Kept(Checkpoint(path, state), (Reason.MILESTONE,), {})
 
 
 def knn(share_found: float, data: Dataset, seed: int) -> Measured:
@@ -97,6 +100,20 @@ def test_the_models_of_a_run_are_ranked_and_a_resume_repeats_nothing(toy_run: Ca
     assert client.get_run(done.run_id).data.tags["mlflow.parentRunId"] == first.run_id
     (evaluated,) = client.search_logged_models([filed.info.experiment_id], "tags.`sightline.sha256` = 'sha of step 2'")
     assert evaluated.name == "step-2" and {m.key for m in evaluated.metrics} == {"val/loss", "probe/knn/accuracy"}
+
+    address = f"models:/{evaluated.model_id}"
+    again = record_evaluation(Evaluation([replace(milestone, name="m", model=address)], {"probe/knn/": val}, "Again.", ""))
+    assert isinstance(again, RecordedEvaluation) and len(client.search_logged_models([filed.info.experiment_id])) == 3, "no fourth model"
+    assert checkpoint_of(address) == LoggedCheckpoint(first.run_id, 2, run.folder) and checkpoint_of(f"models:/{final.model_id}") is None
+    with pytest.raises(CallError, match="run ranked has no checkpoint @2"):
+        find_weights(address)
+    assert drop_gone_checkpoints_of([run]) == (0, {})
+    shutil.rmtree(run.folder / "checkpoints/step-00000002")
+    assert drop_gone_checkpoints_of([run]) == (1, {})
+    assert [model.name for model in client.search_logged_models([filed.info.experiment_id])] == ["step-1", "encoder"]
+    shutil.rmtree(run.folder / "checkpoints/step-00000001")
+    Tracking(Run.open(str(run.folder))).close("FINISHED", results=replace(results, checkpoints=()))
+    assert [model.name for model in client.search_logged_models([filed.info.experiment_id])] == ["encoder"], "training deletes them, too"
 
 
 @pytest.mark.slow

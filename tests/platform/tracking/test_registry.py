@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -386,8 +387,10 @@ def test_an_export_that_disagrees_is_not_registered(store: dict[str, Any]) -> No
 
 
 def test_aliases_never_go_back_and_nobodys_champion_is_taken(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each change of an alias is noted: when, by whom, why."""
     from sightline.platform.tracking import registry
-    from sightline.platform.tracking.registry import alias_version, promote, register_encoder
+    from sightline.platform.tracking.promotion import PROMOTED, REPLACED, find_version, give_winner_alias, holder
+    from sightline.platform.tracking.registry import register_encoder
 
     monkeypatch.setattr(registry, "save_model", lambda encoder, given, output, folder, logged, run_id: folder.mkdir())
     client, filed = store["client"], []
@@ -395,12 +398,71 @@ def test_aliases_never_go_back_and_nobodys_champion_is_taken(store: dict[str, An
         run = client.create_run(client.get_run(store["run"]).info.experiment_id).info.run_id
         encoder = Encoder()
         torch.nn.init.constant_(encoder.place, float(seed))
-        filing = {"name": "crowned", "run_id": run, "tracking_uri": store["uri"], "tags": {}}
+        tags = {"sightline.run": f"run-{seed}"}
+        filing: dict[str, Any] = {"name": "crowned", "run_id": run, "tracking_uri": store["uri"], "tags": tags, "step": 10 + seed}
         filed.append((register_encoder(encoder, **filing), encoder, filing))
+    assert [output.step for output in client.get_run(filed[2][2]["run_id"]).outputs.model_outputs] == [12]
+
+    def crown(number: int, sweep: str) -> str | None:
+        return give_winner_alias(client, find_version(client, f"crowned/{number}", ""), {"sightline.sweep": sweep}, f"best of {sweep}")
+
+    def held(alias: str) -> str:
+        return str(client.get_model_version_by_alias("crowned", alias).version)
+
+    def lines(number: int, tag: str) -> list[str]:
+        found = client.get_model_version("crowned", str(number)).tags.get(tag, "").splitlines()
+        return [re.sub(r"^\S+T\S+ (\S+) by [^\s:,]+", r"\1", line) for line in found]
+
     again = register_encoder(filed[0][1], **filed[0][2])
-    assert again.version == "1" and again.address == "models:/crowned/1" and alias_version(client, "crowned", "candidate") == 3
-    assert promote("models:/crowned/1", store["uri"], {"sightline.sweep": "first"}) == "models:/crowned@champion"
-    assert promote("models:/crowned/2", store["uri"], {"sightline.sweep": "second"}) == "models:/crowned@challenger"
+    assert again.version == "1" and again.address == "models:/crowned/1" and held("candidate") == "3"
+    assert lines(1, PROMOTED) == ["candidate: registered by run run-0"], "a resume notes nothing"
+    assert lines(1, REPLACED) == ["candidate, now version 2: registered by run run-1"]
+    assert lines(3, PROMOTED) == ["candidate in the place of version 2: registered by run run-2"]
+    assert crown(1, "first") == "champion" and crown(2, "second") == "challenger"
+    assert lines(2, PROMOTED)[0] == "challenger: best of second" and lines(1, PROMOTED)[0] == "champion: best of first"
     client.set_registered_model_alias("crowned", "champion", "3")
-    assert promote("models:/crowned/1", store["uri"], {"sightline.sweep": "first"}) == "models:/crowned/1", "a resume of the first sweep"
-    assert [alias_version(client, "crowned", alias) for alias in ("champion", "challenger")] == [3, 2]
+    assert crown(1, "first") is None, "a resume of the first sweep"
+    assert [held(alias) for alias in ("champion", "challenger")] == ["3", "2"]
+    assert holder(client, "crowned", "nobody") is None
+
+
+@pytest.mark.parametrize("killed", [0, 1, 2])
+def test_a_kill_in_the_middle_of_a_promotion_leaves_no_false_note(
+    killed: int, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the alias is set nothing is noted; given once more, what is missing is."""
+    import mlflow
+
+    from sightline.platform.tracking.promotion import PROMOTED, REPLACED, Version, give_alias, holder
+
+    client, name = store["client"], f"killed-{killed}"
+    client.create_registered_model(name)
+    for _ in range(2):
+        client.create_model_version(name, "file:///nowhere", None)
+    first, second = Version(name, "1", None, ""), Version(name, "2", None, "")
+    give_alias(client, first, "champion", "It was the first.")
+    writes = [0]
+
+    def dies(call: Any) -> Any:
+        def write(*words: Any, **named: Any) -> Any:
+            writes[0] += 1
+            if writes[0] > killed:
+                raise KeyboardInterrupt
+            return call(*words, **named)
+
+        return write
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        for one in ("set_registered_model_alias", "set_model_version_tag"):
+            patch.setattr(mlflow.MlflowClient, one, dies(getattr(mlflow.MlflowClient, one)))
+        give_alias(client, second, "champion", "It is better.")
+    now = holder(client, name, "champion")
+    notes = [client.get_model_version(name, number).tags for number in "12"]
+    assert now == (first if killed == 0 else second)
+    assert PROMOTED not in notes[1] and (REPLACED in notes[0]) == (killed == 2)
+    for _ in range(2):
+        give_alias(client, second, "champion", "It is better.")
+    notes = [client.get_model_version(name, number).tags for number in "12"]
+    (line,) = notes[1][PROMOTED].splitlines()
+    assert " champion by " in line and line.endswith(": It is better.") and ("found it so" in line) == (killed > 0)
+    assert (REPLACED in notes[0]) == (killed != 1)
