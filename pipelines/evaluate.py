@@ -82,13 +82,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for outcome in outcomes.values():
         _tell(console, outcome)
     verdict = verdict_of_encoders(outcomes)
-    recorded = None
+    run_id = None
     if not args.no_mlflow:
         given = dict(zip(opened, models, strict=True))
         recorded = record(given, opened, outcomes, [report, document], command_line(sys.argv[1:]))
         if isinstance(recorded, TrackingProblem):
             console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
-            recorded = None
+        else:
+            run_id = recorded.run_id
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
     return {
         "models": about,
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "probes": probes_to_json(outcomes),
         "report": str(report),
         "figures": str(document),
-        "mlflow_run_id": recorded.run_id if recorded else None,
+        "mlflow_run_id": run_id,
     }
 
 
