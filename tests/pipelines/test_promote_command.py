@@ -1,0 +1,100 @@
+"""`sightline promote`: what it prints, its exit code, and what it changes; on a registry and measurements that the test makes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import Ask
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+from sightline.platform.evaluation.paired import FILE, Measured, write_measured
+from sightline.platform.evaluation.probes.spec import share
+from sightline.platform.evaluation.results import Resamples
+from sightline.platform.tracking import client as tracking_client
+
+
+@dataclass
+class Registry:
+    """As MLflow's client, with one model `birds`, whose versions have found this share of 200 images."""
+
+    folder: Path
+    found: dict[str, float]
+    aliases: dict[str, str]
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def get_model_version(self, name: str, number: str) -> Any:
+        if name != "birds" or number not in self.found:
+            raise MlflowException("no such version", RESOURCE_DOES_NOT_EXIST)
+        tags = {"sightline.sha256": f"sha{number}", **self.tags.get(number, {})}
+        return SimpleNamespace(version=number, run_id=number, tags=tags)
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> Any:
+        return self.get_model_version(name, self.aliases.get(alias, ""))
+
+    def set_registered_model_alias(self, name: str, alias: str, number: str) -> None:
+        self.aliases[alias] = number
+
+    def set_model_version_tag(self, name: str, number: str, key: str, value: str) -> None:
+        self.tags.setdefault(number, {})[key] = value
+
+    def search_experiments(self, max_results: int) -> list[Any]:
+        return []
+
+    def search_runs(self, experiments: list[str], text: str, max_results: int) -> list[Any]:
+        return []
+
+    def list_artifacts(self, run_id: str) -> list[Any]:
+        return [SimpleNamespace(path=FILE)]
+
+    def download_artifacts(self, run_id: str, name: str, folder: str) -> str:
+        drawn = np.random.default_rng(0).normal(0, 0.02, 300) + np.random.default_rng(int(run_id)).normal(0, 0.001, 300)
+        value, info = self.found[run_id], share("accuracy", "share of test images whose class is found")
+        resamples = Resamples(drawn + value, 0.95, {"protocol": "abc", "test data": "def"})
+        knn = Measured("knn", "accuracy", info, value, resamples, "image", 200, {"train": None, "test": "/nowhere"})
+        return shutil.copy(write_measured(self.folder / FILE, f"sha{run_id}", [knn]), folder)
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    made = Registry(tmp_path, {"1": 0.5, "2": 0.6, "3": 0.601}, {"champion": "2", "candidate": "3"})
+    monkeypatch.setattr(tracking_client, "open_registry", lambda to_write: made)
+    return made
+
+
+NOT_SHOWN = "No difference is shown between version 3 and version 2, the champion, in knn accuracy: 60.1% against 60.0%"
+
+
+def test_a_version_that_is_not_shown_to_be_better_gets_nothing(registry: Registry, ask: Ask) -> None:
+    for words in ((), ("--dry-run",)):
+        code, out, err = ask("promote", "birds", "--to", "champion", *words)
+        assert code == 1 and not out.strip()
+        assert f"sightline: {NOT_SHOWN}" in err and "interval" in err and "the same 200 images for both" in err
+        assert "models:/birds/3 does not become champion; --force gives it the alias all the same" in err
+    code, out, _ = ask("promote", "birds", "--to", "champion", "--json")
+    told = json.loads(out)
+    assert code == 1 and told["promoted"] is False and told["verdict"] == "no difference shown" and told["error"].startswith(NOT_SHOWN)
+    code, _, err = ask("promote", "birds/1", "--to", "champion")
+    assert code == 1 and "Version 1 is worse than version 2, the champion, in knn accuracy: 50.0% against 60.0% (-10.0 points" in err
+    assert registry.aliases == {"champion": "2", "candidate": "3"} and not registry.tags
+
+
+def test_force_and_a_better_version_get_the_alias(registry: Registry, ask: Ask) -> None:
+    code, out, _ = ask("promote", "birds", "--to", "champion", "--force")
+    assert code == 0 and NOT_SHOWN in out and out.endswith("models:/birds/3 is birds@champion\n") and registry.aliases["champion"] == "3"
+    assert (
+        f": forced. {NOT_SHOWN}" in registry.tags["3"]["sightline.promoted"] and "now version 3" in registry.tags["2"]["sightline.replaced"]
+    )
+    registry.aliases["champion"] = "1"
+    code, out, _ = ask("promote", "birds", "--to", "champion", "--over", "knn", "--dry-run")
+    assert code == 0 and out.endswith("models:/birds/3 would be birds@champion\n") and registry.aliases["champion"] == "1"
+    code, out, _ = ask("promote", "birds", "--to", "champion", "--over", "knn")
+    assert code == 0 and "Version 3 is better than version 1, the champion, in knn accuracy: 60.1% against 50.0% (+10.1 points" in out
+    assert registry.aliases["champion"] == "3"
