@@ -55,7 +55,7 @@ def built(path: Path) -> object:
     from sightline.platform.weights.building import build_within
 
     method = find_method("conmim")
-    settings = method.config({"model": json.loads(path.read_text()), "pretext": {}, "loss": {}, "augment": {}})
+    settings = method.Config.model_validate({"model": json.loads(path.read_text())})
     return build_within(method, settings, str(path), 2**20)
 
 

@@ -436,7 +436,7 @@ def _(path: Path) -> None:
     pq.write_table(pa.table({"image": rows}), path, use_dictionary=["image"], dictionary_pagesize_limit=8 * MIB, store_schema=False)
 
 
-@file("a dictionary that is read.parquet", "shard")
+@file("dictionary-read.parquet", "shard")
 def _(path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -451,7 +451,8 @@ def _(path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = pa.array([bytes(500 * MIB)], pa.binary())
-    pq.write_table(pa.table({"image": rows}), path, use_dictionary=False, compression="zstd", store_schema=False)
+    options: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "compression": "zstd", "store_schema": False}
+    pq.write_table(pa.table({"image": rows}), path, **options)
 
 
 # Images
@@ -554,4 +555,4 @@ def _(path: Path) -> None:
 
 @file("wide layers.json (settings)", "settings of weights")
 def _(path: Path) -> None:
-    path.write_text(json.dumps({"width": 100_000, "heads": 100}))
+    path.write_text(json.dumps({"dim": 100_000, "heads": 100}))
