@@ -18,7 +18,7 @@ from sightline.methods import collective
 from sightline.methods.contract import Batch, Pretext
 from sightline.methods.errors import MachineError
 from sightline.methods.random import MicrobatchRng
-from sightline.platform.core.files import read_record, write_record
+from sightline.platform.core.files import make_folder, read_record, write_record
 from sightline.platform.core.version import installed_version
 from sightline.platform.data.loader.blocks import Columns
 
@@ -90,7 +90,7 @@ def _noted_precision(
         chosen, seconds = choose_precision(pretext, tensors(columns, device), weights, device)
         known = {"precision": chosen, "seconds": seconds, "measured_on": json.loads(text)}
         with suppress(OSError, MachineError):  # it saves the next run a measurement, no more
-            memory.parent.mkdir(exist_ok=True)
+            make_folder(memory.parent)
             write_record(memory, known)
     write_record(note, {"precision": known["precision"], "seconds": known["seconds"]})
     return str(known["precision"])
