@@ -79,7 +79,7 @@ def decide(
     """
     incumbent = holder(client, candidate.name, alias)
     if incumbent is None:
-        return Decision(alias, candidate, None, f"No version of {candidate.name} is {alias} yet.", True)
+        return Decision(alias, candidate, None, f"No version of {candidate.name} was {alias}.", True)
     if incumbent.number == candidate.number:
         return Decision(alias, candidate, incumbent, _sentence(f"{candidate} of {candidate.name} is {alias} already."), True)
     if candidate.sha256 and candidate.sha256 == incumbent.sha256:
@@ -89,6 +89,11 @@ def decide(
     if paired is None:
         if not measure:
             return Decision(alias, candidate, incumbent, _sentence(f"{candidate} was not compared with {incumbent}."), False)
+        if over == TEST:
+            raise SightlineError(
+                f"{candidate} and {incumbent} have no test metrics that were measured alike",
+                "fine-tuned models have them: `sightline resume RUN` measures one again; or name a probe: --over PROBE",
+            )
         paired, recorded = _measure(candidate, incumbent, over, pairs or _data_of(records, over), progress), False
     return Decision(
         alias, candidate, incumbent, sentence_of(paired, candidate, incumbent, alias), paired.verdict is Verdict.BETTER, paired, recorded
@@ -158,11 +163,6 @@ def _measure(candidate: Version, incumbent: Version, over: str | None, pairs: Se
     """Probe both together."""
     from sightline.platform.models.encoders import open_encoder
 
-    if over == TEST:
-        raise SightlineError(
-            "test metrics of these two are not recorded alike",
-            "`sightline resume RUN` measures a model again; or name a probe: --over PROBE",
-        )
     models = [EvaluatedModel(str(version), open_encoder(version.uri).encoder) for version in (candidate, incumbent)]
     contexts = make_contexts(models, progress=progress)
     if len(contexts) > 1:

@@ -98,3 +98,13 @@ def test_force_and_a_better_version_get_the_alias(registry: Registry, ask: Ask) 
     code, out, _ = ask("promote", "birds", "--to", "champion", "--over", "knn")
     assert code == 0 and "Version 3 is better than version 1, the champion, in knn accuracy: 60.1% against 50.0% (+10.1 points" in out
     assert registry.aliases["champion"] == "3"
+
+
+def test_what_cannot_be_compared_is_said(registry: Registry, ask: Ask) -> None:
+    code, _, err = ask("promote", "birds", "--to", "champion", "--over", "test")
+    assert code == 1 and "version 3 and version 2 have no test metrics that were measured alike" in err and "--data" not in err
+    code, _, err = ask("promote", "birds", "--to", "champion", "--over", "linear")
+    assert code == 2 and "name the data: --data DIR" in err
+    registry.aliases.pop("champion")
+    code, out, _ = ask("promote", "birds", "--to", "champion")
+    assert code == 0 and out.startswith("No version of birds was champion.") and registry.aliases["champion"] == "3"
