@@ -18,7 +18,7 @@ from toy import TOY_IMAGES, write_images
 
 from sightline.pipelines.__main__ import main
 from sightline.platform.experiments.sweep.record import Sweep
-from sightline.platform.runs.events import TrainingStarted
+from sightline.platform.runs.events import TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.client import place_of
 
@@ -88,6 +88,39 @@ def test_a_sweep_that_was_stopped_and_killed_ends_as_one_that_was_not(place: Pat
         assert attempts <= 2, "a finished trial does not run again"
     starts = [event.first_step for n in range(6) for event in Run.open(f"harmed-{n:03d}").events() if isinstance(event, TrainingStarted)]
     assert len(starts) > 6 and any(first > 0 for first in starts), "a trial went on from its checkpoint"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("search", ["optuna:cmaes", "ray:hyperopt"])
+def test_after_a_kill_a_searcher_that_learns_proposes_what_it_would_have(search: str, place: Path) -> None:
+    words = ["train.length=4 steps", *RATES, "--trials", "9", "--concurrent", "1", "--search", search]
+    finish(sweep("whole", *words))
+    process = sweep("killed", *words)
+    record = Path("home/sweeps/killed/trials.jsonl")
+    until(lambda: record.exists() and len(Sweep.open("killed").results()) >= 4, 0.02)
+    process.kill()
+    process.communicate()
+    known = len(Sweep.open("killed").trials())
+    assert known <= 6, "most of the search is still to come"
+    assert finish(start(Path.cwd() / "home", "resume", "killed"))["status"] == "finished"
+    assert measured("killed") == measured("whole")
+    drawn = {str(trial.settings) for trial in Sweep.open("whole").trials()}
+    assert len(drawn) == 9
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_trial_of_several_seeds_is_stopped_by_their_mean(place: Path) -> None:
+    words = ["train.length=6 steps", *RATES, "--trials", "5", "--concurrent", "1", "--scheduler", "median", "--seeds", "2"]
+    result = finish(sweep("seeds", *words))
+    found = Sweep.open("seeds")
+    assert result["status"] == "finished" and {trial.status for trial in found.trials()} == {"finished", "pruned"}
+    for trial in found.trials():
+        alone = [Run.open(name) for name in (f"seeds-{trial.number:03d}", f"seeds-{trial.number:03d}-s1")]
+        assert [run.experiment.train.seed for run in alone] == [0, 1]
+        losses = [[event.losses["loss"] for event in run.events() if isinstance(event, ValidationDone)][-1] for run in alone]
+        assert trial.last == pytest.approx(sum(losses) / 2) and losses[0] != losses[1]
 
 
 def _is_nested(result: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ def test_the_registered_version_has_the_metrics_as_tags(toy_run: Callable[..., R
     monkeypatch.setattr("sightline.platform.tracking.registry.register_encoder", register_encoder)
     run = toy_run("tagged")
     tracking: Any = type("Tracking", (), {"client": None, "uri": ""})
-    found: Any = type("Found", (), {"state": type("State", (), {"history": "h"})})
+    found: Any = type("Found", (), {"state": type("State", (), {"history": "h", "step": 9})})
     model = trained_model(run, predictor=True)
     model = type(model)(**{**vars(model), "found": found})
     for version, key in ((2, "sightline.test/accuracy"), (1, "sightline.claim/accuracy")):
