@@ -403,7 +403,7 @@ def test_aliases_never_go_back_and_nobodys_champion_is_taken(store: dict[str, An
         filed.append((register_encoder(encoder, **filing), encoder, filing))
     assert [output.step for output in client.get_run(filed[2][2]["run_id"]).outputs.model_outputs] == [12]
 
-    def crown(number: int, sweep: str) -> str | None:
+    def give(number: int, sweep: str) -> str | None:
         return give_winner_alias(client, find_version(client, f"crowned/{number}", ""), {"sightline.sweep": sweep}, f"best of {sweep}")
 
     def held(alias: str) -> str:
@@ -418,10 +418,10 @@ def test_aliases_never_go_back_and_nobodys_champion_is_taken(store: dict[str, An
     assert lines(1, PROMOTED) == ["candidate: registered by run run-0"], "a resume notes nothing"
     assert lines(1, REPLACED) == ["candidate, now version 2: registered by run run-1"]
     assert lines(3, PROMOTED) == ["candidate in the place of version 2: registered by run run-2"]
-    assert crown(1, "first") == "champion" and crown(2, "second") == "challenger"
+    assert give(1, "first") == "champion" and give(2, "second") == "challenger"
     assert lines(2, PROMOTED)[0] == "challenger: best of second" and lines(1, PROMOTED)[0] == "champion: best of first"
     client.set_registered_model_alias("crowned", "champion", "3")
-    assert crown(1, "first") is None, "a resume of the first sweep"
+    assert give(1, "first") is None, "a resume of the first sweep"
     assert [held(alias) for alias in ("champion", "challenger")] == ["3", "2"]
     assert holder(client, "crowned", "nobody") is None
 
