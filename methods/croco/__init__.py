@@ -41,6 +41,20 @@ ALARMS = (
         below=0.05,
         fall=0.5,
     ),
+    Alarm(
+        "explained",
+        "hidden patches are predicted no better than by the mean patch: nothing is learnt; lower optim.lr, lengthen optim.warmup, or see "
+        "whether the images hold more than noise",
+        below=0.0,
+        after_steps=400,
+    ),
+    Alarm(
+        "swapped_view_gap",
+        "another pair's second view does as well, so the second view is not used, as in the early part of every run; if it stays, train "
+        "longer, take pairs that overlap more, or store the size of the crop (prepare --size 112 --square)",
+        below=0.01,
+        after_steps=1000,
+    ),
 )
 
 method = Method(

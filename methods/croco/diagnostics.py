@@ -43,13 +43,19 @@ def completion_visualisation(
     return Visualisation("Cross-view completion", caption, image_grid(columns))
 
 
-def health_metrics(own: Float[Tensor, ""], swapped: Float[Tensor, ""], tokens: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
-    """Of one microbatch. `own`, `swapped`: the loss with the true second view and with that of another pair.
+def health_metrics(own: Completion, swapped: Completion, tokens: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
+    """Of one microbatch. `own`, `swapped`: hidden patches completed with the true second view and with that of another pair.
 
-    `swapped_view_gap`: by how much the loss rises with the other; 0: the second view is not used. `feature_std`, `effective_rank`: of
-    the encoder's `tokens` of image 1 with nothing hidden.
+    `explained`: share of the variance of hidden patches that is predicted; 0 for a network that always says the mean patch.
+    `swapped_view_gap`: by how much the loss rises with the other; 0: the second view is not used. It is left out of a microbatch of one
+    pair, which has no other. `feature_std`, `effective_rank`: of the encoder's `tokens` of image 1 with nothing hidden.
     """
-    return {"swapped_view_gap": swapped - own, "feature_std": feature_std(tokens), "effective_rank": effective_rank(tokens)}
+    loss = own.errors().mean()
+    spread = own.targets().flatten(0, 1).var(dim=0, correction=1).mean()
+    metrics = {"explained": 1 - loss / spread.clamp_min(1e-12)}
+    if len(tokens) > 1:
+        metrics["swapped_view_gap"] = swapped.errors().mean() - loss
+    return {**metrics, "feature_std": feature_std(tokens), "effective_rank": effective_rank(tokens)}
 
 
 def second_views(own: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b 3 h w"]]:

@@ -162,11 +162,14 @@ class Completion(NamedTuple):
 
     def errors(self) -> Float[Tensor, "b k"]:
         """Squared error of each patch in the scale of the prediction, mean over its values; float32."""
-        target = self.patches
-        if self.normalised:
-            mean, std = patch_statistics(target)
-            target = (target - mean) / std
-        return (self.prediction - target).square().mean(dim=-1)
+        return (self.prediction - self.targets()).square().mean(dim=-1)
+
+    def targets(self) -> Float[Tensor, "b k p"]:
+        """The true patches in the scale of the prediction."""
+        if not self.normalised:
+            return self.patches
+        mean, std = patch_statistics(self.patches)
+        return (self.patches - mean) / std
 
     def pixels(self) -> Float[Tensor, "b k p"]:
         """The prediction in the scale of the input images: with `normalised` by the true patch's mean and standard deviation."""

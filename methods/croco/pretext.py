@@ -98,7 +98,7 @@ class CrocoPretext(nn.Module):
     @torch.no_grad()
     def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         image1, image2, mask = batch["image1"], batch["image2"], batch["mask"]
-        own, swapped = (self.complete(image1, view, mask, self.config.hidden).errors().mean() for view in (image2, image2.roll(1, dims=0)))
+        own, swapped = (self.complete(image1, view, mask, self.config.hidden) for view in (image2, image2.roll(1, dims=0)))
         return health_metrics(own, swapped, self.backbone.encode(image1))
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, ImageEncoder, Lazy, Method, MetricInfo
+from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, Alarm, ImageEncoder, Lazy, Method, MetricInfo
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
@@ -18,7 +18,17 @@ METRICS = {
     "features": MetricInfo("mean squared error of the 2-D features at the neighbours of the visible tokens", better="lower"),
     "visible": MetricInfo("share of the tokens of the middle scale that the encoder sees", unit="%"),
 }
-ALARMS = (RANKME_ALARM, EFFECTIVE_RANK_ALARM)
+ALARMS = (
+    RANKME_ALARM,
+    EFFECTIVE_RANK_ALARM,
+    Alarm(
+        "points_explained",
+        "hidden points are predicted no better than by the centre of their token: nothing is learnt of the shape; lower optim.lr or "
+        "lengthen optim.warmup",
+        below=0.05,
+        after_steps=400,
+    ),
+)
 
 
 def _teachers(config: I2PConfig) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from ..contract import Batch, Visualisation
 from ..layers.health import effective_rank, feature_std
+from ..layers.points import chamfer
 from ..ops.clouds import draw_cloud
 from ..ops.image_grid import SIDE, image_grid
 from .network import Groups
@@ -19,14 +22,24 @@ HEAT = torch.tensor([1.0, 0.55, 0.0])
 
 
 def health_metrics(
-    tokens: Float[Tensor, "b g d"], loss: Float[Tensor, ""] | None, targets: Float[Tensor, "b n c"] | None
+    tokens: Float[Tensor, "b g d"],
+    losses: Mapping[str, Tensor],
+    hidden: Float[Tensor, "h k 3"],
+    targets: Float[Tensor, "b n c"] | None,
 ) -> dict[str, Tensor]:
-    """`effective_rank`, `feature_std` of the coarsest `tokens` with nothing hidden. `features_explained`: the share of the variance of
-    the 2-D features `targets` that is predicted with the loss of features `loss`; 0 for a network that always says their mean."""
+    """Of a microbatch: the coarsest `tokens` with nothing hidden, the `losses`, the neighbours of the `hidden` tokens about their centres,
+    and with a teacher its features `targets`.
+
+    `effective_rank`, `feature_std` of the tokens. `points_explained`: 1 - the Chamfer distance over that of a network that puts all
+    neighbours at their token's centre. `features_explained`: the share of the variance of the 2-D features that is predicted; 0 for a
+    network that always says their mean.
+    """
+    centred = chamfer(torch.zeros_like(hidden), hidden)
     metrics = {"effective_rank": effective_rank(tokens), "feature_std": feature_std(tokens)}
-    if loss is not None and targets is not None:
+    metrics["points_explained"] = 1 - losses["points"] / centred.clamp_min(1e-12)
+    if targets is not None:
         spread = targets.flatten(0, 1).var(dim=0, correction=0).mean()
-        metrics["features_explained"] = 1 - loss / spread.clamp_min(1e-12)
+        metrics["features_explained"] = 1 - losses["features"] / spread.clamp_min(1e-12)
     return metrics
 
 

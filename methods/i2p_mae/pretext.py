@@ -199,10 +199,10 @@ class I2PMaePretext(nn.Module):
     @torch.no_grad()
     def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         tokens = self.encoder().to(batch["points"].device).eval().tokens(batch["points"])
-        if "features" not in batch:
-            return health_metrics(tokens, None, None)
         scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
-        return health_metrics(tokens, self(batch, rng)["features"], self.target_features(batch, scales))
+        hidden = scales[1].relative[self.hide(batch, scales, rng).masks[1]]
+        targets = self.target_features(batch, scales) if "features" in batch else None
+        return health_metrics(tokens, self(batch, rng), hidden, targets)
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:

@@ -58,6 +58,18 @@ ALARMS = (
         fall=0.5,
     ),
     Alarm(
+        "target_entropy",
+        "every patch is assigned to all clusters alike, so the clusters teach nothing: the training diverges, or there are far too many; "
+        "lower optim.lr, lengthen optim.warmup, or lower pretext.prototypes or pretext.sharpening",
+        above=0.99,
+    ),
+    Alarm(
+        "teacher_agreement",
+        "student and teacher have little in common: the weights move faster than their average can follow; lower optim.lr, lengthen "
+        "optim.warmup, or lower pretext.teacher_momentum",
+        below=0.3,
+    ),
+    Alarm(
         "chance_gap",
         "queries are hardly placed better than by where patches lie on average: the plateau that every run begins with; if it stays, make "
         "more steps (a smaller batch.size costs nothing), raise pretext.reference_keep, or raise optim.lr",

@@ -15,8 +15,9 @@ from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance
 
 from sightline.methods.contract import Batch, BuildContext
-from sightline.methods.croco import METRICS, method
+from sightline.methods.croco import ALARMS, METRICS, method
 from sightline.methods.croco.config import CrocoConfig
+from sightline.methods.croco.diagnostics import health_metrics
 from sightline.methods.croco.network import CrocoEncoder
 from sightline.methods.croco.pretext import CrocoPretext, layer_id
 from sightline.methods.layers.colour import colour_jitter
@@ -317,3 +318,20 @@ def test_golden_losses() -> None:
     ours = golden.losses(method, sections)
     golden.check("croco", ours)
     assert sum(step["reconstruction"] for step in ours[-3:]) < 0.95 * sum(step["reconstruction"] for step in ours[:3])
+
+
+def test_health_tells_a_mean_patch_and_an_unused_second_view_from_a_completion() -> None:
+    pretext = built(small()).eval()
+    batch = pretext.to_device(raw_batch(pretext.config, 6))
+    done = pretext.complete(batch["image1"], batch["image2"], batch["mask"], pretext.config.hidden)
+    tokens, targets = torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(0)), done.targets()
+    mean = targets.flatten(0, 1).mean(dim=0).expand_as(targets)
+    exact, half, always = (done._replace(prediction=prediction) for prediction in (targets, (targets + mean) / 2, mean))
+    assert health_metrics(exact, exact, tokens)["explained"] == 1
+    assert health_metrics(half, half, tokens)["explained"] == pytest.approx(0.75, abs=0.01)
+    assert 0 <= health_metrics(always, always, tokens)["explained"] < 0.05, "by the mean of these patches, not of all there are"
+    assert health_metrics(exact, always, tokens)["swapped_view_gap"] > 0.9 and health_metrics(half, half, tokens)["swapped_view_gap"] == 0
+    fresh = pretext.health(batch, NOISE)
+    assert {alarm.metric for alarm in ALARMS} - {"rankme"} == fresh.keys(), "that is of the embeddings: test_collapse.py"
+    assert fresh["explained"] < 0
+    assert "swapped_view_gap" not in pretext.health({name: value[:1] for name, value in batch.items()}, NOISE), "there is no other pair"
