@@ -95,9 +95,8 @@ def decide(
                 "fine-tuned models have them: `sightline resume RUN` measures one again; or name a probe: --over PROBE",
             )
         paired, recorded = _measure(candidate, incumbent, over, pairs or _data_of(records, over), progress), False
-    return Decision(
-        alias, candidate, incumbent, sentence_of(paired, candidate, incumbent, alias), paired.verdict is Verdict.BETTER, paired, recorded
-    )
+    sentence = sentence_of(paired, candidate, incumbent, alias, recorded)
+    return Decision(alias, candidate, incumbent, sentence, paired.verdict is Verdict.BETTER, paired, recorded)
 
 
 def carry_out(client: MlflowClient, decision: Decision, forced: bool) -> None:
@@ -108,8 +107,8 @@ def carry_out(client: MlflowClient, decision: Decision, forced: bool) -> None:
     give_alias(client, decision.candidate, decision.alias, f"forced. {decision.sentence}" if forced else decision.sentence)
 
 
-def sentence_of(paired: Paired, candidate: Version, incumbent: Version, alias: str) -> str:
-    """What the comparison shows."""
+def sentence_of(paired: Paired, candidate: Version, incumbent: Version, alias: str, recorded: bool) -> str:
+    """What the comparison shows, and whether its figures were `recorded` earlier or are measured now."""
     apart, info = paired.difference, paired.info
     words = {
         Verdict.BETTER: f"{candidate} is better than {incumbent}, the {alias},",
@@ -119,7 +118,8 @@ def sentence_of(paired: Paired, candidate: Version, incumbent: Version, alias: s
     ends = f", interval {show_number(apart.low, info, '+')} to {show_number(apart.high, info, '+')}" if apart.has_ends else ", no interval"
     values = f"{show(paired.first, info)} against {show(paired.second, info)}"
     metric = f"{paired.name.replace('_', ' ')} {label_of(paired.metric, info)}"
-    on = f"the same {apart.units:,} {plural(paired.unit_kind)} for both"
+    when = "both figures recorded earlier" if recorded else "both figures measured now"
+    on = f"the same {apart.units:,} {plural(paired.unit_kind)} for both; {when}"
     return _sentence(f"{words} in {metric}: {values} ({show_difference(apart.value, info)}{ends}; {on}).")
 
 

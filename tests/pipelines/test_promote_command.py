@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from sightline.platform.evaluation.paired import FILE, Measured, write_measured
 from sightline.platform.evaluation.probes.spec import share
 from sightline.platform.evaluation.results import Resamples
+from sightline.platform.evaluation.test_metrics import METRICS
 from sightline.platform.tracking import client as tracking_client
 
 
@@ -29,6 +30,8 @@ class Registry:
     found: dict[str, float]
     aliases: dict[str, str]
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    tested: dict[str, float] = field(default_factory=dict)
+    """Of fine-tuned versions: what their runs have found of 200 test images at their end."""
 
     def get_model_version(self, name: str, number: str) -> Any:
         if name != "birds" or number not in self.found:
@@ -59,7 +62,13 @@ class Registry:
         value, info = self.found[run_id], share("accuracy", "share of test images whose class is found")
         resamples = Resamples(drawn + value, 0.95, {"protocol": "abc", "test data": "def"})
         knn = Measured("knn", "accuracy", info, value, resamples, "image", 200, {"train": None, "test": "/nowhere"})
-        return shutil.copy(write_measured(self.folder / FILE, f"sha{run_id}", [knn]), folder)
+        measured = [knn]
+        if (test := self.tested.get(run_id)) is not None:
+            resamples = Resamples(drawn + test, 0.95, {"test data": "xyz", "units": "u", "classes": "owl, cat"})
+            measured.append(
+                Measured("test", "accuracy", METRICS["accuracy"], test, resamples, "image", 200, {"train": None, "test": "/birds"})
+            )
+        return shutil.copy(write_measured(self.folder / FILE, f"sha{run_id}", measured), folder)
 
 
 @pytest.fixture
@@ -76,7 +85,9 @@ def test_a_version_that_is_not_shown_to_be_better_gets_nothing(registry: Registr
     for words in ((), ("--dry-run",)):
         code, out, err = ask("promote", "birds", "--to", "champion", *words)
         assert code == 1 and not out.strip()
-        assert f"sightline: {NOT_SHOWN}" in err and "interval" in err and "the same 200 images for both" in err
+        assert (
+            f"sightline: {NOT_SHOWN}" in err and "interval" in err and "the same 200 images for both; both figures recorded earlier" in err
+        )
         assert "models:/birds/3 does not become champion; --force gives it the alias all the same" in err
     code, out, _ = ask("promote", "birds", "--to", "champion", "--json")
     told = json.loads(out)
@@ -98,6 +109,21 @@ def test_force_and_a_better_version_get_the_alias(registry: Registry, ask: Ask) 
     code, out, _ = ask("promote", "birds", "--to", "champion", "--over", "knn")
     assert code == 0 and "Version 3 is better than version 1, the champion, in knn accuracy: 60.1% against 50.0% (+10.1 points" in out
     assert registry.aliases["champion"] == "3"
+
+
+def test_fine_tuned_classifiers_are_compared_by_what_they_found_of_the_test_images(registry: Registry, ask: Ask) -> None:
+    """By default, too, though a probe says otherwise; where one of them has none, that is told."""
+    registry.tested = {"1": 0.9, "2": 0.7, "3": 0.7005}
+    code, out, _ = ask("promote", "birds/1", "--to", "champion", "--over", "test")
+    assert code == 0 and registry.aliases["champion"] == "1"
+    assert "Version 1 is better than version 2, the champion, in test accuracy: 90.0% against 70.0% (+20.0 points" in out
+    assert "the same 200 images for both; both figures recorded earlier" in out
+    registry.aliases["champion"] = "2"
+    code, _, err = ask("promote", "birds", "--to", "champion")
+    assert code == 1 and "No difference is shown between version 3 and version 2, the champion, in test accuracy: 70.0%" in err
+    registry.tested.pop("2")
+    code, _, err = ask("promote", "birds", "--to", "champion", "--over", "test")
+    assert code == 1 and "have no test metrics that were measured alike" in err and registry.aliases["champion"] == "2"
 
 
 def test_what_cannot_be_compared_is_said(registry: Registry, ask: Ask) -> None:

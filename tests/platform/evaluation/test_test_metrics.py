@@ -20,7 +20,8 @@ from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.evaluation.results import Confusion, MethodResult
+from sightline.platform.evaluation.paired import Measured, compare, unlike
+from sightline.platform.evaluation.results import TRAINED, Confusion, MethodResult
 from sightline.platform.evaluation.test_metrics import IGNORED, METRICS, class_iou, confusion, hits, measure_test_metrics
 from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports.evaluation import method_section
@@ -95,6 +96,21 @@ def test_a_model_that_knows_scores_one_and_one_turned_round_scores_nothing(task:
         pretext.predictor.head.weight.neg_()
         pretext.predictor.head.bias.neg_()
     assert measure_test_metrics(pretext, views, data, batch=8).values[figure].value == 0
+
+
+def test_two_classifiers_that_were_measured_apart_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "data", 22)
+    pretext, views = brightness_knower("classification")
+    right = Measured.of(measure_test_metrics(pretext, views, data, batch=8), TRAINED)
+    with torch.no_grad():
+        pretext.predictor.head.bias.copy_(torch.tensor([0.0, 9.0]))  # every image is bright
+    half = Measured.of(measure_test_metrics(pretext, views, data, batch=8), TRAINED)
+    assert right is not None and half is not None and unlike(right, half) == []
+    found = compare(right, half)
+    assert (found.name, found.metric, found.first, found.second) == ("test", "accuracy", 1, 0.5)
+    assert found.verdict == "better" and 0.2 < found.difference.low < 0.5 < found.difference.high < 0.8
+    other = Measured.of(measure_test_metrics(pretext, views, labelled(tmp_path / "other", 20), batch=8), TRAINED)
+    assert other is not None and "test data" in unlike(right, other)
 
 
 def test_no_usable_row_is_an_error_that_names_the_data(tmp_path: Path) -> None:

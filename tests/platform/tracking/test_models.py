@@ -139,7 +139,7 @@ def test_a_version_takes_the_place_of_another_by_what_both_have_recorded(toy_run
     better = outcome("toy-encoder")
     told = "Version 2 is better than version 1, the champion, in knn accuracy: 60.0% against 50.0% (+10.0 points, interval +9."
     assert better.sentence.startswith(told)
-    assert better.sentence.endswith("; the same 200 images for both).") and better.recorded
+    assert better.sentence.endswith("; the same 200 images for both; both figures recorded earlier).") and better.recorded
     carry_out(registry, better, forced=False)
     assert find_version(registry, "toy-encoder@champion", "").number == "2"
     tags = [client.get_model_version("toy-encoder", number).tags for number in "12"]
