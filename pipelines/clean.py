@@ -1,4 +1,4 @@
-"""Free the disk of checkpoints that no run needs any more. Lists them with their sizes; deletes only with --yes.
+"""Free the disk of checkpoints and kept data that no run needs any more. Lists them with their sizes; deletes only with --yes.
 
   sightline clean
   sightline clean croco-tiny-1121-0930 --yes
@@ -9,6 +9,9 @@ repeated report still work. Any other run keeps its newest checkpoints whole, as
 checkpoint does not verify everything stays. Milestones (train.keep_every) and the best one (train.keep_best) stay, too, unless
 --milestones; of a finished run as weights. With --yes MLflow forgets the models of checkpoints that are gone (step-5000). The model
 registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
+
+Data that were kept from a source of Ray's ($SIGHTLINE_HOME/data) can go when no run, sweep or comparison names them; those in use are
+listed with size, age and whose they are. They are looked at where no RUN is named.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.runs.record import Run
 
-SUMMARY = "free the disk of checkpoints that no run needs any more"
+SUMMARY = "free the disk of checkpoints and kept data that no run needs any more"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     from sightline.methods.errors import CallError, SightlineError
     from sightline.platform.core.screen import Screen
-    from sightline.platform.runs.clean import Waste, find_waste
+    from sightline.platform.runs.clean import Waste, age, find_waste, kept_data
     from sightline.platform.runs.record import Run, all_runs
 
     if args.keep is not None and args.keep < 1:
@@ -56,18 +59,31 @@ def run(args: argparse.Namespace) -> dict[str, object]:
                 damaged.append(f"{one.folder}: {error}")
     for text in damaged:
         console.warn(f"passed over: {text}")
+    data = [] if args.runs else kept_data()
+    waste += [one.waste for one in data if one.free]
+    staying = [one for one in data if not one.free]
     size = sum(item.bytes for item in waste)
     table = Table(box=None, show_header=False)
     for item in waste:
         table.add_row(item.run, item.status, item.what, f"{item.bytes / 1e6:,.1f} MB")
     console.print(table)
+    for folder in staying:
+        whose = f"of {', '.join(folder.runs)}" if folder.runs else "of no run yet"
+        console.print(f"stays: {folder.path}, {folder.bytes / 1e6:,.1f} MB, {age(folder.days)} old, {whose}")
     if args.yes:
         for item in waste:
             item.remove()
     end = "deleted" if args.yes else "nothing was deleted; --yes deletes it"
     console.print(f"{size / 1e6:,.1f} MB, {end}" if waste else f"nothing can go of {len(chosen)} runs")
     forgotten = _forget(chosen, console) if args.yes and any(one.mlflow_run_id for one in chosen) else 0
-    return {"waste": [item.as_dict() for item in waste], "bytes": size, "deleted": args.yes, "models": forgotten, "damaged": damaged}
+    return {
+        "waste": [item.as_dict() for item in waste],
+        "bytes": size,
+        "data": [folder.as_dict() for folder in staying],
+        "deleted": args.yes,
+        "models": forgotten,
+        "damaged": damaged,
+    }
 
 
 def _forget(runs: Sequence[Run], console: Screen) -> int:

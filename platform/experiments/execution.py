@@ -16,6 +16,7 @@ from sightline.platform.core.locks import by_one_driver
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import clear_left
 from sightline.platform.core.screen import Screen
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.runs.pinned import read_record
 from sightline.platform.runs.record import Run, RunStatus
 from sightline.platform.tracking.client import undelivered
@@ -85,11 +86,9 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     data = redact(run.settings["data"]["train"])
     console.print(f"run {run.name}: recipe {run.recipe}, data {data}")
     if not parse(run.settings["data"]["train"]).prepared and not run.experiment.probe_data:
-        kind = find_method(run.experiment.method).kind
-        console.print(
-            "no probes: they need prepared data with labels, probe.train=DATA probe.test=DATA; "
-            f"sightline prepare {kind} --help tells how to make them"
-        )
+        labelled = find_kind(find_method(run.experiment.method).kind).column("label") is not None
+        named = "name the column of labels in data.train and data.val (label=NAME), or " if labelled else ""
+        console.print(f"no probes: {named}give labelled data of their own: probe.train=DATA probe.test=DATA")
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}")
     console.print("starting Ray and the workers (half a minute)")

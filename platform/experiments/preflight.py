@@ -13,11 +13,12 @@ from sightline.platform import config
 from sightline.platform.checkpoints.retention import check_best
 from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.resources import local_plan
-from sightline.platform.config.location import parse
+from sightline.platform.config.location import Location, parse
 from sightline.platform.core.paths import absolute
 from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.data.materialize import materialize
 from sightline.platform.data.ray_source import RaySource
@@ -26,6 +27,8 @@ from sightline.platform.tracking.client import tracking_uri
 from sightline.platform.tracking.names import check_names
 
 LABELS = ("label",)
+PROBE_ROWS = 5000
+"""Rows of a training source that are kept for the probes, which learn from no more images."""
 
 
 def check(
@@ -75,6 +78,8 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
     """The experiment with a prepared data set in place of each source that Ray Data reads and that is measured on again and again:
     `data.val`, the data of probes, and with `train` also `data.train`. Starts Ray where a source needs it. Raises `SightlineError`.
     """
+    if not train:
+        experiment = _probed_by_its_labels(experiment)
     method, probe = find_method(experiment.method), experiment.probe
     views = method.views(experiment.method_config)
     places = (experiment.data.val, *probe.train, *probe.test, *([experiment.data.train] if train else []))
@@ -98,17 +103,43 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
         if not parse(experiment.data.train).prepared:
             _check_data(experiment, learned, "data.train")
             data["train"] = learned.uri
+    val: Dataset | None = None
     if not all(parse(place).prepared for place in (*probe.train, *probe.test)):
-        heads = [keep("probe.train", open_measured(place, method.kind), LABELS) for place in probe.train]
+        found = [open_measured(place, method.kind) for place in probe.test]
+        known = [one.manifest.classes if isinstance(one, Dataset) else () for one in found]
+        pairs = zip(probe.train, known, strict=False)
+        heads = [keep("probe.train", open_measured(place, method.kind), LABELS, own) for place, own in pairs]
         names = [one.manifest.classes for one in heads] or [classes]
-        tests = [keep("probe.test", open_measured(place, method.kind), LABELS, own) for place, own in zip(probe.test, names, strict=False)]
+        tests = [keep("probe.test", one, LABELS, own) for one, own in zip(found, names, strict=False)]
         classes = classes or names[0]
+        if not needed and experiment.data.val in probe.test:
+            val = tests[probe.test.index(experiment.data.val)]
         probe = probe.model_copy(update={"train": tuple(one.uri for one in heads), "test": tuple(one.uri for one in tests)})
     if experiment.data.val is not None and not parse(experiment.data.val).prepared:
-        val = keep("data.val", open_training_data(experiment.data.val, method.kind), needed, classes)
+        val = val or keep("data.val", open_training_data(experiment.data.val, method.kind), needed, classes)
         _check_data(experiment, val, "data.val")
         data["val"] = val.uri
     return experiment.model_copy(update={"data": experiment.data.model_copy(update=data), "probe": probe})
+
+
+def _names_labels(location: Location, kind: str) -> bool:
+    """Whether a source that Ray Data reads names a column of labels, in data of a kind that has them."""
+    return not location.prepared and "label" in location.columns and find_kind(kind).column("label") is not None
+
+
+def _probed_by_its_labels(experiment: config.Experiment) -> config.Experiment:
+    """The experiment with probes that learn from the rows of `data.train`, where that is a source of Ray's that names a column of labels.
+
+    Training uses no labels, so a person who names them means the probes. `data.val` must have labels, too.
+    """
+    learned, tested = parse(experiment.data.train or ""), experiment.data.val
+    if experiment.probe.train or experiment.probe.test or tested is None or not _names_labels(learned, find_method(experiment.method).kind):
+        return experiment
+    place = parse(tested)
+    if "label" not in (Dataset.open(tested).manifest.columns if place.prepared else place.columns):
+        return experiment
+    few = str(replace(learned, rows=min(learned.rows or PROBE_ROWS, PROBE_ROWS)))
+    return experiment.model_copy(update={"probe": experiment.probe.model_copy(update={"train": (few,), "test": (tested,)})})
 
 
 def _check_kept_by_probe(experiment: config.Experiment) -> None:

@@ -1,8 +1,10 @@
-"""Finds checkpoint files that no run needs any more. The registry has its own copies, and runs keep what they began with."""
+"""Finds what no run needs any more: checkpoint files, and data that were kept from a source of Ray's. The registry has its own copies, and
+runs keep the weights that they began with."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,13 @@ from typing import Any
 from sightline.methods.errors import SightlineError
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints.retention import Kept, Reason, Retention, kept
+from sightline.platform.core.paths import home
+from sightline.platform.data.materialize import FOLDER
 
 from .record import Run
+
+YOUNG_SECONDS = 3600.0
+"""Data that no run names, but that are younger, may belong to a command that is starting."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,52 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False, miles
         states = [path / "optimizer.safetensors" for path in whole if not optimizer]
         waste += [_waste(run, path, f"optimizer state of {_step(path.parent)}") for path in states if path.exists()]
     return waste
+
+
+@dataclass(frozen=True)
+class KeptData:
+    """A folder of rows that were kept from a source that Ray Data reads (`materialize`)."""
+
+    path: Path
+    bytes: int
+    days: float
+    """Since it was written."""
+    runs: tuple[str, ...]
+    """Those that name it, for training, validation or probes; sweeps and comparisons, too."""
+
+    @property
+    def free(self) -> bool:
+        """Whether it can go: no run names it, and it is no part of a command that is starting."""
+        return not self.runs and self.days * 86_400 > YOUNG_SECONDS
+
+    @property
+    def waste(self) -> Waste:
+        return Waste(FOLDER, "no run's", self.path, f"{self.path.name}, {age(self.days)} old", self.bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path), "runs": list(self.runs)}
+
+
+def kept_data() -> list[KeptData]:
+    """Those in the home, also what a killed command left half made. Any record of a run, sweep or comparison that has its name counts, a
+    damaged one, too."""
+    root = home()
+    records = [*root.glob("runs/*/run.json"), *root.glob("sweeps/*/sweep.json"), *root.glob("comparisons/*/comparison.json")]
+    folders = [folder for folder in sorted((root / FOLDER).glob("*-*")) if folder.is_dir()]
+    texts = {path.parent.name: path.read_text(errors="replace") for path in records} if folders else {}
+    found = []
+    for folder in folders:
+        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        written = max(one.st_mtime for one in (folder.stat(), *files))
+        users = tuple(sorted(name for name, text in texts.items() if folder.name in text))
+        found.append(KeptData(folder, sum(one.st_size for one in files), max(0.0, time.time() - written) / 86_400, users))
+    return found
+
+
+def age(days: float) -> str:
+    """In words: `3 days`, `5 hours`."""
+    number, unit = (round(days), "day") if days >= 1 else (round(24 * days), "hour")
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def kept_of(run: Run) -> list[Kept]:

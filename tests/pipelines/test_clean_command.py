@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,29 @@ def test_runs_are_named_and_the_number_that_stays_is_said(runs: dict[str, Run], 
     assert ask("clean", "done", "--keep-optimizer", "--yes")[0] == 0
     (left,) = checkpoint.checkpoints(runs["done"].folder / "checkpoints")
     assert left.tensors("optimizer")["w|exp_avg"].shape == (2000,)
+
+
+def test_data_that_were_kept_from_a_source_go_when_nothing_names_them(runs: dict[str, Run], home: Path, ask: Ask) -> None:
+    """One is of a run, one of a sweep whose record is damaged, one of a command that starts, one of nobody, one was never finished."""
+    made = {name: home / "data" / name for name in ("images-0a", "images-0b", "images-0c", "images-0d", ".part-x")}
+    for name, folder in made.items():
+        folder.mkdir(parents=True)
+        (folder / "shard.parquet").write_bytes(b"x" * 2_000_000)
+        for path in (folder / "shard.parquet", folder):
+            os.utime(path, (time.time() - (60 if name == "images-0c" else 200_000),) * 2)
+    runs["done"].settings["data"]["val"] = str(made["images-0a"])
+    runs["done"].save()
+    (home / "sweeps/s").mkdir(parents=True)
+    (home / "sweeps/s/sweep.json").write_text(f'{{"val": "{made["images-0b"]}", ')
+    assert "images-0d" not in ask("clean", "done")[1]
+    code, out, _ = ask("clean")
+    lines = {name: " ".join(next(line for line in out.splitlines() if name in line).split()) for name in made}
+    assert code == 0 and lines["images-0d"] == "data no run's images-0d, 2 days old 2.0 MB"
+    assert lines["images-0a"].endswith("images-0a, 2.0 MB, 2 days old, of done") and lines["images-0b"].endswith("of s")
+    assert lines["images-0c"].endswith("0 hours old, of no run yet") and lines[".part-x"].startswith("data no run's")
+    told = json.loads(ask("clean", "--yes", "--json")[1])
+    assert sorted(folder.name for folder in (home / "data").iterdir()) == ["images-0a", "images-0b", "images-0c"]
+    assert [one["runs"] for one in told["data"]] == [["done"], ["s"], []]
 
 
 @pytest.mark.parametrize(("words", "says"), [(["--keep", "0"], "at least 1"), (["stoped"], "did you mean 'stopped'")])

@@ -17,9 +17,12 @@ from PIL import Image
 from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.config import Experiment
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.ray_stream import make_samples
 from sightline.platform.data.ray_source import Look
+from sightline.platform.data.writer import ShardWriter
+from sightline.platform.experiments import preflight
 from sightline.platform.experiments.create import create_run
 from sightline.platform.experiments.finish import TrainedModel, card, measured_on, visualise, write_page
 from sightline.platform.experiments.preflight import check, keep_sources
@@ -99,6 +102,32 @@ def test_what_is_measured_on_again_and_again_is_kept_before_training(tmp_path: P
     assert keep_sources(kept) == kept, "a resume reads nothing again"
     learned = Dataset.open(str(keep_sources(kept, train=True).data.train))
     assert sorted(learned.sample_ids(), key=int) == [str(row) for row in range(30)] != learned.sample_ids(), "a sweep's, shuffled"
+
+
+def test_probes_learn_from_the_labels_that_a_training_source_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    table = _write(tmp_path / "x.parquet")
+    pq.write_table(table.append_column("kind", pa.array(["a", "b", "c"] * 10)), tmp_path / "x.parquet")
+    plain = f"parquet:{tmp_path}/x.parquet?image=img&id=name"
+    named = f"{plain}&label=kind"
+
+    def kept(train: str, val: str | None, **more: Any) -> Experiment:
+        return keep_sources(check(toy_settings("conmim", **{"data.train": train, "data.val": val, **more}), look=False)[0])
+
+    monkeypatch.setattr(preflight, "PROBE_ROWS", 12)
+    found = kept(named, named)
+    ((train, test),) = found.probe_data
+    assert Dataset.open(train).rows == 12 and Dataset.open(test).rows == 30 and test == found.data.val
+    assert Dataset.open(train).manifest.classes == Dataset.open(test).manifest.classes == ("a", "b", "c")
+    assert found.data.train == f"{named}&rows=30" and keep_sources(found) == found, "a resume reads nothing again"
+    with ShardWriter(tmp_path / "val", "images", classes=("c", "b", "a", "owl")) as writer:
+        writer.write({"id": "0", "image": _jpeg(0), "label": 3})
+    ((train, test),) = kept(named, str(tmp_path / "val")).probe_data
+    assert Dataset.open(train).manifest.classes == ("c", "b", "a", "owl") and test == str(tmp_path / "val"), "a prepared set's own classes"
+    for without in (kept(plain, named), kept(named, plain), kept(named, None)):
+        assert without.probe_data == []
+    own = kept(named, named, **{"probe.train": [str(tmp_path / "val")], "probe.test": [str(tmp_path / "val")]})
+    assert own.probe_data == [(str(tmp_path / "val"), str(tmp_path / "val"))]
 
 
 def test_what_a_source_cannot_do_is_told_before_ray_starts(tmp_path: Path) -> None:
