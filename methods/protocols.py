@@ -310,6 +310,19 @@ class HasLayers(Protocol, metaclass=_Ability):
         """Depth of a parameter for layer-wise learning rates: 0 (embedding), 1 .. depth (blocks), depth + 1 (what follows)."""
 
 
+@runtime_checkable
+class HasBlockTokens(Protocol, metaclass=_Ability):
+    """What heads for dense tasks read, which look at several depths of an encoder of images."""
+
+    dim: int
+    depth: int
+    patch_size: int
+    image_size: tuple[int, int]
+
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each of the `depth` blocks, the last one after the final norm: as `tokens` gives them."""
+
+
 class Backbone(HasLayers, Protocol):
     """An encoder in its form for fine-tuning."""
 
@@ -333,5 +346,5 @@ PRETEXT_ABILITIES: tuple[type, ...] = (
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
     *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasNormalised),
-    *(HasLayers, HasFinetuning, HasInputName, HasClassNames),
+    *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
 )

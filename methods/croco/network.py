@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..layers.colour import imagenet_normalise
+from ..layers.cross_view import CrossViewDecoder, DecoderShape
 from ..layers.patches import PatchEmbed, patch_statistics, patchify
 from ..layers.positions import Rotary, grid_positions, resize_table, rotary_angles, sincos_table
-from ..layers.transformer import DecoderBlock, EncoderBlock, layer_norm
+from ..layers.transformer import EncoderBlock, layer_norm
 from .config import CrocoModel
 
 
@@ -82,6 +83,16 @@ class CrocoEncoder(nn.Module):
         out: Tensor = self.enc_norm(x)
         return out
 
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each block, the last one after the final norm, raster order; images in [0, 1]."""
+        x, rotary = self._start(imagenet_normalise(images))
+        x, outputs = x.float(), []
+        for block in self.enc_blocks:
+            x = block(x, rotary)
+            outputs.append(x)
+        outputs[-1] = self.enc_norm(x)
+        return outputs
+
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
         return self.tokens_and_saliency(images)[1]
@@ -105,24 +116,27 @@ class CrocoEncoder(nn.Module):
         return self.tokens(images)
 
 
-class CrocoDecoder(nn.Module):
+def decoder_shape(model: CrocoModel) -> DecoderShape:
+    """Of the decoder that is pre-trained with the encoder."""
+    return DecoderShape(
+        encoder_dim=model.encoder_dim,
+        dim=model.decoder_dim,
+        depth=model.decoder_depth,
+        heads=model.decoder_heads,
+        grid=model.grid,
+        rope=(model.rope_base, model.rope_f0) if model.position == "rope" else None,
+        mlp_ratio=model.mlp_ratio,
+        norm_memory=model.norm_memory,
+    )
+
+
+class CrocoDecoder(CrossViewDecoder):
     """Predicts the pixels of image 1 from its visible tokens and all tokens of image 2."""
 
-    dec_pos_embed: Tensor
-
     def __init__(self, model: CrocoModel) -> None:
-        super().__init__()
-        dim = model.decoder_dim
-        self.grid, self.rotary = model.grid, model.position == "rope"
-        self.head_dim, self.base, self.f0 = dim // model.decoder_heads, model.rope_base, model.rope_f0
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        if not self.rotary:
-            self.register_buffer("dec_pos_embed", sincos_table(dim, model.grid))
-        self.decoder_embed = nn.Linear(model.encoder_dim, dim)
-        blocks = (DecoderBlock(dim, model.decoder_heads, model.mlp_ratio, model.norm_memory) for _ in range(model.decoder_depth))
-        self.dec_blocks = nn.ModuleList(blocks)
-        self.dec_norm = layer_norm(dim)
-        self.prediction_head = nn.Linear(dim, 3 * model.patch_size**2)
+        super().__init__(decoder_shape(model))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, model.decoder_dim))
+        self.prediction_head = nn.Linear(model.decoder_dim, 3 * model.patch_size**2)
 
     def forward(
         self, visible: Float[Tensor, "b v d"], memory: Float[Tensor, "b n d"], order: Int[Tensor, "b n"], first: int
@@ -136,9 +150,9 @@ class CrocoDecoder(nn.Module):
         v1, y = embedded.split((visible.shape[1], memory.shape[1]), dim=1)
         b, n, v = *order.shape, visible.shape[1]
         x = torch.cat([v1, self.mask_token.to(v1.dtype).expand(b, n - v, -1)], dim=1)
-        rotary = rotary_y = None
-        if self.rotary:
-            rotary_y = rotary_angles(grid_positions(self.grid, x.device), self.head_dim, self.base, self.f0)
+        rotary = None
+        rotary_y = self.angles(self.grid, x.device)
+        if rotary_y is not None:
             rotary = rotary_y.take(order)
         else:
             x, y = x + self.dec_pos_embed[order], y + self.dec_pos_embed

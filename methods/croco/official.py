@@ -82,7 +82,12 @@ def save(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Te
 
 def to_official(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(`model`, `croco_kwargs`) of a published file from the state and settings of a `CrocoPretext`."""
-    model = config.model
+    kwargs = {**settings_to_official(config.model), "mask_ratio": config.pretext.mask_ratio}
+    return {official_name(name): tensor for name, tensor in state.items()}, kwargs
+
+
+def settings_to_official(model: CrocoModel) -> dict[str, Any]:
+    """The network's part of `croco_kwargs`. Raises `SightlineError` for a setting that the layout has no place for."""
     if model.position == "rope" and model.rope_f0 != 1:
         raise SightlineError(
             f"the published layout has no place for model.rope_f0 = {model.rope_f0}", "only models with rope_f0 = 1 can be exported"
@@ -90,9 +95,8 @@ def to_official(state: Mapping[str, Tensor], config: CrocoConfig) -> tuple[dict[
     h, w = model.image_size
     kwargs: dict[str, Any] = {theirs: getattr(model, ours) for theirs, ours in SAME.items()}
     kwargs["img_size"] = h if h == w else (h, w)
-    kwargs["mask_ratio"] = config.pretext.mask_ratio
     kwargs["pos_embed"] = "cosine" if model.position == "cosine" else f"RoPE{model.rope_base:g}"
-    return {official_name(name): tensor for name, tensor in state.items()}, kwargs
+    return kwargs
 
 
 def settings_from_official(kwargs: Mapping[str, Any] | None) -> Sections:
@@ -132,7 +136,7 @@ def kwargs_from_text(text: str) -> dict[str, Any]:
     Literals, inf and nan only; nothing is evaluated. Of a class that builds on CroCo, such as DUSt3R's `AsymmetricCroCo3DStereo`, the
     settings that it shares with CroCo are taken. Raises `SightlineError` that names the class for anything else.
     """
-    name, values, unread = _call(text)
+    name, values, unread = parse_call(text)
     own = {*SAME, "img_size", "mask_ratio", "pos_embed"}
     if name == CLASS:
         wrong = unread
@@ -146,7 +150,7 @@ def kwargs_from_text(text: str) -> dict[str, Any]:
     return values
 
 
-def _call(text: str) -> tuple[str, dict[str, Any], list[str]]:
+def parse_call(text: str) -> tuple[str, dict[str, Any], list[str]]:
     """(class, literal values by keyword, keywords of other values) of a text like `Class(key=value)`."""
     shown = f"{text[:60]}..." if len(text) > 60 else text
     try:
@@ -187,7 +191,7 @@ def _notes(content: Content) -> tuple[str, ...]:
     """What to say of weights that belong to a class that builds on CroCo."""
     text = _text(content)
     try:
-        name, values, unread = _call(text) if text and "croco_kwargs" not in content else (CLASS, {}, [])
+        name, values, unread = parse_call(text) if text and "croco_kwargs" not in content else (CLASS, {}, [])
     except SightlineError:
         return ("the settings in the file could not be read and were not used",)
     if name == CLASS:

@@ -10,7 +10,19 @@ import pytest
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-CHECKED = ("layers", "ops", "croco", "conmim", "loca", "i2p_mae", "finetune.network", "finetune.pretext", "finetune_points", "timm_encoder")
+CHECKED = (
+    "layers",
+    "ops",
+    "croco",
+    "conmim",
+    "loca",
+    "i2p_mae",
+    "dense",
+    "finetune.network",
+    "finetune.pretext",
+    "finetune_points",
+    "timm_encoder",
+)
 install_import_hook([f"sightline.methods.{name}" for name in CHECKED], "beartype.beartype")
 
 import parity_harness as parity  # noqa: E402

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from parity_harness import Kind, ParityError, Vector, same_names
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from sightline.methods.contract import BuildContext
 from sightline.methods.croco.config import CrocoConfig
 from sightline.methods.croco.official import SAME, from_official, official_name, settings_from_official
 from sightline.methods.croco.pretext import CrocoPretext, build
+from sightline.methods.dense import official
+from sightline.methods.dense.config import DenseModel
+from sightline.methods.dense.criteria import Criterion
+from sightline.methods.dense.network import build_network
+from sightline.methods.dense.tiling import TileWeight, predict_in_tiles, tile_starts
+from sightline.methods.layers.colour import imagenet_denormalise
 from sightline.methods.layers.patches import patchify, unpatchify
 from sightline.methods.layers.positions import grid_positions, resize_table, rotary_angles, rotate, sincos_table
+from sightline.methods.ops.dense_metrics import flow_metrics, flow_sums, stereo_metrics, stereo_sums
 from sightline.methods.optim import OptimConfig, warmup_cosine
 
 SETTINGS = ("img_size", "mask_ratio", "pos_embed", *SAME)
@@ -153,6 +163,115 @@ def check_decay_groups(vector: Vector) -> None:
         same_names(f"weight decay group {group.name}", [names[id(p)] for p in group.params], wanted[group.name]["params"])
 
 
+DOWNSTREAM = ("img_size", "patch_size", "pos_embed", "enc_embed_dim", "enc_depth", "enc_num_heads", "mlp_ratio")
+
+
+def dense(vector: Vector) -> Mapping[str, Tensor]:
+    """A network of one view, or of two with a decoder, read as a published file is; its own copies of tensors come back from an export."""
+    config, theirs, inputs = vector.config, vector.part("state"), vector.part("input")
+    if absent := [name for name in (*DOWNSTREAM, "dpt") if name not in config]:
+        raise ParityError(f"{vector.path.name}: config lacks {absent}")
+    if odd := {k: config[k] for k, v in FIXED.items() if config.get(k, v) != v}:
+        raise ParityError(f"{vector.path.name}: settings our network does not have: {odd}")
+    kwargs = {name: config[name] for name in ("img_size", "pos_embed", *SAME) if name in config}
+    content = {"model": theirs, "args": {"croco_args": kwargs}}
+    found = official.settings_of(content)
+    dpt = config["dpt"]
+    ours = {"layer_dims": list(found.model.widths), "feature_dim": found.model.features, "last_dim": found.model.last}
+    if wrong := [name for name, value in (ours | {"num_channels": found.channels}).items() if dpt.get(name, value) != value]:
+        raise ParityError(f"{vector.path.name}: the head's tensors are not those of config.dpt: {wrong}")
+    model = found.model.model_copy(update={"hooks": tuple(dpt["hooks"]) if dpt.get("hooks") else None})
+    network = build_network(model, found.channels, BuildContext(seed=0))
+    state, match = official.load(content, network.state_dict(), model)
+    same_names("state", match.missing + match.unexpected, ())
+    same_names("unused buffers", match.left_out, config.get("unused_buffers", ()))
+    network.load_state_dict(state, strict=True)
+    same_names("exported", exported(network.state_dict(), model), theirs)
+
+    images = [imagenet_denormalise(inputs[name]) for name in sorted(inputs)]
+    out = {f"output.tokens{i}": tokens for i, tokens in enumerate(network.block_tokens(*images))}
+    out["output.prediction"] = network(*images)
+    if tuple(images[0].shape[2:]) != model.image_size:
+        raise ParityError(f"{vector.path.name}: images of {tuple(images[0].shape)} are not those of the config")
+    out["output.prediction"].square().mean().backward()
+    names = {official.official_name(name): p for name, p in network.named_parameters()}
+    unused = [name for name, p in names.items() if p.grad is None and name.startswith("head.")]
+    same_names("of the head, without gradient", unused, config["params_without_gradient"])
+    return out | {f"grad.{name}": p.grad for name in vector.part("grad") if (p := names.get(name)) is not None and p.grad is not None}
+
+
+def exported(state: Mapping[str, Tensor], model: DenseModel) -> list[str]:
+    """Names in a file of the layout; it has no place for hooks."""
+    return list(official.save(state, model.model_copy(update={"hooks": None}), "flow", Criterion("l1"), "")[0])
+
+
+def criteria(vector: Vector) -> Mapping[str, Tensor]:
+    """Losses with their gradients, and metrics, all as the authors have them."""
+    inputs, out = vector.part("input"), {}
+    losses = {name.split(".")[1] for name in vector.part("output") if name.endswith(".loss")}
+    if losses - vector.config.keys():
+        raise ParityError(f"{vector.path.name}: no settings of {sorted(losses - vector.config.keys())}")
+    for task in sorted({name.split(".")[0] for name in inputs if name.endswith(".gt")}):
+        truth = inputs[f"{task}.gt"]
+        for loss in sorted({n.split(".")[1] for n in vector.part("output") if n.startswith(f"{task}.") and n.endswith(".loss")}):
+            given = vector.config[loss]
+            if unknown := given.keys() - {"a", "b", "max_gtnorm"}:
+                raise ParityError(f"{vector.path.name}: {loss} has unknown settings {sorted(unknown)}")
+            name = re.match("laplacian|bounded2|bounded|l1", loss)
+            assert name is not None
+            numbers = [None if (value := given.get(key)) is None else float(value) for key in ("a", "b", "max_gtnorm")]
+            criterion = Criterion(name[0], *numbers, official=True)
+            prediction, confidence = inputs[f"{task}.pred"].clone().requires_grad_(), inputs["conf"].clone().requires_grad_()
+            value = criterion(prediction, truth, confidence if criterion.with_confidence else None)
+            value.backward()
+            out |= {f"{task}.{loss}.loss": value, f"{task}.{loss}.grad_pred": prediction.grad}
+            if criterion.with_confidence:
+                out[f"{task}.{loss}.grad_conf"] = confidence.grad
+        out |= task_metrics(task, inputs[f"{task}.pred"].numpy(), truth.numpy())
+    return {f"output.{name}": tensor for name, tensor in out.items()}
+
+
+def task_metrics(task: str, predicted: np.ndarray, true: np.ndarray) -> dict[str, Tensor]:
+    """By batch: means over images of their own means; by data set: all pixels together. Each reports a list of its own."""
+    if task == "stereo":
+        sums, metrics = stereo_sums(predicted[:, 0], true[:, 0]), stereo_metrics
+        batch, dataset = (
+            ("avgerr", "rmse", "bad@0.5", "bad@1.0", "bad@2.0", "bad@3.0"),
+            ("avgerr", "bad@0.5", "bad@1.0", "bad@2.0", "bad@3.0"),
+        )
+    else:
+        sums, metrics = flow_sums(predicted, true, official=True), flow_metrics
+        batch = ("EPE", "L1err", "bad@1.0", "bad@3.0", "bad@5.0")
+        dataset = (*batch, "bad@0.5", "s0-10", "s10-40", "s40+")
+    images, pooled = metrics(sums), metrics(sums.sum(axis=0))
+    found = {f"{task}.batch_metric.{name}": images[name].mean() for name in batch}
+    found |= {f"{task}.dataset_metric.{'L1err' if name == 'avgerr' else name}": np.nan_to_num(pooled[name]) for name in dataset}
+    return {name: torch.tensor(float(value)) for name, value in found.items()}
+
+
+def tiles(vector: Vector) -> Mapping[str, Tensor]:
+    """The toy network of the file, one convolution over both images, in tiles; and where tiles begin."""
+    for key, starts in vector.config.get("offsets", {}).items():
+        length, tile, overlap = key.split("_")
+        if tile_starts(int(length), int(tile), float(overlap)) != starts:
+            raise ParityError(f"{vector.path.name}: tiles of {key} start elsewhere")
+    inputs, out = vector.part("input"), {}
+    same_names("cases", vector.config["cases"], {name.split(".")[0] for name in inputs})
+    for case, settings in vector.config["cases"].items():
+        weight, bias = (vector.tensors[f"state.{case}.{name}"] for name in ("weight", "bias"))
+
+        def predict(one: Tensor, two: Tensor, weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
+            return conv2d(torch.cat([one, two], dim=1), weight, bias, padding=2)
+
+        axes: tuple[Any, ...] = ("x", "y")[: settings["channels"] - 1]
+        images = [inputs[f"{case}.img{i}"] for i in (1, 2)]
+        done = predict_in_tiles(
+            predict, images, tuple(settings["crop"]), axes, settings["overlap"], TileWeight.parse(settings["conf_mode"]), official=True
+        )
+        out |= {f"output.{case}.pred": done.values, f"output.{case}.conf": done.confidence}
+    return out
+
+
 NAME = r"[A-Za-z0-9_]+"
 AFFINE = r"(weight|bias)"
 BLOCK = rf"(norm[123]|norm_y|attn\.(qkv|proj)|cross_attn\.(projq|projk|projv|proj)|mlp\.(fc1|fc2))\.{AFFINE}"
@@ -166,12 +285,7 @@ DPT = (
 )
 METRIC = r"(batch|dataset)_metric\.[\w@.+-]+"
 
-PENDING = {
-    "binocular DPT": "the stereo and flow heads are not built yet",
-    "monocular DPT": "the depth head is not built yet",
-    "tiled inference": "tiling of stereo and flow is not built yet",
-    "Laplacian criterion": "the losses of stereo and flow are not built yet",
-}
+PENDING: dict[str, str] = {}
 KINDS = [
     Kind(
         "pretraining",
@@ -203,7 +317,7 @@ KINDS = [
         "binocular DPT",
         names=(rf"(state|grad)\.({TRUNK}|{DPT})", r"input\.img[12]", r"output\.(tokens\d+|prediction)"),
         needs=(r"state\.head\.dpt\..+", r"state\.dec_blocks\..+", r"input\.img1", r"input\.img2", r"output\.prediction"),
-        pending=PENDING["binocular DPT"],
+        compute=dense,
     ),
     Kind(
         "monocular DPT",
@@ -213,13 +327,13 @@ KINDS = [
             r"output\.(tokens\d+|prediction)",
         ),
         needs=(r"state\.head\.dpt\..+", r"state\.enc_blocks\..+", r"input\.img1", r"output\.prediction"),
-        pending=PENDING["monocular DPT"],
+        compute=dense,
     ),
     Kind(
         "tiled inference",
         names=(rf"state\.{NAME}\.{AFFINE}", rf"input\.{NAME}\.img[12]", rf"output\.{NAME}\.(pred|conf)"),
         needs=(r"state\..+\.weight", r"input\..+\.img1", r"input\..+\.img2", r"output\..+\.pred", r"output\..+\.conf"),
-        pending=PENDING["tiled inference"],
+        compute=tiles,
     ),
     Kind(
         "Laplacian criterion",
@@ -228,6 +342,6 @@ KINDS = [
             rf"output\.(stereo|flow)\.({METRIC}|(laplacian|bounded2?|l1)\w*\.(loss|grad_pred|grad_conf))",
         ),
         needs=(r"input\.conf", r"input\..+\.gt", r"output\..+\.loss"),
-        pending=PENDING["Laplacian criterion"],
+        compute=criteria,
     ),
 ]
