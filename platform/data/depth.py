@@ -13,6 +13,7 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, first_line
 
 from .images import DAMAGED, DEPTH_UNIT, FARTHEST, MAX_BYTES, MAX_PIXELS
+from .pfm import read_pfm
 
 FORMATS = ("PNG", "TIFF")
 NEAREST = 0.01
@@ -113,11 +114,7 @@ def _npy(data: bytes) -> np.ndarray:
 
 
 def _pfm(data: bytes) -> np.ndarray:
-    """Portable float map: `Pf`, width and height, a scale whose sign is the byte order, then rows from the bottom up."""
     try:
-        _, size, scale, pixels = data.split(b"\n", 3)
-        width, height = (int(word) for word in size.split())
-        values = np.frombuffer(pixels, "<f4" if float(scale) < 0 else ">f4")
-        return values[: width * height].reshape(height, width)[::-1]
-    except ValueError as error:
-        raise BrokenSampleError(f"damaged depth map: {first_line(error)}") from None
+        return read_pfm(data)
+    except BrokenSampleError as error:
+        raise BrokenSampleError(f"damaged depth map: {error}") from None
