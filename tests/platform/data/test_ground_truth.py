@@ -53,8 +53,8 @@ def png16(values: np.ndarray, filters: bool = True) -> bytes:
         kind = y % 5 if filters else 0
         p = left + above - corner
         pa, pb, pc = abs(p - left), abs(p - above), abs(p - corner)
-        paeth = np.where((pa <= pb) & (pa <= pc), left, np.where(pb <= pc, above, corner))
-        guess = (0, left, above, (left + above) // 2, paeth)[kind]
+        nearest = np.where((pa <= pb) & (pa <= pc), left, np.where(pb <= pc, above, corner))
+        guess = (0, left, above, (left + above) // 2, nearest)[kind]
         lines.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
 
     def chunk(name: bytes, body: bytes) -> bytes:
