@@ -51,6 +51,8 @@ FIRST = (
     "export",
     "import",
     "clean",
+    "up",
+    "down",
     "submit",
 )
 """The order of the help; a command that is not named here follows in the order of the alphabet."""

@@ -14,6 +14,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.execution.controller.controller import TrainController
 
 
 class _AtFile(_TorchBackend):
@@ -47,9 +49,24 @@ class LocalTorchConfig(TorchConfig):
         return _AtFile
 
 
+class _Controller(TrainController):
+    def __init__(self, **given: Any) -> None:
+        ENV_VARS_TO_PROPAGATE.clear()  # of this process, which serves one run
+        super().__init__(**given)
+
+
 class LocalTorchTrainer(TorchTrainer):
     """Starts two processes fewer, of 1 to 2 seconds each: one deals datasets, where there are none, the other frees what a dead controller
-    held, which lasts no longer here than this process."""
+    held, which lasts no longer here than this process.
+
+    Controller and workers have no runtime environment: the variables that Ray Train would send along are those that Ray's processes here
+    have anyway. So they run in processes that Ray, or `sightline up`, has started before.
+    """
+
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        controller: Any = ray.remote(num_cpus=0)(_Controller).remote(**given)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         needless = (PlacementGroupCleanerCallback, *(() if self.datasets else (DatasetsCallback,)))

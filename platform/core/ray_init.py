@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from sightline.methods.errors import SightlineError, first_line
 
+from . import kept_ray
 from .ray_checks import names_cluster, ray_folder
 
 OBJECT_STORE_SHARE = 0.2
@@ -42,6 +44,8 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise SightlineError(f"the Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {first_line(error)}", hint) from error
         return
+    if cpus is None and _join_kept(quiet):
+        return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that looks for nodes that are to go
     import psutil
 
@@ -65,6 +69,26 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
             ray.shutdown()
             if start == STARTS:
                 raise SightlineError(f"Ray did not start on this machine: {first_line(error)}", hint) from error
+
+
+def _join_kept(quiet: dict[str, Any]) -> bool:
+    """Join the Ray that `sightline up` keeps, where there is one that this process may use."""
+    import ray
+    from ray._private.authentication.authentication_token_setup import _enable_token_auth
+
+    kept = kept_ray.take()
+    if kept is None:
+        return False
+    try:
+        _enable_token_auth()  # as Ray does for what it starts itself
+        with _on_loopback():
+            ray.init(kept.address, **quiet)
+    except Exception as error:  # it may be ending
+        ray.shutdown()
+        kept_ray.release()
+        print(f"the Ray of `sightline up` cannot be joined, this command starts its own: {first_line(error)}", file=sys.stderr)
+        return False
+    return True
 
 
 @contextlib.contextmanager

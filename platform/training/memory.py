@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 
+from sightline.platform.core import kept_ray
 from sightline.platform.core.ray_checks import names_cluster
 from sightline.platform.runs.events import MemoryPeak, RunEvent, TrainingStarted
 
@@ -17,7 +18,7 @@ def peak_of_process() -> int:
 
 
 class MemoryMeter(threading.Thread):
-    """Peak proportional set size (PSS) of this process and all it started; shared memory counts once."""
+    """Peak proportional set size (PSS) of this process, all it started and a kept Ray that it uses; shared memory counts once."""
 
     EVERY = 3.0
 
@@ -33,7 +34,9 @@ class MemoryMeter(threading.Thread):
         while not self._stop_asked.wait(self.EVERY):
             with suppress(psutil.Error):
                 total = 0
-                for process in [me, *me.children(recursive=True)]:
+                kept = kept_ray.used()
+                roots = [me, *([psutil.Process(kept.pid)] if kept else [])]
+                for process in [each for root in roots for each in (root, *root.children(recursive=True))]:
                     with suppress(psutil.Error):
                         total += process.memory_full_info().pss
                 self.peak = max(self.peak, total)
