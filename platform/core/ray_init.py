@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +38,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
 
     if ray.is_initialized():
         return
+    _ignore_interrupts_by_a_function()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if names_cluster():
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # for the dashboard's list of runs; Ray on this machine has none
@@ -89,6 +92,16 @@ def _join_kept(quiet: dict[str, Any]) -> bool:
         print(f"the Ray of `sightline up` cannot be joined, this command starts its own: {first_line(error)}", file=sys.stderr)
         return False
     return True
+
+
+def _ignore_interrupts_by_a_function() -> None:
+    """A command in the background of a script has SIGINT ignored, and so have the processes that it starts.
+
+    Ray calls the handler that it finds ("'Handlers' object is not callable"), and cancels a task by a SIGINT in its process, so that nothing
+    that Ray Data reads ahead could be cancelled. A function in its place ignores the signal here, and no other process inherits it.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
 @contextlib.contextmanager

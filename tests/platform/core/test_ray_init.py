@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from typing import Any
 
 import pytest
 import ray
+from ray._private.utils import DeferSigint
 
 from sightline.methods.errors import SightlineError
 from sightline.platform.core import ray_init
@@ -59,3 +62,25 @@ def test_the_cluster_that_the_environment_names_is_joined_as_it_is(started: list
     ray_init.start_ray()
     ((words, options),) = started
     assert words == () and not {"num_cpus", "object_store_memory", "_node_ip_address"} & set(options)
+
+
+def test_in_the_background_of_a_script_ray_can_cancel_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There SIGINT is ignored. Ray's own code calls the handler that it finds, and its processes must not inherit that."""
+    ignored: list[bool] = []
+
+    def init(address: str, **options: object) -> None:
+        with DeferSigint():
+            signal.raise_signal(signal.SIGINT)
+        child = subprocess.run(["cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
+        mask = int(next(line for line in child.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+        ignored.append(bool(mask >> (signal.SIGINT - 1) & 1))
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ray_init.start_ray()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ignored == [False]
