@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -130,6 +130,17 @@ def new_job() -> str:
     return f"raysubmit_{''.join(secrets.choice(string.ascii_letters + string.digits) for _ in range(16))}"
 
 
+def name_of(words: Sequence[str]) -> str:
+    """What the dashboard calls the job: the command and the name that it gives or works on, `pretrain first`."""
+    for place, word in enumerate(words):
+        if word == "--name" and place + 1 < len(words):
+            return f"{words[0]} {words[place + 1]}"
+        if word.startswith("--name="):
+            return f"{words[0]} {word.removeprefix('--name=')}"
+    plain = [word for word in words[1:2] if not word.startswith("-")]
+    return " ".join([words[0], *(PurePath(word).stem if word.endswith(".yaml") else word for word in plain)])
+
+
 def submit(client: JobSubmissionClient, job: str, words: Sequence[str], folder: str | None = None) -> str:
     """Start `sightline WORDS` as the job of this id, with the code that runs here. Returns the code's digest. Raises `CallError`.
 
@@ -155,7 +166,7 @@ def submit(client: JobSubmissionClient, job: str, words: Sequence[str], folder: 
                 submission_id=job,
                 entrypoint=f"cd {shlex.quote(str(Path.cwd()))} && exec {command}" if here else f"exec {command}",
                 runtime_env=environment,
-                metadata={"sightline": f"{code.release}+{code.digest}"},
+                metadata={"job_name": name_of(words), "sightline": f"{code.release}+{code.digest}"},
             )
         except RuntimeError as error:
             raise SightlineError(f"the cluster did not take the job: {error}") from error

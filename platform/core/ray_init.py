@@ -97,8 +97,8 @@ def _join_kept(quiet: dict[str, Any]) -> bool:
 def _ignore_interrupts_by_a_function() -> None:
     """A command in the background of a script has SIGINT ignored, and so have the processes that it starts.
 
-    Ray calls the handler that it finds ("'Handlers' object is not callable"), and cancels a task by a SIGINT in its process, so that nothing
-    that Ray Data reads ahead could be cancelled. A function in its place ignores the signal here, and no other process inherits it.
+    Ray calls the handler that it finds ("'Handlers' object is not callable"), and cancels a task by a SIGINT in its process: nothing that
+    Ray Data reads ahead could be cancelled. A function in its place ignores the signal here, and no other process inherits it.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda number, frame: None)

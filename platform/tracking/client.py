@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shlex
 import sqlite3
@@ -111,6 +112,13 @@ def describe_run(client: MlflowClient, run_id: str, verdict: str, more: str = ""
     if NOTE not in tags or (before and tags[NOTE].startswith(markdown(before))):
         client.set_tag(run_id, NOTE, markdown(f"{verdict}\n\n{more}".strip())[:LONGEST_TAG])
     client.set_tag(run_id, VERDICT, verdict[:LONGEST_TAG])
+
+
+def origin() -> dict[str, str]:
+    """MLflow's own tags that say where a run comes from, as `mlflow.start_run` sets them."""
+    with suppress(OSError, KeyError):  # a user without an entry, as in some containers
+        return {"mlflow.source.name": "sightline", "mlflow.user": getpass.getuser()}
+    return {"mlflow.source.name": "sightline"}
 
 
 def run_of_record(client: MlflowClient, record: Recorded, experiment: str, tags: Mapping[str, str]) -> str:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sightline.methods.catalog import find_method
+from sightline.platform.config import Experiment
 from sightline.platform.core.redaction import redact
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.ray_source import ORDER, RaySource
-from sightline.platform.data.training_data import TrainingData
+from sightline.platform.data.training_data import TrainingData, recorded_training_data
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset as LoggedDataset
@@ -54,6 +56,13 @@ def logged_dataset(dataset: TrainingData) -> LoggedDataset:
     return LoggedDataset(
         ref.name, ref.digest, SOURCE_TYPE, source, schema=json.dumps(_schema(dataset)), profile=json.dumps(_profile(dataset))
     )
+
+
+def data_of(experiment: Experiment) -> dict[str, TrainingData]:
+    """What a run of these settings learns from and is validated on, by their context."""
+    used = {"training": experiment.data.train, "validation": experiment.data.val}
+    kind = find_method(experiment.method).kind
+    return {context: recorded_training_data(uri, kind) for context, uri in used.items() if uri}
 
 
 def dataset_input(dataset: TrainingData, context: str) -> DatasetInput:

@@ -17,7 +17,7 @@ from sightline.platform.core.redaction import redact
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs.record import Run, find_run
 
-from .client import connect, default_uri, describe_run, experiment_of, place_of
+from .client import connect, default_uri, describe_run, experiment_of, origin, place_of
 from .database import forget_stray
 from .datasets import dataset_input
 from .models import LOGGED, Table, log_external_model, log_model_metrics, log_tables, models_of, name_of_step
@@ -115,7 +115,7 @@ def record_evaluation(evaluation: Evaluation) -> RecordedEvaluation | TrackingPr
 
 
 def _begin(client: MlflowClient, experiment: str, evaluation: Evaluation, name: str, parent: str | None) -> str:
-    tags = {"sightline.command": redact(evaluation.command), "mlflow.source.name": "sightline"}
+    tags = {"sightline.command": redact(evaluation.command), **origin()}
     return str(client.create_run(experiment, run_name=name, tags=tags | ({"mlflow.parentRunId": parent} if parent else {})).info.run_id)
 
 

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import msgspec
 
-from sightline.methods.catalog import find_method
 from sightline.platform.core.event_log import parse_events
 from sightline.platform.core.files import read_record, write_record
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.runs.events import EVENTS, PROBES, HealthMeasured, ProbesMeasured, RunEvent, StepsDone, ValidationDone
 from sightline.platform.runs.identity import identity
 from sightline.platform.runs.record import Run
 
-from .client import connect, describe_run, end_run, place_of, raise_or_say, run_of_record
+from .client import connect, describe_run, end_run, origin, place_of, raise_or_say, run_of_record
 from .database import forget_stray
-from .datasets import dataset_input, licences
+from .datasets import data_of, dataset_input, licences
 from .models import Results, drop_gone_checkpoints, log_results
 from .problems import Place, TrackingError, TrackingProblem, explain, find_problem
 
@@ -202,13 +200,13 @@ class Tracking:
 
     def _create(self, client: MlflowClient) -> str:
         tags = {
+            **origin(),
             **self.run.experiment.log.tags,
             "sightline.method": self.run.settings["method"],
             "sightline.recipe": self.run.recipe,
             "sightline.fingerprint": self.run.fingerprint,
             "sightline.folder": str(self.run.folder),
             "sightline.command": self.run.command,
-            "mlflow.source.name": "sightline",
         }
         if self.run.commit:
             tags["mlflow.source.git.commit"] = self.run.commit
@@ -232,10 +230,7 @@ class Tracking:
 
         MLflow recognises those that the run already has.
         """
-        data = self.run.experiment.data
-        used = {"training": data.train, "validation": data.val}
-        kind = find_method(self.run.experiment.method).kind
-        opened = {context: recorded_training_data(uri, kind) for context, uri in used.items() if uri}
+        opened = data_of(self.run.experiment)
         client.set_tag(self.run_id, "sightline.licence", licences([opened["training"]])[:4000] or "unstated")
         client.log_inputs(self.run_id, datasets=[dataset_input(dataset, context) for context, dataset in opened.items()])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,8 @@ from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import redact
 from sightline.platform.runs.record import RUN_FILE, Run
 
-from .client import TRAINING_VIEW, Recorded, connect, describe_run, end_run, place_of, raise_or_say, run_of_record
+from .client import TRAINING_VIEW, Recorded, connect, describe_run, end_run, origin, place_of, raise_or_say, run_of_record
+from .datasets import data_of, dataset_input
 from .problems import Place, explain, find_problem
 from .quiet import quiet_mlflow
 
@@ -23,16 +24,21 @@ class Parent(Recorded, Protocol):
     command: str
 
 
-def begin(parent: Parent, kind: str, experiment: str, params: Mapping[str, str], say: Callable[[str], None]) -> str | None:
-    """The id of the MLflow run, which is made where there is none; None where the server is unreachable."""
+def begin(parent: Parent, kind: str, trained: Sequence[Experiment], params: Mapping[str, str], say: Callable[[str], None]) -> str | None:
+    """The id of the MLflow run, which is made where there is none; None where the server is unreachable.
+
+    `trained`: settings of its runs, whose data are its inputs; the first names the experiment in MLflow.
+    """
+    experiment = trained[0].log.experiment
     try:
         client = connect(place_of(parent))
-        tags = {f"sightline.{kind}": parent.name, "sightline.command": redact(parent.command), "mlflow.source.name": "sightline"}
+        tags = {f"sightline.{kind}": parent.name, "sightline.command": redact(parent.command), **origin()}
         run_id = run_of_record(client, parent, experiment, tags)
         there = client.get_run(run_id).data.params
         for key, text in params.items():
             if key not in there:
                 client.log_param(run_id, key, text)
+        client.log_inputs(run_id, [dataset_input(data, use) for one in trained for use, data in data_of(one).items()])
         return run_id
     except Exception as error:
         problem = explain(error, Place(place_of(parent), experiment, name=parent.name))

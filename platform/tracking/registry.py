@@ -26,7 +26,7 @@ from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.kinds import input_of
 from sightline.platform.weights.format import Weights, digest, write_folder
 
-from .client import connect, default_uri, end_run, experiment_of, run_of
+from .client import connect, default_uri, end_run, experiment_of, origin, run_of
 from .database import forget_stray, moved_location, sqlite_path
 from .mlflow_model import output_shape, save_model
 from .model_use import has_timm_form, use_of
@@ -206,7 +206,7 @@ def register_import(weights: Weights, name: str) -> Registered:
     encoder = weights.encoder()
     tags = {"sightline.method": weights.method, "sightline.source": weights.source}
     key = f"import {name} {weights.sha256}"
-    run_id = run_of(client, experiment_of(client, "sightline", uri), f"import-{name}", key, {**tags, "mlflow.source.name": "sightline"})
+    run_id = run_of(client, experiment_of(client, "sightline", uri), f"import-{name}", key, {**tags, **origin()})
     params = client.get_run(run_id).data.params
     sections = {section: values for section, values in weights.sections.items() if isinstance(values, dict)}
     for section, values in sections.items():

@@ -145,6 +145,17 @@ def test_a_wrong_token_and_a_ray_that_does_not_fit_are_refused_with_the_hint(ask
     assert connected.jobs == []
 
 
+def test_a_job_is_called_what_it_does_and_to_what() -> None:
+    for words, name in (
+        ("resume first", "resume first"),
+        ("pretrain croco-tiny --name=first", "pretrain first"),
+        ("sweep /shared/my.yaml data.train=/shared/pairs", "sweep my"),
+        ("clean --yes", "clean"),
+        ("quickstart", "quickstart"),
+    ):
+        assert submit.name_of(words.split()) == name
+
+
 @pytest.mark.slow
 def test_what_is_sent_is_the_exact_words_the_code_and_nothing_of_this_environment(
     ask: Ask, connected: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -157,6 +168,7 @@ def test_what_is_sent_is_the_exact_words_the_code_and_nothing_of_this_environmen
     (job,) = connected.jobs
     assert job["entrypoint"] == "exec python -m sightline.pipelines pretrain my.yaml 'data.train=s3://bucket/my pairs' --name first --json"
     environment = job["runtime_env"]
+    assert job["metadata"]["job_name"] == "pretrain first"
     digest = json.loads(out)["code"]
     assert environment["py_modules"] == [f"gcs://sightline_pretext-0.1.0+{digest}-py3-none-any.whl"]
     assert environment["env_vars"] == {

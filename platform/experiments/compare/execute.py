@@ -42,13 +42,12 @@ def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
     def say(text: str) -> None:
         console.print(text)
 
-    first = comparison.entries[0]
-    experiment = config.load(first.recipe, settings=first.settings)
-    parent_run.check(comparison, experiment, console.warn)
+    experiments = [config.load(entry.recipe, settings=entry.settings) for entry in comparison.entries]
+    parent_run.check(comparison, experiments[0], console.warn)
     if comparison.mlflow_run_id is None:
         labels = ", ".join(entry.label for entry in comparison.entries)
         texts = {"budget": comparison.budget, "compared": labels}
-        comparison.mlflow_run_id = parent_run.begin(comparison, "comparison", experiment.log.experiment, texts, say)
+        comparison.mlflow_run_id = parent_run.begin(comparison, "comparison", experiments, texts, say)
         comparison.save()
         names = (comparison.run_name(entry, seed) for seed in comparison.seeds for entry in comparison.entries)
         parent_run.nest(names, comparison.mlflow_run_id)

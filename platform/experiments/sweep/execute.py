@@ -39,7 +39,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
     parent_run.check(sweep, experiment, console.warn)
     if sweep.mlflow_run_id is None:
         texts = {**sweep.plan.space, "objective": names, "search": sweep.plan.search}
-        sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", experiment.log.experiment, texts, say)
+        sweep.mlflow_run_id = parent_run.begin(sweep, "sweep", [experiment], texts, say)
         sweep.save()
         parent_run.nest((name for trial in sweep.trials() for name in sweep.run_names(trial.number)), sweep.mlflow_run_id)
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(sweep.name)}")

@@ -28,7 +28,7 @@ from sightline.platform.runs.events import (
     ValidationDone,
 )
 from sightline.platform.runs.record import Run
-from sightline.platform.tracking import mlflow_run
+from sightline.platform.tracking import mlflow_run, parent_run
 from sightline.platform.tracking.client import NOTE, VERDICT, describe_run, experiment_of
 from sightline.platform.tracking.datasets import logged_dataset
 from sightline.platform.tracking.mlflow_run import Tracking, is_behind, metrics_of
@@ -403,6 +403,16 @@ def test_a_driver_that_dies_between_create_and_note_leaves_one_mlflow_run(tracke
     assert server.runs == 1 and reopened(tracking.run).mlflow_run_id == "id1"
 
 
+def test_the_run_of_a_sweep_names_the_data_that_its_runs_use(toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    run, server = toy_run("of-a-sweep"), Server()
+    monkeypatch.setattr(parent_run, "connect", lambda uri: server)
+    monkeypatch.setattr(server, "log_param", lambda *given: None, raising=False)
+    told: list[str] = []
+    assert parent_run.begin(run, "sweep", [run.experiment, run.experiment], {"objective": "knn"}, told.append) == "id1" and not told
+    assert [given.tags[0].value for given in server.inputs] == ["training", "validation"] * 2, "MLflow keeps equal ones once"
+    assert server.inputs[0].dataset.digest == run.fingerprint[:36]
+
+
 def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = toy_run("alone")
     nested = create_run("nested", alone.experiment, alone.fingerprint, "test", "", parent="abc")
@@ -416,10 +426,12 @@ def test_a_nested_run_names_its_parent(toy_run: Callable[..., Run], home: Path, 
 def test_data_sets_are_inputs_and_tags_are_those_of_sightline_and_of_the_person(
     toy_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LOGNAME", "eve")
     run, server = toy_run("tagged", **{"log.tags": {"owner": "ann", "sightline.recipe": "mine"}}), Server()
     monkeypatch.setattr(mlflow_run, "connect", lambda uri: server)
     Tracking(run).close("FINISHED")
     assert server.tags["owner"] == "ann" and server.tags["sightline.recipe"] == "toy" and server.tags["sightline.licence"]
+    assert server.tags["mlflow.user"] == "eve" and server.tags["mlflow.source.name"] == "sightline"
     found = {given.tags[0].value: given.dataset for given in server.inputs}
     assert found.keys() == {"training", "validation"}
     assert found["training"].digest == run.fingerprint[:36] != found["validation"].digest
