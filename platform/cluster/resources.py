@@ -1,6 +1,6 @@
-"""The resource plan of a run, made before anything starts: logical CPUs for workers, for Ray Data and for probes.
+"""The resource plan of a run, made before anything starts: logical CPUs for workers, for the tasks that make samples and for probes.
 
-Two Train workers that take both CPUs of a small machine leave none to Ray Data, which then waits for ever. So Ray Data always gets a share,
+Two Train workers that take both CPUs of a small machine leave none to these tasks, which then wait for ever. So they always get a share,
 and workers get fractions of CPUs where there are few. Logical CPUs are only counted by Ray; threads are planned separately.
 """
 
@@ -44,7 +44,7 @@ class ResourcePlan:
         return (
             f"{self.workers} worker{'s' * (self.workers > 1)} x {self.worker_cpus:g} CPU{gpus}, "
             f"{self.threads} torch thread{'s' * (self.threads > 1)} each; "
-            f"Ray Data {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU{probes} kept for probes"
+            f"data tasks {self.workers} x {self.data.cpus:g} CPU{actors}; {self.reserve:g} CPU{probes} kept for probes"
         )
 
 
@@ -60,7 +60,7 @@ def plan_resources(
     probes: bool = False,
     gpus_per_worker: float = 1.0,
 ) -> ResourcePlan:
-    """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of Ray Data's CPUs, and with `probes`
+    """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of these CPUs, and with `probes`
     during training these get a GPU that is left.
 
     `actors`: of the stage for each worker; by default one for each of their CPUs. Where workers have GPUs, the actors have some, too:
@@ -122,10 +122,7 @@ def runs_at_once(train: TrainConfig, nodes: Iterable[Mapping[str, float]]) -> in
 
 
 def stage_resources(cpus: float, gpus: int = 0) -> StreamResources:
-    """Divide a cluster for a stage without training: an eighth loads samples, because rendering and a teacher take far longer.
-
-    A loading task gets another share than an actor. With equal shares Ray Data would run both in the actor and leave the eighth idle.
-    """
+    """Divide a cluster for a stage without training: an eighth loads samples, because rendering and a teacher take far longer."""
     load = float(max(0.5, int(cpus) // 8)) if cpus >= 2 else _down(cpus / 4)
     rest = cpus - load
     actors = gpus or max(1, int(rest))

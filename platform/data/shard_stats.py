@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .clouds import count_parts, decode_parts, decode_points, distinct
-from .images import count_indices, decode_segmentation, open_image
+from .images import count_indices, decode_segmentation, open_image, plain_jpeg_size
 from .kinds import Row, find_kind
 from .manifest import Overlap, Shard, Skipped
 
@@ -91,8 +91,7 @@ class StatsCollector:
         if row.get("part") is not None:
             self._part_points.update(count_parts(decode_parts(row["part"])))
         for name in self._images:
-            width, height = open_image(row[name]).size
-            self._sizes.append((height, width))
+            self._sizes.append(plain_jpeg_size(row[name]) or open_image(row[name]).size[::-1])
         for name in self._clouds:
             cloud = decode_points(row[name])
             self._points.append(len(cloud))

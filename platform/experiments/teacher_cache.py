@@ -36,7 +36,7 @@ from sightline.platform.data.loader.cache import (
     write_cache_manifest,
     write_part,
 )
-from sightline.platform.data.loader.stream import WINDOWS, StreamResources, run_blocks
+from sightline.platform.data.loader.stream import StreamResources, run_blocks
 from sightline.platform.data.shards import ShardFolder
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def build(
         system, path = open_place(uri)
         system.create_dir(f"{path}/{STAGING}", recursive=True)
         load = partial(load_part, samples=samples)
-        windows = WINDOWS[-1:]  # every window starts new actors for the stage
-        made = run_blocks(iter(missing), load, make_stage, resources, windows, f"teacher-cache-{Path(path).name}")
+        made = run_blocks(iter(missing), load, make_stage, resources, f"teacher-cache-{Path(path).name}")
         try:
             for part, columns in zip(missing, made, strict=True):
                 one = kept[part_name(part)] = write_part(uri, part, columns)

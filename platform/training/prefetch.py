@@ -72,6 +72,6 @@ class _GpuCopies:
         return list(copied), wait
 
     def _copied(self, microbatch: Microbatch) -> DeviceMicrobatch:
-        pinned = {name: torch.from_numpy(column).pin_memory() for name, column in microbatch.arrays.items()}
+        pinned = {name: torch.tensor(column).pin_memory() for name, column in microbatch.arrays.items()}
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in pinned.items()}
         return DeviceMicrobatch(**vars(microbatch), batch=batch)

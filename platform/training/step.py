@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,7 +45,8 @@ class Phases:
 
 
 def tensors(columns: Columns, device: torch.device) -> Batch:
-    return {name: torch.from_numpy(np.ascontiguousarray(column)).to(device, non_blocking=True) for name, column in columns.items()}
+    """A copy of the columns, which may be memory of Ray's that others read."""
+    return {name: torch.tensor(column, device=device) for name, column in columns.items()}
 
 
 def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:

@@ -230,7 +230,7 @@ def test_resume_names_the_nearest_run_and_refuses_to_change_what_is_learned(ask:
 def test_a_dry_run_tells_settings_plan_and_cost_and_starts_nothing(home: Path, data: Path, toy: str) -> None:
     code, modules, said, _ = in_a_process("pretrain", toy, f"data.train={data}/pairs", "pretext.mask_ratio=0.5", "--dry-run")
     assert code == 0 and "ray" not in modules and "mlflow" not in modules
-    for expected in ("mask_ratio: 0.5", "parameters ", "GFLOP a sample", "18 steps over 216 samples", "Ray Data 1 x"):
+    for expected in ("mask_ratio: 0.5", "parameters ", "GFLOP a sample", "18 steps over 216 samples", "data tasks 1 x"):
         assert expected in said
     assert not home.exists()
 

@@ -1,7 +1,8 @@
 """The stream turns a plan into microbatches of fixed-shape arrays, in exact order; every position is checked.
 
-Each rank runs the blocks of its own slots through its own Ray Data pipeline, *window* after window (a Ray dataset cannot hold a long
-plan), while the trainer consumes. A block is one task: read its row groups, shuffle, decode, `views`, one contiguous array a column.
+Each rank has the blocks of its own slots made by Ray tasks while the trainer consumes, a few blocks ahead. A block is one task: read its
+row groups, shuffle, decode, `views`, one contiguous array a column. Ray Data is not used for this: its executor waits a tenth of a second
+between two tasks (docs/notes/stream.md).
 Without `StreamResources` a thread of this process makes the same blocks: sweep trials and tests with one worker need no second process.
 """
 
@@ -13,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,16 +29,15 @@ from .cache import Cache
 from .plan import Block, Plan
 
 if TYPE_CHECKING:
+    import ray
     import ray.data
 
-WINDOWS = (8, 32, 128, 256)
-"""Blocks in the first, second, third and every later Ray dataset. Making one costs the driver 4 ms a block. The first is short so that the
-first step need not wait for it, the next ones so that a short run does not pay for blocks it never reads; the last is so large that
-a start-up of 0.15 s vanishes."""
-OVERLAP_BLOCKS = 3
-"""Blocks before the end of a window at which the next one starts, so that its start-up (a second) is not waited for."""
+T = TypeVar("T")
+
+AHEAD_BLOCKS = 2
+"""Blocks that are finished or being made, besides one a task, while the consumer waits for the first of them."""
 QUEUE_BLOCKS = 2
-"""Finished blocks that wait in this process, besides those in Ray's object store."""
+"""Finished blocks that wait in this process; of Ray tasks as many again wait as references."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BrokenSamples:
 
 
 def taken(held: deque[Columns], count: int, key: str) -> Columns:
-    """The next `count` samples of the blocks that are held; `key` names a column that every block has."""
+    """The next `count` samples of the blocks that are held; `key` names a column that every block has. A part of one block is a view."""
     parts: list[Columns] = []
     while count:
         head = held[0]
@@ -104,7 +104,7 @@ def taken(held: deque[Columns], count: int, key: str) -> Columns:
         else:
             held[0] = {name: column[some:] for name, column in head.items()}
         count -= some
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Stream:
     steps: int
     seed: int
     resources: StreamResources | None = None
-    """None: a thread of this process makes the blocks. Otherwise Ray Data makes them with these CPUs."""
+    """None: a thread of this process makes the blocks. Otherwise Ray tasks make them with these CPUs."""
     max_broken: float = 0.05
     make_stage: Callable[[], Stage] | None = None
     """Makes the stage that runs on the views of every block. It is called where the stage runs: in this process, or in Ray actors."""
@@ -128,7 +128,7 @@ class Stream:
     cache: Cache | None = None
     """A cache of these variants: samples are read from it, and no stage runs."""
     name: str = "stream"
-    """Of its Ray datasets, on the dashboard."""
+    """Of its Ray tasks, on the dashboard."""
     broken: BrokenSamples = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,55 +177,84 @@ def run_blocks(
     load: partial[Columns],
     make_stage: Callable[[], Stage] | None,
     resources: StreamResources | None,
-    windows: Sequence[int] = WINDOWS,
     name: str = "stream",
 ) -> Iterator[Columns]:
-    """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else by Ray Data.
+    """The columns of each block, in order: `load`, then the stage. In this process where `resources` is None, else as Ray tasks.
 
-    `name`: of the Ray datasets.
+    `name`: of the tasks. Arrays that Ray tasks made are read-only.
     """
     if resources is None:
         stage = make_stage() if make_stage else None
         yield from (staged(load(block), stage) for block in blocks)
-    else:
-        yield from _in_windows(blocks, load, make_stage, resources, windows, name)
+        return
+    import ray
+
+    finished = Background(_finished(blocks, load, make_stage, resources, name))
+    try:
+        for reference in finished:
+            columns = ray.get(reference)
+            if "failure" in columns:
+                raise SightlineError(str(columns["failure"][0]), str(columns["hint"][0]))
+            yield columns
+    finally:
+        finished.close()
 
 
-def _in_windows(
-    schedule: Iterator[Block],
+def _finished(
+    blocks: Iterator[Block],
     load: partial[Columns],
     make_stage: Callable[[], Stage] | None,
     resources: StreamResources,
-    windows: Sequence[int],
     name: str,
-) -> Iterator[Columns]:
-    """Window after window, each started a few blocks before the one in front of it ends."""
-    runs: list[Background] = []
-    sizes = chain(windows, repeat(windows[-1]))
+) -> Iterator[ray.ObjectRef[Columns]]:
+    """What `run_blocks` gives, as references to finished objects. A task begins as soon as another ends, while there are not too many."""
+    import ray
 
-    def start() -> int:
-        window = list(islice(schedule, next(sizes)))
-        if window:
-            runs.append(Background(_run_window(window, load, make_stage, resources, name)))
-        return len(window)
-
+    most = max(1, int(resources.cpus / resources.task_cpus + 1e-6))
+    task = ray.remote(loaded).options(name=name, num_cpus=resources.task_cpus, max_retries=3, scheduling_strategy="SPREAD")
+    shared = ray.put(load)
+    actors = _stage_actors(make_stage, resources) if make_stage else []
+    loading: list[ray.ObjectRef[Columns]] = []
+    ordered: deque[ray.ObjectRef[Columns]] = deque()
+    stages = cycle(actors)
     try:
-        count = start()
-        while count:
-            following = 0
-            for index in range(count):
-                if index == max(0, count - OVERLAP_BLOCKS):
-                    following = start()
-                yield next(runs[0])
-            runs.pop(0).close()
-            count = following
+        while True:
+            while len(loading) < most and len(ordered) < most + len(actors) + AHEAD_BLOCKS:
+                if (block := next(blocks, None)) is None:
+                    break
+                loading.append(task.remote(shared, block))
+                ordered.append(next(stages).add.remote(loading[-1]) if actors else loading[-1])
+            if not ordered:
+                return
+            ready, _ = ray.wait(list({ordered[0]: None} | dict.fromkeys(loading)), num_returns=1, fetch_local=False)
+            loading = [reference for reference in loading if reference not in ready]
+            if ordered[0] in ready:
+                yield ordered.popleft()
     finally:
-        for run in runs:
-            run.close()
+        for reference in {*loading, *ordered}:
+            ray.cancel(reference)
+        for actor in actors:
+            ray.kill(actor)
+
+
+def loaded(load: partial[Columns], block: Block) -> Columns:
+    """A block, or the error as data: what a task raises is wrapped by Ray."""
+    try:
+        return load(block)
+    except SightlineError as error:
+        return failure(error)
+
+
+def _stage_actors(make_stage: Callable[[], Stage], resources: StreamResources) -> list[Any]:
+    """Actors to which blocks are dealt in turn."""
+    import ray
+
+    options = {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus, "max_restarts": 3, "max_task_retries": 3}
+    return [ray.remote(StageActor).options(**options).remote(make_stage) for _ in range(resources.actors)]
 
 
 class StageActor:
-    """A stage in a process of its own, made once a window. Errors are returned as data, as those of tasks are."""
+    """A stage in a process of its own. Errors are returned as data, as those of tasks are."""
 
     def __init__(self, make_stage: Callable[[], Stage]) -> None:
         self.failure: Columns = {}
@@ -242,46 +271,12 @@ class StageActor:
         except SightlineError as error:
             return failure(error)
 
+    add = __call__
+    """The name by which Ray calls it; Ray Data calls the object."""
+
 
 def failure(error: SightlineError) -> Columns:
     return {"failure": np.asarray([str(error)], object), "hint": np.asarray([error.hint], object)}
-
-
-def _run_window(
-    blocks: list[Block], load: partial[Columns], make_stage: Callable[[], Stage] | None, resources: StreamResources, name: str
-) -> Iterator[Columns]:
-    """One window as one Ray dataset of one task a block, in order. Options are set here because a driver's have no effect in a worker."""
-    import logging
-
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.execution_options.verbose_progress = False
-    cpus, gpus = max(resources.cpus, resources.task_cpus), 0.0
-    if make_stage is not None:
-        cpus, gpus = cpus + resources.actors * resources.actor_cpus, resources.actors * resources.actor_gpus
-    context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus, gpu=gpus)
-    context.target_max_block_size = 1 << 31  # a block leaves its task as one piece
-
-    def make(batch: dict[str, np.ndarray]) -> Columns:
-        try:
-            return load(blocks[int(batch["item"][0])])
-        except SightlineError as error:  # returned as data, because Ray Data wraps what a task raises and loses its cause
-            return failure(error)
-
-    # `from_items` needs no read tasks, which would be processes of their own with a whole CPU each.
-    items = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
-    dataset = items.map_batches(make, batch_size=None, num_cpus=resources.task_cpus)
-    if make_stage is not None:
-        dataset = with_stage(dataset, make_stage, resources)
-    dataset.set_name(name)
-    for columns in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-        if "failure" in columns:
-            raise SightlineError(str(columns["failure"][0]), str(columns["hint"][0]))
-        yield columns
 
 
 def with_stage(dataset: ray.data.Dataset, make_stage: Callable[[], Stage], resources: StreamResources) -> ray.data.Dataset:
@@ -299,12 +294,12 @@ def with_stage(dataset: ray.data.Dataset, make_stage: Callable[[], Stage], resou
     )
 
 
-class Background:
-    """An iterator run by a thread, a few items ahead, so that the gap between two windows is not felt."""
+class Background(Generic[T]):
+    """An iterator run by a thread, a few items ahead."""
 
-    def __init__(self, items: Iterator[Columns]) -> None:
+    def __init__(self, items: Iterator[T]) -> None:
         self._items = items
-        self._queue: queue.Queue[Columns | BaseException | None] = queue.Queue(QUEUE_BLOCKS)
+        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(QUEUE_BLOCKS)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sightline-stream", daemon=True)
         self._thread.start()
@@ -320,7 +315,7 @@ class Background:
         finally:
             self._items.close()  # type: ignore[attr-defined]  # a generator: stops the Ray pipeline behind it
 
-    def _put(self, item: Columns | BaseException | None) -> bool:
+    def _put(self, item: T | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.2)
@@ -329,7 +324,10 @@ class Background:
                 continue
         return False
 
-    def __next__(self) -> Columns:
+    def __iter__(self) -> Background[T]:
+        return self
+
+    def __next__(self) -> T:
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item

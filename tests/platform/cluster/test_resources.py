@@ -120,7 +120,7 @@ def test_the_hint_that_is_named_fits(workers: int, cpus: int, gpus: int, device:
 
 def test_the_plan_is_told_in_words() -> None:
     assert plan_resources(2, 2, 0).describe() == (
-        "2 workers x 0.37 CPU, 1 torch thread each; Ray Data 2 x 0.38 CPU; 0.5 CPU kept for probes"
+        "2 workers x 0.37 CPU, 1 torch thread each; data tasks 2 x 0.38 CPU; 0.5 CPU kept for probes"
     )
 
 

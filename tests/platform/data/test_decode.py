@@ -10,11 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageCms
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data import images
-from sightline.platform.data.images import Placement, Resize, decode_depth, decode_image, encode_depth, encode_image, resized_image
+from sightline.platform.data.images import (
+    Placement,
+    Resize,
+    decode_depth,
+    decode_image,
+    encode_depth,
+    encode_image,
+    plain_jpeg_size,
+    resized_image,
+)
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -44,6 +53,44 @@ def test_jpegs_are_the_bits_that_pillow_decodes(subsampling: int, options: dict[
         with monkeypatch.context() as patch:
             patch.setattr(images, "to_rgb", None)  # it does not come to Pillow
             np.testing.assert_array_equal(decode_image(data), expected)
+
+
+def test_what_an_application_put_into_a_jpeg_is_left_to_pillow() -> None:
+    """The size is read from the header of a plain one alone; whatever it says, the pixels are those that Pillow gives."""
+    picture, turned = Image.fromarray(_picture()), Image.Exif()
+    turned[0x0112] = 6
+    assert plain_jpeg_size(_bytes(picture, "JPEG", comment=b"x" * 300, progressive=True)) == (40, 60)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    others = [
+        _bytes(picture, "JPEG", exif=turned),
+        _bytes(picture, "JPEG", icc_profile=profile),
+        _bytes(picture.convert("L"), "JPEG"),
+        _bytes(picture.convert("CMYK"), "JPEG"),
+        _bytes(picture, "PNG"),
+        b"",
+    ]
+    assert [plain_jpeg_size(data) for data in others] == [None] * len(others)
+    assert decode_image(others[0]).shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("place", [0, 2, 3, 4, 20, 25, 90])
+def test_a_header_with_a_wrong_byte_is_read_as_pillow_reads_it(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or refused with the same words."""
+    whole = _bytes(Image.fromarray(_picture()), "JPEG")
+
+    def tried(data: bytes) -> bytes | str:
+        try:
+            return decode_image(data).tobytes()
+        except BrokenSampleError as error:
+            return str(error)
+
+    for at in (place, whole.index(b"\xff\xc0") + place):
+        for value in (0, 1, 0x7F, 0xC2, 0xE1, 0xFF):
+            changed = whole[:at] + bytes([value]) + whole[at + 1 :]
+            found = tried(changed)
+            with monkeypatch.context() as patch:
+                patch.setattr(images, "plain_jpeg_size", lambda data: None)
+                assert tried(changed) == found
 
 
 def test_a_jpeg_with_a_fault_is_left_to_pillow() -> None:

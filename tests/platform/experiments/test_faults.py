@@ -155,7 +155,7 @@ def test_an_error_that_a_restart_cannot_fix_ends_the_run_at_once(place: Path, tm
 
 
 def test_a_shard_that_is_altered_under_way_is_named(place: Path, tmp_path: Path, ray_head: None) -> None:
-    """The error arises inside a Ray Data task, and no restart mends it."""
+    """The error arises inside a Ray task, and no restart mends it."""
     folder = write_pairs(tmp_path / "altered", 90, 1)
     run = make("altered", {"data.train": str(folder)}, **{"train.workers": 1})
     shard = next(folder.glob("*.parquet"))

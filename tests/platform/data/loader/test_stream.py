@@ -80,7 +80,7 @@ def test_leaving_a_stream_early_leaves_no_thread(toy_data: dict[str, str]) -> No
 
 
 @pytest.mark.slow
-def test_ray_data_gives_exactly_what_this_process_gives(toy_data: dict[str, str], ray_head: None) -> None:
+def test_ray_gives_exactly_what_this_process_gives(toy_data: dict[str, str], ray_head: None) -> None:
     here = [g for step in stream(toy_data["data.train"], steps=40) for g in step]
     there = [g for step in stream(toy_data["data.train"], steps=40, resources=StreamResources(0.38, 0.38)) for g in step]
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
@@ -123,7 +123,7 @@ def test_a_stage_adds_its_columns_and_changes_nothing_else(
 
 @pytest.mark.slow
 def test_blocks_are_not_loaded_in_the_actors_of_the_stage(toy_data: dict[str, str], request: pytest.FixtureRequest) -> None:
-    """Ray Data merges operators where it can; loading would then wait for the stage."""
+    """Loading would then wait for the stage."""
     head_for(ONE, request)
     signed = stream(toy_data["data.train"], resources=ONE, make_stage=Telling)
     signed.views = Signed(signed.views)
