@@ -1,11 +1,21 @@
-"""Ingest: samples/s of the stream in the steady state beside torch's DataLoader, with the same decode, views and cores.
+"""Ingest: samples/s of the stream in the steady state beside other loaders, with the same decode, views and cores.
 
-  python benchmarks/ingest.py [--recipe loca-base] [--workers 2] [--blocks 3] [--out ingest.json]
+  python benchmarks/ingest.py [--recipe loca-base] [--workers 2] [--blocks 3] [--against DataLoader LitData] [--out ingest.json]
 
-Both read 256 px JPEGs (pairs for CroCo, single images for the others) of this machine's disk cache, decode them and cut the recipe's
-views with the same functions. The stream also reads Parquet, shuffles, keys every draw and asserts every position; the DataLoader is
-given encoded bytes in memory and its sampler's order. Blocks alternate, each with a pipeline of its own, whose first batches are not
-counted. Ratios are taken inside a pair of blocks, their median and range are printed.
+All read 256 px JPEGs (pairs for CroCo, single images for the others) of this machine's disk cache, decode them and cut the recipe's
+views with the same functions.
+
+  stream                  also reads Parquet with checksums, shuffles, keys every draw and asserts every position
+  DataLoader              torch's, given encoded bytes in memory and its sampler's order
+  DataLoader, persistent  the same, whose processes stay from block to block
+  WebDataset              tar files, shuffled by shards and in a buffer of 256, in the DataLoader's processes
+  LitData                 its own files, shuffled, in the DataLoader's processes
+
+The last two are left out where they are not installed (pip install webdataset litdata).
+
+Blocks alternate, each with a pipeline of its own, whose first batches are not counted. Ratios are taken inside a block, their median and
+range are printed. The stream's first batch waits for Ray's processes, which are there from the second block on, as those of the persistent
+DataLoader.
 
 Besides: what decode and views of a sample take in one process alone, the share of the stream's worker time that they make up, and what
 one thread of training takes of the same recipe's samples in fp32, measured while nothing else runs. A stream that gives less starves
@@ -15,13 +25,15 @@ the trainer.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +62,12 @@ RECIPES = ("croco-v1-base", "conmim-base", "loca-tiny", "loca-base")
 ROWS, SIDE, BATCH, GROUP = 1024, 256, 64, 32
 ROUND = 8
 """Batches in which every slot ends a block of rows: whole rounds are counted."""
-WARM = {"stream": 5, "DataLoader": 1}
-"""Rounds before those. The stream's first window is short; that the next one is made (a second of CPU, then none for 65,000 samples)
-must not fall into the seconds that are counted."""
+WARM = 2
+"""Rounds before those."""
+WRITTEN = 8
+"""How often the rows are in the files of WebDataset and LitData, so that few epochs end in the seconds that are counted."""
+RIVALS = {"DataLoader": "", "DataLoader, persistent": "", "WebDataset": "webdataset", "LitData": "litdata"}
+"""What is measured beside the stream, and the package that it needs."""
 ALONE, TRAINED = 128, 4
 """Samples by which decode and views are timed in this process, and samples in a group of the training step."""
 
@@ -63,15 +78,20 @@ class Measured:
 
     recipe: str
     kind: Kind
-    rates: dict[str, list[float]] = field(default_factory=lambda: {"stream": [], "DataLoader": []})
-    first_batch_seconds: dict[str, list[float]] = field(default_factory=lambda: {"stream": [], "DataLoader": []})
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    first_batch_seconds: dict[str, list[float]] = field(default_factory=dict)
     decode_ms: float = 0.0
     views_ms: float = 0.0
     training_rate: float = 0.0
 
     @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.rates["stream"], self.rates["DataLoader"], strict=True)]
+    def ratios(self) -> dict[str, list[float]]:
+        """The stream's rate relative to each other source, block by block."""
+        return {
+            name: [ours / theirs for ours, theirs in zip(self.rates["stream"], rates, strict=True)]
+            for name, rates in self.rates.items()
+            if name != "stream"
+        }
 
     @property
     def stream_rate(self) -> float:
@@ -114,6 +134,54 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return dict(self.views(decode_row(self.rows[index % len(self.rows)], self.kind), sample_rng(0, index)))
 
 
+def webdataset(rows: Rows, folder: Path, workers: int) -> Callable[[], Iterator[Any]]:
+    """The rows as tar files, one a worker and epoch at least."""
+    import webdataset as wds
+
+    images = find_kind(rows.kind).holding("image")
+    with wds.ShardWriter(str(folder / "%04d.tar"), maxcount=ROWS, verbose=0) as writer:
+        for index, row in enumerate(row for _ in range(WRITTEN) for row in rows.rows):
+            writer.write({"__key__": f"{index:06d}"} | {f"{name}.jpg": row[name] for name in images})
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+
+    def make() -> Iterator[Any]:
+        numbers = itertools.count()
+
+        def sample(found: dict[str, Any]) -> dict[str, Any]:
+            row = {"id": found["__key__"]} | {name: found[f"{name}.jpg"] for name in images}
+            return dict(rows.views(decode_row(row, rows.kind), sample_rng(0, next(numbers))))
+
+        data = wds.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(256).map(sample)
+        return iter(torch.utils.data.DataLoader(data, BATCH, num_workers=workers))
+
+    return make
+
+
+def litdata(rows: Rows, folder: Path, workers: int) -> Callable[[], Iterator[Any]]:
+    import litdata as ld
+    from litdata.streaming.writer import BinaryWriter
+
+    images = find_kind(rows.kind).holding("image")
+    writer = BinaryWriter(str(folder), chunk_bytes="64MB")
+    for index, row in enumerate(row for _ in range(WRITTEN) for row in rows.rows):
+        writer[index] = {name: row[name] for name in ("id", *images)}
+    writer.done()
+    writer.merge()
+
+    class Samples(ld.StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, index: Any) -> dict[str, Any]:
+            return dict(rows.views(decode_row(super().__getitem__(index), rows.kind), sample_rng(0, getattr(index, "index", index))))
+
+    def make() -> Iterator[Any]:
+        loader = ld.StreamingDataLoader(
+            Samples(str(folder), shuffle=True, drop_last=True), batch_size=BATCH, num_workers=workers, persistent_workers=True
+        )
+        while True:
+            yield from loader
+
+    return make
+
+
 def alone(rows: Rows) -> tuple[float, float]:
     """Milliseconds of decode and of views for a sample, in this process."""
     start = time.perf_counter()
@@ -140,7 +208,17 @@ def timed(batches: Iterator[Any], warm: int, least: float) -> tuple[float, float
     return first, counted * BATCH / passed
 
 
-def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: float, say: Callable[[str], None]) -> Measured:
+def measure(
+    recipe: str,
+    dataset: Dataset,
+    folder: Path,
+    rivals: Sequence[str],
+    workers: int,
+    blocks: int,
+    least: float,
+    say: Callable[[str], None],
+) -> Measured:
+    """`folder`: empty, for the files of the rivals."""
     experiment = config.load(recipe)
     method = find_method(experiment.method)
     views = method.views(experiment.method_config)
@@ -150,23 +228,26 @@ def measure(recipe: str, dataset: Dataset, workers: int, blocks: int, least: flo
     measured.decode_ms, measured.views_ms = alone(rows)
     measured.training_rate = samples_per_second(recipe, TRAINED, torch.device("cpu"))
     say(f"{recipe}: decode {measured.decode_ms:.2f} ms, views {measured.views_ms:.2f} ms, training {measured.training_rate:.1f}/s")
-
-    def ours() -> Iterator[Any]:
-        return iter(Stream(dataset, views, plan, range(plan.slots), 0, 1 << 20, 0, StreamResources(1.0, float(workers))))
-
-    def loader() -> Iterator[Any]:
-        return iter(torch.utils.data.DataLoader(rows, BATCH, num_workers=workers))
-
+    kept = torch.utils.data.DataLoader(rows, BATCH, num_workers=workers, persistent_workers=True)
+    makers: dict[str, Callable[[], Iterator[Any]]] = {
+        "stream": lambda: iter(Stream(dataset, views, plan, range(plan.slots), 0, 1 << 20, 0, StreamResources(1.0, float(workers)))),
+        "DataLoader": lambda: iter(torch.utils.data.DataLoader(rows, BATCH, num_workers=workers)),
+        "DataLoader, persistent": lambda: iter(kept),
+    }
+    for name, make in {"WebDataset": webdataset, "LitData": litdata}.items():
+        if name in rivals:
+            (folder / name).mkdir(parents=True)
+            makers[name] = make(rows, folder / name, workers)
     for block in range(blocks):
-        for name, make in {"stream": ours, "DataLoader": loader}.items():
-            batches = make()
-            first, rate = timed(batches, 1 if least == 0 else WARM[name], least)
-            if name == "stream":
-                batches.close()  # type: ignore[attr-defined]
+        for name in ("stream", *rivals):
+            batches = makers[name]()
+            first, rate = timed(batches, WARM, least)
+            if hasattr(batches, "close"):
+                batches.close()
             del batches
-            measured.first_batch_seconds[name].append(first)
-            measured.rates[name].append(rate)
-            say(f"{recipe}: block {block + 1}/{blocks} {name:<10} {rate:7.0f} {dataset.kind}/s, first batch {first:.1f} s")
+            measured.first_batch_seconds.setdefault(name, []).append(first)
+            measured.rates.setdefault(name, []).append(rate)
+            say(f"{recipe}: block {block + 1}/{blocks} {name:<22} {rate:7.0f} {dataset.kind}/s, first batch {first:.1f} s")
             time.sleep(1.0)  # what the one left running has ended
     return measured
 
@@ -184,8 +265,8 @@ def table_of(measured: Measured, workers: int) -> Table:
         seconds = measured.first_batch_seconds[name]
         warm = f"{statistics.median(seconds[1:]):.1f} s" if seconds[1:] else ""
         table.add_row(name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{seconds[0]:.1f} s", warm)
-    ratios = measured.ratios
-    table.add_row("ratio", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", "", "")
+    for name, ratios in measured.ratios.items():
+        table.add_row(f"stream / {name}", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", "", "")
     return table
 
 
@@ -194,6 +275,7 @@ def main() -> None:
     parser.add_argument("--recipe", nargs="+", default=list(RECIPES), metavar="NAME", help="default: " + ", ".join(RECIPES))
     parser.add_argument("--workers", type=int, default=2, help="decode processes of either")
     parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--against", nargs="*", default=list(RIVALS), choices=list(RIVALS), metavar="NAME", help=", ".join(RIVALS))
     parser.add_argument("--quick", action="store_true", help="a smoke run: 1 short block; its figures mean nothing")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
@@ -204,6 +286,9 @@ def main() -> None:
     torch.set_num_threads(1)
     blocks, least = (1, 0.0) if args.quick else (args.blocks, 5.0)
     results = []
+    rivals = [name for name in args.against if not RIVALS[name] or importlib.util.find_spec(RIVALS[name])]
+    for name in set(args.against) - set(rivals):
+        console.print(f"{name} is left out: not installed (pip install {RIVALS[name]})", highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
         datasets: dict[str, Dataset] = {}
         start_ray(args.workers)
@@ -212,7 +297,8 @@ def main() -> None:
             if kind not in datasets:
                 datasets[kind] = write_data(Path(scratch) / kind, kind)
             say = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
-            results.append(measure(recipe, datasets[kind], args.workers, blocks, least, say))
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                results.append(measure(recipe, datasets[kind], Path(folder), rivals, args.workers, blocks, least, say))
             console.print(table_of(results[-1], args.workers))
     if args.out:
         recipes = [asdict(m) | {"ratios": m.ratios, "worker_share": m.worker_share(args.workers), "feeds": m.feeds} for m in results]
