@@ -216,8 +216,12 @@ def read_placement(data: bytes) -> Placement:
 
 def encode_image(array: np.ndarray, quality: int = 90) -> bytes:
     """uint8 H x W x 3 as JPEG. Colour is not subsampled, because the targets of a patch are its pixels."""
+    return _jpeg(Image.fromarray(array), quality)
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG", quality=quality, subsampling=0)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
@@ -259,7 +263,7 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
     if stored != cut:
         image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return encode_image(np.asarray(image), resize.quality), placement
+    return _jpeg(image, resize.quality), placement
 
 
 def storable(data: bytes, array: np.ndarray, quality: int = 90) -> bytes:
