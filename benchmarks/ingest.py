@@ -28,6 +28,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -64,7 +65,7 @@ ROUND = 8
 """Batches in which every slot ends a block of rows: whole rounds are counted."""
 WARM = 2
 """Rounds before those."""
-WRITTEN = 8
+WRITTEN = 16
 """How often the rows are in the files of WebDataset and LitData, so that few epochs end in the seconds that are counted."""
 RIVALS = {"DataLoader": "", "DataLoader, persistent": "", "WebDataset": "webdataset", "LitData": "litdata"}
 """What is measured beside the stream, and the package that it needs."""
@@ -173,11 +174,9 @@ def litdata(rows: Rows, folder: Path, workers: int) -> Callable[[], Iterator[Any
             return dict(rows.views(decode_row(super().__getitem__(index), rows.kind), sample_rng(0, getattr(index, "index", index))))
 
     def make() -> Iterator[Any]:
-        loader = ld.StreamingDataLoader(
-            Samples(str(folder), shuffle=True, drop_last=True), batch_size=BATCH, num_workers=workers, persistent_workers=True
-        )
+        data = Samples(str(folder), shuffle=True, drop_last=True)
         while True:
-            yield from loader
+            yield from ld.StreamingDataLoader(data, batch_size=BATCH, num_workers=workers)
 
     return make
 
@@ -291,6 +290,7 @@ def main() -> None:
         console.print(f"{name} is left out: not installed (pip install {RIVALS[name]})", highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
         datasets: dict[str, Dataset] = {}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as the DataLoader has; Ray's 15 counts where others use the machine
         start_ray(args.workers)
         for recipe in args.recipe:
             kind = find_method(config.load(recipe).method).kind
