@@ -24,13 +24,14 @@ picks: that row, not timed again. `--profile` adds the ten operators that take m
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,13 +45,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from yardsticks import YARDSTICKS, Yardstick, synthetic_columns
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import Batch, BuildContext
+from sightline.methods.contract import Batch, BuildContext, HasTargets
 from sightline.methods.errors import SightlineError
 from sightline.methods.optim import OptimConfig
 from sightline.methods.random import MicrobatchRng
 from sightline.platform import config
+from sightline.platform.data.loader.blocks import Columns
 from sightline.platform.data.loader.stream import Microbatch
-from sightline.platform.training.precision import choose_precision
+from sightline.platform.training.compile import compile_blocks
+from sightline.platform.training.precision import allow_tf32, choose_precision
 from sightline.platform.training.step import Stepper, tensors, total
 
 RECIPES = {
@@ -68,6 +71,8 @@ SAMPLES = {"pairs": "pairs", "images": "images", "points": "clouds"}
 """Of each kind of data."""
 TOLERANCE = 1e-4
 """Largest difference of the two losses, which are of the order of 1 on fresh weights."""
+CPU_SAMPLES = 8
+"""That a GPU's loss is compared with the CPU's on."""
 MOMENTUM = 0.996
 """Of the textbook's teacher: the work does not depend on it."""
 
@@ -82,6 +87,7 @@ class Scale:
     block_seconds: float
     matmul: int
     profile: bool = False
+    compiled: bool = False
 
 
 class Operator(NamedTuple):
@@ -106,6 +112,8 @@ class Measured:
     matmul_flops_per_second: dict[str, list[float]]
     operators: dict[str, list[Operator]]
     """By precision, those that take most of a step of ours."""
+    memory: dict[str, int]
+    """Peak bytes on a GPU by variant: weights, optimisers and gradients of all variants, and one step."""
 
 
 def equal_losses(pretext: Any, textbook: nn.Module, yardstick: Yardstick, weights: Mapping[str, float], batch: Batch) -> dict[str, float]:
@@ -127,10 +135,23 @@ def count_flops(pretext: Any, weights: Mapping[str, float], batch: Batch) -> int
     return int(counter.get_total_flops())
 
 
+def cpu_difference(here: Any, there: Any, columns: Columns, weights: Mapping[str, float], device: torch.device) -> float:
+    """How far the losses of the same weights and samples lie apart on the CPU and on `device`, both in fp32."""
+    few = {name: column[:CPU_SAMPLES] for name, column in columns.items()}
+    losses = []
+    for pretext, where in ((here.train(), torch.device("cpu")), (there, device)):
+        with torch.no_grad():
+            batch, noise = pretext.to_device(tensors(few, where)), MicrobatchRng(0, 0, 0)
+            if isinstance(pretext, HasTargets):
+                (batch,) = pretext.targets([batch], [noise])
+            losses.append(float(total(pretext(batch, noise), weights)))
+    return abs(losses[0] - losses[1])
+
+
 def our_step(
     pretext: Any, experiment: config.Experiment, weights: Mapping[str, float], ready: Batch, device: torch.device
 ) -> Callable[[str], None]:
-    """One step of a run in `fp32` or `bf16`; both share weights and optimiser, which are fp32 in either."""
+    """One step of a run in `fp32`, `tf32` or `bf16`; all share weights and optimiser, which are fp32 in each."""
     pretext.to_device = lambda batch: dict(ready)  # preparing the batch is not what is timed
     clock = experiment.clock(samples=100 * experiment.batch.size)
     stepper = Stepper(pretext, experiment.optim, clock, weights, 0, "fp32", device)
@@ -138,6 +159,7 @@ def our_step(
 
     def step(precision: str) -> None:
         stepper.precision = precision
+        allow_tf32(precision == "tf32")
         number = next(steps)
         result = stepper.step(number, [Microbatch(number, 0, {}, (), ())])
         if not result.finite:
@@ -158,6 +180,7 @@ def textbook_step(textbook: nn.Module, inputs: tuple[Any, ...], optim: OptimConf
     device = next(textbook.parameters()).device.type
 
     def step(precision: str) -> None:
+        allow_tf32(precision == "tf32")
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = textbook(*inputs)
         if not math.isfinite(loss.item()):
@@ -176,13 +199,14 @@ def device_name(device: torch.device, threads: int) -> str:
     return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
 
 
-def matmul_of(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+def matmul_of(size: int, precision: str, device: torch.device) -> Callable[[], None]:
     """A product of two square matrices of `size`: 2 * size^3 operations."""
-    generator = torch.Generator().manual_seed(0)
+    generator, dtype = torch.Generator().manual_seed(0), torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
     out = torch.empty_like(a)
 
     def product() -> None:
+        allow_tf32(precision == "tf32")
         torch.mm(a, b, out=out)
 
     return product
@@ -236,9 +260,13 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     settings, method = experiment.method_config, find_method(experiment.method)
     group = 2 if scale.quick else scale.group or group_of(recipe, device)
     weights = {name: float(weight) for name, weight in settings.loss.model_dump().items()}
+    columns = synthetic_columns(method, settings, group)
     pretext = method.build(settings, BuildContext(seed=0)).to(device).train()
+    if device.type == "cuda":
+        apart = cpu_difference(method.build(settings, BuildContext(seed=0)), pretext, columns, weights, device)
+        say(f"{recipe}: losses of {CPU_SAMPLES} samples differ between GPU and CPU by {apart:.1e}")
     textbook = yardstick.textbook(pretext).to(device).train()
-    raw = tensors(synthetic_columns(method, settings, group), device)
+    raw = tensors(columns, device)
     ready = pretext.to_device(raw)
     textbooks = {"textbook": textbook}
     if yardstick.lean is not None:
@@ -247,31 +275,45 @@ def measure(recipe: str, scale: Scale, device: torch.device, say: Callable[[str]
     losses = equal_losses(pretext, textbook, yardstick, weights, ready)
     say(f"{recipe}: losses agree, {losses['ours']:.6f} and {losses['textbook']:.6f}")
     flops = count_flops(pretext, weights, ready)
-    products = {name: matmul_of(scale.matmul, dtype, device) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    gpu = device.type == "cuda"
+    products = {name: matmul_of(scale.matmul, name, device) for name in ("fp32", *["tf32"] * gpu, "bf16")}
     has_bf16 = seconds_of(products["bf16"], 0.2, device) < seconds_of(products["fp32"], 0.2, device)
-    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
+    precisions = ("fp32", *["tf32"] * gpu, *["bf16"] * has_bf16)
     auto = choose_precision(pretext, raw, weights, device)[0] if has_bf16 else "fp32"
     say(f"{recipe}: {flops / 1e9:.1f} GFLOP a step; precision: auto picks {auto}")
     inputs = yardstick.inputs(pretext, ready, MicrobatchRng(0, 0, 0))
     step, lr = our_step(pretext, experiment, weights, ready, device), experiment.optim.peak_lr(experiment.batch.size)
     rivals = {name: textbook_step(plain, inputs, experiment.optim, lr) for name, plain in textbooks.items()}
+    compiled = copy.deepcopy(pretext) if scale.compiled else None
+    if compiled is not None:
+        compile_blocks(compiled)
+        fast = our_step(compiled, experiment, weights, ready, device)
     calls: dict[str, Callable[[], None]] = {
         **{f"{name} fp32": partial(plain, "fp32") for name, plain in rivals.items()},
         **{f"{name} {precision}": partial(rivals[name], precision) for name in list(rivals)[-1:] for precision in precisions[1:]},
         **{f"ours {precision}": partial(step, precision) for precision in precisions},
+        **{f"ours compiled {precision}": partial(fast, precision) for precision in precisions[-1:] if compiled is not None},
         **{f"matmul {name}": product for name, product in products.items()},
     }
-    for call in calls.values():  # the first call lays out memory, optimiser state and kernels
-        seconds_of(call, 0.0, device)
+    memory: dict[str, int] = {}
+    for name, call in calls.items():  # the first call lays out memory, optimiser state and kernels, and compiles
+        first = seconds_of(call, 0.0, device)
+        if "compiled" in name:
+            say(f"{recipe}: {name}: first step, compiling: {first:.1f} s")
+        if gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            seconds_of(call, 0.0, device)
+            memory[name] = torch.cuda.max_memory_allocated(device)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for block in range(scale.blocks):
         for name, call in calls.items():
             seconds[name].append(seconds_of(call, scale.block_seconds, device))
         say(f"{recipe}: block {block + 1}/{scale.blocks}  " + "  ".join(f"{name} {seconds[name][-1]:.3g} s" for name in calls))
-    rates = {name: [2 * scale.matmul**3 / s for s in seconds.pop(f"matmul {name}")] for name in ("fp32", "bf16")}
+    rates = {name: [2 * scale.matmul**3 / s for s in seconds.pop(f"matmul {name}")] for name in products}
     parameters = sum(p.numel() for p in pretext.parameters() if p.requires_grad)
-    operators = {precision: top_operators(partial(step, precision)) for precision in precisions} if scale.profile else {}
-    return Measured(recipe, SAMPLES[method.kind], parameters, group, losses, auto, flops, seconds, rates, operators)
+    ours = [name for name in seconds if name.startswith("ours ")]
+    operators = {name.removeprefix("ours "): top_operators(calls[name]) for name in ours} if scale.profile else {}
+    return Measured(recipe, SAMPLES[method.kind], parameters, group, losses, auto, flops, seconds, rates, operators, memory)
 
 
 def spread(values: Sequence[float], digits: str) -> str:
@@ -307,6 +349,9 @@ def table_of(measured: Measured) -> Table:
             table.add_row(
                 f"{precision} {operator.name.removeprefix('aten::')}"[:40], f"{operator.share:.1%} of a step", f"{operator.calls} calls"
             )
+    for name, most in measured.memory.items():
+        a_second = measured.group / statistics.median(measured.seconds[name])
+        table.add_row(f"{name}: memory", f"{most / 2**30:.1f} GiB", f"{a_second:.0f} {measured.samples}/s", "", "")
     for precision, rates in measured.matmul_flops_per_second.items():
         table.add_row(f"matmul {precision}", spread([r / 1e9 for r in rates], ".0f") + " GFLOP/s", "", "", "1")
     return table
@@ -331,6 +376,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, help="samples in a group (default: the recipe's; on a CPU 2 or 4 of the published size)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 2 blocks on cut-down networks; its figures mean nothing")
     parser.add_argument("--profile", action="store_true", help="the ten largest operators of a step of ours, too")
+    parser.add_argument("--compiled", action="store_true", help="a row with `train.compile` in the best precision, too")
     parser.add_argument("--out", help="JSON file")
     args = parser.parse_args()
     if min(args.threads, args.blocks, 1 if args.group is None else args.group) < 1:
@@ -341,7 +387,10 @@ def main() -> None:
         scale = Scale(args.group, quick=True, blocks=2, block_seconds=0.0, matmul=256, profile=args.profile)
     else:
         matmul = 2048 if device.type == "cpu" else 8192
-        scale = Scale(args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=matmul, profile=args.profile)
+        scale = Scale(
+            args.group, quick=False, blocks=args.blocks, block_seconds=1.0, matmul=matmul, profile=args.profile, compiled=args.compiled
+        )
+    scale = replace(scale, compiled=args.compiled)
     progress = Console(stderr=True)
     name = device_name(device, args.threads)
     tables, results = [], []

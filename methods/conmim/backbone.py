@@ -11,7 +11,7 @@ from torch.nn.functional import embedding, linear
 
 from ..layers.attention import attend
 from ..layers.colour import IMAGENET_MEAN, IMAGENET_STD, Channels, imagenet_denormalise, imagenet_normalise
-from ..layers.drop_path import drop_path, linear_rates
+from ..layers.drop_path import branch_scales, drop_path, linear_rates
 from ..layers.patches import PatchEmbed, patchify
 from ..layers.positions import grid_positions
 from ..layers.transformer import Mlp, layer_norm
@@ -110,9 +110,8 @@ class BiasedAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm block; each branch is scaled (`gamma_1`, `gamma_2`) before whole samples of it are dropped."""
 
-    def __init__(self, model: ConMIMModel, rate: float, rows: int | None) -> None:
+    def __init__(self, model: ConMIMModel, rows: int | None) -> None:
         super().__init__()
-        self.rate = rate
         scaled = model.layer_scale is not None
         self.gamma_1 = nn.Parameter(torch.ones(model.dim)) if scaled else None
         self.gamma_2 = nn.Parameter(torch.ones(model.dim)) if scaled else None
@@ -121,12 +120,12 @@ class Block(nn.Module):
         self.norm2 = layer_norm(model.dim)
         self.mlp = Mlp(model.dim, int(model.dim * model.mlp_ratio))
 
-    def forward(self, x: Float[Tensor, "b n d"], bias: Bias | None, kept: Bool[Tensor, "2 b"] | None = None) -> Float[Tensor, "b n d"]:
-        first, second = (None, None) if kept is None else kept.unbind(0)
+    def forward(self, x: Float[Tensor, "b n d"], bias: Bias | None, scales: Float[Tensor, "2 b"] | None = None) -> Float[Tensor, "b n d"]:
+        first, second = (None, None) if scales is None else scales.unbind(0)
         seen = self.attn(self.norm1(x), bias)
-        x = x + drop_path(seen if self.gamma_1 is None else self.gamma_1 * seen, first, self.rate)
+        x = x + drop_path(seen if self.gamma_1 is None else self.gamma_1 * seen, first)
         thought = self.mlp(self.norm2(x))
-        return x + drop_path(thought if self.gamma_2 is None else self.gamma_2 * thought, second, self.rate)
+        return x + drop_path(thought if self.gamma_2 is None else self.gamma_2 * thought, second)
 
 
 class ConMIMBackbone(nn.Module):
@@ -140,6 +139,7 @@ class ConMIMBackbone(nn.Module):
     def __init__(self, model: ConMIMModel, masking: bool = True, final_norm: bool = True) -> None:
         super().__init__()
         self.dim, self.depth, self.patch_size, self.grid = model.dim, model.depth, model.patch_size, model.grid
+        self.rates = linear_rates(model.drop_path, model.depth)
         rows = table_rows(model.grid)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.dim)) if masking else None
@@ -147,7 +147,7 @@ class ConMIMBackbone(nn.Module):
         self.patch_embed = PatchEmbed(model.patch_size, model.dim)
         self.rel_pos_bias = SharedBias(rows, model.heads) if model.relative_bias in ("shared", "both") else None
         own = rows if model.relative_bias in ("per_block", "both") else None
-        self.blocks = nn.ModuleList([Block(model, rate, own) for rate in linear_rates(model.drop_path, model.depth)])
+        self.blocks = nn.ModuleList([Block(model, own) for _ in range(model.depth)])
         self.norm = layer_norm(model.dim) if final_norm else None
         if model.relative_bias != "none":
             self.register_buffer("index", relative_index(model.grid), persistent=False)
@@ -188,8 +188,8 @@ class ConMIMBackbone(nn.Module):
     ) -> Float[Tensor, "b n1 d"]:
         """Tokens of the last block, no final norm. `mask`: True = replaced by the mask token; `kept`: branches that are not dropped."""
         x, biases = self._start(images, mask)
-        for i, block in enumerate(self.blocks):
-            x = block(x, biases[i], None if kept is None else kept[i])
+        for block, bias, scales in zip(self.blocks, biases, branch_scales(kept, self.rates), strict=True):
+            x = block(x, bias, scales)
         return x
 
     def forward(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from ..layers.attention import attend
-from ..layers.drop_path import drop_path, linear_rates
+from ..layers.drop_path import branch_scales, drop_path, linear_rates
 from ..layers.points import farthest_point_sampling, nearest, take
 from ..layers.transformer import Mlp
 from .config import I2PConfig, I2PModel
@@ -89,18 +89,17 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, rate: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.rate = rate
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Float[Tensor, "b n d"], seen: Tensor | None, kept: Bool[Tensor, "2 b"] | None) -> Float[Tensor, "b n d"]:
-        first, second = (None, None) if kept is None else kept.unbind(0)
-        x = x + drop_path(self.attn(self.norm1(x), seen), first, self.rate)
-        return x + drop_path(self.mlp(self.norm2(x)), second, self.rate)
+    def forward(self, x: Float[Tensor, "b n d"], seen: Tensor | None, scales: Float[Tensor, "2 b"] | None) -> Float[Tensor, "b n d"]:
+        first, second = (None, None) if scales is None else scales.unbind(0)
+        x = x + drop_path(self.attn(self.norm1(x), seen), first)
+        return x + drop_path(self.mlp(self.norm2(x)), second)
 
 
 class Blocks(nn.Module):
@@ -108,14 +107,15 @@ class Blocks(nn.Module):
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, rates: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
+        self.rates = list(rates)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in rates)
 
     def forward(
         self, x: Float[Tensor, "b n d"], places: Float[Tensor, "b n d"], seen: Tensor | None, kept: Bool[Tensor, "l 2 b"] | None
     ) -> Float[Tensor, "b n d"]:
         """`seen`: the tokens that tokens look at, b x 1 x n or b x n x n; None: all. `kept`: branches that are not dropped."""
-        for i, block in enumerate(self.blocks):
-            x = block(x + places, seen, None if kept is None else kept[i])
+        for block, scales in zip(self.blocks, branch_scales(kept, self.rates), strict=True):
+            x = block(x + places, seen, scales)
         return x
 
 

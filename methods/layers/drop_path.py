@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,8 +22,14 @@ def draw_kept(rate: float, depth: int, batch: int, generator: torch.Generator) -
     return torch.rand(depth, 2, batch, generator=generator, device=generator.device) >= rates[:, None, None]
 
 
-def drop_path(branch: Float[Tensor, "b n d"], kept: Bool[Tensor, " b"] | None, rate: float) -> Float[Tensor, "b n d"]:
-    """The branch with dropped samples 0 and kept ones divided by 1 - rate. `kept` None: nothing is dropped."""
-    if kept is None or not rate:
-        return branch
-    return branch * (kept.to(branch.dtype) / (1 - rate)).view(-1, 1, 1)
+def branch_scales(kept: Bool[Tensor, "l 2 b"] | None, rates: Sequence[float]) -> Sequence[Float[Tensor, "2 b"] | None]:
+    """For each block what `drop_path` multiplies its branches by: 0 where one is dropped, else 1 / (1 - rate). None: nothing is dropped."""
+    if kept is None:
+        return [None] * len(rates)
+    left = torch.tensor([1 - rate for rate in rates], dtype=torch.float32, device=kept.device)
+    return (kept.float() / left[:, None, None]).unbind(0)
+
+
+def drop_path(branch: Float[Tensor, "b n d"], scale: Float[Tensor, " b"] | None) -> Float[Tensor, "b n d"]:
+    """The branch with each sample multiplied by its `branch_scales`."""
+    return branch if scale is None else branch * scale.to(branch.dtype).view(-1, 1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -96,9 +96,8 @@ class Mlp(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, approximate: Gelu = "none", drop_rate: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, approximate: Gelu = "none") -> None:
         super().__init__()
-        self.drop_rate = drop_rate
         self.norm1 = layer_norm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = layer_norm(dim)
@@ -109,12 +108,12 @@ class EncoderBlock(nn.Module):
         x: Float[Tensor, "b n d"],
         rotary: Rotary | None = None,
         segments: list[int] | None = None,
-        kept: Bool[Tensor, "2 b"] | None = None,
+        scales: Float[Tensor, "2 b"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`kept`: which samples keep the attention branch and the MLP branch; None: all, nothing is rescaled."""
-        kept1, kept2 = (None, None) if kept is None else kept
-        x = x + drop_path(self.attn(self.norm1(x), rotary, segments), kept1, self.drop_rate)
-        x = x + drop_path(self.mlp(self.norm2(x)), kept2, self.drop_rate)
+        """`scales`: of the attention branch and the MLP branch of each sample, from `branch_scales`."""
+        first, second = (None, None) if scales is None else scales.unbind(0)
+        x = x + drop_path(self.attn(self.norm1(x), rotary, segments), first)
+        x = x + drop_path(self.mlp(self.norm2(x)), second)
         return x
 
 

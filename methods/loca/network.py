@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from ..layers.colour import imagenet_normalise
-from ..layers.drop_path import linear_rates
+from ..layers.drop_path import branch_scales, linear_rates
 from ..layers.patches import PatchEmbed, patchify
 from ..layers.positions import squeeze_table
 from ..layers.transformer import Attention, CrossAttention, CrossBlock, EncoderBlock, Mlp, layer_norm
@@ -34,8 +34,8 @@ class LocaEncoder(nn.Module):
         self.grid = model.grid
         self.patch_embed = PatchEmbed(model.patch_size, model.encoder_dim)
         self.pos_embed = nn.Parameter(torch.empty(1, model.patches, model.encoder_dim))
-        rates = linear_rates(model.drop_path, model.encoder_depth)
-        self.blocks = nn.ModuleList(EncoderBlock(self.dim, model.encoder_heads, model.mlp_ratio, "tanh", rate) for rate in rates)
+        self.rates = linear_rates(model.drop_path, model.encoder_depth)
+        self.blocks = nn.ModuleList(EncoderBlock(self.dim, model.encoder_heads, model.mlp_ratio, "tanh") for _ in self.rates)
         self.norm = layer_norm(self.dim)
 
     def embed(self, images: Float[Tensor, "b 3 h w"], positions: bool = True, kept: Int[Tensor, " k"] | None = None) -> Tensor:
@@ -56,8 +56,8 @@ class LocaEncoder(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Tokens after the final norm, of normalised images. `paths`: which branches are kept (`draw_kept`); None: all."""
         x = self.embed(images, positions, kept)
-        for i, block in enumerate(self.blocks):
-            x = block(x, kept=None if paths is None else paths[i])
+        for block, scales in zip(self.blocks, branch_scales(paths, self.rates), strict=True):
+            x = block(x, scales=scales)
         out: Tensor = self.norm(x)
         return out.float()
 

@@ -44,6 +44,7 @@ from sightline.platform.runs.events import (
 )
 from sightline.platform.runs.pinned import load_initial
 
+from .compile import compile_blocks
 from .inputs import TrainInputs
 from .job import TrainJob
 from .memory import peak_of_process
@@ -160,7 +161,7 @@ def _stepper(
     if found:
         checkpoint.restore_optimizer(stepper.optimizer, stepper.names, found.tensors("optimizer"))
     if experiment.train.compile:
-        pretext.compile()
+        compile_blocks(pretext)
     return stepper
 
 
