@@ -209,8 +209,7 @@ def textbook_i2p(pretext: I2PMaePretext, resize: bool = True) -> TextbookI2P:
 
 def i2p_inputs(pretext: I2PMaePretext, batch: Batch, noise: MicrobatchRng) -> tuple[Tensor | None, ...]:
     model, points = pretext.config.model, batch["points"]
-    generator = noise.torch("mask", points.device)
-    uniform = torch.rand(len(points), model.groups[2], generator=generator, device=points.device, dtype=torch.float64)
+    uniform = torch.rand(len(points), model.groups[2], generator=noise.torch("mask"), dtype=torch.float64).to(points.device)
     gumbel = -torch.log(-torch.log(uniform))
     kept = [
         pretext.kept(part, sum(depths), len(points), noise)

@@ -77,7 +77,7 @@ class ConMIMPretext(nn.Module):
 
     def kept(self, network: str, batch: int, rng: MicrobatchRng, device: torch.device) -> Bool[Tensor, "l 2 b"] | None:
         model = self.config.model
-        return draw_kept(model.drop_path, model.depth, batch, rng.torch(f"drop_path_{network}", device))
+        return draw_kept(model.drop_path, model.depth, batch, rng.torch(f"drop_path_{network}"), device)
 
     @torch.no_grad()
     def teacher_features(self, images: Float[Tensor, "b 3 h w"], rng: MicrobatchRng) -> tuple[Tensor, Tensor]:

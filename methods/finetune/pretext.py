@@ -34,7 +34,7 @@ class FinetunePretext(nn.Module):
     def kept(self, batch: int, rng: MicrobatchRng, device: torch.device) -> Tensor | None:
         if not self.training:
             return None
-        return draw_kept(self.config.model.drop_path, self.predictor.backbone.depth, batch, rng.torch("drop_path", device))
+        return draw_kept(self.config.model.drop_path, self.predictor.backbone.depth, batch, rng.torch("drop_path"), device)
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do: no teacher."""

@@ -52,8 +52,8 @@ class FinetunePointsPretext(nn.Module):
 
     def draws(self, batch: int, rng: MicrobatchRng, device: torch.device) -> tuple[Tensor | None, Bool[Tensor, "2 b h"]]:
         """(branches that are kept, features of the head that are not dropped)."""
-        kept = draw_kept(self.config.model.drop_path, sum(self.predictor.model.depths), batch, rng.torch("drop_path", device))
-        alive = torch.rand(2, batch, HIDDEN, generator=rng.torch("dropout", device), device=device) >= DROPPED
+        kept = draw_kept(self.config.model.drop_path, sum(self.predictor.model.depths), batch, rng.torch("drop_path"), device)
+        alive = (torch.rand(2, batch, HIDDEN, generator=rng.torch("dropout")) >= DROPPED).to(device)
         return kept, alive
 
     def after_step(self, step: int, steps: int) -> None:

@@ -112,15 +112,14 @@ class I2PMaePretext(nn.Module):
     def kept(self, what: str, depth: int, batch: int, rng: MicrobatchRng) -> Tensor | None:
         if not self.training:
             return None
-        device = self.mask_token.device
-        return draw_kept(self.config.model.drop_path, depth, batch, rng.torch(f"drop path {what}", device))
+        return draw_kept(self.config.model.drop_path, depth, batch, rng.torch(f"drop path {what}"), self.mask_token.device)
 
     def hide(self, batch: Batch, scales: list[Groups], rng: MicrobatchRng) -> Hidden:
         """Guided: the tokens with the largest saliency / temperature + Gumbel noise stay visible, which is a draw without replacement by
         the softmax of the saliency."""
         config, centres = self.config, scales[2].centres
         b, g = centres.shape[:2]
-        uniform = torch.rand(b, g, generator=rng.torch("mask", centres.device), device=centres.device, dtype=torch.float64)
+        uniform = torch.rand(b, g, generator=rng.torch("mask"), dtype=torch.float64).to(centres.device)
         score = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
         saliency = None
         if config.pretext.mask == "guided":

@@ -14,12 +14,17 @@ def linear_rates(rate: float, depth: int) -> list[float]:
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
-def draw_kept(rate: float, depth: int, batch: int, generator: torch.Generator) -> Bool[Tensor, "l 2 b"] | None:
-    """True = the branch is kept: for each block, its two branches and each sample, by `linear_rates`. None for rate 0."""
+def draw_kept(
+    rate: float, depth: int, batch: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Bool[Tensor, "l 2 b"] | None:
+    """True = the branch is kept: for each block, its two branches and each sample, by `linear_rates`. None for rate 0.
+
+    `generator` is one of the CPU, so that a GPU drops the same branches.
+    """
     if not rate:
         return None
-    rates = torch.tensor(linear_rates(rate, depth), device=generator.device)
-    return torch.rand(depth, 2, batch, generator=generator, device=generator.device) >= rates[:, None, None]
+    kept = torch.rand(depth, 2, batch, generator=generator) >= torch.tensor(linear_rates(rate, depth))[:, None, None]
+    return kept.to(device, non_blocking=True)
 
 
 def branch_scales(kept: Bool[Tensor, "l 2 b"] | None, rates: Sequence[float]) -> Sequence[Float[Tensor, "2 b"] | None]:

@@ -95,8 +95,8 @@ class LocaPretext(nn.Module):
         paths: dict[str, Tensor | None] = {}
         if self.training:
             for name, images in (("reference", b), ("query", b), ("focal", b * f)):
-                generator = rng.torch(f"drop path {name}", device)
-                paths[f"{name}_paths"] = draw_kept(model.drop_path, model.encoder_depth, images, generator)
+                generator = rng.torch(f"drop path {name}")
+                paths[f"{name}_paths"] = draw_kept(model.drop_path, model.encoder_depth, images, generator, device)
         return Draws(kept.to(device), tokens.to(device), **paths)
 
     def see_reference(self, batch: Batch, draws: Draws) -> Reference:

@@ -108,7 +108,7 @@ class TrainConfig(Settings):
     )
     threads: int | None = Field(default=None, ge=1, description="torch threads a worker; default: the machine's cores over its workers")
     actors: int | None = Field(default=None, ge=1, description="actors of a frozen teacher for each worker; default: as `--dry-run` says")
-    compile: bool = False
+    compile: bool = Field(default=False, description="torch.compile of the transformer blocks: pays on GPUs")
     checkpoint_activations: bool = Field(
         default=False, description="compute each block's activations again in the backward pass: less memory, a third more time"
     )

@@ -10,7 +10,7 @@ from sightline.methods.errors import SightlineError
 from .recompute import transformer_blocks
 
 
-def compile_blocks(pretext: Pretext | nn.Module) -> int:
+def compile_blocks(pretext: Pretext | nn.Module, backend: str = "inductor") -> int:
     """Make every transformer block of `pretext` run compiled by torch. Returns the number of blocks.
 
     Not the whole forward pass: what a method draws there (drop path, query tokens) must be drawn anew at every step, and equal blocks are
@@ -20,5 +20,5 @@ def compile_blocks(pretext: Pretext | nn.Module) -> int:
     if not blocks:
         raise SightlineError("train.compile: this network has no transformer blocks", "leave it out")
     for block in blocks:
-        block.compile()
+        block.compile(backend=backend)
     return len(blocks)

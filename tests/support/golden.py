@@ -73,6 +73,7 @@ def losses(
     lr: float = 1e-3,
     steps: int = STEPS,
     changed: Callable[[torch.nn.Module], object] = lambda pretext: None,
+    device: str = "cpu",
 ) -> list[dict[str, float]]:
     """The total, its terms and the norm of the gradient for `STEPS` steps, means over the microbatches of each step; fp32, one thread.
 
@@ -84,7 +85,7 @@ def losses(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pretext = method.build(config, BuildContext(seed=0)).train()
+        pretext = method.build(config, BuildContext(seed=0)).to(torch.device(device)).train()
         changed(pretext)
         stepper = Stepper(
             pretext=pretext,
@@ -93,7 +94,7 @@ def losses(
             weights=config.loss.model_dump(),
             seed=0,
             precision="fp32",
-            device=torch.device("cpu"),
+            device=torch.device(device),
         )
         views, found = method.views(config), []
         stage = (
@@ -108,6 +109,14 @@ def losses(
         return found
     finally:
         torch.set_num_threads(threads)
+
+
+def sections(toy: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a toy that its method reads; I2P-MAE is taught by a `Seer`."""
+    held = {name: dict(toy[name]) for name in ("model", "pretext", "loss", "augment") if name in toy}
+    if toy["method"] == "i2p_mae":
+        held["model"] |= {"teacher": "seer", "teacher_dim": Seer.dim}
+    return held
 
 
 def microbatch(method: Method, views: Views, stage: Stage | None, step: int, slot: int) -> Microbatch:

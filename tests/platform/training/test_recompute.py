@@ -17,16 +17,9 @@ from sightline.platform.training.recompute import checkpoint_activations, transf
 TOYS: dict[str, dict[str, Any]] = {"croco": TOY, **TOY_IMAGES, "i2p_mae": TOY_POINTS}
 
 
-def sections(toy: dict[str, Any]) -> dict[str, Any]:
-    held = {name: dict(toy[name]) for name in ("model", "pretext", "loss", "augment") if name in toy}
-    if toy["method"] == "i2p_mae":
-        held["model"] |= {"teacher": "seer", "teacher_dim": golden.Seer.dim}
-    return held
-
-
 @pytest.mark.parametrize("name", sorted(TOYS))
 def test_losses_and_gradients_are_the_same_bits(name: str) -> None:
-    method, toy = find_method(name), sections(TOYS[name])
+    method, toy = find_method(name), golden.sections(TOYS[name])
     found: list[int] = []
     plain = golden.losses(method, toy, steps=2)
     again = golden.losses(method, toy, steps=2, changed=lambda pretext: found.append(checkpoint_activations(pretext)))
