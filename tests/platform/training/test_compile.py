@@ -17,7 +17,7 @@ TOYS: dict[str, dict[str, Any]] = {"croco": TOY, **TOY_IMAGES, "i2p_mae": TOY_PO
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of Dynamo's own doing
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo's, of its own doing and of the checks of types that tests run with
 @pytest.mark.parametrize("name", sorted(TOYS))
 def test_losses_and_gradients_are_the_same_bits_where_no_kernel_is_fused(name: str) -> None:
     """The backend `eager` runs what was traced as it is: a draw that was traced as a constant would show in the second step."""
