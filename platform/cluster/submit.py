@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -79,6 +80,7 @@ def connect(address: str, insecure: bool = False) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)  # uploads, and each connection of a log that ends
     try:
         client = JobSubmissionClient(address)
         found = client._do_request("GET", "/api/version").json()["ray_version"]

@@ -68,7 +68,8 @@ class Dataset:
     @property
     def described(self) -> str:
         """How many samples, for reports."""
-        return f"{self.rows:,} {self.kind} from {len(self.manifest.scenes) or 1} scenes"
+        scenes = len(self.manifest.scenes)
+        return f"{self.rows:,} {self.kind}" + (f" from {scenes:,} scene{'s' if scenes > 1 else ''}" if scenes else "")
 
     @property
     def provenance(self) -> list[str]:

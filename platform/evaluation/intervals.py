@@ -90,6 +90,11 @@ def plural(kind: str) -> str:
     return kind.replace("block", "blocks") if "block" in kind else f"{kind}s"
 
 
+def counted(count: int, kind: str) -> str:
+    """Units in words: `200 images`, `1 scene`."""
+    return f"{count:,} {kind if count == 1 else plural(kind)}"
+
+
 def coverage(level: float, draws: int, units: int, kind: str, also: str = "") -> str:
     """What an interval covers and what it does not, in words for a report."""
     if units < 2:

@@ -12,6 +12,7 @@ from sightline.platform.data.manifest import Source
 from sightline.platform.data.ray_source import RaySource
 from sightline.platform.data.training_data import TrainingData
 from sightline.platform.evaluation.findings import label_of, show_span
+from sightline.platform.evaluation.intervals import counted
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult, RowKind
 
 LONGEST = 160
@@ -54,7 +55,7 @@ def _results(of_method: MethodResult | None, probes: ProbeOutcomes) -> list[tupl
         if not isinstance(outcome, ProbeResult):
             continue
         control = next(outcome.rows_of(RowKind.CONTROL_MEAN), None)
-        on = f"{_name(str(outcome.data.get('test') or ''))}, {outcome.unit_count:,} x {outcome.unit_kind}"
+        on = f"{_name(str(outcome.data.get('test') or ''))}, {counted(outcome.unit_count, outcome.unit_kind)}"
         for key, info in outcome.main_metrics.items():
             beside = show_span(control.values[key], info) if control else ""
             rows.append((_metric(f"{outcome.name}: ", key, info), show_span(outcome.rows[0].values[key], info), beside, on))

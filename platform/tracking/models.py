@@ -22,7 +22,7 @@ from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.runs.record import Run
 
-from .client import connect, place_of
+from .client import connect, origin, place_of
 from .datasets import DatasetRef, dataset_input
 from .problems import Kind, Place, TrackingProblem, explain, find_problem
 
@@ -188,7 +188,7 @@ def log_external_model(client: MlflowClient, run: MlflowRun, name: str, tags: Ma
             run.info.experiment_id,
             name=name,
             source_run_id=run_id,
-            tags={**tags, EXTERNAL: "true"},
+            tags={**origin(), **tags, EXTERNAL: "true"},
             params=dict(run.data.params),
             model_type="encoder",
         )

@@ -126,7 +126,12 @@ def register_encoder(
         run = client.get_run(run_id)
         tags[FORM] = SERVES
         logged = _begun(client, run, sha256) or client.create_logged_model(
-            run.info.experiment_id, name=ARTIFACT, source_run_id=run_id, tags=tags, params=dict(run.data.params), model_type="encoder"
+            run.info.experiment_id,
+            name=ARTIFACT,
+            source_run_id=run_id,
+            tags={**origin(), **tags},
+            params=dict(run.data.params),
+            model_type="encoder",
         )
         of_model = card(f"models:/{logged.model_id}")
         if logged.status != LoggedModelStatus.READY:
@@ -147,10 +152,18 @@ def register_encoder(
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
         if not client.search_registered_models(f"name = '{name}'"):
             with suppress(MlflowException):  # another run may have created it meanwhile
-                client.create_registered_model(name)
+                client.create_registered_model(name, description=OF_MODEL.format(name=name))
         filed = client.create_model_version(name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id)
         client.update_model_version(name, filed.version, _described(*card(f"models:/{name}/{filed.version}")))
         return _registered(client, name, filed, alias)
+
+
+OF_MODEL = """Networks trained by Sightline, one version for each run that was registered under this name. The description of a version is
+its card: the verdict, what was measured, data and licences, and how to load it.
+
+`models:/{name}@candidate` is the newest; `models:/{name}@champion` is the one that was chosen: `sightline promote {name} --to champion`
+compares the two on the same data. The tags `sightline.promoted` and `sightline.replaced` of a version say when and why."""
+"""The description of a registered model."""
 
 
 def _described(about: str, use: str) -> str:

@@ -58,6 +58,7 @@ def test_what_was_written_is_read_back_by_row_group(dataset: Dataset) -> None:
 
 def test_the_manifest_says_what_the_rows_hold(dataset: Dataset) -> None:
     manifest = dataset.manifest
+    assert dataset.described == "150 pairs from 1 scene"
     assert manifest.columns == ("id", "scene", "image1", "image2", "K1", "depth1", "overlap")
     assert (manifest.image_min, manifest.image_max, manifest.scenes) == ((48, 64), (48, 64), {"room": 150})
     assert manifest.overlap is not None and sum(manifest.overlap.histogram) == manifest.overlap.count == 150

@@ -49,7 +49,7 @@ def card() -> str:
 def test_it_begins_with_the_verdict_and_tells_results_with_intervals(card: str) -> None:
     assert card.startswith("It has \\[learned\\].\n\n80% \\| more\n\n## Results\n")
     assert "| accuracy in % | 75.0 (70.0 to 80.0) |  | 1,234 samples of the validation data |" in card
-    assert "| knn: accuracy in % | 80.0 (75.0 to 85.0) | 40.0 (35.0 to 45.0) | photos/val, 9 x scene |" in card
+    assert "| knn: accuracy in % | 80.0 (75.0 to 85.0) | 40.0 (35.0 to 45.0) | photos/val, 9 scenes |" in card
     assert card.count("In brackets: 95% percentile interval.") == 1 and "secret" not in card and "linear" not in card
 
 

@@ -256,6 +256,8 @@ def test_it_says_what_it_is_where_it_came_from_and_how_to_use_it(store: dict[str
     logged = store["client"].get_logged_model(filed.model_id)
     assert logged.source_run_id == store["run"] and logged.params["pretext.mask_ratio"] == "0.9"
     assert [output.model_id for output in store["client"].get_run(store["run"]).outputs.model_outputs] == [filed.model_id]
+    assert logged.tags["mlflow.source.name"] == "sightline"
+    assert "sightline promote kitchen --to champion" in store["client"].get_registered_model("kitchen").description
     from mlflow.models import Model
 
     (model,) = [f for f in artifacts(store, filed) if f.name == "MLmodel"]
