@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -118,9 +119,22 @@ def main(arguments: list[str] | None = None) -> int:
         if not words:
             _overview().print_help()
             return 2
-        return _guarded(words)
+        code = _guarded(words)
+        return code if arguments is not None else _end(code)
     except KeyboardInterrupt:
         return _stopped()
+
+
+def _end(code: int) -> int:
+    """End this process without freeing its memory piece by piece first, which takes two seconds after a run."""
+    if sys.gettrace() is None and sys.getprofile() is None:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
 
 
 def _stopped() -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sightline.methods.errors import SightlineError, first_line
@@ -23,8 +23,13 @@ STARTS = 2
 """How often Ray is started on this machine before that has failed: a busy one may be too slow for the first."""
 
 
-def start_ray(cpus: int | None = None, hint: str = "run the same command again when the machine is less busy") -> None:
-    """Join the cluster that `RAY_ADDRESS` names (set in a Ray job), else start Ray on this machine, on the loopback address only.
+def start_ray(
+    cpus: int | None = None,
+    hint: str = "run the same command again when the machine is less busy",
+    beside: Callable[[], None] | None = None,
+) -> None:
+    """Join the cluster that `RAY_ADDRESS` names (set in a Ray job), or the Ray of `sightline up`; else start Ray on this machine, on
+    the loopback address only. `beside`: runs in a thread meanwhile.
 
     Raises `SightlineError` with this `hint` where Ray does not start; `ray_checks.check_ray` tells before that what can be known before.
     """
@@ -39,6 +44,8 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
     if ray.is_initialized():
         return
     _ignore_interrupts_by_a_function()
+    if beside:
+        threading.Thread(target=beside, name="sightline-beside-ray", daemon=True).start()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if names_cluster():
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # for the dashboard's list of runs; Ray on this machine has none
@@ -49,6 +56,7 @@ def start_ray(cpus: int | None = None, hint: str = "run the same command again w
         return
     if cpus is None and _join_kept(quiet):
         return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late Ray Train sees that its workers have ended: 2 s by default
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that looks for nodes that are to go
     import psutil
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     if run.status == RunStatus.TRAINED:
         import ray
 
-        ray.shutdown()  # what follows needs the workers' memory
+        # What follows needs the workers' memory. Ray waits for the ends of its processes, which nothing here does.
+        threading.Thread(target=ray.shutdown, name="sightline-ray-ends").start()
 
 
 def _stopped(run: Run, tracking: Tracking, console: Screen) -> dict[str, Any]:

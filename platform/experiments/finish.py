@@ -143,7 +143,7 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     of_method = measure_method(model, console)
     if of_method is not None:
         write_text(run.folder / "claims.json", json.dumps(of_method.to_json(), indent=1))
-    probes = measure_probes(model, console, model.experiment.probe.names)
+    probes = measure_probes(model, console, model.experiment.probe.names, keep=True)
     if probes:
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
@@ -241,9 +241,11 @@ def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
 
 
 def measure_probes(
-    model: TrainedModel, console: Screen, names: Sequence[str], controls: Sequence[int] = CONTROLS
+    model: TrainedModel, console: Screen, names: Sequence[str], controls: Sequence[int] = CONTROLS, keep: bool = False
 ) -> dict[str, ProbeOutcome]:
-    """Probe name -> outcome; empty where no data set tests anything. `controls`: seeds of encoders with random weights."""
+    """Probe name -> outcome; empty where no data set tests anything. `controls`: seeds of encoders with random weights. `keep`: what is
+    found of these in the home, and take it from there.
+    """
     experiment = model.experiment
     if not names or not experiment.probe_data:
         return {}
@@ -257,8 +259,9 @@ def measure_probes(
     evaluated = EvaluatedModel("trained encoder", model.encoder, random)
     names = [probe.name for probe in ranked(names) if probe.modality == evaluated.modality]
     pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
+    network = {"method": experiment.method, "settings": experiment.method_config.model_dump(mode="json"), "seeds": list(controls)}
     with doing(console, "probing the encoder") as tell:
-        return run_probes(names, [evaluated], pairs, device=model.device, progress=tell)
+        return run_probes(names, [evaluated], pairs, device=model.device, progress=tell, network=network if keep else None)
 
 
 def method_metrics(result: MethodResult | None, metric_names: int) -> dict[str, float]:

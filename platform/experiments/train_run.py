@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 
 from sightline.methods.catalog import find_method
@@ -120,10 +121,16 @@ def is_trained(experiment: Experiment, folder: Path) -> bool:
 
 def train_tracked(run: Run, tracking: Tracking, console: Screen) -> None:
     """`train_on_ray` on a Ray that is started first, with its progress on the console and its metrics in MLflow."""
-    start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(run.name)}")
+    start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(run.name)}", beside=_import_trainer)
     tracking.start()
     with RunProgress(console) as progress:
         train_on_ray(run, progress.show)
+
+
+def _import_trainer() -> None:
+    """What `run_workers` needs, while the processes of Ray start."""
+    for name in ("ray.data", "sightline.platform.cluster.deaths", "sightline.platform.cluster.local_group"):
+        import_module(name)
 
 
 def _set_status(run: Run, status: RunStatus) -> None:

@@ -116,6 +116,8 @@ class EvalContext:
     device: torch.device | str = "cpu"
     progress: Progress = lambda what, share: None
     cache: dict[Any, Any] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
+    """Rows of controls and of raw pixels that are not measured again."""
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.evaluated]
@@ -133,9 +135,10 @@ class EvalContext:
 
     @cached_property
     def modules(self) -> dict[str, Any]:
-        """Every network by the name of its row."""
+        """Every network that is measured, by the name of its row."""
         encoders = {name: module for model in self.evaluated for name, module in model.modules.items()}
-        return encoders | {name: module for some in self.controls for name, module in zip(some.names, some.modules, strict=True)}
+        controls = {name: module for some in self.controls for name, module in zip(some.names, some.modules, strict=True)}
+        return encoders | {name: module for name, module in controls.items() if name not in self.known}
 
     def rows(self, baselines: Callable[[str], Mapping[str, str]], scope: Callable[[str], str] = lambda name: "") -> ResultTable:
         """The rows of a result. `baselines(encoder)`: name -> short name; `scope(encoder)`: what encoders must share to be compared."""
@@ -208,7 +211,8 @@ class ImageEvalContext(EvalContext):
         for name, module in self.modules.items():
             yield name, self.grids[name], self._tokens(name, module, images[self.grids[name].size]).cpu().double()
         for grid in dict.fromkeys(self.grids.values()):
-            yield self.baseline(PIXELS, grid), grid, patch_pixels(images[grid.size], grid)
+            if (name := self.baseline(PIXELS, grid)) not in self.known:
+                yield name, grid, patch_pixels(images[grid.size], grid)
 
     def pooled(self, images: Mapping[tuple[int, int], np.ndarray]) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
         """(row name, mean patch token, float64 on the CPU) of every network."""

@@ -17,8 +17,12 @@ from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.image_crops import centre_box, fit_image, patch_depth
 from sightline.platform.evaluation.intervals import Interval
+from sightline.platform.evaluation.probes.context import EvaluatedModel
+from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
 from sightline.platform.evaluation.probes.image_frames import list_frames
+from sightline.platform.evaluation.probes.known_rows import KnownRows
 from sightline.platform.evaluation.probes.ridge import Moments, ridge
+from sightline.platform.evaluation.probes.run import run_probes
 from sightline.platform.evaluation.result_table import verdict_of
 
 Make = Callable[..., Dataset]
@@ -170,3 +174,32 @@ def test_ridge_from_sums_is_ridge_on_the_samples() -> None:
     assert torch.allclose(head(x), z @ weight + y.mean())
     assert head.mean_squared_error(Moments.of(x, y)) == pytest.approx(float(((head(x) - y) ** 2).mean()))
     assert head.weight[4] == 0
+
+
+def test_random_weights_and_pixels_are_measured_once_for_all_runs(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run of the same settings measures its own encoder alone, and finds the same bits."""
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path))
+    seen: list[str] = []
+    pairs = [DatasetPair(make("train", 5), make("test", 4))]
+
+    class Watched(Blind):
+        def tokens(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append("random")
+            return super().tokens(images)
+
+    def run(network: dict[str, str] | None) -> dict[str, object]:
+        seen.clear()
+        evaluated = EvaluatedModel("trained", PatchColour(), tuple(Watched(seed) for seed in (1, 2, 3)))
+        outcomes = run_probes(["depth", "linear"], [evaluated], pairs, network=network)
+        return {name: {**outcome.to_json(), "seconds": 0} for name, outcome in outcomes.items()}
+
+    plain = run(None)
+    assert seen and not (tmp_path / "controls").exists()
+    assert run({"settings": "a"}) == plain and seen
+    assert run({"settings": "a"}) == plain and not seen
+    assert run({"settings": "b"}) == plain and seen  # of other settings nothing is known
+    for file in (tmp_path / "controls").iterdir():
+        file.write_bytes(b"damaged")
+    assert run({"settings": "a"}) == plain and seen
+    monkeypatch.setattr(KnownRows, "join", lambda self, found: None)  # of other images
+    assert run({"settings": "a"}) == plain and seen
