@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import math
 import re
 import struct
 import warnings
@@ -239,6 +240,15 @@ class Resize:
     size: int | None = None
     square: bool = False
     quality: int = 90
+    reduced: bool = False
+    """Whether a large JPEG is decoded at a part of its size, at least twice what is stored."""
+
+    def placement(self, height: int, width: int, orientation: int) -> Placement:
+        """Where the pixels of an upright image of this size come to lie."""
+        cut = (min(height, width), min(height, width)) if self.square else (height, width)
+        scale = min(1.0, self.size / min(cut)) if self.size else 1.0
+        stored = (round(cut[0] * scale), round(cut[1] * scale))
+        return Placement((height, width), (height - cut[0]) // 2, (width - cut[1]) // 2, cut, stored, orientation)
 
 
 def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
@@ -248,22 +258,48 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
     antialiased. What is stored in another way than a reader would think is told by `remark`.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
+    if resize.reduced and (reduced := _reduced_image(data, resize)) is not None:
+        return reduced
     array, orientation = _decoded(data)
     height, width = array.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
-    cut = (min(height, width), min(height, width)) if resize.square else (height, width)
-    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
-    scale = min(1.0, resize.size / min(cut)) if resize.size else 1.0
-    stored = (round(cut[0] * scale), round(cut[1] * scale))
-    placement = Placement((height, width), top, left, cut, stored, orientation)
+    at = resize.placement(height, width, orientation)
     remark_on(data, array)
-    if stored == (height, width):
-        return storable(data, array, resize.quality), placement
-    image = Image.fromarray(array[top : top + cut[0], left : left + cut[1]])
-    if stored != cut:
-        image = image.resize(stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return _jpeg(image, resize.quality), placement
+    if at.unchanged:
+        return storable(data, array, resize.quality), at
+    image = Image.fromarray(array[at.top : at.top + at.cut[0], at.left : at.left + at.cut[1]])
+    if at.stored != at.cut:
+        image = image.resize(at.stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return _jpeg(image, resize.quality), at
+
+
+def _reduced_image(data: bytes, resize: Resize) -> tuple[bytes, Placement] | None:
+    """As `resized_image`, from a JPEG that libjpeg decodes at some eighths of its size; None where that is not less or it has a fault."""
+    image = open_image(data)
+    if (image.format, image.mode) != ("JPEG", "RGB") or min(image.size) < MIN_SIDE:
+        return None
+    orientation = orientation_of(image)
+    width, height = image.size[::-1] if orientation > 4 else image.size
+    at = resize.placement(height, width, orientation)
+    scale = 2 * at.stored[0] / at.cut[0]
+    if scale > 7 / 8:
+        return None
+    try:
+        least = (math.ceil(scale * side) for side in image.size)
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=next(least), min_height=next(least))
+    except ValueError:
+        return None
+    small = Image.fromarray(pixels)
+    part = round(8 * small.width / image.width) / 8
+    if orientation != 1:
+        if small.size != (image.width * part, image.height * part):  # rounded up; the rest would come to lie at another edge
+            return None
+        small = small.transpose(_TURNS[orientation])
+    box = (at.left * part, at.top * part, (at.left + at.cut[1]) * part, (at.top + at.cut[0]) * part)
+    remark_on(data, pixels)
+    remark("JPEG(s) decoded at a part of their size (--reduced-decode)")
+    return _jpeg(small.resize(at.stored[::-1], Image.Resampling.LANCZOS, box, reducing_gap=3.0), resize.quality), at
 
 
 def storable(data: bytes, array: np.ndarray, quality: int = 90) -> bytes:

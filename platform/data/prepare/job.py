@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ STAGING = ".staging"
 FEW_ROWS = 1000
 """Below this many, starting processes takes longer than it saves."""
 PROBED = 8
-_LATER = re.compile(r", (?:depth_scale=None|photo=None)\b")
+_LATER = re.compile(r", (?:depth_scale=None|photo=None|reduced=False)\b")
 
 
 class RowSource(Protocol):
@@ -294,10 +295,12 @@ def job_digest(output: Output) -> str:
     """SHA-256 of what decides the content of a data set: a preparation that was stopped is continued only by a job with the same one."""
     # `Resize` and the field that holds it go by their first names, so that a preparation which an older Sightline began is continued.
     # Fields that came later are left out where they hold their default.
-    identity = [_LATER.sub("", repr(source)).replace("resize=Resize(", "fit=Fit(") for source in output.shards]
-    if output.classes:
-        identity.append(repr((output.classes, output.ignore_index, *([output.parts] if output.parts else []))))
-    return hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    identity = (_LATER.sub("", repr(source)).replace("resize=Resize(", "fit=Fit(") for source in output.shards)
+    told = [repr((output.classes, output.ignore_index, *([output.parts] if output.parts else [])))] if output.classes else []
+    digest = hashlib.sha256()
+    for number, part in enumerate(chain(identity, told)):  # one by one: all together are 300 bytes a file
+        digest.update(("\n" * (number > 0) + part).encode())
+    return digest.hexdigest()
 
 
 def _begin(output: Output, overwrite: bool) -> None:

@@ -155,10 +155,11 @@ class ResizeOptions(PrepareSource):
     size: int | None = option(None, "short side of the stored images in px, never enlarged (default: keep the files)", positive)
     square: bool = option(False, "cut the middle square first, as the papers' crops are (default: keep the shape)")
     quality: int = option(90, "JPEG quality of resized images (default: %(default)s)", positive)
+    reduced_decode: bool = option(False, "decode large JPEGs at a part of their size: 3 times as fast, pixels differ by 1 in 255 at times")
 
     @property
     def resize(self) -> Resize:
-        return Resize(self.size, self.square, self.quality)
+        return Resize(self.size, self.square, self.quality, self.reduced_decode)
 
 
 @dataclass(frozen=True)

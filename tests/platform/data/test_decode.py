@@ -24,6 +24,7 @@ from sightline.platform.data.images import (
     plain_jpeg_size,
     resized_image,
 )
+from sightline.platform.data.remarks import collected
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -211,3 +212,21 @@ def test_depth_survives_to_the_millimetre_and_unknown_stays_unknown() -> None:
 def test_an_8_bit_image_is_no_depth() -> None:
     with pytest.raises(BrokenSampleError, match="not a 16-bit PNG"):
         decode_depth(_bytes(Image.fromarray(_picture()[..., 0])))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (411, 303)), (6, (408, 304))])
+@pytest.mark.parametrize("square", [False, True])
+def test_a_reduced_decode_is_near_the_whole_one(orientation: int, size: tuple[int, int], square: bool) -> None:
+    """The same cut and size; a part of the pixels differs in the last bits."""
+    noise = np.random.default_rng(0).integers(0, 255, (12, 15, 3)).astype(np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    data = _bytes(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC), "JPEG", exif=turned)
+    with collected() as remarks:
+        whole, at = resized_image(data, Resize(size=40, square=square, quality=100))
+        assert not remarks
+        reduced, there = resized_image(data, Resize(size=40, square=square, quality=100, reduced=True))
+    assert at == there and list(remarks.values()) == [1] and reduced != whole
+    difference = np.abs(decode_image(reduced).astype(int) - decode_image(whole))
+    assert difference.mean() < 1 and difference.max() <= 8
+    assert resized_image(data, Resize(size=160, reduced=True)) == resized_image(data, Resize(size=160))
