@@ -192,6 +192,15 @@ class ConMIMBackbone(nn.Module):
             x = block(x, bias, scales)
         return x
 
+    def every_block(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n1 d"]]:
+        """Tokens after each block, no final norm, nothing masked."""
+        x, biases = self._start(images, None)
+        outputs = []
+        for block, bias in zip(self.blocks, biases, strict=True):
+            x = block(x, bias)
+            outputs.append(x)
+        return outputs
+
     def forward(
         self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None, kept: Bool[Tensor, "l 2 b"] | None = None
     ) -> Float[Tensor, "b n1 d"]:

@@ -59,6 +59,12 @@ class ConMIMEncoder(nn.Module):
         tokens: Tensor = self.backbone(normalise(images, self.model))
         return tokens[:, 1:]
 
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each block, the last one after the final norm."""
+        blocks = self.backbone.every_block(normalise(images, self.model))
+        assert self.backbone.norm is not None
+        return [tokens[:, 1:] for tokens in (*blocks[:-1], self.backbone.norm(blocks[-1]))]
+
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block from all tokens, mean over heads, the class token left out; rows sum to 1."""
         return self.tokens_and_saliency(images)[1]

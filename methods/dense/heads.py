@@ -73,6 +73,10 @@ class Fusion(nn.Module):
         return out
 
 
+def _map(tokens: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b d _h _w"]:
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+
+
 def enlarged(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c _h _w"]:
     """Bilinear, corners on corners."""
     return interpolate(x, size=size, mode="bilinear", align_corners=True)
@@ -127,6 +131,7 @@ class DptHead(nn.Module):
         self.act_3_postprocess = nn.Sequential(nn.Conv2d(dims[2], w3, 1))
         self.act_4_postprocess = nn.Sequential(nn.Conv2d(dims[3], w4, 1), nn.Conv2d(w4, w4, 3, stride=2, padding=1))
         self.scratch = Scratch(widths, features)
+        self.scratch.get_submodule("refinenet4.resConfUnit1").requires_grad_(False)  # never used, and DDP would wait for it
         self.head = nn.Sequential(
             nn.Conv2d(features, features // 2, 3, padding=1),
             nn.Identity(),  # enlarged to the image here
@@ -138,10 +143,7 @@ class DptHead(nn.Module):
     def forward(self, tokens: Tokens, grid: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         """`grid`: (rows, columns) of patches; `size`: (height, width) of the image."""
         processes = (self.act_1_postprocess, self.act_2_postprocess, self.act_3_postprocess, self.act_4_postprocess)
-        stages = [
-            process(tokens[hook].transpose(1, 2).reshape(len(tokens[hook]), -1, *grid))
-            for hook, process in zip(self.hooks, processes, strict=True)
-        ]
+        stages = [process(_map(tokens[hook], grid)) for hook, process in zip(self.hooks, processes, strict=True)]
         x = enlarged(self.head[0](self.scratch(stages)), size)
         out: Tensor = self.head[2:](x)
         return out

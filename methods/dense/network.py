@@ -62,7 +62,7 @@ class TwoViewNetwork(nn.Module):
     def block_tokens(self, images1: Float[Tensor, "b 3 h w"], images2: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """What the head is given: of image 1 after each block of the encoder and of the decoder, each last one after its final norm."""
         blocks: list[Tensor] = self.encoder.block_tokens(torch.cat([images1, images2]))
-        b = len(images1)
+        b = images1.shape[0]
         decoded = self.decoder.block_tokens(blocks[-1][:b], blocks[-1][b:], grid_of(images1, self.patch_size))
         return [tokens[:b] for tokens in blocks] + decoded
 

@@ -65,6 +65,14 @@ class LocaEncoder(nn.Module):
         """Patch tokens of the last block after the final norm, raster order; images in [0, 1]."""
         return self.encode(imagenet_normalise(images))
 
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each block, the last one after the final norm; images in [0, 1]."""
+        x, outputs = self.embed(imagenet_normalise(images)), []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return [*outputs[:-1], self.norm(x).float()]
+
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """The attention each patch receives in the last block, mean over heads and queries; rows sum to 1."""
         return self.tokens_and_saliency(images)[1]

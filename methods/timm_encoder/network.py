@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import CallError
 from .config import TimmModel
+
+EMBEDDING = tuple(f"network.{name}" for name in ("patch_embed.", "cls_token", "reg_token", "pos_embed", "norm_pre."))
 
 
 class TimmEncoder(nn.Module):
@@ -58,6 +61,24 @@ class TimmEncoder(nn.Module):
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self._projected(self._features(images))
+
+    @property
+    def depth(self) -> int:
+        """Blocks of a ViT; a network with feature maps has no such attribute."""
+        if self.last is None or self.project:
+            raise AttributeError("depth")
+        return len(self.network.blocks)
+
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each block of a ViT, the last one after the final norm."""
+        found = self.network.forward_intermediates((images - self.mean) / self.std, output_fmt="NLC", intermediates_only=True)
+        return [*found[:-1], self._one_a_patch(self.network.norm(found[-1]), images)]
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise learning rates: 0 (embedding), i + 1 (block i), depth + 1 (what follows)."""
+        if match := re.match(r"network\.blocks\.(\d+)\.", name):
+            return int(match[1]) + 1
+        return 0 if name.startswith(EMBEDDING) else self.depth + 1
 
     def _projected(self, found: Tensor) -> Tensor:
         if not self.project:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +185,31 @@ def test_a_loss_says_what_is_wrong_with_it() -> None:
         Criterion("laplacian", max_norm=0.0)
     with pytest.raises(ValueError, match="takes no confidence"):
         Criterion("l1")(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "conmim": {
+        "model": {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 2, "heads": 2},
+        "pretext": {"mask_cell": 8, "mask_ratio": 0.5},
+    },
+    "loca": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 2, "encoder_heads": 2}},
+    "timm": {"model": {"name": "test_vit", "arguments": {"img_size": 32}}},
+}
+
+
+@pytest.mark.parametrize("method", ENCODERS)
+def test_encoders_of_single_images_take_two_views_with_a_fresh_decoder(method: str) -> None:
+    sections = {"method": method, **ENCODERS[method]}
+    small = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+    network = built(TwoViewModel.model_validate({"encoder": sections, "image_size": 32, **small, **NARROW})).eval()
+    one, two = images(32, 32), images(32, 32, seed=1)
+    tokens = network.block_tokens(one, two)
+    depth = network.encoder.depth
+    assert len(tokens) == depth + 1 and torch.allclose(tokens[depth - 1], network.encoder.tokens(one), atol=1e-5)
+    assert network(one, two).shape == (2, 2, 32, 32) and not torch.allclose(network(one, two), network(one, two.flip(0)))
+
+
+def test_an_encoder_without_blocks_is_refused() -> None:
+    resnet = {"method": "timm", "model": {"name": "resnet10t"}}
+    with pytest.raises(CallError, match="does not give the tokens of its blocks"):
+        built(TwoViewModel.model_validate({"encoder": resnet, "image_size": 32, **NARROW}))
