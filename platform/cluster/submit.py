@@ -80,7 +80,8 @@ def connect(address: str, insecure: bool = False) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)  # uploads, and each connection of a log that ends
+    for name in ("dashboard_sdk", "job.sdk"):  # uploads, and each connection of a log that ends; both set their level when imported
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(address)
         found = client._do_request("GET", "/api/version").json()["ray_version"]
