@@ -58,6 +58,8 @@ def start_ray(
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late Ray Train sees that its workers have ended: 2 s by default
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that looks for nodes that are to go
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # these two for a dashboard, which Ray here does not have
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
     import psutil
 
     store = int(min(psutil.virtual_memory().total * OBJECT_STORE_SHARE, MOST_OBJECT_STORE))
@@ -114,11 +116,15 @@ def _ignore_interrupts_by_a_function() -> None:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray as it is on a desktop: every process that it starts meanwhile listens on the loopback address.
+    """Ray as it is on a desktop: every process that it starts meanwhile listens on the loopback address, and there is no autoscaler.
 
     `_node_ip_address="127.0.0.1"` does not do that: Ray replaces it by the machine's own address.
     """
     from ray._private import ray_constants
+    from ray._private.node import Node
+
+    start_monitor = Node.start_monitor
+    Node.start_monitor = lambda node: None  # type: ignore[method-assign]  # a process that would look for work for more machines
 
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     for_children = {name: "0", "GLOO_SOCKET_IFNAME": "lo"}
@@ -128,6 +134,7 @@ def _on_loopback() -> Iterator[None]:
     try:
         yield
     finally:
+        Node.start_monitor = start_monitor  # type: ignore[method-assign]
         ray_constants.ENABLE_RAY_CLUSTER = before
         for each, value in kept.items():
             if value is None:
