@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -289,10 +290,12 @@ def test_ctrl_c_ends_a_command_wherever_it_comes(where: str, monkeypatch: pytest
 
     hook = sys.unraisablehook
     monkeypatch.setattr(clean, "run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     try:
         assert main(["clean"]) == 130
     finally:
         sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "sightline: stopped\n"
 
 
