@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 from sightline.platform.core import kept_ray
+from sightline.platform.core.locks import try_lock
 
 PRELOADED = "sightline.platform.cluster.preloaded"
 KEEP_SECONDS = int(kept_ray.MOST_IDLE_MINUTES) * 60
@@ -24,7 +25,7 @@ KEEP_SECONDS = int(kept_ray.MOST_IDLE_MINUTES) * 60
 
 def main(words: list[str]) -> None:
     idle_minutes, processes, cpus = float(words[0]), int(words[1]), int(words[2])
-    alive = kept_ray.lock(kept_ray.folder() / kept_ray.ALIVE)
+    alive = try_lock(kept_ray.folder() / kept_ray.ALIVE)
     if alive is None:
         return  # another one was faster
     code = kept_ray.code_digest()  # before the workers import

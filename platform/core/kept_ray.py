@@ -29,6 +29,7 @@ from typing import IO, Any
 from sightline.methods.errors import CallError, MachineError, SightlineError
 
 from .files import write_record
+from .locks import try_lock
 from .paths import check_writable, home
 
 FOLDER, RECORD, LOG = "ray", "kept.json", "keeper.log"
@@ -182,7 +183,7 @@ def take() -> KeptRay | None:
     if why := unfit(kept):
         _tell(f"the Ray of `sightline up` is not used: {why}; `sightline up` starts it anew")
         return None
-    taken = lock(folder() / IN_USE)
+    taken = try_lock(folder() / IN_USE)
     if taken is None:
         _tell("the Ray of `sightline up` is in use by another command; this one starts its own")
         return None
@@ -212,18 +213,6 @@ def _answers(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def lock(path: Path) -> IO[str] | None:
-    """The lock file, locked; None where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
 
 
 def _held(path: Path) -> bool:
@@ -285,7 +274,7 @@ def down() -> KeptRay | None:
     kept = find()
     if kept is None:
         return None  # of another machine, or it is being started
-    taken = lock(folder() / IN_USE)
+    taken = try_lock(folder() / IN_USE)
     if taken is None:
         raise SightlineError("a command is using the Ray of `sightline up`", "wait for it, or stop it first")
     with taken:  # no command may begin to use it now

@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sightline.methods.errors import SightlineError
 
@@ -39,25 +39,31 @@ def exclusive_lock(path: Path, doing: str, hint: str = "wait for it, or stop it"
 
     Raises `SightlineError`, "`doing` by process PID on HOST", where another process still holds it after `timeout` seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno in NO_LOCKS:
-                    break
-                if not isinstance(error, BlockingIOError):
-                    raise
-            if time.monotonic() >= deadline:
-                raise SightlineError(f"{doing} by {_holder(path)}", hint)
-            time.sleep(POLL_SECONDS)
+    deadline = time.monotonic() + timeout
+    while (file := try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise SightlineError(f"{doing} by {_holder(path)}", hint)
+        time.sleep(POLL_SECONDS)
+    with file:
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         file.flush()
         yield
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """The lock file at `path`, locked until it is closed or this process ends; None where another process holds it. Raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            if not isinstance(error, BlockingIOError):
+                raise
+            return None
+    return file
 
 
 class Record(Protocol):

@@ -17,6 +17,7 @@ import pytest
 from sightline.methods.errors import CallError, MachineError, SightlineError
 from sightline.platform.core import kept_ray
 from sightline.platform.core.kept_ray import ALIVE, IN_USE, RECORD, KeptRay
+from sightline.platform.core.locks import try_lock
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_it_is_found_and_used_by_one_command(kept: KeptRay, tmp_path: Path, caps
     assert stat.S_IMODE((tmp_path / "ray" / RECORD).stat().st_mode) == 0o600
     assert kept_ray.take() == kept_ray.take() == kept_ray.used() == kept and kept_ray.in_use()
     kept_ray.release()
-    with kept_ray.lock(tmp_path / "ray" / IN_USE):  # type: ignore[union-attr]  # another command
+    with try_lock(tmp_path / "ray" / IN_USE):  # type: ignore[union-attr]  # another command
         assert kept_ray.take() is None and "in use by another command" in capsys.readouterr().err
         with pytest.raises(SightlineError, match="a command is using"):
             kept_ray.down()
