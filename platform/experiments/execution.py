@@ -92,7 +92,7 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
         console.print(f"no probes: {named}give labelled data of their own: probe.train=DATA probe.test=DATA")
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}")
-    console.print("starting Ray and the workers (half a minute)")
+    console.print("starting Ray and the workers (about 20 seconds)")
     train_tracked(run, tracking, console)
     if run.status == RunStatus.TRAINED:
         import ray

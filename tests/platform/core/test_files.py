@@ -171,9 +171,10 @@ def test_durations_and_names_do_not_depend_on_the_clock_of_the_day() -> None:
     reading = re.compile(r"time\.time\(\)|datetime\.now|strftime")
     found = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if reading.search(path.read_text())}
     records = {"core/files.py", "data/writer.py", "experiments/create.py", "experiments/compare/record.py", "experiments/sweep/record.py"}
-    names = {"runs/names.py", "tracking/database.py", "runs/clean.py"}  # for people, and not the only thing that tells two apart
+    names = {"runs/names.py", "tracking/database.py"}  # for people, and not the only thing that tells two apart
+    ages = {"runs/clean.py"}  # a clock put forward by an hour while a command starts lets `clean` take data that no run names yet
     mlflow = {f"tracking/{name}.py" for name in ("client", "evaluation_run", "mlflow_run", "models", "promotion")}  # times of its records
-    assert found <= records | names | mlflow
+    assert found <= records | names | ages | mlflow
 
 
 def test_a_clock_that_is_set_back_harms_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
