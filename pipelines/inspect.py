@@ -97,6 +97,8 @@ def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet
             if count:
                 bar = "█" * max(1, round(40 * count / max(o.histogram)))
                 console.print(f"    {tenth / 10:.1f}..{(tenth + 1) / 10:.1f}   {count:>8,}  {bar}")
+    for line in _map_lines(manifest):
+        console.print(line)
     for source in manifest.provenance.sources:
         console.print(f"  source       {source.where} ({source.reader}), licence: {source.licence}")
         for note in source.notes:
@@ -111,6 +113,20 @@ def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet
     console.print(f"  fingerprint  {manifest.fingerprint}")
     if sheet:
         console.print(f"  contact sheet written to {sheet}")
+
+
+def _map_lines(manifest: Manifest) -> list[str]:
+    """The lines about disparity, flow and occlusion."""
+    lines = []
+    for name, one in manifest.maps.items():
+        rows = "" if one.rows == manifest.rows else f", in {one.rows:,} of {manifest.rows:,} rows"
+        share = one.known / one.pixels
+        if name == "occluded":
+            lines.append(f"  {name:<12} {share:.1%} of the pixels of image 1 are not seen in image 2{rows}")
+        else:
+            mean = f", mean {one.total / one.known:.4g} px, at most {one.largest:.4g}" if one.known else ""
+            lines.append(f"  {name:<12} known in {share:.1%} of the pixels{mean}{rows}")
+    return lines
 
 
 def _class_lines(manifest: Manifest) -> list[str]:

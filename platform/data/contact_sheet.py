@@ -14,8 +14,10 @@ from sightline.methods.random import keyed_rng
 
 from .clouds import NO_PART, decode_parts, decode_points
 from .dataset import Dataset
+from .displacement import MAPS, decode_disparity, decode_flow, decode_occluded
 from .images import decode_image, decode_segmentation
 from .kinds import Row, find_kind
+from .map_colours import darkened, disparity_colours, flow_colours
 
 _CAPTION, _MARGIN = 14, 6
 
@@ -23,7 +25,8 @@ _CAPTION, _MARGIN = 14, 6
 def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: int = 1400, seed: int = 0) -> bytes:
     """PNG of `rows` random samples. The images of a sample stand side by side, with its overlap or class and its id below.
 
-    A mask is drawn over its image in colours, except where it is ignored; the parts of a cloud have colours.
+    A mask is drawn over its image in colours, except where it is ignored; the parts of a cloud have colours. Disparity and flow stand
+    beside their images (`map_colours`), darker where image 2 does not see the pixel, black where unknown.
     A broken sample shows its error.
     """
     tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
@@ -49,7 +52,7 @@ def _draw(dataset: Dataset, rows: int, seed: int) -> list[Row]:
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
     kind = find_kind(dataset.kind)
-    names = ["id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *kind.samples]
+    names = ["id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *MAPS, *kind.samples]
     found: list[Row] = []
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
@@ -70,6 +73,7 @@ def _tile(sample: Row, dataset: Dataset, height: int) -> Image.Image:
         except BrokenSampleError as error:
             view = _text(str(error), height, "firebrick")
         views.append(view)
+    views += _maps(sample, height)
     shown = Image.fromarray(np.concatenate(views, 1))
     tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
     tile.paste(shown, (0, 0))
@@ -81,9 +85,29 @@ def _image(sample: Row, name: str, height: int, ignore_index: int | None) -> np.
     image = decode_image(sample[name])
     if sample.get("segmentation") is not None:
         image = _overlaid(image, decode_segmentation(sample["segmentation"]), ignore_index)
-    shown = Image.fromarray(image)
-    width = max(1, round(shown.width * height / shown.height))
-    return np.asarray(shown.resize((width, height), Image.Resampling.BICUBIC))
+    return _high(image, height, Image.Resampling.BICUBIC)
+
+
+def _maps(sample: Row, height: int) -> list[np.ndarray]:
+    """The pictures of disparity and flow."""
+    try:
+        pictures = []
+        if sample.get("disparity") is not None:
+            pictures.append(disparity_colours(decode_disparity(sample["disparity"])))
+        if sample.get("flow") is not None:
+            pictures.append(flow_colours(decode_flow(sample["flow"])))
+        occluded = None if sample.get("occluded") is None else decode_occluded(sample["occluded"])
+        if occluded is not None:
+            pictures = [darkened(picture, occluded) for picture in pictures] or [np.repeat(occluded[..., None] * np.uint8(255), 3, axis=-1)]
+        return [_high(picture, height, Image.Resampling.NEAREST) for picture in pictures]
+    except BrokenSampleError as error:
+        return [_text(str(error), height, "firebrick")]
+
+
+def _high(picture: np.ndarray, height: int, by: Image.Resampling) -> np.ndarray:
+    """Scaled to this height."""
+    shown = Image.fromarray(picture)
+    return np.asarray(shown.resize((max(1, round(shown.width * height / shown.height)), height), by))
 
 
 def _text(text: str, side: int, colour: str) -> np.ndarray:

@@ -128,6 +128,11 @@ class Placement:
         return self.original[::-1] if self.orientation > 4 else self.original
 
     @property
+    def scale(self) -> tuple[float, float]:
+        """Stored pixels in a pixel of the original: (along a row, along a column)."""
+        return self.stored[1] / self.cut[1], self.stored[0] / self.cut[0]
+
+    @property
     def unchanged(self) -> bool:
         return self.stored == self.cut == self.original
 
@@ -163,7 +168,7 @@ class Placement:
         """Intrinsics of the stored pixels, from those of the upright original or of the file's pixels."""
         if filed:
             K = pixel_turn(self.orientation, *self.filed) @ K @ self.turn.T
-        return scale_intrinsics(shift_intrinsics(K, self.left, self.top), self.stored[1] / self.cut[1], self.stored[0] / self.cut[0])
+        return scale_intrinsics(shift_intrinsics(K, self.left, self.top), *self.scale)
 
     @property
     def turn(self) -> np.ndarray:

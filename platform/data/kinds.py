@@ -5,7 +5,7 @@ Another package adds a kind with an entry point in the group `sightline.data_kin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -18,13 +18,14 @@ from sightline.platform.core.plugins import plugins
 
 from .arrays import ArrayForm
 from .clouds import decode_parts, decode_points
+from .displacement import DISPARITY_FORM, FLOW_FORM, OCCLUDED_FORM, decode_disparity, decode_flow, decode_occluded
 from .encoder_input import EncoderInput, cloud_input, image_input
 from .images import decode_depth, decode_image, decode_segmentation
 
 GROUP = "sightline.data_kinds"
 Row: TypeAlias = Mapping[str, Any]
 """A stored row: its columns by name."""
-Content: TypeAlias = Literal["image", "depth", "mask", "cloud", "parts", "value"]
+Content: TypeAlias = Literal["image", "depth", "mask", "cloud", "parts", "disparity", "flow", "occlusion", "value"]
 """What a column holds; `value` is anything that is neither measured nor drawn."""
 
 
@@ -42,11 +43,13 @@ class Column:
     """Whether every row has it. A sample is made of the required columns besides `id`."""
     array: ArrayForm | None = None
     """Where its bytes are those of an array: how a shard holds it."""
+    later: bool = False
+    """Whether there were data sets before the column was: a shard of rows that lack it has none, so that its bytes are what they were."""
 
     @property
     def compressed(self) -> bool:
         """Whether its bytes are dense already, so that Parquet stores them as they are."""
-        return self.content not in ("parts", "value")
+        return self.content in ("image", "depth", "mask", "cloud")
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class DataKind:
         """The columns that are arrays in a shard."""
         return {column.name: column.array for column in self.columns if column.array is not None}
 
-    @property
-    def schema_version(self) -> Literal[1, 2]:
-        """Of the data sets that are written: 2 where they hold arrays, which version 1 held as bytes."""
-        return 2 if self.arrays else 1
+    def held(self, used: Collection[str]) -> tuple[Column, ...]:
+        """The columns of a shard whose rows have those named `used`."""
+        return tuple(column for column in self.columns if not column.later or column.name in used)
+
+    def schema_version(self, used: Collection[str]) -> Literal[1, 2]:
+        """Of a shard or a data set with these columns: 2 where it holds arrays, which version 1 held as bytes."""
+        return 2 if any(column.array is not None for column in self.held(used)) else 1
 
     @cached_property
     def samples(self) -> tuple[str, ...]:
@@ -111,6 +117,9 @@ PAIRS = DataKind(
         Column("depth2", _BYTES, "depth", decode_depth),
         Column("overlap", pa.float32()),
         Column("time", pa.float64()),
+        Column("disparity", _BYTES, "disparity", decode_disparity, array=DISPARITY_FORM, later=True),
+        Column("flow", _BYTES, "flow", decode_flow, array=FLOW_FORM, later=True),
+        Column("occluded", _BYTES, "occlusion", decode_occluded, array=OCCLUDED_FORM, later=True),
     ),
     "images",
     image_input,

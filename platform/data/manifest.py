@@ -73,6 +73,17 @@ class Overlap(_Record):
     histogram: tuple[int, ...] = Field(min_length=10, max_length=10)
 
 
+class Map(_Record):
+    """What the maps of one column hold: disparity or flow in pixels, or occlusion, whose known pixels are those that are not seen."""
+
+    rows: int
+    pixels: int
+    known: int
+    total: float
+    """Sum of the lengths of all known ones; the mean is `total / known`."""
+    largest: float
+
+
 class Provenance(_Record):
     sources: tuple[Source, ...] = ()
     command: str = ""
@@ -115,6 +126,8 @@ class Manifest(_Record):
     """Pixels of each value that occurs in `segmentation`, `ignore_index` included."""
     part_points: dict[int, int] = Field(default_factory=dict)
     """Points of each value that occurs in `part`."""
+    maps: dict[str, Map] = Field(default_factory=dict)
+    """Of disparity, flow and occlusion, by column."""
     offsets: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     """By id, of clouds that lie far from the origin: what was taken from the coordinates, to be added in double precision."""
 
@@ -144,7 +157,7 @@ class Manifest(_Record):
         return self
 
     def to_json(self) -> str:
-        later = set() if self.offsets else {"offsets"}  # an older Sightline refuses what it does not know
+        later = {name for name in ("offsets", "maps") if not getattr(self, name)}  # an older Sightline refuses what it does not know
         return json.dumps(self.model_dump(mode="json", exclude=later), indent=1) + "\n"
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .clouds import count_parts, decode_parts, decode_points, distinct
+from .displacement import MAPS, decode_disparity, decode_flow, decode_occluded
 from .images import count_indices, decode_segmentation, open_image, plain_jpeg_size
 from .kinds import Row, find_kind
-from .manifest import Overlap, Shard, Skipped
+from .manifest import Map, Overlap, Shard, Skipped
 
 OFFSET = "offset"
 """Of a row that is written: what was taken from its coordinates. No column: the manifest has it."""
@@ -51,6 +52,7 @@ class ShardStats(BaseModel):
     skipped: tuple[Skipped, ...] = ()
     remarks: dict[str, int] = {}
     """What was said of samples that are stored -> how many (`remarks.remark`)."""
+    maps: dict[str, Map] = {}
     offsets: dict[str, tuple[float, float, float]] = {}
     """By id, of clouds that lie far from the origin."""
 
@@ -62,7 +64,8 @@ class StatsCollector:
         found = find_kind(kind)
         self._images, self._clouds = found.holding("image"), [name for name in found.holding("cloud") if name in found.samples]
         self._only = found.samples[0] if len(found.samples) == 1 else None
-        self._columns: set[str] = set()
+        self.columns: set[str] = set()
+        """Those that a row had."""
         self._scenes: Counter[str] = Counter()
         self._sizes: list[tuple[int, int]] = []
         self._overlaps: list[float] = []
@@ -73,11 +76,12 @@ class StatsCollector:
         self._extents: list[float] = []
         self._part_points: Counter[int] = Counter()
         self._digests: list[str] = []
+        self._maps: dict[str, Map] = {}
         self._offsets: dict[str, tuple[float, float, float]] = {}
 
     def add(self, row: Row) -> None:
         """Count one stored row."""
-        self._columns.update(name for name, value in row.items() if value is not None)
+        self.columns.update(name for name, value in row.items() if value is not None)
         if row.get(OFFSET) is not None:
             self._offsets[row["id"]] = row[OFFSET]
         if row.get("scene") is not None:
@@ -90,6 +94,9 @@ class StatsCollector:
             self._pixels.update(count_indices(decode_segmentation(row["segmentation"])))
         if row.get("part") is not None:
             self._part_points.update(count_parts(decode_parts(row["part"])))
+        for name in MAPS:
+            if row.get(name) is not None:
+                self._maps[name] = _added(self._maps.get(name), measured(name, row[name]))
         for name in self._images:
             self._sizes.append(plain_jpeg_size(row[name]) or open_image(row[name]).size[::-1])
         for name in self._clouds:
@@ -106,7 +113,7 @@ class StatsCollector:
         histogram = np.histogram(values.clip(0, 1), bins=10, range=(0, 1))[0] if len(values) else np.zeros(10, int)
         return ShardStats(
             shard=shard,
-            columns=tuple(sorted(self._columns)),
+            columns=tuple(sorted(self.columns)),
             scenes=dict(self._scenes),
             image_min=extreme(self._sizes, min),
             image_max=extreme(self._sizes, max),
@@ -120,6 +127,7 @@ class StatsCollector:
             part_points=dict(self._part_points),
             digests=tuple(self._digests),
             skipped=skipped,
+            maps=self._maps,
             offsets=self._offsets,
         )
 
@@ -130,6 +138,32 @@ def total(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     for one in counts:
         sums.update(one)
     return dict(sorted(sums.items()))
+
+
+def measured(name: str, data: bytes) -> Map:
+    """One disparity, flow or occlusion."""
+    if name == "occluded":
+        occluded = decode_occluded(data)
+        return Map(rows=1, pixels=occluded.size, known=int(occluded.sum()), total=0.0, largest=0.0)
+    length = decode_disparity(data) if name == "disparity" else np.hypot(*np.moveaxis(decode_flow(data), -1, 0))
+    known = length[np.isfinite(length)].astype(np.float64)
+    return Map(rows=1, pixels=length.size, known=known.size, total=float(known.sum()), largest=float(known.max(initial=0.0)))
+
+
+def total_maps(parts: Sequence[ShardStats]) -> dict[str, Map]:
+    """Of all shards, by column."""
+    sums: dict[str, Map] = {}
+    for part in parts:
+        for name, own in part.maps.items():
+            sums[name] = _added(sums.get(name), own)
+    return {name: sums[name] for name in MAPS if name in sums}
+
+
+def _added(one: Map | None, other: Map) -> Map:
+    if one is None:
+        return other
+    sums = {name: getattr(one, name) + getattr(other, name) for name in ("rows", "pixels", "known", "total")}
+    return Map(**sums, largest=max(one.largest, other.largest))
 
 
 def total_overlap(parts: Sequence[ShardStats]) -> Overlap | None:

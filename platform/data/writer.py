@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +18,26 @@ from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.core.filesystem import exists, open_place, write_bytes
 from sightline.platform.core.version import installed_version
 
+from .displacement import MAPS
 from .kinds import Column, DataKind, Row, find_kind
 from .manifest import MANIFEST_NAME, Manifest, Provenance, Shard, Skipped, Source, fingerprint
-from .shard_stats import ShardStats, StatsCollector, extreme, merge_skipped, reasons, skipped_table, total, total_overlap, total_range
+from .shard_stats import (
+    ShardStats,
+    StatsCollector,
+    extreme,
+    merge_skipped,
+    reasons,
+    skipped_table,
+    total,
+    total_maps,
+    total_overlap,
+    total_range,
+)
 
 ROWS_PER_GROUP = 64
 """The stream shuffles row groups and reads whole ones: small enough to mix well, large enough that a read is not all overhead."""
+GROUP_BYTES = 32 * 2**20
+"""Of disparity, flow and occlusion in a row group: they are unpacked with it, and are several times as large as their images."""
 SHARD_BYTES = 96 * 2**20
 """Large enough for object stores, small enough to hold in memory while it is written and to hash in under a second."""
 
@@ -36,31 +51,31 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: 
     system, path = open_place(folder)
     found = find_kind(kind)
     sink = pa.BufferOutputStream()
-    groups: list[int] = []
     collector = StatsCollector(kind)
-    stored = pa.schema(
-        [
-            form.field(name, found.schema.field(name).nullable) if (form := found.arrays.get(name)) else found.schema.field(name)
-            for name in found.schema.names
-        ]
-    )
+    tables: deque[pa.Table] = deque()
+    for block in _blocks(rows, ROWS_PER_GROUP):
+        for row in block:
+            collector.add(row)
+        tables.append(_table(block, found))
+    groups = [table.num_rows for table in tables]
+    held = found.held(collector.columns)
+    stored = tables[0].schema if tables else found.schema
+    stored = pa.schema([stored.field(column.name) for column in held])
     writer = pq.ParquetWriter(
         sink,
         stored,
-        compression={_leaf(column): "none" if column.compressed else "zstd" for column in found.columns},
+        compression={_leaf(column): "none" if column.compressed else "zstd" for column in held},
         use_dictionary=["scene"],
+        use_byte_stream_split=[_leaf(column) for column in held if column.content in ("disparity", "flow")] or False,
         write_statistics=False,  # they would store the largest image twice more
         write_page_checksum=True,
-        store_schema=bool(found.arrays),
+        store_schema=any(column.array is not None for column in held),
     )
     with writer:
-        for block in _blocks(rows, ROWS_PER_GROUP):
-            for row in block:
-                collector.add(row)
-            writer.write_table(_table(block, found, stored), row_group_size=ROWS_PER_GROUP)
-            groups.append(len(block))
+        while tables:  # what is written is let go, so that a shard is in memory once
+            writer.write_table(tables.popleft().select(stored.names), row_group_size=ROWS_PER_GROUP)
     if not groups:
-        return ShardStats(shard=None, schema_version=found.schema_version, skipped=skipped_table(skips))
+        return ShardStats(shard=None, schema_version=found.schema_version(()), skipped=skipped_table(skips))
     data = sink.getvalue()
     name = f"{kind}-{index:05d}.parquet"
     system.create_dir(path, recursive=True)
@@ -69,7 +84,8 @@ def write_shard(folder: str, index: int, kind: str, rows: Iterable[Row], skips: 
     except OSError as error:
         raise SightlineError(f"cannot write {folder}/{name}: {error}", "make room or check your access, then run it again") from None
     shard = Shard(name=name, rows=sum(groups), bytes=data.size, sha256=hashlib.sha256(data).hexdigest(), row_groups=tuple(groups))
-    return collector.stats(shard, skipped_table(skips)).model_copy(update={"schema_version": found.schema_version})
+    version = found.schema_version(collector.columns)
+    return collector.stats(shard, skipped_table(skips)).model_copy(update={"schema_version": version})
 
 
 def write_manifest(
@@ -92,13 +108,14 @@ def write_manifest(
         raise SightlineError(f"nothing could be stored in {folder}: every row was skipped{f': {why}' if why else ''}", "correct the source")
     shards = tuple(part.shard for part in full if part.shard is not None)
     used = {name for part in full for name in part.columns}
+    version = find_kind(kind).schema_version(used)
     manifest = Manifest(
-        schema_version=find_kind(kind).schema_version,
+        schema_version=version,
         kind=kind,
         rows=sum(shard.rows for shard in shards),
         columns=tuple(name for name in find_kind(kind).schema.names if name in used),
         shards=shards,
-        fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names, find_kind(kind).schema_version),
+        fingerprint=fingerprint(kind, shards, classes, ignore_index, part_names, version),
         provenance=_provenance(sources, command, merge_skipped([skipped, *(part.skipped for part in parts)]), notes),
         image_min=extreme((part.image_min for part in full), min),
         image_max=extreme((part.image_max for part in full), max),
@@ -113,6 +130,7 @@ def write_manifest(
         extent=total_range(part.extent for part in full),
         part_points=total(part.part_points for part in full),
         parts=tuple(part_names),
+        maps=total_maps(full),
         offsets={name: offset for part in full for name, offset in part.offsets.items()},
     )
     system, path = open_place(folder)
@@ -237,11 +255,14 @@ class ShardWriter:
             )
 
 
-def _table(rows: Sequence[Row], kind: DataKind, stored: pa.Schema) -> pa.Table:
-    """Rows as a shard holds them."""
+def _table(rows: Sequence[Row], kind: DataKind) -> pa.Table:
+    """Rows as a shard holds them, with all columns of their kind."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=kind.schema)
-    columns = [kind.arrays[name].stored(table[name].to_pylist()) if name in kind.arrays else table[name] for name in stored.names]
-    return pa.Table.from_arrays(columns, schema=stored)
+    for index, field in enumerate(kind.schema):
+        if (form := kind.arrays.get(field.name)) is not None:
+            stored = form.stored(table[field.name].to_pylist())
+            table = table.set_column(index, form.field(field.name, field.nullable), stored)
+    return table
 
 
 def _leaf(column: Column) -> str:
@@ -253,10 +274,12 @@ def _leaf(column: Column) -> str:
 
 def _blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     block: list[Row] = []
+    held = 0
     for row in rows:
         block.append(row)
-        if len(block) == size:
+        held += sum(len(row[name]) for name in MAPS if row.get(name) is not None)
+        if len(block) == size or held >= GROUP_BYTES:
             yield block
-            block = []
+            block, held = [], 0
     if block:
         yield block

@@ -32,6 +32,7 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
 from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.ray_checks import check_ray, names_cluster
+from sightline.platform.data.displacement import MAPS
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row, find_kind
 from sightline.platform.data.manifest import Manifest, Skipped, Source
@@ -78,15 +79,17 @@ class Stopped(BaseException):
 def item_shards(items: Sequence[Item], resize: Resize, seed: int) -> list[ItemRows]:
     """The items in one random order, cut into shards of about 96 MB; at least 8 shards where there are enough row groups."""
     shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
-    weights = []
+    weights, group = [], ROWS_PER_GROUP
     for item in shuffled[:PROBED]:
         try:
-            weights.append(sum(len(value) for value in item.row(resize).values() if isinstance(value, bytes)))
+            row = item.row(resize)
+            weights.append(sum(len(value) for value in row.values() if isinstance(value, bytes)))
+            group = 1 if any(row.get(name) for name in MAPS) else group  # their row groups have as many rows as fit
         except ValueError:  # a broken sample; the job names it
             continue
     rows_of_shard = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
-    groups = -(-len(shuffled) // ROWS_PER_GROUP)
-    rows = ROWS_PER_GROUP * max(1, min(rows_of_shard // ROWS_PER_GROUP, -(-groups // 8)))
+    groups = -(-len(shuffled) // group)
+    rows = group * max(1, min(rows_of_shard // group, -(-groups // 8)))
     return [ItemRows(tuple(shuffled[start : start + rows]), resize) for start in range(0, len(shuffled), rows)]
 
 
@@ -331,7 +334,7 @@ def _recorded(folder: str, index: int, kind: Kind) -> ShardStats | None:
         return None
     stats = ShardStats.model_validate_json(read_bytes(system, _record(path, index)))
     whole = stats.shard is None or system.get_file_info(f"{path}/{stats.shard.name}").size == stats.shard.bytes
-    return stats if whole and stats.schema_version == find_kind(kind).schema_version else None
+    return stats if whole and stats.schema_version == find_kind(kind).schema_version(stats.columns) else None
 
 
 def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
