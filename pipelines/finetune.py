@@ -1,7 +1,8 @@
-"""Fine-tune an encoder of images or clouds with labels: classification or semantic segmentation, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds: classification, semantic segmentation or depth, scored on held-out data with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
+  sightline finetune croco-tiny-1121-0812 --task depth --recipe finetune-depth-tiny data.train=./kitchen/train data.val=./kitchen/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
-SUMMARY = "train an encoder on with labels (classification, segmentation), and score it"
-TASKS = ("classification", "segmentation")
+SUMMARY = "train an encoder on with labels (classification, segmentation) or depth, and score it"
+TASKS = ("classification", "segmentation", "depth")
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),
     ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
+    ("images", "depth"): ("finetune_depth", "finetune-depth"),
     ("points", "classification"): ("finetune_points", "finetune-points-modelnet40"),
 }
 """(kind of the data, task) -> (method, its recipe where none is named)."""
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
+    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is and train the head alone (depth)")
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
@@ -64,8 +67,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     recipe = args.recipe or recipe
     if (named := config.read_recipe(recipe)[1]["method"]) != method:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
-    overrides = {**_classes(train, args.task), **overrides}
-    if (val := overrides.get("data.val")) and parse(val).prepared:
+    overrides = {**_from_data(train, args.task), **overrides}
+    if (val := overrides.get("data.val")) and parse(val).prepared and args.task != "depth":
         _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind))
     from sightline.methods.catalog import find_method
     from sightline.platform.core.redaction import command_line
@@ -84,6 +87,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     if sees == IMAGES.name:
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
+    if args.frozen and args.task != "depth":
+        raise CallError("--frozen is for --task depth", "a frozen encoder's classes are what the probes measure: sightline evaluate --help")
+    if args.frozen:
+        overrides = {"model.frozen": True, **overrides}
     init = None if args.scratch else opened.weights.place
     experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
     experiment, dataset = check(experiment, say=console.print)
@@ -130,11 +137,17 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     return train, {**overrides, "data.train": train.uri}
 
 
-def _classes(train: Dataset, task: str) -> dict[str, Any]:
-    """The settings that follow from the data set: `model.classes` and their names, and for images `pretext.ignore_index`."""
+def _from_data(train: Dataset, task: str) -> dict[str, Any]:
+    """The settings that follow from the data set: `model.classes` and their names, and for images `pretext.ignore_index`; none of depth."""
     from sightline.methods.errors import CallError
     from sightline.platform.data.kinds import IMAGES
 
+    if task == "depth":
+        if task not in train.manifest.columns:
+            raise CallError(
+                f"{train.uri} has no column 'depth'", "make one with `sightline prepare images frames ...` of frames with depth"
+            )
+        return {}
     column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
     if column not in manifest.columns or len(manifest.classes) < 2:
         raise CallError(

@@ -6,10 +6,30 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ..contract import MethodConfig
 from ..finetune.config import encoder_settings
 from ..settings import ImageSize, Settings
 
 Four = tuple[int, int, int, int]
+CriterionName = Literal["l1", "laplacian", "bounded", "bounded2"]
+BOUNDS: dict[CriterionName, tuple[float, float]] = {
+    "l1": (0.0, 0.0),
+    "laplacian": (0.0, 0.0),
+    "bounded": (0.25, 4.0),
+    "bounded2": (3.0, 3.0),
+}
+"""The authors' (a, b)."""
+
+
+def limits_of(name: CriterionName, a: float | None, b: float | None) -> tuple[float, float]:
+    """(a, b) of a criterion, the authors' where None. Raises `ValueError` for numbers that are no limits."""
+    low, high = BOUNDS[name]
+    low, high = low if a is None else a, high if b is None else b
+    if name == "bounded" and not 0 < low < high:
+        raise ValueError(f"bounded needs 0 < a < b, not a = {low:g}, b = {high:g}")
+    if name == "bounded2" and not (low > 0 and high > 0):
+        raise ValueError(f"bounded2 needs a and b above 0, not a = {low:g}, b = {high:g}")
+    return low, high
 
 
 class DenseModel(Settings):
@@ -22,6 +42,7 @@ class DenseModel(Settings):
     widths: Four = Field(default=(96, 192, 384, 768), description="of dpt's stages, fine to coarse")
     features: int = Field(default=256, ge=2, multiple_of=2, description="width in which dpt fuses its stages")
     last: int = Field(default=32, ge=1, description="width before dpt's last map")
+    frozen: bool = Field(default=False, description="leave the encoder as it is: the head alone is trained")
 
     @field_validator("encoder")
     @classmethod
@@ -69,3 +90,49 @@ class TwoViewModel(DenseModel):
         if self.position == "cosine" and dim % 4:
             raise ValueError(f"position 'cosine' needs a width divisible by 4; decoder_dim is {dim}")
         return self
+
+
+class DenseTask(Settings):
+    """The loss, and which pixels it counts. `a`, `b`, `max_norm` are those of `criteria.Criterion`; None: the authors'."""
+
+    criterion: CriterionName = Field(default="laplacian", description="l1, or with a predicted confidence laplacian, bounded, bounded2")
+    a: float | None = Field(default=None, gt=0)
+    b: float | None = Field(default=None, gt=0)
+    max_norm: float | None = Field(default=None, gt=0, description="larger truth does not count")
+
+    @model_validator(mode="after")
+    def _sound(self) -> DenseTask:
+        limits_of(self.criterion, self.a, self.b)
+        return self
+
+
+class DepthTask(DenseTask):
+    target: Literal["log", "metres"] = Field(default="log", description="what the network predicts; metrics are of metres")
+
+
+class DenseLoss(Settings):
+    regression: float = Field(default=1.0, ge=0)
+
+
+class DepthAugment(Settings):
+    """Random scale, crop and flip of image and depth, colour jitter of the image. A depth keeps its metres at any scale."""
+
+    scale: tuple[float, float] = Field(default=(1.0, 1.5), description="of the image, relative to the size at which the crop just fits")
+    flip: float = Field(default=0.5, ge=0, le=1)
+    brightness: float = Field(default=0.2, ge=0, le=1)
+    contrast: float = Field(default=0.2, ge=0, le=1)
+    saturation: float = Field(default=0.2, ge=0, le=1)
+
+    @field_validator("scale")
+    @classmethod
+    def _inside(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 1 <= value[0] <= value[1]:
+            raise ValueError("give two numbers from 1 on, the smaller first: below 1 the crop would reach beyond the image")
+        return value
+
+
+class DepthConfig(MethodConfig):
+    model: DenseModel
+    pretext: DepthTask = DepthTask()
+    loss: DenseLoss = DenseLoss()
+    augment: DepthAugment = DepthAugment()

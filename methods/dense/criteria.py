@@ -7,15 +7,12 @@ loss = mean(E exp(-s) + s), E the sum over channels of |truth - prediction|. How
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-CriterionName = Literal["l1", "laplacian", "bounded", "bounded2"]
-BOUNDS = {"l1": (0.0, 0.0), "laplacian": (0.0, 0.0), "bounded": (0.25, 4.0), "bounded2": (3.0, 3.0)}
-"""The authors' (a, b)."""
+from .config import CriterionName, limits_of
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,6 @@ class Criterion:
         a, b = self.bounds
         object.__setattr__(self, "a", a)
         object.__setattr__(self, "b", b)
-        if self.name == "bounded" and not 0 < a < b:
-            raise ValueError(f"bounded needs 0 < a < b, not a = {a:g}, b = {b:g}")
-        if self.name == "bounded2" and not (a > 0 and b > 0):
-            raise ValueError(f"bounded2 needs a and b above 0, not a = {a:g}, b = {b:g}")
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm {self.max_norm:g} leaves no pixel: give a number above 0")
 
@@ -53,8 +46,7 @@ class Criterion:
     @property
     def bounds(self) -> tuple[float, float]:
         """(a, b)."""
-        a, b = BOUNDS[self.name]
-        return a if self.a is None else self.a, b if self.b is None else self.b
+        return limits_of(self.name, self.a, self.b)
 
     def log_scale(self, confidence: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """s of the raw confidence."""

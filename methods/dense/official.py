@@ -20,8 +20,8 @@ from ..croco.official import parse_call, settings_from_official, settings_to_off
 from ..errors import SightlineError
 from ..layers.positions import resize_table, sincos_table
 from ..state_dicts import find, fitted, nothing
-from .config import DenseModel, TwoViewModel
-from .criteria import Criterion, CriterionName
+from .config import CriterionName, DenseModel, TwoViewModel
+from .criteria import Criterion
 
 ANCHORS = ("patch_embed.proj.weight", "enc_blocks.0.attn.qkv.weight", "head.dpt.act_1_postprocess.0.weight")
 HEAD = "head.dpt."

@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import (
     BuildContext,
     HasControlMetrics,
+    HasEvaluationViews,
     HasPredictor,
     HasVisualisations,
     MetricInfo,
@@ -31,6 +32,7 @@ from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import replacing, write_text
 from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.loader.fixed import fixed_microbatches
 from sightline.platform.data.training_data import TrainingData, recorded_training_data
 from sightline.platform.evaluation.findings import flat_intervals, flat_metrics, probe_tables
@@ -76,6 +78,11 @@ class Findings:
     artifacts: list[Path] = field(default_factory=list)
 
 
+def _kept(encoder: Any) -> Literal["model", "encoder"]:
+    """What is kept of a run: a fine-tuned model is used for what it predicts, an encoder for its tokens."""
+    return "model" if isinstance(encoder, Predictor) or output_name(encoder) != "tokens" else "encoder"
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """What the newest checkpoint of a run holds, on the device that measures it, with the data and the views to measure it on."""
@@ -97,7 +104,7 @@ class TrainedModel:
             trained=sum(one.numel() for one in parameters if one.requires_grad),
             total=sum(one.numel() for one in parameters),
             encoder=sum(one.numel() for one in self.encoder.parameters()),
-            kept="model" if isinstance(self.encoder, Predictor) else "encoder",
+            kept=_kept(self.encoder),
         )
 
     @classmethod
@@ -229,7 +236,7 @@ def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
     with doing(console, "measuring control metrics"):
         return measure_control_metrics(
             model.pretext,
-            model.views,
+            model.views.evaluation if isinstance(model.views, HasEvaluationViews) else model.views,
             model.val,
             seed=0,
             batch=size,
@@ -295,7 +302,7 @@ def register(
     from sightline.platform.tracking.registry import register_encoder
 
     experiment = model.experiment
-    what = "model" if isinstance(model.encoder, Predictor) else "encoder"
+    what = _kept(model.encoder)
     name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-{what}"
     tags = {
         "sightline.method": experiment.method,

@@ -23,7 +23,7 @@ from sightline.pipelines.__main__ import main
 from sightline.platform import config
 from sightline.platform.config import hashed_text
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.images import encode_image
+from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.runs.events import ValidationDone
 from sightline.platform.runs.record import Run
@@ -97,6 +97,22 @@ def test_wrong_calls_name_the_thing_and_the_hint(made: list[Run], place: Path, c
         assert main(["finetune", *words, *SMALL]) == 2, words
         assert said in capsys.readouterr().err
     assert made == []
+
+
+def test_depth_begins_with_the_encoder_alone_and_needs_depth(made: list[Run], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, depth = encode_image(np.zeros((40, 48, 3), np.uint8)), encode_depth(np.full((40, 48), 1.5))
+    with ShardWriter(place / "rooms", "images") as writer:
+        for index in range(10):
+            writer.write({"id": str(index), "image": image, "depth": depth})
+    words = ["finetune", "loca", "--task", "depth", "--recipe", "finetune-depth-tiny", "--frozen", *SMALL]
+    assert main([*words, "data.train=train"]) == 2
+    assert "has no column 'depth'" in capsys.readouterr().err
+    assert main(["finetune", "loca", "--task", "classification", "data.train=train", "--frozen", *SMALL]) == 2
+    assert "--frozen is for --task depth" in capsys.readouterr().err
+    assert main([*words, "data.train=rooms"]) == 0
+    kept = read_file(made[0].folder / "init" / "weights.safetensors").tensors
+    assert {f"predicting.network.encoder.{name}" for name in read_file_of_folder(place / "loca")} == kept.keys()
+    assert made[0].settings["model"]["frozen"] and made[0].settings["model"]["image_size"] == [32, 32]
 
 
 @pytest.mark.slow
