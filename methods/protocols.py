@@ -297,6 +297,12 @@ class HasOutputName(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasOutputUnit(Protocol, metaclass=_Ability):
+    output_unit: str
+    """Of what `forward` gives, such as `metres`; none where the encoder does not say."""
+
+
+@runtime_checkable
 class HasNormalised(Protocol, metaclass=_Ability):
     normalised: bool
     """Whether the clouds that it was trained on are centred, the farthest point at distance 1; True where the encoder does not say."""
@@ -345,6 +351,6 @@ PRETEXT_ABILITIES: tuple[type, ...] = (
     *(HasEncoderParts, HasEncoderForm, HasPredictor),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
-    *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasNormalised),
+    *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
     *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
 )

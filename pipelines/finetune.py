@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.data.training_data import absolute_source
     from sightline.platform.runs.names import fresh_name, refuse_taken
 
+    if args.frozen and args.task != "depth":
+        raise CallError("--frozen is for --task depth", "a frozen encoder's classes are what the probes measure: sightline evaluate --help")
     overrides = config.parse_overrides(args.settings)
     if args.name:
         refuse_taken(args.name, "run")
@@ -87,8 +89,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     if sees == IMAGES.name:
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
-    if args.frozen and args.task != "depth":
-        raise CallError("--frozen is for --task depth", "a frozen encoder's classes are what the probes measure: sightline evaluate --help")
     if args.frozen:
         overrides = {"model.frozen": True, **overrides}
     init = None if args.scratch else opened.weights.place
@@ -119,7 +119,8 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     if parse(place).prepared:
         return Dataset.open(place), overrides
     if task != "classification":
-        raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs masks", "sightline prepare images masks --help")
+        needed, command = ("depth", "frames") if task == "depth" else ("masks", "masks")
+        raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs {needed}", f"sightline prepare images {command} --help")
     kind = find_kind(find_method(open_encoder(model).method).kind).modality
     source = RaySource.open(parse(place), kind)
     if source.needs_ray:

@@ -23,9 +23,9 @@ _DEPTH = {
 
 
 def _controlled(name: str, info: MetricInfo) -> dict[str, MetricInfo]:
-    """A metric and its control: the prediction for an image of another scene, against the truth of this one."""
-    own = replace(info, family=info.label, claim="depths are {lead} from the image itself")
-    means = f"{info.means}, predicted from an image of another scene"
+    """A metric and its control: the prediction for another image, against the truth of this one."""
+    own = replace(info, family=info.label, claim=f"{info.label} is {{lead}} from the image itself than from another image")
+    means = f"{info.means}, predicted from another image: of another scene, or of another part of a single one"
     return {name: own, f"{name}_other_image": replace(info, means=means, label=f"{info.label}, other image", family=info.label)}
 
 

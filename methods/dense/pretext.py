@@ -28,7 +28,7 @@ CLOSEST = 1e-3
 class DepthPredictor(nn.Module):
     """The fine-tuned network as it is registered and used: images in [0, 1] in, metres out. It is an `ImageEncoder`, too."""
 
-    output = "depth"
+    output, output_unit = "depth", "metres"
 
     def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
         super().__init__()

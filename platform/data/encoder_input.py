@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sightline.methods.contract import HasClassNames, HasNormalised, HasOutputName, Predictor, TakesImages, TakesPoints
+from sightline.methods.contract import HasClassNames, HasNormalised, HasOutputName, HasOutputUnit, Predictor, TakesImages, TakesPoints
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +118,11 @@ def _cloud(count: int, number: int) -> np.ndarray:
 def output_name(encoder: object) -> str:
     """Name of what the encoder's `forward` gives."""
     return encoder.output if isinstance(encoder, HasOutputName) else "tokens"
+
+
+def output_unit(encoder: object) -> str:
+    """Unit of what the encoder's `forward` gives; empty where it has none."""
+    return encoder.output_unit if isinstance(encoder, HasOutputUnit) else ""
 
 
 def class_names(predictor: Predictor) -> tuple[str, ...]:

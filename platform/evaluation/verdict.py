@@ -27,8 +27,8 @@ class _Said:
         return "; ".join([*self.worse, *self.same])
 
 
-def verdict_of_run(of_method: MethodResult | None, probes: ProbeOutcomes, longer: str = "") -> str:
-    """Of one trained network. `longer`: a command that trains it longer, told where nothing can be measured yet."""
+def verdict_of_run(of_method: MethodResult | None, probes: ProbeOutcomes, longer: str = "", kept: str = "encoder") -> str:
+    """Of one trained network. `longer`: a command that trains it longer, told where nothing can be measured yet. `kept`: what it is called."""
     if of_method is not None and of_method.name == TEST:
         return _of_predictor(of_method)
     said = _Said()
@@ -37,7 +37,7 @@ def verdict_of_run(of_method: MethodResult | None, probes: ProbeOutcomes, longer
         said.of(verdict).append(words)
     _beside_random(said, _measured(probes), None)
     if said.better:
-        return f"The encoder has learned: {'; '.join(said.better)}{f'; but {said.rest}' if said.rest else ''}."
+        return f"The {kept} has learned: {'; '.join(said.better)}{f'; but {said.rest}' if said.rest else ''}."
     if not said.rest:
         return NOTHING
     advice = f"Train longer, for example: {longer}" if longer else "Train longer, or measure on more data."

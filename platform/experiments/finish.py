@@ -154,7 +154,7 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     if probes:
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
-    verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run)), summary.numbers(of_method, probes)
+    verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run), _kept(model.encoder)), summary.numbers(of_method, probes)
     peak = memory.words(run.events())
     with doing(console, "registering the encoder"):
         about = card(run, model, verdict, numbers, of_method, probes, peak)
@@ -361,7 +361,7 @@ def write_page(
     from sightline.platform.reports.probe_curves import probe_curves
 
     experiment, train, events = model.experiment, model.train, list(run.events())
-    tuned = isinstance(model.pretext, HasPredictor)
+    tuned = _kept(model.encoder) == "model"
     final = {**method_intervals(of_method, run.metric_names), **flat_intervals(probes)}
     page = ReportPage(
         title=f"{run.name}: {experiment.method} by recipe {run.recipe}",

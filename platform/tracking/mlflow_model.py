@@ -15,13 +15,13 @@ import torch
 
 from sightline.methods.contract import Predictor
 from sightline.methods.errors import SightlineError
-from sightline.platform.data.encoder_input import EncoderInput, class_names
+from sightline.platform.data.encoder_input import EncoderInput, class_names, output_unit
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 TOLERANCE = 1e-5
-"""Largest allowed difference between the features of the encoder and those of its exported graph."""
+"""Largest allowed difference between the features of the encoder and those of its exported graph; of values above 1 relative to them."""
 
 
 def output_shape(encoder: torch.nn.Module, given: EncoderInput) -> tuple[int, ...]:
@@ -42,7 +42,8 @@ def save_model(encoder: torch.nn.Module, given: EncoderInput, output: str, folde
     from mlflow.types import Schema, TensorSpec
 
     float32 = np.dtype(np.float32)
-    known = {"class_names": list(class_names(encoder))} if isinstance(encoder, Predictor) else None
+    names = {"class_names": list(class_names(encoder))} if isinstance(encoder, Predictor) else {}
+    known = {**names, **({"unit": unit} if (unit := output_unit(encoder)) else {})} or None
     signature = ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, *given.shape))]),  # by name MLflow would hand over a dict, which its PyTorch models refuse
         outputs=Schema([TensorSpec(float32, (-1, *output_shape(encoder, given)), output)]),
@@ -100,7 +101,8 @@ def _check(encoder: torch.nn.Module, path: Path, given: EncoderInput) -> None:
     for batch in (1, 3, 7):
         example = given.example(batch)
         with torch.no_grad():
-            difference = float((exported(example) - encoder(example)).abs().max())
+            expected = encoder(example)
+            difference = float(((exported(example) - expected).abs() / expected.abs().clamp_min(1)).max())
         if not difference <= TOLERANCE:
             raise SightlineError(
                 f"the exported encoder differs from the encoder by {difference:.1e} for a batch of {batch}; {TOLERANCE:g} is allowed",

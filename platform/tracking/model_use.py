@@ -12,7 +12,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import MethodConfig, Predictor
 from sightline.methods.errors import SightlineError
 from sightline.platform.core.redaction import redact
-from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name
+from sightline.platform.data.encoder_input import EncoderInput, class_names, output_name, output_unit
 
 LONGEST = 300
 """Characters of a list of class names that is written out."""
@@ -37,7 +37,7 @@ def use_of(
     """
     output, name = output_name(encoder), given.name
     place = json.dumps(tracking_uri if redact(tracking_uri) == tracking_uri else "YOUR_TRACKING_URI", ensure_ascii=False)
-    meaning = f", {given.tokens} x dim" if output == "tokens" else ""
+    meaning = f", {given.tokens} x dim" if output == "tokens" else f", in {unit}" if (unit := output_unit(encoder)) else ""
     size, of_four = " x ".join(map(str, given.shape)), " x ".join(map(str, (4, *shape)))
     parts = [
         f"""## Use
@@ -89,7 +89,7 @@ import timm
 # Without pretrained=True its weights are random.
 network = timm.create_model("local-dir:{folder}", pretrained=True)
 ```""")
-    call = "logits" if isinstance(encoder, Predictor) else "pooled"
+    call = ".logits" if isinstance(encoder, Predictor) else ".pooled" if output == "tokens" else ""
     raw = "photos" if name == "images" else name
     parts.append(f"""Sightline, which takes PIL images and arrays of any size and moves to a GPU:
 
@@ -97,7 +97,7 @@ network = timm.create_model("local-dir:{folder}", pretrained=True)
 from sightline import load_encoder
 
 encoder = load_encoder("{uri}", {place})
-encoder.{call}({raw})
+encoder{call}({raw})
 ```""")
     return "\n\n".join(parts)
 

@@ -17,6 +17,9 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.optim import OptimConfig
 from sightline.methods.random import MicrobatchRng, sample_rng
 from sightline.platform.config import METHOD_SECTIONS
+from sightline.platform.data.encoder_input import image_input
+from sightline.platform.models.loaded import LoadedEncoder
+from sightline.platform.tracking.model_use import use_of
 
 RNG = MicrobatchRng(0, 0, 0)
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -116,6 +119,15 @@ def test_metrics_are_of_metres_with_the_image_and_with_another() -> None:
     assert float(found["absrel"][0]) == pytest.approx(float(((predicted - true).abs() / true)[known].mean()), rel=1e-4)
     (picture,) = pretext.visualisations(own, RNG)
     assert picture.image.dtype == np.uint8 and picture.image.ndim == 3
+
+
+def test_the_card_says_that_depths_are_in_metres_and_how_to_get_them() -> None:
+    predictor = depth.build(config(), BuildContext(seed=0)).encoder()
+    given = image_input(predictor)
+    assert given is not None
+    card = use_of("models:/it/1", "http://it", predictor, given, (32, 48), serves=True, timm=False)
+    assert "It gives `depth`, batch x 32 x 48, in metres." in card and "encoder(photos)" in card
+    assert LoadedEncoder(predictor, "finetune_depth", "it")(np.zeros((50, 90, 3), np.uint8)).shape == (1, 32, 48)
 
 
 def test_what_cannot_learn_depth_is_said() -> None:

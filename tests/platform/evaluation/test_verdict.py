@@ -73,6 +73,7 @@ def test_nothing_measurable_says_how_to_go_on() -> None:
     [
         ("loca", "accuracy_own_reference", "accuracy_other_reference", 0.123, "query patches are placed 12.3 points better with their own"),
         ("conmim", "loss_own_teacher", "loss_other_teacher", -0.5, "hidden patches find their place 0.500 nats better with the features"),
+        ("finetune_depth", "absrel", "absrel_other_image", -0.1, "AbsRel is 0.100 better from the image itself than from another image"),
     ],
 )
 def test_a_lead_is_told_in_the_methods_own_words_whichever_way_is_better(
@@ -88,6 +89,7 @@ def test_a_method_without_words_of_its_own_is_told_by_the_names_of_its_metrics()
         "control", "", infos, (row,), "s", 9, "", {}, 1.0, contrasts=(Contrast("near", "far", Interval(-0.2, -0.3, -0.1, 9)),)
     )
     assert verdict_of_run(of, {}) == "The encoder has learned: error near is 0.200 m better than error far."
+    assert verdict_of_run(of, {}, kept="model").startswith("The model has learned")
 
 
 def test_encoders_and_comparisons_get_a_sentence_each() -> None:
