@@ -28,7 +28,7 @@ class _Said:
 
 
 def verdict_of_run(of_method: MethodResult | None, probes: ProbeOutcomes, longer: str = "", kept: str = "encoder") -> str:
-    """Of one trained network. `longer`: a command that trains it longer, told where nothing can be measured yet. `kept`: what it is called."""
+    """Of one trained network, called `kept`. `longer`: a command that trains it longer, told where nothing can be measured yet."""
     if of_method is not None and of_method.name == TEST:
         return _of_predictor(of_method)
     said = _Said()
