@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import torch
@@ -16,23 +17,24 @@ from ..ops.dense_metrics import depth_metrics, depth_sums
 from ..ops.image_grid import image_grid
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
-from .config import DepthConfig
+from .config import DenseModel, DenseTask, DepthConfig
 from .criteria import Criterion
-from .network import OneViewNetwork, build_network
+from .network import OneViewNetwork, TwoViewNetwork, build_network
 
 SHOWN = 6
 CLOSEST = 1e-3
 """Metres: the least depth that is predicted and measured."""
 
 
-class DepthPredictor(nn.Module):
-    """The fine-tuned network as it is registered and used: images in [0, 1] in, metres out. It is an `ImageEncoder`, too."""
+class DensePredictor(nn.Module):
+    """A fine-tuned network as it is registered and used. It is an `ImageEncoder`, too."""
 
-    output, output_unit = "depth", "metres"
+    output: str
+    output_unit: str
 
-    def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
+    def __init__(self, model: DenseModel, network: OneViewNetwork | TwoViewNetwork) -> None:
         super().__init__()
-        self.network, self.image_size, self.logarithmic = network, config.model.image_size, config.pretext.target == "log"
+        self.network, self.image_size = network, model.image_size
         self.dim, self.patch_size = int(network.encoder.dim), network.patch_size
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
@@ -43,51 +45,58 @@ class DepthPredictor(nn.Module):
         saliency: Tensor = self.network.encoder.saliency(images)
         return saliency
 
+
+class DepthPredictor(DensePredictor):
+    """Images in [0, 1] in, metres out."""
+
+    output, output_unit = "depth", "metres"
+
+    def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
+        super().__init__(config.model, network)
+        self.logarithmic = config.pretext.target == "log"
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
         raw = self.network(images)[:, 0].float()
         metres: Tensor = raw.exp() if self.logarithmic else raw.clamp_min(CLOSEST)
         return metres
 
 
-class DepthPretext(nn.Module):
-    """A `Pretext` like any other for the trainer."""
+class DensePretext(nn.Module):
+    """What the tasks share: the trainer sees a `Pretext` like any other."""
 
     encoder_prefixes = ("predicting.network.encoder.",)
+    predicting: DensePredictor
 
-    def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
+    def __init__(self, model: DenseModel, task: DenseTask, predicting: DensePredictor) -> None:
         super().__init__()
-        self.config, self.predicting = config, DepthPredictor(config, network)
-        task = config.pretext
+        self.predicting = predicting
         self.criterion = Criterion(task.criterion, task.a, task.b, task.max_norm)
-        for name, parameter in network.encoder.named_parameters():
-            if config.model.frozen or name.endswith("mask_token"):  # nothing is masked, and DDP would wait for its gradient
+        for name, parameter in predicting.network.encoder.named_parameters():
+            if model.frozen or name.endswith("mask_token"):  # nothing is masked, and DDP would wait for its gradient
                 parameter.requires_grad_(False)
-
-    def to_device(self, batch: Batch) -> Batch:
-        return {"image": colour_jitter(to_float(batch["image"]), batch["jitter"]), "depth": batch["depth"].float()}
-
-    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        """`regression`: the criterion over the pixels whose depth is known; `absrel`: mean relative error over them."""
-        depth, raw = batch["depth"], self.predicting.network(batch["image"]).float()
-        known = depth > 0
-        logarithmic = self.predicting.logarithmic
-        target = torch.where(known, depth.clamp_min(CLOSEST).log() if logarithmic else depth, torch.inf)
-        loss = self.criterion(raw[:, :1], target[:, None], raw[:, 1:] if self.criterion.with_confidence else None)
-        with torch.no_grad():
-            metres = raw[:, 0].exp() if logarithmic else raw[:, 0]
-            absrel = _mean((metres - depth).abs() / depth.clamp_min(CLOSEST), known)
-        return {"regression": loss, "absrel": absrel}
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do: no teacher."""
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
-        """No decay for tensors of one dimension; the rate of a layer is `optim.layer_decay` ** (layers above it)."""
-        encoder, prefix = self.predicting.network.encoder, self.encoder_prefixes[0]
-        top = encoder.depth + 1
+        """No decay for tensors of one dimension; the rate of a layer is `optim.layer_decay` ** (layers above it): encoder, decoder, head."""
+        network = self.predicting.network
+        decoder = network.decoder if isinstance(network, TwoViewNetwork) else None
+        top = network.encoder.depth + 1 + (decoder.depth + 1 if decoder is not None else 0)
+
+        def layer_of(name: str) -> int:
+            part, _, rest = name.removeprefix("predicting.network.").partition(".")
+            if part == "encoder":
+                return int(network.encoder.layer_of(rest))
+            if part == "decoder":
+                block = re.match(r"dec_blocks\.(\d+)\.", rest)
+                after = decoder.depth if decoder is not None else 0
+                return int(network.encoder.depth) + 1 + (int(block[1]) + 1 if block else after if rest.startswith("dec_norm") else 0)
+            return int(top)
+
         return layer_groups(
             self.named_parameters(),
-            lambda name: encoder.layer_of(name.removeprefix(prefix)) if name.startswith(prefix) else top,
+            layer_of,
             top,
             optim.layer_decay,
             lambda name, p: p.ndim == 1 or name.endswith((".bias", "pos_embed", "cls_token")),
@@ -98,6 +107,33 @@ class DepthPretext(nn.Module):
 
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.predicting)
+
+    def loss(self, raw: Float[Tensor, "b c h w"], target: Float[Tensor, "b t h w"]) -> Tensor:
+        """The criterion of what the network gives; a target that is not finite does not count."""
+        channels = target.shape[1]
+        return self.criterion(raw[:, :channels], target, raw[:, channels:] if self.criterion.with_confidence else None)
+
+
+class DepthPretext(DensePretext):
+    predicting: DepthPredictor
+
+    def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
+        super().__init__(config.model, config.pretext, DepthPredictor(config, network))
+
+    def to_device(self, batch: Batch) -> Batch:
+        return {"image": colour_jitter(to_float(batch["image"]), batch["jitter"]), "depth": batch["depth"].float()}
+
+    def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """`regression`: the criterion over the pixels whose depth is known; `absrel`: mean relative error over them."""
+        depth, raw = batch["depth"], self.predicting.network(batch["image"]).float()
+        known = depth > 0
+        logarithmic = self.predicting.logarithmic
+        target = torch.where(known, depth.clamp_min(CLOSEST).log() if logarithmic else depth, torch.inf)
+        loss = self.loss(raw, target[:, None])
+        with torch.no_grad():
+            metres = raw[:, 0].exp() if logarithmic else raw[:, 0]
+            absrel = _mean((metres - depth).abs() / depth.clamp_min(CLOSEST), known)
+        return {"regression": loss, "absrel": absrel}
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
@@ -123,7 +159,9 @@ class DepthPretext(nn.Module):
         for given, images in (("", batch["image"]), ("_other_image", other["image"])):
             metrics = depth_metrics(depth_sums(self.predicting(images).cpu().numpy(), true, low=CLOSEST))
             found |= {f"{name}{given}": torch.from_numpy(metrics[name]) for name in MEASURED}
-        return found
+        known = np.where(true > 0, true, np.nan)
+        constant = np.broadcast_to(np.nanmean(known, axis=(1, 2), keepdims=True), true.shape)
+        return {**found, "absrel_mean_depth": torch.from_numpy(depth_metrics(depth_sums(constant, true, low=CLOSEST))["absrel"])}
 
 
 MEASURED = ("absrel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3")

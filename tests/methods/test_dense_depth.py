@@ -53,6 +53,7 @@ def batch(settings: DepthConfig, samples: int = 3) -> Batch:
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ENCODERS)
 def test_an_encoder_of_every_method_learns_depth_and_gives_the_tokens_of_its_blocks(method: str) -> None:
     settings = config(method, (32, 32))
