@@ -39,7 +39,7 @@ depth = Method(
     image_shape=lambda config: config.model.image_size,
     metrics={
         "regression": MetricInfo("the criterion: the mean error scaled by a predicted confidence, in logarithms of depth", better="lower"),
-        "absrel_mean_depth": MetricInfo("of the mean of the image's own true depths, everywhere", "AbsRel, its own mean depth", better="lower"),
+        "absrel_mean_depth": MetricInfo("of the mean true depth of the image itself", "AbsRel, its mean depth", better="lower"),
         **{key: value for name, info in _DEPTH.items() for key, value in _controlled(name, info).items()},
     },
 )

@@ -79,7 +79,7 @@ class DensePretext(nn.Module):
         """Nothing to do: no teacher."""
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
-        """No decay for tensors of one dimension; the rate of a layer is `optim.layer_decay` ** (layers above it): encoder, decoder, head."""
+        """No decay for tensors of one dimension; a layer's rate is `optim.layer_decay` ** (layers above it): encoder, decoder, head."""
         network = self.predicting.network
         decoder = network.decoder if isinstance(network, TwoViewNetwork) else None
         top = network.encoder.depth + 1 + (decoder.depth + 1 if decoder is not None else 0)
