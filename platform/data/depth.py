@@ -70,7 +70,7 @@ def _values(data: bytes) -> np.ndarray:
     for magic, what in _REFUSED.items():
         if data.startswith(magic):
             raise BrokenSampleError(f"{_UNREADABLE}: {what}")
-    values = _npy(data) if data.startswith(_NPY) else _pfm(data) if data.startswith(_PFM) else _picture(data)
+    values = read_npy(data) if data.startswith(_NPY) else _pfm(data) if data.startswith(_PFM) else _picture(data)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values.squeeze(0 if values.shape[0] == 1 else 2)
     if values.ndim != 2 or not values.size or values.dtype.kind not in "iuf":
@@ -97,7 +97,8 @@ def _picture(data: bytes) -> np.ndarray:
         raise BrokenSampleError(f"damaged depth image: {first_line(error)}" if known else _UNREADABLE) from None
 
 
-def _npy(data: bytes) -> np.ndarray:
+def read_npy(data: bytes) -> np.ndarray:
+    """The array of an `.npy` file; nothing in it is run. Raises `BrokenSampleError`."""
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
@@ -110,7 +111,7 @@ def _npy(data: bytes) -> np.ndarray:
         file.seek(0)
         return np.asarray(np.load(file, allow_pickle=False))
     except (ValueError, TypeError, OverflowError, EOFError, OSError, SyntaxError, TokenError) as error:
-        raise BrokenSampleError(f"damaged depth array: {first_line(error)}") from None
+        raise BrokenSampleError(f"damaged array: {first_line(error)}") from None
 
 
 def _pfm(data: bytes) -> np.ndarray:

@@ -65,6 +65,16 @@ def read_kitti_flow(data: bytes) -> np.ndarray:
     return flow
 
 
+def read_vkitti_flow(data: bytes) -> np.ndarray:
+    """Virtual KITTI 2: a 16-bit PNG whose first two channels are (u, v), where 0 to 65535 is -(side - 1) to side - 1, and 0 in the third
+    where nothing is known."""
+    values = read_png16(data, 3).astype(np.float64)
+    height, width = values.shape[:2]
+    flow: np.ndarray = ((values[..., :2] * 2 / 65535 - 1) * (width - 1, height - 1)).astype(np.float32)
+    flow[values[..., 2] == 0] = np.inf
+    return flow
+
+
 # Disparity: float32 H x W in pixels; a left pixel (x, y) matches the right one at (x - d, y).
 
 

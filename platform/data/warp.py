@@ -19,17 +19,21 @@ def warped(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """(float32 H x W x C of `image` at each pixel + `flow`, bilinear; bool H x W where that is known and inside). `flow`: H x W x 2."""
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    known = np.isfinite(flow).all(axis=-1)
-    x, y = (np.where(known, flow[..., axis], 0) + base for axis, base in ((0, columns), (1, rows)))
-    inside = known & (x >= 0) & (y >= 0) & (x <= image.shape[1] - 1) & (y <= image.shape[0] - 1)
+    return sampled(image, columns + flow[..., 0], rows + flow[..., 1])
+
+
+def sampled(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 ... x C of `image` at these places, bilinear; bool ... where they are known and inside)."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = (np.where(known, at, -1) for at in (x, y))
+    inside = (x >= 0) & (y >= 0) & (x <= image.shape[1] - 1) & (y <= image.shape[0] - 1)
     x, y = (np.where(inside, at, 0) for at in (x, y))
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, below = np.minimum(left + 1, image.shape[1] - 1), np.minimum(top + 1, image.shape[0] - 1)
     a, b = (x - left)[..., None], (y - top)[..., None]
-    values = image.astype(np.float32)
-    upper = values[top, left] * (1 - a) + values[top, right] * a
-    lower = values[below, left] * (1 - a) + values[below, right] * a
-    return upper * (1 - b) + lower * b, inside
+    upper = image[top, left] * (1 - a) + image[top, right] * a
+    lower = image[below, left] * (1 - a) + image[below, right] * a
+    return (upper * (1 - b) + lower * b).astype(np.float32), inside
 
 
 def warp_error(image1: np.ndarray, image2: np.ndarray, flow: np.ndarray) -> WarpError:

@@ -38,7 +38,7 @@ from sightline.platform.data.kinds import Row, find_kind
 from sightline.platform.data.manifest import Manifest, Skipped, Source
 from sightline.platform.data.remarks import collected
 from sightline.platform.data.shard_stats import ShardStats, merge_skipped, reasons, total
-from sightline.platform.data.writer import ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
+from sightline.platform.data.writer import GROUP_BYTES, ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
 
 from .items import Item, ItemRows, Skip
 
@@ -79,17 +79,20 @@ class Stopped(BaseException):
 def item_shards(items: Sequence[Item], resize: Resize, seed: int) -> list[ItemRows]:
     """The items in one random order, cut into shards of about 96 MB; at least 8 shards where there are enough row groups."""
     shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
-    weights, group = [], ROWS_PER_GROUP
+    weights, maps = [], False
     for item in shuffled[:PROBED]:
         try:
             row = item.row(resize)
             weights.append(sum(len(value) for value in row.values() if isinstance(value, bytes)))
-            group = 1 if any(row.get(name) for name in MAPS) else group  # their row groups have as many rows as fit
+            maps = maps or any(row.get(name) for name in MAPS)
         except ValueError:  # a broken sample; the job names it
             continue
-    rows_of_shard = SHARD_BYTES // (sum(weights) // len(weights)) if weights else ROWS_PER_GROUP
-    groups = -(-len(shuffled) // group)
-    rows = group * max(1, min(rows_of_shard // group, -(-groups // 8)))
+    weight = sum(weights) // len(weights) if weights else SHARD_BYTES // ROWS_PER_GROUP
+    if maps:  # whose row groups have as many rows as fit
+        rows = max(1, min(SHARD_BYTES // weight, max(GROUP_BYTES // weight, -(-len(shuffled) // 8))))
+    else:
+        groups = -(-len(shuffled) // ROWS_PER_GROUP)
+        rows = ROWS_PER_GROUP * max(1, min(SHARD_BYTES // weight // ROWS_PER_GROUP, -(-groups // 8)))
     return [ItemRows(tuple(shuffled[start : start + rows]), resize) for start in range(0, len(shuffled), rows)]
 
 

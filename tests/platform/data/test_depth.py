@@ -84,8 +84,8 @@ def _bytes_of(form: str) -> bytes:
         (b"PK\x03\x04" + bytes(40), "npz"),
         (b"nothing", "not a readable depth map"),
         (b"", "not a readable depth map"),
-        (_file(METRES, "NPY")[:-8], "damaged depth array: it is cut short"),
-        (_file(np.array([[None]]), "NPY"), "damaged depth array: it holds Python objects"),
+        (_file(METRES, "NPY")[:-8], "damaged array: it is cut short"),
+        (_file(np.array([[None]]), "NPY"), "damaged array: it holds Python objects"),
         (_file(np.zeros((2, 3, 4)), "NPY"), "not a map of numbers"),
         (_file(METRES, "PFM")[:-8], "damaged depth map"),
         (_file(np.full((40, 40), 1000, np.uint16), "PNG")[:60], "damaged depth image"),
@@ -101,5 +101,5 @@ def test_what_is_no_map_of_depth_is_refused_by_name(data: bytes, says: str) -> N
 @pytest.mark.parametrize("shape", [b"(999999999,)", b"(2, 99999999)", b"(2, 3", b"(9e99,)", b"(-1,-6)"])
 def test_a_header_that_lies_takes_no_memory(shape: bytes) -> None:
     honest = b"'shape': (2, 3), }" + b" " * 20
-    with pytest.raises(BrokenSampleError, match="damaged depth array"):
+    with pytest.raises(BrokenSampleError, match="damaged array"):
         read_depth(_file(METRES, "NPY").replace(honest, (b"'shape': " + shape + b", }").ljust(len(honest))))

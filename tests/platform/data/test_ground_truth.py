@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import struct
-import zlib
 from pathlib import Path
 
 import h5py
@@ -30,6 +28,7 @@ from sightline.platform.data.ground_truth import (
 )
 from sightline.platform.data.pfm import read_pfm
 from sightline.platform.data.warp import flow_of_disparity, warp_error, warped
+from tests.support.truth_files import pfm, png8, png16, tagged
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 RNG = np.random.default_rng(3)
@@ -39,45 +38,6 @@ def real(name: str) -> Path:
     if not (DATA / name).exists():
         pytest.skip(f"../shared/data/{name} is absent")
     return DATA / name
-
-
-def png16(values: np.ndarray, filters: bool = True) -> bytes:
-    """A PNG of 16 bits, grey or RGB, each row with another of the five filters: as encoders write it."""
-    height, width = values.shape[:2]
-    channels = 1 if values.ndim == 2 else values.shape[2]
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8).astype(int)
-    bpp, lines = 2 * channels, []
-    for y in range(height):
-        row, above = rows[y], rows[y - 1] if y else np.zeros_like(rows[0])
-        left, corner = (np.concatenate([np.zeros(bpp, int), line[:-bpp]]) for line in (row, above))
-        kind = y % 5 if filters else 0
-        p = left + above - corner
-        pa, pb, pc = abs(p - left), abs(p - above), abs(p - corner)
-        nearest = np.where((pa <= pb) & (pa <= pc), left, np.where(pb <= pc, above, corner))
-        guess = (0, left, above, (left + above) // 2, nearest)[kind]
-        lines.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"".join(lines))) + chunk(b"IEND", b"")
-
-
-def png8(values: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def tagged(values: np.ndarray) -> bytes:
-    return struct.pack("<fii", 202021.25, values.shape[1], values.shape[0]) + values.astype("<f4").tobytes()
-
-
-def pfm(values: np.ndarray, order: str = "<", header: str = "{kind}\n{w} {h}\n{scale}\n") -> bytes:
-    kind = "Pf" if values.ndim == 2 else "PF"
-    text = header.format(kind=kind, w=values.shape[1], h=values.shape[0], scale="-0.0039" if order == "<" else "1.0")
-    return text.encode() + values[::-1].astype(f"{order}f4").tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
