@@ -19,7 +19,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.prepare.catalog import GROUP, SHIPPED, source_kinds, sources_of
 from sightline.platform.data.prepare.options import option, options_of, positive
 
-STEREO = """
+RIG = """
 from dataclasses import dataclass
 
 from sightline.platform.data.prepare.found import Found
@@ -29,8 +29,8 @@ from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.source import PairSource
 
 @dataclass(frozen=True)
-class Stereo(PairSource):
-    reader = "stereo"
+class Rig(PairSource):
+    reader = "rig"
     help = "two cameras side by side: left/ and right/"
     examples = ("./drive --right right --out ./drive-pairs",)
 
@@ -47,9 +47,9 @@ class Stereo(PairSource):
 
 
 @pytest.fixture
-def stereo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package with the source `pairs stereo`, and a folder that it reads."""
-    publish(tmp_path / "package", GROUP, {"pairs.stereo": "outside_stereo:Stereo"}, {"outside_stereo": STEREO}, monkeypatch)
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package with the source `pairs rig`, and a folder that it reads."""
+    publish(tmp_path / "package", GROUP, {"pairs.rig": "outside_rig:Rig"}, {"outside_rig": RIG}, monkeypatch)
     for index in range(8):
         for side in ("left", "second"):
             path = tmp_path / "in" / side / f"{'ab'[index // 4]}{index}.png"
@@ -60,22 +60,22 @@ def stereo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     plugins.cache_clear()
 
 
-def test_a_source_from_outside_is_prepared_by_the_command_line(stereo: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["pairs", "stereo", str(stereo), "--right", "second", "--size", "36", "--split", "train=0.5,val=0.5", "--licence", "ours"]
-    assert main(["prepare", *words, "--out", str(stereo.parent / "out"), "--json"]) == 0
+def test_a_source_from_outside_is_prepared_by_the_command_line(rig: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["pairs", "rig", str(rig), "--right", "second", "--size", "36", "--split", "train=0.5,val=0.5", "--licence", "ours"]
+    assert main(["prepare", *words, "--out", str(rig.parent / "out"), "--json"]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert [one["rows"] for one in answer["datasets"]] == [4, 4]
-    train = Dataset.open(stereo.parent / "out/train", "pairs").manifest
+    train = Dataset.open(rig.parent / "out/train", "pairs").manifest
     source = train.provenance.sources[0]
-    assert (source.reader, source.licence, source.notes) == ("stereo", "ours", ("rectified", "split by scene"))
+    assert (source.reader, source.licence, source.notes) == ("rig", "ours", ("rectified", "split by scene"))
     assert train.image_max == (36, 43)
 
 
-def test_a_source_from_outside_is_in_the_help(stereo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_from_outside_is_in_the_help(rig: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["pairs", "--help"], "two cameras side by side"),
-        (["pairs", "stereo", "--help"], "--right SUB"),
-        (["pairs", "stereo", "--help"], "sightline prepare pairs stereo ./drive --right right"),
+        (["pairs", "rig", "--help"], "--right SUB"),
+        (["pairs", "rig", "--help"], "sightline prepare pairs rig ./drive --right right"),
     ):
         with pytest.raises(SystemExit):
             main(["prepare", *words])
