@@ -73,6 +73,12 @@ class HasEvaluationViews(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasWholeViews(Protocol, metaclass=_Ability):
+    whole: Views
+    """What control metrics see in place of `evaluation`: samples of their own sizes, which come one at a time."""
+
+
+@runtime_checkable
 class HasSmallestImage(Protocol, metaclass=_Ability):
     smallest: tuple[int, int]
     """The smallest (height, width) of a stored image that can be used; `Method.image_shape` where the views do not say."""
@@ -193,6 +199,13 @@ class HasEncoderParts(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasOtherParts(Protocol, metaclass=_Ability):
+    other_parts: Mapping[str, str]
+    """Besides the encoder: beginnings of names in the whole state of another method's pretext -> beginnings of the names here that they
+    fill, such as {"decoder.": "decoder."}. What has no place, or is not there, is left out."""
+
+
+@runtime_checkable
 class HasEncoderForm(Protocol, metaclass=_Ability):
     def encoder_form(self, encoder: torch.nn.Module) -> torch.nn.Module:
         """What those parts hold where it is not the encoder itself, such as another method's encoder with its tables resized."""
@@ -279,6 +292,12 @@ class TakesImages(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class TakesPairs(Protocol, metaclass=_Ability):
+    pair: tuple[str, str]
+    """What the two images are that a predictor takes, b x 2 x 3 x h x w, such as ("left image", "right image")."""
+
+
+@runtime_checkable
 class TakesPoints(Protocol, metaclass=_Ability):
     points: int
     """Points of a cloud that an encoder or a predictor takes."""
@@ -345,12 +364,12 @@ class HasFinetuning(Protocol, metaclass=_Ability):
         """The network that the authors fine-tune, with this encoder's weights; the tokens and their mean where the encoder does not say."""
 
 
-VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasSmallestImage, HasFewestPoints, HasVoting)
+VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasWholeViews, HasSmallestImage, HasFewestPoints, HasVoting)
 PRETEXT_ABILITIES: tuple[type, ...] = (
     *(HasTargets, HasHealth, HasEmbeddings, HasVisualisations, HasControlMetrics),
-    *(HasEncoderParts, HasEncoderForm, HasPredictor),
+    *(HasEncoderParts, HasOtherParts, HasEncoderForm, HasPredictor),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
-    *(HasTokensAndSaliency, TakesImages, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
+    *(HasTokensAndSaliency, TakesImages, TakesPairs, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
     *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
 )

@@ -1,8 +1,9 @@
-"""Fine-tune an encoder of images or clouds: classification, semantic segmentation or depth, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds: classes, masks, depth, disparity or optical flow, scored on held-out data with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
   sightline finetune croco-tiny-1121-0812 --task depth --recipe finetune-depth-tiny data.train=./kitchen/train data.val=./kitchen/val
+  sightline finetune croco-tiny-1121-0812 --task stereo --recipe finetune-stereo-tiny data.train=./stereo/train data.val=./stereo/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
-SUMMARY = "train an encoder on with labels (classification, segmentation) or depth, and score it"
-TASKS = ("classification", "segmentation", "depth")
+SUMMARY = "train an encoder on with labels, depth, disparity or optical flow, and score it"
+TASKS = ("classification", "segmentation", "depth", "stereo", "flow")
+COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow"}
+"""Tasks without classes -> the column of their truth."""
+MADE_BY = {"segmentation": "images masks", "depth": "images frames", "stereo": "pairs stereo", "flow": "pairs flow"}
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),
     ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
     ("images", "depth"): ("finetune_depth", "finetune-depth"),
+    ("pairs", "stereo"): ("finetune_stereo", "finetune-stereo"),
+    ("pairs", "flow"): ("finetune_flow", "finetune-flow"),
     ("points", "classification"): ("finetune_points", "finetune-points-modelnet40"),
 }
 """(kind of the data, task) -> (method, its recipe where none is named)."""
@@ -37,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
-    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is and train the head alone (depth)")
+    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is and train the rest alone (depth, stereo, flow)")
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
@@ -48,12 +54,15 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.config.location import parse
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
-    from sightline.platform.data.kinds import IMAGES, find_kind
+    from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
     from sightline.platform.data.training_data import absolute_source
     from sightline.platform.runs.names import fresh_name, refuse_taken
 
-    if args.frozen and args.task != "depth":
-        raise CallError("--frozen is for --task depth", "a frozen encoder's classes are what the probes measure: sightline evaluate --help")
+    if args.frozen and args.task not in COLUMNS:
+        raise CallError(
+            f"--frozen is for --task {', '.join(COLUMNS)}",
+            "a frozen encoder's classes are what the probes measure: sightline evaluate --help",
+        )
     overrides = config.parse_overrides(args.settings)
     if args.name:
         refuse_taken(args.name, "run")
@@ -61,18 +70,18 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         raise CallError("data.train is not set", "give labelled data made by `sightline prepare`: data.train=FOLDER")
     console = Screen(stderr=args.json)
     train, overrides = _labelled(args.model, overrides, args.task, console)
-    if not any(train.kind == kind for kind, _ in FORMS):
-        raise CallError(f"{train.uri} holds pairs, but images or points are needed", "name labelled data of kind images or points")
     if (train.kind, args.task) not in FORMS:
-        raise CallError(f"there is no {args.task} of {train.kind} yet", "use --task classification")
+        needed = " or ".join(kind for kind, task in FORMS if task == args.task)
+        raise CallError(f"{train.uri} holds {train.kind}, but {needed} are needed for {args.task}", f"name data of kind {needed}")
     method, recipe = FORMS[train.kind, args.task]
     recipe = args.recipe or recipe
     if (named := config.read_recipe(recipe)[1]["method"]) != method:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_from_data(train, args.task), **overrides}
-    if (val := overrides.get("data.val")) and parse(val).prepared and args.task != "depth":
+    if (val := overrides.get("data.val")) and parse(val).prepared and args.task not in COLUMNS:
         _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind))
     from sightline.methods.catalog import find_method
+    from sightline.methods.dense.config import decoder_settings
     from sightline.platform.core.redaction import command_line
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run
@@ -84,11 +93,13 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if opened.method.startswith("finetune_"):
         raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
     sees = find_kind(find_method(opened.method).kind).modality
-    if sees != train.kind:
-        raise CallError(f"{args.model} is an encoder of {sees}, and {train.uri} holds {train.kind}", f"name an encoder of {train.kind}")
+    if sees != (seen := find_kind(train.kind).modality):
+        raise CallError(f"{args.model} is an encoder of {sees}, and {train.uri} holds {train.kind}", f"name an encoder of {seen}")
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
-    if sees == IMAGES.name:
+    if sees == IMAGES.name and "image_size" not in config.read_recipe(recipe)[1].get("model", {}):
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
+    if find_method(method).kind == PAIRS.name:
+        overrides = {**{f"model.{name}": value for name, value in decoder_settings(sections["model"]).items()}, **overrides}
     if args.frozen:
         overrides = {"model.frozen": True, **overrides}
     init = None if args.scratch else opened.weights.place
@@ -119,8 +130,8 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     if parse(place).prepared:
         return Dataset.open(place), overrides
     if task != "classification":
-        needed, command = ("depth", "frames") if task == "depth" else ("masks", "masks")
-        raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs {needed}", f"sightline prepare images {command} --help")
+        needed = COLUMNS.get(task, "masks")
+        raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs {needed}", f"sightline prepare {MADE_BY[task]} --help")
     kind = find_kind(find_method(open_encoder(model).method).kind).modality
     source = RaySource.open(parse(place), kind)
     if source.needs_ray:
@@ -143,11 +154,9 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
     from sightline.methods.errors import CallError
     from sightline.platform.data.kinds import IMAGES
 
-    if task == "depth":
-        if task not in train.manifest.columns:
-            raise CallError(
-                f"{train.uri} has no column 'depth'", "make one with `sightline prepare images frames ...` of frames with depth"
-            )
+    if task in COLUMNS:
+        if (column := COLUMNS[task]) not in train.manifest.columns:
+            raise CallError(f"{train.uri} has no column {column!r}", f"make data with it: sightline prepare {MADE_BY[task]} --help")
         return {}
     column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
     if column not in manifest.columns or len(manifest.classes) < 2:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..contract import Lazy, Method, MetricInfo
-from .config import DepthConfig
+from .config import DepthConfig, FlowConfig, StereoConfig
+from .two_views import FlowViews, StereoViews
 from .views import DepthViews
 
 _DEPTH = {
@@ -22,9 +23,9 @@ _DEPTH = {
 }
 
 
-def _controlled(name: str, info: MetricInfo) -> dict[str, MetricInfo]:
-    """A metric and its control: the prediction for another image, against the truth of this one."""
-    own = replace(info, family=info.label, claim=f"{info.label} is {{lead}} from the image itself than from another image")
+def _controlled(name: str, info: MetricInfo, claim: str = "from the image itself than from another image") -> dict[str, MetricInfo]:
+    """A metric and its control: the prediction from another (second) image, against the truth of this one."""
+    own = replace(info, family=info.label, claim=f"{info.label} is {{lead}} {claim}")
     means = f"{info.means}, predicted from another image: of another scene, or of another part of a single one"
     return {name: own, f"{name}_other_image": replace(info, means=means, label=f"{info.label}, other image", family=info.label)}
 
@@ -42,4 +43,55 @@ depth = Method(
         "absrel_mean_depth": MetricInfo("of the mean true depth of the image itself", "AbsRel, its mean depth", better="lower"),
         **{key: value for name, info in _DEPTH.items() for key, value in _controlled(name, info).items()},
     },
+)
+
+_EPE = MetricInfo("mean length of the error over the known pixels of an image", "EPE", "px", better="lower")
+_BAD = {
+    f"bad_{limit}": MetricInfo(f"share of the known pixels of an image that are off by more than {limit} px", f"bad {limit}", "%", "lower")
+    for limit in (1, 2, 3, 5)
+}
+_OUTLIERS = "share of the known pixels that are off by more than 3 px and 5 % of the true length, as KITTI counts"
+_STEREO = {
+    "epe": _EPE,
+    "rmse": MetricInfo("root mean squared error over the known pixels of an image", "RMSE", "px", better="lower"),
+    **{name: _BAD[name] for name in ("bad_1", "bad_2", "bad_3")},
+    "d1": MetricInfo(_OUTLIERS, "D1", "%", better="lower"),
+}
+_FLOW = {
+    "epe": _EPE,
+    **{name: _BAD[name] for name in ("bad_1", "bad_3", "bad_5")},
+    "fl": MetricInfo(_OUTLIERS, "Fl", "%", better="lower"),
+    "epe_slow": MetricInfo(
+        "EPE of pixels that move less than 10 px, over the images that have such", "EPE, below 10 px", "px", better="lower"
+    ),
+    "epe_middle": MetricInfo("EPE of pixels that move 10 to 40 px", "EPE, 10 to 40 px", "px", better="lower"),
+    "epe_fast": MetricInfo("EPE of pixels that move 40 px or more", "EPE, from 40 px", "px", better="lower"),
+}
+
+
+def _two_views(measured: dict[str, MetricInfo]) -> dict[str, MetricInfo]:
+    claim = "with the true second image than with one of another pair"
+    criterion = MetricInfo("the criterion: the mean error scaled by a predicted confidence", better="lower")
+    return {"regression": criterion, **{k: v for name, info in measured.items() for k, v in _controlled(name, info, claim).items()}}
+
+
+stereo = Method(
+    id="finetune_stereo",
+    kind="pairs",
+    recipes=__name__,
+    Config=StereoConfig,
+    views=StereoViews,
+    build=Lazy(f"{__name__}.two_view_pretext:build_stereo"),
+    image_shape=lambda config: config.model.image_size,
+    metrics=_two_views(_STEREO),
+)
+flow = Method(
+    id="finetune_flow",
+    kind="pairs",
+    recipes=__name__,
+    Config=FlowConfig,
+    views=FlowViews,
+    build=Lazy(f"{__name__}.two_view_pretext:build_flow"),
+    image_shape=lambda config: config.model.image_size,
+    metrics=_two_views(_FLOW),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..contract import MethodConfig
 from ..finetune.config import encoder_settings
@@ -92,6 +93,14 @@ class TwoViewModel(DenseModel):
         return self
 
 
+DECODER = ("decoder_dim", "decoder_depth", "decoder_heads", "mlp_ratio", "norm_memory", "position", "rope_base", "rope_f0")
+
+
+def decoder_settings(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a `TwoViewModel`, from the `model` section of an encoder's method; empty where that pre-trains no decoder of two views."""
+    return {name: encoder[name] for name in DECODER} if set(DECODER) <= encoder.keys() else {}
+
+
 class DenseTask(Settings):
     """The loss, and which pixels it counts. `a`, `b`, `max_norm` are those of `criteria.Criterion`; None: the authors'."""
 
@@ -108,6 +117,21 @@ class DenseTask(Settings):
 
 class DepthTask(DenseTask):
     target: Literal["log", "metres"] = Field(default="log", description="what the network predicts; metrics are of metres")
+
+
+class TwoViewTask(DenseTask):
+    """With the tiles in which images larger than a crop are predicted."""
+
+    overlap: float = Field(default=0.7, ge=0, lt=1, description="share of a tile that neighbours have in common")
+
+
+class StereoTask(TwoViewTask):
+    criterion: CriterionName = Field(default="bounded2", description="l1, or with a predicted confidence laplacian, bounded, bounded2")
+
+
+class FlowTask(TwoViewTask):
+    criterion: CriterionName = Field(default="bounded", description="l1, or with a predicted confidence laplacian, bounded, bounded2")
+    max_norm: float | None = Field(default=1e4, gt=0, description="larger truth does not count")
 
 
 class DenseLoss(Settings):
@@ -129,6 +153,66 @@ class DepthAugment(Settings):
         if not 1 <= value[0] <= value[1]:
             raise ValueError("give two numbers from 1 on, the smaller first: below 1 the crop would reach beyond the image")
         return value
+
+
+def _range(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("give two numbers above 0, the smaller first")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_range)]
+
+
+class StereoAugment(Settings):
+    """The authors' for stereo. Factors are drawn evenly from a range; that of the width evenly in its logarithm."""
+
+    stretch: float = Field(default=0.5, ge=0, le=1, description="how often the width is scaled, and the disparity with it")
+    widths: Range = Field(default=(2**-0.2, 2**0.4), description="factors of the width")
+    widths_small: Range = Field(default=(1.0, 2.0), description="of images with a side below small_below pixels")
+    small_below: int = Field(default=800, ge=0)
+    flip_vertical: float = Field(default=0.5, ge=0, le=1)
+    shift: float = Field(default=0.5, ge=0, le=1, description="how often the right image is turned and moved up or down a little")
+    shift_degrees: float = Field(default=0.1, ge=0)
+    shift_pixels: float = Field(default=2.0, ge=0)
+    colour: float = Field(default=0.5, ge=0, le=1, description="how often each of the changes of colour is made")
+    contrast: Range = (0.8, 1.2)
+    gamma: Range = (0.7, 1.5)
+    brightness: Range = (0.5, 2.0)
+    hue: float = Field(default=0.1, ge=0, le=0.5, description="turns round the colour circle, either way")
+    saturation: Range = (0.8, 1.2)
+    all_changes: float = Field(default=0.5, ge=0, le=1, description="how often all changes may be made; otherwise one of them")
+    asymmetric: float = Field(default=0.5, ge=0, le=1, description="how often the second image has draws of its own")
+
+
+class FlowAugment(Settings):
+    """The authors' for optical flow. Scales and stretches are drawn evenly in their logarithm."""
+
+    scale: float = Field(default=0.8, ge=0, le=1, description="how often both images are scaled, and the flow with them")
+    scales: Range = (2**-0.2, 2**0.5)
+    stretch: float = Field(default=0.8, ge=0, le=1, description="how often each axis is scaled on its own as well")
+    stretches: Range = (2**-0.2, 2**0.2)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    flip_vertical: float = Field(default=0.1, ge=0, le=1)
+    brightness: float = Field(default=0.4, ge=0, le=1)
+    contrast: float = Field(default=0.4, ge=0, le=1)
+    saturation: float = Field(default=0.4, ge=0, le=1)
+    hue: float = Field(default=0.5 / 3.14, ge=0, le=0.5, description="turns round the colour circle, either way")
+    asymmetric: float = Field(default=0.2, ge=0, le=1, description="how often the second image has draws of its own")
+
+
+class StereoConfig(MethodConfig):
+    model: TwoViewModel
+    pretext: StereoTask = StereoTask()
+    loss: DenseLoss = DenseLoss()
+    augment: StereoAugment = StereoAugment()
+
+
+class FlowConfig(MethodConfig):
+    model: TwoViewModel
+    pretext: FlowTask = FlowTask()
+    loss: DenseLoss = DenseLoss()
+    augment: FlowAugment = FlowAugment()
 
 
 class DepthConfig(MethodConfig):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..contract import BuildContext, HasBlockTokens
-from ..errors import CallError
+from ..errors import CallError, SightlineError
 from ..finetune.config import encoder_settings
 from ..layers.cross_view import CrossViewDecoder, DecoderShape, Grid
 from ..layers.initial import uninitialised, weight_rng
@@ -115,6 +115,28 @@ def initialise_decoder(decoder: CrossViewDecoder, generator: torch.Generator) ->
         decoder.dec_pos_embed.copy_(sincos_table(decoder.dim, decoder.grid))
 
 
+def _check_size(encoder: Any, size: tuple[int, int], method: str) -> None:
+    """Raise `CallError` where an encoder of another image size has no positions for crops of `size`. It looks at a crop to find out."""
+    if tuple(encoder.image_size) == size:
+        return
+    height, width = encoder.image_size
+    hint = f"use model.image_size=[{height},{width}], its own"
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            found = encoder.eval().block_tokens(torch.zeros(1, 3, *size))[-1].shape[1]
+    except (RuntimeError, ValueError, AssertionError, SightlineError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CallError(
+            f"the encoder of {method} sees {height} x {width} pixels, and no crops of {size[0]} x {size[1]}: {reason}", hint
+        ) from None
+    finally:
+        encoder.train(training)
+    cells = size[0] // encoder.patch_size * (size[1] // encoder.patch_size)
+    if found != cells:
+        raise CallError(f"the encoder of {method} gives {found} tokens for a crop of {size[0]} x {size[1]}, not its {cells} patches", hint)
+
+
 def build_network(model: DenseModel, channels: int, context: BuildContext) -> OneViewNetwork | TwoViewNetwork:
     """Of two views for a `TwoViewModel`. Freshly initialised on the CPU, the same for the same `context.seed`.
 
@@ -130,6 +152,7 @@ def build_network(model: DenseModel, channels: int, context: BuildContext) -> On
             raise CallError(
                 f"model.image_size {side} is no multiple of the encoder's patch, {patch}", f"use {max(1, round(side / patch)) * patch}"
             )
+    _check_size(encoder, model.image_size, method.id)
     decoder = None
     if isinstance(model, TwoViewModel):
         decoder = uninitialised(lambda: build_decoder(model, encoder))

@@ -20,7 +20,7 @@ from ..croco.official import parse_call, settings_from_official, settings_to_off
 from ..errors import SightlineError
 from ..layers.positions import resize_table, sincos_table
 from ..state_dicts import find, fitted, nothing
-from .config import CriterionName, DenseModel, TwoViewModel
+from .config import CriterionName, DenseModel, TwoViewModel, decoder_settings
 from .criteria import Criterion
 
 ANCHORS = ("patch_embed.proj.weight", "enc_blocks.0.attn.qkv.weight", "head.dpt.act_1_postprocess.0.weight")
@@ -77,8 +77,7 @@ def settings_of(content: Content) -> DenseFile:
 
 def decoder_of(encoder: CrocoModel) -> dict[str, Any]:
     """The settings of the decoder that CroCo pre-trains, as a `TwoViewModel` has them."""
-    names = ("decoder_dim", "decoder_depth", "decoder_heads", "mlp_ratio", "norm_memory", "position", "rope_base", "rope_f0")
-    return {name: getattr(encoder, name) for name in names}
+    return decoder_settings(encoder.model_dump(mode="json"))
 
 
 def criterion_from_text(text: str) -> Criterion:

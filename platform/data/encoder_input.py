@@ -12,7 +12,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sightline.methods.contract import HasClassNames, HasNormalised, HasOutputName, HasOutputUnit, Predictor, TakesImages, TakesPoints
+from sightline.methods.contract import (
+    HasClassNames,
+    HasNormalised,
+    HasOutputName,
+    HasOutputUnit,
+    Predictor,
+    TakesImages,
+    TakesPairs,
+    TakesPoints,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +57,18 @@ def image_input(encoder: object) -> EncoderInput | None:
     if isinstance(encoder, TakesPoints) or not isinstance(encoder, TakesImages):
         return None
     height, width = (int(side) for side in encoder.image_size)
+    if isinstance(encoder, TakesPairs):
+        first, second = encoder.pair
+        return EncoderInput(
+            name="pairs",
+            shape=(2, 3, height, width),
+            words=f"float32 RGB in [0, 1], the {first} before the {second}; any batch, this image size; normalisation is inside",
+            tokens="patches in raster order",
+            from_raw=f"""photos = np.zeros((4, 2, {height}, {width}, 3), np.uint8)  # yours: {first}, {second}; RGB from 0 to 255
+pairs = photos.transpose(0, 1, 4, 2, 3).astype(np.float32) / 255""",
+            sample=lambda number: np.stack([_picture(height, width, 2 * number + side) for side in (0, 1)]),
+            plausible=_in_unit_range,
+        )
     return EncoderInput(
         name="images",
         shape=(3, height, width),

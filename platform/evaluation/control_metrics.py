@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.contract import Batch, MetricInfo, Stage, Views
+from sightline.methods.contract import Batch, HasEvaluationViews, HasWholeViews, MetricInfo, Stage, Views
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import MicrobatchRng, keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.blocks import Columns
-from sightline.platform.data.loader.fixed import SampleReader, spread
+from sightline.platform.data.loader.fixed import SampleReader, read_rows, spread
 
 from .eval_mode import eval_mode
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
@@ -45,32 +45,26 @@ def measure_control_metrics(
     """`pretext.control_metrics` on at most `limit` samples of `dataset`, evenly spaced, in evaluation mode without gradients.
 
     `views` draws by (seed, row number), the method by (seed, batch number), so the same call gives the same numbers. `metrics` says what
-    they mean; those of one `family` are compared, the first with each of the others, paired by sample. Raises `SightlineError` where
-    fewer than two samples can be used.
+    they mean; those of one `family` are compared, the first with each of the others, paired by sample. A value that is NaN is not
+    measured on that sample. Raises `SightlineError` where fewer than two samples can be used.
     """
     began = time.perf_counter()
-    reader = SampleReader(dataset, views, seed, stage)
-    read = list(reader.batches(spread(dataset.rows, limit), batch))
-    scenes = [scene for part in read for scene in part.scenes]
-    if len(scenes) < 2:
-        raise SightlineError(f"{len(scenes)} usable samples in {dataset.uri}: control metrics need two", "give more validation data")
-    times = np.array([moment for part in read for moment in part.times], dtype=np.float64)
-    columns = {name: np.concatenate([part.columns[name] for part in read]) for name in read[0].columns}
-    other = _others(scenes, times, seed)
-    parts: list[dict[str, np.ndarray]] = []
-    with eval_mode([pretext], device):
-        for number, start in enumerate(range(0, len(scenes), batch)):
-            own = np.arange(start, min(start + batch, len(scenes)))
-            first, second = (pretext.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
-            found = pretext.control_metrics(first, second, MicrobatchRng(seed, number, 0))
-            parts.append({name: value.double().cpu().numpy() for name, value in found.items()})
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = spread(dataset.rows, limit)
+    if isinstance(views, HasWholeViews):
+        measured = _one_by_one(pretext, SampleReader(dataset, views.whole, seed, stage), rows, device)
+    else:
+        seen = views.evaluation if isinstance(views, HasEvaluationViews) else views
+        measured = _in_batches(pretext, SampleReader(dataset, seen, seed, stage), rows, batch, device)
+    scenes, times = measured.scenes, measured.times
+    values = {name: value for name, value in measured.values.items() if not np.isnan(value).all()}
     units = make_units(scenes, times, resampling)
 
     def mean(per_sample: Float[np.ndarray, " n"]) -> Interval:
-        _, sums = unit_sums(np.stack([per_sample, np.ones_like(per_sample)], axis=1), units.names)
+        known = ~np.isnan(per_sample)
+        _, sums = unit_sums(np.stack([np.where(known, per_sample, 0.0), known], axis=1), units.names)
         drawn = resample_counts(len(sums), resampling.draws, resampling.seed) @ sums
-        return interval(float(per_sample.mean()), drawn[:, 0] / drawn[:, 1], resampling.level, len(sums))
+        with np.errstate(invalid="ignore"):  # a resample without any sample that is measured
+            return interval(float(per_sample[known].mean()), drawn[:, 0] / drawn[:, 1], resampling.level, len(sums))
 
     infos = {name: (metrics or {}).get(name, MetricInfo()) for name in values}
     return MethodResult(
@@ -81,10 +75,70 @@ def measure_control_metrics(
         unit_kind=units.kind,
         unit_count=units.count,
         covers=coverage(resampling.level, resampling.draws, units.count, units.kind),
-        counts={"samples": len(scenes), "broken_samples": reader.broken},
+        counts={"samples": len(scenes), "broken_samples": measured.broken},
         contrasts=tuple(Contrast(first, other, mean(values[first] - values[other])) for first, other in _compared(infos)),
         seconds=time.perf_counter() - began,
     )
+
+
+class _Measured(NamedTuple):
+    """One value a sample, and where the samples come from."""
+
+    values: dict[str, Float[np.ndarray, " n"]]
+    scenes: list[str]
+    times: Float[np.ndarray, " n"]
+    broken: int
+
+
+def _enough(count: int, reader: SampleReader) -> None:
+    if count < 2:
+        raise SightlineError(f"{count} usable samples in {reader.dataset.uri}: control metrics need two", "give more validation data")
+
+
+def _in_batches(pretext: Any, reader: SampleReader, rows: Sequence[int], batch: int, device: torch.device | str) -> _Measured:
+    read = list(reader.batches(rows, batch))
+    scenes = [scene for part in read for scene in part.scenes]
+    _enough(len(scenes), reader)
+    times = np.array([moment for part in read for moment in part.times], dtype=np.float64)
+    columns = {name: np.concatenate([part.columns[name] for part in read]) for name in read[0].columns}
+    other = _others(scenes, times, reader.seed)
+    parts: list[dict[str, np.ndarray]] = []
+    with eval_mode([pretext], device):
+        for number, start in enumerate(range(0, len(scenes), batch)):
+            own = np.arange(start, min(start + batch, len(scenes)))
+            first, second = (pretext.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
+            parts.append(_values(pretext, first, second, MicrobatchRng(reader.seed, number, 0)))
+    return _Measured(_joined(parts), scenes, times, reader.broken)
+
+
+def _one_by_one(pretext: Any, reader: SampleReader, rows: Sequence[int], device: torch.device | str) -> _Measured:
+    """Of samples of several sizes. Each is read beside its other one, so that memory does not grow; one with a broken other is left out."""
+    stored = [row for _, row in read_rows(reader.dataset, rows, ["scene", "time"])]
+    scenes = [row.get("scene") or "" for row in stored]
+    times = np.array([np.nan if row.get("time") is None else row["time"] for row in stored], dtype=np.float64)
+    _enough(len(rows), reader)
+    other = _others(scenes, times, reader.seed)
+    parts: list[dict[str, np.ndarray]] = []
+    used: list[int] = []
+    with eval_mode([pretext], device):
+        for number, row in enumerate(rows):
+            read = [next(reader.batches([chosen], 1), None) for chosen in (row, rows[other[number]])]
+            if read[0] is None or read[1] is None:
+                continue
+            one = np.zeros(1, np.int64)
+            first, second = (pretext.to_device(_tensors(part.columns, one, device)) for part in read if part is not None)
+            parts.append(_values(pretext, first, second, MicrobatchRng(reader.seed, number, 0)))
+            used.append(number)
+    _enough(len(used), reader)
+    return _Measured(_joined(parts), [scenes[number] for number in used], times[used], len(rows) - len(used))
+
+
+def _values(pretext: Any, own: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, np.ndarray]:
+    return {name: value.double().cpu().numpy() for name, value in pretext.control_metrics(own, other, rng).items()}
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _compared(metrics: Mapping[str, MetricInfo]) -> list[tuple[str, str]]:

@@ -211,7 +211,8 @@ def visualise(model: TrainedModel) -> list[Visualisation]:
     dataset = model.val or model.train
     if not isinstance(dataset, Dataset):
         return []
-    for _, columns in fixed_microbatches(dataset, model.views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
+    views = model.views.evaluation if isinstance(model.views, HasEvaluationViews) else model.views
+    for _, columns in fixed_microbatches(dataset, views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
         with torch.no_grad():
             batch = model.pretext.to_device(tensors(columns, model.device))
             drawn: list[Visualisation] = model.pretext.visualisations(batch, MicrobatchRng(0, -3, 0))
@@ -236,7 +237,7 @@ def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
     with doing(console, "measuring control metrics"):
         return measure_control_metrics(
             model.pretext,
-            model.views.evaluation if isinstance(model.views, HasEvaluationViews) else model.views,
+            model.views,
             model.val,
             seed=0,
             batch=size,

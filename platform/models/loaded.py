@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-from sightline.methods.contract import HasNormalised, HasPooled, Predictor, TakesPoints
+from sightline.methods.contract import HasNormalised, HasPooled, Predictor, TakesPairs, TakesPoints
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.ops.clouds import draw_points, fitted
 from sightline.methods.random import keyed_rng
@@ -98,11 +98,25 @@ class LoadedEncoder:
         """The tensor that the network is given: float32 b x 3 x height x width in [0, 1], or b x points x 3. Raises `CallError`."""
         return (self._clouds if self._of_clouds else self._pictures)(inputs).to(next(self.module.parameters()).device)
 
+    def _pairs(self, inputs: Any) -> Float[torch.Tensor, "b 2 3 h w"]:
+        if isinstance(inputs, torch.Tensor) and inputs.ndim == 5:
+            return torch.stack([self.prepare(inputs[:, side]) for side in (0, 1)], dim=1)
+        first, second = self.module.pair
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str) or len(inputs) != 2:
+            raise CallError(
+                f"this model takes the {first} and the {second}", f"give both: encoder(({first.split()[0]}, {second.split()[0]}))"
+            )
+        sides = [self.prepare(one) for one in inputs]
+        if sides[0].shape != sides[1].shape:
+            raise CallError(f"{len(sides[0])} of the {first}, {len(sides[1])} of the {second}", "give as many of both")
+        return torch.stack(sides, dim=1)
+
     def _run(self, method: str, inputs: Any, gradients: bool) -> torch.Tensor:
         if not hasattr(self.module, method):
             raise CallError(f"{self.source} ({self.method}) has no {method}", "its docs are in docs/methods")
         with torch.set_grad_enabled(gradients):
-            result: torch.Tensor = getattr(self.module, method)(self.prepare(inputs))
+            prepare = self._pairs if method == "forward" and isinstance(self.module, TakesPairs) else self.prepare
+            result: torch.Tensor = getattr(self.module, method)(prepare(inputs))
         return result
 
     @property

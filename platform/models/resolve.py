@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import BuildContext, HasEncoderForm, HasEncoderParts, LoadReport
+from sightline.methods.contract import BuildContext, HasEncoderForm, HasEncoderParts, HasOtherParts, LoadReport
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import nearest
 from sightline.platform.checkpoints import local as checkpoint
@@ -170,7 +170,16 @@ def find_initial(experiment: Experiment, tracking_uri: str | None = None) -> Ini
             f"{experiment.method} does not say where its encoder lies, so it cannot begin from an encoder alone",
             f"name a run of {experiment.method} in train.init",
         )
-    state, match = _fit(offered, pretext.state_dict(), prefixes, weights, experiment)
+    present = pretext.state_dict()
+    state, match = _fit(offered, present, prefixes, weights, experiment)
+    if weights.part == "pretext" and not whole and isinstance(pretext, HasOtherParts):
+        others: dict[str, torch.Tensor] = {}
+        for there, here in pretext.other_parts.items():
+            own = {here + name.removeprefix(there): tensor for name, tensor in weights.tensors.items() if name.startswith(there)}
+            others |= {name: tensor for name, tensor in own.items() if name in present}
+        if others:
+            more, match = _fit({**offered, **others}, present, (*prefixes, ""), weights, experiment)
+            state |= more
     return Initial(_pinned(weights), weights.source, "pretext" if whole else "encoder", match, state)
 
 

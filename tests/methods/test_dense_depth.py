@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_dense import NARROW, TINY
+from tiny_dense import ENCODERS, NARROW
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Batch, BuildContext, HasBlockTokens
@@ -22,13 +22,6 @@ from sightline.platform.models.loaded import LoadedEncoder
 from sightline.platform.tracking.model_use import use_of
 
 RNG = MicrobatchRng(0, 0, 0)
-ENCODERS: dict[str, dict[str, Any]] = {
-    "croco": {"model": {**TINY, "image_size": 32, "position": "rope"}},
-    "conmim": {"model": {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 2, "heads": 2, "position_table": True}}
-    | {"pretext": {"mask_cell": 8, "mask_ratio": 0.5}},
-    "loca": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 2, "encoder_heads": 2}},
-    "timm": {"model": {"name": "test_vit", "arguments": {"img_size": 32}}},
-}
 
 
 def config(method: str = "croco", size: tuple[int, int] = (32, 48), **settings: Any) -> DepthConfig:

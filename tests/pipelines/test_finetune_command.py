@@ -14,7 +14,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow_server import served_model
 from model_cards import run_blocks
-from toy import TOY_IMAGES, write_images, write_pairs
+from toy import TOY, TOY_IMAGES, write_images, write_pairs
 
 from sightline import load_encoder
 from sightline.methods.catalog import find_method
@@ -23,12 +23,13 @@ from sightline.pipelines.__main__ import main
 from sightline.platform import config
 from sightline.platform.config import hashed_text
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.displacement import encode_flow
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.runs.events import ValidationDone
 from sightline.platform.runs.record import Run
 from sightline.platform.tracking.client import place_of
-from sightline.platform.weights.format import Weights, read_file, write_folder
+from sightline.platform.weights.format import Weights, read_file, write_file, write_folder
 
 SMALL = ["batch.size=8", "batch.microbatch=8", "train.length=2 steps", "optim.warmup=0 steps", "train.precision=fp32"]
 
@@ -89,7 +90,7 @@ def test_wrong_calls_name_the_thing_and_the_hint(made: list[Run], place: Path, c
         (["conmim", "--task", "classification"], "data.train is not set"),
         (["conmim", "--task", "segmentation", "data.train=train"], "has no column 'segmentation'"),
         (["conmim", *train, "data.val=other"], "other classes or another order of them"),
-        (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images or points are needed"),
+        (["conmim", "--task", "classification", "data.train=pairs"], "holds pairs, but images or points are needed for classification"),
         (["conmimm", *train], "no run, folder, file or registry model 'conmimm'"),
         (["conmim", *train, "model.image_size=33"], "no multiple of the encoder's patch_size 8"),
         (["conmim", *train, "augment.mixupp=1"], "did you mean 'augment.mixup'"),
@@ -113,6 +114,34 @@ def test_depth_begins_with_the_encoder_alone_and_needs_depth(made: list[Run], pl
     kept = read_file(made[0].folder / "init" / "weights.safetensors").tensors
     assert {f"predicting.network.encoder.{name}" for name in read_file_of_folder(place / "loca")} == kept.keys()
     assert made[0].settings["model"]["frozen"] and made[0].settings["model"]["image_size"] == 32
+
+
+def test_flow_begins_with_encoder_and_decoder_of_a_croco_run_and_with_the_encoder_alone_of_others(
+    made: list[Run], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = encode_image(np.zeros((40, 48, 3), np.uint8))
+    moved = encode_flow(np.full((40, 48, 2), 1.5, np.float32))
+    with ShardWriter(place / "moving", "pairs") as writer:
+        for index in range(10):
+            writer.write({"id": str(index), "image1": image, "image2": image, "flow": moved})
+    settings = config.load("toy", settings=TOY).method_config
+    state = find_method("croco").build(settings, BuildContext(seed=5)).state_dict()
+    write_file(Weights.of("croco", settings.model_dump(mode="json"), "pretext", state, "a test", "croco"), place / "croco.safetensors")
+    tiny = ["--task", "flow", "--recipe", "finetune-flow-tiny", "data.train=moving", *SMALL]
+    assert main(["finetune", "croco.safetensors", "--task", "stereo", "data.train=moving", *SMALL]) == 2
+    answer = capsys.readouterr().err
+    assert "has no column 'disparity'" in answer and "sightline prepare pairs stereo" in answer
+    assert main(["finetune", "loca", "--task", "flow", "data.train=train", *SMALL]) == 2
+    assert "holds images, but pairs are needed for flow" in capsys.readouterr().err
+    assert main(["finetune", "croco.safetensors", *tiny]) == main(["finetune", "loca", *tiny, "--frozen"]) == 0
+    both, alone = (read_file(run.folder / "init" / "weights.safetensors").tensors for run in made)
+    decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
+    taken = {name.removeprefix("predicting.network.decoder."): value for name, value in both.items() if ".network.decoder." in name}
+    assert taken.keys() == decoder.keys() - {"mask_token", "prediction_head.weight", "prediction_head.bias"}
+    assert all(torch.equal(value, decoder[name]) for name, value in taken.items())
+    assert any(".network.encoder." in name for name in both) and all(".network.encoder." in name for name in alone)
+    assert made[0].settings["model"]["decoder_dim"] == settings.model.model_dump()["decoder_dim"]
+    assert made[1].settings["model"]["decoder_dim"] == 128 and made[1].settings["model"]["frozen"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,13 @@ from sightline.methods.dense.official import decoder_of
 
 TINY = {"encoder_dim": 16, "encoder_depth": 2, "encoder_heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 NARROW = {"widths": (4, 6, 8, 10), "features": 8, "last": 4}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "croco": {"model": {**TINY, "image_size": 32, "position": "rope"}},
+    "conmim": {"model": {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 2, "heads": 2, "position_table": True}}
+    | {"pretext": {"mask_cell": 8, "mask_ratio": 0.5}},
+    "loca": {"model": {"image_size": 32, "patch_size": 8, "encoder_dim": 16, "encoder_depth": 2, "encoder_heads": 2}},
+    "timm": {"model": {"name": "test_vit", "arguments": {"img_size": 32}}},
+}
 
 
 def tiny(size: tuple[int, int] = (32, 48), patch: int = 16, two: bool = True, **settings: object) -> DenseModel:
