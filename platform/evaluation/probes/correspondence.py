@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.loader.fixed import read_rows, spread
-from sightline.platform.data.schema import decode_row
 from sightline.platform.evaluation.eval_mode import eval_mode
-from sightline.platform.evaluation.image_crops import centre_box, fit_image
+from sightline.platform.evaluation.image_crops import centre_box
 from sightline.platform.evaluation.result_table import Measurement
 
 from .context import PIXELS, POSITION, Grid, ImageEvalContext, ProbeSkippedError
@@ -24,9 +19,9 @@ from .image_frames import Frame
 from .protocol import PIXELS_OF_A_PATCH, ImageProtocol
 from .spec import ProbeSpec, share
 from .train_test_split import units_of
+from .view_pairs import Pair, patch_centres, read_pairs, sampled_depth
 
-COLUMNS = ("id", "scene", "time", "image1", "image2", "depth1", "depth2", "K1", "K2", "T_2from1")
-BATCH = 16
+COLUMNS = ("depth1", "depth2", "K1", "K2", "T_2from1")
 
 
 class CorrespondenceProtocol(ImageProtocol):
@@ -65,7 +60,7 @@ def measure(context: ImageEvalContext, train: Dataset | None, test: Dataset, pro
     angles: list[float] = []
     sums: dict[str, list[Float[np.ndarray, "b 2"]]] = {}
     with eval_mode(list(context.modules.values()), context.device):
-        for batch in _batches(context, test, protocol, counts):
+        for batch in read_pairs(context, test, protocol.max_rows[1], COLUMNS, counts):
             true = {grid: [true_cells(pair, grid, protocol) for pair in batch] for grid in set(context.grids.values())}
             one, two = ({size: np.stack([pair.crops[side][size] for pair in batch]) for size in batch[0].crops[side]} for side in (0, 1))
             for (name, grid, first), (_, _, second) in zip(context.tokens(one), context.tokens(two), strict=True):
@@ -105,7 +100,7 @@ probe = ProbeSpec(
     rank=50,
     title="Zero-shot correspondence between two views",
     protocol=CorrespondenceProtocol(),
-    columns={"pairs": ("depth1", "depth2", "K1", "K2", "T_2from1")},
+    columns={"pairs": COLUMNS},
     metrics={
         "recall": share("recall", RECALL),
         "recall_0_15": share("0 to 15°", f"{RECALL}, in pairs of cameras turned by less than 15 degrees"),
@@ -119,50 +114,6 @@ probe = ProbeSpec(
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    frame: Frame
-    angle: float
-    """Degrees of the rotation between the two cameras."""
-    sample: Mapping[str, Any]
-    crops: tuple[dict[tuple[int, int], np.ndarray], dict[tuple[int, int], np.ndarray]]
-    """Of each view: size -> uint8 H x W x 3."""
-
-
-def _batches(context: ImageEvalContext, dataset: Dataset, protocol: CorrespondenceProtocol, counts: dict[str, int]) -> Iterator[list[Pair]]:
-    sizes = {grid.size for grid in context.grids.values()}
-    patch = max(grid.patch for grid in context.grids.values())
-    batch: list[Pair] = []
-    for row, stored in read_rows(dataset, spread(dataset.rows, protocol.max_rows[1]), COLUMNS):
-        if any(stored.get(name) is None for name in COLUMNS[5:]):
-            counts["pairs_without_pose_or_depth"] += 1
-            continue
-        try:
-            sample = decode_row(stored, dataset.kind, depth=True)
-        except BrokenSampleError:
-            counts["broken_pairs"] += 1
-            continue
-        images = sample["image1"], sample["image2"]
-        if min(side for image in images for side in image.shape[:2]) < patch:
-            counts["images_smaller_than_a_patch"] += 1
-            continue
-        time = stored.get("time")
-        moment = float("nan") if time is None else float(time)
-        frame = Frame(row, "image1", "", str(stored["id"]), stored.get("scene") or "", moment, row.to_bytes(8, "little"))
-        one, two = ({size: fit_image(image, size) for size in sizes} for image in images)
-        batch.append(Pair(frame, rotation_angle(sample["T_2from1"]), sample, (one, two)))
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def rotation_angle(pose: Float[np.ndarray, "4 4"]) -> float:
-    """Degrees by which one camera is turned against the other, about whatever axis."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(pose[:3, :3]) - 1) / 2, -1, 1))))
-
-
 def true_cells(pair: Pair, grid: Grid, protocol: CorrespondenceProtocol) -> Int[np.ndarray, " n"]:
     """For each patch of view 1 the cell of view 2 that shows the point at its centre; -1 where none does or none is known.
 
@@ -170,8 +121,8 @@ def true_cells(pair: Pair, grid: Grid, protocol: CorrespondenceProtocol) -> Int[
     """
     sample = pair.sample
     depth1, depth2 = sample["depth1"], sample["depth2"]
-    x, y = _centres(sample["image1"].shape, grid)
-    z = _sampled(depth1, x, y, sample["image1"].shape)
+    x, y = patch_centres(sample["image1"].shape, grid)
+    z = sampled_depth(depth1, x, y, sample["image1"].shape)
     points = np.linalg.inv(sample["K1"]) @ np.stack([x, y, np.ones_like(x)]) * z
     pose = sample["T_2from1"]
     u, v, far = sample["K2"] @ (pose[:3, :3] @ points + pose[:3, 3:])
@@ -184,25 +135,9 @@ def true_cells(pair: Pair, grid: Grid, protocol: CorrespondenceProtocol) -> Int[
     rows, columns = grid.shape
     inside = ahead & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     seen = np.zeros_like(z)
-    seen[inside] = _sampled(depth2, u[inside], v[inside], (height, width))
+    seen[inside] = sampled_depth(depth2, u[inside], v[inside], (height, width))
     agree = (seen > 0) & (np.abs(seen - far) <= np.maximum(protocol.absolute, protocol.relative * far))
     return np.where(inside & agree, row * columns + column, -1).astype(np.int64)
-
-
-def _centres(shape: tuple[int, ...], grid: Grid) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """x and y of the patches' centres in pixels of the stored image (pixel centres at whole numbers), raster order."""
-    left, top, right, bottom = centre_box(shape[0], shape[1], grid.size)
-    rows, columns = grid.shape
-    y = top + (np.arange(rows) + 0.5) * grid.patch * (bottom - top) / grid.size[0] - 0.5
-    x = left + (np.arange(columns) + 0.5) * grid.patch * (right - left) / grid.size[1] - 0.5
-    return np.tile(x, rows), np.repeat(y, columns)
-
-
-def _sampled(depth: Float[np.ndarray, "h w"], x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], shape: tuple[int, ...]) -> np.ndarray:
-    """Depth at pixels of its image, which may be stored at another size; nearest, never interpolated."""
-    row = np.floor((y + 0.5) * depth.shape[0] / shape[0]).astype(int).clip(0, depth.shape[0] - 1)
-    column = np.floor((x + 0.5) * depth.shape[1] / shape[1]).astype(int).clip(0, depth.shape[1] - 1)
-    return np.asarray(depth[row, column], np.float64)
 
 
 def nearest_cells(first: Float[torch.Tensor, "b n d"], second: Float[torch.Tensor, "b n d"]) -> Int[torch.Tensor, "b n"]:

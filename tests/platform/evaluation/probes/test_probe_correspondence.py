@@ -17,15 +17,9 @@ from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.probes.context import Grid
-from sightline.platform.evaluation.probes.correspondence import (
-    CorrespondenceProtocol,
-    Pair,
-    hits,
-    nearest_cells,
-    rotation_angle,
-    true_cells,
-)
+from sightline.platform.evaluation.probes.correspondence import CorrespondenceProtocol, hits, nearest_cells, true_cells
 from sightline.platform.evaluation.probes.image_frames import Frame
+from sightline.platform.evaluation.probes.view_pairs import Pair, rotation_angle
 
 FOV = 60.0
 K = intrinsics(SIDE, SIDE, FOV)

@@ -40,6 +40,7 @@ HASHES = {
     "segmentation": "789d6070a4a0",
     "depth": "6c770ae4143e",
     "correspondence": "5a4e0e1547be",
+    "pose": "79d4b0653a4e",
 }
 
 
@@ -50,7 +51,7 @@ def test_protocols_are_frozen() -> None:
 
 
 def test_reports_and_sweeps_take_the_probes_in_a_stated_order() -> None:
-    order = ["knn", "linear", "segmentation", "depth", "correspondence", "shape_svm", "shape_knn", "few_shot", "part_segmentation"]
+    order = ["knn", "linear", "segmentation", "depth", "correspondence", "pose", "shape_svm", "shape_knn", "few_shot", "part_segmentation"]
     assert [probe.name for probe in ranked()] == order
     assert [probe.name for probe in ranked(["depth", "knn"])] == ["knn", "depth"]
 
