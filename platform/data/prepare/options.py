@@ -55,6 +55,34 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise ValueError(f"{text!r} is not a share from 0 to less than 1")
+    return value
+
+
+def lengths(text: str) -> tuple[float, float]:
+    """`0.05..0.3`, or one length."""
+    low, _, high = text.partition("..")
+    try:
+        found = above_zero(low), above_zero(high or low)
+    except ValueError:
+        raise ValueError(f"{text!r} is no length or range of lengths; write for example 0.05..0.3") from None
+    if found[0] > found[1]:
+        raise ValueError(f"{text!r}: the first length is the shorter one")
+    return found
+
+
 def above_zero(text: str) -> float:
     try:
         value = float(text)

@@ -6,9 +6,11 @@ at the middle of what the reference saw, kept where enough is seen by both.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
@@ -27,6 +29,8 @@ VIEWS_PER_PLACE = 3
 TRIES = 60
 _PROBE = 24
 """Side in pixels of the small depth map on which a camera is judged before it is rendered."""
+REACHED = 1e-3
+"""Share of the way to a point that may lack: rays have seven digits."""
 _AMBIENT, _CORNER, _CORNER_REACH = 0.45, 0.45, 0.22
 
 
@@ -40,6 +44,17 @@ class View:
     """4 x 4"""
 
 
+class Surface(NamedTuple):
+    """Points of a scene, one a pixel, in the order of its rows."""
+
+    points: np.ndarray
+    """float64 N x 3, in the world"""
+    z: np.ndarray
+    """float64 N, metres along the camera's axis"""
+    face: np.ndarray
+    """N, its triangle"""
+
+
 class Renderer:
     """Casts rays into one scene."""
 
@@ -49,6 +64,26 @@ class Renderer:
         self._mesh = TriangleMesh(self._embree, scene.triangles)
         self._pyramid, self._offsets, self._sizes = _pyramid(scene.textures)
         self._density = _texture_density(scene)
+
+    def showing(self, scene: Scene) -> Renderer:
+        """A renderer of the same scene with some of its pieces elsewhere."""
+        other = copy.copy(self)
+        other.scene, other._embree = scene, EmbreeScene()
+        other._mesh = TriangleMesh(other._embree, scene.triangles)
+        return other
+
+    def surface(self, cam_to_world: np.ndarray, K: np.ndarray, height: int, width: int) -> Surface:
+        """What the middle of each pixel shows."""
+        rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1)
+        rays = _rays(columns, rows, K, cam_to_world)
+        hit = self._cast(cam_to_world[:3, 3], rays)
+        z = hit["tfar"].astype(np.float64)
+        return Surface(cam_to_world[:3, 3] + rays * z[:, None], z, hit["primID"])
+
+    def sees(self, place: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """bool N: whether nothing lies between `place` and each of the points N x 3."""
+        reached = self._cast(place, points - place)["tfar"]
+        return np.asarray(reached >= 1 - REACHED)
 
     def depth(self, cam_to_world: np.ndarray, K: np.ndarray, height: int, width: int) -> np.ndarray:
         """float32 H x W, metres along z."""
@@ -200,6 +235,8 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
         depth = renderer.depth(reference, K, _PROBE, _PROBE)
         if np.median(depth) < 1.2:  # a nose against a wall
             continue
+        if count == 1:
+            return [reference]
         rows, columns = np.mgrid[0:_PROBE, 0:_PROBE].reshape(2, -1)
         aim = (place + _rays(columns, rows, K, reference) * depth.reshape(-1, 1)).mean(0)
         poses = [reference]

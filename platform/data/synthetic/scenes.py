@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +11,11 @@ import trimesh
 from . import textures
 from .textures import Texture
 
+_ANY = (*textures.WALLS, *textures.FLOORS, *textures.SOFT, textures.poster, textures.books, textures.leaves)
+SMALL, CLEARANCE = 0.9, 0.1
+"""Metres: the longest side of what may move, and how far from the walls it is."""
+PARTS_OF_A_PIECE = 7
+"""Numbers of `part` that a box, cylinder or ball has."""
 Point: TypeAlias = np.ndarray | list[float]
 
 
@@ -44,6 +49,45 @@ class Scene:
             return False
         x0, y0, x1, y1 = self.blocked.T if len(self.blocked) else np.zeros((4, 0))
         return not bool(((x > x0 - margin) & (x < x1 + margin) & (y > y0 - margin) & (y < y1 + margin)).any())
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A scene a moment later."""
+
+    scene: Scene
+    pieces: np.ndarray
+    """P x 4 x 4: where a point of each piece is afterwards."""
+
+    def after(self, points: np.ndarray, face: np.ndarray) -> np.ndarray:
+        """Where the points N x 3 of these triangles of the scene before are afterwards."""
+        motion = self.pieces[self.scene.part[face] // PARTS_OF_A_PIECE]
+        moved: np.ndarray = np.einsum("nij,nj->ni", motion[:, :3, :3], points) + motion[:, :3, 3]
+        return moved
+
+
+def moved(scene: Scene, count: int, rng: np.random.Generator) -> Moved:
+    """Up to `count` small pieces that do not touch the room are turned and shifted a little."""
+    piece = scene.part // PARTS_OF_A_PIECE
+    pieces = np.tile(np.eye(4), (int(piece.max()) + 1, 1, 1))
+    corners = scene.triangles.reshape(-1, 3)
+    of_corner = np.repeat(piece, 3)
+    low, high = np.full((len(pieces), 3), np.inf), np.full((len(pieces), 3), -np.inf)
+    np.minimum.at(low, of_corner, corners)
+    np.maximum.at(high, of_corner, corners)
+    free = (high - low).max(axis=1) < SMALL
+    free &= (low[:, :2] > CLEARANCE).all(axis=1) & (high[:, :2] < scene.room[:2] - CLEARANCE).all(axis=1)
+    for chosen in rng.permutation(np.flatnonzero(free))[:count]:
+        centre, axis = (low[chosen] + high[chosen]) / 2, rng.normal(size=3)
+        turn = trimesh.transformations.rotation_matrix(  # type: ignore[no-untyped-call]
+            np.radians(rng.uniform(3, 15)), axis, centre
+        )
+        turn[:3, 3] += rng.normal(0, 0.06, 3)
+        pieces[chosen] = turn
+    of_face = pieces[piece]
+    triangles = np.einsum("fij,fcj->fci", of_face[:, :3, :3], scene.triangles) + of_face[:, None, :3, 3]
+    normals = np.einsum("fij,fcj->fci", of_face[:, :3, :3], scene.normals)
+    return Moved(replace(scene, triangles=triangles.astype(np.float32), normals=normals.astype(np.float32)), pieces)
 
 
 class _Builder:
@@ -107,16 +151,22 @@ class _Builder:
             rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
             triangles, normals = triangles @ rotation.T, normals @ rotation.T
         self.pieces.append((triangles + centre, normals, uv, part, np.full(len(faces), material)))
-        self.parts += 7
+        self.parts += PARTS_OF_A_PIECE
 
 
-def build_scene(rng: np.random.Generator) -> Scene:
-    """One furnished room: textured shell, pictures and windows on the walls, a rug, furniture along the walls and in the middle."""
+def build_scene(rng: np.random.Generator, floating: int = 0, floating_rng: np.random.Generator | None = None) -> Scene:
+    """One furnished room: textured shell, pictures and windows on the walls, a rug, furniture along the walls and in the middle.
+
+    `floating`: as many things hang in the air, drawn from a generator of their own, so that the room is the same with and without.
+    """
     b = _Builder(rng)
     room = np.array([rng.uniform(3.6, 6.5), rng.uniform(3.6, 6.5), rng.uniform(2.5, 3.0)])
     _shell(b, room)
     _decorate_walls(b, room)
     blocked = _furnish(b, room)
+    if floating:
+        b.rng = rng if floating_rng is None else floating_rng
+        _float(b, room, floating)
     triangles, normals, uv, part, material = (np.concatenate(columns) for columns in zip(*b.pieces, strict=True))
     lights = np.stack([np.array([rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75), 0.8]) * room for _ in range(2)])
     return Scene(
@@ -263,6 +313,21 @@ def _balls(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     for x, y in ((x0 + 0.12, y0 + 0.14), (x1 - 0.15, y1 - 0.13)):
         radius = b.rng.uniform(0.1, 0.17)
         b.sphere([x, y, radius], radius, b.one_of(textures.SOFT), repeats=3)
+
+
+def _float(b: _Builder, room: np.ndarray, count: int) -> None:
+    """Boxes, cylinders and balls anywhere in the air, with any texture."""
+    rng = b.rng
+    for _ in range(count):
+        centre = rng.uniform([0.5, 0.5, 0.4], room - [0.5, 0.5, 0.4])
+        material, half = b.one_of(_ANY), rng.uniform(0.06, 0.22, 3)
+        kind = int(rng.integers(3))
+        if kind == 0:
+            b.box(centre - half, centre + half, material, rng.uniform(1, 5), rng.uniform(0, 1.5))
+        elif kind == 1:
+            b.cylinder([*centre[:2], centre[2] - half[2]], half[0], 2 * half[2], material, rng.uniform(1, 5))
+        else:
+            b.sphere(list(centre), half[0], material, rng.uniform(1, 5))
 
 
 def _clutter(b: _Builder, x0: float, y0: float, x1: float, y1: float, height: float) -> None:
