@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
+from sightline.platform.config.location import parse
 from sightline.platform.config.schema import TrainConfig
 from sightline.platform.data.loader.stream import StreamResources
 
 MOST_WORKERS_PER_CPU = 4
 """More workers on one CPU would mostly wait for each other."""
+
+CPUS_OF_USERS_TASK = 1.0
+"""What Ray asks for a task of a user's own dataset (`ray:MODULE:FUNCTION`) where its code names no `num_cpus`."""
 
 TEACHERS_GPU = 0.25
 """Share of a worker's GPU for the actors of its stage, where they have no GPU of their own."""
@@ -59,13 +63,14 @@ def plan_resources(
     actors: int | None = None,
     probes: bool = False,
     gpus_per_worker: float = 1.0,
+    users_tasks: bool = False,
 ) -> ResourcePlan:
     """Divide a cluster of `cpus` logical CPUs and `gpus` GPUs. With a `stage` its actors get half of these CPUs, and with `probes`
     during training these get a GPU that is left.
 
     `actors`: of the stage for each worker; by default one for each of their CPUs. Where workers have GPUs, the actors have some, too:
-    those that no worker takes or, where there are none, a quarter of each worker's. Raises `CallError` with the arithmetic where the
-    run cannot fit.
+    those that no worker takes or, where there are none, a quarter of each worker's. With `users_tasks` workers and actors leave a whole
+    CPU for the tasks of a dataset that the user's own code builds. Raises `CallError` with the arithmetic where the run cannot fit.
     """
     if workers > cpus * MOST_WORKERS_PER_CPU:
         raise CallError(
@@ -94,10 +99,25 @@ def plan_resources(
         actor_gpus = min(1.0, _down((spare or TEACHERS_GPU) / count)) if use_gpu else 0.0
         worker_gpus = min(worker_gpus, 1.0 if spare else 1 - TEACHERS_GPU)
         data = StreamResources(min(1.0, half), half, count, _down(min(1.0, half / count)), actor_gpus)
+    if users_tasks:
+        room = _room_beside(workers, worker_cpus + data.actors * data.actor_cpus, cpus)
+        worker_cpus, data = _down(worker_cpus * room), replace(data, actor_cpus=_down(data.actor_cpus * room))
     per_worker = max(1, int(cpus // workers))
     taken = workers * (1 + (math.ceil(data.actor_gpus * data.actors) if spare else 0))
     probe_gpus = float(probes and use_gpu and gpus > taken)
     return ResourcePlan(workers, worker_cpus, worker_gpus, data, threads or per_worker, reserve, probe_gpus)
+
+
+def _room_beside(workers: int, held: float, cpus: float) -> float:
+    """By how much the CPUs that each worker and its actors hold must shrink, so that a task of the user's fits beside them."""
+    free = cpus - CPUS_OF_USERS_TASK
+    if free < 0.01 * workers:
+        raise CallError(
+            f"the tasks of your own Ray dataset ask for {CPUS_OF_USERS_TASK:g} CPU each, "
+            f"and beside {workers} workers {cpus:g} CPUs have no room for one",
+            "prepare the data (`sightline prepare`), read it as parquet:PLACE or images:PLACE, or use a machine with more CPUs",
+        )
+    return min(1.0, free / (workers * held))
 
 
 def per_gpu(share: float) -> int:
@@ -156,6 +176,7 @@ def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
         actors=train.actors,
         probes=probes,
         gpus_per_worker=train.gpus_per_worker,
+        users_tasks=parse(experiment.data.train).reader == "ray",
     )
 
 

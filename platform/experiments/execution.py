@@ -14,6 +14,7 @@ from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.cluster.workers import MEETING
 from sightline.platform.config.location import parse
 from sightline.platform.core.locks import by_one_driver
+from sightline.platform.core.ray_checks import names_cluster
 from sightline.platform.core.redaction import redact
 from sightline.platform.core.scratch import clear_left
 from sightline.platform.core.screen import Screen
@@ -92,7 +93,7 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
         console.print(f"no probes: {named}give labelled data of their own: probe.train=DATA probe.test=DATA")
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}")
-    console.print("starting Ray and the workers (about 20 seconds)")
+    console.print(f"{'joining the Ray cluster and starting' if names_cluster() else 'starting Ray and'} the workers (about 20 seconds)")
     train_tracked(run, tracking, console)
     if run.status == RunStatus.TRAINED:
         import ray

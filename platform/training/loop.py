@@ -228,8 +228,9 @@ class _Steps:
                 if agreed.failed:
                     break
             ending = step == last or stopping
-            saving = ending or step % every.save == 0 or self.saver.retention.is_milestone(step)
-            validating = step % every.validate == 0 or step == last
+            milestone = self.saver.retention.is_milestone(step)
+            saving = ending or step % every.save == 0 or milestone
+            validating = step % every.validate == 0 or step == last or milestone  # a milestone is ranked by what it measured
             if step % every.report == 0 or saving or (validating and self.saver.retention.best):
                 self._report()
             metrics = self.validator.measure(step, microbatches[0].arrays) if validating else {}

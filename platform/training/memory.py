@@ -53,8 +53,8 @@ class MemoryMeter(threading.Thread):
                     workers = {}
                 case MemoryPeak():
                     workers[event.rank] = event.bytes
-        of_workers = f"at most {_gib(max(workers.values()))} in each of {len(workers)} workers" if workers else "not known of the workers"
-        return f"{_gib(self.peak)} here; {of_workers}; Ray's tasks for data are not counted"
+        of_workers = f"{_gib(max(workers.values()))} a worker" if workers else "not known of the workers"
+        return f"{_gib(self.peak)} here, {of_workers}; data tasks not counted"
 
     def stop(self) -> None:
         self._stop_asked.set()

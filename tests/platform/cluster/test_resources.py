@@ -46,6 +46,21 @@ def test_shares_are_numbers_that_ray_counts_exactly(cpus: int) -> None:
             assert share == int(share) if share >= 1 else round(share, 4) == share
 
 
+@pytest.mark.parametrize("stage", [False, True])
+@pytest.mark.parametrize("cpus", CPUS[1:])
+def test_a_task_of_the_users_own_dataset_fits_beside_workers_and_actors(cpus: int, stage: bool) -> None:
+    """Ray asks for one whole CPU for it. With a teacher on two CPUs it waited for ever."""
+    for workers in range(1, cpus * MOST_WORKERS_PER_CPU + 1):
+        plan = plan_resources(workers, cpus, 0, stage=stage, users_tasks=True)
+        held = workers * (plan.worker_cpus + plan.data.actors * plan.data.actor_cpus)
+        assert plan.worker_cpus > 0 and held <= cpus - 1 + 1e-9, f"{workers} workers"
+
+
+def test_one_cpu_has_no_room_for_tasks_of_the_users_own_dataset() -> None:
+    with pytest.raises(CallError, match="ask for 1 CPU each"):
+        plan_resources(1, 1, 0, users_tasks=True)
+
+
 def test_two_workers_on_two_cpus_leave_room() -> None:
     """The machine of `make quickstart`: by default two workers would take both CPUs."""
     plan = plan_resources(2, 2, 0)

@@ -21,8 +21,8 @@ def test_on_a_cluster_the_workers_of_the_last_attempt_tell_their_own(monkeypatch
     meter.peak = 1 << 30
     started = TrainingStarted("cpu", "fp32", 1, 0, 9, 2)
     events = [started, *(MemoryPeak(rank, 9 << 30) for rank in range(3)), started, MemoryPeak(1, 2 << 30), MemoryPeak(0, 4 << 30)]
-    assert meter.words(events) == "1.0 GiB here; at most 4.0 GiB in each of 2 workers; Ray's tasks for data are not counted"
-    assert meter.words([started]) == "1.0 GiB here; not known of the workers; Ray's tasks for data are not counted"
+    assert meter.words(events) == "1.0 GiB here, 4.0 GiB a worker; data tasks not counted"
+    assert meter.words([started]) == "1.0 GiB here, not known of the workers; data tasks not counted"
 
 
 def test_the_peak_of_a_process_is_at_least_what_it_holds() -> None:
