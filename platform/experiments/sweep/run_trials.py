@@ -192,10 +192,10 @@ class Ends(TrialProgressCallback):
             ended = sum(trial.status is not TrialStatus.OPEN for trial in sweep.trials())
             waiting = {trial.config["trial"] for trial in trials if trial.status == "PENDING"}
             states = (
-                f"{number:03d} " + ("waits for room" if number in waiting else f"at step {_reached(live)} of {sweep.plan.steps}")
+                f"{number:03d} " + ("waits to start" if number in waiting else f"at step {_reached(live)} of {sweep.plan.steps}")
                 for number, live in sorted(self.trials.live.items())
             )
-            need = f"; a trial needs {_needed(sweep)}, which no node has free" if waiting else ""
+            need = f"; a trial needs {_needed(sweep)} of one node" if waiting else ""
             self.trials.say(f"{ended} of {sweep.plan.trials} trials ended, {', '.join(states)}{need}")
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any) -> None:

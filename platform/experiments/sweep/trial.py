@@ -4,6 +4,7 @@ driver writes the sweep's record and MLflow. What is on disk is not done again."
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -260,6 +261,7 @@ def trainable(settings: dict[str, Any]) -> None:
     from ray import tune
 
     verify()
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # in which a stopped trial's workers end; Ray's 2 s are too short
     task = TrialTask.from_values(settings)
     for job in task.jobs:
         if not sees(job.folder, job.token):

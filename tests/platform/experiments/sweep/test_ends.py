@@ -94,7 +94,7 @@ def test_a_trial_that_no_node_has_room_for_is_told_as_waiting(sweep: Sweep, monk
     ends.said -= run_trials.PROGRESS_SECONDS
     tuned: Any = SimpleNamespace(config={"trial": 0}, status="PENDING")
     ends.on_step_end(1, [tuned])
-    assert said[-1].startswith("0 of 4 trials ended, 000 waits for room; a trial needs ") and "1 GPU (accelerator_type A100)" in said[-1]
+    assert said[-1].startswith("0 of 4 trials ended, 000 waits to start; a trial needs ") and "1 GPU (accelerator_type A100)" in said[-1]
 
 
 def test_what_training_has_recorded_is_not_recorded_again(toy_run: ToyRun) -> None:
