@@ -261,7 +261,7 @@ def trainable(settings: dict[str, Any]) -> None:
     from ray import tune
 
     verify()
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # in which a stopped trial's workers end; Ray's 2 s are too short
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")  # for the workers of a stopped trial; after 2 s Ray would hang
     task = TrialTask.from_values(settings)
     for job in task.jobs:
         if not sees(job.folder, job.token):
