@@ -176,7 +176,7 @@ def plan_on(experiment: Experiment, cpus: float, gpus: int) -> ResourcePlan:
         actors=train.actors,
         probes=probes,
         gpus_per_worker=train.gpus_per_worker,
-        users_tasks=parse(experiment.data.train).reader == "ray",
+        users_tasks=experiment.data.train is not None and parse(experiment.data.train).reader == "ray",
     )
 
 
