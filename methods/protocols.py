@@ -298,6 +298,15 @@ class TakesPairs(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class PredictsAnySize(Protocol, metaclass=_Ability):
+    def of_any_size(self, *images: Float[Tensor, "b 3 h w"], overlap: float | None = None) -> tuple[Tensor, Tensor | None]:
+        """Maps of images of any size, one image or a pair: b x channels x h x w, and b x h x w of how unsure each pixel is, if known.
+
+        `overlap`: share of a tile that its neighbours see, too; the predictor's own where it is None.
+        """
+
+
+@runtime_checkable
 class TakesPoints(Protocol, metaclass=_Ability):
     points: int
     """Points of a cloud that an encoder or a predictor takes."""
@@ -370,6 +379,6 @@ PRETEXT_ABILITIES: tuple[type, ...] = (
     *(HasEncoderParts, HasOtherParts, HasEncoderForm, HasPredictor),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
-    *(HasTokensAndSaliency, TakesImages, TakesPairs, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
+    *(HasTokensAndSaliency, TakesImages, TakesPairs, PredictsAnySize, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
     *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
 )

@@ -48,6 +48,7 @@ FIRST = (
     "compare",
     "evaluate",
     "encode",
+    "predict",
     "promote",
     "export",
     "import",

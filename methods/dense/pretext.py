@@ -15,6 +15,7 @@ from ..layers.colour import colour_jitter, to_float
 from ..ops.colour_maps import turbo
 from ..ops.dense_metrics import depth_metrics, depth_sums
 from ..ops.image_grid import image_grid
+from ..ops.tiling import TiledPrediction, predict_fitted
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
 from .config import DenseModel, DenseTask, DepthConfig
@@ -59,6 +60,10 @@ class DepthPredictor(DensePredictor):
         raw = self.network(images)[:, 0].float()
         metres: Tensor = raw.exp() if self.logarithmic else raw.clamp_min(CLOSEST)
         return metres
+
+    def of_any_size(self, images: Float[Tensor, "b 3 h w"], overlap: float | None = None) -> TiledPrediction:
+        """Metres, of images resized so that a crop just fits, in tiles: as the network saw them."""
+        return predict_fitted(lambda one: self(one)[:, None], images, self.image_size, ("",), 0.5 if overlap is None else overlap)
 
 
 class DensePretext(nn.Module):

@@ -15,11 +15,11 @@ from ..layers.colour import colour_jitter, to_float
 from ..ops.colour_maps import flow_colours, turbo
 from ..ops.dense_metrics import Metrics, flow_metrics, flow_sums, stereo_metrics, stereo_sums
 from ..ops.image_grid import image_grid
+from ..ops.tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, Axis, TiledPrediction, TileWeight, predict_in_tiles
 from ..random import MicrobatchRng
 from .config import FlowConfig, StereoConfig
 from .network import TwoViewNetwork, build_network
 from .pretext import SHOWN, DensePredictor, DensePretext
-from .tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, Axis, TiledPrediction, TileWeight, predict_in_tiles
 from .two_views import STILL
 
 MEASURED = {
@@ -33,7 +33,7 @@ SHOWN_ERROR = 5.0
 
 
 class TwoViewPredictor(DensePredictor):
-    """Pairs of images in [0, 1] in, lengths in pixels of the first image's pixels out. `raw` and `tiled` give the confidence as well."""
+    """Pairs of images in [0, 1] in, lengths in pixels of the first image's pixels out. `raw` and `of_any_size` give a confidence, too."""
 
     output_unit = "pixels"
     pair: tuple[str, str]
@@ -50,10 +50,13 @@ class TwoViewPredictor(DensePredictor):
         out: Tensor = self.network(images1, images2).float()
         return out
 
-    def tiled(self, images1: Float[Tensor, "b 3 h w"], images2: Float[Tensor, "b 3 h w"]) -> TiledPrediction:
-        """Of images of any size, in tiles of `image_size`."""
+    def of_any_size(
+        self, images1: Float[Tensor, "b 3 h w"], images2: Float[Tensor, "b 3 h w"], overlap: float | None = None
+    ) -> TiledPrediction:
+        """In tiles of `image_size`. How unsure: the raw confidence."""
         weight = self.weight if self.confident else EVEN_TILES
-        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, self.overlap, weight)
+        shared = self.overlap if overlap is None else overlap
+        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, shared, weight)
 
 
 class StereoPredictor(TwoViewPredictor):
@@ -117,7 +120,7 @@ class TwoViewPretext(DensePretext):
         for given, second in (("", batch["image2"]), ("_other_image", other["image2"])):
             if second.shape != first.shape:
                 second = interpolate(second, size=first.shape[2:], mode="bilinear", antialias=True)
-            metrics = self.metrics(self.predicting.tiled(first, second).values, truth)
+            metrics = self.metrics(self.predicting.of_any_size(first, second).values, truth)
             found |= {f"{name}{given}": torch.from_numpy(np.asarray(value)) for name, value in metrics.items()}
         return found
 
@@ -125,7 +128,7 @@ class TwoViewPretext(DensePretext):
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         """Both images, truth, prediction, error and, where it is predicted, the expected error of some samples."""
         first, second, truth = (batch[name][:SHOWN] for name in ("image1", "image2", self.name))
-        found = self.predicting.tiled(first, second)
+        found = self.predicting.of_any_size(first, second)
         return [draw_lengths(self, first, second, found, truth)]
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from ..contract import BuildContext, HasFinetuning
 from ..layers.initial import weight_rng
+from ..ops.tiling import Axis, TiledPrediction, predict_fitted
 from .config import FinetuneConfig, encoder_settings
 
 P = TypeVar("P", bound="Head")
@@ -69,6 +70,11 @@ class Segmenter(Head):
         tokens = self.head(self.backbone(images, kept)[0])
         maps = tokens.transpose(1, 2).unflatten(2, (h // self.patch_size, w // self.patch_size))
         return interpolate(maps.float(), size=(h, w), mode="bilinear", align_corners=False)
+
+    def of_any_size(self, images: Float[Tensor, "b 3 h w"], overlap: float | None = None) -> TiledPrediction:
+        """Logits, of images resized so that a crop just fits, in tiles."""
+        axes: list[Axis] = [""] * self.classes
+        return predict_fitted(self.logits, images, self.image_size, axes, 0.5 if overlap is None else overlap)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         return self.logits(images)

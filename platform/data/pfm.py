@@ -14,6 +14,12 @@ PFM = (b"Pf", b"PF")
 _HEADER = re.compile(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+0-9.eE]+)(?:\r\n|\s)")
 
 
+def write_pfm(values: np.ndarray) -> bytes:
+    """float32 H x W as a little-endian map of one channel."""
+    height, width = values.shape
+    return f"Pf\n{width} {height}\n-1.0\n".encode() + np.ascontiguousarray(values[::-1], "<f4").tobytes()
+
+
 def read_pfm(data: bytes) -> np.ndarray:
     """float32 H x W, or H x W x 3. The scale's size is not applied: Middlebury's files have one that means nothing.
 

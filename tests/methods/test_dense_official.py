@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sightline.methods.dense import official
 from sightline.methods.dense.criteria import Criterion
-from sightline.methods.dense.tiling import STEREO_TILES, TileWeight
 from sightline.methods.errors import SightlineError
 from sightline.methods.layers.positions import resize_table
+from sightline.methods.ops.tiling import STEREO_TILES, TileWeight
 from sightline.platform.weights.foreign import read
 
 CRITERION = Criterion("bounded2")

@@ -165,7 +165,7 @@ def test_a_step_trains_all_of_it_and_metrics_are_of_its_own_second_image_and_of_
         larger | {name: torch.full((1, len(pretext.predicting.axes), 40, 61), 3.0)}, {n: t[:1] for n, t in own.items()}, RNG
     )
     assert next(iter(found)) == "epe" and found.keys() == TASKS[name].metrics.keys() - {"regression"}
-    predicted = pretext.predicting.tiled(larger["image1"], larger["image2"]).values
+    predicted = pretext.predicting.of_any_size(larger["image1"], larger["image2"]).values
     epe = torch.linalg.vector_norm(predicted - 3, dim=1).mean()
     assert float(found["epe"][0]) == pytest.approx(float(epe.detach()), rel=1e-5)
     (picture,) = pretext.visualisations(own, RNG)

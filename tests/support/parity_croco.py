@@ -21,11 +21,11 @@ from sightline.methods.dense import official
 from sightline.methods.dense.config import DenseModel
 from sightline.methods.dense.criteria import Criterion
 from sightline.methods.dense.network import build_network
-from sightline.methods.dense.tiling import TileWeight, predict_in_tiles, tile_starts
 from sightline.methods.layers.colour import imagenet_denormalise
 from sightline.methods.layers.patches import patchify, unpatchify
 from sightline.methods.layers.positions import grid_positions, resize_table, rotary_angles, rotate, sincos_table
 from sightline.methods.ops.dense_metrics import flow_metrics, flow_sums, stereo_metrics, stereo_sums
+from sightline.methods.ops.tiling import TileWeight, predict_in_tiles, tile_starts
 from sightline.methods.optim import OptimConfig, warmup_cosine
 
 SETTINGS = ("img_size", "mask_ratio", "pos_embed", *SAME)

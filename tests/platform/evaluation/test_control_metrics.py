@@ -71,6 +71,33 @@ def test_every_metric_has_an_interval_and_those_of_a_family_are_compared_in_pair
     assert numbers(found, {}) == "psnr true: 71.00 dB; psnr other: 70.00 dB."
 
 
+class Whole:
+    """Views with samples of their own sizes; `evaluation` is not what control metrics see then."""
+
+    columns: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.evaluation = None
+        self.whole = lambda sample, rng: {"colour": sample["image1"], "draw": np.full(4, np.nan if sample["id"] == "5" else 3.0)}
+
+    def __call__(self, sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        raise AssertionError
+
+
+def test_whole_samples_of_any_size_come_one_by_one_and_what_is_nan_is_not_measured(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "d", "pairs") as writer:
+        for index in range(12):
+            image = encode_image(np.full((40 + index, 48 + 2 * index, 3), 20 * (index // 2) + 20, np.uint8))
+            spoilt = image[:200] + b"\0" * 400
+            writer.write({"id": str(index), "image1": spoilt if index == 7 else image, "image2": image, "scene": f"s{index // 2}"})
+    fake = Fake()
+    found = measure_control_metrics(fake, Whole(), Dataset.open(tmp_path / "d"), seed=3, batch=10, limit=100, metrics=INFOS)
+    samples = found.counts["samples"]
+    assert samples + found.counts["broken_samples"] == 12 and found.counts["broken_samples"] >= 1
+    assert len(fake.calls) == samples and all(count == 1 for *_, count in fake.calls) and all(fake.different)
+    assert found.values["hidden"].value == 3.0 and found.values["psnr_true"].value == pytest.approx(found.values["psnr_other"].value + 1)
+
+
 def test_metrics_of_no_family_are_compared_with_nothing(tmp_path: Path) -> None:
     """Names alone say nothing, alike as they may be."""
     found = measure_control_metrics(Fake(), views, dataset_of(tmp_path / "d", 6, 4), seed=3, batch=10, limit=100)

@@ -132,6 +132,19 @@ def predict_in_tiles(
     return TiledPrediction(values, confidence)
 
 
+def predict_fitted(
+    predict: Predict, images: Float[Tensor, "b 3 h w"], tile: tuple[int, int], axes: Sequence[Axis], overlap: float
+) -> TiledPrediction:
+    """As `predict_in_tiles`, of images that are resized first so that a tile just fits in them: for networks that are trained on such
+    crops. Values are scaled back to the images' size (bilinear)."""
+    size = (int(images.shape[2]), int(images.shape[3]))
+    factor = max(tile[0] / size[0], tile[1] / size[1])
+    fitted = max(tile[0], round(size[0] * factor)), max(tile[1], round(size[1] * factor))
+    resized = interpolate(images, size=fitted, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    values, confidence = predict_in_tiles(predict, (resized,), tile, axes, overlap)
+    return TiledPrediction(interpolate(values, size=size, mode="bilinear", align_corners=False), confidence)
+
+
 def enlarged_size(size: tuple[int, int], tile: tuple[int, int], official: bool = False) -> tuple[int, int]:
     """(height, width) of the smallest image of the same shape that holds a tile. Raises `ValueError` where the authors' rule gives none."""
     height, width = size

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.methods.dense.tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, TileWeight, enlarged_size, predict_in_tiles, tile_starts
+from sightline.methods.ops.tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, TileWeight, enlarged_size, predict_in_tiles, tile_starts
 
 TILE = (16, 24)
 

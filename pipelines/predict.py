@@ -1,0 +1,53 @@
+"""Predict with a fine-tuned model on images of any size: depth, disparity, optical flow, classes or label maps.
+
+  sightline predict finetune-depth-tiny-1126-0930 ./photographs --out ./depths
+  sightline predict models:/finetune-stereo-model@candidate left.png right.png --out ./disparities
+  sightline predict finetune-flow-1126-1105 ./frames/0001.png ./frames/0002.png --overlap 0.9 --out ./flows
+
+MODEL is a run, a file made by `sightline export`, or a registry URI, of a model that `sightline finetune` made. IMAGE is a file or folder;
+models of two images take a second file, or a second folder with files of the same names. Depth and disparity are written as NAME.pfm, flow
+as NAME.flo, label maps as NAME.png with the class of each pixel; beside each a picture in colours, and for disparity and flow
+NAME-doubt.png, from blue (the surest pixels) to red. Classes are written to predictions.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "depth, disparity, flow, classes or label maps of your images by a fine-tuned model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a run, a file, or models:/NAME@alias")
+    parser.add_argument("image", metavar="IMAGE", help="a file, or a folder of images")
+    parser.add_argument("second", metavar="SECOND", nargs="?", help="the right image, or the later one; a folder where IMAGE is one")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to; files of the same names are replaced")
+    parser.add_argument(
+        "--overlap", type=float, metavar="SHARE", help="of a tile with its neighbours, from 0 to below 1 (default: the run's)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, object]:
+    from sightline.methods.errors import CallError
+
+    if args.overlap is not None and not 0 <= args.overlap < 1:
+        raise CallError(f"--overlap {args.overlap:g} is not in [0, 1)", "0.7 for a quick look, 0.9 for the best result")
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.models.encoders import load_encoder
+
+    model = load_encoder(args.model)  # a misspelt name is reported before anything heavy is imported
+    from sightline.platform.evaluation.predict import predict_files
+
+    console = Screen(stderr=args.json)
+    result = predict_files(
+        model,
+        Path(args.image).expanduser(),
+        Path(args.second).expanduser() if args.second else None,
+        Path(args.out).expanduser().absolute(),
+        args.overlap,
+        console.print,
+    )
+    if not args.json:
+        console.print(f"written to {args.out}: {result['files']:,} files of {result['images']:,} images")
+    return result

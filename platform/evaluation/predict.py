@@ -1,0 +1,139 @@
+"""`sightline predict`: a fine-tuned model on people's own images, whole, as lossless files and as pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sightline.methods.contract import Predictor, PredictsAnySize, TakesPairs
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.core.files import make_folder, replacing, write_text
+from sightline.platform.data.encoder_input import output_name
+from sightline.platform.data.images import decode_image, encode_png, encode_segmentation
+from sightline.platform.data.map_colours import disparity_colours, flow_colours
+from sightline.platform.data.pfm import write_pfm
+from sightline.platform.data.prepare.companions import take_photos
+from sightline.platform.data.prepare.files import Tree, read_file
+from sightline.platform.models.loaded import LoadedEncoder
+
+CLASSES_FILE = "predictions.json"
+
+
+def predict_files(
+    model: LoadedEncoder, image: Path, second: Path | None, out: Path, overlap: float | None, say: Callable[[str], None]
+) -> dict[str, object]:
+    """Predict each image, or pair of images, and write the results to `out`; `say` gets a line for each.
+
+    Raises `CallError` for a model that predicts nothing, and for images that do not fit it or each other.
+    """
+    network = model.module
+    classifies = isinstance(network, Predictor) and network.task == "classification"
+    if not classifies and not isinstance(network, PredictsAnySize):
+        raise CallError(f"{model.source} is an encoder and predicts nothing", "fine-tune it: sightline finetune --help")
+    found = _pairs(model, image, second) if isinstance(network, TakesPairs) else [(name, (path,)) for name, path in _single(image, second)]
+    make_folder(out)
+    classes: dict[str, dict[str, object]] = {}
+    files = 0
+    for name, paths in found:
+        pictures = [_read(path) for path in paths]
+        if len({picture.shape for picture in pictures}) > 1:
+            sizes = " and ".join(f"{picture.shape[1]} x {picture.shape[0]}" for picture in pictures)
+            raise CallError(f"{name}: the two images differ in size: {sizes}", "they must be of one size")
+        if classifies:
+            ((label, share),) = model.classify(pictures[0])
+            classes[name] = {"class": label, "probability": share}
+            say(f"{name}  {label}  {share:.1%}")
+            continue
+        files += len(written := _maps(network, name, pictures, out, overlap))
+        say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}")
+    if classifies:
+        write_text(out / CLASSES_FILE, json.dumps(classes, indent=1, ensure_ascii=False))
+        files = 1
+    return {"images": len(found), "files": files, "out": str(out), **({"predictions": classes} if classifies else {})}
+
+
+def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None) -> list[str]:
+    """The files that were written."""
+    device = next(network.parameters()).device
+    given = [torch.from_numpy(np.ascontiguousarray(one)).to(device).permute(2, 0, 1)[None].float() / 255 for one in pictures]
+    with torch.no_grad():
+        predicted, confidence = network.of_any_size(*given, **({} if overlap is None else {"overlap": overlap}))
+    values = predicted[0].cpu().numpy()
+    match output_name(network):
+        case "flow":
+            flow = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+            made = {f"{name}.flo": write_flo(flow), f"{name}.png": encode_png(flow_colours(flow))}
+        case "disparity":
+            made = {f"{name}.pfm": write_pfm(values[0]), f"{name}.png": encode_png(disparity_colours(values[0]))}
+        case "depth":
+            near = np.quantile(values[0], 0.02) / values[0].clip(1e-6)
+            made = {f"{name}.pfm": write_pfm(values[0]), f"{name}.png": encode_png(disparity_colours(near, 1.0))}
+        case _:
+            labels = values.argmax(axis=0).astype(np.uint8 if len(values) <= 256 else np.uint16)
+            colours = disparity_colours(labels.astype(np.float64) + 0.5, float(len(values)))
+            made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(colours)}
+    if confidence is not None:
+        made[f"{name}-doubt.png"] = encode_png(disparity_colours(_ranks(confidence[0].cpu().numpy()), 1.0))
+    for file, data in made.items():
+        make_folder((out / file).parent)
+        with replacing(out / file) as part:
+            part.write_bytes(data)
+    return list(made)
+
+
+def write_flo(flow: np.ndarray) -> bytes:
+    """float32 H x W x 2 in Middlebury's format."""
+    height, width = flow.shape[:2]
+    return b"PIEH" + np.array([width, height], "<i4").tobytes() + flow.astype("<f4").tobytes()
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 0, the surest pixel, to 1."""
+    order = values.ravel().argsort(kind="stable").argsort(kind="stable")
+    return np.asarray(order.reshape(values.shape) / max(1, values.size - 1))
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return decode_image(read_file(str(path)))
+    except (BrokenSampleError, OSError) as error:
+        raise CallError(f"{path}: {error}", "name an image that opens") from None
+
+
+def _single(image: Path, second: Path | None) -> list[tuple[str, Path]]:
+    if second is not None:
+        raise CallError("this model takes one image", f"leave {second} away; of many images name their folder")
+    return [(str(Path(name).with_suffix("")), path) for name, path in _named(image)]
+
+
+def _pairs(model: LoadedEncoder, image: Path, second: Path | None) -> list[tuple[str, tuple[Path, ...]]]:
+    first_words, second_words = model.module.pair
+    if second is None:
+        raise CallError(
+            f"this model takes the {first_words} and the {second_words}", f"name both: sightline predict MODEL {image} SECOND --out DIR"
+        )
+    if image.is_dir() != second.is_dir():
+        raise CallError("one is a folder and one is a file", "name two files, or two folders with files of the same names")
+    if not image.is_dir():
+        return [(image.stem, (path, second)) for _, path in _named(image)]
+    firsts, seconds = dict(_named(image)), dict(_named(second))
+    if apart := sorted(firsts.keys() ^ seconds.keys()):
+        raise CallError(f"{len(apart)} images are in one folder alone, the first is {apart[0]}", "the files of a pair have the same name")
+    return [(str(Path(name).with_suffix("")), (path, seconds[name])) for name, path in firsts.items()]
+
+
+def _named(place: Path) -> list[tuple[str, Path]]:
+    """(name, file) of a file, or of the photos in a folder and those below it."""
+    if place.is_file():
+        return [(place.name, place)]
+    if not place.is_dir():
+        raise CallError(f"there is no file or folder {place}", "name an image, or a folder of images")
+    names = take_photos(Tree.of(place))
+    if not names:
+        raise CallError(f"{place} holds no images", "name a folder of images")
+    return [(name, place / name) for name in names]

@@ -1,0 +1,93 @@
+"""`sightline predict`: files of the right content for each task, on images of any size; wrong calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_dense import ENCODERS, NARROW
+
+from sightline.methods.catalog import find_method
+from sightline.methods.contract import BuildContext
+from sightline.pipelines.__main__ import main
+from sightline.platform.config import METHOD_SECTIONS
+from sightline.platform.data.ground_truth import read_flo
+from sightline.platform.data.pfm import read_pfm
+from sightline.platform.weights.format import Weights, write_file
+
+SIZES = {"small": (20, 30), "wide": (40, 70)}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        for name, size in SIZES.items():
+            Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / folder / f"{name}.png")
+    return tmp_path
+
+
+def model(place: Path, task: str, **more: Any) -> str:
+    sections = find_method("croco").Config.model_validate(ENCODERS["croco"]).model_dump(mode="json")
+    encoder = {"method": "croco", **{name: sections[name] for name in METHOD_SECTIONS}}
+    method = find_method(f"finetune_{task}")
+    settings = method.Config.model_validate({"model": {"encoder": encoder, "image_size": 32, **more}})
+    state = method.build(settings, BuildContext(seed=0)).state_dict()
+    weights = Weights.of(method.id, settings.model_dump(mode="json"), "pretext", state, "a test", task)
+    write_file(weights, place / f"{task}.safetensors")
+    return f"{task}.safetensors"
+
+
+DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, **NARROW}
+
+
+def test_each_task_writes_its_maps_in_the_size_of_the_image(place: Path) -> None:
+    for task, more, words in (("depth", NARROW, ["left"]), ("stereo", DECODER, ["left", "right"]), ("flow", DECODER, ["left", "right"])):
+        assert main(["predict", model(place, task, **more), *words, "--overlap", "0.2", "--out", task]) == 0
+        for name, size in SIZES.items():
+            with Image.open(place / task / f"{name}.png") as picture:
+                assert picture.size == size[::-1] and picture.mode == "RGB"
+            if task == "flow":
+                assert read_flo((place / task / f"{name}.flo").read_bytes()).shape == (*size, 2)
+            else:
+                values = read_pfm((place / task / f"{name}.pfm").read_bytes())
+                assert values.shape == size and np.isfinite(values).all()
+                assert task == "stereo" or (values > 0).all()
+            assert (place / task / f"{name}-doubt.png").exists() == (task != "depth")
+
+
+def test_classes_have_names_and_label_maps_the_class_of_each_pixel(place: Path) -> None:
+    names = {"classes": 3, "class_names": ["wall", "floor", "chair"]}
+    assert main(["predict", model(place, "classification", **names), "left", "--out", "classes"]) == 0
+    found = json.loads((place / "classes" / "predictions.json").read_text())
+    assert found.keys() == SIZES.keys() and all(one["class"] in names["class_names"] for one in found.values())
+    assert main(["predict", model(place, "segmentation", **names), "left/wide.png", "--out", "labels"]) == 0
+    with Image.open(place / "labels" / "wide.png") as labels:
+        assert labels.size == (70, 40) and set(np.unique(np.asarray(labels))) <= {0, 1, 2}
+
+
+def test_wrong_calls_name_the_thing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stereo, depth = model(place, "stereo", **DECODER), model(place, "depth", **NARROW)
+    (place / "bad.png").write_bytes(b"no image")
+    sections = find_method("croco").Config.model_validate(ENCODERS["croco"]).model_dump(mode="json")
+    state = find_method("croco").build(find_method("croco").Config.model_validate(ENCODERS["croco"]), BuildContext(seed=0)).state_dict()
+    write_file(Weights.of("croco", sections, "pretext", state, "a test", "croco"), place / "croco.safetensors")
+    for words, said in (
+        ([stereo, "left/small.png"], "takes the left image and the right image"),
+        ([stereo, "left/small.png", "right/wide.png"], "differ in size: 30 x 20 and 70 x 40"),
+        ([stereo, "left", "right/wide.png"], "one is a folder and one is a file"),
+        ([depth, "left/small.png", "right/small.png"], "takes one image"),
+        ([depth, "nowhere"], "there is no file or folder nowhere"),
+        ([depth, "bad.png"], "bad.png: "),
+        ([depth, "left", "--overlap", "1"], "is not in [0, 1)"),
+        (["croco.safetensors", "left"], "is an encoder and predicts nothing"),
+    ):
+        assert main(["predict", *words, "--out", "out"]) == 2, words
+        assert said in capsys.readouterr().err, words
