@@ -82,6 +82,7 @@ stereo = Method(
     Config=StereoConfig,
     views=StereoViews,
     build=Lazy(f"{__name__}.two_view_pretext:build_stereo"),
+    official=Lazy(f"{__name__}.published:published_stereo"),
     image_shape=lambda config: config.model.image_size,
     metrics=_two_views(_STEREO),
 )
@@ -92,6 +93,7 @@ flow = Method(
     Config=FlowConfig,
     views=FlowViews,
     build=Lazy(f"{__name__}.two_view_pretext:build_flow"),
+    official=Lazy(f"{__name__}.published:published_flow"),
     image_shape=lambda config: config.model.image_size,
     metrics=_two_views(_FLOW),
 )

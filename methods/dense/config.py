@@ -122,6 +122,11 @@ class DepthTask(DenseTask):
 class TwoViewTask(DenseTask):
     """With the tiles in which images larger than a crop are predicted."""
 
+    tiles: str = Field(
+        default="",
+        pattern=r"^(even|conf_expsigmoid_\d+(\.\d+)?_\d+(\.\d+)?|conf_expbeta\d+(\.\d+)?)?$",
+        description="how tiles count by their confidence: conf_expsigmoid_RATE_SCALE, conf_expbetaRATE or even; default: the task's own",
+    )
     overlap: float = Field(default=0.7, ge=0, lt=1, description="share of a tile that neighbours have in common")
 
 

@@ -38,12 +38,14 @@ class TwoViewPredictor(DensePredictor):
     output_unit = "pixels"
     pair: tuple[str, str]
     axes: ClassVar[tuple[Axis, ...]]
-    weight: ClassVar[TileWeight]
+    own_tiles: ClassVar[TileWeight]
     network: TwoViewNetwork
 
     def __init__(self, config: StereoConfig | FlowConfig, network: TwoViewNetwork) -> None:
         super().__init__(config.model, network)
-        self.overlap, self.confident = config.pretext.overlap, config.pretext.criterion != "l1"
+        task = config.pretext
+        self.overlap = task.overlap
+        self.weight = EVEN_TILES if task.criterion == "l1" else TileWeight.parse(task.tiles) if task.tiles else self.own_tiles
 
     def raw(self, images1: Float[Tensor, "b 3 h w"], images2: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         """Lengths, and after them the raw confidence where the criterion has one, of images of `image_size`."""
@@ -54,15 +56,14 @@ class TwoViewPredictor(DensePredictor):
         self, images1: Float[Tensor, "b 3 h w"], images2: Float[Tensor, "b 3 h w"], overlap: float | None = None
     ) -> TiledPrediction:
         """In tiles of `image_size`. How unsure: the raw confidence."""
-        weight = self.weight if self.confident else EVEN_TILES
         shared = self.overlap if overlap is None else overlap
-        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, shared, weight)
+        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, shared, self.weight)
 
 
 class StereoPredictor(TwoViewPredictor):
     """Disparity: the pixel (x, y) of the left image is seen at (x - disparity, y) in the right one."""
 
-    output, pair, axes, weight = "disparity", ("left image", "right image"), ("x",), STEREO_TILES
+    output, pair, axes, own_tiles = "disparity", ("left image", "right image"), ("x",), STEREO_TILES
 
     def forward(self, pairs: Float[Tensor, "b 2 3 h w"]) -> Float[Tensor, "b h w"]:
         return self.raw(pairs[:, 0], pairs[:, 1])[:, 0]
@@ -71,7 +72,7 @@ class StereoPredictor(TwoViewPredictor):
 class FlowPredictor(TwoViewPredictor):
     """Optical flow: the pixel (x, y) of the first image is seen at (x + flow[0], y + flow[1]) in the second."""
 
-    output, pair, axes, weight = "flow", ("first image", "second image"), ("x", "y"), FLOW_TILES
+    output, pair, axes, own_tiles = "flow", ("first image", "second image"), ("x", "y"), FLOW_TILES
 
     def forward(self, pairs: Float[Tensor, "b 2 3 h w"]) -> Float[Tensor, "b 2 h w"]:
         return self.raw(pairs[:, 0], pairs[:, 1])[:, :2]

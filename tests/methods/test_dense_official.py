@@ -17,6 +17,7 @@ from sightline.methods.dense.criteria import Criterion
 from sightline.methods.errors import SightlineError
 from sightline.methods.layers.positions import resize_table
 from sightline.methods.ops.tiling import STEREO_TILES, TileWeight
+from sightline.platform.models.published import take_in, to_published
 from sightline.platform.weights.foreign import read
 
 CRITERION = Criterion("bounded2")
@@ -45,6 +46,24 @@ def test_there_and_back_again_by_a_file(tmp_path: Path, position: str, two: bool
     assert report.left_out == (("dec_pos_embed",) if position == "cosine" and not two else ())
     views = [images(32, 48, seed=i) for i in range(1 + two)]
     assert torch.equal(network(*views), fresh(*views))
+
+
+def test_a_published_file_becomes_a_model_of_the_task_and_goes_back_to_its_layout(tmp_path: Path) -> None:
+    model = tiny((32, 48), position="rope")
+    network = built(model, channels=2)
+    tensors, beside = official.save(network.state_dict(), model, "stereo", CRITERION, "conf_expbeta3")
+    path = written(tmp_path / "stereo.pth", tensors, beside)
+    taken = take_in(path, "finetune_stereo", None, {})
+    assert not taken.fresh and taken.weights.config.model_dump()["pretext"]["tiles"] == "conf_expbeta3"
+    predictor: Any = taken.weights.encoder()
+    views = [images(32, 48, seed=i) for i in range(2)]
+    assert torch.equal(predictor.raw(*views), network(*views)) and str(predictor.weight) == "conf_expbeta3"
+    again, settings = to_published(taken.weights)
+    assert settings == beside and again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(SightlineError, match="is of the task stereo") as caught:
+        take_in(path, "finetune_flow", None, {})
+    assert "finetune_stereo" in str(caught.value.hint)
 
 
 def test_a_file_of_tensors_alone_tells_what_its_shapes_tell(tmp_path: Path) -> None:
