@@ -10,7 +10,7 @@ import pytest
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.displacement import decode_occluded
-from sightline.platform.data.geometry import intrinsics
+from sightline.platform.data.geometry import intrinsics, reproject
 from sightline.platform.data.prepare.rendered import MatchRows, Rendered, RoomRows
 from sightline.platform.data.prepare.source import Request
 from sightline.platform.data.schema import decode_row
@@ -22,7 +22,7 @@ from sightline.platform.data.synthetic.scenes import PARTS_OF_A_PIECE, Scene, bu
 from sightline.platform.data.warp import flow_of_disparity, warped
 
 SIZE = 48
-STEREO, FLOW = MatchSettings("stereo", SIZE, floating=3), MatchSettings("flow", SIZE, floating=4, moving=4)
+STEREO, FLOW = MatchSettings("stereo", SIZE, floating=3), MatchSettings("flow", SIZE, floating=25, moving=25)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def scene() -> Scene:
 
 @pytest.mark.parametrize("settings", [STEREO, FLOW], ids=["stereo", "flow"])
 def test_image_2_moved_by_the_truth_is_image_1_where_it_is_seen(settings: MatchSettings) -> None:
-    sample = decode_row(render_matches(0, 0, 1, settings)[0], "pairs")
+    sample = decode_row(render_matches(0, 0, 1, settings)[0], "pairs", depth=True)
     flow = flow_of_disparity(sample["disparity"]) if settings.truth == "stereo" else sample["flow"]
     there, inside = warped(sample["image2"], flow)
     off = np.abs(there - sample["image1"]).mean(axis=-1)
@@ -41,6 +41,15 @@ def test_image_2_moved_by_the_truth_is_image_1_where_it_is_seen(settings: MatchS
     assert seen.mean() > 0.6 and 0 < sample["occluded"].mean() < 0.4
     assert np.median(off[seen]) < 6 and off[seen].mean() < 0.35 * unmoved  # JPEG, and edges in the middle of a pixel
     assert off[inside & sample["occluded"]].mean() > 2 * off[seen].mean()
+    _, x, y, _ = reproject(sample["depth1"], sample["K1"], sample["K2"], sample["T_2from1"])
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    of_camera = np.stack([x.reshape(SIZE, SIZE) - columns, y.reshape(SIZE, SIZE) - rows], axis=-1)
+    itself = np.abs(of_camera - flow).max(axis=-1) > 0.05  # stored depth is in whole millimetres
+    if settings.truth == "stereo":
+        assert not itself.any()
+    else:
+        by_camera = np.abs(warped(sample["image2"], of_camera)[0] - sample["image1"]).mean(axis=-1)
+        assert 0.02 < itself.mean() < 0.5 and off[seen & itself].mean() < 0.6 * by_camera[seen & itself].mean()
 
 
 def test_flow_leads_to_the_same_point_of_the_moved_scene(scene: Scene) -> None:
