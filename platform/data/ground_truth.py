@@ -93,7 +93,7 @@ def read_disparity(data: bytes, scale: float | None = None) -> np.ndarray:
     if _png_depth(data) == 16:
         values = read_png16(data, 1).astype(np.float32)
     elif scale is None:
-        raise BrokenSampleError("a disparity of 8 bits does not say its scale: give it (Middlebury: 1, 2, 3, 4 or 8, by data set)")
+        raise BrokenSampleError("a disparity of 8 bits does not say its scale: give it (--scale; Middlebury: 1, 2, 3, 4 or 8, by data set)")
     else:
         values = _grey8(data).astype(np.float32)
     return np.where(values == 0, np.inf, values / np.float32(scale or KITTI_DISPARITY)).astype(np.float32)

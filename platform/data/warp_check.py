@@ -130,8 +130,9 @@ class Verdict:
     def told(self) -> str:
         """The figures, in a sentence."""
         own = self.errors[0]
-        if not own.inside:
-            return f"warp error of {self.pairs:,} pair(s): none, no pixel stays inside the image"
+        if own.inside < LEAST_INSIDE * own.drawn or not own.inside:
+            share = own.inside / max(own.drawn, 1)
+            return f"{share:.1%} of the pixels of {self.pairs:,} pair(s) stay inside the image, moved by {self.length:.1f} px on average"
         moved, still = own.moved / own.inside, own.still / own.inside
         return (
             f"warp error of {self.pairs:,} pair(s): {moved:.1f} of 255 where the images differ by {still:.1f} unmoved; displacements of "

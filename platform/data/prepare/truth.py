@@ -78,6 +78,8 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
                 ends += 1
             else:
                 found.skips.append((f"{path} (looked for {where})", "truth whose images are missing"))
+        if not taken and not lacking and (other := self._other(files)):
+            found.notes.append(other)
         if ends:
             found.notes.append(f"{ends:,} truth(s) of last frames are not stored: the next image is not there")
         _into_parts(found, [pair for pairs in taken.values() for pair in pairs], folder, files)
@@ -86,6 +88,14 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
         found.skips += _without_truth([pair for pairs in taken.values() for pair, _ in pairs if pair.layout in own], tree, prefix)
         found.count(tree)
         return found
+
+    def _other(self, files: Sequence[str]) -> str:
+        """What the files are for the other of stereo and flow; empty where they are nothing to it either."""
+        for other in (Stereo, Flow):
+            layout = next((one for one in other.layouts if other is not type(self) and any(map(one.pattern.fullmatch, files))), None)
+            if layout is not None:
+                return f"this looks like {layout.name} with {other.column}: `sightline prepare pairs {other.reader}` reads it"
+        return ""
 
     def find_all(self, request: Request) -> list[Found[TruthPair]]:
         found = super().find_all(request)
@@ -204,7 +214,8 @@ class Stereo(TruthSource):
 
     def mend(self, verdict: Verdict) -> str:
         if verdict.best.times != 1:
-            return f"of PNG say the scale, --scale {256 * verdict.best.times:g} where it was 256; or store it as it is with --accept-misfit"
+            right = (self.scale or 256) * verdict.best.times
+            return f"where they are PNG, say their scale with --scale {right:g}; or store them as they are with --accept-misfit"
         return super().mend(verdict)
 
 

@@ -447,6 +447,8 @@ def test_missing_and_extra_files_are_counted(tmp_path: Path) -> None:
         ("left/c.png", "an image without truth"),
     ]
     assert any(".md" in note for note in found.notes)
+    with pytest.raises(CallError, match=r"no pairs were found in .*FlyingChairs with flow: `sightline prepare pairs flow` reads it"):
+        outputs(tmp_path / "chairs", FLOW["FlyingChairs"][0], Stereo())
     last = Flow().find(write(tmp_path / "flow", FLOW["HD1K"][0]), "set")
     assert last.notes[0] == "1 truth(s) of last frames are not stored: the next image is not there"
 
@@ -460,8 +462,8 @@ WRONG = {
     "KITTI's PNG read raw": (
         Stereo(),
         {"left/a.png": L, "right/a.png": R, "disparity/a.pfm": pfm(D * 256)},
-        r"the disparity of .* \(folders left.*\) is 256 times too large: warp error of 1 pair",
-        "--scale 65536 where it was 256",
+        r"the disparity of .* \(folders left.*\) is 256 times too large: 0.0% of the pixels of 1 pair\(s\) stay inside",
+        "--scale 65536",
     ),
     "left and right": (
         Stereo(),
