@@ -4,10 +4,12 @@
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
   sightline finetune croco-tiny-1121-0812 --task depth --recipe finetune-depth-tiny data.train=./kitchen/train data.val=./kitchen/val
   sightline finetune croco-tiny-1121-0812 --task stereo --recipe finetune-stereo-tiny data.train=./stereo/train data.val=./stereo/val
+  sightline finetune stereo.safetensors --task stereo data.train=./kitti/train data.val=./kitti/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
-MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. The classes are those of the training data. Of what Ray
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI: an encoder, or for stereo, flow and depth a model that was
+fine-tuned for the same task and is trained on, with its own network. The classes are those of the training data. Of what Ray
 Data reads (parquet:PLACE?image=photo&label=name, ...) the rows are kept as a prepared data set first. A fine-tuning
 run is a run like any other: it can be resumed, its metrics go to MLflow, and the fine-tuned model is registered.
 """
@@ -90,20 +92,25 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.tracking.client import check_tracking, tracking_uri
 
     opened = open_encoder(args.model)
-    if opened.method.startswith("finetune_"):
+    whole = opened.method == method and args.task in COLUMNS
+    if opened.method.startswith("finetune_") and not whole:
         raise CallError(f"{args.model} is a fine-tuned model already", "name the run or file of the encoder that it was made of")
     sees = find_kind(find_method(opened.method).kind).modality
     if sees != (seen := find_kind(train.kind).modality):
         raise CallError(f"{args.model} is an encoder of {sees}, and {train.uri} holds {train.kind}", f"name an encoder of {seen}")
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
-    if sees == IMAGES.name and "image_size" not in config.read_recipe(recipe)[1].get("model", {}):
+    if sees == IMAGES.name and not whole and "image_size" not in config.read_recipe(recipe)[1].get("model", {}):
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
-    if find_method(method).kind == PAIRS.name:
+    if find_method(method).kind == PAIRS.name and not whole:
         overrides = {**{f"model.{name}": value for name, value in decoder_settings(sections["model"]).items()}, **overrides}
     if args.frozen:
         overrides = {"model.frozen": True, **overrides}
-    init = None if args.scratch else opened.weights.place
-    experiment = config.load(recipe, {**overrides, "model.encoder": {"method": opened.method, **sections}, "train.init": init})
+    if whole:  # its own network, which is trained on
+        own = {"model": sections["model"], "pretext": sections["pretext"]}
+        overrides = {**{f"{section}.{name}": value for section, values in own.items() for name, value in values.items()}, **overrides}
+    else:
+        overrides["model.encoder"] = {"method": opened.method, **sections}
+    experiment = config.load(recipe, {**overrides, "train.init": None if args.scratch else opened.weights.place})
     experiment, dataset = check(experiment, say=console.print)
     check_tracking(experiment, console.warn)
     name = args.name or fresh_name(experiment.recipe)

@@ -2,6 +2,7 @@
 
   sightline import ./CroCo_V2_ViTBase_SmallDecoder.pth --method croco --out croco-v2.safetensors
   sightline import ./checkpoint-799.pth --method conmim --preset conmim-base --out conmim.safetensors --register conmim-published
+  sightline import ./crocostereo.pth --method finetune_stereo --out stereo.safetensors
   sightline import random:0 --method timm model.name=vit_tiny_patch16_224 --out untaught.safetensors
 
 Settings of the file override those of --preset, and section.key=value overrides both. A pickle may hold only tensors and plain values;
@@ -22,7 +23,7 @@ SUMMARY = "take in weights that a method's authors published"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, Flax's msgpack, or random:SEED")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that the file does not tell, or tells wrong")
-    parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, ...")
+    parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, finetune_stereo, finetune_flow, ...")
     parser.add_argument("--preset", metavar="RECIPE", help="recipe whose model settings to start from")
     parser.add_argument(
         "--key", metavar="ENTRY", help="entry of the file to take, such as model or model_ema; without it an average (EMA) comes first"
@@ -73,7 +74,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         for note in match.notes:
             console.warn(f"warning: {note}")
         console.print(f"settings    {_short(taken.weights.sections['model'])}")
-        console.print(f"written to {path}; use it: sightline encode {path} DATA --out features.parquet, or init={path}")
+        task = args.method.removeprefix("finetune_")
+        use = f"encode {path} DATA --out features.parquet, or init={path}" if task == args.method else f"finetune {path} --task {task} ..."
+        console.print(f"written to {path}; use it: sightline {use}")
         if registered:
             console.print(f"registered as {registered}")
     return {

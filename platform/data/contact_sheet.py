@@ -17,7 +17,7 @@ from .dataset import Dataset
 from .displacement import MAPS, decode_disparity, decode_flow, decode_occluded
 from .images import decode_image, decode_segmentation
 from .kinds import Row, find_kind
-from .map_colours import darkened, disparity_colours, flow_colours
+from .map_colours import disparity_colours, flow_colours
 
 _CAPTION, _MARGIN = 14, 6
 
@@ -26,7 +26,7 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
     """PNG of `rows` random samples. The images of a sample stand side by side, with its overlap or class and its id below.
 
     A mask is drawn over its image in colours, except where it is ignored; the parts of a cloud have colours. Disparity and flow stand
-    beside their images (`map_colours`), darker where image 2 does not see the pixel, black where unknown.
+    beside their images (near is red, far blue; a hue for a direction), darker where image 2 does not see the pixel, black where unknown.
     A broken sample shows its error.
     """
     tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
@@ -98,7 +98,9 @@ def _maps(sample: Row, height: int) -> list[np.ndarray]:
             pictures.append(flow_colours(decode_flow(sample["flow"])))
         occluded = None if sample.get("occluded") is None else decode_occluded(sample["occluded"])
         if occluded is not None:
-            pictures = [darkened(picture, occluded) for picture in pictures] or [np.repeat(occluded[..., None] * np.uint8(255), 3, axis=-1)]
+            pictures = [np.where(occluded[..., None], one // 3, one) for one in pictures] or [
+                np.repeat(occluded[..., None] * np.uint8(255), 3, axis=-1)
+            ]
         return [_high(picture, height, Image.Resampling.NEAREST) for picture in pictures]
     except BrokenSampleError as error:
         return [_text(str(error), height, "firebrick")]

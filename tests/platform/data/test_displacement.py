@@ -29,7 +29,6 @@ from sightline.platform.data.displacement import (
     placed_occluded,
 )
 from sightline.platform.data.images import Resize, encode_png
-from sightline.platform.data.map_colours import flow_colours
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.writer import ShardWriter
 
@@ -113,4 +112,3 @@ def test_the_sheet_shows_them(tmp_path: Path) -> None:
     rows = [PLAIN | {"flow": encode_flow(np.broadcast_to([-9.0, 0], (36, 40, 2)))}, PLAIN | FULL | {"id": "b"}]
     sheet = Image.open(io.BytesIO(contact_sheet(written(tmp_path, rows), height=36)))
     assert (0, 255, 255) in {colour for _, colour in sheet.getcolors(1 << 20) or []}  # to the left
-    assert flow_colours(np.array([[[9.0, 0], [0, 0], [np.nan, 1]]])).tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 0]]]
