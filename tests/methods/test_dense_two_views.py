@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_dense import ENCODERS, NARROW
+from torch.nn.functional import interpolate
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import Batch, BuildContext, Method
@@ -208,3 +209,38 @@ def test_an_encoder_that_cannot_see_crops_of_this_size_is_named() -> None:
     with pytest.raises(CallError, match="the encoder of timm sees 32 x 32 pixels, and no crops of 64 x 64") as caught:
         flow.build(settings, BuildContext(seed=0))
     assert "model.image_size=[32,32]" in str(caught.value.hint)
+
+
+@pytest.mark.long
+def test_a_network_from_random_weights_learns_to_match() -> None:
+    """Smooth textures that are moved by 0 to 8 pixels as a whole. Nothing in one image alone tells the disparity."""
+    model = {"encoder_dim": 64, "encoder_depth": 2, "encoder_heads": 4, "decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4}
+    encoder = {"method": "croco", "model": {"image_size": 32, "patch_size": 8, "position": "rope", **model}}
+    sizes = {name: value for name, value in model.items() if name.startswith("decoder")} | {
+        "widths": (8, 16, 32, 32),
+        "features": 32,
+        "last": 16,
+    }
+    settings = StereoConfig.model_validate(
+        {"model": {"encoder": encoder, "image_size": 32, **sizes}, "pretext": {"criterion": "laplacian"}}
+    )
+    pretext: Any = stereo.build(settings, BuildContext(seed=0))
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(count: int) -> Batch:
+        wide = interpolate(torch.rand(count, 3, 10, 16, generator=generator), size=(32, 52), mode="bicubic").clamp(0, 1)
+        far = torch.randint(0, 9, (count,), generator=generator)
+        second = torch.stack([one[:, :, 10 + int(d) : 42 + int(d)] for one, d in zip(wide, far, strict=True)])
+        return {"image1": wide[..., 10:42], "image2": second, "disparity": far.view(-1, 1, 1, 1).float().expand(-1, 1, 32, 32)}
+
+    optimiser = torch.optim.AdamW(pretext.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(500):
+        optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50)
+        loss = pretext(moved(32), RNG)["regression"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    held_out = moved(128)
+    found = pretext.eval().control_metrics(held_out, {name: t.roll(1, 0) for name, t in held_out.items()}, RNG)
+    own, other = float(found["epe"].mean()), float(found["epe_other_image"].mean())
+    assert own < 1.0 < 2.0 < other, (own, other)  # the mean disparity everywhere gives 2.2
