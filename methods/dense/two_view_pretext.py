@@ -57,7 +57,7 @@ class TwoViewPredictor(DensePredictor):
     ) -> TiledPrediction:
         """In tiles of `image_size`. How unsure: the raw confidence."""
         shared = self.overlap if overlap is None else overlap
-        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, shared, self.weight)
+        return predict_in_tiles(self.raw, (images1, images2), self.image_size, self.axes, shared, self.weight, soft=True)
 
 
 class StereoPredictor(TwoViewPredictor):

@@ -95,12 +95,14 @@ def predict_in_tiles(
     weight: TileWeight = EVEN_TILES,
     small: Literal["upscale", "pad"] = "upscale",
     official: bool = False,
+    soft: bool = False,
 ) -> TiledPrediction:
     """One or two images of one size, cut in tiles of (height, width) at the same places.
 
     `axes`: for each predicted channel the axis that it is measured along: ("x",) for disparity, ("x", "y") for flow, ("",) for depth.
     With a confidence the network gives one channel more. An image smaller than the tile is enlarged until the tile fits, predicted, and
-    its prediction scaled back, lengths with it (`upscale`); or its border is repeated to the right and below (`pad`).
+    its prediction scaled back, lengths with it (`upscale`); or its border is repeated to the right and below (`pad`). With `soft` a tile
+    counts less towards its border, whatever its confidence, so that a seam has no step.
 
     With `official` as the authors have it: the factor of the enlargement divides the tile's height by the image's width, the confidence
     stays at the enlarged size, weights are summed as they are, and a network without confidence is refused. Raises `ValueError`.
@@ -113,16 +115,16 @@ def predict_in_tiles(
         raise ValueError(f"no pixel to predict in images of shape {tuple(first.shape)}")
     fits = height >= tile[0] and width >= tile[1]
     if fits:
-        return _aggregate(predict, images, tile, len(axes), overlap, weight, official)
+        return _aggregate(predict, images, tile, len(axes), overlap, weight, official, soft)
     if small == "pad":
         below, right = max(0, tile[0] - height), max(0, tile[1] - width)
         padded = [pad(image, (0, right, 0, below), mode="replicate") for image in images]
-        found = _aggregate(predict, padded, tile, len(axes), overlap, weight, official)
+        found = _aggregate(predict, padded, tile, len(axes), overlap, weight, official, soft)
         confidence = None if found.confidence is None else found.confidence[:, :height, :width]
         return TiledPrediction(found.values[:, :, :height, :width], confidence)
     size = enlarged_size((height, width), tile, official)
     larger = [interpolate(image, size=size, mode="bicubic", align_corners=False) for image in images]
-    found = _aggregate(predict, larger, tile, len(axes), overlap, weight, official)
+    found = _aggregate(predict, larger, tile, len(axes), overlap, weight, official, soft)
     ratios = {"x": width / size[1], "y": height / size[0], "": 1.0}
     values = interpolate(found.values, size=(height, width), mode="bicubic", align_corners=False)
     values = values * torch.tensor([ratios[axis] for axis in axes], dtype=values.dtype, device=values.device).view(1, -1, 1, 1)
@@ -165,6 +167,7 @@ def _aggregate(
     overlap: float,
     weight: TileWeight,
     official: bool,
+    soft: bool,
 ) -> TiledPrediction:
     """Weights are kept relative to the largest so far at each pixel, so that none of them vanishes in float32."""
     first = images[0]
@@ -185,7 +188,7 @@ def _aggregate(
             confident = _confident(found, channels, tile, weight, official)
             if not confident:
                 found = torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)
-            log = border.expand(b, 1, h, w) if weight.form == "even" else weight.log(found[:, channels:])
+            log = border.expand(b, 1, h, w) if weight.form == "even" else weight.log(found[:, channels:]) + (border if soft else 0.0)
             if official:
                 shift, old = torch.zeros(()), torch.ones(())
             else:

@@ -130,3 +130,19 @@ def test_what_cannot_be_tiled_is_said() -> None:
 @pytest.mark.parametrize("text", ["conf_expsigmoid_15_3", "conf_expsigmoid_10_5", "conf_expbeta3", "conf_expbeta2.5", "even"])
 def test_weightings_are_written_as_they_are_read(text: str) -> None:
     assert str(TileWeight.parse(text)) == text
+
+
+def test_soft_tiles_leave_no_step_where_the_confidence_says_nothing() -> None:
+    def by_place(*images: Tensor) -> Tensor:
+        """Another value in each tile, the same confidence everywhere."""
+        return torch.cat([images[0].mean(dim=(1, 2, 3), keepdim=True).expand(1, 1, *TILE), torch.zeros(1, 1, *TILE)], dim=1)
+
+    one = torch.linspace(0, 1, 60).expand(1, 3, 16, 60)
+    steps = []
+    for soft in (False, True):
+        values = predict_in_tiles(by_place, [one], TILE, ("x",), 0.5, STEREO_TILES, soft=soft).values
+        steps.append(float(values[0, 0, 8].diff().abs().max()))
+    assert steps[1] < steps[0] / 3
+    assert torch.allclose(
+        predict_in_tiles(copied, [one, one], TILE, ("x", "y"), 0.5, STEREO_TILES, soft=True).values, one[:, :2], atol=1e-6
+    )
