@@ -142,6 +142,14 @@ def test_flow_begins_with_encoder_and_decoder_of_a_croco_run_and_with_the_encode
     assert any(".network.encoder." in name for name in both) and all(".network.encoder." in name for name in alone)
     assert made[0].settings["model"]["decoder_dim"] == settings.model.model_dump()["decoder_dim"]
     assert made[1].settings["model"]["decoder_dim"] == 128 and made[1].settings["model"]["frozen"]
+    own = config.load(made[0].recipe, settings=made[0].settings).method_config
+    whole = find_method("finetune_flow").build(own, BuildContext(seed=7)).state_dict()
+    write_file(Weights.of("finetune_flow", own.model_dump(mode="json"), "pretext", whole, "a test", "flow"), place / "flow.safetensors")
+    assert main(["finetune", "flow.safetensors", *tiny]) == 0, "a fine-tuned model is trained on, with its own decoder and head"
+    on = read_file(made[2].folder / "init" / "weights.safetensors").tensors
+    assert on.keys() == whole.keys() and all(torch.equal(on[name], whole[name]) for name in whole)
+    assert main(["finetune", "flow.safetensors", "--task", "classification", "data.train=train", *SMALL]) == 2
+    assert "is a fine-tuned model already" in capsys.readouterr().err
 
 
 @pytest.mark.slow
