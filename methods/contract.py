@@ -66,6 +66,8 @@ class MetricInfo:
     claim: str = ""
     """Of the first metric of a family: what it says beside the second, with `{lead}` for how much better it is: "hidden patches are {lead}
     with the true second view". Reports begin with it; without one they name both metrics."""
+    average: Literal["mean", "median"] = "mean"
+    """Over the samples, of control and test metrics. The mean of AUC scores is an area; errors of poses are told as medians."""
     group: str = ""
     """Heading of the table of details that the metric belongs to, such as the IoU of each class; empty for a main metric."""
 

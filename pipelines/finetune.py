@@ -1,10 +1,11 @@
-"""Fine-tune an encoder of images or clouds: classes, masks, depth, disparity or optical flow, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds: classes, masks, depth, disparity, flow or pose, scored on held-out data with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
   sightline finetune croco-tiny-1121-0812 --task depth --recipe finetune-depth-tiny data.train=./kitchen/train data.val=./kitchen/val
   sightline finetune croco-tiny-1121-0812 --task stereo --recipe finetune-stereo-tiny data.train=./stereo/train data.val=./stereo/val
   sightline finetune stereo.safetensors --task stereo data.train=./kitti/train data.val=./kitti/val
+  sightline finetune croco-tiny-1121-0812 --task pose --recipe finetune-pose-tiny data.train=./rooms/train data.val=./rooms/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
 
@@ -24,17 +25,18 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
-SUMMARY = "train an encoder on with labels, depth, disparity or optical flow, and score it"
-TASKS = ("classification", "segmentation", "depth", "stereo", "flow")
-COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow"}
+SUMMARY = "train an encoder on with labels, depth, disparity, optical flow or poses, and score it"
+TASKS = ("classification", "segmentation", "depth", "stereo", "flow", "pose")
+COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow", "pose": "T_2from1"}
 """Tasks without classes -> the column of their truth."""
-MADE_BY = {"segmentation": "images masks", "depth": "images frames", "stereo": "pairs stereo", "flow": "pairs flow"}
+MADE_BY = {"segmentation": "images masks", "depth": "images frames", "stereo": "pairs stereo", "flow": "pairs flow", "pose": "pairs rgbd"}
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),
     ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
     ("images", "depth"): ("finetune_depth", "finetune-depth"),
     ("pairs", "stereo"): ("finetune_stereo", "finetune-stereo"),
     ("pairs", "flow"): ("finetune_flow", "finetune-flow"),
+    ("pairs", "pose"): ("finetune_pose", "finetune-pose"),
     ("points", "classification"): ("finetune_points", "finetune-points-modelnet40"),
 }
 """(kind of the data, task) -> (method, its recipe where none is named)."""
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
-    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is and train the rest alone (depth, stereo, flow)")
+    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is, train the rest (depth, stereo, flow, pose)")
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
@@ -110,7 +112,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         overrides = {**{f"{section}.{name}": value for section, values in own.items() for name, value in values.items()}, **overrides}
     else:
         overrides["model.encoder"] = {"method": opened.method, **sections}
-    experiment = config.load(recipe, {**overrides, "train.init": None if args.scratch else opened.weights.place})
+    overrides = {**overrides, "train.init": None if args.scratch else opened.weights.place}
+    experiment = config.load(recipe, overrides)
+    if args.task == "pose" and "model.intrinsics" not in overrides:
+        assumed = _intrinsics(train, find_method(method).image_shape(experiment.method_config))
+        experiment = config.load(recipe, {**overrides, "model.intrinsics": assumed})
     experiment, dataset = check(experiment, say=console.print)
     check_tracking(experiment, console.warn)
     name = args.name or fresh_name(experiment.recipe)
@@ -173,6 +179,24 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
         )
     ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == IMAGES.name else {}
     return {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes), **ignored}
+
+
+def _intrinsics(train: Dataset, size: tuple[int, int]) -> list[float]:
+    """Of the first image that can be read, cut to the size of the network: what prediction assumes where it is told none."""
+    from sightline.methods.errors import BrokenSampleError, CallError
+    from sightline.methods.pose.views import PoseCentre, relative_intrinsics
+    from sightline.methods.random import sample_rng
+    from sightline.platform.data.loader.fixed import read_rows
+    from sightline.platform.data.schema import decode_row
+
+    views = PoseCentre(size)
+    for row, stored in read_rows(train, range(min(train.rows, 100)), ("id", "image1", "image2", *views.columns)):
+        try:
+            sample = decode_row(stored, train.kind, needed=views.columns)
+            return [round(value, 6) for value in relative_intrinsics(views(sample, sample_rng(0, row))["K1"], size)]
+        except BrokenSampleError as error:
+            reason = str(error)
+    raise CallError(f"{train.uri} has no pair with intrinsics and a pose among its first: {reason}", "sightline prepare pairs rgbd --help")
 
 
 def _same_classes(train: Dataset, val: Dataset) -> None:

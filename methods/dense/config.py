@@ -33,16 +33,11 @@ def limits_of(name: CriterionName, a: float | None, b: float | None) -> tuple[fl
     return low, high
 
 
-class DenseModel(Settings):
-    """The network of one view: the encoder as its own method builds it, and a head."""
+class EncoderModel(Settings):
+    """The encoder as its own method builds it, and what it sees."""
 
     encoder: dict[str, Any] = Field(default={}, description="method and sections of the encoder; `sightline finetune` fills it in")
     image_size: ImageSize = Field(description="pixels of a crop, and of a tile: one side of a square, or [height, width]")
-    head: Literal["dpt", "linear"] = Field(default="dpt", description="dpt: four blocks, fused from coarse to fine; linear: the last one")
-    hooks: Four | None = Field(default=None, description="blocks that dpt reads, encoder's first, then decoder's; default: by depth")
-    widths: Four = Field(default=(96, 192, 384, 768), description="of dpt's stages, fine to coarse")
-    features: int = Field(default=256, ge=2, multiple_of=2, description="width in which dpt fuses its stages")
-    last: int = Field(default=32, ge=1, description="width before dpt's last map")
     frozen: bool = Field(default=False, description="leave the encoder as it is: the head alone is trained")
 
     @field_validator("encoder")
@@ -51,15 +46,8 @@ class DenseModel(Settings):
         encoder_settings(value)
         return value
 
-    @field_validator("hooks", "widths")
-    @classmethod
-    def _counts(cls, value: Four | None) -> Four | None:
-        if value is not None and min(value) < 0:
-            raise ValueError("no number of these may be negative")
-        return value
-
     @model_validator(mode="after")
-    def _patches(self) -> DenseModel:
+    def _patches(self) -> EncoderModel:
         patch = self.encoder.get("model", {}).get("patch_size")
         for side in self.image_size:
             if patch and side % patch:
@@ -67,8 +55,25 @@ class DenseModel(Settings):
         return self
 
 
-class TwoViewModel(DenseModel):
-    """With a decoder. Its settings follow from the encoder's method where that pre-trains one, as CroCo does."""
+class DenseModel(EncoderModel):
+    """The network of one view: an encoder and a head."""
+
+    head: Literal["dpt", "linear"] = Field(default="dpt", description="dpt: four blocks, fused from coarse to fine; linear: the last one")
+    hooks: Four | None = Field(default=None, description="blocks that dpt reads, encoder's first, then decoder's; default: by depth")
+    widths: Four = Field(default=(96, 192, 384, 768), description="of dpt's stages, fine to coarse")
+    features: int = Field(default=256, ge=2, multiple_of=2, description="width in which dpt fuses its stages")
+    last: int = Field(default=32, ge=1, description="width before dpt's last map")
+
+    @field_validator("hooks", "widths")
+    @classmethod
+    def _counts(cls, value: Four | None) -> Four | None:
+        if value is not None and min(value) < 0:
+            raise ValueError("no number of these may be negative")
+        return value
+
+
+class DecoderModel(Settings):
+    """A decoder of two views. Its settings follow from the encoder's method where that pre-trains one, as CroCo does."""
 
     decoder_dim: int = Field(default=512, ge=1)
     decoder_depth: int = Field(default=8, ge=1)
@@ -80,7 +85,7 @@ class TwoViewModel(DenseModel):
     rope_f0: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> TwoViewModel:
+    def _fits(self) -> DecoderModel:
         dim, heads = self.decoder_dim, self.decoder_heads
         if dim % heads:
             raise ValueError(f"decoder_heads {heads} does not divide decoder_dim {dim}: {dim} / {heads} = {dim / heads:.2f} per head")
@@ -91,6 +96,10 @@ class TwoViewModel(DenseModel):
         if self.position == "cosine" and dim % 4:
             raise ValueError(f"position 'cosine' needs a width divisible by 4; decoder_dim is {dim}")
         return self
+
+
+class TwoViewModel(DenseModel, DecoderModel):
+    """The network of two views."""
 
 
 DECODER = ("decoder_dim", "decoder_depth", "decoder_heads", "mlp_ratio", "norm_memory", "position", "rope_base", "rope_f0")

@@ -14,7 +14,7 @@ from ..finetune.config import encoder_settings
 from ..layers.cross_view import CrossViewDecoder, DecoderShape, Grid
 from ..layers.initial import uninitialised, weight_rng
 from ..layers.positions import sincos_table
-from .config import DenseModel, TwoViewModel
+from .config import DecoderModel, DenseModel, EncoderModel
 from .heads import DptHead, LinearHead, default_hooks, initialise_head
 
 Head = DptHead | LinearHead
@@ -84,7 +84,7 @@ def build_head(model: DenseModel, channels: int, encoder: Any, decoder: CrossVie
     return DptHead([dims[hook] for hook in hooks], hooks, channels, model.widths, model.features, model.last)
 
 
-def build_decoder(model: TwoViewModel, encoder: Any) -> CrossViewDecoder:
+def build_decoder(model: DecoderModel, encoder: Any) -> CrossViewDecoder:
     """An uninitialised decoder on the tokens of an encoder; a fixed table has the grid of the encoder's own image size."""
     h, w = encoder.image_size
     return CrossViewDecoder(
@@ -137,8 +137,8 @@ def _check_size(encoder: Any, size: tuple[int, int], method: str) -> None:
         raise CallError(f"the encoder of {method} gives {found} tokens for a crop of {size[0]} x {size[1]}, not its {cells} patches", hint)
 
 
-def build_network(model: DenseModel, channels: int, context: BuildContext) -> OneViewNetwork | TwoViewNetwork:
-    """Of two views for a `TwoViewModel`. Freshly initialised on the CPU, the same for the same `context.seed`.
+def build_views(model: EncoderModel, context: BuildContext) -> tuple[Any, CrossViewDecoder | None]:
+    """(encoder, decoder), a decoder for models that have one. Freshly initialised on the CPU, the same for the same `context.seed`.
 
     Raises `CallError` for an encoder that does not give the tokens of its blocks.
     """
@@ -153,10 +153,16 @@ def build_network(model: DenseModel, channels: int, context: BuildContext) -> On
                 f"model.image_size {side} is no multiple of the encoder's patch, {patch}", f"use {max(1, round(side / patch)) * patch}"
             )
     _check_size(encoder, model.image_size, method.id)
-    decoder = None
-    if isinstance(model, TwoViewModel):
-        decoder = uninitialised(lambda: build_decoder(model, encoder))
-        initialise_decoder(decoder, weight_rng("dense decoder", context.seed))
+    if not isinstance(model, DecoderModel):
+        return encoder, None
+    decoder = uninitialised(lambda: build_decoder(model, encoder))
+    initialise_decoder(decoder, weight_rng("dense decoder", context.seed))
+    return encoder, decoder
+
+
+def build_network(model: DenseModel, channels: int, context: BuildContext) -> OneViewNetwork | TwoViewNetwork:
+    """Of two views for a `TwoViewModel`. As `build_views`."""
+    encoder, decoder = build_views(model, context)
     head = uninitialised(lambda: build_head(model, channels, encoder, decoder))
     initialise_head(head, weight_rng("dense head", context.seed))
     return OneViewNetwork(encoder, head) if decoder is None else TwoViewNetwork(encoder, decoder, head)

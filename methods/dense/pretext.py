@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ..ops.image_grid import image_grid
 from ..ops.tiling import TiledPrediction, predict_fitted
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
-from .config import DenseModel, DenseTask, DepthConfig
+from .config import DenseModel, DenseTask, DepthConfig, EncoderModel
 from .criteria import Criterion
 from .network import OneViewNetwork, TwoViewNetwork, build_network
 
@@ -27,13 +28,16 @@ CLOSEST = 1e-3
 """Metres: the least depth that is predicted and measured."""
 
 
-class DensePredictor(nn.Module):
-    """A fine-tuned network as it is registered and used. It is an `ImageEncoder`, too."""
+class FineTunedEncoder(nn.Module):
+    """A network as it is registered and used. It is an `ImageEncoder`, too.
+
+    `network` has an `encoder`, and a `decoder` where it sees two views.
+    """
 
     output: str
     output_unit: str
 
-    def __init__(self, model: DenseModel, network: OneViewNetwork | TwoViewNetwork) -> None:
+    def __init__(self, model: EncoderModel, network: Any) -> None:
         super().__init__()
         self.network, self.image_size = network, model.image_size
         self.dim, self.patch_size = int(network.encoder.dim), network.patch_size
@@ -45,6 +49,12 @@ class DensePredictor(nn.Module):
     def saliency(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         saliency: Tensor = self.network.encoder.saliency(images)
         return saliency
+
+
+class DensePredictor(FineTunedEncoder):
+    """With maps of what is predicted."""
+
+    network: OneViewNetwork | TwoViewNetwork
 
 
 class DepthPredictor(DensePredictor):
@@ -66,16 +76,15 @@ class DepthPredictor(DensePredictor):
         return predict_fitted(lambda one: self(one)[:, None], images, self.image_size, ("",), 0.5 if overlap is None else overlap)
 
 
-class DensePretext(nn.Module):
+class FineTuning(nn.Module):
     """What the tasks share: the trainer sees a `Pretext` like any other."""
 
     encoder_prefixes = ("predicting.network.encoder.",)
-    predicting: DensePredictor
+    predicting: FineTunedEncoder
 
-    def __init__(self, model: DenseModel, task: DenseTask, predicting: DensePredictor) -> None:
+    def __init__(self, model: EncoderModel, predicting: FineTunedEncoder) -> None:
         super().__init__()
         self.predicting = predicting
-        self.criterion = Criterion(task.criterion, task.a, task.b, task.max_norm)
         for name, parameter in predicting.network.encoder.named_parameters():
             if model.frozen or name.endswith("mask_token"):  # nothing is masked, and DDP would wait for its gradient
                 parameter.requires_grad_(False)
@@ -86,7 +95,7 @@ class DensePretext(nn.Module):
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
         """No decay for tensors of one dimension; a layer's rate is `optim.layer_decay` ** (layers above it): encoder, decoder, head."""
         network = self.predicting.network
-        decoder = network.decoder if isinstance(network, TwoViewNetwork) else None
+        decoder = getattr(network, "decoder", None)
         top = network.encoder.depth + 1 + (decoder.depth + 1 if decoder is not None else 0)
 
         def layer_of(name: str) -> int:
@@ -112,6 +121,16 @@ class DensePretext(nn.Module):
 
     def encoder(self) -> nn.Module:
         return copy.deepcopy(self.predicting)
+
+
+class DensePretext(FineTuning):
+    """Trained on maps of truth."""
+
+    predicting: DensePredictor
+
+    def __init__(self, model: DenseModel, task: DenseTask, predicting: DensePredictor) -> None:
+        super().__init__(model, predicting)
+        self.criterion = Criterion(task.criterion, task.a, task.b, task.max_norm)
 
     def loss(self, raw: Float[Tensor, "b c h w"], target: Float[Tensor, "b t h w"]) -> Tensor:
         """The criterion of what the network gives; a target that is not finite does not count."""

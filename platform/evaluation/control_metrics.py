@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from sightline.methods.contract import Batch, HasEvaluationViews, HasWholeViews, MetricInfo, Stage, Views
 from sightline.methods.errors import SightlineError
@@ -59,26 +59,51 @@ def measure_control_metrics(
     values = {name: value for name, value in measured.values.items() if not np.isnan(value).all()}
     units = make_units(scenes, times, resampling)
 
-    def mean(per_sample: Float[np.ndarray, " n"]) -> Interval:
-        known = ~np.isnan(per_sample)
-        _, sums = unit_sums(np.stack([np.where(known, per_sample, 0.0), known], axis=1), units.names)
-        drawn = resample_counts(len(sums), resampling.draws, resampling.seed) @ sums
-        with np.errstate(invalid="ignore"):  # a resample without any sample that is measured
-            return interval(float(per_sample[known].mean()), drawn[:, 0] / drawn[:, 1], resampling.level, len(sums))
-
+    names, of_unit = np.unique(np.asarray(units.names, dtype=str), return_inverse=True)
+    drawn = resample_counts(len(names), resampling.draws, resampling.seed)
     infos = {name: (metrics or {}).get(name, MetricInfo()) for name in values}
+
+    def averaged(per_sample: Float[np.ndarray, " n"], info: MetricInfo) -> tuple[float, Float[np.ndarray, " draws"]]:
+        """Over all samples, and over each resample of the units."""
+        known = ~np.isnan(per_sample)
+        if info.average == "median":
+            middles = weighted_medians(per_sample[known], drawn[:, of_unit[known]])
+            return float(weighted_medians(per_sample[known], np.ones((1, known.sum())))[0]), middles
+        _, sums = unit_sums(np.stack([np.where(known, per_sample, 0.0), known], axis=1), units.names)
+        totals = drawn @ sums
+        with np.errstate(invalid="ignore"):  # a resample without any sample that is measured
+            return float(per_sample[known].mean()), totals[:, 0] / totals[:, 1]
+
+    def measured_of(name: str) -> Interval:
+        return interval(*averaged(values[name], infos[name]), resampling.level, len(names))
+
+    def contrast(first: str, other: str) -> Contrast:
+        """On the same samples: the mean of the differences, or the difference of the medians."""
+        if infos[first].average == "mean":
+            return Contrast(first, other, interval(*averaged(values[first] - values[other], infos[first]), resampling.level, len(names)))
+        (one, ones), (two, twos) = (averaged(values[name], infos[name]) for name in (first, other))
+        return Contrast(first, other, interval(one - two, ones - twos, resampling.level, len(names)))
+
     return MethodResult(
         name=CONTROL,
         title=TITLES[CONTROL],
         metrics=infos,
-        rows=(Row(TRAINED, RowKind.ENCODER, {name: mean(value) for name, value in values.items()}),),
+        rows=(Row(TRAINED, RowKind.ENCODER, {name: measured_of(name) for name in values}),),
         unit_kind=units.kind,
         unit_count=units.count,
         covers=coverage(resampling.level, resampling.draws, units.count, units.kind),
         counts={"samples": len(scenes), "broken_samples": measured.broken},
-        contrasts=tuple(Contrast(first, other, mean(values[first] - values[other])) for first, other in _compared(infos)),
+        contrasts=tuple(contrast(first, other) for first, other in _compared(infos)),
         seconds=time.perf_counter() - began,
     )
+
+
+def weighted_medians(values: Float[np.ndarray, " n"], weights: Shaped[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:
+    """The least value at which half of the weight is reached; NaN where there is no weight. The lower median is one that was measured."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[:, order], axis=1)
+    first = (2 * reached >= reached[:, -1:]).argmax(axis=1)
+    return np.where(reached[:, -1] > 0, values[order][first], np.nan)
 
 
 class _Measured(NamedTuple):

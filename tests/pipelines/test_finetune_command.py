@@ -123,7 +123,9 @@ def test_flow_begins_with_encoder_and_decoder_of_a_croco_run_and_with_the_encode
     moved = encode_flow(np.full((40, 48, 2), 1.5, np.float32))
     with ShardWriter(place / "moving", "pairs") as writer:
         for index in range(10):
-            writer.write({"id": str(index), "image1": image, "image2": image, "flow": moved})
+            row = {"id": str(index), "image1": image, "image2": image, "flow": moved, "T_2from1": np.eye(4).ravel().tolist()}
+            K = [50.0, 0, 23.5, 0, 50, 19.5, 0, 0, 1]
+            writer.write({**row, "K1": K, "K2": K})
     settings = config.load("toy", settings=TOY).method_config
     state = find_method("croco").build(settings, BuildContext(seed=5)).state_dict()
     write_file(Weights.of("croco", settings.model_dump(mode="json"), "pretext", state, "a test", "croco"), place / "croco.safetensors")
@@ -134,6 +136,11 @@ def test_flow_begins_with_encoder_and_decoder_of_a_croco_run_and_with_the_encode
     assert main(["finetune", "loca", "--task", "flow", "data.train=train", *SMALL]) == 2
     assert "holds images, but pairs are needed for flow" in capsys.readouterr().err
     assert main(["finetune", "croco.safetensors", *tiny]) == main(["finetune", "loca", *tiny, "--frozen"]) == 0
+    assert main(["finetune", "croco.safetensors", "--task", "pose", "--recipe", "finetune-pose-tiny", "data.train=moving", *SMALL]) == 0
+    posed = made.pop()
+    assert posed.settings["model"]["intrinsics"] == [1.25, 1.25, 0, 0], "of 40 x 40 pixels in the middle of 48 x 40"
+    there = read_file(posed.folder / "init" / "weights.safetensors").tensors
+    assert any(".network.decoder." in name for name in there) and not any(".head." in name for name in there)
     both, alone = (read_file(run.folder / "init" / "weights.safetensors").tensors for run in made)
     decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     taken = {name.removeprefix("predicting.network.decoder."): value for name, value in both.items() if ".network.decoder." in name}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from sightline.methods.ops.pose_metrics import angles_between, auc_scores
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.image_crops import centre_box
@@ -129,8 +130,8 @@ def measure(context: ImageEvalContext, train: Dataset | None, test: Dataset, pro
     def sums(of: list[Errors]) -> Float[np.ndarray, "n k"]:
         rotation, translation = (np.array([getattr(one, part) for one in of]) for part in ("rotation", "translation"))
         worst = np.maximum(rotation, translation)
-        scores = [auc_scores(worst, limit) for limit in (30, 10, 5)] + [auc_scores(rotation, 30), auc_scores(translation, 30)]
-        scores += [auc_scores(worst, 30)] * (len(which) - len(scores))
+        scores = [auc_scores(worst, limit) for limit in (30.0, 10.0, 5.0)] + [auc_scores(rotation, 30.0), auc_scores(translation, 30.0)]
+        scores += [auc_scores(worst, 30.0)] * (len(which) - len(scores))
         return np.stack([column for score, mask in zip(scores, which, strict=True) for column in (score * mask, mask)], axis=1)
 
     def metrics_of(values: Float[np.ndarray, "*shape k"]) -> dict[str, np.ndarray]:
@@ -172,15 +173,6 @@ def _bins(borders: Sequence[float]) -> list[tuple[tuple[int, int], int]]:
     return [(pair, index) for index, pair in enumerate(pairwise(bounds))]
 
 
-def auc_scores(errors: Float[np.ndarray, " n"], limit: float) -> Float[np.ndarray, " n"]:
-    """What each pair adds to the area under the curve of recall: its mean is the area.
-
-    The evaluation of SuperGlue (Sarlin et al., CVPR 2020) joins the steps of the curve by straight lines, which adds the largest error
-    below the limit over 2 n limit: at most 1 / 2n.
-    """
-    return np.maximum(0.0, 1 - errors / limit)
-
-
 def parallax(sample: Mapping[str, Any]) -> float:
     """Median angle, in degrees, at which points of image 1 see the two cameras; NaN where no depth is known."""
     if "depth1" not in sample:
@@ -193,12 +185,7 @@ def parallax(sample: Mapping[str, Any]) -> float:
         return float("nan")
     pose = sample["T_2from1"]
     other = points + (pose[:3, :3].T @ pose[:3, 3])[:, None]
-    return float(np.median([angle_between(a, b) for a, b in zip(points.T, other.T, strict=True)]))
-
-
-def angle_between(a: Float[np.ndarray, " 3"], b: Float[np.ndarray, " 3"]) -> float:
-    """Degrees; exact for small angles, too."""
-    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
+    return float(np.median(angles_between(points.T, other.T)))
 
 
 SIDEWAYS = np.eye(3), np.array([1.0, 0.0, 0.0])
@@ -209,7 +196,7 @@ def pose_errors(true: Float[np.ndarray, "4 4"], found: tuple[Float[np.ndarray, "
     if found is None:
         return Errors(FAILED, FAILED)
     rotation, direction = found
-    away = angle_between(direction, true[:3, 3])
+    away = float(angles_between(direction, true[:3, 3]))
     return Errors(rotation_angle(rotation.T @ true[:3, :3]), min(away, 180 - away))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sightline.methods.errors import BrokenSampleError
+from sightline.methods.ops.pose_metrics import rotation_angles
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.schema import decode_row
@@ -75,7 +76,7 @@ def read_pairs(
 
 def rotation_angle(pose: Float[np.ndarray, "4 4"]) -> float:
     """Degrees by which one camera is turned against the other, about whatever axis."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(pose[:3, :3]) - 1) / 2, -1, 1))))
+    return float(rotation_angles(pose[:3, :3]))
 
 
 def patch_centres(shape: tuple[int, ...], grid: Grid) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sightline.methods.random import MicrobatchRng, sample_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.evaluation.control_metrics import measure_control_metrics
+from sightline.platform.evaluation.control_metrics import measure_control_metrics, weighted_medians
 from sightline.platform.evaluation.results import MethodResult
 from sightline.platform.reports.summary import numbers
 
@@ -96,6 +97,16 @@ def test_whole_samples_of_any_size_come_one_by_one_and_what_is_nan_is_not_measur
     assert samples + found.counts["broken_samples"] == 12 and found.counts["broken_samples"] >= 1
     assert len(fake.calls) == samples and all(count == 1 for *_, count in fake.calls) and all(fake.different)
     assert found.values["hidden"].value == 3.0 and found.values["psnr_true"].value == pytest.approx(found.values["psnr_other"].value + 1)
+
+
+def test_a_metric_may_be_a_median(tmp_path: Path) -> None:
+    data, median = dataset_of(tmp_path / "d", 6, 4), replace(PSNR, average="median")
+    found = measure_control_metrics(Fake(), views, data, seed=3, batch=10, limit=100, metrics=dict.fromkeys(INFOS, median))
+    middle = found.values["psnr_other"]
+    assert middle.value == pytest.approx(60, abs=1) and middle.low < middle.value < middle.high, "the lower of 60 and 80; their mean is 70"
+    assert found.contrasts[1].value.value == pytest.approx(3, abs=1e-3)
+    drawn = weighted_medians(np.array([3.0, 1.0, 2.0]), np.array([[1, 1, 1], [5, 1, 1], [1, 3, 0], [0, 0, 0]]))
+    assert np.array_equal(drawn, [2, 3, 1, np.nan], equal_nan=True)
 
 
 def test_metrics_of_no_family_are_compared_with_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from toy_probes import probe, rows_by_name
 
+from sightline.methods.ops.pose_metrics import auc_scores
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
@@ -23,7 +24,6 @@ from sightline.platform.evaluation.probes.context import Grid
 from sightline.platform.evaluation.probes.pose import (
     PoseProtocol,
     Solver,
-    auc_scores,
     match_pixels,
     mutual_matches,
     parallax,
@@ -150,7 +150,7 @@ def test_exact_matches_give_the_pose_and_chance_matches_do_not() -> None:
         wrong.append(pose_errors(sample["T_2from1"], solve(sample, one, keyed_rng("shuffle", seed).permutation(two), GRID)))
         assert solve(sample, one[:4], two[:4], GRID) is None
     assert max(max(error.rotation, error.translation) for error in right) < 0.05
-    assert np.mean(auc_scores(np.array([max(error.rotation, error.translation) for error in wrong]), 10)) < 0.1
+    assert np.mean(auc_scores(np.array([max(error.rotation, error.translation) for error in wrong]), 10.0)) < 0.1
 
 
 def test_areas_are_those_of_the_published_evaluations_up_to_their_straight_lines() -> None:
@@ -159,7 +159,7 @@ def test_areas_are_those_of_the_published_evaluations_up_to_their_straight_lines
     recall = np.concatenate([[0], np.arange(1, below.sum() + 1), [below.sum()]]) / len(errors)
     trapezoids = np.trapezoid(recall, np.concatenate([[0], errors[below], [limit]])) / limit
     assert trapezoids == pytest.approx(auc_scores(errors, limit).mean() + errors[below].max() / (2 * len(errors) * limit))
-    assert auc_scores(np.array([0.0, 15.0, 180.0]), 30).tolist() == [1, 0.5, 0]
+    assert auc_scores(np.array([0.0, 15.0, 180.0]), 30.0).tolist() == [1, 0.5, 0]
 
 
 def test_matches_are_mutual_and_moved_to_the_top_of_the_cosines() -> None:
