@@ -1,4 +1,4 @@
-"""Predict with a fine-tuned model on images of any size: depth, disparity, optical flow, classes or label maps.
+"""Predict with a fine-tuned model on images of any size: depth, disparity, optical flow, relative pose, classes or label maps.
 
   sightline predict finetune-depth-tiny-1126-0930 ./photographs --out ./depths
   sightline predict models:/finetune-stereo-model@candidate left.png right.png --out ./disparities
@@ -7,7 +7,7 @@
 MODEL is a run, a file made by `sightline export`, or a registry URI, of a model that `sightline finetune` made. IMAGE is a file or folder;
 models of two images take a second file, or a second folder with files of the same names. Depth and disparity are written as NAME.pfm, flow
 as NAME.flo, label maps as NAME.png with the class of each pixel; beside each a picture in colours, and for disparity and flow
-NAME-doubt.png, from blue (the surest pixels) to red. Classes are written to predictions.json.
+NAME-doubt.png, from blue (the surest pixels) to red. Classes and poses are written to predictions.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-SUMMARY = "depth, disparity, flow, classes or label maps of your images by a fine-tuned model"
+SUMMARY = "depth, disparity, flow, pose, classes or label maps of your images by a fine-tuned model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

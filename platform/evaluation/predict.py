@@ -33,11 +33,12 @@ def predict_files(
     """
     network = model.module
     classifies = isinstance(network, Predictor) and network.task == "classification"
-    if not classifies and not isinstance(network, PredictsAnySize):
+    poses = output_name(network) == "pose"
+    if not classifies and not poses and not isinstance(network, PredictsAnySize):
         raise CallError(f"{model.source} is an encoder and predicts nothing", "fine-tune it: sightline finetune --help")
     found = _pairs(model, image, second) if isinstance(network, TakesPairs) else [(name, (path,)) for name, path in _single(image, second)]
     make_folder(out)
-    classes: dict[str, dict[str, object]] = {}
+    told: dict[str, dict[str, object]] = {}
     files = 0
     for name, paths in found:
         pictures = [_read(path) for path in paths]
@@ -46,15 +47,20 @@ def predict_files(
             raise CallError(f"{name}: the two images differ in size: {sizes}", "they must be of one size")
         if classifies:
             ((label, share),) = model.classify(pictures[0])
-            classes[name] = {"class": label, "probability": share}
+            told[name] = {"class": label, "probability": share}
             say(f"{name}  {label}  {share:.1%}")
+            continue
+        if poses:
+            upper = model(pictures)[0].tolist()
+            told[name] = {"T_2from1": [*upper, [0.0, 0.0, 0.0, 1.0]]}
+            say(f"{name}  translation {' '.join(f'{row[3]:.3f}' for row in upper)}")
             continue
         files += len(written := _maps(network, name, pictures, out, overlap))
         say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}")
-    if classifies:
-        write_text(out / CLASSES_FILE, json.dumps(classes, indent=1, ensure_ascii=False))
+    if classifies or poses:
+        write_text(out / CLASSES_FILE, json.dumps(told, indent=1, ensure_ascii=False))
         files = 1
-    return {"images": len(found), "files": files, "out": str(out), **({"predictions": classes} if classifies else {})}
+    return {"images": len(found), "files": files, "out": str(out), **({"predictions": told} if told else {})}
 
 
 def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None) -> list[str]:

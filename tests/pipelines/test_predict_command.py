@@ -73,6 +73,15 @@ def test_classes_have_names_and_label_maps_the_class_of_each_pixel(place: Path) 
         assert labels.size == (70, 40) and set(np.unique(np.asarray(labels))) <= {0, 1, 2}
 
 
+def test_a_pose_is_told_as_a_matrix(place: Path) -> None:
+    small = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "hidden": 8}
+    assert main(["predict", model(place, "pose", **small), "left", "right", "--out", "poses"]) == 0
+    found = json.loads((place / "poses" / "predictions.json").read_text())
+    matrix = np.array(found["wide"]["T_2from1"])
+    assert found.keys() == SIZES.keys() and np.allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-5)
+    assert matrix[3].tolist() == [0, 0, 0, 1]
+
+
 def test_wrong_calls_name_the_thing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stereo, depth = model(place, "stereo", **DECODER), model(place, "depth", **NARROW)
     (place / "bad.png").write_bytes(b"no image")
