@@ -86,8 +86,8 @@ class PoseNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
         """(rotation, translation). Intrinsics as `PoseModel.intrinsics`."""
         grid = grid_of(images1, self.patch_size)
-        one, two = self.encoder.tokens(torch.cat([images1, images2])).chunk(2)
-        tokens = self.decoder.block_tokens(one, two, grid)[-1]
+        b, seen = images1.shape[0], self.encoder.tokens(torch.cat([images1, images2]))
+        tokens = self.decoder.block_tokens(seen[:b], seen[b:], grid)[-1]
         rows, columns = ((torch.arange(n, device=tokens.device) + 0.5) / n - 0.5 for n in grid)
         places = torch.stack([columns.repeat(grid[0]), rows.repeat_interleave(grid[1])], dim=1)
         rays = (places - intrinsics1[:, None, 2:]) / intrinsics1[:, None, :2]
@@ -121,7 +121,7 @@ class PosePredictor(FineTunedEncoder):
         return self._pose(images1, images2, relative(K1, self.image_size), relative(K2, self.image_size))
 
     def forward(self, pairs: Float[Tensor, "b 2 3 h w"]) -> Float[Tensor, "b 3 4"]:
-        assumed = self.intrinsics.expand(len(pairs), -1)
+        assumed = self.intrinsics.expand(pairs.shape[0], -1)
         return self._pose(pairs[:, 0], pairs[:, 1], assumed, assumed)
 
     def _pose(self, images1: Tensor, images2: Tensor, intrinsics1: Tensor, intrinsics2: Tensor) -> Float[Tensor, "b 3 4"]:

@@ -175,3 +175,13 @@ def test_an_encoder_of_every_method_learns_the_pose(method: str, frozen: bool) -
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
     assert {name for name, p in pretext.named_parameters() if p.requires_grad and p.grad is None} == set(), "DDP would wait for them"
+
+
+@pytest.mark.slow
+def test_the_exported_graph_takes_any_batch() -> None:
+    predictor = pose.build(config(), BuildContext(seed=0)).encoder().eval()
+    graph = torch.export.export(predictor, (torch.rand(2, 2, 3, 32, 48),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    with torch.no_grad():
+        for count in (1, 3):
+            pairs = torch.rand(count, 2, 3, 32, 48)
+            assert torch.allclose(graph.module()(pairs), predictor(pairs), atol=1e-5)
