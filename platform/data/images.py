@@ -9,6 +9,7 @@ import math
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -251,14 +252,18 @@ class Resize:
         return Placement((height, width), (height - cut[0]) // 2, (width - cut[1]) // 2, cut, stored, orientation)
 
 
-def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
+Change = Callable[[Image.Image, Placement], Image.Image]
+"""Of the pixels that are stored, which keep their number; see `lenses.Straighten`."""
+
+
+def resized_image(data: bytes, resize: Resize, change: Change | None = None) -> tuple[bytes, Placement]:
     """The image as it will be stored, and where in the original it came from.
 
     A JPEG, PNG or WebP that need not change keeps its bytes. It is decoded anyway, so that a damaged one is found now. Resizing is
     antialiased. What is stored in another way than a reader would think is told by `remark`.
     Raises `BrokenSampleError` for what cannot be decoded or has a side under `MIN_SIDE`.
     """
-    if resize.reduced and (reduced := _reduced_image(data, resize)) is not None:
+    if resize.reduced and (reduced := _reduced_image(data, resize, change)) is not None:
         return reduced
     array, orientation = _decoded(data)
     height, width = array.shape[:2]
@@ -266,15 +271,15 @@ def resized_image(data: bytes, resize: Resize) -> tuple[bytes, Placement]:
         raise BrokenSampleError(f"tiny image (a side under {MIN_SIDE} px): {width} x {height}")
     at = resize.placement(height, width, orientation)
     remark_on(data, array)
-    if at.unchanged:
+    if at.unchanged and change is None:
         return storable(data, array, resize.quality), at
     image = Image.fromarray(array[at.top : at.top + at.cut[0], at.left : at.left + at.cut[1]])
     if at.stored != at.cut:
         image = image.resize(at.stored[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return _jpeg(image, resize.quality), at
+    return _jpeg(change(image, at) if change else image, resize.quality), at
 
 
-def _reduced_image(data: bytes, resize: Resize) -> tuple[bytes, Placement] | None:
+def _reduced_image(data: bytes, resize: Resize, change: Change | None = None) -> tuple[bytes, Placement] | None:
     """As `resized_image`, from a JPEG that libjpeg decodes at some eighths of its size; None where that is not less or it has a fault."""
     image = open_image(data)
     if (image.format, image.mode) != ("JPEG", "RGB") or min(image.size) < MIN_SIDE:
@@ -299,7 +304,8 @@ def _reduced_image(data: bytes, resize: Resize) -> tuple[bytes, Placement] | Non
     box = (at.left * part, at.top * part, (at.left + at.cut[1]) * part, (at.top + at.cut[0]) * part)
     remark_on(data, pixels)
     remark("JPEG(s) decoded at a part of their size (--reduced-decode)")
-    return _jpeg(small.resize(at.stored[::-1], Image.Resampling.LANCZOS, box, reducing_gap=3.0), resize.quality), at
+    small = small.resize(at.stored[::-1], Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    return _jpeg(change(small, at) if change else small, resize.quality), at
 
 
 def storable(data: bytes, array: np.ndarray, quality: int = 90) -> bytes:

@@ -15,6 +15,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.geometry import Placement, camera_matrix, camera_pose, check_intrinsics, same_shape, scale_intrinsics
 from sightline.platform.data.images import IMAGE_SUFFIXES
+from sightline.platform.data.lenses import Lens
 
 from .captures import TUM_LISTS, TUM_SCALE, find_capture
 from .files import Tree, is_inside, natural, placement_of
@@ -28,6 +29,14 @@ def _finite(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+class Bends(BaseModel):
+    """A lens that can be undone: see `lenses.Lens`."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    params: tuple[float, ...]
 
 
 class Frame(BaseModel):
@@ -44,6 +53,8 @@ class Frame(BaseModel):
     """Of the image that `K` is for."""
     lens: str | None = None
     """The model of a lens that is no pinhole, so that `K` does not describe it."""
+    bends: Bends | None = None
+    """A lens that is undone where the photo becomes a row, so that `K` describes it then."""
     height: Annotated[float | None, BeforeValidator(_finite)] = None
 
 
@@ -119,8 +130,9 @@ def read_cameras(folder: Path) -> Cameras | None:
 
 def matrix_of(frame: Frame) -> np.ndarray:
     """`K` of a frame, as `camera_matrix` checks it. Raises `BrokenSampleError`, also for a lens that is no pinhole."""
-    if frame.lens is not None:
-        raise BrokenSampleError(f"no pinhole camera (make pinhole photos of them first): {frame.lens}")
+    lens = frame.lens or (frame.bends.model if frame.bends and "FISHEYE" in frame.bends.model else None)
+    if lens is not None:
+        raise BrokenSampleError(f"no pinhole camera (make pinhole photos of them first): {lens}")
     return camera_matrix(frame.K)
 
 
@@ -133,6 +145,8 @@ class Camera:
     K: np.ndarray | None
     pose: np.ndarray | None
     """4 x 4, camera to world."""
+    lens: Lens | None = None
+    """What bends the photo; `K` is that of the bent one."""
     faults: tuple[str, ...] = ()
     """Why `K` or `pose` is None although the frame has one: `reason: detail`."""
 
@@ -142,8 +156,9 @@ class Camera:
         return None if self.K is None else tuple(self.K.ravel().tolist())
 
 
-def camera_of(frame: Frame, folder: Path, *, pose: bool = True) -> Camera:
-    """`K` and pose of a frame, checked, for the upright pixels of its photo. `pose`: whether it is wanted.
+def camera_of(frame: Frame, folder: Path, *, pose: bool = True, straighten: bool = False) -> Camera:
+    """`K` and pose of a frame, checked, for the upright pixels of its photo. `pose`: whether it is wanted. `straighten`: whether the lens
+    will be undone; else a fisheye is no pinhole, and other lenses are taken for one.
 
     Raises `BrokenSampleError` where the photo cannot be opened.
     """
@@ -152,7 +167,7 @@ def camera_of(frame: Frame, folder: Path, *, pose: bool = True) -> Camera:
     told = (frame.height, frame.width) if frame.height and frame.width else None
     K = cam_to_world = None
     try:
-        K = None if frame.K is None else matrix_of(frame)
+        K = None if frame.K is None else camera_matrix(frame.K) if straighten and frame.bends else matrix_of(frame)
     except BrokenSampleError as error:
         faults.append(str(error))
     try:
@@ -172,8 +187,13 @@ def camera_of(frame: Frame, folder: Path, *, pose: bool = True) -> Camera:
             K = at.intrinsics(K, filed)
         cam_to_world = None if cam_to_world is None else at.pose(cam_to_world, filed)
     except BrokenSampleError as error:
-        return Camera(at, None, None, (*faults, str(error)))
-    return Camera(at, K, cam_to_world, tuple(faults))
+        return Camera(at, None, None, faults=(*faults, str(error)))
+    lens = Lens(frame.bends.model, frame.bends.params) if straighten and frame.bends and K is not None else None
+    if lens and at.orientation != 1:
+        return Camera(
+            at, None, None, faults=(*faults, f"a photo that its EXIF tag turns, and a lens that bends (store it upright): {at.tag}")
+        )
+    return Camera(at, K, cam_to_world, lens, tuple(faults))
 
 
 def _is_filed(K: np.ndarray | None, told: tuple[float, float] | None, at: Placement) -> bool:

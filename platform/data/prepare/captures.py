@@ -1,10 +1,10 @@
-"""Cameras of folders that were captured with other tools: TUM RGB-D, 7-Scenes and 3DMatch, ScanNet, `transforms.json`."""
+"""Cameras of folders that were captured with other tools: TUM RGB-D, 7-Scenes and 3DMatch, ScanNet, `transforms.json`, COLMAP."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +14,10 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.geometry import camera_matrix, scale_intrinsics
 from sightline.platform.data.images import IMAGE_SUFFIXES
+from sightline.platform.data.lenses import LENSES, Lens
 
 from .files import images_in, is_inside, lines_of, natural, placement_of, suffix_of
+from .formats.colmap import has_model, read_model
 
 TRANSFORMS = "transforms.json"
 TUM_LISTS = ("rgb.txt", "depth.txt")
@@ -55,6 +57,8 @@ def find_capture(folder: Path) -> Known | None:
         known = _scannet(folder)
     elif any(folder.glob("*.pose.txt")):
         known = _seven_scenes(folder)
+    elif model := colmap_folder(folder):
+        known = _colmap(folder, model)
     return known if known and known["frames"] else None
 
 
@@ -67,6 +71,52 @@ def ask_intrinsics(layout: str, folder: Path) -> str:
                 return f"say --intrinsics {numbers} if this is {name}, as {part!r} in its path says (published for 640 x 480)"
     known = "; ".join(f"{name} {numbers}" for name, _, numbers in published)
     return "say --intrinsics fx,fy,cx,cy" + (f"; published for 640 x 480: {known}" if known else "")
+
+
+_COLMAP = ("sparse/0", "sparse", "colmap/sparse/0", "dense/0/sparse", "dense/sparse", "")
+_COLMAP_PHOTOS = ("images", "input", "dense/0/images", "dense/images", "")
+
+
+def colmap_folder(folder: Path) -> Path | None:
+    """The model of COLMAP that belongs to a folder: the largest of `sparse/`, or one that lies in the folder itself."""
+    for place in _COLMAP:
+        if has_model(folder / place):
+            others = [path for path in (folder / place).parent.iterdir() if path.name.isdecimal() and has_model(path)]
+            return max([folder / place, *others], key=_size) if place.endswith("/0") else folder / place
+    return None
+
+
+def _size(model: Path) -> int:
+    return max((model / f"images{end}").stat().st_size for end in (".bin", ".txt") if (model / f"images{end}").is_file())
+
+
+def _colmap(folder: Path, place: Path) -> Known:
+    """World-to-camera poses and a camera for each image or for all; pixel centres at halves."""
+    model = read_model(place)
+    first = model.images[0].name if model.images else ""
+    photos = next((sub for sub in _COLMAP_PHOTOS if is_inside(first) and (folder / sub / first).is_file()), "images")
+    frames = []
+    for image in model.images:
+        camera = model.cameras[image.camera]
+        fx, fy, cx, cy = camera.focal if camera.model != "EQUIRECTANGULAR" else (0.0, 0.0, 0.0, 0.0)
+        known: Known = {
+            "file": _inside(f"{photos}/{image.name}" if photos else image.name),
+            "cam_to_world": np.linalg.inv(image.world_to_cam).tolist(),
+            "K": [[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]],
+            "width": camera.width,
+            "height": camera.height,
+        }
+        frames.append(known | _lens(camera.model, camera.lens))
+    others = sorted(path.name for path in place.parent.iterdir() if path != place and path.name.isdecimal() and has_model(path))
+    notes = [f"of several models the largest is read, {place.relative_to(folder)}; not {', '.join(others)}"] if others else []
+    return _known("COLMAP", frames, unit="arbitrary", notes=notes)
+
+
+def _lens(model: str, params: Sequence[float]) -> Known:
+    """What a frame says of a lens: how it can be undone, or its name where it is no pinhole and cannot."""
+    if model in ("SIMPLE_PINHOLE", "PINHOLE") or (model in LENSES and not Lens(model, tuple(params)).bends):
+        return {}
+    return {"bends": {"model": model, "params": list(params)}} if model in LENSES else {"lens": model}
 
 
 def _tum(folder: Path) -> Known:
@@ -246,14 +296,17 @@ def _transforms_frame(photos: _Photos, frame: Known) -> Known:
     if fx is not None and cx is not None and cy is not None:
         K = [[fx, 0, cx - 0.5], [0, frame.get("fl_y", fx), cy - 0.5], [0, 0, 1]]
     depth = frame.get("depth_file_path")
-    model = frame.get("camera_model")
-    lens = model if model is not None and str(model).upper() not in _PINHOLES else "fisheye" if frame.get("is_fisheye") else None
-    return {
+    model = str(frame.get("camera_model") or ("OPENCV_FISHEYE" if frame.get("is_fisheye") else "OPENCV")).upper()
+    k1, k2, k3, k4, p1, p2 = (float(frame.get(name) or 0) for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    if model in _PINHOLES:
+        model, params = ("FULL_OPENCV", (k1, k2, p1, p2, k3, k4, 0, 0)) if k3 or k4 else ("OPENCV", (k1, k2, p1, p2))
+    else:
+        params = (k1, k2, k3, k4)
+    return _lens(model, params) | {
         "file": file,
         "depth": _inside(depth) if depth else None,
         "cam_to_world": _opencv(frame.get("transform_matrix")),
         "K": K,
-        "lens": None if lens is None else str(lens),
         "width": width,
         "height": height,
     }

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 GROUP = "sightline.sources"
 """Entry points of other packages: `KIND.NAME = "module:Class"`."""
 SHIPPED: dict[str, tuple[str, ...]] = {
-    "pairs": ("habitat:Habitat", "crops:Crops", "rgbd:Rgbd", "frames:Frames", "rendered:Rendered", "truth:Stereo", "truth:Flow"),
+    "pairs": (
+        "habitat:Habitat",
+        "crops:Crops",
+        "mine:Mine",
+        "rgbd:Rgbd",
+        "frames:Frames",
+        "rendered:Rendered",
+        "truth:Stereo",
+        "truth:Flow",
+    ),
     "images": (
         "image_folder:ImageFolder",
         "image_classes:ImageClasses",

@@ -42,7 +42,9 @@ class Frames(PhotoOptions, PairSource):
         notes = [f"consecutive frames, gaps {', '.join(map(str, self.gap))}; frames are counted by order, not by number"]
         if cameras is not None:
             notes.append(f"poses in unit: {cameras.unit}")
-            if isinstance(cameras.distortion, dict):
+            if bent := sorted({frame.bends.model for frame in cameras.frames if frame.bends}):
+                notes.append(f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera")
+            elif isinstance(cameras.distortion, dict):
                 notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
         found = Found[Pair](self.provenance(folder, *notes))
         if cameras is None:
@@ -52,7 +54,7 @@ class Frames(PhotoOptions, PairSource):
         tree = Tree.of(folder)
         tree.use(NAME)
         if cameras is not None and cameras.layout != NAME:
-            tree.take((".txt", ".json"))  # the lists, poses and intrinsics of the layout
+            tree.take((".txt", ".json", ".bin", ".db"))  # the lists, poses and intrinsics of the layout
         for scene, files in sequences(tree, name, self.all_images, cameras).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
@@ -111,6 +113,8 @@ def _pair_up(
                     time=frame1.time_s if timed and frame1 and frame1.time_s is not None else float(order[0]),
                     K1=camera1.flat if camera1 else None,
                     K2=camera2.flat if camera2 else None,
+                    lens1=camera1.lens if camera1 else None,
+                    lens2=camera2.lens if camera2 else None,
                     T_2from1=None if pose1 is None or pose2 is None else tuple(relative_pose(pose1, pose2).ravel().tolist()),
                 )
             )
@@ -131,7 +135,7 @@ def _with_cameras(
             continue
         known[file] = frame, None
         with suppress(BrokenSampleError):  # of the photo, which is named when its row is made
-            camera = camera_of(frame, folder)
+            camera = camera_of(frame, folder, straighten=True)
             known[file] = frame, camera
             skips += [skip_of(frame.file, fault, "left out of its pairs: ") for fault in camera.faults]
     times = {file: frame.time_s for file, (frame, _) in known.items() if frame and frame.time_s is not None}

@@ -9,6 +9,7 @@ import numpy as np
 
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
+from sightline.platform.data.lenses import Lens
 
 from .files import read_file
 from .views import companion, stored_view
@@ -28,6 +29,9 @@ class Pair:
     time: float | None = None
     K1: tuple[float, ...] | None = None
     K2: tuple[float, ...] | None = None
+    lens1: Lens | None = None
+    """Is undone in the stored image; `K1` is that of the file."""
+    lens2: Lens | None = None
     T_2from1: tuple[float, ...] | None = None
     depth1: str | None = None
     depth2: str | None = None
@@ -47,11 +51,13 @@ class Pair:
     def row(self, resize: Resize) -> Row:
         """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "overlap": self.overlap, "time": self.time, "T_2from1": self.T_2from1}
-        for view, image, K, depth in (("1", self.image1, self.K1, self.depth1), ("2", self.image2, self.K2, self.depth2)):
+        views = (("1", self.image1, self.K1, self.lens1, self.depth1), ("2", self.image2, self.K2, self.lens2, self.depth2))
+        for view, image, K, lens, depth in views:
             stored = stored_view(
                 read_file(image),
                 resize,
                 K=None if K is None else np.reshape(K, (3, 3)),
+                lens=lens,
                 depth=companion(depth),
                 depth_scale=self.depth_scale,
             )

@@ -88,7 +88,7 @@ class Rgbd(DepthOptions, PairSource):
         )
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
-        views = list(_views(cameras, folder, scale, found.skips))
+        views = list(depth_views(cameras, folder, scale, found.skips))
         names = frame_names([view.frame.file for view in views])
         times = [view.frame.time_s if cameras.timed else None for view in views]
         rng = keyed_rng("rgbd", seed, name)
@@ -112,7 +112,7 @@ class Rgbd(DepthOptions, PairSource):
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A frame whose camera and depth can be used, its depth small."""
 
     frame: Frame
@@ -123,7 +123,8 @@ class _View:
     """Of the small depth map."""
 
 
-def _views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> Iterator[_View]:
+def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> Iterator[View]:
+    """The frames whose camera and depth can be used; why others cannot is added to `skips`."""
     skips += cameras.repeated
     for frame in cameras.ordered:
         if not (frame.depth and frame.K and frame.cam_to_world):
@@ -140,7 +141,7 @@ def _views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tupl
             metres = upright_depth(read_file(f"{folder}/{frame.depth}"), camera.at, scale)
             small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
             K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
-            yield _View(frame, camera, camera.pose, small.nearest(metres), K)
+            yield View(frame, camera, camera.pose, small.nearest(metres), K)
         except BrokenSampleError as error:
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
@@ -149,7 +150,7 @@ def _pair(
     folder: Path,
     name: str,
     pair_id: str,
-    views: list[_View],
+    views: list[View],
     order: tuple[int, int],
     overlap: float,
     scale: float | None,
@@ -174,7 +175,7 @@ def _pair(
     )
 
 
-def _overlap(one: _View, two: _View) -> float | None:
+def _overlap(one: View, two: View) -> float | None:
     """Co-visibility, or None where the views look apart."""
     transform = relative_pose(one.pose, two.pose)
     if transform[2, 2] < np.cos(np.radians(MAX_ANGLE)):
@@ -182,7 +183,7 @@ def _overlap(one: _View, two: _View) -> float | None:
     return covisibility(one.depth, one.K, two.depth, two.K, transform)
 
 
-def _doubt(views: list[_View]) -> str:
+def _doubt(views: list[View]) -> str:
     """What is suspicious in how much neighbouring frames share; empty where nothing is."""
     pairs = list(pairwise(views))[:: max(1, len(views) // _DOUBT_PAIRS)]
     if not pairs:

@@ -20,6 +20,7 @@ from sightline.platform.data.images import (
     is_stored_mask,
     resized_image,
 )
+from sightline.platform.data.lenses import Lens, Straighten
 from sightline.platform.data.remarks import remark
 
 from .files import read_file
@@ -66,6 +67,7 @@ def stored_view(
     resize: Resize,
     *,
     K: np.ndarray | None = None,
+    lens: Lens | None = None,
     depth: Companion | None = None,
     depth_scale: float | None = None,
     mask: Companion | None = None,
@@ -74,16 +76,17 @@ def stored_view(
 ) -> StoredView:
     """The view cut and resized; bytes stay where nothing changes.
 
-    `K` (3 x 3) is for the upright pixels of the photo. Depth may have a size of its own. Depth and mask lie as the photo's upright pixels
-    do or as those of its file do, which their size tells; `upright` says that they are upright. Raises `BrokenSampleError` with
-    `reason: detail`.
+    `K` (3 x 3) is for the upright pixels of the photo; with a `lens` these are straightened first. Depth may have a size of its own. Depth
+    and mask lie as the photo's upright pixels do or as those of its file do, which their size tells; `upright` says that they are upright.
+    Raises `BrokenSampleError` with `reason: detail`.
     """
-    data, at = resized_image(image, resize)
+    straighten = None if lens is None or K is None else Straighten(lens, K)
+    data, at = resized_image(image, resize, straighten)
     return StoredView(
         data,
         None if depth is None else depth.stored(lambda data: _depth(data, at, depth_scale, upright)),
         None if mask is None else mask.stored(lambda data: _mask(data, at, classes, upright)),
-        None if K is None else at.intrinsics(K),
+        straighten.K if straighten else None if K is None else at.intrinsics(K),
     )
 
 

@@ -215,6 +215,9 @@ def test_a_lens_that_is_no_pinhole_has_no_intrinsics(tmp_path: Path) -> None:
     skips = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").skips
     assert skips == [(f"images/{i}.png ({why[1]})", why[0]) for i in range(COUNT)]
     pairs = Frames().find(str(tmp_path), "x").items
+    assert all(pair.K1 is not None and pair.lens1 is not None for pair in pairs), "photos alone are straightened"
+    _edit(tmp_path, lambda content: content.update(camera_model="EQUIRECTANGULAR"))
+    pairs = Frames().find(str(tmp_path), "x").items
     assert all(pair.K1 is None and pair.T_2from1 is not None for pair in pairs), "a pose needs no lens"
 
 

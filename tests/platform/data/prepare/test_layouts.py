@@ -15,7 +15,7 @@ from sightline.platform.data.prepare.rgbd import Rgbd
 
 FOLDERS = {
     "TUM RGB-D": ["rgb/1.1.png", "rgb/1.2.png", "depth/1.1.png", "rgb.txt", "depth.txt", "groundtruth.txt"],
-    "COLMAP": ["images/a.jpg", "images/b.jpg", "sparse/0/cameras.bin", "sparse/0/images.bin"],
+    "COLMAP": ["images/a.jpg", "images/b.jpg", "database.db"],
     "LLFF": ["images/a.jpg", "images/b.jpg", "poses_bounds.npy"],
     "EuRoC": ["mav0/cam0/data/1.png", "mav0/cam0/data/2.png"],
     "Replica": ["traj.txt", "results/frame000000.jpg", "results/frame000001.jpg", "results/depth000000.png"],

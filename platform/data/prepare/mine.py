@@ -1,0 +1,229 @@
+"""Photos with poses: pairs chosen by what they share and by the angle between them, as CroCo v2 describes it (its code was never released).
+
+The score of a pair is IoU x 4 cos(a) (1 - cos(a)): `a` is the angle between the viewing directions, IoU the share of what either photo sees
+that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by falling score, none near to one that is taken already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.random import keyed_rng
+from sightline.platform.data.geometry import relative_pose, visible_share
+
+from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
+from .captures import colmap_folder
+from .depth_options import DepthOptions
+from .files import existing_folder, frame_names
+from .formats.colmap import read_model
+from .found import Found
+from .layouts import no_cameras
+from .options import above_zero, option, positive, share
+from .pairs import Pair
+from .rgbd import GAPS, View, depth_views
+from .source import PairSource
+
+ALL_PAIRS = 200
+"""Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
+_DEGREES = (0, 10, 20, 30, 40, 50, 60, 90, 181)
+_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.01)
+
+
+@dataclass(frozen=True)
+class Mine(DepthOptions, PairSource):
+    """What two photos share is known from depth, else from the points of a COLMAP model that both see."""
+
+    reader = "mine"
+    help = "photos with poses: pairs by overlap and angle (CroCo v2), from COLMAP's points or depth"
+    examples = ("./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",)
+    split_ways = ("time-blocks", "scene")
+
+    min_overlap: float = option(0.05, "least intersection over union of what the two see (default: %(default)s)", share)
+    max_angle: float = option(90.0, "most degrees between the viewing directions (default: %(default)g)", above_zero)
+    min_score: float = option(0.01, "least score, IoU x 4 cos(a) (1 - cos(a)), at most 1 (default: %(default)s)", share)
+    near: float = option(0.75, "images that share more count as one, of which no second pair is taken (default: %(default)s)", share)
+    pairs_per_frame: int = option(8, "at most this many for a frame (default: %(default)s)", positive)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        """The pairs by falling score; which of the two is image 1 is drawn."""
+        folder = existing_folder(place)
+        cameras = read_cameras(folder)
+        if cameras is None:
+            raise CallError(*no_cameras(folder, place, "pairs by overlap and angle"))
+        cameras = cameras.with_intrinsics(self.intrinsics)
+        found = Found[Pair](self.provenance(folder))
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
+        found.notes += said + unnamed(cameras, folder)
+        if any(frame.depth for frame in cameras.frames):
+            frames, overlaps = _by_depth(cameras, folder, scale, found.skips)
+            by = "depth (depths agree within 5 % or 5 cm)"
+        else:
+            frames, overlaps = _by_points(cameras, folder, place, found.skips)
+            by, scale, stated = "the points of the model that both see", None, []
+        chosen, rejected = self._choose(frames, overlaps)
+        if not chosen:
+            raise CallError(
+                f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
+            )
+        settings = f"IoU from {self.min_overlap:g}, angle to {self.max_angle:g}, score from {self.min_score:g}, near from {self.near:g}"
+        rule = f"pairs by falling score IoU x 4 cos(a) (1 - cos(a)), IoU by {by}; {settings}"
+        bent = sorted({frame.bends.model for frame in cameras.frames if frame.bends}) if scale is None else []
+        undone = [f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera"] if bent else []
+        found.source = self.provenance(folder, rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)
+        found.notes += _explained(frames, chosen, rejected)
+        names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
+        for (one, two), overlap in sorted(chosen.items()):
+            order = (one, two) if rng.random() < 0.5 else (two, one)
+            first, second = frames[order[0]], frames[order[1]]
+            time = first.frame.time_s if cameras.timed else None
+            found.items.append(
+                Pair(
+                    id=f"{name}/{names[order[0]]}-{names[order[1]]}",
+                    scene=name,
+                    image1=f"{folder}/{first.frame.file}",
+                    image2=f"{folder}/{second.frame.file}",
+                    frame1=order[0],
+                    frame2=order[1],
+                    time=float(order[0]) if time is None else time,
+                    K1=first.camera.flat,
+                    K2=second.camera.flat,
+                    lens1=first.camera.lens,
+                    lens2=second.camera.lens,
+                    T_2from1=tuple(relative_pose(first.pose, second.pose).ravel().tolist()),
+                    depth1=first.depth and f"{folder}/{first.depth}",
+                    depth2=second.depth and f"{folder}/{second.depth}",
+                    overlap=round(overlap, 4),
+                    depth_scale=scale,
+                )
+            )
+        return found
+
+    def _choose(self, frames: Sequence[Posed], overlaps: Mapping[_Two, float]) -> tuple[dict[_Two, float], Counter[str]]:
+        """(the pairs that are taken and their IoU, how many are not and why)."""
+        rejected: Counter[str] = Counter()
+        scored: list[tuple[float, _Two]] = []
+        near: dict[int, set[int]] = {number: {number} for number in range(len(frames))}
+        for (one, two), overlap in overlaps.items():
+            if overlap > self.near:
+                near[one].add(two)
+                near[two].add(one)
+            cosine = _cosine(frames[one], frames[two])
+            score = overlap * 4 * cosine * (1 - cosine)
+            if overlap < self.min_overlap:
+                rejected[f"share less than {self.min_overlap:g}"] += 1
+            elif cosine < np.cos(np.radians(self.max_angle)):
+                rejected[f"look more than {self.max_angle:g} degrees apart"] += 1
+            elif score < self.min_score:
+                rejected[f"score less than {self.min_score:g}"] += 1
+            else:
+                scored.append((score, (one, two)))
+        taken: dict[_Two, float] = {}
+        count: Counter[int] = Counter()
+        for _, (one, two) in sorted(scored, key=lambda item: (-item[0], item[1])):
+            if max(count[one], count[two]) >= self.pairs_per_frame:
+                rejected["a frame has enough pairs"] += 1
+            elif any((min(a, b), max(a, b)) in taken for a in near[one] for b in near[two]):
+                rejected["near to a pair that is taken"] += 1
+            else:
+                taken[one, two] = overlaps[one, two]
+                count.update((one, two))
+        return taken, rejected
+
+
+_Two = tuple[int, int]
+"""Numbers of two frames, the smaller first."""
+
+
+@dataclass(frozen=True)
+class Posed:
+    frame: Frame
+    camera: Camera
+    pose: np.ndarray
+    depth: str | None = None
+
+
+def _cosine(one: Posed, two: Posed) -> float:
+    """Of the angle between two viewing directions."""
+    return float(np.clip(one.pose[:3, 2] @ two.pose[:3, 2], -1, 1))
+
+
+def _by_depth(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
+    views = list(depth_views(cameras, folder, scale, skips))
+    numbers = range(len(views))
+    if len(views) <= ALL_PAIRS:
+        twos: Iterator[_Two] = combinations(numbers, 2)
+    else:
+        twos = ((one, one + gap) for one in numbers for gap in GAPS if one + gap < len(views))
+    overlaps = {two: overlap for two in twos if (overlap := _depth_iou(views[two[0]], views[two[1]])) > 0}
+    return [Posed(view.frame, view.camera, view.pose, view.frame.depth) for view in views], overlaps
+
+
+def _depth_iou(one: View, two: View) -> float:
+    """Intersection over union, in pixels of either."""
+    transform = relative_pose(one.pose, two.pose)
+    if transform[2, 2] <= 0:
+        return 0.0
+    forth = visible_share(one.depth, one.K, two.depth, two.K, transform)
+    both = (forth + visible_share(two.depth, two.K, one.depth, one.K, np.linalg.inv(transform))) / 2 if forth > 0 else 0.0
+    return both / (2 - both)
+
+
+def _by_points(cameras: Cameras, folder: Path, place: str, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
+    from scipy.sparse import csr_matrix
+
+    model_folder = colmap_folder(folder)
+    if cameras.layout != "COLMAP" or model_folder is None:
+        raise CallError(
+            f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
+            f"pair neighbours instead: sightline prepare pairs frames {place} --gap 1..5; or give depth or a COLMAP model",
+        )
+    seen = {PurePosixPath(image.name).as_posix(): image.points for image in read_model(model_folder).images}
+    skips += cameras.repeated
+    frames, points = [], []
+    for frame in cameras.ordered:
+        try:
+            camera = camera_of(frame, folder, straighten=True)
+            if camera.K is None or camera.pose is None:
+                raise BrokenSampleError(camera.faults[0])
+        except BrokenSampleError as error:
+            skips.append(skip_of(frame.file, str(error)))
+            continue
+        parts = frame.file.split("/")
+        name = next(tail for start in range(len(parts)) if (tail := "/".join(parts[start:])) in seen)
+        frames.append(Posed(frame, camera, camera.pose))
+        points.append(np.unique(seen[name]))
+    columns = np.concatenate(points) if points else np.zeros(0, np.int64)
+    _, columns = np.unique(columns, return_inverse=True)
+    rows = np.repeat(np.arange(len(points)), [len(one) for one in points])
+    matrix = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (len(points), int(columns.max(initial=-1)) + 1))
+    shared = (matrix @ matrix.T).tocoo()
+    overlaps = {}
+    for one, two, count in zip(shared.row.tolist(), shared.col.tolist(), shared.data.tolist(), strict=True):
+        if one < two:
+            overlaps[one, two] = count / (len(points[one]) + len(points[two]) - count)
+    return frames, overlaps
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no two share anything"
+
+
+def _explained(frames: Sequence[Posed], chosen: Mapping[_Two, float], rejected: Mapping[str, int]) -> list[str]:
+    """What was taken, by angle and overlap, and what was not."""
+    angles = [np.degrees(np.arccos(_cosine(frames[one], frames[two]))) for one, two in chosen]
+    at = np.histogram(angles, _DEGREES)[0]
+    by_angle = ", ".join(f"{low}-{min(high, 180)}: {count}" for low, high, count in zip(_DEGREES, _DEGREES[1:], at, strict=False) if count)
+    at = np.histogram(list(chosen.values()), _SHARES)[0]
+    by_share = ", ".join(f"{low:g}-{min(high, 1):g}: {count}" for low, high, count in zip(_SHARES, _SHARES[1:], at, strict=False) if count)
+    without = len(frames) - len({number for two in chosen for number in two})
+    return [
+        f"{len(chosen):,} pairs by degrees between the views {by_angle}; by IoU {by_share}",
+        f"pairs that were not taken: {_listed(rejected)}" + (f"; {without:,} of {len(frames):,} frames are in no pair" if without else ""),
+    ]
