@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sightline.methods.errors import CallError
 from sightline.platform.config import Experiment
 from sightline.platform.core.ray_checks import names_cluster
+from sightline.platform.data.loader.stream import StreamResources
 
 from .demand import describe, own_resources, suits, unknown_accelerator
 from .resources import ResourcePlan, plan_on
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 LOOK_SECONDS = 1.0
+LEAST_CPUS = 0.01
 HEAD = "node:__internal_head__"
 """A resource that every cluster has once."""
 Shares = Mapping[str, Mapping[str, float]]
@@ -98,6 +100,23 @@ def _largest(experiment: Experiment, nodes: Shares, left: Shares) -> ResourcePla
     counts = range(most, (experiment.train.least_workers or most) - 1, -1)
     plans = (_plan(experiment.with_workers(count), nodes, left) for count in counts if experiment.batch.microbatches % count == 0)
     return next((plan for plan in plans if plan), None)
+
+
+def fitting(stream: StreamResources) -> StreamResources:
+    """These resources, less where no node that is up has them free beside the workers: a node that died took its share along.
+
+    A task that asks for more than any node has waits for ever. For a worker, within its placement group.
+    """
+    return _fitting(stream, max((has["CPU"] for has in _left(up()).values()), default=0.0))
+
+
+def _fitting(stream: StreamResources, free: float) -> StreamResources:
+    held = stream.actor_cpus if stream.actors else 0.0
+    if stream.task_cpus + held <= free + 1e-6:
+        return stream
+    share = max(free, LEAST_CPUS) / (stream.task_cpus + held)
+    task, all_tasks, actor = (int(cpus * share * 1e4) / 1e4 for cpus in (stream.task_cpus, stream.cpus, stream.actor_cpus))
+    return replace(stream, task_cpus=task, cpus=all_tasks, actor_cpus=actor)
 
 
 def up() -> Shares:

@@ -256,6 +256,7 @@ def _worker(config: dict[str, Any]) -> None:
     from sightline.platform.training.loop import train
 
     from .code_wheel import verify
+    from .placement import fitting
     from .train_report import report
 
     verify()
@@ -297,7 +298,7 @@ def _worker(config: dict[str, Any]) -> None:
         report(publication, job.folder == shared)
 
     try:
-        job = replace(job, folder=folder_here(shared, job.token, job.experiment.train.storage))
+        job = replace(job, folder=folder_here(shared, job.token, job.experiment.train.storage), stream=job.stream and fitting(job.stream))
         train(job, post, stop, publish)
     except Exception as error:
         if failure := _permanent_failure(error):

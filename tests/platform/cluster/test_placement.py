@@ -11,7 +11,8 @@ from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.cluster import placement
 from sightline.platform.cluster.demand import check_here
-from sightline.platform.cluster.placement import Shares, _largest, _plan, await_room, can_grow
+from sightline.platform.cluster.placement import Shares, _fitting, _largest, _plan, await_room, can_grow
+from sightline.platform.data.loader.stream import StreamResources
 
 
 def experiment(**overrides: Any) -> config.Experiment:
@@ -31,6 +32,18 @@ def test_a_second_run_leaves_room_for_the_data_of_both() -> None:
     second = _plan(experiment(**{"train.workers": 2}), nodes, left)
     assert second is not None
     assert 1 - first.worker_cpus - second.worker_cpus >= max(first.data.task_cpus, second.data.task_cpus)
+
+
+def test_tasks_of_the_data_fit_on_the_nodes_that_are_left() -> None:
+    """A run planned on three nodes of one CPU lost one; its tasks asked for more than the others had beside the workers, for ever."""
+    planned = StreamResources(0.62, 0.62)
+    assert _fitting(planned, 1.0) == planned
+    assert _fitting(planned, 0.38).task_cpus <= 0.38
+    with_teacher = _fitting(StreamResources(0.5, 1.0, 2, 0.5), 0.6)
+    assert 0 < with_teacher.task_cpus + with_teacher.actor_cpus <= 0.6 and with_teacher.cpus / with_teacher.task_cpus == pytest.approx(
+        2, rel=1e-3
+    )
+    assert _fitting(planned, 0.0).task_cpus > 0
 
 
 def test_threads_do_not_depend_on_who_else_is_there() -> None:
