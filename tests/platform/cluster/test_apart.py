@@ -57,7 +57,7 @@ def uploaded(folder: str, name: str) -> str:
 
 
 class Killer:
-    """Kills the node of the worker of rank 1 after the checkpoint of step 9."""
+    """Kills the node of the worker of rank 1 after the checkpoint of step 60."""
 
     def __init__(self) -> None:
         self.seen: list[RunEvent] = []
@@ -67,7 +67,7 @@ class Killer:
         self.seen.append(event)
         if isinstance(event, WorkerStarted) and event.rank == 1 and not self.pid:
             self.pid = event.pid
-        if isinstance(event, CheckpointWritten) and event.step == 9:
+        if isinstance(event, CheckpointWritten) and event.step == 60:
             (raylet,) = (one for one in psutil.Process(self.pid).parents() if "raylet" in one.name())
             raylet.kill()
 
@@ -78,7 +78,7 @@ def test_workers_that_see_nothing_of_the_drivers_disk_train_and_one_that_dies_is
 ) -> None:
     with object_store(), cluster() as nodes:
         there = {key: uploaded(folder, key) for key, folder in toy_data.items()}
-        more = {"train.workers": 2, "train.storage": f"s3://{BUCKET}/runs", "train.length": "30 steps", "train.checkpoint_every": "3 steps"}
+        more = {"train.workers": 2, "train.storage": f"s3://{BUCKET}/runs", "train.length": "600 steps", "train.checkpoint_every": "20 steps"}
         experiment = config.load("toy", {**there, **more}, settings=TOY)
         run = create_run("apart", experiment, Dataset.open(there["data.train"]).fingerprint, "test", "")
         killer = Killer()
@@ -88,8 +88,8 @@ def test_workers_that_see_nothing_of_the_drivers_disk_train_and_one_that_dies_is
                 until(lambda count=count: len(up()) == 1 + count)
             train_on_ray(run, killer)
     found = checkpoint.newest(run.folder / "checkpoints")
-    assert run.status == "trained" and found is not None and found.state.step == 30, "the driver has fetched it"
-    assert sorted(run.history()) == list(range(30))
+    assert run.status == "trained" and found is not None and found.state.step == 600, "the driver has fetched it"
+    assert sorted(run.history()) == list(range(600))
     assert not list((home / "runs").glob(".copy-*")), "the workers' folders lie on their own disks"
     starts = [event.first_step for event in killer.seen if isinstance(event, TrainingStarted)]
-    assert len(starts) == 2 and starts[0] == 0 and 6 <= starts[1] < 30, "from the storage, on a node that had nothing"
+    assert len(starts) == 2 and starts[0] == 0 and 40 <= starts[1] < 600, "from the storage, on a node that had nothing"
