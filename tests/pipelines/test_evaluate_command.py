@@ -74,7 +74,7 @@ def test_all_probes_that_the_data_allow_are_the_default(evaluate: Evaluate, tmp_
     out = tmp_path / "deep" / "page.html"
     code, result, _ = evaluate("./one", "--train", "./colours/train", "--test", "./colours/val", "--controls", "0", "--out", str(out))
     done = {name for name, found in result["probes"].items() if "skipped" not in found}
-    assert code == 0 and done == {"knn", "linear"} and len(result["probes"]) == 5
+    assert code == 0 and done == {"knn", "linear"} and len(result["probes"]) == 6
     assert out.is_file() and (tmp_path / "deep" / "page.json").is_file()
     assert [row["kind"] for row in result["probes"]["knn"]["rows"]] == ["encoder", "baseline"]
 

@@ -76,7 +76,7 @@ def test_wrong_calls_name_the_thing_and_the_hint(ask: Ask, made: list[Run], plac
     for words, told in (
         (["clouds", *task, "data.train=unlabelled"], "no column 'label' with two classes or more"),
         (["clouds", *task, "data.train=train", "data.val=other"], "other classes or another order of them"),
-        (["clouds", "--task", "segmentation", "data.train=train"], "no segmentation of points"),
+        (["clouds", "--task", "segmentation", "data.train=train"], "holds points, but images are needed for segmentation"),
         (["images", *task, "data.train=train"], "images is an encoder of images, and"),
         (["clouds", *task, "data.train=photos"], "clouds is an encoder of points, and"),
         (["clouds", *task, "data.train=train", "model.points=2048"], "use pretext.votes=0"),

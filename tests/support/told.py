@@ -24,6 +24,7 @@ FOR_LATER = {
     "serve run": "a server that stays; tests/pipelines/test_serving.py",
     "curl ": "asks such a server",
     "log.tracking_uri=http": "needs that server; tests/platform/tracking/test_mlflow_server.py",
+    "sightline predict": "photographs of the reader's own; tests/pipelines/test_predict_command.py",
     "sightline import": "a file that its authors publish",
     "init=croco-v2.safetensors": "a file that its authors publish",
     "../shared/": "data sets that lie beside the checkout where this project is developed",

@@ -41,7 +41,7 @@ class Mine(DepthOptions, PairSource):
     """What two photos share is known from depth, else from the points of a COLMAP model that both see."""
 
     reader = "mine"
-    help = "photos with poses: pairs by overlap and angle (CroCo v2), from COLMAP's points or depth"
+    help = "photos with poses: pairs by overlap and angle, from points of COLMAP or from depth"
     examples = ("./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",)
     split_ways = ("time-blocks", "scene")
 

@@ -29,15 +29,15 @@ class Pair:
     time: float | None = None
     K1: tuple[float, ...] | None = None
     K2: tuple[float, ...] | None = None
-    lens1: Lens | None = None
-    """Is undone in the stored image; `K1` is that of the file."""
-    lens2: Lens | None = None
     T_2from1: tuple[float, ...] | None = None
     depth1: str | None = None
     depth2: str | None = None
     overlap: float | None = None
     depth_scale: float | None = None
     """Units of the depth maps in a metre; None for the usual ones (`read_depth`)."""
+    lens1: Lens | None = None
+    """Is undone in the stored image; `K1` is that of the file."""
+    lens2: Lens | None = None
 
     @property
     def label(self) -> None:

@@ -78,7 +78,12 @@ def test_workers_that_see_nothing_of_the_drivers_disk_train_and_one_that_dies_is
 ) -> None:
     with object_store(), cluster() as nodes:
         there = {key: uploaded(folder, key) for key, folder in toy_data.items()}
-        more = {"train.workers": 2, "train.storage": f"s3://{BUCKET}/runs", "train.length": "600 steps", "train.checkpoint_every": "20 steps"}
+        more = {
+            "train.workers": 2,
+            "train.storage": f"s3://{BUCKET}/runs",
+            "train.length": "600 steps",
+            "train.checkpoint_every": "20 steps",
+        }
         experiment = config.load("toy", {**there, **more}, settings=TOY)
         run = create_run("apart", experiment, Dataset.open(there["data.train"]).fingerprint, "test", "")
         killer = Killer()
