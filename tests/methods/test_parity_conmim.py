@@ -123,6 +123,7 @@ def tampered_finetuning(vector: parity.Vector) -> Iterator[tuple[dict[str, Any],
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "changes"), [("pretraining", tampered_pretraining), ("fine-tuning", tampered_finetuning)])
+@pytest.mark.slow
 def test_tampered_files_fail(kind: str, changes: Callable[..., Any], tmp_path: Path) -> None:
     vector = parity.read_vector(files(kind)[0])
     assert parity.check_file(write(vector, tmp_path / "untouched"), KINDS).kind == kind

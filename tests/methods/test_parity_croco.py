@@ -62,6 +62,7 @@ def test_one_wrong_element_in_any_tensor_is_found(parity_file: Path) -> None:
             assert (not report.problems) == agrees, (name, value, report.problems)
 
 
+@pytest.mark.slow
 def test_tampered_files_fail(tmp_path: Path) -> None:
     for path in parity.smallest_of_each_kind(parity.parity_files(parity.parity_folder(METHOD)), KINDS):
         vector = parity.read_vector(path)

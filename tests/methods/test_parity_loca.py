@@ -105,6 +105,7 @@ def test_one_wrong_element_in_any_tensor_is_found(path: Path) -> None:
         assert report.problems
 
 
+@pytest.mark.slow
 def test_tampered_files_fail(tmp_path: Path) -> None:
     for path in parity.smallest_of_each_kind(TENSOR_FILES, TENSOR_KINDS):
         vector = parity.read_vector(path)

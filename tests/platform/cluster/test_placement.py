@@ -157,7 +157,8 @@ def test_custom_resources_are_counted_and_labels_choose_nodes(monkeypatch: pytes
         assert (_plan(zoned, nodes, nodes) is not None) is room
 
 
-def test_the_wait_names_the_gpu_that_is_asked_for_and_a_name_that_ray_does_not_know() -> None:
+def test_the_wait_names_the_gpu_that_is_asked_for_and_a_name_that_ray_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_left", lambda nodes: nodes)  # which would start a Ray
     said = placement._waiting(experiment(**{"train.workers": 2, "train.device": "auto", "train.accelerator_type": "A10"}), shares((8, 0)))
     assert said == (
         "waiting for the cluster: needs 2 x 1 CPU + 1 GPU (accelerator_type A10) for its workers; of such nodes there are 0, with nothing, "
