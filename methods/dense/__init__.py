@@ -40,7 +40,7 @@ depth = Method(
     image_shape=lambda config: config.model.image_size,
     metrics={
         "regression": MetricInfo("the criterion: the mean error scaled by a predicted confidence, in logarithms of depth", better="lower"),
-        "absrel_mean_depth": MetricInfo("of the mean true depth of the image itself", "AbsRel, its mean depth", better="lower"),
+        "absrel_mean_depth": MetricInfo("of the image's own mean depth", "AbsRel of its mean depth", better="lower", family="AbsRel"),
         **{key: value for name, info in _DEPTH.items() for key, value in _controlled(name, info).items()},
     },
 )
@@ -72,7 +72,8 @@ _FLOW = {
 def _two_views(measured: dict[str, MetricInfo]) -> dict[str, MetricInfo]:
     claim = "with the true second image than with one of another pair"
     criterion = MetricInfo("the criterion: the mean error scaled by a predicted confidence", better="lower")
-    return {"regression": criterion, **{k: v for name, info in measured.items() for k, v in _controlled(name, info, claim).items()}}
+    found = {"regression": criterion, **{k: v for name, info in measured.items() for k, v in _controlled(name, info, claim).items()}}
+    return {**found, "epe_constant": MetricInfo("of the pair's own mean displacement", "EPE of its mean", "px", "lower", family="EPE")}
 
 
 stereo = Method(

@@ -123,7 +123,8 @@ class TwoViewPretext(DensePretext):
                 second = interpolate(second, size=first.shape[2:], mode="bilinear", antialias=True)
             metrics = self.metrics(self.predicting.of_any_size(first, second).values, truth)
             found |= {f"{name}{given}": torch.from_numpy(np.asarray(value)) for name, value in metrics.items()}
-        return found
+        constant = truth.nanmean(dim=(2, 3), keepdim=True).expand_as(truth)
+        return {**found, "epe_constant": torch.from_numpy(np.asarray(self.metrics(constant, truth)["epe"]))}
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:

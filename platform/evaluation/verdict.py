@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .findings import label_of, show, show_difference
-from .results import TEST, MethodResult, ProbeOutcomes, ProbeResult, RowKind, Verdict
+from .results import TEST, Contrast, MethodResult, ProbeOutcomes, ProbeResult, RowKind, Verdict
 
 NOTHING = "Trained; nothing was measured: that needs data.val, and control metrics or a probe that fits the data."
 
@@ -35,6 +35,8 @@ def verdict_of_run(of_method: MethodResult | None, probes: ProbeOutcomes, longer
     if of_method is not None and of_method.contrasts:
         verdict, words = _claim(of_method)
         said.of(verdict).append(words)
+        for verdict, words in _beside_others(of_method):
+            said.of(verdict).append(words)
     _beside_random(said, _measured(probes), None)
     if said.better:
         return f"The {kept} has learned: {'; '.join(said.better)}{f'; but {said.rest}' if said.rest else ''}."
@@ -102,11 +104,26 @@ def _claim(result: MethodResult) -> tuple[Verdict, str]:
     contrast = result.contrasts[0]
     info, other = result.metrics[contrast.first], result.metrics[contrast.second]
     lead = contrast.value.value if info.better == "higher" else -contrast.value.value
-    verdict = Verdict.NO_DIFFERENCE if not contrast.value.excludes_zero else Verdict.BETTER if lead > 0 else Verdict.WORSE
+    verdict = _shown(contrast, result)
     size = show_difference(lead, info)
     words = f"no better, as far as is shown ({size})," if verdict is Verdict.NO_DIFFERENCE else f"{size.lstrip('+-')} {verdict}"
     claim = info.claim or f"{label_of(contrast.first, info)} is {{lead}} than {label_of(contrast.second, other)}"
     return verdict, claim.replace("{lead}", words)
+
+
+def _beside_others(result: MethodResult) -> Iterable[tuple[Verdict, str]]:
+    """Where the metric of the first contrast is not better than a further control, such as a constant."""
+    for contrast in result.contrasts[1:]:
+        if contrast.first == result.contrasts[0].first and (verdict := _shown(contrast, result)) is not Verdict.BETTER:
+            first, second = (label_of(name, result.metrics[name]) for name in (contrast.first, contrast.second))
+            yield verdict, f"{first} is {'worse' if verdict is Verdict.WORSE else 'no better, as far as is shown,'} than {second}"
+
+
+def _shown(contrast: Contrast, result: MethodResult) -> Verdict:
+    if not contrast.value.excludes_zero:
+        return Verdict.NO_DIFFERENCE
+    higher = result.metrics[contrast.first].better == "higher"
+    return Verdict.BETTER if (contrast.value.value > 0) == higher else Verdict.WORSE
 
 
 def _beside_random(said: _Said, outcomes: Iterable[ProbeResult], name: str | None) -> None:

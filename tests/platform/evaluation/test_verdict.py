@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,18 @@ def test_a_method_without_words_of_its_own_is_told_by_the_names_of_its_metrics()
     )
     assert verdict_of_run(of, {}) == "The encoder has learned: error near is 0.200 m better than error far."
     assert verdict_of_run(of, {}, kept="model").startswith("The model has learned")
+
+
+def test_a_model_that_a_constant_beats_is_said_to_be_beaten() -> None:
+    """A network that gives the same everywhere is better with the true second image by a hair, and worse than the mean."""
+    of = control("finetune_flow", "epe", "epe_other_image", -0.04, -0.05, -0.03)
+    info = find_method("finetune_flow").metrics["epe_constant"]
+    for value, words in ((1.2, "EPE is worse than EPE of its mean"), (-1.2, "")):
+        constant = Contrast("epe", "epe_constant", Interval(value, value - 0.1, value + 0.1, 9))
+        said = verdict_of_run(
+            replace(of, metrics={**of.metrics, "epe_constant": info}, contrasts=(*of.contrasts, constant)), {}, kept="model"
+        )
+        assert said.startswith("The model has learned: EPE is 0.04") and (words in said if words else "but" not in said)
 
 
 def test_encoders_and_comparisons_get_a_sentence_each() -> None:
