@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -21,6 +22,8 @@ class MemoryMeter(threading.Thread):
     """Peak proportional set size (PSS) of this process, all it started and a kept Ray that it uses; shared memory counts once."""
 
     EVERY = 3.0
+    SHARE = 0.01
+    """Of one core, at most: the kernel counts the pages of a process for some milliseconds."""
 
     def __init__(self) -> None:
         super().__init__(name="sightline-memory", daemon=True)
@@ -31,7 +34,9 @@ class MemoryMeter(threading.Thread):
         import psutil
 
         me = psutil.Process()
-        while not self._stop_asked.wait(self.EVERY):
+        spent = 0.0
+        while not self._stop_asked.wait(max(self.EVERY, spent / self.SHARE)):
+            began = time.thread_time()
             with suppress(psutil.Error):
                 total = 0
                 kept = kept_ray.used()
@@ -40,6 +45,7 @@ class MemoryMeter(threading.Thread):
                     with suppress(psutil.Error):
                         total += process.memory_full_info().pss
                 self.peak = max(self.peak, total)
+            spent = time.thread_time() - began
 
     def words(self, events: Iterable[RunEvent]) -> str:
         """Such as `3.0 GiB, all processes together`. On a cluster the workers are no children of this process: their own peaks come from
