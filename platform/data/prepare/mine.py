@@ -18,7 +18,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose, visible_share
 
-from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
+from .cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
 from .captures import colmap_folder
 from .depth_options import DepthOptions
 from .files import existing_folder, frame_names
@@ -27,7 +27,7 @@ from .found import Found
 from .layouts import no_cameras
 from .options import above_zero, option, positive, share
 from .pairs import Pair
-from .rgbd import GAPS, View, depth_views
+from .rgbd import GAPS, Posed, View, depth_views, posed_pair
 from .source import PairSource
 
 ALL_PAIRS = 200
@@ -81,28 +81,8 @@ class Mine(DepthOptions, PairSource):
         names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
         for (one, two), overlap in sorted(chosen.items()):
             order = (one, two) if rng.random() < 0.5 else (two, one)
-            first, second = frames[order[0]], frames[order[1]]
-            time = first.frame.time_s if cameras.timed else None
-            found.items.append(
-                Pair(
-                    id=f"{name}/{names[order[0]]}-{names[order[1]]}",
-                    scene=name,
-                    image1=f"{folder}/{first.frame.file}",
-                    image2=f"{folder}/{second.frame.file}",
-                    frame1=order[0],
-                    frame2=order[1],
-                    time=float(order[0]) if time is None else time,
-                    K1=first.camera.flat,
-                    K2=second.camera.flat,
-                    lens1=first.camera.lens,
-                    lens2=second.camera.lens,
-                    T_2from1=tuple(relative_pose(first.pose, second.pose).ravel().tolist()),
-                    depth1=first.depth and f"{folder}/{first.depth}",
-                    depth2=second.depth and f"{folder}/{second.depth}",
-                    overlap=round(overlap, 4),
-                    depth_scale=scale,
-                )
-            )
+            pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", frames[order[0]].frame.time_s if cameras.timed else None
+            found.items.append(posed_pair(folder, name, pair_id, frames, order, overlap, scale, time))
         return found
 
     def _choose(self, frames: Sequence[Posed], overlaps: Mapping[_Two, float]) -> tuple[dict[_Two, float], Counter[str]]:
@@ -141,28 +121,20 @@ _Two = tuple[int, int]
 """Numbers of two frames, the smaller first."""
 
 
-@dataclass(frozen=True)
-class Posed:
-    frame: Frame
-    camera: Camera
-    pose: np.ndarray
-    depth: str | None = None
-
-
 def _cosine(one: Posed, two: Posed) -> float:
     """Of the angle between two viewing directions."""
     return float(np.clip(one.pose[:3, 2] @ two.pose[:3, 2], -1, 1))
 
 
 def _by_depth(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
-    views = list(depth_views(cameras, folder, scale, skips))
+    views: list[View] = list(depth_views(cameras, folder, scale, skips))
     numbers = range(len(views))
     if len(views) <= ALL_PAIRS:
         twos: Iterator[_Two] = combinations(numbers, 2)
     else:
         twos = ((one, one + gap) for one in numbers for gap in GAPS if one + gap < len(views))
     overlaps = {two: overlap for two in twos if (overlap := _depth_iou(views[two[0]], views[two[1]])) > 0}
-    return [Posed(view.frame, view.camera, view.pose, view.frame.depth) for view in views], overlaps
+    return list(views), overlaps
 
 
 def _depth_iou(one: View, two: View) -> float:

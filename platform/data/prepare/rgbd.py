@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,7 +101,7 @@ class Rgbd(DepthOptions, PairSource):
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
                 order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
                 pair_id = f"{name}/{names[order[0]]}-{names[order[1]]}"
-                found.items.append(_pair(folder, name, pair_id, views, order, good[pick][1], scale, times[order[0]]))
+                found.items.append(posed_pair(folder, name, pair_id, views, order, good[pick][1], scale, times[order[0]]))
         doubt = _doubt(views)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -112,12 +112,18 @@ class Rgbd(DepthOptions, PairSource):
 
 
 @dataclass(frozen=True)
-class View:
-    """A frame whose camera and depth can be used, its depth small."""
+class Posed:
+    """A frame whose camera can be used."""
 
     frame: Frame
     camera: Camera
     pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class View(Posed):
+    """A frame whose camera and depth can be used, its depth small."""
+
     depth: np.ndarray
     K: np.ndarray
     """Of the small depth map."""
@@ -146,17 +152,18 @@ def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
 
-def _pair(
+def posed_pair(
     folder: Path,
     name: str,
     pair_id: str,
-    views: list[View],
+    frames: Sequence[Posed],
     order: tuple[int, int],
     overlap: float,
     scale: float | None,
     time: float | None,
 ) -> Pair:
-    one, two = (views[i] for i in order)
+    """Of the frames with these two numbers, the first as image 1. `time`: of the first; None: its number."""
+    one, two = (frames[i] for i in order)
     return Pair(
         id=pair_id,
         scene=name,
@@ -168,10 +175,12 @@ def _pair(
         K1=one.camera.flat,
         K2=two.camera.flat,
         T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
-        depth1=f"{folder}/{one.frame.depth}",
-        depth2=f"{folder}/{two.frame.depth}",
+        depth1=one.frame.depth and f"{folder}/{one.frame.depth}",
+        depth2=two.frame.depth and f"{folder}/{two.frame.depth}",
         overlap=round(overlap, 4),
         depth_scale=scale,
+        lens1=one.camera.lens,
+        lens2=two.camera.lens,
     )
 
 

@@ -16,7 +16,8 @@ from sightline.platform.data.lenses import LENSES, Lens
 from sightline.platform.data.prepare.cameras import Camera, Frame, camera_of, read_cameras
 from sightline.platform.data.prepare.captures import colmap_folder
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
-from sightline.platform.data.prepare.mine import Mine, Posed
+from sightline.platform.data.prepare.mine import Mine
+from sightline.platform.data.prepare.rgbd import Posed
 from tests.support.made_images import needs
 
 CAPTURES = Path(__file__).resolve().parents[5] / "shared" / "data" / "captures"
