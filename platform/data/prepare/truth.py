@@ -184,10 +184,10 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
             verdict = judged(samples, self.column)
             if verdict.fault and not self.accept_misfit:
                 where = f"{found.source.where} ({layout})"
-                raise CallError(f"the {self.column} of {where} {verdict.fault}: {verdict.told}", self.mend(verdict))
+                raise CallError(f"the {self.column} of {where} {verdict.fault}: {verdict.told}", self.hint(verdict))
             found.notes.append(f"{layout}: {verdict.told}{f'; the {self.column} {verdict.fault}' if verdict.fault else ''}")
 
-    def mend(self, verdict: Verdict) -> str:
+    def hint(self, verdict: Verdict) -> str:
         """What to do about truth that does not fit."""
         return "correct the files, or store them as they are with --accept-misfit"
 
@@ -212,11 +212,11 @@ class Stereo(TruthSource):
     def units(self) -> float | None:
         return self.scale
 
-    def mend(self, verdict: Verdict) -> str:
+    def hint(self, verdict: Verdict) -> str:
         if verdict.best.times != 1:
             right = (self.scale or 256) * verdict.best.times
             return f"where they are PNG, say their scale with --scale {right:g}; or store them as they are with --accept-misfit"
-        return super().mend(verdict)
+        return super().hint(verdict)
 
 
 @dataclass(frozen=True)
