@@ -7,6 +7,7 @@ mixed with another or with an unknown one.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +119,7 @@ def _check_reach(pair: Pair, crop: tuple[int, int], name: str) -> None:
         )
 
 
-class TwoViewViews:
+class TwoViewViews(ABC):
     """What stereo and flow share. `image1`, `image2`: uint8 H x W x 3; `colour1`, `colour2`: float32, as `STILL`; the truth: float32 H x W
     x channels, NaN where not known."""
 
@@ -143,11 +144,13 @@ class TwoViewViews:
         colours = self.colours(rng)
         return _columns(cropped, self.name, *colours)
 
+    @abstractmethod
     def geometry(self, pair: Pair, rng: np.random.Generator) -> Pair:
-        raise NotImplementedError
+        """A crop of the pair, with its truth."""
 
+    @abstractmethod
     def colours(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        """Of both images, as `STILL`."""
 
     def _corner(self, scaled: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         return int(rng.integers(scaled[0] - self.size[0] + 1)), int(rng.integers(scaled[1] - self.size[1] + 1))
