@@ -152,8 +152,8 @@ class DenseLoss(Settings):
     regression: float = Field(default=1.0, ge=0)
 
 
-class DepthAugment(Settings):
-    """Random scale, crop and flip of image and depth, colour jitter of the image. A depth keeps its metres at any scale."""
+class CropAugment(Settings):
+    """A crop of an image at a random scale, flip and colour jitter."""
 
     scale: tuple[float, float] = Field(default=(1.0, 1.5), description="of the image, relative to the size at which the crop just fits")
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -167,6 +167,10 @@ class DepthAugment(Settings):
         if not 1 <= value[0] <= value[1]:
             raise ValueError("give two numbers from 1 on, the smaller first: below 1 the crop would reach beyond the image")
         return value
+
+
+class DepthAugment(CropAugment):
+    """Of image and depth alike; the colour jitter of the image alone. A depth keeps its metres at any scale."""
 
 
 def _range(value: tuple[float, float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ..contract import MethodConfig
-from ..dense.config import DecoderModel, EncoderModel
+from ..dense.config import CropAugment, DecoderModel, EncoderModel
 from ..settings import Settings
 
 Intrinsics = tuple[float, float, float, float]
@@ -42,22 +42,12 @@ class PoseLoss(Settings):
     translation: float = Field(default=1.0, ge=0)
 
 
-class PoseAugment(Settings):
+class PoseAugment(CropAugment):
     """A random crop of each image, whose intrinsics follow; a flip and a swap of both images, which change the pose; colours."""
 
     scale: tuple[float, float] = Field(default=(1.0, 1.2), description="of each image, relative to the size at which the crop just fits")
     flip: float = Field(default=0.5, ge=0, le=1, description="how often both images are flipped left for right")
     swap: float = Field(default=0.5, ge=0, le=1, description="how often the images change places")
-    brightness: float = Field(default=0.2, ge=0, le=1)
-    contrast: float = Field(default=0.2, ge=0, le=1)
-    saturation: float = Field(default=0.2, ge=0, le=1)
-
-    @field_validator("scale")
-    @classmethod
-    def _inside(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 1 <= value[0] <= value[1]:
-            raise ValueError("give two numbers from 1 on, the smaller first: below 1 the crop would reach beyond the image")
-        return value
 
 
 class PoseConfig(MethodConfig):
