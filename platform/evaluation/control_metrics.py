@@ -23,7 +23,7 @@ from sightline.platform.data.loader.fixed import SampleReader, read_rows, spread
 
 from .eval_mode import eval_mode
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
-from .results import CONTROL, TITLES, TRAINED, Contrast, MethodResult, Row, RowKind
+from .results import CONTROL, TITLES, TRAINED, Contrast, MethodResult, Resamples, Row, RowKind
 from .units import make_units
 
 RESAMPLING = Resampling()
@@ -84,6 +84,8 @@ def measure_control_metrics(
         (one, ones), (two, twos) = (averaged(values[name], infos[name]) for name in (first, other))
         return Contrast(first, other, interval(one - two, ones - twos, resampling.level, len(names)))
 
+    conditions = {"test data": dataset.fingerprint, "units": units.digest, "samples": str(len(scenes)), "input": measured.input}
+    first = next(iter(values))
     return MethodResult(
         name=CONTROL,
         title=TITLES[CONTROL],
@@ -95,6 +97,8 @@ def measure_control_metrics(
         counts={"samples": len(scenes), "broken_samples": measured.broken},
         contrasts=tuple(contrast(first, other) for first, other in _compared(infos)),
         seconds=time.perf_counter() - began,
+        data={"train": None, "test": dataset.uri},
+        resamples={TRAINED: Resamples(averaged(values[first], infos[first])[1], resampling.level, conditions)},
     )
 
 
@@ -113,6 +117,8 @@ class _Measured(NamedTuple):
     scenes: list[str]
     times: Float[np.ndarray, " n"]
     broken: int
+    input: str
+    """What the method was given of each sample, where that has one size."""
 
 
 def _enough(count: int, reader: SampleReader) -> None:
@@ -133,7 +139,8 @@ def _in_batches(pretext: Any, reader: SampleReader, rows: Sequence[int], batch: 
             own = np.arange(start, min(start + batch, len(scenes)))
             first, second = (pretext.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
             parts.append(_values(pretext, first, second, MicrobatchRng(reader.seed, number, 0)))
-    return _Measured(_joined(parts), scenes, times, reader.broken)
+    given = ", ".join(f"{name} {'x'.join(map(str, column.shape[1:]))}" for name, column in sorted(columns.items()))
+    return _Measured(_joined(parts), scenes, times, reader.broken, given)
 
 
 def _one_by_one(pretext: Any, reader: SampleReader, rows: Sequence[int], device: torch.device | str) -> _Measured:
@@ -155,7 +162,7 @@ def _one_by_one(pretext: Any, reader: SampleReader, rows: Sequence[int], device:
             parts.append(_values(pretext, first, second, MicrobatchRng(reader.seed, number, 0)))
             used.append(number)
     _enough(len(used), reader)
-    return _Measured(_joined(parts), [scenes[number] for number in used], times[used], len(rows) - len(used))
+    return _Measured(_joined(parts), [scenes[number] for number in used], times[used], len(rows) - len(used), "whole")
 
 
 def _values(pretext: Any, own: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +39,15 @@ from sightline.platform.evaluation.findings import flat_intervals, flat_metrics,
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.paired import FILE as RESAMPLES
 from sightline.platform.evaluation.paired import Measured, write_measured
-from sightline.platform.evaluation.results import TEST, MethodResult, ProbeOutcome, ProbeOutcomes, ProbeResult, probes_to_json
+from sightline.platform.evaluation.results import (
+    TEST,
+    EvaluationResult,
+    MethodResult,
+    ProbeOutcome,
+    ProbeOutcomes,
+    ProbeResult,
+    probes_to_json,
+)
 from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports import summary
 from sightline.platform.runs.record import Run
@@ -164,9 +172,8 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    sha256, trained = digest(model.encoder.state_dict()), [*([of_method] if of_method else []), *_measured(probes)]
-    if measured := [one for result in trained if (one := Measured.of(result, result.rows[0].name))]:
-        artifacts.append(write_measured(run.folder / RESAMPLES, sha256, measured))
+    if measured := comparable(of_method, probes, _kept(model.encoder)):
+        artifacts.append(write_measured(run.folder / RESAMPLES, digest(model.encoder.state_dict()), measured))
     results = Results(
         metrics=metrics,
         step=model.found.state.step,
@@ -186,6 +193,12 @@ def measured_on(model: TrainedModel, probes: ProbeOutcomes) -> dict[str, Dataset
     if model.val is not None:
         found |= dict.fromkeys(("val/", "health/", "claim/", "test/"), model.val)
     return found | {f"probe/{one.name}/": Dataset.open(str(one.data["test"])) for one in _measured(probes)}
+
+
+def comparable(of_method: MethodResult | None, probes: ProbeOutcomes, kept: str) -> list[Measured]:
+    """What a later version can be compared with: probes, and of a fine-tuned model its own metrics, under the name of test metrics."""
+    own: list[EvaluationResult] = [replace(of_method, name=TEST)] if of_method is not None and kept == "model" else []
+    return [found for result in (*own, *_measured(probes)) if (found := Measured.of(result, result.rows[0].name))]
 
 
 def _measured(probes: ProbeOutcomes) -> list[ProbeResult]:

@@ -17,7 +17,8 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.control_metrics import measure_control_metrics, weighted_medians
-from sightline.platform.evaluation.results import MethodResult
+from sightline.platform.evaluation.results import TRAINED, MethodResult
+from sightline.platform.experiments.finish import comparable
 from sightline.platform.reports.summary import numbers
 
 
@@ -68,7 +69,12 @@ def test_every_metric_has_an_interval_and_those_of_a_family_are_compared_in_pair
     assert [d["name"] for d in result["differences"]] == ["psnr_true minus psnr_other", "psnr_true minus psnr_mean"]
     assert result["differences"][1] | {"low": 3.0, "high": 3.0} == result["differences"][1]
     assert result["units"] == {"kind": "scene", "count": 6} and result["counts"] == {"samples": 24, "broken_samples": 0}
-    assert MethodResult.from_json(result, found.metrics) == found
+    assert MethodResult.from_json(result, found.metrics) == replace(found, data={})
+    draws = found.resamples[TRAINED]
+    assert np.percentile(draws.draws, [2.5, 97.5]).tolist() == [found.values["psnr_true"].low, found.values["psnr_true"].high]
+    assert draws.conditions["test data"] == data.fingerprint and draws.conditions["input"] == "colour 1x3, draw 4"
+    assert [(one.name, one.metric) for one in comparable(found, {}, "model")] == [("test", "psnr_true")]
+    assert comparable(found, {}, "encoder") == [], "of a pretext method they say nothing about the encoder"
     assert numbers(found, {}) == "psnr true: 71.00 dB; psnr other: 70.00 dB."
 
 
