@@ -26,18 +26,27 @@ class MaeEncoder(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.dim, self.patch_size, self.image_size = model.dim, model.patch_size, (model.image_size, model.image_size)
+        self.dim, self.depth, self.patch_size = model.dim, model.depth, model.patch_size
+        self.image_size = (model.image_size, model.image_size)
         self.embed = PatchEmbed(model.patch_size, model.dim)
         self.register_buffer("position", sincos_table(model.dim, model.grid))
         self.blocks = nn.ModuleList(EncoderBlock(model.dim, model.heads, 4.0) for _ in range(model.depth))
         self.norm = layer_norm(model.dim)
 
     def encode(self, patches: Tensor, position: Tensor) -> Tensor:
-        x = self.embed(patches).float() + position
+        return self.blocks_of(patches, position)[-1]
+
+    def blocks_of(self, patches: Tensor, position: Tensor) -> list[Tensor]:
+        x, outputs = self.embed(patches).float() + position, []
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.norm(x)
-        return out
+            outputs.append(x)
+        outputs[-1] = self.norm(x)
+        return outputs
+
+    def block_tokens(self, images: Tensor) -> list[Tensor]:
+        """For the heads of depth, stereo and flow."""
+        return self.blocks_of(patchify(imagenet_normalise(images), self.patch_size), self.position)
 
     def tokens(self, images: Tensor) -> Tensor:
         return self.encode(patchify(imagenet_normalise(images), self.patch_size), self.position)
