@@ -43,8 +43,8 @@ ALARMS = (
     ),
     Alarm(
         "explained",
-        "hidden patches are predicted no better than by the mean patch: nothing is learnt; lower optim.lr, lengthen optim.warmup, or see "
-        "whether the images hold more than noise",
+        "hidden patches are predicted no better than by the mean patch. Where the training loss still falls, it learns images by heart: "
+        "give more data; else lower optim.lr, lengthen optim.warmup, or see whether the images hold more than noise",
         below=0.0,
         after_steps=400,
     ),

@@ -50,6 +50,8 @@ class RunProgress:
         self.making: TaskID | None = None
         self.steps = 0
         self.validation = ""
+        self.alarms: set[str] = set()
+        """Metrics whose alarm stood at the last validation: it is not told again."""
         self.started = 0.0
         self.first = 0
         self.last_line = 0.0
@@ -79,8 +81,10 @@ class RunProgress:
             case StorageNote(text=text):
                 self.console.warn(text)
             case HealthMeasured(step=step, warnings=warnings):
+                standing, self.alarms = self.alarms, {warning.partition(" = ")[0] for warning in warnings}
                 for warning in warnings:
-                    self.console.warn(f"step {step}: this run may be going wrong: {warning}")
+                    if warning.partition(" = ")[0] not in standing:
+                        self.console.warn(f"step {step}: this run may be going wrong: {warning}")
             case ProbesMeasured():
                 self._probes(event)
             case ProbesMissed(step=step, reason=reason, late=late):

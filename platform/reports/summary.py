@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,12 +110,35 @@ def warnings(events: Sequence[RunEvent]) -> list[str]:
     broken = {reason.partition(": ")[0]: reason for e in events if isinstance(e, BrokenSamples) for reason in e.reasons}
     lines = [f"{len(broken)} broken samples were replaced by substitutes, for example {next(iter(broken.values()))}"] if broken else []
     lines += list(dict.fromkeys(event.text for event in events if isinstance(event, DataNote)))
+    if found := overfitted(events):
+        lines.append(found[1])
     health = [event for event in events if isinstance(event, HealthMeasured)]
     return lines + [f"step {event.step}: {warning}" for event in health[-1:] for warning in event.warnings]
 
 
 LONGER = 3
 """How many times as long the run is that a report proposes."""
+
+
+def overfitted(events: Sequence[RunEvent]) -> tuple[int, str] | None:
+    """The step of the least validation loss and a sentence, where that loss has risen since although the training loss fell; else None.
+
+    It must have lost a tenth of what it had gained, over the last third of the run or longer.
+    """
+    found = curves(events)
+    validation, train = found.get("validation loss", []), found.get("train loss", [])
+    if len(validation) < 3 or not train:
+        return None
+    (step, least), (last, end) = min(validation, key=lambda point: point[1]), validation[-1]
+    before = [loss for at, loss in train if abs(at - step) <= last / 20]
+    after = [loss for at, loss in train if at > last * 0.95]
+    rose = end - least > 0.1 * max(validation[0][1] - least, 0.1 * abs(least))
+    if 3 * step > 2 * last or not (rose and before and after and statistics.mean(after) < statistics.mean(before)):
+        return None
+    return step, (
+        f"the validation loss was least at step {step:,} of {last:,} ({least:.4g}) and has risen since ({end:.4g}), while the training "
+        "loss fell: the network learns these samples by heart, and more of them would help more than more steps"
+    )
 
 
 def longer(run: Run) -> str:
@@ -124,7 +148,11 @@ def longer(run: Run) -> str:
 
 
 def next_steps(run: Run, registered: str | None) -> list[str]:
-    steps = [f"{longer(run)}  # the same experiment, {LONGER} times as long"]
+    if found := overfitted(list(run.events())):
+        again = command_line(["pretrain", shown_path(run.folder / "settings.yaml"), "train.keep_best=val/loss", "data.train=MORE"])
+        steps = [f"{again}  # the validation loss has risen since step {found[0]:,}: more data, and the best checkpoint is kept"]
+    else:
+        steps = [f"{longer(run)}  # the same experiment, {LONGER} times as long"]
     if registered:
         steps.append(f'mlflow.pytorch.load_model("{registered}")  # in plain Python')
     return steps

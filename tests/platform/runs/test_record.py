@@ -18,8 +18,8 @@ from sightline.platform.core import version
 from sightline.platform.core.paths import runs_folder
 from sightline.platform.core.redaction import command_line
 from sightline.platform.experiments.create import create_run
-from sightline.platform.reports.summary import next_steps
-from sightline.platform.runs.events import EVENTS, ClusterNote, StepsDone
+from sightline.platform.reports.summary import next_steps, warnings
+from sightline.platform.runs.events import EVENTS, ClusterNote, StepsDone, ValidationDone
 from sightline.platform.runs.names import fresh_name
 from sightline.platform.runs.record import Run, all_runs
 
@@ -121,6 +121,19 @@ def test_the_next_command_is_the_same_experiment_longer_with_its_schedules_in_pr
     changed = {key: value for key, value in proposed.flat().items() if run.experiment.flat()[key] != value}
     lengths = {"train.length": "3000000 steps", "optim.warmup": "21 epochs", "optim.decay": "6000000 samples"}
     assert changed == lengths and proposed.recipe == "my own"
+
+
+@pytest.mark.parametrize("rises", [True, False])
+def test_after_overfitting_more_data_is_proposed_not_more_steps(rises: bool, toy_run: Callable[..., Run]) -> None:
+    run = toy_run("heart")
+    for part in range(10):
+        losses = [1.0 - 0.08 * part] * 30
+        lost = 0.1 * max(part - 3, 0) if rises else 0.0
+        validation = ValidationDone(30 * (part + 1), {"loss": 0.9 - 0.1 * min(part, 3) + lost})
+        run.append([StepsDone(30 * part, {"loss": losses}, losses, losses, 1.0, {}, 30), validation])
+    told = warnings(list(run.events()))
+    assert next_steps(run, None)[0].partition("  # ")[0].endswith("train.keep_best=val/loss data.train=MORE") == rises
+    assert [line[:58] for line in told] == ["the validation loss was least at step 120 of 300 (0.6) and"] * rises
 
 
 def git(folder: Path, *words: str) -> str:

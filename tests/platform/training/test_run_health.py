@@ -50,9 +50,7 @@ def collapsing(home: Path, toy_data: dict[str, str], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
-    collapsing: Callable[..., Run], train_here: Callable[..., list[RunEvent]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_collapse_is_told_in_the_report_and_to_mlflow(collapsing: Callable[..., Run], train_here: Callable[..., list[RunEvent]]) -> None:
     run = collapsing()
     events = [e for e in train_here(run) if isinstance(e, HealthMeasured)]
     assert [(e.step, len(e.warnings)) for e in events] == [(0, 0), (6, 1)]  # random weights are not judged
@@ -62,9 +60,20 @@ def test_a_collapse_is_told_on_the_screen_in_the_report_and_to_mlflow(
     assert told.keys() == {"health/effective_rank", "health/rankme", "health/lidar"} and told["health/effective_rank"] == pytest.approx(
         0.01
     )
+
+
+def test_an_alarm_is_told_when_it_begins_and_not_while_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     with RunProgress(Screen()) as progress:
-        progress.show(events[-1])
-    assert "may be going wrong: effective_rank = 0.01" in capsys.readouterr().out
+        for step, warned in enumerate((["rank = 0.01 (low)"], ["rank = 0.02 (low)", "std = 0.1 (low)"], [], ["rank = 0.03 (low)"])):
+            progress.show(HealthMeasured(step, {}, warned))
+    told = capsys.readouterr().out
+    assert [
+        value for value in ("0.01", "0.02", "0.1 ", "0.03") if f"may be going wrong: rank = {value}" in told or f"std = {value}" in told
+    ] == [
+        "0.01",
+        "0.1 ",
+        "0.03",
+    ]
 
 
 @pytest.mark.slow
