@@ -14,30 +14,33 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
 from .companions import take_photos
-from .files import Tree, below, existing_folder, folder_of, frame_names, in_time, suffix_of
+from .files import Tree, below, folder_of, frame_names, in_time, suffix_of
 from .found import Found
 from .layouts import unread_cameras
 from .options import gaps, option
 from .pairs import Pair
-from .source import PairSource, PhotoOptions
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+from .source import PairSource, PhotoOptions, Places
+from .videos import VideoOptions, folder_or_video, videos_at
 
 
 @dataclass(frozen=True)
-class Frames(PhotoOptions, PairSource):
-    """A folder with images is one sequence; else `images/` is, else every folder with images below it."""
+class Frames(VideoOptions, PhotoOptions, PairSource):
+    """A folder with images is one sequence; else `images/` is, else every folder with images below it. Of videos each shot is one."""
 
     reader = "frames"
-    help = "consecutive frames of a folder, at chosen gaps"
-    examples = ("./fox --gap 1..3 --size 128 --square --out ./fox-pairs",)
+    help = "consecutive frames of a folder or a video, at chosen gaps"
+    examples = ("./fox --gap 1..3 --size 128 --square --out ./fox-pairs", "./walk.mp4 --gap 1..3 --size 256 --out ./walk-pairs")
+    places = Places("DIR|VIDEO", "folder(s) of frames, videos, or folders of videos")
     split_ways = ("time-blocks", "scene")
 
     gap: tuple[int, ...] = option((1,), "frames between the two: 1, 1,5 or 1..3 (default: 1)", gaps)
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
         """Pairs (i, i + gap) in natural order, for every gap; which of the two is image 1 is drawn."""
-        folder = existing_folder(place)
+        folder = folder_or_video(place)
+        tree = Tree.of(folder) if folder.is_dir() else None
+        if tree is None or (videos := videos_at(folder, tree)):
+            return self._of_videos(videos if tree else [folder], folder, tree, name, seed)
         cameras = read_cameras(folder)
         notes = [f"consecutive frames, gaps {', '.join(map(str, self.gap))}; frames are counted by order, not by number"]
         if cameras is not None:
@@ -51,13 +54,20 @@ class Frames(PhotoOptions, PairSource):
             found.notes += unread_cameras(folder)
         elif cameras.layout != NAME:
             found.notes += cameras.notes
-        tree = Tree.of(folder)
         tree.use(NAME)
         if cameras is not None and cameras.layout != NAME:
             tree.take((".txt", ".json", ".bin", ".db"))  # the lists, poses and intrinsics of the layout
         for scene, files in sequences(tree, name, self.all_images, cameras).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
+        return found
+
+    def _of_videos(self, videos: Sequence[Path], folder: Path, tree: Tree | None, name: str, seed: int) -> Found[Pair]:
+        found = Found[Pair](self.provenance(folder, f"consecutive frames of videos, gaps {', '.join(map(str, self.gap))}, in each shot"))
+        for scene, shot in self.shots_of(videos, folder, name, found).items():
+            _pair_up(found, shot.folder, scene, shot.files, self.gap, shot.cameras, seed)
+        if tree:
+            found.count(tree)
         return found
 
 
@@ -80,11 +90,7 @@ def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras 
         found.setdefault(below(name, path), []).append(path)
     if not found:
         told = "".join(f"; {note}" for note in tree.notes)
-        videos = tree.take(VIDEO_SUFFIXES)
-        cut = (
-            f"cut a video into frames first, for example: mkdir frames; ffmpeg -i {videos[0]} -qscale:v 2 frames/%06d.jpg" if videos else ""
-        )
-        raise CallError(f"{tree.root} holds no images{told}", cut or "name a folder of frames")
+        raise CallError(f"{tree.root} holds no images{told}", "name a folder of frames")
     return {scene: [tree.root / path for path in in_time(files)] for scene, files in found.items()}
 
 

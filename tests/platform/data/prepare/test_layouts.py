@@ -53,6 +53,5 @@ def test_without_photos_no_command_is_named(tmp_path: Path) -> None:
     with pytest.raises(CallError) as caught:
         Rgbd().find(str(_made(tmp_path, ["video.MOV"])), "x")
     assert "there are no photos" in caught.value.hint
-    with pytest.raises(CallError, match=r"holds no images; not read .*1 \.mov") as caught:
+    with pytest.raises(CallError, match=r"video.MOV: no readable video"):
         Frames().find(str(tmp_path), "x")
-    assert "ffmpeg -i video.MOV" in caught.value.hint
