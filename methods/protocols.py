@@ -265,6 +265,21 @@ class HasTokensAndSaliency(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasTokensAndAttention(Protocol, metaclass=_Ability):
+    def tokens_and_attention(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Tokens, and the class token's attention to each patch as the last block's softmax has it, mean over heads: what it gives itself
+        is left out, so rows sum to less than 1. Without a class token as `tokens_and_saliency`."""
+
+
+@runtime_checkable
+class HasColourStatistics(Protocol, metaclass=_Ability):
+    """An encoder that normalises images by `(images - mean) / std`; one that has no such attributes does it by ImageNet's."""
+
+    mean: Float[Tensor, "3 1 1"]
+    std: Float[Tensor, "3 1 1"]
+
+
+@runtime_checkable
 class PointEncoder(Protocol, metaclass=_Ability):
     """The exported encoder of clouds. Input: float32, b x `points` x 3, centred on the mean, the farthest point at distance 1."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .backbone import ConMIMBackbone, layer_of, normalise
+from .backbone import ConMIMBackbone, layer_of, mean_std, normalise
 from .config import ConMIMModel
 from .transfer import ConMIMFinetune, finetuning
 
@@ -74,6 +75,19 @@ class ConMIMEncoder(nn.Module):
         tokens, attention = self.backbone.last_attention(normalise(images, self.model))
         received = attention.mean(dim=(1, 2))[:, 1:]
         return tokens[:, 1:], received / received.sum(dim=1, keepdim=True)
+
+    def tokens_and_attention(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """The class token's attention in the last block as it is, mean over heads, without what it gives itself."""
+        tokens, attention = self.backbone.last_attention(normalise(images, self.model))
+        return tokens[:, 1:], attention.mean(dim=1)[:, 0, 1:]
+
+    @property
+    def mean(self) -> Float[Tensor, "3 1 1"]:
+        return torch.tensor(mean_std(self.model)[0]).view(3, 1, 1)
+
+    @property
+    def std(self) -> Float[Tensor, "3 1 1"]:
+        return torch.tensor(mean_std(self.model)[1]).view(3, 1, 1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)

@@ -50,8 +50,10 @@ def _adapt(config: I2PConfig, teachers: Mapping[str, torch.nn.Module]) -> I2PCon
 
 def _stage_settings(config: I2PConfig) -> dict[str, Any]:
     augment = {f"augment.{key}": value for key, value in config.augment.model_dump(mode="json").items()}
-    least = config.model.groups[0]
-    return {"model.points": config.model.points, "model.groups[0]": least, "pretext.views": config.pretext.views, **augment}
+    least, fields = config.model.groups[0], type(config.pretext).model_fields
+    named = {name: getattr(config.pretext, name) for name in ("splat", "depth_value", "teacher_input", "saliency")}
+    added = {f"pretext.{name}": value for name, value in named.items() if value != fields[name].default}  # older caches lack them
+    return {"model.points": config.model.points, "model.groups[0]": least, "pretext.views": config.pretext.views, **added, **augment}
 
 
 method = Method(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..contract import MethodConfig
-from ..settings import Settings
+from ..settings import Added, Settings
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -61,11 +61,31 @@ class I2PTask(Settings):
     """What is hidden, and how closely the released code is followed."""
 
     mask_ratio: float = Field(default=0.8, gt=0, lt=1, description="hidden share of the coarsest tokens, floor(share * tokens)")
-    mask: Literal["guided", "random"] = Field(default="guided", description="guided: salient tokens stay visible more often")
+    mask: Literal["guided", "inverse", "random"] = Field(
+        default="guided", description="guided: salient tokens stay visible more often; inverse: they are hidden more often"
+    )
     mask_temperature: float = Field(
         default=1.0, gt=0, description="of the saliency; attention is about 1/197, so at 1 the draw is nearly random"
     )
     views: int = Field(default=3, ge=1, le=3, description="depth views from which features are taken")
+    splat: Annotated[Literal[1, 3, 5], Added(neutral=5)] = Field(
+        default=5, description="side of the square on which a point is drawn, pixels"
+    )
+    depth_value: Annotated[Literal["sum", "nearest"], Added(neutral="sum")] = Field(
+        default="sum", description="of the points at a pixel: sum: their depths added up; nearest: the depth of the foremost, the largest"
+    )
+    teacher_input: Annotated[Literal["own", "imagenet"], Added(neutral="own")] = Field(
+        default="own",
+        description="own: depth images are normalised as the teacher does it; imagenet: by ImageNet's mean and std whatever the teacher "
+        "does, as in the released code",
+    )
+    saliency: Annotated[Literal["shares", "attention"], Added(neutral="shares")] = Field(
+        default="shares",
+        description="shares: of the patches, sum 1; attention: the class token's as it is, its own share left out, as the released code",
+    )
+    target: Annotated[Literal["plain", "l2", "standardised"], Added(neutral="plain")] = Field(
+        default="plain", description="the teacher's features at a point: as they are, of length 1, or of mean 0 and variance 1, each view's"
+    )
     features_on: Literal["visible", "masked", "all"] = Field(default="visible", description="tokens whose 2-D features are predicted")
     official: bool = Field(
         default=True,
@@ -124,7 +144,7 @@ class I2PConfig(MethodConfig):
 
     @property
     def uses_teacher(self) -> bool:
-        return self.pretext.mask == "guided" or self.loss.features > 0
+        return self.pretext.mask != "random" or self.loss.features > 0
 
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> I2PConfig:

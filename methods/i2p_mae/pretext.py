@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import layer_norm, mse_loss, normalize
 
 from ..contract import Batch, BuildContext, Visualisation
 from ..layers.drop_path import draw_kept, linear_rates
@@ -116,15 +116,16 @@ class I2PMaePretext(nn.Module):
 
     def hide(self, batch: Batch, scales: list[Groups], rng: MicrobatchRng) -> Hidden:
         """Guided: the tokens with the largest saliency / temperature + Gumbel noise stay visible, which is a draw without replacement by
-        the softmax of the saliency."""
+        the softmax of the saliency. Inverse: of its negative."""
         config, centres = self.config, scales[2].centres
         b, g = centres.shape[:2]
         uniform = torch.rand(b, g, generator=rng.torch("mask"), dtype=torch.float64).to(centres.device)
         score = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
         saliency = None
-        if config.pretext.mask == "guided":
+        if config.pretext.mask != "random":
             saliency = self.saliency_at(batch, centres)
-            score = score + saliency.double() / config.pretext.mask_temperature
+            sign = 1 if config.pretext.mask == "guided" else -1
+            score = score + sign * saliency.double() / config.pretext.mask_temperature
         shown = score.topk(g - config.masked, dim=1).indices
         top = torch.ones(b, g, dtype=torch.bool, device=centres.device).scatter_(1, shown, False)
         return Hidden(saliency, spread_masks(top, scales, official=config.pretext.official))
@@ -175,7 +176,16 @@ class I2PMaePretext(nn.Module):
         """The teacher's features of the finest centres, view after view: all neighbours of the middle scale are among them."""
         maps = batch["features"].float()
         views = range(self.config.pretext.views)
-        return torch.cat([at_points(maps[:, view], batch["points"], scales[0].centres, view) for view in views], dim=-1)
+        return torch.cat([self.scaled(at_points(maps[:, view], batch["points"], scales[0].centres, view)) for view in views], dim=-1)
+
+    def scaled(self, features: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """As `pretext.target` says."""
+        match self.config.pretext.target:
+            case "l2":
+                return normalize(features, dim=-1)
+            case "standardised":
+                return layer_norm(features, features.shape[-1:])
+        return features
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do: the teacher is not trained."""

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..contract import BuildContext, HasTokensAndSaliency, ImageEncoder
+from ..contract import BuildContext, HasColourStatistics, HasTokensAndAttention, HasTokensAndSaliency, ImageEncoder
+from ..layers.colour import IMAGENET_MEAN, IMAGENET_STD, imagenet_normalise
 from .config import I2PConfig
 from .views2d import depth_images
 
@@ -22,7 +23,7 @@ class TeacherStage:
     """
 
     def __init__(self, config: I2PConfig, teacher: nn.Module, device: torch.device | str = "cpu") -> None:
-        self.views, self.device = config.pretext.views, torch.device(device)
+        self.task, self.device = config.pretext, torch.device(device)
         self.teacher = cast("ImageEncoder", teacher.to(device).eval())
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -37,15 +38,27 @@ class TeacherStage:
     def see(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "v c h w"], Float[Tensor, "v h w"]]:
         height, width = self.teacher.image_size
         grid = (height // self.teacher.patch_size, width // self.teacher.patch_size)
-        images = depth_images(points[None], self.views)[:, None]
+        images = depth_images(points[None], self.task.views, self.task.splat, self.task.depth_value)[:, None]
         if images.shape[2:] != (height, width):
             images = interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-        images = images.expand(-1, 3, -1, -1)
-        if isinstance(self.teacher, HasTokensAndSaliency):
+        images = self.coloured(images.expand(-1, 3, -1, -1))
+        if self.task.saliency == "attention" and isinstance(self.teacher, HasTokensAndAttention):
+            tokens, saliency = self.teacher.tokens_and_attention(images)
+        elif isinstance(self.teacher, HasTokensAndSaliency):
             tokens, saliency = self.teacher.tokens_and_saliency(images)
         else:
             tokens, saliency = self.teacher.tokens(images), self.teacher.saliency(images)
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), saliency.reshape(-1, *grid)
+
+    def coloured(self, images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
+        """What the teacher, which normalises what it is given, must be given so that its network sees `pretext.teacher_input`."""
+        if self.task.teacher_input == "own" or not isinstance(self.teacher, HasColourStatistics):
+            return images
+        mean, std = self.teacher.mean.to(images), self.teacher.std.to(images)
+        of_imagenet = [torch.tensor(values).view(3, 1, 1).to(images) for values in (IMAGENET_MEAN, IMAGENET_STD)]
+        if torch.equal(mean, of_imagenet[0]) and torch.equal(std, of_imagenet[1]):
+            return images
+        return imagenet_normalise(images) * std + mean
 
 
 def build(config: I2PConfig, context: BuildContext) -> TeacherStage:

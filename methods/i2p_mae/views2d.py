@@ -17,8 +17,8 @@ AXES = ((0, 1, 2), (2, 0, 1), (1, 2, 0))
 SIZE = 224
 SPAN = 221
 """Pixels across the longer side of a cloud."""
-WINDOW = 2
-"""Each point is drawn on a square of 2 * `WINDOW` + 1 pixels."""
+SPLAT = 5
+"""Side of the square on which a point is drawn, in pixels."""
 
 
 class Frame(NamedTuple):
@@ -55,23 +55,28 @@ def pixels(plane: Float[Tensor, "b n 2"], frame: Frame) -> Int[Tensor, "b n 2"]:
     return (_cells(plane, frame.low, frame.size) + 1 + frame.offset[:, None]).long()
 
 
-def depth_sum(view: Float[Tensor, "b n 3"], frame: Frame) -> Float[Tensor, "b 224 224"]:
-    """Depths of all points added up over the window of each; pixels outside the image count for the nearest on its edge; 0 elsewhere."""
+def depth_map(view: Float[Tensor, "b n 3"], frame: Frame, splat: int = SPLAT, value: str = "sum") -> Float[Tensor, "b 224 224"]:
+    """Depths of all points over the square of each: their `sum`, or the largest (`nearest`). Pixels outside the image count for the nearest
+    on its edge; 0 where nothing is."""
     at = pixels(view[..., :2], frame)
-    step = torch.arange(-WINDOW, WINDOW + 1, device=view.device)
+    step = torch.arange(-(splat // 2), splat // 2 + 1, device=view.device)
     rows, columns = ((at[..., axis, None] + step).clamp(0, SIZE - 1) for axis in (0, 1))
     index = (rows[..., :, None] * SIZE + columns[..., None, :]).flatten(1)
     depth = view[..., 2, None].expand(-1, -1, len(step) ** 2).flatten(1)
     image = torch.zeros(len(view), SIZE * SIZE, dtype=view.dtype, device=view.device)
-    return image.scatter_add_(1, index, depth).view(-1, SIZE, SIZE)
+    if value == "nearest":
+        image.scatter_reduce_(1, index, depth, "amax", include_self=False)
+    else:
+        image.scatter_add_(1, index, depth)
+    return image.view(-1, SIZE, SIZE)
 
 
-def depth_images(points: Float[Tensor, "b n 3"], views: int = 3) -> Float[Tensor, "vb 224 224"]:
-    """Sigmoid of the summed depths, view by view (all samples of view 0 first): 0.5 where nothing is."""
+def depth_images(points: Float[Tensor, "b n 3"], views: int = 3, splat: int = SPLAT, value: str = "sum") -> Float[Tensor, "vb 224 224"]:
+    """Sigmoid of `depth_map`, view by view (all samples of view 0 first): 0.5 where nothing is."""
     images = []
     for number in range(views):
         view = seen_from(points, number)
-        images.append(torch.sigmoid(depth_sum(view, frame_of(view[..., :2]))))
+        images.append(torch.sigmoid(depth_map(view, frame_of(view[..., :2]), splat, value)))
     return torch.cat(images)
 
 

@@ -115,13 +115,22 @@ class TimmEncoder(nn.Module):
 
     def tokens_and_saliency(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
         """Both from one pass."""
+        tokens, rows = self._tokens_and_rows(images)
+        return tokens, rows / rows.sum(dim=1, keepdim=True)
+
+    def tokens_and_attention(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """The class token's attention as it is, without what it gives itself and register tokens."""
+        tokens, rows = self._tokens_and_rows(images)
+        has_class = self.last is not None and self.network.cls_token is not None
+        return tokens, rows if has_class else rows / rows.sum(dim=1, keepdim=True)
+
+    def _tokens_and_rows(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens, what `saliency` is made of: not scaled)."""
         found, matrix = self.features_and_attention(images)
         if matrix is None:
-            length: Tensor = found.norm(dim=-1)
-            return self._projected(found), length / length.sum(dim=1, keepdim=True)
+            return self._projected(found), found.norm(dim=-1)
         rows = matrix[:, 0, self.prefix :] if self.network.cls_token is not None else matrix[:, self.prefix :, self.prefix :].mean(dim=1)
-        rows = self._one_a_patch(rows, images)
-        return self._projected(found), rows / rows.sum(dim=1, keepdim=True)
+        return self._projected(found), self._one_a_patch(rows, images)
 
     def features_and_attention(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """(features, attention of the last block: b x m x m, mean over heads, class and register tokens first; None without attention)."""

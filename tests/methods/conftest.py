@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             files = parity.parity_files(folder)
         except parity.ParityError:
             files = [folder / "no-file"]
-        metafunc.parametrize("parity_file", files, ids=[f"{method}-{p.relative_to(folder)}" for p in files])
+        metafunc.parametrize("parity_file", files, ids=[f"{method}-{os.path.relpath(p, folder)}" for p in files])
 
 
 @pytest.fixture

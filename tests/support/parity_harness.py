@@ -143,8 +143,12 @@ def parity_folder(method: str) -> Path:
 
 
 def parity_files(folder: Path) -> list[Path]:
-    """Every file under the folder but the prose. Raises `ParityError` where there is none."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in PROSE)
+    """Every file under `parity/<method>` but the prose, and under `parity_next/<method>` beside it, if that is there.
+
+    Raises `ParityError` where there is none.
+    """
+    later = folder.parents[1] / "parity_next" / folder.name
+    files = [p for place in (folder, later) for p in sorted(place.rglob("*")) if p.is_file() and p.name not in PROSE]
     if not files:
         raise ParityError(f"no parity vector under {folder}")
     return files

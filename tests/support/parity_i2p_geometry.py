@@ -76,7 +76,7 @@ def projection(vector: Vector) -> Mapping[str, Tensor]:
     for number in range(3):
         view = views2d.seen_from(points, number)
         frame = views2d.frame_of(view[..., :2])
-        depth = views2d.depth_sum(view, frame)
+        depth = views2d.depth_map(view, frame)
         image = normalised_image(depth)
         parts = {
             "points": view,

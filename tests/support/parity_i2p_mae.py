@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from parity_harness import Kind, Limits, ParityError, Vector, guarded, same_names
 from parity_i2p_geometry import by_family, distances, normalised_image, operations, projection, projection_limits
+from parity_i2p_teacher import teacher, teacher_limits, tower
 from torch import Tensor
 
 from sightline.methods.contract import BuildContext
@@ -20,9 +21,6 @@ from sightline.methods.i2p_mae.pretext import I2PMaePretext, build
 from sightline.methods.i2p_mae.schedules import cosine, i2p_schedules
 from sightline.methods.layers.points import take
 from sightline.methods.optim import Clock, OptimConfig
-from sightline.methods.timm_encoder.config import TimmModel
-from sightline.methods.timm_encoder.network import TimmEncoder
-from sightline.methods.timm_encoder.official import timm_state
 
 GIVEN = {"NAME": "I2P_MAE", "local_radius": [0, 0, 0]}
 KNOWN = {*official.SAME, *GIVEN, "mask_ratio", "decoder_dims", "decoder_up_blocks", "clip_config"}
@@ -161,7 +159,7 @@ def view_outputs(points: Tensor, scales: list[Groups]) -> dict[str, Tensor]:
     for number in range(3):
         view = views2d.seen_from(points, number)
         frame = views2d.frame_of(view[..., :2])
-        image = normalised_image(views2d.depth_sum(view, frame))
+        image = normalised_image(views2d.depth_map(view, frame))
         around = scales[1].around
         near = views2d.pixels(views2d.seen_from(around.flatten(1, 2), number)[..., :2], frame)
         parts = {
@@ -280,16 +278,8 @@ def clip_tower(vector: Vector) -> Mapping[str, Tensor]:
     config, state = vector.config, vector.part("state")
     if config["activation"] != "x*sigmoid(1.702x)":
         raise ParityError(f"activation {config['activation']}")
-    arguments = {
-        "img_size": config["input_resolution"],
-        "patch_size": config["patch_size"],
-        "embed_dim": config["width"],
-        "depth": config["layers"],
-        "num_heads": config["heads"],
-        "num_classes": config["output_dim"],
-    }
-    encoder = TimmEncoder(TimmModel(name="vit_base_patch16_clip_quickgelu_224", project=True, arguments=arguments)).eval()
-    encoder.network.load_state_dict(timm_state(state, encoder.network), strict=True)
+    visual = {key: config[key] for key in ("input_resolution", "patch_size", "width", "layers", "heads", "output_dim")}
+    encoder = tower(visual, state)
     encoder.mean.zero_()
     encoder.std.fill_(1)
     with torch.no_grad():
@@ -377,6 +367,18 @@ KINDS: list[Kind] = [
         needs=(r"output\.saliency",),
         compute=clip_tower,
         limits=by_family,
+    ),
+    Kind(
+        "teacher end to end",
+        names=(
+            r"state\.visual\.\S+",
+            r"input\.points",
+            r"output\.view[012]\.(pc_min|grid_size|offset|pixel|image|image_crop|image_channel_mean|point_(feature|saliency)|center_saliency)",
+            r"output\.(image_features|cls_attention|saliency|center_[12]|neighborhood_abs_1|neigh_feature|point_saliency|mask_prob)",
+        ),
+        needs=(r"output\.neigh_feature", r"output\.cls_attention", r"state\.visual\.proj"),
+        compute=teacher,
+        limits=teacher_limits,
     ),
     Kind(
         "fine-tuning heads",
