@@ -68,6 +68,10 @@ class Cameras(BaseModel):
     layout: str = NAME
     """Where this is known from."""
     notes: list[str] = []
+    complete: bool = False
+    """Whether a photo in the folder that no frame names is none: another camera's, a picture of normals, a copy."""
+    outside: bool = False
+    """Whether depth may lie beside the folder: the reader of the layout made the paths, no list did."""
 
     @cached_property
     def timed(self) -> bool:
@@ -107,8 +111,10 @@ def read_cameras(folder: Path) -> Cameras | None:
         if known is None:
             return None
         cameras = Cameras.model_validate(known)
+        if path.is_file():
+            cameras = cameras.model_copy(update={"complete": False, "outside": False})
         for frame in cameras.frames:
-            if not is_inside(frame.file) or not is_inside(frame.depth or "x"):
+            if not is_inside(frame.file) or not (cameras.outside or is_inside(frame.depth or "x")):
                 raise ValueError(f"frame {frame.file}: a path leaves the folder")
         if cameras.depth_scale is not None and not 0 < cameras.depth_scale < math.inf:
             raise ValueError(f"depth_scale is {cameras.depth_scale}, not a number above 0")

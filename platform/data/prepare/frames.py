@@ -76,6 +76,13 @@ def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras 
 
     Where `images/` and the like hold none that `cameras` name, and all of these lie in one folder, they are the frames.
     """
+    if cameras and cameras.complete:
+        of_folder: dict[str, list[Path]] = {}
+        for frame in cameras.ordered:
+            of_folder.setdefault(folder_of(frame.file), []).append(tree.root / frame.file)
+        tree.use(*(file for frame in cameras.frames for file in (frame.file, frame.depth or "")))
+        one = len(of_folder) == 1
+        return {name if one else below(name, f"{at}/x"): files for at, files in of_folder.items()}
     named = {PurePosixPath(frame.file).as_posix() for frame in cameras.frames} if cameras else set()
     folders = {folder_of(file) if "/" in file else "" for file in named}
     for own in ("", "images"):

@@ -1,7 +1,7 @@
 """Recognises how other programs lay out captures with cameras: by the names of their files, without reading them.
 
-Those that `captures` reads are here as well, for folders in or above their own, and for ones of which a part is missing. The message says
-what the folder is, and names a command that works on it as it is.
+For folders in or above a capture, and for captures of which a part is missing. The message says what the folder is, and names a command
+that works on it as it is.
 """
 
 from __future__ import annotations
@@ -24,30 +24,65 @@ class Layout:
     signs: tuple[tuple[str, ...], ...]
     photos: tuple[str, ...] = ("",)
     """Where the photos may lie."""
+    cameras: str = ""
+    """The files that its cameras are read from; empty where they are not read."""
 
 
+_COLMAP = tuple((f"{at}cameras{end}", f"{at}images{end}") for at in ("sparse/0/", "sparse/", "") for end in (".bin", ".txt"))
 LAYOUTS = (
-    Layout("7-Scenes or 3DMatch", (("*.color.png", "*.pose.txt"), ("seq-*/*.color.png", "seq-*/*.pose.txt"))),
-    Layout("TUM RGB-D", (("rgb.txt", "groundtruth.txt"), ("rgb.txt", "depth.txt"), ("rgb", "associations.txt")), ("rgb",)),
-    Layout("ScanNet", (("color", "pose", "intrinsic"), ("color", "depth", "pose"), ("*.sens",)), ("color",)),
-    Layout("nerfstudio or instant-ngp", (("transforms.json",), ("transforms_train.json",)), ("images", "train", "")),
+    Layout("7-Scenes, 3DMatch or BundleFusion", (("*.color.*", "*.pose.txt"),), cameras="NAME.color.png and NAME.pose.txt"),
     Layout(
-        "COLMAP",
-        (
-            *((f"{at}cameras{end}", f"{at}images{end}") for at in ("sparse/0/", "sparse/", "") for end in (".bin", ".txt")),
-            ("database.db", "images"),
-        ),
-        ("images", "input", ""),
+        "TUM RGB-D",
+        (("rgb.txt", "groundtruth.txt"), ("rgb.txt", "depth.txt"), ("rgb", "associations.txt")),
+        ("rgb",),
+        "rgb.txt, depth.txt and groundtruth.txt",
     ),
-    Layout("LLFF", (("poses_bounds.npy",),), ("images", "")),
-    Layout("Replica as NICE-SLAM has it", (("traj.txt", "results"),), ("results",)),
-    Layout("EuRoC", (("mav0",),), ("mav0/cam0/data",)),
-    Layout("KITTI odometry", (("calib.txt", "image_2"), ("calib.txt", "image_0")), ("image_2", "image_0")),
-    Layout("MVSNet or BlendedMVS", (("cams/*_cam.txt",), ("blended_images", "cams")), ("blended_images", "images", "")),
-    Layout("Polycam", (("keyframes/cameras",), ("keyframes/corrected_cameras",)), ("keyframes/images", "keyframes/corrected_images")),
-    Layout("ARKitScenes", (("lowres_wide", "lowres_depth"), ("*_frames/lowres_wide",)), ("lowres_wide", "")),
+    Layout("ScanNet", (("color", "pose", "intrinsic"), ("color", "depth", "pose")), ("color",), "color/, pose/ and intrinsic/"),
+    Layout("ScanNet's or BundleFusion's .sens", (("*.sens",),)),
+    Layout(
+        "nerfstudio, instant-ngp or a Blender scene of NeRF",
+        (("transforms.json",), ("transforms_train.json",)),
+        ("images", "train", ""),
+        "transforms.json, or transforms_train.json, transforms_val.json and transforms_test.json",
+    ),
+    Layout("COLMAP", (*_COLMAP, ("database.db", "images")), ("images", "input", ""), "a model, cameras.bin and images.bin, in sparse/0"),
+    Layout("LLFF", (("poses_bounds.npy",),), ("images", ""), "poses_bounds.npy"),
+    Layout("Replica", (("traj.txt", "results"), ("traj_w_c.txt", "rgb")), ("results", "rgb"), "traj.txt and results/"),
+    Layout("EuRoC", (("mav0",), ("cam0/data", "imu0")), ("mav0/cam0/data", "cam0/data"), "mav0/cam0 and mav0/state_groundtruth_estimate0"),
+    Layout(
+        "KITTI odometry",
+        (("calib.txt", "image_2"), ("calib.txt", "image_0"), ("times.txt", "image_2"), ("times.txt", "image_0")),
+        ("image_2", "image_0"),
+        "calib.txt, image_2 and poses.txt",
+    ),
+    Layout("KITTI raw", (("image_02/data", "oxts"),), ("image_02/data",)),
+    Layout(
+        "MVSNet, BlendedMVS or DTU",
+        (("cams/*_cam.txt",), ("*_cam.txt",), ("blended_images", "cams"), ("rect_*_r5000.png",)),
+        ("blended_images", "images", ""),
+        "cams/NNNNNNNN_cam.txt, or Cameras/ two folders above a scan of DTU",
+    ),
+    Layout("Strecha", (("*.camera",), ("*/*.camera",)), ("images", "urd", ""), "NAME.camera for each photo NAME"),
+    Layout("Bundler", (("bundle.out",), ("bundle",)), ("images", ""), "bundle.out and list.txt"),
+    Layout(
+        "Polycam",
+        (("keyframes/images",), ("keyframes/corrected_images",)),
+        ("keyframes/images", "keyframes/corrected_images"),
+        "keyframes/cameras and keyframes/images",
+    ),
+    Layout(
+        "Record3D", (("metadata", "rgbd"), ("metadata.json", "rgb"), ("*.r3d",)), ("rgbd", "rgb"), "metadata and rgbd/ of the unpacked .r3d"
+    ),
+    Layout(
+        "ARKitScenes",
+        (("lowres_wide", "lowres_depth"), ("lowres_wide.traj",), ("*_frames/lowres_wide",)),
+        ("lowres_wide", "vga_wide", ""),
+        "lowres_wide/, lowres_wide_intrinsics/ and lowres_wide.traj",
+    ),
     Layout("CO3D", (("frame_annotations.jgz",),)),
 )
+_MOST_FOLDERS = 200
+"""Of a folder that many are looked at for captures below it."""
 
 
 def layout_of(folder: Path) -> Layout | None:
@@ -59,17 +94,40 @@ def no_cameras(folder: Path, place: str, need: str) -> tuple[str, str]:
     """(what is wrong, what to do) where `cameras.json` is needed and missing; `need` is what a reader would take from it."""
     layout = layout_of(folder)
     photos = _photos(folder, layout)
-    what = f"{place} has no cameras.json" + (f"; it looks like {layout.name}, whose cameras are not read from here" if layout else "")
+    what = f"{place} has no cameras.json"
+    if layout:
+        missing = f", which is read from {layout.cameras}: not all of it is there" if layout.cameras else ", whose cameras are not read"
+        what += f"; it looks like {layout.name}{missing}"
+    elif below := _captures_below(folder):
+        names = ", ".join(str(Path(place) / one.relative_to(folder)) for one, _ in below[:3])
+        return (
+            f"{what} of its own",
+            f"name the captures in it, {len(below):,} of {below[0][1].name}: {names}{' ...' if len(below) > 3 else ''}",
+        )
     write = f"for {need}, write cameras.json beside the photos (docs/data.md has a whole sample)"
     if photos is None:
         return what, f"{write}; there are no photos in {place} yet"
     return what, f"`sightline prepare pairs frames {Path(place) / photos}` pairs its photos without cameras; {write}"
 
 
+def _captures_below(folder: Path) -> list[tuple[Path, Layout]]:
+    """The captures in a folder, or in the folders of it, that can be named in its place."""
+    first = folders_in(folder)[:_MOST_FOLDERS]
+    for level in (first, [sub for one in first for sub in folders_in(one)][:_MOST_FOLDERS]):
+        found = [(sub, layout) for sub in level if (layout := layout_of(sub)) and layout.cameras]
+        if found:
+            return found
+    return []
+
+
 def unread_cameras(folder: Path) -> list[str]:
     """A note where photos of a known layout are read and its cameras are not."""
-    layout = next((layout for above in (folder, *list(folder.parents)[:3]) if (layout := layout_of(above))), None)
-    return [f"this looks like {layout.name}: its poses, intrinsics and depth are not read, only the photos"] if layout else []
+    for above in (folder, *list(folder.parents)[:3]):
+        if layout := layout_of(above):
+            name = f"name {above} to read them" if layout.cameras and above != folder else ""
+            told = f" ({name})" if name else f" ({layout.cameras} are not all there)" if layout.cameras else ""
+            return [f"this looks like {layout.name}: its poses, intrinsics and depth are not read, only the photos{told}"]
+    return []
 
 
 def _photos(folder: Path, layout: Layout | None) -> Path | None:

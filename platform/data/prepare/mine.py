@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -19,10 +19,9 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose, visible_share
 
 from .cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
-from .captures import colmap_folder
+from .captures import seen_points
 from .depth_options import DepthOptions
 from .files import existing_folder, frame_names
-from .formats.colmap import read_model
 from .found import Found
 from .layouts import no_cameras
 from .options import above_zero, option, positive, share
@@ -150,13 +149,12 @@ def _depth_iou(one: View, two: View) -> float:
 def _by_points(cameras: Cameras, folder: Path, place: str, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
     from scipy.sparse import csr_matrix
 
-    model_folder = colmap_folder(folder)
-    if cameras.layout != "COLMAP" or model_folder is None:
+    seen = seen_points(folder, cameras.layout)
+    if seen is None:
         raise CallError(
             f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
             f"pair neighbours instead: sightline prepare pairs frames {place} --gap 1..5; or give depth or a COLMAP model",
         )
-    seen = {PurePosixPath(image.name).as_posix(): image.points for image in read_model(model_folder).images}
     skips += cameras.repeated
     frames, points = [], []
     for frame in cameras.ordered:
@@ -167,10 +165,8 @@ def _by_points(cameras: Cameras, folder: Path, place: str, skips: list[tuple[str
         except BrokenSampleError as error:
             skips.append(skip_of(frame.file, str(error)))
             continue
-        parts = frame.file.split("/")
-        name = next(tail for start in range(len(parts)) if (tail := "/".join(parts[start:])) in seen)
         frames.append(Posed(frame, camera, camera.pose))
-        points.append(np.unique(seen[name]))
+        points.append(np.unique(seen[frame.file]))
     columns = np.concatenate(points) if points else np.zeros(0, np.int64)
     _, columns = np.unique(columns, return_inverse=True)
     rows = np.repeat(np.arange(len(points)), [len(one) for one in points])

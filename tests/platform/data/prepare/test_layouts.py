@@ -16,9 +16,10 @@ from sightline.platform.data.prepare.rgbd import Rgbd
 FOLDERS = {
     "TUM RGB-D": ["rgb/1.1.png", "rgb/1.2.png", "depth/1.1.png", "rgb.txt", "depth.txt", "groundtruth.txt"],
     "COLMAP": ["images/a.jpg", "images/b.jpg", "database.db"],
-    "LLFF": ["images/a.jpg", "images/b.jpg", "poses_bounds.npy"],
-    "EuRoC": ["mav0/cam0/data/1.png", "mav0/cam0/data/2.png"],
-    "Replica": ["traj.txt", "results/frame000000.jpg", "results/frame000001.jpg", "results/depth000000.png"],
+    "KITTI odometry": ["times.txt", "image_2/000000.png", "image_2/000001.png"],
+    "KITTI raw": ["image_02/data/0.png", "image_02/data/1.png", "oxts/dataformat.txt"],
+    "Polycam": ["keyframes/images/1.jpg", "keyframes/images/2.jpg"],
+    "ARKitScenes": ["lowres_wide/1_1.0.png", "lowres_wide/1_1.1.png", "lowres_depth/1_1.0.png"],
 }
 
 
@@ -40,6 +41,16 @@ def test_the_message_names_the_layout_and_a_command_that_works(tmp_path: Path, l
     found = Frames().find(command[1], "x")
     assert len(found.items) == 1 and not found.skips
     assert any("not read" in note for note in found.notes)
+
+
+def test_the_captures_in_a_folder_are_named(tmp_path: Path) -> None:
+    for sequence in ("00", "01"):
+        _made(tmp_path / "sequences" / sequence, ["calib.txt", "image_2/000000.png"])
+    with pytest.raises(CallError, match=r"no cameras\.json of its own") as caught:
+        Rgbd().find(str(tmp_path), "x")
+    assert f"name the captures in it, 2 of KITTI odometry: {tmp_path}/sequences/00, {tmp_path}/sequences/01" in caught.value.hint
+    notes = Frames().find(str(_made(tmp_path / "sequences/02/image_2", ["0.png", "1.png", "../calib.txt"])), "x").notes
+    assert any(f"name {tmp_path}/sequences/02 to read them" in note for note in notes)
 
 
 def test_a_folder_that_is_nobody_s_is_not_given_a_name(tmp_path: Path) -> None:
