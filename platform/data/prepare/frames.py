@@ -22,6 +22,8 @@ from .pairs import Pair
 from .source import PairSource, PhotoOptions, Places
 from .videos import VideoOptions, folder_or_video, videos_at
 
+CAMERA_SUFFIXES = (".txt", ".json", ".bin", ".db", ".npy", ".yaml", ".csv", ".pincam", ".traj", ".camera", ".out")
+
 
 @dataclass(frozen=True)
 class Frames(VideoOptions, PhotoOptions, PairSource):
@@ -56,7 +58,8 @@ class Frames(VideoOptions, PhotoOptions, PairSource):
             found.notes += cameras.notes
         tree.use(NAME)
         if cameras is not None and cameras.layout != NAME:
-            tree.take((".txt", ".json", ".bin", ".db"))  # the lists, poses and intrinsics of the layout
+            tree.take(CAMERA_SUFFIXES)  # the lists, poses and intrinsics of the layout
+            tree.use("metadata")
         for scene, files in sequences(tree, name, self.all_images, cameras).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
