@@ -10,8 +10,8 @@ checkpoint does not verify everything stays. Milestones (train.keep_every) and t
 --milestones; of a finished run as weights. With --yes MLflow forgets the models of checkpoints that are gone (step-5000). The model
 registry is not touched: it holds copies of its own, and `mlflow gc` is for those.
 
-Data that were kept from a source of Ray's ($SIGHTLINE_HOME/data) can go when no run, sweep or comparison names them; those in use are
-listed with size, age and whose they are. They are looked at where no RUN is named.
+Data that were kept from a source of Ray's or made of a folder ($SIGHTLINE_HOME/data) can go when no run, sweep or comparison names them;
+those in use are listed with size, age and whose they are. They are looked at where no RUN is named.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.experiments.compare.budget import gflops, samples_of
     from sightline.platform.experiments.compare.record import Entry, refuse_name, sections
+    from sightline.platform.experiments.own_folders import prepare_folders
     from sightline.platform.experiments.preflight import check, keep_sources
 
     shared = config.parse_overrides(word for word in words if "=" in word)
@@ -107,7 +108,8 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
     entries = []
     for label, (recipe, settings) in asked.items():
         try:
-            experiment = keep_sources(check(config.load(recipe, settings), look=False)[0], console.print, train=True)
+            experiment = prepare_folders(config.load(recipe, settings), console.print)
+            experiment = keep_sources(check(experiment, look=False)[0], console.print, train=True)
             dataset = Dataset.open(str(experiment.data.train))
         except CallError as error:
             raise CallError(f"{label}: {error}", error.hint) from None

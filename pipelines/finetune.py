@@ -139,6 +139,7 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     from sightline.platform.data.training_data import absolute_source
     from sightline.platform.models.encoders import open_encoder
 
+    overrides = _from_folders(model, overrides, task, console)
     place = absolute_source(str(as_text(overrides["data.train"])))
     if parse(place).prepared:
         return Dataset.open(place), overrides
@@ -160,6 +161,27 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
         say=console.print,
     )
     return train, {**overrides, "data.train": train.uri}
+
+
+def _from_folders(model: str, overrides: dict[str, Any], task: str, console: Screen) -> dict[str, Any]:
+    """The overrides with a prepared data set for each folder that they name; what is held out of the one becomes `data.val`."""
+    from sightline.methods.catalog import find_method
+    from sightline.platform.core.paths import absolute
+    from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
+    from sightline.platform.data.prepare.whole_folder import Wish
+    from sightline.platform.experiments.own_folders import Keeper, is_own
+    from sightline.platform.models.encoders import open_encoder
+
+    train, val = (str(overrides[name]) if overrides.get(name) else None for name in ("data.train", "data.val"))
+    if not any(place and is_own(place) for place in (train, val)):
+        return overrides
+    seen = find_kind(find_method(open_encoder(model).method).kind).modality
+    kind = PAIRS.name if task in ("stereo", "flow", "pose") else seen
+    column = COLUMNS.get(task, {"classification": "label"}.get(task, task))
+    storage = overrides.get("train.storage")
+    keeper = Keeper(absolute(str(storage)) if storage else None, float(overrides.get("data.max_broken", 0.05)), console.print)
+    train, val = keeper.train_and_val(train, val, Wish(kind, (column,), 256 if kind == IMAGES.name else None))
+    return {**overrides, "data.train": train, "data.val": val}
 
 
 def _from_data(train: Dataset, task: str) -> dict[str, Any]:

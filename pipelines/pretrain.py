@@ -3,8 +3,10 @@
   sightline pretrain croco-tiny data.train=./pairs/train data.val=./pairs/val
   sightline pretrain croco-tiny pretext.mask_ratio=0.8 data.train=./pairs/train --name first-try
   sightline pretrain croco-v2-base data.train=./pairs/train --dry-run
+  sightline pretrain loca-tiny data.train=./photos
 
 A recipe is a shipped name or a YAML file of your own; every setting can be overridden as section.key=value.
+A folder that is no data set yet is prepared first, and kept; a part of it is held out where data.val is not named.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.core.ray_checks import check_ray
     from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen
+    from sightline.platform.experiments.own_folders import prepare_folders
     from sightline.platform.experiments.preflight import check
     from sightline.platform.runs.names import fresh_name, refuse_taken
     from sightline.platform.tracking.client import check_tracking, tracking_uri
@@ -43,7 +46,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     check_tracking(experiment, console.warn)
     if args.dry_run:
         check_ray()
-        return _dry_run(experiment, show=not args.json)
+        return _dry_run(prepare_folders(experiment, console.print, dry=True), show=not args.json)
+    experiment = prepare_folders(experiment, console.print)
     experiment, dataset = check(experiment, say=console.print)
     from sightline.platform.experiments import execution
     from sightline.platform.experiments.create import create_run

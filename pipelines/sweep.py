@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
+    from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
+    from sightline.platform.experiments.own_folders import prepare_folders
     from sightline.platform.experiments.preflight import check, keep_sources
     from sightline.platform.experiments.sweep.record import Sweep, refuse_name
     from sightline.platform.runs.names import fresh_name
@@ -72,11 +74,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     experiment = config.load(args.recipe, config.parse_overrides(args.settings))
     name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
     refuse_name(name)  # before the data are looked at
-    experiment, _ = check(experiment, look=False)
-    from sightline.platform.core.screen import Screen
+    console = Screen(stderr=args.json)
+    experiment, _ = check(prepare_folders(experiment, console.print, dry=args.dry_run), look=False)
     from sightline.platform.experiments.sweep import plan as planning
 
-    console = Screen(stderr=args.json)
     experiment = keep_sources(experiment, console.print, train=True)
     dataset = Dataset.open(str(experiment.data.train))
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}

@@ -36,7 +36,7 @@ def no_dataset(uri: str, system: fs.FileSystem, path: str, kind: str | None) -> 
     below = [info.path for info in system.get_file_info(fs.FileSelector(path)) if info.type == fs.FileType.Directory]
     parts = [name for name in sorted(below) if system.get_file_info(f"{name}/{MANIFEST_NAME}").type == fs.FileType.File]
     if parts:
-        names = [Path(part).name for part in parts]
+        names = sorted((Path(part).name for part in parts), key=lambda name: (name != "train", name))
         return CallError(f"{uri} holds the data sets {', '.join(names)}, and is none itself", f"name one of them: {uri}/{names[0]}")
     if "://" in uri:
         return CallError(what, NEVER_FINISHED)

@@ -1,4 +1,4 @@
-"""Finds what no run needs any more: checkpoint files, and data that were kept from a source of Ray's. The registry has its own copies, and
+"""Finds what no run needs any more: checkpoint files, and data that were kept from sources. The registry has its own copies, and
 runs keep the weights that they began with."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def find_waste(run: Run, keep: int | None = None, optimizer: bool = False, miles
 
 @dataclass(frozen=True)
 class KeptData:
-    """A folder of rows that were kept from a source that Ray Data reads (`materialize`)."""
+    """A folder of rows that were kept from a source that Ray Data reads (`materialize`), or made of somebody's folder (`own_folders`)."""
 
     path: Path
     bytes: int

@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sightline.methods.errors import BrokenSampleError
-from sightline.platform.data.images import DAMAGED, IMAGE_SUFFIXES, decode_image, readable_formats
+from sightline.platform.data.images import DAMAGED, IMAGE_SUFFIXES, open_image, readable_formats, to_rgb
 
 from .files import Tree, read_file, suffix_of
 
@@ -282,14 +281,18 @@ def _shrunk(small: Peek, large: Peek) -> bool:
 
 def _same_picture(root: Path, one: str, other: str) -> bool:
     """Whether two images show the same, compared at 16 x 16 grey pixels."""
+    small = [grey_thumbnail(root / path) for path in (one, other)]
+    return small[0] is not None and small[1] is not None and float(np.abs(small[0] - small[1]).mean()) < ALIKE
+
+
+def grey_thumbnail(path: Path) -> np.ndarray | None:
+    """float64 16 x 16 grey levels of an image; None for one that cannot be read."""
     try:
-        small = [
-            np.asarray(Image.fromarray(decode_image(read_file(str(root / path)))).convert("L").resize((16, 16), Image.Resampling.BOX))
-            for path in (one, other)
-        ]
-    except BrokenSampleError:
-        return False
-    return float(np.abs(small[0].astype(float) - small[1]).mean()) < ALIKE
+        image = open_image(read_file(str(path)))
+        image.draft("RGB", (128, 128))  # a large JPEG is decoded at an eighth
+        return np.asarray(to_rgb(image).convert("L").resize((16, 16), Image.Resampling.BOX), np.float64)
+    except DAMAGED:
+        return None
 
 
 def _peek(path: Path) -> Peek:

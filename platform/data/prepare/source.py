@@ -101,7 +101,11 @@ class ItemSource(PrepareSource, Generic[T]):
         return [self.find(place, name, request.seed) for place, name in zip(request.places, names, strict=True)]
 
     def outputs(self, request: Request) -> tuple[list[Output], int]:
-        found, noun = self.find_all(request), f"{find_kind(self.kind).one}s"
+        return self.outputs_of(self.find_all(request), request)
+
+    def outputs_of(self, found: Sequence[Found[T]], request: Request) -> tuple[list[Output], int]:
+        """As `outputs`, of what `find_all` found."""
+        noun = f"{find_kind(self.kind).one}s"
         whole = joined(found, self.kind, noun)
         parts, left_out = whole.parts, 0
         notes: list[str] = []
