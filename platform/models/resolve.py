@@ -21,6 +21,8 @@ from sightline.platform.runs.record import Run, all_runs, find_run
 from sightline.platform.tracking.registry import checkpoint_of, fetch_encoder
 from sightline.platform.weights.format import ENCODER, SINGLE, Weights, read_file, read_folder
 
+from .packaged import MODELS, packaged_weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,7 +31,8 @@ BEST = "best"
 
 
 def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
-    """The weights of a run (name, folder or MLflow run id), of a folder or file of our form, or of a registry URI.
+    """The weights of a run (name, folder or MLflow run id), of a folder or file of our form, of a registry URI, or of an installed
+    package (`packaged.MODELS`).
 
     A run gives the whole state of its newest checkpoint that verifies, or its `encoder/` where there is none; `RUN@5000` that of step
     5,000, and `RUN@best` that of the best by `train.keep_best`; `models:/m-...` of such a checkpoint is the same. Raises `CallError`
@@ -62,8 +65,10 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     if run is None and "@" in model:
         name, _, which = model.rpartition("@")
         run = find_run(name)
+    if run is None and (packaged := packaged_weights(model)) is not None:
+        return packaged
     if run is None:
-        names = [run.name for run in all_runs()]
+        names = [*(run.name for run in all_runs()), *MODELS]
         near = f": {nearest(name, names)}" if names else f"; there are no runs under {home_text()}"
         raise CallError(
             f"no run, folder, file or registry model {model!r}{near}",
