@@ -31,6 +31,13 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _range(value: Any) -> tuple[float, float] | None:
+    """None also for what is no range."""
+    numbers = [_finite(number) for number in value] if isinstance(value, list | tuple) else []
+    low, high = numbers if len(numbers) == 2 else (None, None)
+    return (low, high) if low is not None and high is not None and 0 < low < high else None
+
+
 class Bends(BaseModel):
     """A lens that can be undone: see `lenses.Lens`."""
 
@@ -56,6 +63,8 @@ class Frame(BaseModel):
     bends: Bends | None = None
     """A lens that is undone where the photo becomes a row, so that `K` describes it then."""
     height: Annotated[float | None, BeforeValidator(_finite)] = None
+    depth_range: Annotated[tuple[float, float] | None, BeforeValidator(_range)] = None
+    """The nearest and the farthest depth, in the unit of the pose."""
 
 
 class Cameras(BaseModel):

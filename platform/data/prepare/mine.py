@@ -24,23 +24,25 @@ from .depth_options import DepthOptions
 from .files import existing_folder, frame_names
 from .found import Found
 from .layouts import no_cameras
-from .options import above_zero, option, positive, share
+from .options import above_zero, lengths, option, positive, share
 from .pairs import Pair
-from .rgbd import GAPS, Posed, View, depth_views, posed_pair
+from .rgbd import GAPS, Posed, View, depth_views, posed_pair, require_known
 from .source import PairSource
 
 ALL_PAIRS = 200
 """Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
+_GRID, _DEPTHS = (9, 12), 8
+"""Rows and columns of pixels, and depths, from which the overlap by geometry is computed."""
 _DEGREES = (0, 10, 20, 30, 40, 50, 60, 90, 181)
 _SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.01)
 
 
 @dataclass(frozen=True)
 class Mine(DepthOptions, PairSource):
-    """What two photos share is known from depth, else from the points of a COLMAP model that both see."""
+    """What two photos share is known from depth, else from the points of a model that both see, else from how near and far things are."""
 
     reader = "mine"
-    help = "photos with poses: pairs by overlap and angle, from points of COLMAP or from depth"
+    help = "photos with poses: pairs by overlap and angle, from depth, from the points of a model or from geometry"
     examples = ("./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",)
     split_ways = ("time-blocks", "scene")
 
@@ -48,6 +50,9 @@ class Mine(DepthOptions, PairSource):
     max_angle: float = option(90.0, "most degrees between the viewing directions (default: %(default)g)", above_zero)
     min_score: float = option(0.01, "least score, IoU x 4 cos(a) (1 - cos(a)), at most 1 (default: %(default)s)", share)
     near: float = option(0.75, "images that share more count as one, of which no second pair is taken (default: %(default)s)", share)
+    depth_range: tuple[float, float] | None = option(
+        None, "nearest..farthest thing in the unit of the poses, where neither depth nor points tell what two photos share", lengths
+    )
     pairs_per_frame: int = option(8, "at most this many for a frame (default: %(default)s)", positive)
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
@@ -57,6 +62,7 @@ class Mine(DepthOptions, PairSource):
         if cameras is None:
             raise CallError(*no_cameras(folder, place, "pairs by overlap and angle"))
         cameras = cameras.with_intrinsics(self.intrinsics)
+        require_known(cameras, folder, place, "K", "cam_to_world")
         found = Found[Pair](self.provenance(folder))
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found.notes += said + unnamed(cameras, folder)
@@ -64,8 +70,20 @@ class Mine(DepthOptions, PairSource):
             frames, overlaps = _by_depth(cameras, folder, scale, found.skips)
             by = "depth (depths agree within 5 % or 5 cm)"
         else:
-            frames, overlaps = _by_points(cameras, folder, place, found.skips)
-            by, scale, stated = "the points of the model that both see", None, []
+            scale, stated = None, []
+            frames = list(_posed(cameras, folder, found.skips))
+            ranges = [self.depth_range or one.frame.depth_range for one in frames]
+            if seen := seen_points(folder, cameras.layout):
+                overlaps, by = _by_points(frames, seen), "the points of the model that both see"
+            elif frames and None not in ranges:
+                overlaps = _by_geometry(frames, [one for one in ranges if one])
+                by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
+            else:
+                raise CallError(
+                    f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
+                    "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
+                    f"pairs frames {place} --gap 1..5",
+                )
         chosen, rejected = self._choose(frames, overlaps)
         if not chosen:
             raise CallError(
@@ -146,27 +164,60 @@ def _depth_iou(one: View, two: View) -> float:
     return both / (2 - both)
 
 
-def _by_points(cameras: Cameras, folder: Path, place: str, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
-    from scipy.sparse import csr_matrix
-
-    seen = seen_points(folder, cameras.layout)
-    if seen is None:
-        raise CallError(
-            f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
-            f"pair neighbours instead: sightline prepare pairs frames {place} --gap 1..5; or give depth or a COLMAP model",
-        )
+def _posed(cameras: Cameras, folder: Path, skips: list[tuple[str, str]]) -> Iterator[Posed]:
+    """The frames whose camera can be used; why others cannot is added to `skips`."""
     skips += cameras.repeated
-    frames, points = [], []
     for frame in cameras.ordered:
         try:
             camera = camera_of(frame, folder, straighten=True)
             if camera.K is None or camera.pose is None:
-                raise BrokenSampleError(camera.faults[0])
+                raise BrokenSampleError(camera.faults[0] if camera.faults else "a frame lacks K or pose")
         except BrokenSampleError as error:
             skips.append(skip_of(frame.file, str(error)))
             continue
-        frames.append(Posed(frame, camera, camera.pose))
-        points.append(np.unique(seen[frame.file]))
+        yield Posed(frame, camera, camera.pose)
+
+
+def _by_geometry(frames: Sequence[Posed], ranges: Sequence[tuple[float, float]]) -> dict[_Two, float]:
+    """The share of what lies before either photo that lies before both, for pixels of a grid at depths as even as disparity is."""
+    points = []
+    for view, (near, far) in zip(frames, ranges, strict=True):
+        height, width = view.camera.at.original
+        rows, columns = (np.ravel(side) for side in np.mgrid[: _GRID[0], : _GRID[1]])
+        pixels = np.stack([(columns + 0.5) * width / _GRID[1] - 0.5, (rows + 0.5) * height / _GRID[0] - 0.5, np.ones(len(rows))])
+        depths = 1 / np.linspace(1 / near, 1 / far, _DEPTHS)
+        local = (np.linalg.inv(view.camera.K) @ pixels)[:, None] * depths[:, None]  # type: ignore[arg-type]
+        points.append(view.pose[:3, :3] @ local.reshape(3, -1) + view.pose[:3, 3:])
+    numbers = range(len(frames))
+    twos: Iterator[_Two] = combinations(numbers, 2)
+    if len(frames) > ALL_PAIRS:
+        twos = ((one, one + gap) for one in numbers for gap in GAPS if one + gap < len(frames))
+    overlaps = {}
+    for one, two in twos:
+        if _cosine(frames[one], frames[two]) <= 0:
+            continue
+        both = (_inside_share(points[one], frames[two], ranges[two]) + _inside_share(points[two], frames[one], ranges[one])) / 2
+        if both > 0:
+            overlaps[one, two] = both / (2 - both)
+    return overlaps
+
+
+def _inside_share(world: np.ndarray, view: Posed, depths: tuple[float, float]) -> float:
+    """Of points, 3 x n, those that fall in a view, from half the nearest to twice the farthest depth."""
+    assert view.camera.K is not None
+    x, y, z = view.camera.K @ (view.pose[:3, :3].T @ (world - view.pose[:3, 3:]))
+    height, width = view.camera.at.original
+    return float(
+        (
+            (z > depths[0] / 2) & (z < 2 * depths[1]) & (x > -z / 2) & (x < (width - 0.5) * z) & (y > -z / 2) & (y < (height - 0.5) * z)
+        ).mean()
+    )
+
+
+def _by_points(frames: Sequence[Posed], seen: Mapping[str, np.ndarray]) -> dict[_Two, float]:
+    from scipy.sparse import csr_matrix
+
+    points = [np.unique(seen[one.frame.file]) for one in frames]
     columns = np.concatenate(points) if points else np.zeros(0, np.int64)
     _, columns = np.unique(columns, return_inverse=True)
     rows = np.repeat(np.arange(len(points)), [len(one) for one in points])
@@ -176,7 +227,7 @@ def _by_points(cameras: Cameras, folder: Path, place: str, skips: list[tuple[str
     for one, two, count in zip(shared.row.tolist(), shared.col.tolist(), shared.data.tolist(), strict=True):
         if one < two:
             overlaps[one, two] = count / (len(points[one]) + len(points[two]) - count)
-    return frames, overlaps
+    return overlaps
 
 
 def _listed(counts: Mapping[str, int]) -> str:

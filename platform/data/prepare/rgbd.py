@@ -74,10 +74,7 @@ class Rgbd(DepthOptions, PairSource):
         if cameras is None:
             raise CallError(*no_cameras(folder, place, "pairs by co-visibility"))
         cameras = cameras.with_intrinsics(self.intrinsics)
-        missing = [what for what in ("depth", "K", "cam_to_world") if not any(getattr(frame, what) for frame in cameras.frames)]
-        if missing:
-            hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
-            raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
+        require_known(cameras, folder, place, "depth", "K", "cam_to_world")
         low, high = self.overlap
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         notes = (
@@ -109,6 +106,14 @@ class Rgbd(DepthOptions, PairSource):
             )
         found.notes += [doubt] if doubt else []
         return found
+
+
+def require_known(cameras: Cameras, folder: Path, place: str, *wanted: str) -> None:
+    """Raises `CallError` where no frame has one of these."""
+    missing = [what for what in wanted if not any(getattr(frame, what) for frame in cameras.frames)]
+    if missing:
+        hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
+        raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from sightline.methods.errors import CallError
-from sightline.platform.data.geometry import reproject
+from sightline.platform.data.geometry import reproject, visible_share
 from sightline.platform.data.images import Resize
 from sightline.platform.data.prepare.cameras import read_cameras
 from sightline.platform.data.prepare.frames import Frames
@@ -323,6 +323,25 @@ def test_pairs_are_mined_from_the_points_of_a_bundle(tmp_path: Path) -> None:
     assert len(found.items) == COUNT * (COUNT - 1) // 2 and "IoU by the points of the model that both see" in found.source.notes[0]
     for pair in found.items:
         assert pair.overlap is not None and 0.5 < pair.overlap < 1 and warped_error(_with_truth(pair), _true_depth(pair)) < 9
+
+
+def test_pairs_are_mined_from_how_near_and_far_things_are(tmp_path: Path) -> None:
+    """The wall lies between 1.5 and 3 m, so the shares are about those of the wall itself."""
+    kitti(tmp_path)
+    with pytest.raises(CallError, match="KITTI odometry names no depth, and has no points") as caught:
+        Mine().find(str(tmp_path), "x")
+    assert "--depth-range 2..30" in caught.value.hint
+    found = Mine(min_score=0, near=1, max_angle=180, depth_range=(1.5, 3)).find(str(tmp_path), "x")
+    assert len(found.items) == COUNT * (COUNT - 1) // 2 and "IoU by geometry alone" in found.source.notes[0]
+    for pair in found.items:
+        (one, depth1), (two, depth2) = (
+            (camera(i)[1], view(FREE, camera(i)[1])[1]) for i in (int(Path(f).stem) - 3 for f in (pair.image1, pair.image2))
+        )
+        T = np.linalg.inv(two) @ one
+        both = (visible_share(depth1, FREE, depth2, FREE, T) + visible_share(depth2, FREE, depth1, FREE, np.linalg.inv(T))) / 2
+        assert pair.overlap == pytest.approx(both / (2 - both), abs=0.05)
+    llff(tmp_path / "llff")
+    assert Mine(min_score=0).find(str(tmp_path / "llff"), "x").items, "it tells the depths by itself"
 
 
 def _with_truth(pair: Any) -> dict[str, Any]:
