@@ -158,6 +158,13 @@ class HasTargets(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasSampleLosses(Protocol, metaclass=_Ability):
+    sample_losses: Mapping[str, Tensor]
+    """After `forward`: for each term of `config.loss` one value a sample, without gradient, as far as the term is a mean over samples.
+    A run on several data sets tells by them how it does on each."""
+
+
+@runtime_checkable
 class HasHealth(Protocol, metaclass=_Ability):
     def health(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         """Metrics of the representation, such as its effective rank. `Method.alarms` says which values mean collapse.

@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 def make_entries(words: Sequence[str], budget: str, console: Screen, name: str = "compare", seeds: int = 1) -> list[Entry]:
     """The checked entries, each with the budget as its length, for a comparison of this name. Raises `CallError`."""
+    from sightline.methods.catalog import find_method
     from sightline.methods.errors import CallError
     from sightline.platform import config
-    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.training_data import open_training_data
     from sightline.platform.experiments.compare.budget import gflops, samples_of
     from sightline.platform.experiments.compare.record import Entry, refuse_name, sections
     from sightline.platform.experiments.own_folders import prepare_folders
@@ -110,7 +111,7 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
         try:
             experiment = prepare_folders(config.load(recipe, settings), console.print)
             experiment = keep_sources(check(experiment, look=False)[0], console.print, train=True)
-            dataset = Dataset.open(str(experiment.data.train))
+            dataset = open_training_data(str(experiment.data.train), find_method(experiment.method).kind)
         except CallError as error:
             raise CallError(f"{label}: {error}", error.hint) from None
         cost = gflops(experiment)

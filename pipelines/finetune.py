@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform import config
-    from sightline.platform.config.location import parse
+    from sightline.platform.config.location import parse_one
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
     from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if (named := config.read_recipe(recipe)[1]["method"]) != method:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_from_data(train, args.task), **overrides}
-    if (val := overrides.get("data.val")) and parse(val).prepared and args.task not in COLUMNS:
+    if (val := overrides.get("data.val")) and parse_one(val).prepared and args.task not in COLUMNS:
         _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind))
     from sightline.methods.catalog import find_method
     from sightline.methods.dense.config import decoder_settings
@@ -129,7 +129,7 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     classes must be known before training, and are the same in a resume."""
     from sightline.methods.catalog import find_method
     from sightline.methods.errors import CallError
-    from sightline.platform.config.location import as_text, parse
+    from sightline.platform.config.location import parse_one
     from sightline.platform.core.paths import absolute
     from sightline.platform.core.ray_init import start_ray
     from sightline.platform.data.dataset import Dataset
@@ -140,14 +140,14 @@ def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen)
     from sightline.platform.models.encoders import open_encoder
 
     overrides = _from_folders(model, overrides, task, console)
-    place = absolute_source(str(as_text(overrides["data.train"])))
-    if parse(place).prepared:
+    place = absolute_source(str(parse_one(overrides["data.train"])))
+    if parse_one(place).prepared:
         return Dataset.open(place), overrides
     if task != "classification":
         needed = COLUMNS.get(task, "masks")
         raise CallError(f"{place}: what Ray Data reads has labels, and {task} needs {needed}", f"sightline prepare {MADE_BY[task]} --help")
     kind = find_kind(find_method(open_encoder(model).method).kind).modality
-    source = RaySource.open(parse(place), kind)
+    source = RaySource.open(parse_one(place), kind)
     if source.needs_ray:
         start_ray()
     storage = overrides.get("train.storage")

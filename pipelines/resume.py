@@ -14,6 +14,7 @@ its last step is only measured, registered and reported again, and MLflow gets w
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise CallError(
             f"{experiment.data.train} is not the data {record.name} began with: "
             f"its fingerprint is {dataset.fingerprint[:16]}, the run's is {record.fingerprint[:16]}",
-            "name the folder of the original data with data.train=FOLDER, or start a new run",
+            "name the folder of the original data with data.train=FOLDER, or start a new run"
+            + (" (of a mixture all folders, in their order)" if str(experiment.data.train).startswith("[") else ""),
         )
     record.experiment = without_password(experiment)
     if storage := Storage.of(experiment, record.folder):
@@ -164,9 +166,17 @@ def changed(record: Run, overrides: dict[str, Any]) -> Experiment:
     before = record.experiment
     after = config.load(record.recipe, overrides, settings=record.settings)
     places = {"train": before.data.train, "val": before.data.val}  # the same data may lie elsewhere
-    if config.hashed_text(after) != config.hashed_text(before) or after.data.model_copy(update=places) != before.data:
+    was, now = (_by_setting(json.loads(config.hashed_text(one))) for one in (before, after))
+    if was != now or after.data.model_copy(update=places) != before.data:
+        named = ", ".join(sorted({key for key, value in (was.items() ^ now.items())}))
         raise CallError(
-            f"a resume of {record.name} cannot change what is learned",
+            f"a resume of {record.name} cannot change what is learned" + (f": {named}" if named else ""),
             "change only how it runs (train.workers, train.keep, log.every, ...) or where its data are, or start a new run",
         )
     return after
+
+
+def _by_setting(sections: dict[str, Any]) -> dict[str, str]:
+    """`section.key` -> value, as text."""
+    pairs = {name: value if isinstance(value, dict) else {"": value} for name, value in sections.items()}
+    return {f"{name}.{key}".rstrip("."): json.dumps(one, sort_keys=True) for name, values in pairs.items() for key, one in values.items()}

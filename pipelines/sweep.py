@@ -61,10 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
+    from sightline.methods.catalog import find_method
     from sightline.platform import config
     from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen
-    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.training_data import open_training_data
     from sightline.platform.experiments.own_folders import prepare_folders
     from sightline.platform.experiments.preflight import check, keep_sources
     from sightline.platform.experiments.sweep.record import Sweep, refuse_name
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.experiments.sweep import plan as planning
 
     experiment = keep_sources(experiment, console.print, train=True)
-    dataset = Dataset.open(str(experiment.data.train))
+    dataset = open_training_data(str(experiment.data.train), find_method(experiment.method).kind)
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
     check_tracking(experiment, console.warn)

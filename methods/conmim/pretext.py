@@ -33,6 +33,7 @@ class ConMIMPretext(nn.Module):
 
     def __init__(self, config: ConMIMConfig) -> None:
         super().__init__()
+        self.sample_losses: dict[str, Tensor] = {}
         self.config = config
         self.student = ConMIMNetwork(config.model)
         self.teacher = ConMIMNetwork(config.model).requires_grad_(False)
@@ -97,8 +98,10 @@ class ConMIMPretext(nn.Module):
         _, wanted = self.teacher_features(batch["teacher"], rng)
         _, found = self.student_features(batch, rng)
         pairs = self.contrast(found, wanted, batch["mask"])
+        errors = pairs.errors()
+        self.sample_losses = {"contrast": errors.detach().sum(dim=1) / pairs.valid.sum(dim=1).clamp_min(1)}
         right = pairs.logits.detach().argmax(dim=-1) == pairs.labels
-        return {"contrast": pairs.mean(pairs.errors()), "accuracy": pairs.mean(right.float())}
+        return {"contrast": pairs.mean(errors), "accuracy": pairs.mean(right.float())}
 
     def after_step(self, step: int, steps: int) -> None:
         """The teacher's parameters follow the student's, which has been updated; its running statistics are its own."""

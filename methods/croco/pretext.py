@@ -32,6 +32,7 @@ class CrocoPretext(nn.Module):
         self.config = config
         self.backbone = CrocoEncoder(config.model)
         self.decoder = CrocoDecoder(config.model)
+        self.sample_losses: dict[str, Tensor] = {}
 
     def to_device(self, batch: Batch) -> Batch:
         """uint8 b x h x w x 3 -> normalised float32 b x 3 x h x w, jittered; both views in one go."""
@@ -67,7 +68,9 @@ class CrocoPretext(nn.Module):
         """`reconstruction`: the loss pooled over the hidden patches of the microbatch (all patches without `hidden_only`)."""
         every = not self.config.pretext.hidden_only
         completion = self.complete(batch["image1"], batch["image2"], batch["mask"], self.config.hidden, every)
-        return {"reconstruction": completion.errors().mean()}
+        errors = completion.errors()
+        self.sample_losses = {"reconstruction": errors.detach().mean(dim=1)}
+        return {"reconstruction": errors.mean()}
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do: no teacher."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from sightline.methods.settings import Added, Renamed, Settings
 
+from .location import Mixture, parse
 from .schema import METHOD_SECTIONS, Experiment
 
 SETTINGS_VERSION = 2
@@ -49,7 +50,7 @@ def settings_hash(experiment: Experiment, version: int = SETTINGS_VERSION) -> st
 def hashed_text(experiment: Experiment, version: int = SETTINGS_VERSION) -> str:
     """What is hashed: JSON of the settings under the names they had in `version`.
 
-    The training data are not part of it: they have a fingerprint of their own.
+    The training data are not part of it, except the weights of a mixture: they have a fingerprint of their own.
     """
     sections: dict[str, Any] = {"method": experiment.method}
     for name in METHOD_SECTIONS:
@@ -58,6 +59,8 @@ def hashed_text(experiment: Experiment, version: int = SETTINGS_VERSION) -> str:
         sections[name] = _named(getattr(experiment, name), version)
     sections["train"] = {key: value for key, value in _named(experiment.train, version).items() if key not in RUNTIME_ONLY_KEYS}
     sections["data"] = {"block": experiment.data.block}
+    if isinstance(data := parse(experiment.data.train) if experiment.data.train else None, Mixture):  # of one data set as ever
+        sections["data"]["weights"] = "rows" if data.weights is None else list(data.weights)
     if variants := experiment.teacher_cache.variants:  # without a cache the text is what it was before there was one
         sections["teacher_cache"] = {"variants": variants}
     return json.dumps(sections, sort_keys=True)

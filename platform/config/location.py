@@ -17,20 +17,32 @@ In a name `%`, `&`, `=` and `?` are written %25, %26, %3D and %3F; a shell wants
     data:
       train: {read: parquet, from: ./birds, columns: {image: photo, id: name}, rows: 5994}
 
-A later form, such as several sources with weights, is another type beside `Location`.
+`data.train` also takes several prepared data sets, a `Mixture`, each with its weight, or all without, which counts them by their rows:
+
+    [./habitat/train: 3, ./kitchen/train: 1]   three of four samples come from the first
+    [./habitat/train, ./kitchen/train]         as many of each as it has rows
+
+In YAML the same, or a line for each; a mapping of folders to weights is the same, too.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import yaml
+
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
+from sightline.platform.core.budget import parse_yaml
 
 PREPARED = "prepared"
 READERS = {
@@ -43,6 +55,9 @@ READERS = {
 ROWS = "rows"
 _WORD = re.compile(r"([A-Za-z][A-Za-z_-]*):(?!//)(.*)", re.DOTALL)
 _OPTIONS = re.compile(r"[^?&=]+=[^?&=]*(?:&[^?&=]+=[^?&=]*)*")
+MOST_WEIGHT = 1 << 28
+"""Of the whole numbers that weights are: what a mixture computes with them must fit 64 bits."""
+_MERGE = "prepare it first, or write `[FOLDER: 3, OTHER: 1]`"
 _FORMS = "a folder of `sightline prepare`, or " + ", ".join(f"{name}:..." for name in READERS)
 
 
@@ -77,10 +92,62 @@ class Location:
         return Location(self.reader, str(Path(self.place).expanduser().absolute()), self.columns, self.rows)
 
 
-def parse(given: object) -> Location:
-    """The source that a person means. Raises `CallError` naming what is wrong."""
+@dataclass(frozen=True)
+class Mixture:
+    """Several prepared data sets that a run learns from. `str` gives the line that is read back as the same."""
+
+    places: tuple[str, ...]
+    """Paths or URIs."""
+    weights: tuple[int, ...] | None
+    """Of the samples, in lowest terms; None: each data set counts by its rows."""
+    prepared = True
+    reader = PREPARED
+
+    def __str__(self) -> str:
+        if self.weights is None:
+            return f"[{', '.join(map(_scalar, self.places))}]"
+        return f"[{', '.join(f'{_scalar(place)}: {weight}' for place, weight in zip(self.places, self.weights, strict=True))}]"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A short name for each, for metrics and tables: of its path the part that tells it from the others."""
+        paths = [[part for part in re.split(r"[/\\]+", place) if part] for place in self.places]
+        while all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
+            paths = [path[:-1] for path in paths]
+        for depth in range(1, max(map(len, paths)) + 1):
+            names = ["-".join(re.sub(r"[^\w.-]", "_", part) for part in path[-depth:]) for path in paths]
+            if len(set(names)) == len(names):
+                return tuple(names)
+        return tuple(f"{name}-{number}" for number, name in enumerate(names, 1))
+
+    def absolute(self) -> Mixture:
+        """With absolute paths."""
+        return Mixture(tuple(Location(PREPARED, place).absolute().place for place in self.places), self.weights)
+
+
+def parse(given: object) -> Location | Mixture:
+    """The data that a person means. Raises `CallError` naming what is wrong."""
+    if isinstance(given, str) and given.startswith("[") and given.endswith("]"):
+        try:
+            given = parse_yaml(given)
+        except yaml.YAMLError:
+            raise CallError(f"{given}: it is no list of data sets", "write for example '[./a/train: 3, ./b/train: 1]'") from None
+    if isinstance(given, Mapping) and given and all(type(weight) in (int, float) for weight in given.values()):
+        given = [{place: weight} for place, weight in given.items()]
+    if isinstance(given, list | tuple):
+        return _mixture(given)
+    return parse_one(given)
+
+
+def parse_one(given: object) -> Location:
+    """The one source that a person means. Raises `CallError` naming what is wrong."""
     if isinstance(given, Mapping):
         return _of_yaml(given)
+    if isinstance(given, list | tuple) or (isinstance(given, str) and given.startswith("[")):
+        raise CallError(
+            f"{given}: several data sets, and one is needed here",
+            "make one of them: sightline prepare merge FOLDER OTHER --out DIR (only data.train takes a mixture)",
+        )
     if not isinstance(given, str):
         raise CallError(f"data = {given!r} is no place of data", f"name {_FORMS}")
     word = _WORD.fullmatch(given)
@@ -100,18 +167,82 @@ def parse(given: object) -> Location:
 
 def as_text(given: object) -> object:
     """What a setting holds: the line, also of a source that was written as YAML. For pydantic: raises `ValueError`."""
-    if not isinstance(given, str | Mapping):
-        return given
+    return _text(given, parse_one) if isinstance(given, str | Mapping | list | tuple) else given
+
+
+def mixture_as_text(given: object) -> object:
+    """`as_text` of a setting that takes several data sets."""
+    return _text(given, parse) if isinstance(given, str | Mapping | list | tuple) else given
+
+
+def _text(given: object, read: Callable[[object], Location | Mixture]) -> str:
     try:
-        return str(parse(given))
+        return str(read(given))
     except CallError as error:
         raise ValueError(f"{error} ({error.hint})") from None
 
 
-def refuse_unknown_reader(location: Location) -> None:
+def _mixture(given: Sequence[object]) -> Location | Mixture:
+    places, weights = [], []
+    for one in given:
+        if isinstance(one, Mapping) and len(one) == 1 and not {"read", "from"} & set(one):
+            [(place, weight)] = one.items()
+            weights.append(_weight(place, weight))
+        else:
+            place = one
+        location = parse_one(str(place) if type(place) is int else place)
+        if not location.prepared:
+            raise CallError(f"{location}: a mixture is made of prepared data sets, and this is read by Ray Data", _MERGE)
+        if not location.place.strip():
+            raise CallError(f"{list(given)}: it names no place", "write for example '[./a/train: 3, ./b/train: 1]'")
+        places.append(location.place)
+    if not places:
+        raise CallError("data = [] names no data set", f"name {_FORMS}")
+    if twice := [place for place in places if places.count(place) > 1]:
+        raise CallError(f"{twice[0]} is named twice", "name it once, with a larger weight")
+    if weights and len(weights) < len(places):
+        raise CallError(
+            f"{len(weights)} of {len(places)} data sets have a weight", "give each one a weight, or none, which counts them by their rows"
+        )
+    if len(places) == 1:
+        return Location(PREPARED, places[0])
+    return Mixture(tuple(places), lowest_terms(weights) if weights else None)
+
+
+def _weight(place: object, given: object) -> Fraction:
+    try:
+        weight = Fraction(str(given)) if not isinstance(given, bool) else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        weight = Fraction(0)
+    if weight <= 0:
+        raise CallError(f"{place}: {given!r} is no weight", "a weight is a number above 0: a share of the samples beside the other weights")
+    return weight
+
+
+def lowest_terms(weights: Sequence[Fraction | int]) -> tuple[int, ...]:
+    """The weights as whole numbers without a common divisor. Raises `CallError` where they would be too large."""
+    denominator = math.lcm(*(Fraction(weight).denominator for weight in weights))
+    whole = [int(weight * denominator) for weight in weights]
+    lowest = tuple(weight // math.gcd(*whole) for weight in whole)
+    if sum(lowest) > MOST_WEIGHT:
+        raise CallError(f"the weights are to each other as {' : '.join(map(str, lowest))}", "use fewer digits")
+    return lowest
+
+
+def _scalar(place: str) -> str:
+    """A place as an item of a YAML list, in quotes where it needs them."""
+    with suppress(yaml.YAMLError):
+        if yaml.safe_load(f"[{place}: 1, {place}]") == [{place: 1}, place]:
+            return place
+    return json.dumps(place, ensure_ascii=False)
+
+
+def refuse_unknown_reader(location: Location | Mixture) -> None:
     """Raises `CallError` for what begins like a reader that there is not, and is no folder."""
-    word = _WORD.fullmatch(location.place) if location.prepared else None
-    if word and not Path(location.place).exists():
+    for place in location.places if isinstance(location, Mixture) else [location.place] if location.prepared else []:
+        word = _WORD.fullmatch(place)
+        if not word or Path(place).exists():
+            continue
         raise CallError(f"{word[1]}: is no way to read data: {nearest(word[1], list(READERS))}", f"name {_FORMS}")
 
 

@@ -19,7 +19,7 @@ from sightline.methods.settings import Duration, Length, Renamed, Settings, near
 from sightline.platform.core.plugins import PROBES, plugins
 from sightline.platform.core.redaction import redact, redacted
 
-from .location import as_text, parse
+from .location import Mixture, as_text, mixture_as_text, parse
 
 METHOD_SECTIONS = tuple(MethodConfig.model_fields)
 LABEL = re.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([\w.-]{0,61}[a-zA-Z0-9])?")
@@ -28,10 +28,10 @@ LABEL_VALUE = re.compile(r"!?(in\([\w.-]+(, ?[\w.-]+)*\)|[\w.-]+)")
 
 
 class DataConfig(Settings):
-    train: Annotated[str | None, BeforeValidator(as_text)] = Field(
+    train: Annotated[str | None, BeforeValidator(mixture_as_text)] = Field(
         default=None,
-        description="data to learn from: a folder made by `sightline prepare` or its URI, or what Ray Data reads: "
-        "ray:MODULE:FUNCTION, parquet:PLACE, images:PLACE, webdataset:PLACE",
+        description="data to learn from: a folder made by `sightline prepare` or its URI, several with weights, '[FOLDER: 3, OTHER: 1]', "
+        "or what Ray Data reads: ray:MODULE:FUNCTION, parquet:PLACE, images:PLACE, webdataset:PLACE",
     )
     val: Annotated[str | None, BeforeValidator(as_text)] = Field(
         default=None,
@@ -285,6 +285,10 @@ class Experiment(Settings):
     @property
     def probe_data(self) -> list[tuple[str, str]]:
         """(training, test) data sets of the probes, of which each takes the first that has what it needs."""
+        learned = parse(self.data.train) if self.data.train else None
+        if isinstance(learned, Mixture) and not self.probe.train:
+            one = self.probe.test[0] if self.probe.test else self.data.val
+            return [(place, one) for place in learned.places if one]
         train, test = self.probe.train or (self.data.train,), self.probe.test or (self.data.val,)
         return [(one, other) for one, other in zip(train, test, strict=True) if one and other and parse(one).prepared]
 

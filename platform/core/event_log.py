@@ -47,7 +47,7 @@ def parse_events(lines: Iterable[bytes], base: type[E]) -> Iterator[E]:
 
 def encode(event: Event) -> dict[str, Any]:
     """The event as a JSON-able record, without its unset keys."""
-    values = {field.encode_name: getattr(event, field.name) for field in msgspec.structs.fields(event)}
+    values = {field.encode_name: msgspec.to_builtins(getattr(event, field.name)) for field in msgspec.structs.fields(event)}
     return {"kind": type(event).__struct_config__.tag, **{key: value for key, value in values.items() if value is not None}}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sightline.methods.errors import CallError
-from sightline.platform.config.location import parse
+from sightline.platform.config.location import parse_one
 from sightline.platform.core.filesystem import open_place, read_bytes
 
 from .kinds import find_kind
@@ -35,7 +35,7 @@ class Dataset:
         Raises `CallError` where there is no finished data set, where it is not of `kind`, and where a newer Sightline wrote it;
         `SightlineError` naming the shard where one is missing or has another size.
         """
-        if not parse(str(uri)).prepared:
+        if not parse_one(str(uri)).prepared:
             raise CallError(f"{uri} is read by Ray Data, and a prepared data set is needed here", "make one: sightline prepare --help")
         uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().resolve())  # workers have another current directory
         system, path = open_place(uri)

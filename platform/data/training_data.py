@@ -1,16 +1,24 @@
-"""What a run learns from: a prepared data set, or a source that Ray Data reads."""
+"""What a run learns from: a prepared data set, several, or a source that Ray Data reads."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-from sightline.platform.config.location import parse, refuse_unknown_reader
+from sightline.platform.config.location import Mixture, parse, parse_one, refuse_unknown_reader
 
 from .dataset import Dataset
 from .kinds import find_kind, kind_names
+from .mixed_data import MixedData
 from .ray_source import RaySource
 
-TrainingData: TypeAlias = Dataset | RaySource
+TrainingData: TypeAlias = Dataset | MixedData | RaySource
+
+
+def sets_of(data: TrainingData) -> dict[str, Dataset]:
+    """The prepared data sets by their names in a mixture, '' for a single one; none of what Ray Data reads."""
+    if isinstance(data, MixedData):
+        return dict(zip(data.names, data.sets, strict=True))
+    return {"": data} if isinstance(data, Dataset) else {}
 
 
 def absolute_source(text: str) -> str:
@@ -23,15 +31,21 @@ def absolute_source(text: str) -> str:
 def open_training_data(text: str, kind: str) -> TrainingData:
     """Raises `CallError` or `SightlineError` for what is not there, or of another kind."""
     location = parse(text)
+    return MixedData.open(location, kind) if isinstance(location, Mixture) else open_one(text, kind)
+
+
+def open_one(text: str, kind: str) -> Dataset | RaySource:
+    """The same for a setting that takes no mixture."""
+    location = parse_one(text)
     return Dataset.open(location.place, kind) if location.prepared else RaySource.open(location, kind)
 
 
-def open_measured(place: str, kind: str) -> TrainingData:
+def open_measured(place: str, kind: str) -> Dataset | RaySource:
     """Data of a probe, of the kind that they are: of a source that Ray Data reads as its columns say, else what an encoder of `kind` sees.
 
     Raises `CallError` or `SightlineError` for what is not there.
     """
-    location = parse(place)
+    location = parse_one(place)
     if location.prepared:
         return Dataset.open(location.place)
     named = [name for name in kind_names() if set(find_kind(name).samples) <= set(location.columns)]
@@ -41,4 +55,6 @@ def open_measured(place: str, kind: str) -> TrainingData:
 def recorded_training_data(text: str, kind: str) -> TrainingData:
     """The data of a run that was checked: of a source of Ray's nothing is looked at, so that no worker needs its files or its module."""
     location = parse(text)
+    if isinstance(location, Mixture):
+        return MixedData.open(location)
     return Dataset.open(location.place) if location.prepared else RaySource(location, kind, location.rows or 0)

@@ -29,7 +29,8 @@ def no_dataset(uri: str, system: fs.FileSystem, path: str, kind: str | None) -> 
     if place.type == fs.FileType.NotFound:
         bucket = missing_bucket(system, path)
         why = f"there is no bucket {bucket!r}" if bucket else "the folder does not exist"
-        return CallError(f"there is no data set at {uri}: {why}", "see `sightline prepare --help`")
+        several = "; several data sets are written '[FOLDER: 3, OTHER: 1]'" if "," in uri else ""
+        return CallError(f"there is no data set at {uri}: {why}", f"see `sightline prepare --help`{several}")
     if place.type != fs.FileType.Directory:
         return CallError(f"{uri} is a file, and a data set is a folder", "name the folder that `sightline prepare` made")
     what = f"there is no data set at {uri}: it has no {MANIFEST_NAME}"

@@ -13,6 +13,8 @@ from sightline.methods.check import check_encoder
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.mixed_data import MixedData
+from sightline.platform.data.training_data import sets_of
 from sightline.platform.experiments.preflight import check
 from sightline.platform.tracking.client import tracking_uri
 
@@ -53,6 +55,8 @@ class Estimate:
     stage_gflops_per_sample: float | None = None
     teacher_cache: str | None = None
     """What it costs, or where there is one already."""
+    mixture: dict[str, tuple[float, float]] | None = None
+    """Of several data sets, by name: (share of the samples, epochs of its own)."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +77,9 @@ class Estimate:
         begins = [("begins with", self.begins)] if self.begins else []
         begins += [("teachers", self.teachers)] if self.teachers else []
         kept = [("teacher cache", self.teacher_cache)] if self.teacher_cache else []
-        return [("parameters", need), *begins, ("cost", cost), ("length", length), *kept]
+        of_sets = (f"{share:.3g} {name} ({epochs:.3g} epochs)" for name, (share, epochs) in (self.mixture or {}).items())
+        mixed = [("mixture", f"of the samples {', '.join(of_sets)}")] if self.mixture else []
+        return [("parameters", need), *begins, ("cost", cost), ("length", length), *mixed, *kept]
 
 
 def estimate_cost(experiment: config.Experiment) -> Estimate:
@@ -107,6 +113,10 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
         from sightline.platform.models.resolve import find_initial
 
         begins = find_initial(experiment, tracking_uri(experiment)).describe()
+    mixture = None
+    if isinstance(dataset, MixedData) and samples:
+        rows = {name: one.rows for name, one in sets_of(dataset).items()}
+        mixture = {name: (share, samples * share / rows[name]) for name, share in dataset.shares.items()}
     cache = None
     if isinstance(dataset, Dataset) and experiment.teacher_cache.variants:
         from .teacher_cache import estimate_cache
@@ -132,6 +142,7 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
         teachers="; ".join(held) or None,
         stage_gflops_per_sample=before and before / 1e9,
         teacher_cache=cache,
+        mixture=mixture,
     )
 
 

@@ -34,7 +34,7 @@ from sightline.platform.core.screen import Screen
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.loader.fixed import fixed_microbatches
-from sightline.platform.data.training_data import TrainingData, recorded_training_data
+from sightline.platform.data.training_data import TrainingData, recorded_training_data, sets_of
 from sightline.platform.evaluation.findings import flat_intervals, flat_metrics, probe_tables
 from sightline.platform.evaluation.intervals import Interval
 from sightline.platform.evaluation.paired import FILE as RESAMPLES
@@ -221,8 +221,8 @@ def visualise(model: TrainedModel) -> list[Visualisation]:
 
     if not isinstance(model.pretext, HasVisualisations):
         return []
-    dataset = model.val or model.train
-    if not isinstance(dataset, Dataset):
+    dataset = model.val or next(iter(sets_of(model.train).values()), None)
+    if dataset is None:
         return []
     views = model.views.evaluation if isinstance(model.views, HasEvaluationViews) else model.views
     for _, columns in fixed_microbatches(dataset, views, microbatch=PICTURED, limit=PICTURED, stage=model.stage):
@@ -386,7 +386,10 @@ def write_page(
         facts=summary.facts(run, events, train, model.val, model.found, peak, model.size),
         control=of_method,
         visualisations=visualisations,
-        sections=[probe_curves(events, model.found.state.step, final, metric_infos(of_method, probes, run.metric_names))],
+        sections=[
+            summary.mixture(events, train),
+            probe_curves(events, model.found.state.step, final, metric_infos(of_method, probes, run.metric_names)),
+        ],
         probes=list(probes.values()),
         curves=summary.curves(events),
         time=summary.phase_seconds(events),

@@ -20,7 +20,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import HasSmallestImage, NeedsColumns
 from sightline.methods.errors import CallError
 from sightline.platform import config
-from sightline.platform.config.location import parse, refuse_unknown_reader
+from sightline.platform.config.location import Mixture, parse, refuse_unknown_reader
 from sightline.platform.core.filesystem import exists, open_place, read_bytes, write_bytes
 from sightline.platform.core.paths import absolute, home, shown_path
 from sightline.platform.data.dataset import Dataset
@@ -124,6 +124,8 @@ def is_own(place: str) -> bool:
     """Whether a setting names a folder of this machine that is no finished data set, nor one that was begun."""
     location = parse(place)
     refuse_unknown_reader(location)
+    if isinstance(location, Mixture):
+        return False
     folder = Path(location.place).expanduser()
     if not location.prepared or "://" in location.place or not folder.is_dir():
         return False

@@ -13,16 +13,17 @@ from sightline.platform import config
 from sightline.platform.checkpoints.retention import check_best
 from sightline.platform.cluster.demand import check_here
 from sightline.platform.cluster.resources import local_plan
-from sightline.platform.config.location import Location, parse
+from sightline.platform.config.location import Location, Mixture, parse, parse_one
 from sightline.platform.core.paths import absolute
 from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import find_kind
-from sightline.platform.data.loader.plan import Plan
+from sightline.platform.data.loader.mixed_plan import plan_of
 from sightline.platform.data.materialize import materialize
+from sightline.platform.data.mixed_data import MixedData
 from sightline.platform.data.ray_source import RaySource
-from sightline.platform.data.training_data import TrainingData, absolute_source, open_measured, open_training_data
+from sightline.platform.data.training_data import TrainingData, absolute_source, open_measured, open_one, open_training_data, sets_of
 from sightline.platform.tracking.client import tracking_uri
 from sightline.platform.tracking.names import check_names
 
@@ -54,9 +55,15 @@ def check(
     if isinstance(dataset, RaySource):
         experiment = _check_source(experiment, dataset)
     else:
-        _check_data(experiment, dataset, "data.train")
-        Plan(tuple(dataset.row_groups), experiment.train.seed, experiment.batch.size, experiment.batch.microbatch, experiment.data.block)
-    if experiment.data.val is not None and isinstance(val := open_training_data(experiment.data.val, method.kind), Dataset):
+        for name, one in sets_of(dataset).items():
+            _check_data(experiment, one, f"{name} of data.train" if name else "data.train")
+        if isinstance(dataset, MixedData) and experiment.teacher_cache.variants:
+            raise CallError(
+                "teacher_cache.variants: a cache is made of one data set, and data.train names several",
+                "leave it out, or make one of them: sightline prepare merge FOLDER OTHER --out DIR",
+            )
+        plan_of(experiment, dataset)
+    if experiment.data.val is not None and isinstance(val := open_one(experiment.data.val, method.kind), Dataset):
         _check_data(experiment, val, "data.val")
     _check_kept_by_probe(experiment)
     for place in (*experiment.probe.train, *experiment.probe.test):
@@ -86,7 +93,7 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
     if all(parse(place).prepared for place in places if place):
         return experiment
 
-    def keep(name: str, data: TrainingData, needed: Sequence[str], classes: Sequence[str] = (), shuffle: bool = False) -> Dataset:
+    def keep(name: str, data: Dataset | RaySource, needed: Sequence[str], classes: Sequence[str] = (), shuffle: bool = False) -> Dataset:
         if isinstance(data, Dataset):
             return data
         if data.needs_ray:
@@ -98,11 +105,13 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
     data: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     if experiment.data.train and (train or parse(experiment.data.train).prepared):
-        learned = keep("data.train", open_training_data(experiment.data.train, method.kind), needed, shuffle=True)
-        classes = learned.manifest.classes
-        if not parse(experiment.data.train).prepared:
+        learned = open_training_data(experiment.data.train, method.kind)
+        if isinstance(learned, RaySource):
+            learned = keep("data.train", learned, needed, shuffle=True)
             _check_data(experiment, learned, "data.train")
             data["train"] = learned.uri
+        named = {one.manifest.classes for one in sets_of(learned).values()}
+        classes = named.pop() if len(named) == 1 else ()
     val: Dataset | None = None
     if not all(parse(place).prepared for place in (*probe.train, *probe.test)):
         found = [open_measured(place, method.kind) for place in probe.test]
@@ -116,7 +125,7 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
             val = tests[probe.test.index(experiment.data.val)]
         probe = probe.model_copy(update={"train": tuple(one.uri for one in heads), "test": tuple(one.uri for one in tests)})
     if experiment.data.val is not None and not parse(experiment.data.val).prepared:
-        val = val or keep("data.val", open_training_data(experiment.data.val, method.kind), needed, classes)
+        val = val or keep("data.val", open_one(experiment.data.val, method.kind), needed, classes)
         _check_data(experiment, val, "data.val")
         data["val"] = val.uri
     return experiment.model_copy(update={"data": experiment.data.model_copy(update=data), "probe": probe})
@@ -133,9 +142,11 @@ def _probed_by_its_labels(experiment: config.Experiment) -> config.Experiment:
     Training uses no labels, so a person who names them means the probes. `data.val` must have labels, too.
     """
     learned, tested = parse(experiment.data.train or ""), experiment.data.val
-    if experiment.probe.train or experiment.probe.test or tested is None or not _names_labels(learned, find_method(experiment.method).kind):
+    if experiment.probe.train or experiment.probe.test or tested is None or isinstance(learned, Mixture):
         return experiment
-    place = parse(tested)
+    if not _names_labels(learned, find_method(experiment.method).kind):
+        return experiment
+    place = parse_one(tested)
     if "label" not in (Dataset.open(tested).manifest.columns if place.prepared else place.columns):
         return experiment
     few = str(replace(learned, rows=min(learned.rows or PROBE_ROWS, PROBE_ROWS)))

@@ -10,7 +10,7 @@ from sightline.platform.core.printable import markdown
 from sightline.platform.core.redaction import redact
 from sightline.platform.data.manifest import Source
 from sightline.platform.data.ray_source import RaySource
-from sightline.platform.data.training_data import TrainingData
+from sightline.platform.data.training_data import TrainingData, sets_of
 from sightline.platform.evaluation.findings import label_of, show_span
 from sightline.platform.evaluation.intervals import counted
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult, RowKind
@@ -78,13 +78,14 @@ def _sources(data: Sequence[tuple[str, TrainingData]]) -> list[tuple[str, ...]]:
         if isinstance(dataset, RaySource):
             rows.append((purpose, f"{dataset.described}, no fingerprint", "read by Ray Data", "unknown"))
             continue
-        manifest = dataset.manifest
-        what = f"{_name(dataset.uri)}: {dataset.rows:,} {dataset.kind}, fingerprint {manifest.fingerprint[:16]}"
-        for source in manifest.provenance.sources[:MOST] or [Source(where="unstated")]:
-            rows.append((purpose, what, redact(source.where), source.licence))
-            purpose = what = ""
-        if (more := len(manifest.provenance.sources) - MOST) > 0:
-            rows.append(("", "", f"and {more} more, in the run's report", ""))
+        for one in sets_of(dataset).values():
+            sources = one.manifest.provenance.sources
+            what = f"{_name(one.uri)}: {one.rows:,} {one.kind}, fingerprint {one.fingerprint[:16]}"
+            for source in sources[:MOST] or [Source(where="unstated")]:
+                rows.append((purpose, what, redact(source.where), source.licence))
+                purpose = what = ""
+            if (more := len(sources) - MOST) > 0:
+                rows.append(("", "", f"and {more} more, in the run's report", ""))
     return rows
 
 

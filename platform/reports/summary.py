@@ -11,11 +11,14 @@ from sightline.platform.checkpoints.local import Checkpoint
 from sightline.platform.core.paths import shown_path
 from sightline.platform.core.redaction import command_line
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.mixed_data import MixedData
 from sightline.platform.data.training_data import TrainingData
 from sightline.platform.evaluation.findings import brief, contrast_of
 from sightline.platform.evaluation.results import MethodResult, ProbeOutcomes, ProbeResult
 from sightline.platform.runs.events import BrokenSamples, DataNote, HealthMeasured, RunEvent, StepsDone, TrainingStarted, ValidationDone
 from sightline.platform.runs.record import Run, history_of
+
+from .sections import Section, text_table
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,24 @@ def identities(run: Run, found: Checkpoint) -> list[tuple[str, str]]:
         *([("Commit", run.commit)] if run.commit else []),
         *([("MLflow run", run.mlflow_run_id)] if run.mlflow_run_id else []),
     ]
+
+
+def mixture(events: Sequence[RunEvent], train: TrainingData) -> Section:
+    """What each data set of a mixture contributed; empty for a run on one data set. Losses are means over the last tenth of the run."""
+    done = {event.end: event.sets for event in events if isinstance(event, StepsDone) and event.sets}  # of a step the last attempt's
+    if not isinstance(train, MixedData) or not done:
+        return Section("Data sets")
+    last = max(done)
+    late = [sets for end, sets in done.items() if end > last * 0.9]
+    rows: list[list[str]] = []
+    for name, one in zip(train.names, train.sets, strict=True):
+        losses = [(sets[name].samples, sets[name].loss) for sets in late if name in sets]
+        told = [(samples, loss) for samples, loss in losses if loss is not None]
+        loss = f"{sum(n * loss for n, loss in told) / sum(n for n, _ in told):.4g}" if told else "not told by the method"
+        seen = done[last][name]
+        rows.append([name, f"{train.shares[name]:.3g}", f"{one.rows:,}", f"{seen.seen:,}", f"{seen.epochs:.3g}", loss])
+    columns = ("share of the samples", "rows", "samples seen", "epochs of its own", "loss, last tenth")
+    return Section("Data sets", tables=[text_table("What the run learned from", columns, rows)])
 
 
 def curves(events: Sequence[RunEvent]) -> dict[str, list[tuple[int, float]]]:

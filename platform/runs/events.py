@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from sightline.platform.core.event_log import Event
 
 EVENTS, NOTICES, PROBES = "events.jsonl", "notices.jsonl", "probes.jsonl"
@@ -70,6 +72,18 @@ class TrainingStarted(RunEvent, frozen=True, tag="start"):
     workers: int
 
 
+class SetDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One data set of a mixture, in the steps since the last report."""
+
+    samples: int
+    loss: float | None
+    """Mean over these samples; None where the method does not tell it."""
+    seen: int
+    """Samples since the run began."""
+    epochs: float
+    """How often each of its rows has come since then."""
+
+
 class StepsDone(RunEvent, frozen=True, tag="steps"):
     """The steps since the last report."""
 
@@ -84,6 +98,8 @@ class StepsDone(RunEvent, frozen=True, tag="steps"):
     samples: int
     system: dict[str, float] | None = None
     """With `log.system_metrics`."""
+    sets: dict[str, SetDone] | None = None
+    """By name, of a run that learns from several data sets."""
 
     def __post_init__(self) -> None:
         if any(len(values) != len(self.lr) for values in (self.grad_norm, *self.losses.values())) or not self.seconds > 0:

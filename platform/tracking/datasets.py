@@ -15,8 +15,9 @@ from sightline.platform.config import Experiment
 from sightline.platform.core.redaction import redact
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import find_kind
+from sightline.platform.data.mixed_data import MixedData
 from sightline.platform.data.ray_source import ORDER, RaySource
-from sightline.platform.data.training_data import TrainingData, recorded_training_data
+from sightline.platform.data.training_data import TrainingData, recorded_training_data, sets_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset as LoggedDataset
@@ -40,7 +41,7 @@ class DatasetRef:
         return cls(Path(dataset.uri).name, dataset.fingerprint[:DIGEST_LETTERS])
 
 
-def logged_dataset(dataset: TrainingData) -> LoggedDataset:
+def logged_dataset(dataset: Dataset | RaySource) -> LoggedDataset:
     """The data set as MLflow keeps it: digest and source by its fingerprint, the columns as its schema, a summary as its profile.
 
     Of a source that Ray Data reads nothing is known but its place.
@@ -58,14 +59,15 @@ def logged_dataset(dataset: TrainingData) -> LoggedDataset:
     )
 
 
-def data_of(experiment: Experiment) -> dict[str, TrainingData]:
-    """What a run of these settings learns from and is validated on, by their context."""
+def data_of(experiment: Experiment) -> list[tuple[str, Dataset | RaySource]]:
+    """What a run of these settings learns from and is validated on, each with its context; of a mixture every data set."""
     used = {"training": experiment.data.train, "validation": experiment.data.val}
     kind = find_method(experiment.method).kind
-    return {context: recorded_training_data(uri, kind) for context, uri in used.items() if uri}
+    opened = [(context, recorded_training_data(uri, kind)) for context, uri in used.items() if uri]
+    return [(context, one) for context, data in opened for one in (data.sets if isinstance(data, MixedData) else [data])]
 
 
-def dataset_input(dataset: TrainingData, context: str) -> DatasetInput:
+def dataset_input(dataset: Dataset | RaySource, context: str) -> DatasetInput:
     """`context`: what the run uses it for, in MLflow's words: `training`, `validation` or `testing`."""
     from mlflow.entities import DatasetInput, InputTag
 
@@ -122,5 +124,5 @@ def _profile(dataset: Dataset) -> dict[str, Any]:
 
 def licences(datasets: Iterable[TrainingData]) -> str:
     """Those of their sources; empty where there is none to state."""
-    known = [dataset for dataset in datasets if isinstance(dataset, Dataset)]
+    known = [one for dataset in datasets for one in sets_of(dataset).values()]
     return "; ".join(sorted({source.licence for dataset in known for source in dataset.manifest.provenance.sources}))

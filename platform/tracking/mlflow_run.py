@@ -231,8 +231,9 @@ class Tracking:
         MLflow recognises those that the run already has.
         """
         opened = data_of(self.run.experiment)
-        client.set_tag(self.run_id, "sightline.licence", licences([opened["training"]])[:4000] or "unstated")
-        client.log_inputs(self.run_id, datasets=[dataset_input(dataset, context) for context, dataset in opened.items()])
+        learned = [dataset for context, dataset in opened if context == "training"]
+        client.set_tag(self.run_id, "sightline.licence", licences(learned)[:4000] or "unstated")
+        client.log_inputs(self.run_id, datasets=[dataset_input(dataset, context) for context, dataset in opened])
 
 
 def _read_state(path: Path, run: Run) -> _State:
@@ -270,6 +271,9 @@ def metrics_of(event: RunEvent) -> Iterator[tuple[str, int, float]]:
             yield "speed/data_wait", event.end, event.data_wait
             for name, value in (event.system or {}).items():
                 yield f"system/{name}", event.end, value
+            for name, done in (event.sets or {}).items():
+                told = {"loss": done.loss, "samples": done.seen, "epochs": done.epochs}
+                yield from ((f"data/{name}/{what}", event.end, value) for what, value in told.items() if value is not None)
         case ValidationDone():
             for name, value in event.losses.items():
                 yield f"val/{name}", event.step, value

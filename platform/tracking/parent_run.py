@@ -38,7 +38,7 @@ def begin(parent: Parent, kind: str, trained: Sequence[Experiment], params: Mapp
         for key, text in params.items():
             if key not in there:
                 client.log_param(run_id, key, text)
-        client.log_inputs(run_id, [dataset_input(data, use) for one in trained for use, data in data_of(one).items()])
+        client.log_inputs(run_id, [dataset_input(data, use) for one in trained for use, data in data_of(one)])
         return run_id
     except Exception as error:
         problem = explain(error, Place(place_of(parent), experiment, name=parent.name))

@@ -11,9 +11,10 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import SightlineError
 from sightline.methods.optim import Clock
-from sightline.platform.config.location import parse
+from sightline.platform.config.location import Mixture, parse
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.cache import Cache
+from sightline.platform.data.loader.mixed_plan import MixedPlan, plan_of
 from sightline.platform.data.loader.plan import Plan
 from sightline.platform.data.loader.ray_stream import Batches, RayStream, samples_dataset
 from sightline.platform.data.loader.stream import Stream, StreamResources
@@ -34,7 +35,7 @@ TRAIN = "train"
 class TrainInputs:
     job: TrainJob
     dataset: TrainingData
-    plan: Plan | None
+    plan: Plan | MixedPlan | None
     """The order of the samples; None where Ray Data orders them."""
     clock: Clock
     views: Views
@@ -48,7 +49,7 @@ class TrainInputs:
         experiment = job.experiment
         if experiment.data.train is None:
             raise SightlineError("data.train is not set", "give a data set: data.train=FOLDER")
-        method, batch = find_method(experiment.method), experiment.batch
+        method = find_method(experiment.method)
         dataset = recorded_training_data(experiment.data.train, method.kind)
         if dataset.fingerprint != job.fingerprint:
             raise SightlineError(
@@ -56,13 +57,10 @@ class TrainInputs:
                 f"(fingerprint {dataset.fingerprint[:12]}, not {job.fingerprint[:12]})",
                 "point the run at the original data, or start a new run",
             )
-        plan = None
-        if isinstance(dataset, Dataset):
-            plan = Plan(tuple(dataset.row_groups), experiment.train.seed, batch.size, batch.microbatch, experiment.data.block)
         return cls(
             job=job,
             dataset=dataset,
-            plan=plan,
+            plan=None if isinstance(dataset, RaySource) else plan_of(experiment, dataset),
             clock=experiment.clock(dataset.rows),
             views=method.views(experiment.method_config),
             make_stage=stage_maker(experiment, job.folder),
@@ -111,7 +109,7 @@ def ray_datasets(job: TrainJob, resources: StreamResources) -> dict[str, ray.dat
     """
     experiment = job.experiment
     location, method = parse(experiment.data.train), find_method(experiment.method)
-    if location.prepared:
+    if isinstance(location, Mixture) or location.prepared:
         return {}
     source, views = RaySource.open(location, method.kind), method.views(experiment.method_config)
     made = samples_dataset(source, views, resources, stage_maker(experiment, job.folder))

@@ -28,6 +28,7 @@ from sightline.platform.checkpoints.uploader import Uploader
 from sightline.platform.config import METHOD_SECTIONS, Experiment
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.locks import TRAINING, exclusive_lock
+from sightline.platform.data.loader.mixed_plan import MixedPlan
 from sightline.platform.data.loader.stream import Microbatch
 from sightline.platform.data.ray_source import ORDER, RaySource
 from sightline.platform.runs.events import (
@@ -49,6 +50,7 @@ from .inputs import TrainInputs
 from .job import TrainJob
 from .memory import peak_of_process
 from .meters import SystemMeter
+from .mixture import SetMeter
 from .precision import allow_tf32, run_precision
 from .prefetch import prefetched
 from .recompute import checkpoint_activations
@@ -109,8 +111,9 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
     if microbatches:
         stepper.warm_up_ddp(microbatches)
         system = SystemMeter(job.folder, device) if collective.rank() == 0 and experiment.log.system_metrics else None
+        sets = SetMeter(inputs.plan, device) if isinstance(inputs.plan, MixedPlan) else None
         reporter = StepReporter(
-            post_once, first, history, experiment.batch.size, stepper.phases, device, system, inputs.dataset.promises_order
+            post_once, first, history, experiment.batch.size, stepper.phases, device, system, inputs.dataset.promises_order, sets
         )
         saver = CheckpointSaver(inputs, stepper, post_once, uploader, retention, publish)
         try:
@@ -157,7 +160,8 @@ def _stepper(
     what = {"method": experiment.method, **{name: experiment.sections()[name] for name in METHOD_SECTIONS}}
     precision = run_precision(wanted, folder, what, pretext, columns, weights, device)
     allow_tf32(precision == "tf32")
-    stepper = Stepper(pretext, experiment.optim, inputs.clock, weights, experiment.train.seed, precision, device, Phases())
+    several = isinstance(inputs.plan, MixedPlan)
+    stepper = Stepper(pretext, experiment.optim, inputs.clock, weights, experiment.train.seed, precision, device, Phases(), several)
     if found:
         checkpoint.restore_optimizer(stepper.optimizer, stepper.names, found.tensors("optimizer"))
     if experiment.train.compile:

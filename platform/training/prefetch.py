@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ Copied = tuple[Step, Callable[[], Any]]
 class DeviceMicrobatch(Microbatch):
     """A microbatch whose views are on the training device, too."""
 
-    batch: Batch
+    batch: Batch = field(kw_only=True)
 
 
 def prefetched(stream: Iterator[Step], device: torch.device) -> Iterator[Step]:

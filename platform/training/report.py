@@ -14,6 +14,7 @@ from sightline.platform.data.loader.stream import Microbatch
 from sightline.platform.runs.events import NonFiniteLoss, Post, StepsDone
 
 from .meters import SystemMeter
+from .mixture import SetMeter
 from .step import Phases, StepResult
 
 NOT_REPEATABLE = "not-repeatable:"
@@ -33,11 +34,13 @@ class StepReporter:
         device: torch.device,
         system: SystemMeter | None,
         repeatable: bool = True,
+        sets: SetMeter | None = None,
     ) -> None:
         self.post, self.first, self.history = post, first, history
         self.batch, self.phases, self.device, self.system = batch, phases, device, system
         self.latest: dict[str, float] = {}
         """The losses of the last step that was reported, under their names in MLflow."""
+        self.sets = sets
         self.mark = "" if repeatable else NOT_REPEATABLE
         self._results: list[StepResult] = []
         self._digests: list[list[int]] = []
@@ -46,6 +49,8 @@ class StepReporter:
     def add(self, result: StepResult, microbatches: Sequence[Microbatch]) -> None:
         self._results.append(result)
         self._digests.append([microbatch.digest for microbatch in microbatches])
+        if self.sets is not None:
+            self.sets.add(result, microbatches)
 
     def report(self) -> None:
         """Post the steps since the last report and extend the history. Does nothing where there are none."""
@@ -53,6 +58,7 @@ class StepReporter:
             return
         steps, losses = len(self._results), self._gather_losses()
         self._extend_history()
+        sets = self.sets.take(self.first + steps) if self.sets else None
         self.latest = {f"train/{name}": values[-1] for name, values in losses.items()}
         if collective.rank() == 0:
             self.post(
@@ -65,6 +71,7 @@ class StepReporter:
                     phases=self.phases.take(),
                     samples=steps * self.batch,
                     system=self.system.read() if self.system else None,
+                    sets=sets,
                 )
             )
         else:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.methods import collective
-from sightline.methods.contract import Batch, HasTargets, Pretext
+from sightline.methods.contract import Batch, HasSampleLosses, HasTargets, Pretext
 from sightline.methods.optim import Clock, OptimConfig, Schedule
 from sightline.methods.random import MicrobatchRng
 from sightline.platform.data.loader.blocks import Columns
@@ -72,6 +72,8 @@ class StepResult:
     """By name, a tensor with one value for each microbatch of this rank; `loss` is the weighted total."""
     grad_norm: float
     lr: float
+    of_samples: list[torch.Tensor] = field(default_factory=list)
+    """The weighted total of each sample, by microbatch, where the method tells it."""
 
     @property
     def finite(self) -> bool:
@@ -90,6 +92,8 @@ class Stepper:
     precision: str
     device: torch.device
     phases: Phases = field(default_factory=Phases)
+    tells_samples: bool = False
+    """Whether results hold the loss of each sample, where the method tells it."""
 
     def __post_init__(self) -> None:
         groups = self.pretext.param_groups(self.optim)
@@ -127,7 +131,7 @@ class Stepper:
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr * settings["lr_scale"]
             settings["weight_decay"] = decay if settings["decays"] else 0.0
-        results = []
+        results, of_samples = [], []
         for index, (batch, noise) in enumerate(self._prepared(microbatches, step)):
             last = index == len(microbatches) - 1
             quiet = contextlib.nullcontext() if last or self.module is self.pretext else self.module.no_sync()
@@ -135,6 +139,9 @@ class Stepper:
             keep = contextlib.nullcontext() if noise.microbatch == 0 else buffers_kept(self.pretext)
             with quiet, keep:
                 results.append(self._backward(batch, noise, 1.0 / len(microbatches)))
+            if self.tells_samples and isinstance(self.pretext, HasSampleLosses):
+                told = self.pretext.sample_losses
+                of_samples.append(torch.stack([self.weights[name] * each.float() for name, each in told.items()]).sum(dim=0))
         with self.phases("optimiser"):
             parameters = [p for p in self.names if p.grad is not None]
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -146,7 +153,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             self.pretext.after_step(step, self.clock.steps)
         stacked = {name: torch.stack([r[name] for r in results]) for name in results[0]}
-        return StepResult(stacked, grad_norm, lr)
+        return StepResult(stacked, grad_norm, lr, of_samples)
 
     def _prepared(self, microbatches: Sequence[Microbatch], step: int) -> Iterator[tuple[Batch, MicrobatchRng]]:
         """The microbatches on the device: one by one, or all together with their targets where the method computes those."""

@@ -15,10 +15,11 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.schema import decode_row, input_columns
 
+from .mixed_plan import MixedPlan
 from .plan import Block, Plan
 
 Columns = dict[str, np.ndarray]
-ROW_COLUMNS = ("position", "id", "broken")
+ROW_COLUMNS = ("position", "id", "broken", "source")
 """The columns of a block besides the views."""
 Sample = Callable[[int, int], tuple[str, Columns]]
 """(index of a row in its block, position in the plan) -> its id and its arrays. Raises `BrokenSampleError`: `ID: reason`."""
@@ -63,22 +64,33 @@ class Made:
         return sample
 
 
-def load_block(block: Block, first_row: int, *, samples: Samples, plan: Plan) -> Columns:
-    """The columns of a block from its slot row `first_row` on: the arrays, `position`, `id` and `broken` ('' or the reason).
+@dataclass(frozen=True)
+class Several:
+    """Samples of several data sets: those of a block are of one."""
+
+    sets: tuple[Samples, ...]
+
+    def __call__(self, block: Block) -> Sample:
+        return self.sets[block.source](block)
+
+
+def load_block(block: Block, first_step: int, *, samples: Samples, plan: Plan | MixedPlan) -> Columns:
+    """The columns of a block from `first_step` on: the arrays, `position`, `id`, `broken` ('' or the reason) and `source`.
 
     A broken sample is replaced by the next usable row of the block, with the random draws of the place that it takes.
     """
     sample = samples(block)
     order = block.order()
-    skip = max(0, first_row - block.start)
-    positions = [plan.position(block.slot, block.start + place) for place in range(skip, len(order))]
+    positions = plan.positions(block)
+    skip = int(np.searchsorted(positions, first_step * plan.batch))
+    positions = positions[skip:]
     arrays: Columns = {}
     ids, broken = [], []
     for out, place in enumerate(range(skip, len(order))):
         reason = ""
         for index in np.roll(order, -place):
             try:
-                name, made = sample(int(index), positions[out])
+                name, made = sample(int(index), int(positions[out]))
             except BrokenSampleError as error:
                 reason = reason or str(error)
                 continue
@@ -90,7 +102,8 @@ def load_block(block: Block, first_row: int, *, samples: Samples, plan: Plan) ->
         put(arrays, out, made, len(positions))
         ids.append(name)
         broken.append(reason)
-    return {**arrays, "position": np.asarray(positions, np.int64), "id": np.asarray(ids, object), "broken": np.asarray(broken, object)}
+    source = np.full(len(positions), block.source, np.uint16)
+    return {**arrays, "position": positions, "id": np.asarray(ids, object), "broken": np.asarray(broken, object), "source": source}
 
 
 def put(arrays: Columns, place: int, made: Columns, count: int) -> None:

@@ -26,14 +26,12 @@ from sightline.platform.data.manifest import MANIFEST_NAME, Shard
 from sightline.platform.data.shards import ShardFolder
 
 from .blocks import ROW_COLUMNS, Columns, Made, Sample, put
-from .plan import Block, Piece
+from .plan import Block, Piece, RowGroups
 
 VERSION: Literal[1] = 1
 """Version of the files and of how random draws are keyed; part of the key."""
 CHUNK_ROWS = 16
 """Rows that are read together. A slot of a small data set needs only a part of a row group."""
-RowGroups = tuple[tuple[int, int, int], ...]
-"""(shard, row group, rows) of the data set, as in `Dataset.row_groups`."""
 
 
 class Array(BaseModel):

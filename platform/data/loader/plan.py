@@ -50,6 +50,8 @@ class Block:
     start: int
     pieces: tuple[Piece, ...]
     key: tuple[int, int, int]
+    source: int = 0
+    """The number of its data set, where a run has several."""
 
     @property
     def rows(self) -> int:
@@ -64,23 +66,34 @@ class Block:
         return keyed_rng("block", *self.key).permutation(self.rows)
 
 
+RowGroups = tuple[tuple[int, int, int], ...]
+"""(shard, row group, rows), as in `Dataset.row_groups`."""
+
+
+def check_batch(batch: int, microbatch: int) -> None:
+    """Raises `CallError` where microbatches do not make a batch."""
+    if batch % microbatch:
+        raise CallError(
+            f"batch.size = {batch} is no multiple of batch.microbatch = {microbatch}",
+            f"use for example batch.size={microbatch * max(1, round(batch / microbatch))}",
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The order of a run's samples; see the module's docstring. `row_groups` is `Dataset.row_groups`: (shard, row group, rows)."""
+    """The order of a run's samples; see the module's docstring."""
 
-    row_groups: tuple[tuple[int, int, int], ...]
+    row_groups: RowGroups
     seed: int
     batch: int
     microbatch: int
     block_rows: int = 256
+    part: bool = False
+    """Whether a batch takes but a part of its samples from it."""
 
     def __post_init__(self) -> None:
-        if self.batch % self.microbatch:
-            raise CallError(
-                f"batch.size = {self.batch} is no multiple of batch.microbatch = {self.microbatch}",
-                f"use for example batch.size={self.microbatch * max(1, round(self.batch / self.microbatch))}",
-            )
-        if self.rows < self.batch:
+        check_batch(self.batch, self.microbatch)
+        if self.rows < self.batch and not self.part:
             fits = self.rows // self.microbatch * self.microbatch or self.rows
             raise CallError(
                 f"the data set has {self.rows} samples, one batch needs {self.batch}",
@@ -101,6 +114,15 @@ class Plan:
 
     def position(self, slot: int, row: int) -> int:
         return row // self.microbatch * self.batch + slot * self.microbatch + row % self.microbatch
+
+    def positions(self, block: Block) -> np.ndarray:
+        """Of the block's samples in the run, int64, growing."""
+        rows = np.arange(block.start, block.stop, dtype=np.int64)
+        return rows // self.microbatch * self.batch + block.slot * self.microbatch + rows % self.microbatch
+
+    def counts(self, slot: int, step: int) -> list[int]:
+        """How many samples of each data set microbatch `slot` of a step holds: of the only one, all."""
+        return [self.microbatch]
 
     def blocks(self, slot: int, first_row: int) -> Iterator[Block]:
         """The endless blocks of a slot, from the one that holds its row `first_row`."""
@@ -144,7 +166,7 @@ class Plan:
 
 
 @lru_cache(maxsize=8)
-def _pieces(row_groups: tuple[tuple[int, int, int], ...], slots: int, block_rows: int) -> tuple[Piece, ...]:
+def _pieces(row_groups: RowGroups, slots: int, block_rows: int) -> tuple[Piece, ...]:
     """The row groups, cut where they are larger than a block, or so few that a slot would get fewer than 4 pieces of an epoch."""
     total = sum(rows for _, _, rows in row_groups)
     most = max(1, min(block_rows, total // (4 * slots)))

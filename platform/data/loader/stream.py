@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +23,11 @@ from sightline.methods.contract import Stage, Views
 from sightline.methods.errors import SightlineError
 from sightline.methods.random import key
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.mixed_data import MixedData
 
-from .blocks import Columns, Made, load_block, staged
+from .blocks import Columns, Made, Samples, Several, load_block, staged
 from .cache import Cache
+from .mixed_plan import MixedPlan
 from .plan import Block, Plan
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Microbatch:
     arrays: Columns
     ids: tuple[str, ...]
     broken: tuple[str, ...]
+    sources: np.ndarray | None = None
+    """The data set of each sample, where a run has several."""
 
     @property
     def digest(self) -> int:
@@ -107,13 +111,31 @@ def taken(held: deque[Columns], count: int, key: str) -> Columns:
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def together(parts: Sequence[Columns], first: int) -> Columns:
+    """The columns of parts as one, each sample at its `position` less `first`. Raises `SightlineError` where one is missing."""
+    if len(parts) == 1:
+        return parts[0]
+    position = np.concatenate([part["position"] for part in parts])
+    if not np.array_equal(np.sort(position), np.arange(first, first + len(position))):
+        raise broke_order(first, int(position.min()))
+    made = {name: np.empty((len(position), *column.shape[1:]), column.dtype) for name, column in parts[0].items()}
+    for part in parts:
+        for name, column in made.items():
+            column[part["position"] - first] = part[name]
+    return made
+
+
+def broke_order(expected: int, got: int) -> SightlineError:
+    return SightlineError(f"the stream broke its order: expected position {expected}, got {got}", "please report this")
+
+
 @dataclass
 class Stream:
     """The microbatches of `slots` for the steps `[first_step, steps)`, step after step, slots in order. One stream per rank."""
 
-    dataset: Dataset
+    dataset: Dataset | MixedData
     views: Views
-    plan: Plan
+    plan: Plan | MixedPlan
     slots: Sequence[int]
     first_step: int
     steps: int
@@ -137,39 +159,48 @@ class Stream:
     def __iter__(self) -> Iterator[list[Microbatch]]:
         """For each step the microbatches of this rank. Raises `SightlineError` at a gap in the positions or too many broken samples."""
         source = Background(self._blocks())
-        held: dict[int, deque[Columns]] = {slot: deque() for slot in self.slots}
-        counts = dict.fromkeys(self.slots, 0)
+        held: dict[tuple[int, int], deque[Columns]] = defaultdict(deque)
+        counts: dict[tuple[int, int], int] = defaultdict(int)
         try:
             for step in range(self.first_step, self.steps):
+                needed = {slot: self.plan.counts(slot, step) for slot in self.slots}
                 for slot in self.slots:
-                    while counts[slot] < self.plan.microbatch:
+                    while any(counts[slot, of] < count for of, count in enumerate(needed[slot])):
                         columns = next(source)
-                        owner = int(columns["position"][0]) % self.plan.batch // self.plan.microbatch
+                        owner = int(columns["position"][0]) % self.plan.batch // self.plan.microbatch, int(columns["source"][0])
                         held[owner].append(columns)
                         counts[owner] += len(columns["position"])
-                yield [self._microbatch(step, slot, held[slot], counts) for slot in self.slots]
+                yield [self._microbatch(step, slot, needed[slot], held, counts) for slot in self.slots]
         finally:
             source.close()
 
-    def _microbatch(self, step: int, slot: int, held: deque[Columns], counts: dict[int, int]) -> Microbatch:
-        columns = taken(held, self.plan.microbatch, "position")
-        counts[slot] -= self.plan.microbatch
+    def _microbatch(
+        self, step: int, slot: int, needed: list[int], held: dict[tuple[int, int], deque[Columns]], counts: dict[tuple[int, int], int]
+    ) -> Microbatch:
         first = step * self.plan.batch + slot * self.plan.microbatch
-        position = columns.pop("position")
+        parts = [taken(held[slot, of], count, "position") for of, count in enumerate(needed) if count]
+        for of, count in enumerate(needed):
+            counts[slot, of] -= count
+        columns = together(parts, first)
+        position, sources = columns.pop("position"), columns.pop("source")
         if not np.array_equal(position, np.arange(first, first + self.plan.microbatch)):
-            raise SightlineError(
-                f"the stream broke its order at step {step}: expected position {first}, got {position[0]}", "please report this"
-            )
+            raise broke_order(first, int(position[0]))
         ids, broken = columns.pop("id").tolist(), columns.pop("broken").tolist()
         self.broken.add(broken)
-        return Microbatch(step, slot, columns, tuple(ids), tuple(b for b in broken if b))
+        several = sources if isinstance(self.dataset, MixedData) else None
+        return Microbatch(step, slot, columns, tuple(ids), tuple(b for b in broken if b), several)
 
     def _blocks(self) -> Iterator[Columns]:
         schedule = self.plan.schedule(self.slots, self.first_step, self.steps)
-        first_row = self.first_step * self.plan.microbatch
-        samples = self.cache or Made(self.dataset, self.views, self.seed, self.variants)
-        load = partial(load_block, first_row=first_row, samples=samples, plan=self.plan)
+        load = partial(load_block, first_step=self.first_step, samples=self._samples(), plan=self.plan)
         yield from run_blocks(schedule, load, None if self.cache else self.make_stage, self.resources, name=self.name)
+
+    def _samples(self) -> Samples:
+        if self.cache is not None:
+            return self.cache
+        if isinstance(self.dataset, MixedData):
+            return Several(tuple(Made(one, self.views, self.seed, self.variants) for one in self.dataset.sets))
+        return Made(self.dataset, self.views, self.seed, self.variants)
 
 
 def run_blocks(

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.cluster.resources import local_plan
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import recorded_training_data
 from sightline.platform.experiments.estimate import estimate_cost
 from sightline.platform.runs.events import RunEvent, StepsDone
 from sightline.platform.training.job import TrainJob
@@ -80,6 +81,6 @@ def measure_speed(experiment: config.Experiment) -> float:
 
             tried, found = resolve_teachers(tried)
             keep_teachers(found, folder)
-        fingerprint = Dataset.open(str(experiment.data.train)).fingerprint
+        fingerprint = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind).fingerprint
         train(TrainJob(tried, folder, fingerprint, threads=local_plan(tried).threads), post, stop)
     return sum(samples for _, samples in seen[1:]) / (seen[-1][0] - seen[0][0])

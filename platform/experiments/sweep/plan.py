@@ -15,7 +15,7 @@ from sightline.platform.cluster.placement import suitable_nodes
 from sightline.platform.cluster.resources import local_gpus, runs_at_once
 from sightline.platform.core.ray_checks import names_cluster
 from sightline.platform.core.ray_init import start_ray
-from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import TrainingData
 
 from .catalog import find_scheduler, find_searcher
 from .objectives import parse_objectives, words
@@ -57,7 +57,7 @@ class Asked:
     insist: bool = False
 
 
-def make_plan(experiment: config.Experiment, dataset: Dataset, asked: Asked) -> SweepPlan:
+def make_plan(experiment: config.Experiment, dataset: TrainingData, asked: Asked) -> SweepPlan:
     """Raises `CallError` naming the option and the hint."""
     method = find_method(experiment.method)
     space = parse_space(asked.space) or parse_space(f"{key}={text}" for key, text in method.search_space.items())
