@@ -1,69 +1,168 @@
-"""Show what a data set holds: kind, counts, sizes, scenes, classes, overlap, where it came from, what was skipped; a contact sheet.
+"""Look at data sets before training on them: what is wrong or suspicious, what they hold, what two of them share.
+
+One data set alone is told from its manifest, at once. With --html, or with several data sets, every row is read: broken rows, duplicates,
+blur, exposure, and whether poses, depth and truth fit the images. Images that a training set shares with another one are an error.
 
 examples:
   sightline inspect ./rooms/train
+  sightline inspect ./rooms/train ./rooms/val --html rooms.html
   sightline inspect ./rooms/train --verify --contact-sheet rooms.png
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.inspection.inspect import Inspection
     from sightline.platform.data.manifest import Manifest
 
-SUMMARY = "show what a data set holds: counts, sizes, overlap, a contact sheet"
+SUMMARY = "look at data sets: what is wrong, what they hold and share; a page, a contact sheet"
 _SHOWN = 5
 """At most this many classes and scenes are named; the others are counted."""
 _SHARES = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="folder or URI of a data set")
+    parser.add_argument("datasets", metavar="DATASET", nargs="+", help="folders or URIs of data sets")
+    parser.add_argument("--html", metavar="FILE.html", help="read every row and write one page: verdict, statistics, pictures")
+    parser.add_argument("--allow-leaks", action="store_true", help="images that two data sets share are told, but no error")
+    parser.add_argument("--at-most", type=int, metavar="N", help="read about N rows of each data set, random row groups (default: all)")
     parser.add_argument("--verify", action="store_true", help="read every byte and compare it with the SHA-256 of the manifest")
     parser.add_argument("--rows", type=int, default=24, help="samples on the contact sheet (default: %(default)s)")
-    parser.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of drawn samples")
+    parser.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of drawn samples of one data set")
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform.core.screen import Screen
-    from sightline.platform.data.contact_sheet import contact_sheet
     from sightline.platform.data.dataset import Dataset
 
     if args.rows < 1:
         raise CallError("--rows must be at least 1", "for example --rows 24")
-    dataset = Dataset.open(args.dataset)
+    if args.at_most is not None and args.at_most < 1:
+        raise CallError("--at-most must be at least 1", "for example --at-most 10000")
+    if args.contact_sheet and len(args.datasets) > 1:
+        raise CallError("a contact sheet is of one data set", "name one, or use --html, whose page shows all of them")
+    page = _page_of(args.html)
+    datasets = [Dataset.open(place) for place in args.datasets]
     if args.verify:
-        _verify(dataset)
-    sheet = None
-    if args.contact_sheet:
-        sheet = Path(args.contact_sheet).expanduser().resolve()
-        try:
-            sheet.write_bytes(contact_sheet(dataset, args.rows))
-        except OSError as error:
-            raise CallError(f"cannot write {sheet}: {error.strerror}", "name a file in a folder that exists") from None
+        for dataset in datasets:
+            _verify(dataset)
+    sheet = _contact_sheet(datasets[0], args.contact_sheet, args.rows) if args.contact_sheet else None
+    answers = [_answer(dataset, args.verify) for dataset in datasets]
+    result: dict[str, object] = {"sets": answers}
+    if len(answers) == 1:
+        result = {**answers[0], "contact_sheet": str(sheet) if sheet else None}
+    if page is None and len(datasets) == 1:
+        if not args.json:
+            _tell(Screen(), datasets[0].uri, datasets[0].manifest, args.verify, sheet)
+        return result
+    return _look(datasets, page, sheet, result, args)
+
+
+def _page_of(words: str | None) -> Path | None:
+    from sightline.methods.errors import CallError
+
+    if words is None:
+        return None
+    page = Path(words).expanduser().resolve()
+    if page.is_dir():
+        raise CallError(f"--html {words} is a folder", f"name a file, for example {words.rstrip('/')}/page.html")
+    return page
+
+
+def _look(
+    datasets: Sequence[Dataset], page: Path | None, sheet: Path | None, result: dict[str, object], args: argparse.Namespace
+) -> dict[str, object]:
+    """Read all rows, write the page, tell the verdict. Raises `SightlineError` for what must not be trained on."""
+    from sightline.methods.errors import SightlineError
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.data.inspection.inspect import inspect
+    from sightline.platform.reports.inspection import inspection_page
+    from sightline.platform.reports.page import write_report
+
+    with _progress() as progress:
+        seen = inspect(datasets, args.at_most, progress, leaks_are_errors=not args.allow_leaks)
+    if page:
+        write_report(page, inspection_page(seen, shlex.join(["sightline", *sys.argv[1:]])))
+    findings = [{"severity": item.severity, "text": item.text} for item in seen.findings]
+    result |= {"verdict": seen.verdict, "findings": findings, "page": str(page) if page else None}
     if not args.json:
-        _tell(Screen(), dataset.uri, dataset.manifest, args.verify, sheet)
+        _tell_findings(Screen(), seen, page, sheet)
+    errors = [item for item in seen.findings if item.severity == "error"]
+    if errors:
+        hint = (
+            "split by scene or with a larger gap, or accept it with --allow-leaks"
+            if errors[0].leak
+            else "copy the shard again, or prepare again"
+        )
+        failure = SightlineError(errors[0].text, hint)
+        failure.result = result
+        raise failure
+    return result
+
+
+def _tell_findings(console: Screen, seen: Inspection, page: Path | None, sheet: Path | None) -> None:
+    console.field("verdict", seen.verdict)
+    for item in seen.findings:
+        if item.severity != "note":
+            console.field(item.severity, item.text)
+    for one in seen.sets:
+        console.field("looked", f"at {one.scan.rows:,} of {one.manifest.rows:,} rows of {one.rows.dataset.uri}")
+    notes = sum(item.severity == "note" for item in seen.findings)
+    console.fields(
+        [
+            ("page", f"{page} ({page.stat().st_size / 1e6:.1f} MB)" if page else ""),
+            ("sheet", str(sheet) if sheet else ""),
+            ("more", "" if page or not notes else f"{notes} note{'s' * (notes > 1)} and pictures: --html page.html"),
+        ]
+    )
+
+
+def _contact_sheet(dataset: Dataset, words: str, rows: int) -> Path:
+    from sightline.methods.errors import CallError
+    from sightline.platform.data.contact_sheet import contact_sheet
+
+    sheet = Path(words).expanduser().resolve()
+    try:
+        sheet.write_bytes(contact_sheet(dataset, rows))
+    except OSError as error:
+        raise CallError(f"cannot write {sheet}: {error.strerror}", "name a file in a folder that exists") from None
+    return sheet
+
+
+def _answer(dataset: Dataset, verified: bool) -> dict[str, object]:
+    """For scripts."""
     manifest = dataset.manifest.model_dump(mode="json")
-    manifest["shards"] = len(dataset.manifest.shards)
-    return {"place": dataset.uri, "verified": args.verify, "contact_sheet": str(sheet) if sheet else None, **manifest}
+    return {"place": dataset.uri, "verified": verified, **manifest, "shards": len(dataset.manifest.shards)}
 
 
-def _verify(dataset: Dataset) -> None:
-    from rich.progress import Progress
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sightline.platform.core.screen import Screen
 
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     console = Screen(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verifying")
-        dataset.verify(lambda done, total: bar.update(task, completed=done, total=total))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("opening")
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def _verify(dataset: Dataset) -> None:
+    with _progress() as progress:
+        dataset.verify(lambda done, total: progress("verifying", done // 1000, total // 1000))
 
 
 def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet: Path | None) -> None:
@@ -113,6 +212,7 @@ def _tell(console: Screen, place: str, manifest: Manifest, verified: bool, sheet
     console.print(f"  fingerprint  {manifest.fingerprint}")
     if sheet:
         console.print(f"  contact sheet written to {sheet}")
+    console.print(f"  every row    sightline inspect {place} --html page.html")
 
 
 def _map_lines(manifest: Manifest) -> list[str]:

@@ -29,7 +29,7 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
     beside their images (near is red, far blue; a hue for a direction), darker where image 2 does not see the pixel, black where unknown.
     A broken sample shows its error.
     """
-    tiles = [_tile(sample, dataset, height) for sample in _draw(dataset, rows, seed)]
+    tiles = [_tile(sample, dataset, height) for sample in drawn_rows(dataset, rows, seed)]
     width = max(width, *(tile.width + 2 * _MARGIN for tile in tiles))
     places: list[tuple[int, int]] = []
     x, y = _MARGIN, _MARGIN
@@ -46,21 +46,36 @@ def contact_sheet(dataset: Dataset, rows: int = 24, height: int = 128, width: in
     return buffer.getvalue()
 
 
-def _draw(dataset: Dataset, rows: int, seed: int) -> list[Row]:
+def drawn_rows(dataset: Dataset, rows: int, seed: int = 0) -> list[Row]:
     """Random rows from a few random row groups, so that a large data set needs few reads."""
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
-    kind = find_kind(dataset.kind)
-    names = ["id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *MAPS, *kind.samples]
-    found: list[Row] = []
+    names, found = shown_columns(dataset), list[Row]()
     for shard, group, count in groups:
         picked = sorted(int(i) for i in rng.permutation(count)[:each])
-        found += dataset.read(shard, group, picked, [name for name in names if name in dataset.manifest.columns]).to_pylist()
+        found += dataset.read(shard, group, picked, names).to_pylist()
     return found[:rows]
 
 
+def shown_columns(dataset: Dataset) -> list[str]:
+    """What `picture` and `caption` look at."""
+    kind = find_kind(dataset.kind)
+    names = ("id", "overlap", "label", *kind.holding("mask"), *kind.holding("parts"), *MAPS, *kind.samples)
+    return [name for name in names if name in dataset.manifest.columns]
+
+
 def _tile(sample: Row, dataset: Dataset, height: int) -> Image.Image:
+    shown = Image.fromarray(picture(sample, dataset, height))
+    tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
+    tile.paste(shown, (0, 0))
+    said = "  ".join(filter(None, (caption(sample, dataset.manifest.classes), str(sample["id"]))))
+    ImageDraw.Draw(tile).text((0, height + 1), said[: shown.width // 6], fill="black")
+    return tile
+
+
+def picture(sample: Row, dataset: Dataset, height: int) -> np.ndarray:
+    """uint8 `height` x W x 3: the images of a row side by side, then its maps."""
     kind, views = find_kind(dataset.kind), []
     for name in kind.samples:
         try:
@@ -73,12 +88,7 @@ def _tile(sample: Row, dataset: Dataset, height: int) -> Image.Image:
         except BrokenSampleError as error:
             view = _text(str(error), height, "firebrick")
         views.append(view)
-    views += _maps(sample, height)
-    shown = Image.fromarray(np.concatenate(views, 1))
-    tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
-    tile.paste(shown, (0, 0))
-    ImageDraw.Draw(tile).text((0, height + 1), _caption(sample, dataset.manifest.classes)[: shown.width // 6], fill="black")
-    return tile
+    return np.concatenate([*views, *_maps(sample, height)], 1)
 
 
 def _image(sample: Row, name: str, height: int, ignore_index: int | None) -> np.ndarray:
@@ -131,11 +141,12 @@ def _cloud(sample: Row, name: str, side: int) -> np.ndarray:
     return draw_cloud(normalised(points), side, colours)
 
 
-def _caption(sample: Row, classes: tuple[str, ...]) -> str:
+def caption(sample: Row, classes: tuple[str, ...]) -> str:
+    """Its class or overlap, empty where it has none."""
     overlap, label = sample.get("overlap"), sample.get("label")
     if label is not None:
-        return f"{classes[label] if classes else label}  {sample['id']}"
-    return f"{overlap:.2f}  {sample['id']}" if overlap is not None else str(sample["id"])
+        return str(classes[label] if classes else label)
+    return f"{overlap:.2f}" if overlap is not None else ""
 
 
 def _overlaid(image: np.ndarray, indices: np.ndarray, ignore_index: int | None) -> np.ndarray:

@@ -6,26 +6,25 @@ Drawn here, not by matplotlib: a page must be small and follow the reader's colo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
 
+from .svg import HEIGHT, WIDTH, circle, colour_of, drawing, markup, polyline, stroke, text
+
 Points = Sequence[tuple[float, float]]
 Band = Sequence[tuple[float, float, float]]
 """(x, low, high)"""
 Place = Callable[[float, float], tuple[float, float]]
 """From the values of a point to its place in the drawing."""
-WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 40
 PHASES = ("data_wait", "forward", "backward", "optimiser", "targets", "validation", "checkpoint", "health", "to_device")
 """Parts of the training time, in the order of their colours."""
 CURVES = {"train loss": 0, "validation loss": 1}
 """Colours of lines that are on many pages; others are counted."""
-SERIES = 8
-"""Number of colours in the style sheet (`--c0` to `--c7`)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def line_chart(
     said = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in clean.items())
     levels = levels or {}
     said += "".join(f"; {name}: {number(value)}" for name, value in levels.items())
-    svg = _svg(f"{title}. {said}", HEIGHT)
+    svg = drawing(f"{title}. {said}", HEIGHT)
     xs = [x for points in clean.values() for x, _ in points]
     ends = {name: [one for one in (bands or {}).get(name, ()) if all(map(math.isfinite, one))] for name in clean}
     edges = [(x, y) for band in ends.values() for x, *both in band for y in both]
@@ -154,13 +153,13 @@ def line_chart(
     place = _axes(svg, [point for points in shown for point in points], x_label)
     colours = [CURVES.get(name, list(series).index(name)) for name in clean]  # a line that is left out takes its colour along
     for colour, band in zip(colours, ends.values(), strict=True):
-        _band(svg, band, place, _colour(colour))
+        _band(svg, band, place, colour_of(colour))
     level_colours = [len(series) + index for index in range(len(levels))]
     for colour, points in zip(level_colours, flat.values(), strict=True):
-        _path(svg, (place(x, y) for x, y in points), stroke=_colour(colour), **{"class": "line", "stroke-dasharray": "6 5"})
+        polyline(svg, (place(x, y) for x, y in points), stroke=colour_of(colour), **{"class": "line", "stroke-dasharray": "6 5"})
     for colour, points in zip(colours, clean.values(), strict=True):
-        _line(svg, points, place, _colour(colour))
-    return Chart(title, _markup(svg), unit, (*clean, *levels), (*colours, *level_colours))
+        _line(svg, points, place, colour_of(colour))
+    return Chart(title, markup(svg), unit, (*clean, *levels), (*colours, *level_colours))
 
 
 def _axes(svg: ElementTree.Element, points: Points, x_label: str, *, pad_x: bool = False) -> Place:
@@ -182,30 +181,30 @@ def _axes(svg: ElementTree.Element, points: Points, x_label: str, *, pad_x: bool
 
     for tick in nice_ticks(y0, y1):
         _, y = place(x0, tick)
-        _stroke(svg, "grid", (LEFT, y), (right, y))
-        _text(svg, number(tick), LEFT - 7, y + 4, anchor="end")
+        stroke(svg, "grid", (LEFT, y), (right, y))
+        text(svg, number(tick), LEFT - 7, y + 4, anchor="end")
     for tick in nice_ticks(x0, x1):
         x, _ = place(tick, y0)
-        _text(svg, number(tick), x, bottom + 18)
-    _stroke(svg, "axis", (LEFT, bottom), (right, bottom))
-    _text(svg, x_label, (LEFT + right) / 2, HEIGHT - 4, kind="label")
+        text(svg, number(tick), x, bottom + 18)
+    stroke(svg, "axis", (LEFT, bottom), (right, bottom))
+    text(svg, x_label, (LEFT + right) / 2, HEIGHT - 4, kind="label")
     return place
 
 
 def _line(svg: ElementTree.Element, points: Points, place: Place, colour: str) -> None:
     noisy = len(points) > 60
-    _path(svg, (place(x, y) for x, y in _thin(points)), stroke=colour, **{"class": "raw" if noisy else "line"})
+    polyline(svg, (place(x, y) for x, y in _thin(points)), stroke=colour, **{"class": "raw" if noisy else "line"})
     if noisy:
-        _path(svg, (place(x, y) for x, y in _thin(_smooth(points))), stroke=colour, **{"class": "line"})
+        polyline(svg, (place(x, y) for x, y in _thin(_smooth(points))), stroke=colour, **{"class": "line"})
     elif len(points) <= 30:
         for x, y in points:
-            _circle(svg, place(x, y), 2.6, colour)
+            circle(svg, place(x, y), 2.6, colour)
 
 
 def _band(svg: ElementTree.Element, band: Band, place: Place, colour: str) -> None:
     if len(band) == 1:
         x, low, high = band[0]
-        _stroke(svg, "whisker", place(x, low), place(x, high), stroke=colour)
+        stroke(svg, "whisker", place(x, low), place(x, high), stroke=colour)
     around = [*((x, high) for x, _, high in band), *((x, low) for x, low, _ in reversed(band))]
     places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(x, y) for x, y in around))
     ElementTree.SubElement(svg, "polygon", {"class": "band", "points": places, "fill": colour})
@@ -240,20 +239,20 @@ def interval_chart(title: str, dots: Sequence[Dot], unit: str, *, from_zero: boo
     def at(value: float) -> float:
         return left + (value - first) / (last - first) * (right - left)
 
-    svg = _svg(f"{title}: {'; '.join(f'{dot.name} {number(dot.value)}' for dot in dots)}", height)
+    svg = drawing(f"{title}: {'; '.join(f'{dot.name} {number(dot.value)}' for dot in dots)}", height)
     for tick in nice_ticks(first, last, 4):
-        _stroke(svg, "grid", (at(tick), TOP), (at(tick), bottom))
-        _text(svg, number(tick), at(tick), bottom + 17)
+        stroke(svg, "grid", (at(tick), TOP), (at(tick), bottom))
+        text(svg, number(tick), at(tick), bottom + 17)
     for index, dot in enumerate(dots):
-        y, colour = TOP + step * (index + 0.5), _colour(0) if dot.emphasised else "var(--quiet)"
-        _text(svg, dot.name, left - 10, y + 4, anchor="end", kind="name")
+        y, colour = TOP + step * (index + 0.5), colour_of(0) if dot.emphasised else "var(--quiet)"
+        text(svg, dot.name, left - 10, y + 4, anchor="end", kind="name")
         if dot.low is not None and dot.high is not None:
-            _stroke(svg, "whisker", (at(dot.low), y), (at(dot.high), y), stroke=colour)
-        _circle(svg, (at(dot.value), y), 5.5, colour)
+            stroke(svg, "whisker", (at(dot.low), y), (at(dot.high), y), stroke=colour)
+        circle(svg, (at(dot.value), y), 5.5, colour)
         end = at(max(dot.value, dot.high if dot.high is not None else dot.value))
-        _text(svg, number(dot.value if abs(dot.value) >= 1 else round(dot.value, 3)), end + 10, y + 4, anchor="start", kind="value")
-    _text(svg, unit, (left + right) / 2, height - 2, kind="label")
-    return Chart(title, _markup(svg))
+        text(svg, number(dot.value if abs(dot.value) >= 1 else round(dot.value, 3)), end + 10, y + 4, anchor="start", kind="value")
+    text(svg, unit, (left + right) / 2, height - 2, kind="label")
+    return Chart(title, markup(svg))
 
 
 def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) -> Chart | None:
@@ -266,24 +265,24 @@ def parallel_chart(title: str, axes: Sequence[Axis], courses: Sequence[Course]) 
     def at(axis: int, share: float) -> tuple[float, float]:
         return left + axis * (right - left) / (len(axes) - 1), bottom - share * (bottom - top)
 
-    svg = _svg(f"{title}: {'; '.join(course.name for course in courses)}", height, width)
+    svg = drawing(f"{title}: {'; '.join(course.name for course in courses)}", height, width)
     for course in sorted(courses, key=lambda course: (course.emphasised, not course.failed, course.shade)):
-        look = {"stroke": _colour(0), "stroke-width": f"{1.2 + course.shade:.1f}", "opacity": f"{0.18 + 0.62 * course.shade**2:.2f}"}
+        look = {"stroke": colour_of(0), "stroke-width": f"{1.2 + course.shade:.1f}", "opacity": f"{0.18 + 0.62 * course.shade**2:.2f}"}
         if course.failed:
             look = {"stroke": "var(--bad)", "stroke-width": "1.4", "stroke-dasharray": "5 5", "opacity": "0.8"}
         if course.emphasised:
-            look = {"stroke": _colour(1), "stroke-width": "3"}
-        line = _path(svg, (at(index, share) for index, share in enumerate(course.places)), **look)
+            look = {"stroke": colour_of(1), "stroke-width": "3"}
+        line = polyline(svg, (at(index, share) for index, share in enumerate(course.places)), **look)
         ElementTree.SubElement(line, "title").text = course.name
     for index, axis in enumerate(axes):
         x, _ = at(index, 0)
-        _stroke(svg, "axis", (x, top), (x, bottom))
-        _text(svg, axis.name, x, height - 10, kind="name")
-        for place, text in axis.ticks:
+        stroke(svg, "axis", (x, top), (x, bottom))
+        text(svg, axis.name, x, height - 10, kind="name")
+        for place, words in axis.ticks:
             _, y = at(index, place)
-            _stroke(svg, "axis", (x - 3, y), (x + 3, y))
-            _text(svg, text, x + 8, y + 4, anchor="start", kind="tick")
-    return Chart(title, _markup(svg), wide=True)
+            stroke(svg, "axis", (x - 3, y), (x + 3, y))
+            text(svg, words, x + 8, y + 4, anchor="start", kind="tick")
+    return Chart(title, markup(svg), wide=True)
 
 
 def front_chart(title: str, marks: Sequence[Mark], x_label: str, *, joined: bool = True) -> Chart | None:
@@ -291,20 +290,20 @@ def front_chart(title: str, marks: Sequence[Mark], x_label: str, *, joined: bool
     if not marks:
         return None
     front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
-    svg = _svg(f"{title}. On the front: {'; '.join(f'{m.name} at {number(m.x)}, {number(m.y)}' for m in front)}", HEIGHT)
+    svg = drawing(f"{title}. On the front: {'; '.join(f'{m.name} at {number(m.x)}, {number(m.y)}' for m in front)}", HEIGHT)
     place = _axes(svg, [(mark.x, mark.y) for mark in marks], x_label, pad_x=True)
     if joined:
-        _path(svg, (place(mark.x, mark.y) for mark in front), stroke=_colour(1), **{"class": "line", "opacity": "0.5"})
+        polyline(svg, (place(mark.x, mark.y) for mark in front), stroke=colour_of(1), **{"class": "line", "opacity": "0.5"})
     for mark in sorted(marks, key=lambda mark: mark.front):
-        dot = _circle(svg, place(mark.x, mark.y), 5 if mark.front else 3.5, _colour(1) if mark.front else "var(--quiet)")
+        dot = circle(svg, place(mark.x, mark.y), 5 if mark.front else 3.5, colour_of(1) if mark.front else "var(--quiet)")
         ElementTree.SubElement(dot, "title").text = f"{mark.name}: {number(mark.x)}, {number(mark.y)}"
     above = float("inf")
     for mark in front:
         x, y = place(mark.x, mark.y)
         if abs(x - above) > 26:  # names of near points would lie on each other
-            _text(svg, mark.name, x, y - 9, kind="value")
+            text(svg, mark.name, x, y - 9, kind="value")
             above = x
-    return Chart(title, _markup(svg))
+    return Chart(title, markup(svg))
 
 
 def shares(parts: Mapping[str, float]) -> list[Share]:
@@ -313,37 +312,3 @@ def shares(parts: Mapping[str, float]) -> list[Share]:
     known = sorted(((value, name) for name, value in parts.items() if value > 0), reverse=True)
     colours = {name: index for index, name in enumerate([*PHASES, *sorted(set(parts) - set(PHASES))])}
     return [Share(name, 100 * value / total, seconds(value), colours[name]) for value, name in known]
-
-
-def _colour(index: int) -> str:
-    return f"var(--c{index % SERIES})"
-
-
-def _svg(said: str, height: float, width: float = WIDTH) -> ElementTree.Element:
-    """An empty drawing; `said` is what a screen reader says of it."""
-    return ElementTree.Element("svg", {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": said})
-
-
-def _markup(svg: ElementTree.Element) -> Markup:
-    """ElementTree escapes every text and attribute."""
-    return Markup(ElementTree.tostring(svg, encoding="unicode"))
-
-
-def _text(svg: ElementTree.Element, text: str, x: float, y: float, *, anchor: str = "middle", kind: str = "") -> None:
-    look = {"class": kind} if kind else {}
-    ElementTree.SubElement(svg, "text", {**look, "x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}).text = text
-
-
-def _stroke(svg: ElementTree.Element, kind: str, start: tuple[float, float], end: tuple[float, float], **look: str) -> None:
-    (x1, y1), (x2, y2) = start, end
-    places = {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"}
-    ElementTree.SubElement(svg, "line", {"class": kind, **places, **look})
-
-
-def _circle(svg: ElementTree.Element, centre: tuple[float, float], radius: float, colour: str) -> ElementTree.Element:
-    x, y = centre
-    return ElementTree.SubElement(svg, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{radius:g}", "fill": colour})
-
-
-def _path(svg: ElementTree.Element, places: Iterable[tuple[float, float]], **look: str) -> ElementTree.Element:
-    return ElementTree.SubElement(svg, "polyline", {**look, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -34,6 +35,8 @@ class ReportPage:
     """What the page is of."""
     headline: str = ""
     """The verdict: one plain sentence."""
+    tone: Literal["", "good", "bad"] = ""
+    """Colour of the verdict's edge."""
     detail: str = ""
     """The numbers it rests on."""
     warnings: Sequence[str] = ()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from markupsafe import Markup
+
 from .charts import Chart
 
 
@@ -49,12 +51,35 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A small picture as a data URI, with its size in pixels on the page."""
+
+    source: Markup
+    width: int
+    height: int
+    caption: str = ""
+    name: str = ""
+    """Shown when the pointer rests on the picture."""
+    tone: Literal["", "good", "bad"] = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures in rows, like words on a page."""
+
+    heading: str
+    tiles: Sequence[Tile]
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands under it, in the order of the fields. A chart that is None had nothing to draw."""
 
     heading: str
     text: str = ""
     charts: Sequence[Chart | None] = ()
+    galleries: Sequence[Gallery] = ()
     items: Sequence[str] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
@@ -65,7 +90,8 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        return not (self.text or self.drawn or self.items or self.notes or any(table.rows for table in self.tables))
+        shown = any(gallery.tiles for gallery in self.galleries) or any(table.rows for table in self.tables)
+        return not (self.text or self.drawn or self.items or self.notes or shown)
 
 
 def text_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], main: int | None = None) -> Table:
