@@ -79,10 +79,10 @@ class Section:
     heading: str
     text: str = ""
     charts: Sequence[Chart | None] = ()
-    galleries: Sequence[Gallery] = ()
     items: Sequence[str] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+    galleries: Sequence[Gallery] = ()
 
     @property
     def drawn(self) -> list[Chart]:
