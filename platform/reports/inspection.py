@@ -43,7 +43,7 @@ def inspection_page(inspection: Inspection, command: str) -> ReportPage:
     return ReportPage(
         title=names,
         kind="first look at data",
-        headline=inspection.verdict,
+        headline=inspection.headline,
         tone="bad" if told["error"] else "" if told["mind"] else "good",
         detail=_detail(sets),
         warnings=[*(f"Error: {text}" for text in told["error"]), *told["mind"]],

@@ -99,7 +99,7 @@ def _of_one(one: LookedAt, within: Within) -> Iterator[Finding]:
     if seen.broken_rows and len(seen.unreadable) == 0:
         faults = "; ".join(f"{count:,} x {fault}" for fault, count in seen.faults.most_common(3))
         more = f" and {len(seen.faults) - 3} other faults" if len(seen.faults) > 3 else ""
-        yield Finding("mind", f"{_share(seen.broken_rows, seen.rows, 'row')} cannot be used: {faults}{more}")
+        yield Finding("mind", f"{_share(seen.broken_rows, seen.rows, 'row')} cannot be used: {faults}{more}, the first {seen.broken[0].id}")
     if seen.rows < manifest.rows:
         yield Finding("note", f"{seen.rows:,} of {manifest.rows:,} rows were looked at, random row groups: the others are unknown")
     if within.same_rows:

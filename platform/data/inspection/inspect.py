@@ -29,19 +29,18 @@ class Inspection:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """One sentence: how much is wrong, and how much suspicious."""
         rows = sum(one.scan.rows for one in self.sets)
-        errors, minds = ([item for item in self.findings if item.severity == severity] for severity in ("error", "mind"))
-        if errors:
-            more = len(errors) - 1 + len(minds)
-            return f"{errors[0].text[:1].upper()}{errors[0].text[1:]}." + (f" And {_things(more)}." if more else "")
-        if minds:
-            return f"{_things(len(minds))} in {rows:,} rows."
-        return f"Nothing wrong was found in {rows:,} rows."
+        errors, minds = (sum(item.severity == severity for item in self.findings) for severity in ("error", "mind"))
+        told = [f"{errors} error{'s' * (errors > 1)}"] if errors else []
+        told += [f"{minds} thing{'s' * (minds > 1)} to look at"] if minds else []
+        return f"{' and '.join(told) or 'Nothing wrong was found'} in {rows:,} rows."
 
-
-def _things(count: int) -> str:
-    return f"{count} thing{'s' * (count != 1)} to look at"
+    @property
+    def headline(self) -> str:
+        """The verdict with the first error."""
+        first = self.findings[0] if self.findings else None
+        return f"{self.verdict} {first.text}." if first and first.severity == "error" else self.verdict
 
 
 def inspect(
