@@ -47,7 +47,7 @@ EVERYWHERE = {
 CROCO_MODEL = {
     "image_size": 64,
     "patch_size": 8,
-    "position": "cosine",
+    "position": "rope",
     "encoder_dim": 128,
     "encoder_depth": 4,
     "encoder_heads": 4,
@@ -71,8 +71,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 RANDOM = "random"
 TASKS = {
     "depth": ("finetune-depth-tiny", "depth", 200),
-    "stereo": ("finetune-stereo-tiny", "stereo", 400),
-    "flow": ("finetune-flow-tiny", "flow", 400),
+    "stereo": ("finetune-stereo-tiny", "stereo", 600),
+    "flow": ("finetune-flow-tiny", "flow", 600),
     "kitchen": ("finetune-depth-tiny", "depth", 200),
 }
 """Recipe, `--task` and steps."""
@@ -83,8 +83,8 @@ DATA: dict[str, list[str]] = {
     "images": ["prepare", "images", "pairs", "rooms"],
     "held-out": [*RENDERED, "--scenes", "20", "--seed", "2"],
     "held-out-images": ["prepare", "images", "pairs", "held-out"],
-    "stereo": [*RENDERED, "--stereo", "--scenes", "120", "--seed", "3", *SPLIT],
-    "flow": [*RENDERED, "--flow", "--moving", "3", "--scenes", "120", "--seed", "4", *SPLIT],
+    "stereo": [*RENDERED, "--stereo", "--baseline", "0.2..1.0", "--scenes", "250", "--seed", "3", *SPLIT],
+    "flow": [*RENDERED, "--flow", "--moving", "3", "--fov", "35", "--scenes", "250", "--seed", "4", *SPLIT],
     "depth-pairs": [*RENDERED, "--scenes", "60", "--pairs-per-scene", "3", "--seed", "5", *SPLIT],
     "depth": [],
 }
@@ -163,6 +163,8 @@ def finetune(work: Work, task: str, method: str, seed: int) -> None:
     recipe, kind, steps = TASKS[task]
     values = {**EVERYWHERE, "data.train": f"./{task}/train", "data.val": f"./{task}/test", "train.seed": seed}
     values |= {"batch.size": TUNED_BATCH, "batch.microbatch": TUNED_BATCH, "train.length": f"{steps} steps", "probe.samples": 300}
+    if kind != "depth":
+        values["model.position"] = "rope"  # of the decoder, CroCo's and the fresh ones
     model = f"{'croco' if method == RANDOM else method}-s{seed}"
     scratch = ["--scratch"] if method == RANDOM else []
     work.train(f"{task}-{method}-s{seed}", "finetune", model, "--task", kind, "--recipe", recipe, *settings(values), *scratch)

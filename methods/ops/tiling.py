@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,11 @@ Predict = Callable[..., Tensor]
 """Images (one or two of b x 3 x h x w) -> b x channels x h x w, the raw confidence last where there is one."""
 Axis = Literal["x", "y", ""]
 """Along which axis of the image a channel is measured in pixels; empty for none, as with depth."""
+Place = tuple[slice, slice]
+"""Rows and columns of a tile."""
 TINY = 1e-16
+BATCH_PIXELS = 16 * 128 * 128
+"""Most pixels of the tiles that go through the network at once."""
 
 
 @dataclass(frozen=True)
@@ -181,26 +185,34 @@ def _aggregate(
     tops, lefts = tile_starts(height, h, overlap), tile_starts(width, w, overlap)
     if not official:  # an overlap of nearly a tile gives some of them twice
         tops, lefts = sorted(set(tops)), sorted(set(lefts))
-    for top in tops:
-        for left in lefts:
-            rows, columns = slice(top, top + h), slice(left, left + w)
-            found = predict(*(image[:, :, rows, columns] for image in images)).float()
-            confident = _confident(found, channels, tile, weight, official)
-            if not confident:
-                found = torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)
-            log = border.expand(b, 1, h, w) if weight.form == "even" else weight.log(found[:, channels:]) + (border if soft else 0.0)
-            if official:
-                shift, old = torch.zeros(()), torch.ones(())
-            else:
-                before = largest[:, :, rows, columns]
-                shift = torch.maximum(before, log)
-                old = torch.exp(before - shift)
-                largest[:, :, rows, columns] = shift
-            new = torch.exp(log - shift)
-            total[:, :, rows, columns] = total[:, :, rows, columns] * old + found * new
-            weights[:, :, rows, columns] = weights[:, :, rows, columns] * old + new
+    places = [(slice(top, top + h), slice(left, left + w)) for top in tops for left in lefts]
+    for (rows, columns), found in _predicted(predict, images, places):
+        confident = _confident(found, channels, tile, weight, official)
+        if not confident:
+            found = torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)
+        log = border.expand(b, 1, h, w) if weight.form == "even" else weight.log(found[:, channels:]) + (border if soft else 0.0)
+        if official:
+            shift, old = torch.zeros(()), torch.ones(())
+        else:
+            before = largest[:, :, rows, columns]
+            shift = torch.maximum(before, log)
+            old = torch.exp(before - shift)
+            largest[:, :, rows, columns] = shift
+        new = torch.exp(log - shift)
+        total[:, :, rows, columns] = total[:, :, rows, columns] * old + found * new
+        weights[:, :, rows, columns] = weights[:, :, rows, columns] * old + new
     mean = total / (weights + TINY if official else weights)
     return TiledPrediction(mean[:, :channels], mean[:, channels] if confident else None)
+
+
+def _predicted(predict: Predict, images: Sequence[Tensor], places: Sequence[Place]) -> Iterator[tuple[Place, Tensor]]:
+    """Each place with its prediction; small tiles go through the network several at a time."""
+    b, (rows, columns) = len(images[0]), places[0]
+    many = max(1, BATCH_PIXELS // (b * (rows.stop - rows.start) * (columns.stop - columns.start)))
+    for first in range(0, len(places), many):
+        chosen = places[first : first + many]
+        tiles = [torch.cat([image[:, :, rows, columns] for rows, columns in chosen]) for image in images]
+        yield from zip(chosen, predict(*tiles).float().split(b), strict=True)
 
 
 def _confident(found: Tensor, channels: int, tile: tuple[int, int], weight: TileWeight, official: bool) -> bool:

@@ -59,7 +59,7 @@ def test_lengths_are_scaled_back_with_an_image_that_was_enlarged() -> None:
 
     def constant(one: Tensor) -> Tensor:
         seen.append(tuple(one.shape[2:]))
-        return torch.full((1, 4, *one.shape[2:]), 6.0)
+        return torch.full((len(one), 4, *one.shape[2:]), 6.0)
 
     done = predict_in_tiles(constant, [image(10, 12)], TILE, ("x", "y", ""), 0.5, FLOW_TILES)
     assert enlarged_size((10, 12), TILE) == (20, 24) and set(seen) == {TILE}
@@ -135,7 +135,8 @@ def test_weightings_are_written_as_they_are_read(text: str) -> None:
 def test_soft_tiles_leave_no_step_where_the_confidence_says_nothing() -> None:
     def by_place(*images: Tensor) -> Tensor:
         """Another value in each tile, the same confidence everywhere."""
-        return torch.cat([images[0].mean(dim=(1, 2, 3), keepdim=True).expand(1, 1, *TILE), torch.zeros(1, 1, *TILE)], dim=1)
+        mean = images[0].mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, *TILE)
+        return torch.cat([mean, torch.zeros_like(mean)], dim=1)
 
     one = torch.linspace(0, 1, 60).expand(1, 3, 16, 60)
     steps = []
