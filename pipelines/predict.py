@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap", type=float, metavar="SHARE", help="of a tile with its neighbours, from 0 to below 1 (default: the run's)"
     )
+    parser.add_argument("--kitti", action="store_true", help="disparity, depth or flow also as KITTI's 16-bit PNG, in DIR/kitti")
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         Path(args.out).expanduser().absolute(),
         args.overlap,
         console.print,
+        args.kitti,
     )
     if not args.json:
         console.print(f"written to {args.out}: {result['files']:,} files of {result['images']:,} images")

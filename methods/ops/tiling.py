@@ -212,7 +212,7 @@ def _predicted(predict: Predict, images: Sequence[Tensor], places: Sequence[Plac
     for first in range(0, len(places), many):
         chosen = places[first : first + many]
         tiles = [torch.cat([image[:, :, rows, columns] for rows, columns in chosen]) for image in images]
-        yield from zip(chosen, predict(*tiles).float().split(b), strict=True)
+        yield from zip(chosen, torch.split(predict(*tiles).float(), b), strict=True)
 
 
 def _confident(found: Tensor, channels: int, tile: tuple[int, int], weight: TileWeight, official: bool) -> bool:

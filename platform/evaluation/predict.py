@@ -15,6 +15,7 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.files import make_folder, replacing, write_text
 from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.images import decode_image, encode_png, encode_segmentation
+from sightline.platform.data.kitti_png import disparity_png, flow_png
 from sightline.platform.data.map_colours import disparity_colours, flow_colours
 from sightline.platform.data.pfm import write_pfm
 from sightline.platform.data.prepare.companions import take_photos
@@ -22,12 +23,25 @@ from sightline.platform.data.prepare.files import Tree, read_file
 from sightline.platform.models.loaded import LoadedEncoder
 
 CLASSES_FILE = "predictions.json"
+KITTI_PNG: dict[str, Callable[[np.ndarray], bytes]] = {
+    "disparity": lambda values: disparity_png(values[0]),
+    "depth": lambda values: disparity_png(values[0]),
+    "flow": lambda values: flow_png(np.moveaxis(values, 0, -1)),
+}
 
 
 def predict_files(
-    model: LoadedEncoder, image: Path, second: Path | None, out: Path, overlap: float | None, say: Callable[[str], None]
+    model: LoadedEncoder,
+    image: Path,
+    second: Path | None,
+    out: Path,
+    overlap: float | None,
+    say: Callable[[str], None],
+    kitti: bool = False,
 ) -> dict[str, object]:
     """Predict each image, or pair of images, and write the results to `out`; `say` gets a line for each.
+
+    `kitti`: disparity, depth and flow also as PNGs of 16 bits, in the folder `kitti` of `out`.
 
     Raises `CallError` for a model that predicts nothing, and for images that do not fit it or each other.
     """
@@ -37,6 +51,8 @@ def predict_files(
     if not classifies and not poses and not isinstance(network, PredictsAnySize):
         raise CallError(f"{model.source} is an encoder and predicts nothing", "fine-tune it: sightline finetune --help")
     found = _pairs(model, image, second) if isinstance(network, TakesPairs) else [(name, (path,)) for name, path in _single(image, second)]
+    if kitti and output_name(network) not in KITTI_PNG:
+        raise CallError(f"{model.source} predicts {output_name(network)}, which KITTI has no PNG for", "leave --kitti away")
     make_folder(out)
     told: dict[str, dict[str, object]] = {}
     files = 0
@@ -55,7 +71,7 @@ def predict_files(
             told[name] = {"T_2from1": [*upper, [0.0, 0.0, 0.0, 1.0]]}
             say(f"{name}  translation {' '.join(f'{row[3]:.3f}' for row in upper)}")
             continue
-        files += len(written := _maps(network, name, pictures, out, overlap))
+        files += len(written := _maps(network, name, pictures, out, overlap, kitti))
         say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}")
     if classifies or poses:
         write_text(out / CLASSES_FILE, json.dumps(told, indent=1, ensure_ascii=False))
@@ -63,7 +79,7 @@ def predict_files(
     return {"images": len(found), "files": files, "out": str(out), **({"predictions": told} if told else {})}
 
 
-def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None) -> list[str]:
+def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None, kitti: bool) -> list[str]:
     """The files that were written."""
     device = next(network.parameters()).device
     given = [torch.from_numpy(np.ascontiguousarray(one)).to(device).permute(2, 0, 1)[None].float() / 255 for one in pictures]
@@ -85,6 +101,8 @@ def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overla
             made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(colours)}
     if confidence is not None:
         made[f"{name}-doubt.png"] = encode_png(disparity_colours(_ranks(confidence[0].cpu().numpy()), 1.0))
+    if kitti:
+        made[f"kitti/{name}.png"] = KITTI_PNG[output_name(network)](values)
     for file, data in made.items():
         make_folder((out / file).parent)
         with replacing(out / file) as part:

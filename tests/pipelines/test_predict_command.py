@@ -15,7 +15,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.pipelines.__main__ import main
 from sightline.platform.config import METHOD_SECTIONS
-from sightline.platform.data.ground_truth import read_flo
+from sightline.platform.data.ground_truth import read_flo, read_kitti_flow, read_png16
 from sightline.platform.data.pfm import read_pfm
 from sightline.platform.weights.format import Weights, write_file
 
@@ -50,14 +50,18 @@ DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, **NARROW}
 
 def test_each_task_writes_its_maps_in_the_size_of_the_image(place: Path) -> None:
     for task, more, words in (("depth", NARROW, ["left"]), ("stereo", DECODER, ["left", "right"]), ("flow", DECODER, ["left", "right"])):
-        assert main(["predict", model(place, task, **more), *words, "--overlap", "0.2", "--out", task]) == 0
+        assert main(["predict", model(place, task, **more), *words, "--overlap", "0.2", "--kitti", "--out", task]) == 0
         for name, size in SIZES.items():
             with Image.open(place / task / f"{name}.png") as picture:
                 assert picture.size == size[::-1] and picture.mode == "RGB"
             if task == "flow":
-                assert read_flo((place / task / f"{name}.flo").read_bytes()).shape == (*size, 2)
+                flow = read_flo((place / task / f"{name}.flo").read_bytes())
+                assert flow.shape == (*size, 2)
+                assert np.abs(read_kitti_flow((place / task / "kitti" / f"{name}.png").read_bytes()) - flow).max() <= 0.5 / 64
             else:
                 values = read_pfm((place / task / f"{name}.pfm").read_bytes())
+                stored = read_png16((place / task / "kitti" / f"{name}.png").read_bytes(), 1) / 256
+                assert np.abs(stored - values.clip(1 / 256)).max() <= 0.5 / 256
                 assert values.shape == size and np.isfinite(values).all()
                 assert task == "stereo" or (values > 0).all()
             assert (place / task / f"{name}-doubt.png").exists() == (task != "depth")
