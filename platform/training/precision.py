@@ -37,6 +37,9 @@ CHANCE = 1 / 64
 MOST_PAIRS = 12
 """Where these do not decide the two are a tie, and fp32 is taken."""
 WARM_UP_SAMPLES = 2
+LONGEST_PASS = 5.0
+"""Seconds of an fp32 pass. Where a microbatch takes longer, as many of its samples are measured as take that: such large networks spend
+their time in products whose rate does not depend on the number of samples."""
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -117,7 +120,8 @@ def _cpu_name() -> str:
 def choose_precision(pretext: Pretext, batch: Batch, weights: Mapping[str, float], device: torch.device) -> tuple[str, dict[str, float]]:
     """(`fp32` or `bf16`, seconds of a forward and backward pass of `batch` in each; of a matrix product where that decides).
 
-    Pairs of passes, one in each precision, until `clear_choice` has an answer. On a CPU the time of the calling thread is taken: it does
+    Pairs of passes, one in each precision, until `clear_choice` has an answer; of a part of `batch` where a pass would take longer than
+    `LONGEST_PASS`. On a CPU the time of the calling thread is taken: it does
     not count while other processes have the core. Gradients and buffers of `pretext` stay as they are.
     """
     if (product := _product_seconds(device))["bf16"] > product["fp32"]:  # the CPU has no bf16 instructions: no network can gain
@@ -134,8 +138,10 @@ def choose_precision(pretext: Pretext, batch: Batch, weights: Mapping[str, float
     taken: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
     choice = None
     with buffers_kept(pretext):
-        for precision in PRECISIONS:
-            seconds(precision, {name: value[:WARM_UP_SAMPLES] for name, value in batch.items()})
+        for precision in ("bf16", "fp32", "fp32"):  # the first ones also set things up
+            few = seconds(precision, {name: value[:WARM_UP_SAMPLES] for name, value in batch.items()})
+        samples = max(WARM_UP_SAMPLES, int(LONGEST_PASS / (few / WARM_UP_SAMPLES)))
+        batch = {name: value[:samples] for name, value in batch.items()}
         while choice is None:
             for precision, values in taken.items():
                 values.append(seconds(precision, batch))

@@ -61,9 +61,12 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pretext
 
 
-def test_the_whole_microbatch_is_measured_and_no_gradient_stays(timed: Any) -> None:
-    assert choose_precision(timed, {"image": torch.ones(8, 3)}, {"loss": 1.0}, CPU) == ("bf16", {"fp32": 2.0, "bf16": 1.0})
-    assert timed.seen == [2, 2, 8, 8, 8, 8]
+@pytest.mark.parametrize(("seconds", "measured"), [(1.0, 8), (2.0, 5), (40.0, 2)])
+def test_as_much_of_the_microbatch_is_measured_as_takes_no_minutes_and_no_gradient_stays(timed: Any, seconds: float, measured: int) -> None:
+    """`seconds` of a pass of two samples."""
+    timed.seconds = {False: seconds, True: seconds / 2}
+    assert choose_precision(timed, {"image": torch.ones(8, 3)}, {"loss": 1.0}, CPU) == ("bf16", {"fp32": seconds, "bf16": seconds / 2})
+    assert timed.seen == [2] * 3 + [measured] * 4
     assert timed.weight.grad is None
 
 
