@@ -21,6 +21,7 @@ SHIPPED: dict[str, tuple[str, ...]] = {
         "rgbd:Rgbd",
         "frames:Frames",
         "rendered:Rendered",
+        "scans:Scans",
         "truth:Stereo",
         "truth:Flow",
     ),

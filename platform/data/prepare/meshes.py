@@ -66,7 +66,7 @@ def read_cloud(path: str, count: int, rng: np.random.Generator) -> Cloud:
     elif suffix in TEXTS:
         found = read_text(data, suffix, name)
     elif suffix in GLTF:
-        found = read_gltf(data, name, lambda other: _beside(path, other))
+        found = read_gltf(data, name, lambda other: beside(path, other))
     else:
         found = READERS[suffix](data, name)
     if isinstance(found, Cloud):
@@ -100,7 +100,7 @@ def clouds_in(tree: Tree, below: str = "") -> list[str]:
     return [name for name in found if name not in parts]
 
 
-def _beside(path: str, other: str) -> bytes:
+def beside(path: str, other: str) -> bytes:
     """A file in the folder of `path` or below it; links that lead out of it are not followed."""
     folder = Path(path).parent
     if "://" in other or not is_inside(other) or not (folder / other).resolve().is_relative_to(folder.resolve()):

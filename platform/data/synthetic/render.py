@@ -75,7 +75,7 @@ class Renderer:
     def surface(self, cam_to_world: np.ndarray, K: np.ndarray, height: int, width: int) -> Surface:
         """What the middle of each pixel shows."""
         rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1)
-        rays = _rays(columns, rows, K, cam_to_world)
+        rays = pixel_rays(columns, rows, K, cam_to_world)
         hit = self._cast(cam_to_world[:3, 3], rays)
         z = hit["tfar"].astype(np.float64)
         return Surface(cam_to_world[:3, 3] + rays * z[:, None], z, hit["primID"])
@@ -88,7 +88,7 @@ class Renderer:
     def depth(self, cam_to_world: np.ndarray, K: np.ndarray, height: int, width: int) -> np.ndarray:
         """float32 H x W, metres along z."""
         rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1)
-        rays = _rays(columns, rows, K, cam_to_world)
+        rays = pixel_rays(columns, rows, K, cam_to_world)
         return np.asarray(self._cast(cam_to_world[:3, 3], rays)["tfar"], np.float32).reshape(height, width)
 
     def view(self, cam_to_world: np.ndarray, K: np.ndarray, height: int, width: int) -> View:
@@ -117,7 +117,7 @@ class Renderer:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(colours N x 3, z-depth N, label N of the piece and its shadow) at pixel places. `spread`: the width of a ray in pixels."""
         scene = self.scene
-        directions = _rays(x, y, K, cam_to_world)  # one unit along z, so that the ray's parameter is z-depth
+        directions = pixel_rays(x, y, K, cam_to_world)  # one unit along z, so that the ray's parameter is z-depth
         hit = self._cast(cam_to_world[:3, 3], directions)
         face, depth = hit["primID"], hit["tfar"]
         corners = np.stack([1 - hit["u"] - hit["v"], hit["u"], hit["v"]], -1)
@@ -169,7 +169,7 @@ class Renderer:
         return light[:, None], lit
 
 
-def _rays(x: np.ndarray, y: np.ndarray, K: np.ndarray, cam_to_world: np.ndarray) -> np.ndarray:
+def pixel_rays(x: np.ndarray, y: np.ndarray, K: np.ndarray, cam_to_world: np.ndarray) -> np.ndarray:
     local = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], -1)
     return (local @ cam_to_world[:3, :3].T).astype(np.float32)  # type: ignore[no-any-return]
 
@@ -211,7 +211,7 @@ def camera_pose(place: np.ndarray, forward: np.ndarray) -> np.ndarray:
     return pose
 
 
-def _pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def noisy_pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`camera_pose`, then pan, tilt and roll noise of the Habitat generator (3, 10, 5 degrees)."""
     pose = camera_pose(place, forward)
     pan, tilt, roll = np.radians(rng.uniform(-1, 1, 3) * [3, 10, 5])
@@ -231,21 +231,21 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
         yaw = rng.uniform(0, 2 * np.pi)
         if not scene.is_free(place):
             continue
-        reference = _pose(place, np.array([np.cos(yaw), np.sin(yaw), -0.15]), rng)
+        reference = noisy_pose(place, np.array([np.cos(yaw), np.sin(yaw), -0.15]), rng)
         depth = renderer.depth(reference, K, _PROBE, _PROBE)
         if np.median(depth) < 1.2:  # a nose against a wall
             continue
         if count == 1:
             return [reference]
         rows, columns = np.mgrid[0:_PROBE, 0:_PROBE].reshape(2, -1)
-        aim = (place + _rays(columns, rows, K, reference) * depth.reshape(-1, 1)).mean(0)
+        aim = (place + pixel_rays(columns, rows, K, reference) * depth.reshape(-1, 1)).mean(0)
         poses = [reference]
         for _ in range(TRIES):
             step = np.array([*rng.normal(0, 0.7, 2), 0])
             other = np.array([*(place + step)[:2], rng.uniform(1.2, 1.8)])
             if not scene.is_free(other) or np.linalg.norm(aim - other) < 0.8:
                 continue
-            pose = _pose(other, aim - other, rng)
+            pose = noisy_pose(other, aim - other, rng)
             seen = renderer.depth(pose, K, _PROBE, _PROBE)
             overlap = covisibility(depth, K, seen, K, relative_pose(reference, pose))
             if MIN_COVISIBILITY + 0.05 <= overlap <= MAX_COVISIBILITY:
