@@ -263,12 +263,24 @@ def visible_share(depth1: np.ndarray, K1: np.ndarray, depth2: np.ndarray, K2: np
     _, x, y, z = reproject(depth1, K1, K2, T_2from1, stride)
     if not len(z):
         return 0.0
-    height, width = depth2.shape
-    inside = (z > 0.01) & (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-    seen = depth2[np.round(y[inside]).astype(int), np.round(x[inside]).astype(int)].astype(np.float64)
-    agree = (seen > 0) & (np.abs(seen - z[inside]) <= np.maximum(ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * z[inside]))
+    seen, agree = _seen_in(depth2, x, y, z)
     decided = len(z) - int((seen == 0).sum())
     return float(agree.sum() / decided) if decided > 0.1 * len(z) else 0.0
+
+
+def agreeing(depth: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Whether a view with this depth sees points that fall on its pixels (x, y) at the distance z; bool."""
+    return _seen_in(depth, x, y, z)[1]
+
+
+def _seen_in(depth: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the depth where each point falls, NaN outside; whether it is that of the point)."""
+    height, width = depth.shape
+    inside = (z > 0.01) & (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+    seen = np.full(len(z), np.nan)
+    seen[inside] = depth[np.round(y[inside]).astype(int), np.round(x[inside]).astype(int)]
+    with np.errstate(invalid="ignore"):
+        return seen, (seen > 0) & (np.abs(seen - z) <= np.maximum(ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * z))
 
 
 def covisibility(depth1: np.ndarray, K1: np.ndarray, depth2: np.ndarray, K2: np.ndarray, T_2from1: np.ndarray, stride: int = 1) -> float:

@@ -279,6 +279,25 @@ def resized_image(data: bytes, resize: Resize, change: Change | None = None) -> 
     return _jpeg(change(image, at) if change else image, resize.quality), at
 
 
+def cropped_image(
+    data: bytes, top: int, left: int, side: int, size: int, quality: int = 90, change: Change | None = None
+) -> tuple[bytes, Placement]:
+    """A square of the upright image as JPEG, shrunk to `size` where it is larger, and where it came from.
+
+    `change`: of the whole image, before it is cut. Raises `BrokenSampleError` as `resized_image` does, and where the square lies outside.
+    """
+    array, orientation = _decoded(data)
+    height, width = array.shape[:2]
+    if not (0 <= top <= height - side and 0 <= left <= width - side):
+        raise BrokenSampleError(f"a crop that lies outside its image: {width} x {height}")
+    image, whole = Image.fromarray(array), Placement.whole((height, width), orientation)
+    image = (change(image, whole) if change else image).crop((left, top, left + side, top + side))
+    stored = (min(side, size), min(side, size))
+    if stored[0] != side:
+        image = image.resize(stored, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return _jpeg(image, quality), Placement((height, width), top, left, (side, side), stored, orientation)
+
+
 def _reduced_image(data: bytes, resize: Resize, change: Change | None = None) -> tuple[bytes, Placement] | None:
     """As `resized_image`, from a JPEG that libjpeg decodes at some eighths of its size; None where that is not less or it has a fault."""
     image = open_image(data)

@@ -85,7 +85,7 @@ class Lens:
 
         Raises `BrokenSampleError` for a lens that shows a corner of the photo twice, or that sees too wide for a pinhole.
         """
-        target = self._target(photo.size, K)
+        target = self.pinhole(photo.size, K)
         width, height = photo.size
         cell = int(np.clip(K[0, 0] / CELLS_PER_FOCAL, LEAST_CELL, MOST_CELL))
         xs, ys = (np.minimum(np.arange(0, side + cell, cell), side) for side in (width, height))
@@ -100,8 +100,11 @@ class Lens:
                     mesh.append((box, tuple(corners.ravel().tolist())))
         return photo.transform(photo.size, Image.Transform.MESH, mesh, Image.Resampling.BICUBIC), target
 
-    def _target(self, size: tuple[int, int], K: np.ndarray) -> np.ndarray:
-        """`K`, zoomed in until every pixel of the pinhole's image lies in the photo."""
+    def pinhole(self, size: tuple[int, int], K: np.ndarray) -> np.ndarray:
+        """`K` of a photo of this (width, height), zoomed in until every pixel of the pinhole's image lies in it.
+
+        Raises `BrokenSampleError` as `straightened` does.
+        """
         width, height = size
         self._check(size, K)
         edge = np.linspace(0, 1, 65)

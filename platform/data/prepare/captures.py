@@ -126,6 +126,15 @@ def seen_points(folder: Path, layout: str) -> dict[str, np.ndarray] | None:
     return {joined(photos, image.name): image.points for image in model.images}
 
 
+def placed_points(folder: Path) -> dict[int, np.ndarray]:
+    """Point of a COLMAP model -> its place in the world, 3; empty where there is no model."""
+    place = colmap_folder(folder)
+    if place is None:
+        return {}
+    model = read_model(place, points=True)
+    return {number: model.xyz[row] for number, row in model.points.items()}
+
+
 def _tum(folder: Path) -> Known | None:
     """`rgb.txt`, `depth.txt` (time, path) and, with poses, `groundtruth.txt` (time, place, quaternion x y z w: camera to world)."""
     if not all((folder / name).is_file() for name in TUM_LISTS):

@@ -7,8 +7,8 @@ that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,18 +17,22 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose, visible_share
+from sightline.platform.data.images import Resize
 
 from .cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
-from .captures import seen_points
+from .captures import placed_points, seen_points
 from .depth_options import DepthOptions
 from .files import existing_folder, frame_names
 from .found import Found
 from .layouts import no_cameras
+from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
 from .options import above_zero, lengths, option, positive, share
 from .pairs import Pair
 from .rgbd import GAPS, Posed, View, depth_views, posed_pair, require_known
 from .source import PairSource
 
+CROP_SIZE = 256
+"""Pixels of the authors' stored crops."""
 ALL_PAIRS = 200
 """Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
 _GRID, _DEPTHS = (9, 12), 8
@@ -54,6 +58,15 @@ class Mine(DepthOptions, PairSource):
         None, "nearest..farthest thing in the unit of the poses, where neither depth nor points tell what two photos share", lengths
     )
     pairs_per_frame: int = option(8, "at most this many for a frame (default: %(default)s)", positive)
+    crops: int = option(0, "matched crops of each pair at most, in place of the photos; needs depth or a COLMAP model's points", positive)
+    crop_side: float = option(0.5, "side of a crop of image 1, in short sides of it, at least --size (default: %(default)s)", share)
+    crop_overlap: float = option(0.5, "least share of what the two crops show that both show (default: %(default)s)", share)
+
+    @property
+    def resize(self) -> Resize:
+        """Crops have the authors' size where none is asked for."""
+        asked = super().resize
+        return replace(asked, size=asked.size or CROP_SIZE) if self.crops else asked
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
         """The pairs by falling score; which of the two is image 1 is drawn."""
@@ -90,17 +103,55 @@ class Mine(DepthOptions, PairSource):
                 f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
             )
         settings = f"IoU from {self.min_overlap:g}, angle to {self.max_angle:g}, score from {self.min_score:g}, near from {self.near:g}"
+        if self.crops:
+            settings += f"; at most {self.crops} matched crops of a pair, side {self.crop_side:g}, overlap from {self.crop_overlap:g}"
         rule = f"pairs by falling score IoU x 4 cos(a) (1 - cos(a)), IoU by {by}; {settings}"
         bent = sorted({frame.bends.model for frame in cameras.frames if frame.bends}) if scale is None else []
         undone = [f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera"] if bent else []
         found.source = self.provenance(folder, rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)
         found.notes += _explained(frames, chosen, rejected)
+        seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None
         names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
+        without: Counter[str] = Counter()
         for (one, two), overlap in sorted(chosen.items()):
             order = (one, two) if rng.random() < 0.5 else (two, one)
             pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", frames[order[0]].frame.time_s if cameras.timed else None
-            found.items.append(posed_pair(folder, name, pair_id, frames, order, overlap, scale, time))
+            pair = posed_pair(folder, name, pair_id, frames, order, overlap, scale, time)
+            found.items.extend([pair] if seen_together is None else self._cropped(pair, frames, order, seen_together, seed, without))
+        if self.crops:
+            found.notes.append(_crops_explained(chosen, found.items, without))
+            if not found.items:
+                raise CallError(f"no pair of {place} has matched crops: {_listed(without)}", "lower --crop-overlap, --crop-side or --size")
         return found
+
+    def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:
+        """(numbers of two frames) -> what both show. Raises `CallError` where nothing tells it."""
+        views = [frame for frame in frames if isinstance(frame, View)]
+        if len(views) == len(frames):
+            return lambda one, two: seen_by_depth(views[one], views[two])
+        places = placed_points(folder) if cameras.layout == "COLMAP" else {}
+        if not places:
+            raise CallError(
+                f"--crops: nothing tells where two photos of {place} show the same, because {cameras.layout} has poses only",
+                "give depth, or a COLMAP model with its points3D; or leave --crops out",
+            )
+        seen = seen_points(folder, cameras.layout) or {}
+        ids = [np.unique(seen[frame.frame.file]) for frame in frames]
+        return lambda one, two: seen_by_points(frames[one], frames[two], (ids[one], ids[two]), places)
+
+    def _cropped(
+        self, pair: Pair, frames: Sequence[Posed], order: _Two, seen: Callable[[int, int], Seen], seed: int, without: Counter[str]
+    ) -> list[Pair]:
+        """The pair's crops; why there is none is counted in `without`."""
+        cropper = Cropper(self.resize.size or CROP_SIZE, self.crop_side, self.crop_overlap)
+        one, two = order
+        found, why = cropper.pairs(seen(one, two), frames[one], frames[two], self.crops, keyed_rng("crops", seed, pair.id))
+        if not found:
+            without[why] += 1
+        return [
+            replace(pair, id=f"{pair.id}-{number}", crop1=first, crop2=second, overlap=round(shared, 4))
+            for number, (first, second, shared) in enumerate(found, 1)
+        ]
 
     def _choose(self, frames: Sequence[Posed], overlaps: Mapping[_Two, float]) -> tuple[dict[_Two, float], Counter[str]]:
         """(the pairs that are taken and their IoU, how many are not and why)."""
@@ -232,6 +283,13 @@ def _by_points(frames: Sequence[Posed], seen: Mapping[str, np.ndarray]) -> dict[
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no two share anything"
+
+
+def _crops_explained(chosen: Mapping[_Two, float], crops: Sequence[Pair], without: Mapping[str, int]) -> str:
+    sides = [crop.side for pair in crops for crop in (pair.crop1, pair.crop2) if crop]
+    told = f", {min(sides):,} to {max(sides):,} px of the photos" if sides else ""
+    pairs = len(chosen) - sum(without.values())
+    return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen):,} pairs{told}" + (f"; none: {_listed(without)}" if without else "")
 
 
 def _explained(frames: Sequence[Posed], chosen: Mapping[_Two, float], rejected: Mapping[str, int]) -> list[str]:

@@ -11,6 +11,7 @@ from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.lenses import Lens
 
+from .crop import Crop
 from .files import read_file
 from .views import companion, stored_view
 
@@ -38,6 +39,9 @@ class Pair:
     lens1: Lens | None = None
     """Is undone in the stored image; `K1` is that of the file."""
     lens2: Lens | None = None
+    crop1: Crop | None = None
+    """Of the straightened photo; None for the whole of it."""
+    crop2: Crop | None = None
 
     @property
     def label(self) -> None:
@@ -51,8 +55,11 @@ class Pair:
     def row(self, resize: Resize) -> Row:
         """One row of kind `pairs`; intrinsics and depth follow the image. Raises `BrokenSampleError` with `reason: detail`."""
         row: dict[str, Any] = {"id": self.id, "scene": self.scene, "overlap": self.overlap, "time": self.time, "T_2from1": self.T_2from1}
-        views = (("1", self.image1, self.K1, self.lens1, self.depth1), ("2", self.image2, self.K2, self.lens2, self.depth2))
-        for view, image, K, lens, depth in views:
+        views = (
+            ("1", self.image1, self.K1, self.lens1, self.depth1, self.crop1),
+            ("2", self.image2, self.K2, self.lens2, self.depth2, self.crop2),
+        )
+        for view, image, K, lens, depth, crop in views:
             stored = stored_view(
                 read_file(image),
                 resize,
@@ -60,6 +67,7 @@ class Pair:
                 lens=lens,
                 depth=companion(depth),
                 depth_scale=self.depth_scale,
+                crop=crop,
             )
             row[f"image{view}"], row[f"depth{view}"] = stored.image, stored.depth
             row[f"K{view}"] = None if stored.K is None else stored.K.ravel()

@@ -14,6 +14,7 @@ from sightline.platform.data.geometry import Placement, require_same_view, uprig
 from sightline.platform.data.images import (
     Resize,
     count_indices,
+    cropped_image,
     decode_segmentation,
     encode_depth,
     encode_segmentation,
@@ -23,6 +24,7 @@ from sightline.platform.data.images import (
 from sightline.platform.data.lenses import Lens, Straighten
 from sightline.platform.data.remarks import remark
 
+from .crop import Crop
 from .files import read_file
 from .found import ClassList
 
@@ -73,20 +75,28 @@ def stored_view(
     mask: Companion | None = None,
     classes: ClassList = _NO_CLASSES,
     upright: bool = False,
+    crop: Crop | None = None,
 ) -> StoredView:
-    """The view cut and resized; bytes stay where nothing changes.
+    """The view cut and resized; bytes stay where nothing changes. `crop`: this square of it, straightened before.
 
     `K` (3 x 3) is for the upright pixels of the photo; with a `lens` these are straightened first. Depth may have a size of its own. Depth
     and mask lie as the photo's upright pixels do or as those of its file do, which their size tells; `upright` says that they are upright.
     Raises `BrokenSampleError` with `reason: detail`.
     """
     straighten = None if lens is None or K is None else Straighten(lens, K)
-    data, at = resized_image(image, resize, straighten)
+    if crop is not None:
+        data, at = cropped_image(image, crop.top, crop.left, crop.side, resize.size or crop.side, resize.quality, straighten)
+    else:
+        data, at = resized_image(image, resize, straighten)
+    if straighten is not None:  # its matrix is that of the stored pixels, except of a crop, which is cut after it
+        K = straighten.K if crop is None else at.intrinsics(straighten.K)
+    elif K is not None:
+        K = at.intrinsics(K)
     return StoredView(
         data,
         None if depth is None else depth.stored(lambda data: _depth(data, at, depth_scale, upright)),
         None if mask is None else mask.stored(lambda data: _mask(data, at, classes, upright)),
-        straighten.K if straighten else None if K is None else at.intrinsics(K),
+        K,
     )
 
 

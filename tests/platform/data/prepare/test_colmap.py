@@ -15,9 +15,11 @@ from sightline.platform.data.images import Resize, decode_image
 from sightline.platform.data.lenses import LENSES, Lens
 from sightline.platform.data.prepare.cameras import Camera, Frame, camera_of, read_cameras
 from sightline.platform.data.prepare.captures import colmap_folder
+from sightline.platform.data.prepare.files import read_file
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
 from sightline.platform.data.prepare.mine import Mine
 from sightline.platform.data.prepare.rgbd import Posed
+from sightline.platform.data.prepare.views import stored_view
 from tests.support.made_images import needs
 
 CAPTURES = Path(__file__).resolve().parents[5] / "shared" / "data" / "captures"
@@ -165,6 +167,24 @@ def test_pairs_are_mined_from_a_real_model() -> None:
     height, width = decode_image(row["image1"]).shape[:2]
     assert (height, width) == (341, 256) and 200 < row["K1"][0] < 400
     assert any("degrees between the views" in note for note in found.notes)
+
+
+def test_crops_of_bent_photos_have_the_cameras_that_colmap_saw_the_points_with(tmp_path: Path) -> None:
+    scene = made(tmp_path, text=False)
+    mine = Mine(crops=1, size=128, crop_side=0.9, crop_overlap=0.1, min_overlap=0, min_score=0.0001, max_angle=180, near=1.0)
+    (first, *_) = mine.find(str(tmp_path), "scene").items
+    assert first.crop1 is not None and first.lens1 is not None and first.K1 is not None
+    K = np.reshape(first.K1, (3, 3))
+    stored_K = stored_view(read_file(first.image1), mine.resize, K=K, lens=first.lens1, crop=first.crop1).K
+    assert stored_K is not None
+    image = next(one for one in scene.images.values() if first.image1.endswith(one.name))
+    pinhole, seen = first.lens1.pinhole((1024, 768), K), [one for one in image.points2D if one.has_point3D()]
+    local = np.array([image.cam_from_world() * scene.points3D[one.point3D_id].xyz for one in seen]).T
+    x, y, z = stored_K @ local
+    stored = np.stack([x / z, y / z], 1)
+    whole = (stored + 0.5) * first.crop1.side / 128 - 0.5 + (first.crop1.left, first.crop1.top)
+    assert np.allclose(first.lens1.seen_at(whole, K, pinhole), np.array([one.xy for one in seen]) - 0.5, atol=1e-6)
+    assert (first.crop1.holds(whole)).sum() >= 8
 
 
 def test_photos_of_which_nothing_is_known_to_be_shared_are_refused(tmp_path: Path) -> None:
