@@ -22,5 +22,5 @@ class Crop:
     def holds(self, xy: Points) -> np.ndarray:
         """Which of the points lie in it, bool n."""
         low = np.array([self.left, self.top]) - 0.5
-        inside: np.ndarray = ((xy >= low) & (xy < low + self.side)).all(axis=1)
+        inside: np.ndarray = np.all((xy >= low) & (xy < low + self.side), axis=1)
         return inside
