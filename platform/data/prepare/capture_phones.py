@@ -28,8 +28,8 @@ _ARKIT_PHOTOS = {"vga_wide": ("lowres_depth",), "lowres_wide": ("lowres_depth",)
 """Folder of photos -> where their depth may be. The first that is there is read."""
 _ARKIT_POSES = 0.25
 """Two poses, between which that of a photo is made, may lie so many seconds apart: ARKitScenes has 10 a second."""
-_ARKIT_SAME = 0.0025
-"""Files of one moment have times that differ by less seconds: they are printed with three digits."""
+_ARKIT_SAME, _ARKIT_DEPTH = 0.0025, 0.01
+"""Seconds by which the times of a photo and its intrinsics, printed with three digits, and of a photo and its depth may differ."""
 _SENSOR = "photos lie as the sensor has them: those of a capture that was held upright lie on their side"
 
 
@@ -52,7 +52,7 @@ def arkitscenes(folder: Path) -> Known | None:
         time = _arkit_time(name)
         if time is None:
             continue
-        lens, depth = _same_moment(lenses, time), _same_moment(maps, time)
+        lens, depth = _same_moment(lenses, time, _ARKIT_SAME), _same_moment(maps, time, _ARKIT_DEPTH)
         words = numbers(" ".join(lines_of(root / f"{photos}_intrinsics" / lens))) if lens else []
         width, height, *K = words if len(words) == 6 else (None, None)
         pose = truth.at(time, _ARKIT_POSES)
@@ -83,10 +83,10 @@ def _by_time(names: Any) -> tuple[list[float], list[str]]:
     return [time for time, _ in timed], [name for _, name in timed]
 
 
-def _same_moment(timed: tuple[list[float], list[str]], time: float) -> str | None:
+def _same_moment(timed: tuple[list[float], list[str]], time: float, within: float) -> str | None:
     times, names = timed
     at = int(np.searchsorted(times, time))
-    near = [place for place in (at - 1, at) if 0 <= place < len(times) and abs(times[place] - time) < _ARKIT_SAME]
+    near = [place for place in (at - 1, at) if 0 <= place < len(times) and abs(times[place] - time) < within]
     return names[min(near, key=lambda place: abs(times[place] - time))] if near else None
 
 

@@ -169,6 +169,9 @@ def _euroc_times(path: Path) -> dict[str, int]:
 
 
 def _euroc_truth(path: Path) -> Trajectory:
+    """Poses of the body. What the file tells is the pose of a sensor, such as markers, that `sensor.yaml` beside it places on the body."""
+    mounted = _on_body(_sensor(path.with_name("sensor.yaml")), path)
+    from_body = np.eye(4) if mounted is None else inverted(mounted)
     times, poses = [], []
     for line in lines_of(path):
         words = numbers(line)
@@ -176,7 +179,7 @@ def _euroc_truth(path: Path) -> Trajectory:
             continue
         time, x, y, z, qw, qx, qy, qz = words[:8]
         times.append(time * _NANO)
-        poses.append(pose_of_quaternion(qx, qy, qz, qw, (x, y, z)))
+        poses.append(pose_of_quaternion(qx, qy, qz, qw, (x, y, z)) @ from_body)
     return Trajectory.of(times, poses)
 
 
@@ -192,12 +195,20 @@ def _sensor(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _on_body(sensor: dict[str, Any], path: Path) -> np.ndarray | None:
+    """`T_BS`, 4 x 4: points of the sensor to the body; None where it is not told."""
+    T = sensor.get("T_BS")
+    data = T.get("data") if isinstance(T, dict) else T
+    try:
+        return None if data is None else np.array(data, np.float64).reshape(4, 4)
+    except (ValueError, TypeError) as error:
+        raise CallError(f"T_BS of {path} cannot be understood: {error}", "give the sensor.yaml of the sequence") from None
+
+
 def _euroc_camera(sensor: dict[str, Any], path: Path) -> tuple[Any, Known, np.ndarray | None, tuple[Any, Any]]:
     """(K, lens, camera to body, (width, height)) as far as they are told."""
+    on_body = _on_body(sensor, path)
     try:
-        T = sensor.get("T_BS")
-        data = T.get("data") if isinstance(T, dict) else T
-        on_body = None if data is None else np.array(data, np.float64).reshape(4, 4)
         K = camera_3x3(*map(float, sensor["intrinsics"])) if "intrinsics" in sensor else None
         bend = [float(number) for number in sensor.get("distortion_coefficients") or ()]
         width, height = sensor.get("resolution") or (None, None)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.geometry import same_shape
 
 from .files import images_in, is_inside, lines_of
 from .known import OPENGL, Known, camera_3x3, capture, inverted, joined, lens_of, numbers, photos_of, upright_size
@@ -22,7 +23,7 @@ _MILLIMETRES = 100.0
 _STEPS = 192
 """Steps of depth where a file does not say how many."""
 _DTU_TRAIN = (128, 160)
-"""Rows and columns that the cameras in DTU's `Cameras/train` are for: a quarter of its photos."""
+"""Rows and columns that the cameras in DTU's `Cameras/train` are for: a quarter of photos of 640 x 512; others have those in `Cameras`."""
 
 
 def strecha(folder: Path) -> Known | None:
@@ -136,10 +137,13 @@ def _dtu(folder: Path) -> _Place | None:
     """A scan of DTU: photo `rect_001_3_r5000.png` is view 0 in light 3."""
     found = [match for path in images_in(folder) if (match := re.fullmatch(r"rect_(\d+)_(\w+)_r5000\.png", path.name))]
     root = folder.parent.parent
-    small = bool(_cam_files(root / "Cameras/train"))
+    if not found:
+        return None
+    width, height = upright_size(folder / found[0][0])
+    small = bool(_cam_files(root / "Cameras/train")) and bool(width and height and same_shape((height, width), _DTU_TRAIN))
     cams = root / ("Cameras/train" if small else "Cameras")
     names = _cam_files(cams)
-    if not found or not names:
+    if not names:
         return None
     lights = sorted({match[2] for match in found})
     light = "3" if "3" in lights else lights[0]

@@ -16,7 +16,7 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.geometry import camera_matrix, scale_intrinsics
 
-from .capture_nerf import blender, llff, transforms
+from .capture_nerf import POSES_BOUNDS, blender, llff, transforms
 from .capture_phones import arkitscenes, polycam, record3d
 from .capture_sequences import euroc, kitti, replica
 from .capture_stereo import bundler, mvsnet, seen_in_bundle, strecha
@@ -91,6 +91,10 @@ def _colmap(folder: Path) -> Known | None:
         return None
     model = read_model(place)
     photos = _colmap_photos(folder, model)
+    if (folder / POSES_BOUNDS).is_file() and not any(
+        is_inside(one.name) and (folder / photos / one.name).is_file() for one in model.images
+    ):
+        return None  # LLFF's smaller copies have other names
     frames = []
     for image in model.images:
         camera = model.cameras[image.camera]
@@ -109,9 +113,9 @@ def _colmap(folder: Path) -> Known | None:
 
 
 def _colmap_photos(folder: Path, model: ColmapModel) -> str:
-    """Where the photos of a model lie."""
-    first = model.images[0].name if model.images else ""
-    return next((sub for sub in _COLMAP_PHOTOS if is_inside(first) and (folder / sub / first).is_file()), "images")
+    """Where the photos of a model lie: the first folder that has one of the first few, `images` where none has."""
+    names = [image.name for image in model.images[:20] if is_inside(image.name)]
+    return next((sub for sub in _COLMAP_PHOTOS if any((folder / sub / name).is_file() for name in names)), "images")
 
 
 def seen_points(folder: Path, layout: str) -> dict[str, np.ndarray] | None:

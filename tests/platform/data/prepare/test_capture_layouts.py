@@ -179,17 +179,20 @@ def euroc(folder: Path) -> None:
     ]
     _text(folder / "mav0/cam0/sensor.yaml", *sensor, "distortion_model: radial-tangential", "distortion_coefficients: [0.0, 0.0, 0.0, 0.0]")
     start, step = 1403636579763555584, 50_000_000
+    marker = np.eye(4)
+    marker[:3, :3], marker[:3, 3] = Rotation.from_rotvec([0.5, 0, -0.3]).as_matrix(), (0.1, 0, 0.05)
+    _text(folder / "mav0/vicon0/sensor.yaml", f"T_BS: {{cols: 4, rows: 4, data: {marker.ravel().tolist()}}}")
     rows, truth = ["#timestamp [ns],filename\r"], ["#timestamp, p_RS_R_x [m], ...\r"]
     for i in range(COUNT):
         _photo(folder / f"mav0/cam0/data/{start + i * step}.png", i, FREE)
         rows.append(f"{start + i * step},{start + i * step}.png\r")
     for half in range(-1, 2 * COUNT):
-        pose = WORLD @ camera(half / 2)[1] @ np.linalg.inv(body)  # type: ignore[arg-type]
+        pose = WORLD @ camera(half / 2)[1] @ np.linalg.inv(body) @ marker  # type: ignore[arg-type]
         x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
         numbers = ",".join(f"{number:.9f}" for number in (*pose[:3, 3], w, x, y, z, *(0,) * 9))
         truth.append(f"{start + half * step // 2},{numbers}\r")
     _text(folder / "mav0/cam0/data.csv", *rows)
-    _text(folder / "mav0/state_groundtruth_estimate0/data.csv", *truth)
+    _text(folder / "mav0/vicon0/data.csv", *truth)
 
 
 def record3d(folder: Path) -> None:
