@@ -46,6 +46,9 @@ def histogram_chart(
         return None
     every = np.concatenate(list(finite.values()))
     low, high = ends or (0.0 if from_zero else float(every.min()), float(every.max()))
+    line = None if mark is None else math.log10(mark) if log else mark
+    if line is not None:
+        low, high = min(low, line - 0.02 * (high - low)), max(high, line)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     edges = np.linspace(low, high, bins + 1)
     shares = {name: 100 * np.histogram(one.clip(low, high), edges)[0] / len(one) for name, one in finite.items()}
@@ -63,17 +66,23 @@ def histogram_chart(
     for tick in nice_ticks(0, top, 4):
         stroke(svg, "grid", (LEFT, up(tick)), (right, up(tick)))
         text(svg, f"{number(tick)} %", LEFT - 7, up(tick) + 4, anchor="end")
-    whole = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
-    for tick in whole if log and len(whole) > 1 else nice_ticks(low, high):
+    for tick in _powers(low, high) if log else nice_ticks(low, high):
         text(svg, number(10**tick if log else tick), across(tick), bottom + 18)
     for index, one in enumerate(shares.values()):
         steps = [(across(edge), up(share)) for a, b, share in zip(edges, edges[1:], one, strict=False) for edge in (a, b)]
         polygon(svg, [(across(low), bottom), *steps, (across(high), bottom)], colour_of(index))
-    if mark is not None and low <= (place := math.log10(mark) if log else mark) <= high:
-        stroke(svg, "axis", (across(place), TOP), (across(place), bottom), **{"stroke-dasharray": "5 4"})
+    if line is not None:
+        stroke(svg, "axis", (across(line), TOP), (across(line), bottom), **{"stroke-dasharray": "5 4"})
     stroke(svg, "axis", (LEFT, bottom), (right, bottom))
     text(svg, x_label, (LEFT + right) / 2, HEIGHT - 4, kind="label")
     return Chart(title, markup(svg), lines=tuple(finite), colours=tuple(range(len(finite))))
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers in between: powers of ten, of a short axis also 2 and 5 times these."""
+    factors = (1,) if high - low > 2 else (1, 2, 5)
+    ticks = [power + math.log10(factor) for power in range(math.floor(low), math.ceil(high)) for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def bar_chart(title: str, bars: Sequence[Bar], unit: str = "") -> Chart | None:

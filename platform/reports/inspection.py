@@ -46,7 +46,7 @@ def inspection_page(inspection: Inspection, command: str) -> ReportPage:
         headline=inspection.headline,
         tone="bad" if told["error"] else "" if told["mind"] else "good",
         detail=_detail(sets),
-        warnings=[*(f"Error: {text}" for text in told["error"]), *told["mind"]],
+        warnings=[*(f"Error: {text}" for text in told["error"][1:]), *told["mind"]],
         sections=sections,
         next_steps=_next_steps(inspection),
         commands=[command],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def cloud_section(sets: Sequence[LookedAt], album: Album) -> Section:
             "% of the points of a cloud",
             ends=(0, 100),
         ),
-        histogram_chart("Points", {name: clouds["points"] for name, clouds in of.items()}, "of a cloud", from_zero=True),
+        histogram_chart("Points", _varied({name: clouds["points"] for name, clouds in of.items()}), "of a cloud", from_zero=True),
     ]
     galleries, notes = [], []
     for one in sets:
@@ -104,6 +104,11 @@ def cloud_section(sets: Sequence[LookedAt], album: Album) -> Section:
         normals = f"{len(unit):,} with normals, {unit.mean():.1%} of which have length 1" if len(unit) else "none with normals"
         notes.append(f"{one.name}: {len(clouds):,} clouds, {normals}.")
     return Section("Clouds", charts=charts, galleries=galleries, notes=notes)
+
+
+def _varied(values: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Nothing where all values are the same."""
+    return values if len(np.unique(np.concatenate(list(values.values())))) > 1 else {}
 
 
 def class_section(sets: Sequence[LookedAt]) -> Section:

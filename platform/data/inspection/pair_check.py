@@ -19,7 +19,7 @@ from .epipolar import ENOUGH, MISFIT, distances, has_camera
 from .looks import WORKING
 from .overlays import Warp, depth_warp, epipolar_picture, field_warp
 from .rows import Rows
-from .scan import Scan
+from .scan import Scan, viewing_angle
 
 DRAWN = 24
 """Pairs that are read."""
@@ -125,7 +125,7 @@ def _judged(warps: Sequence[Warp], samples: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def _angle(sample: Mapping[str, Any]) -> str:
-    return f"{np.degrees(np.arccos(np.clip(sample['T_2from1'][2, 2], -1, 1))):.0f} degrees apart"
+    return f"{viewing_angle(sample['T_2from1']):.0f}° apart"
 
 
 def _error(warp: Warp) -> str:

@@ -1,19 +1,25 @@
-"""Looks at every row of a data set, row group by row group in threads; about 60 bytes are kept of an image, whatever its size."""
+"""Looks at every row of a data set, row group by row group, in processes where they are many.
+
+About 60 bytes are kept of an image, whatever its size.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from sightline.methods.errors import BrokenSampleError, SightlineError
+from sightline.methods.errors import BrokenSampleError, MachineError, SightlineError
+from sightline.platform.core.processes import begin_helper
 from sightline.platform.data.clouds import distinct
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import camera_matrix, camera_pose
@@ -42,7 +48,12 @@ PAIR = np.dtype([("row", "<i8"), ("overlap", "<f4"), ("angle", "<f4")])
 """Of each pair that has one of them: co-visibility, and degrees between the viewing directions; NaN where unknown."""
 EXAMPLES = 24
 """Broken rows that are named."""
-THREADS = 8
+BLOCK = 4
+"""Row groups that are one piece of work."""
+MANY = 16
+"""Below so many pieces, starting processes takes longer than it saves."""
+MOST = 16
+"""Processes at most."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,10 @@ def scan(dataset: Dataset, at_most: int | None = None, progress: Callable[[int],
     The rows of a row group that cannot be read are broken ones.
     """
     rows = Rows(dataset)
+    groups = rows.drawn(at_most)
+    blocks = [groups[start : start + BLOCK] for start in range(0, len(groups), BLOCK)]
     done: list[Scan] = []
-    for part in _in_threads(lambda group: _scan_group(rows, group), rows.drawn(at_most)):
+    for part in _parts(rows, blocks):
         done.append(part)
         if progress:
             progress(part.rows)
@@ -94,20 +107,45 @@ def scan(dataset: Dataset, at_most: int | None = None, progress: Callable[[int],
     return _joined(done)
 
 
-def _in_threads(work: Callable[[int], Scan], numbers: Sequence[int]) -> Iterator[Scan]:
-    """The results in order; only a few row groups are in memory at once. Decoders leave Python's lock, so threads are enough."""
-    threads = min(THREADS, os.cpu_count() or 1)
+def _parts(rows: Rows, blocks: Sequence[Sequence[int]]) -> Iterator[Scan]:
+    """What each block of row groups holds, in order; only a few are under way at once. Raises `MachineError` where a process is killed."""
+    workers = min(os.cpu_count() or 1, MOST, len(blocks))
+    if workers < 2 or len(blocks) < MANY:
+        yield from (_scan_block(rows, block) for block in blocks)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (rows.dataset,))
     waiting: deque[Future[Scan]] = deque()
-    pool = ThreadPoolExecutor(threads, "inspect")
     try:
-        for number in numbers:
-            waiting.append(pool.submit(work, number))
-            if len(waiting) > 2 * threads:
+        for block in blocks:
+            waiting.append(pool.submit(_scan_here, block))
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        hint = "give the same command again; --at-most reads fewer rows"
+        raise MachineError("a process that read rows was killed, perhaps because the memory was used up", hint) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_rows: Rows | None = None
+"""In a process that reads rows."""
+
+
+def _begin(dataset: Dataset) -> None:
+    global _rows
+    begin_helper()
+    _rows = Rows(dataset)
+
+
+def _scan_here(groups: Sequence[int]) -> Scan:
+    assert _rows is not None
+    return _scan_block(_rows, groups)
+
+
+def _scan_block(rows: Rows, groups: Sequence[int]) -> Scan:
+    return _joined([_scan_group(rows, group) for group in groups])
 
 
 def _joined(parts: Sequence[Scan]) -> Scan:

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from sightline.methods.errors import CallError, MachineError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
 from sightline.platform.core.locks import exclusive_lock
+from sightline.platform.core.processes import begin_helper
 from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.displacement import MAPS
 from sightline.platform.data.images import Resize
@@ -254,14 +254,7 @@ _stop: Any = None
 def _begin_process(stop: Any) -> None:
     global _stop
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; this one is asked by the event
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+    begin_helper()
 
 
 def _make_in_process(kind: Kind, folder: str, index: int, source: RowSource) -> ShardStats:

@@ -17,6 +17,7 @@ from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import relative_pose
 from sightline.platform.data.images import encode_depth, encode_image, encode_png
+from sightline.platform.data.inspection import scan as scan_module
 from sightline.platform.data.inspection.alike import DISTANCE, alike, bits
 from sightline.platform.data.inspection.cameras import chained
 from sightline.platform.data.inspection.inspect import Inspection, inspect
@@ -183,3 +184,16 @@ def test_some_rows_stand_for_all_and_that_is_said(tmp_path: Path) -> None:
     assert inspect([train], at_most=10).sets[0].scan.images["row"].tolist() == seen.sets[0].scan.images["row"].tolist()
     with pytest.raises(CallError, match="named twice"):
         inspect([train, train])
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image": jpeg(photo(seed % 9))} for seed in range(300)]
+    train = written(tmp_path / "train", "images", [*rows, {"image": encode_png(photo(9))[:900]}])
+    alone = scan_module.scan(train)
+    monkeypatch.setattr(scan_module, "BLOCK", 1)
+    monkeypatch.setattr(scan_module, "MANY", 2)
+    monkeypatch.setattr(scan_module.os, "cpu_count", lambda: 2)
+    together = scan_module.scan(train)
+    np.testing.assert_array_equal(alone.images, together.images)
+    assert alone.broken == together.broken and alone.broken_rows == together.broken_rows == 1 and together.rows == 301
