@@ -3,10 +3,13 @@
   sightline evaluate conmim-tiny-1121-0930 --data ./birds --data ./kitchen
   sightline evaluate models:/croco-encoder@candidate encoder.safetensors --probe knn --probe linear --train ./birds/train --test ./birds/val
   sightline evaluate croco-tiny-1121-0930 --probe correspondence --test ./kitchen-pairs --out kitchen.html
+  sightline evaluate my-stereo-run crocostereo.safetensors --test ./middlebury
 
-MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. DATA is a data set made by `sightline prepare`; each probe
-takes the first that has what it needs. The metrics are printed and written as JSON and as one HTML page. docs/probes.md has the protocols.
-MLflow gets them as a run of its own and as metrics of the models, where the model was trained or else where new runs go (docs/tracking.md).
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. Encoders are probed: DATA is a data set made by
+`sightline prepare`; each probe takes the first that has what it needs. Fine-tuned models are scored by what they predict, as at the end of
+their runs, on one data set, and the first is compared with each other one on the same samples. The metrics are printed and written as JSON
+and as one HTML page. docs/probes.md has the protocols. MLflow gets them as a run of its own and as metrics of the models, where the model
+was trained or else where new runs go (docs/tracking.md).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     import torch
 
     from sightline.platform.core.screen import Screen
+    from sightline.platform.data.dataset import Dataset
     from sightline.platform.evaluation.probes.context import EvaluatedModel
     from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
+    from sightline.platform.tracking.problems import TrackingProblem
 
 SUMMARY = "measure what encoders are worth: probes beside random weights and raw pixels"
 
@@ -37,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", action="append", default=[], metavar="DATA", help="data that train probe heads; may be repeated")
     parser.add_argument("--test", action="append", default=[], metavar="DATA", help="data that test them, one for each --train")
     parser.add_argument("--controls", type=int, default=3, metavar="N", help="random-weights networks a model (default: %(default)s)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="most samples of depth, stereo, flow or pose that are tested (default: %(default)s)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--no-mlflow", action="store_true", help="record nothing in MLflow")
     parser.add_argument("--out", metavar="REPORT.html", help="report, its JSON beside it (default: under $SIGHTLINE_HOME/evaluations)")
@@ -62,6 +74,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     models = list(dict.fromkeys(args.models))
     opened = dict(zip(_names(models), [open_encoder(model) for model in models], strict=True))
     console = Screen(stderr=args.json)
+    from sightline.platform.experiments.test_models import is_fine_tuned
+
+    tuned = [name for name, one in opened.items() if is_fine_tuned(one)]
+    if tuned and names is None:
+        if len(tuned) < len(opened):
+            encoder = next(name for name in opened if name not in tuned)
+            raise CallError(
+                f"{tuned[0]} is a fine-tuned model and {encoder} an encoder: they are measured by different metrics",
+                "evaluate them apart, or name a --probe that measures the encoders of both",
+            )
+        if len(dataset_pairs) > 1:
+            raise CallError(f"{len(dataset_pairs)} data sets: fine-tuned models are scored on one", "name one --test DATA")
+        return _test(args, models, opened, dataset_pairs[0].test, console)
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
     from sightline.platform.evaluation.verdict import verdict_of_encoders
@@ -87,7 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         given = dict(zip(opened, models, strict=True))
         recorded = record(given, opened, outcomes, [report, document], command_line(sys.argv[1:]))
         if isinstance(recorded, TrackingProblem):
-            console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
+            _not_recorded(console, recorded)
         else:
             run_id = recorded.run_id
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
@@ -99,6 +124,68 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "figures": str(document),
         "mlflow_run_id": run_id,
     }
+
+
+def _test(
+    args: argparse.Namespace, models: Sequence[str], opened: Mapping[str, OpenedEncoder], data: Dataset, console: Screen
+) -> dict[str, Any]:
+    """Score fine-tuned models on `data`."""
+    from sightline.platform.core.files import write_text
+    from sightline.platform.core.redaction import command_line
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.evaluation.findings import label_of, show_span
+    from sightline.platform.experiments.progress import doing
+    from sightline.platform.experiments.test_models import (
+        against_first,
+        record_tests,
+        sentences,
+        test_model,
+        tested_document,
+        write_tested_page,
+    )
+    from sightline.platform.tracking.problems import TrackingProblem
+
+    tested = []
+    for name, one in opened.items():
+        with doing(Screen(stderr=True), f"testing {name}"):
+            tested.append(test_model(name, one, data, _device(args.device), args.samples))
+    paired = against_first(tested)
+    verdict, command = sentences(tested, paired), command_line(sys.argv[1:])
+    report = write_tested_page(_report_path(args.out, opened), tested, verdict, data, command)
+    document = write_text(report.with_suffix(".json"), tested_document(tested, paired, data))
+    for model in tested:
+        result = model.result
+        console.print(f"{model.name}, {result.counts['samples']:,} samples of {data.uri}, {result.seconds:.0f} s", style="bold")
+        rows = [(label_of(key, info), show_span(result.values[key], info)) for key, info in result.main_metrics.items()]
+        for label, value in rows:
+            console.print(f"  {label:<{max(len(label) for label, _ in rows)}}  {value}")
+        console.print(f"{result.covers}\n", style="dim")
+    run_id = None
+    if not args.no_mlflow:
+        recorded = record_tests(dict(zip(opened, models, strict=True)), tested, data, verdict, [report, document], command)
+        if isinstance(recorded, TrackingProblem):
+            _not_recorded(console, recorded)
+        else:
+            run_id = recorded.run_id
+    console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
+    return {
+        "verdict": verdict,
+        "tests": json.loads(document.read_text()),
+        "report": str(report),
+        "figures": str(document),
+        "mlflow_run_id": run_id,
+    }
+
+
+def _not_recorded(console: Screen, problem: TrackingProblem) -> None:
+    console.warn(f"not recorded in MLflow: {problem.what}" + (f"\n  hint: {problem.hint}" if problem.hint else ""))
+
+
+def _report_path(out: str | None, models: Mapping[str, object]) -> Path:
+    from sightline.platform.core.paths import home
+
+    first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
+    return Path(out).expanduser().absolute() if out else home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -138,16 +225,13 @@ def _device(wanted: str) -> torch.device:
 
 def _write(out: str | None, models: dict[str, dict[str, str]], outcomes: ProbeOutcomes) -> tuple[Path, Path]:
     from sightline.platform.core.files import write_text
-    from sightline.platform.core.paths import home
     from sightline.platform.core.redaction import command_line
     from sightline.platform.evaluation.findings import brief
     from sightline.platform.evaluation.results import ProbeResult, probes_to_json
     from sightline.platform.evaluation.verdict import verdict_of_encoders
     from sightline.platform.reports.page import ReportPage, write_report
 
-    first = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in next(iter(models)))
-    default = home() / "evaluations" / f"{first}-{time.strftime('%m%d-%H%M%S')}.html"
-    report = Path(out).expanduser().absolute() if out else default
+    report = _report_path(out, models)
     done = [outcome for outcome in outcomes.values() if isinstance(outcome, ProbeResult)]
     write_report(
         report,

@@ -86,7 +86,7 @@ class Findings:
     artifacts: list[Path] = field(default_factory=list)
 
 
-def _kept(encoder: Any) -> Literal["model", "encoder"]:
+def kept_of(encoder: Any) -> Literal["model", "encoder"]:
     """What is kept of a run: a fine-tuned model is used for what it predicts, an encoder for its tokens."""
     return "model" if isinstance(encoder, Predictor) or output_name(encoder) != "tokens" else "encoder"
 
@@ -112,7 +112,7 @@ class TrainedModel:
             trained=sum(one.numel() for one in parameters if one.requires_grad),
             total=sum(one.numel() for one in parameters),
             encoder=sum(one.numel() for one in self.encoder.parameters()),
-            kept=_kept(self.encoder),
+            kept=kept_of(self.encoder),
         )
 
     @classmethod
@@ -162,7 +162,7 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     if probes:
         write_text(run.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))
     metrics = {**method_metrics(of_method, run.metric_names), **flat_metrics(probes)}
-    verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run), _kept(model.encoder)), summary.numbers(of_method, probes)
+    verdict, numbers = verdict_of_run(of_method, probes, summary.longer(run), kept_of(model.encoder)), summary.numbers(of_method, probes)
     peak = memory.words(run.events())
     with doing(console, "registering the encoder"):
         about = card(run, model, verdict, numbers, of_method, probes, peak)
@@ -172,7 +172,7 @@ def finish(run: Run, tracking: Tracking, console: Screen, memory: MemoryMeter) -
     report = write_page(run, model, verdict, numbers, visualisations, of_method, probes, next_steps, peak)
     settings = write_text(run.folder / "settings.yaml", model.experiment.to_yaml())
     artifacts = [report, settings, run.folder / "claims.json", run.folder / "probes.json", *_save_images(run.folder, visualisations)]
-    if measured := comparable(of_method, probes, _kept(model.encoder)):
+    if measured := comparable(of_method, probes, kept_of(model.encoder)):
         artifacts.append(write_measured(run.folder / RESAMPLES, digest(model.encoder.state_dict()), measured))
     results = Results(
         metrics=metrics,
@@ -316,7 +316,7 @@ def register(
     from sightline.platform.tracking.registry import register_encoder
 
     experiment = model.experiment
-    what = _kept(model.encoder)
+    what = kept_of(model.encoder)
     name = experiment.log.register_as or f"{experiment.method.replace('_', '-')}-{what}"
     tags = {
         "sightline.method": experiment.method,
@@ -375,7 +375,7 @@ def write_page(
     from sightline.platform.reports.probe_curves import probe_curves
 
     experiment, train, events = model.experiment, model.train, list(run.events())
-    tuned = _kept(model.encoder) == "model"
+    tuned = kept_of(model.encoder) == "model"
     final = {**method_intervals(of_method, run.metric_names), **flat_intervals(probes)}
     page = ReportPage(
         title=f"{run.name}: {experiment.method} by recipe {run.recipe}",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import HasFewestPoints, HasSmallestImage, NeedsColumns
+from sightline.methods.contract import HasFewestPoints, HasSmallestImage, Method, NeedsColumns, Views
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.checkpoints.retention import check_best
@@ -186,10 +186,8 @@ def _check_source(experiment: config.Experiment, source: RaySource) -> config.Ex
     return experiment.model_copy(update={"data": experiment.data.model_copy(update={"train": told})})
 
 
-def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
-    """Raise `CallError` where the data set lacks columns, or its images or clouds are too small for the method's views."""
-    method = find_method(experiment.method)
-    views = method.views(experiment.method_config)
+def check_columns(method: Method, views: Views, dataset: Dataset, name: str) -> None:
+    """Raise `CallError` where the data set lacks a column that the views read."""
     needed = views.columns if isinstance(views, NeedsColumns) else ()
     lacking = [column for column in needed if column not in dataset.manifest.columns]
     if lacking:
@@ -197,6 +195,13 @@ def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> N
             f"{name} has no column {lacking[0]!r}, which {method.id} needs; it has {', '.join(dataset.manifest.columns)}",
             f"prepare the data with it: see `sightline prepare {method.kind} --help`",
         )
+
+
+def _check_data(experiment: config.Experiment, dataset: Dataset, name: str) -> None:
+    """Raise `CallError` where the data set lacks columns, or its images or clouds are too small for the method's views."""
+    method = find_method(experiment.method)
+    views = method.views(experiment.method_config)
+    check_columns(method, views, dataset, name)
     distinct = dataset.manifest.distinct or dataset.manifest.points
     least = views.least if isinstance(views, HasFewestPoints) else 0
     if distinct and distinct[1] < least:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,10 +47,26 @@ class OpenedEncoder:
         """Of the encoder's tensors: the same for a run, its registered version and its exported file."""
         return digest(self.encoder.state_dict())
 
+    def pretext(self) -> Any:
+        """The method's whole module with these weights in evaluation mode; what the encoder has no part of keeps fresh ones."""
+        whole: Any = self.weights.pretext()
+        state, held = whole.state_dict(), dict(self.weights.tensors)
+        if self.weights.part == "encoder":
+            first = next(iter(held))
+            prefix = next(name.removesuffix(first) for name in state if name.endswith(first) and state.keys() >= _under(name, first, held))
+            held = {prefix + name: tensor for name, tensor in held.items()}
+        whole.load_state_dict({**state, **held})
+        return whole.eval()
+
     def random(self, seed: int) -> torch.nn.Module:
         """The same architecture with fresh random weights: a control."""
         module: torch.nn.Module = find_method(self.method).build(self.config, BuildContext(seed=seed)).encoder()
         return module.eval()
+
+
+def _under(name: str, first: str, tensors: Mapping[str, Any]) -> set[str]:
+    """The names of all tensors where the one called `first` is called `name`."""
+    return {name.removesuffix(first) + one for one in tensors}
 
 
 def open_encoder(model: str, tracking_uri: str | None = None) -> OpenedEncoder:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from tiny_dense import ENCODERS, NARROW
 from toy import TOY
 
 from sightline.methods.catalog import find_method
@@ -16,9 +18,10 @@ from sightline.methods.contract import BuildContext
 from sightline.methods.random import keyed_rng
 from sightline.pipelines.__main__ import main
 from sightline.platform import config
-from sightline.platform.data.images import encode_image
+from sightline.platform.config import METHOD_SECTIONS
+from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.writer import ShardWriter
-from sightline.platform.weights.format import Weights, write_folder
+from sightline.platform.weights.format import Weights, write_file, write_folder
 
 Evaluate = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -95,3 +98,61 @@ def test_all_probes_that_the_data_allow_are_the_default(evaluate: Evaluate, tmp_
 def test_a_wrong_call_is_told_before_any_work(evaluate: Evaluate, words: list[str], said: str) -> None:
     code, result, _ = evaluate(*words)
     assert code == 2 and said in result["error"] + result["hint"]
+
+
+def fine_tuned(place: Path, name: str, task: str, seed: int, part: Any, **model: Any) -> None:
+    """Weights of a model with random weights, as a run's whole state or as the model alone."""
+    sections = find_method("croco").Config.model_validate(ENCODERS["croco"]).model_dump(mode="json")
+    method, encoder = find_method(f"finetune_{task}"), {"method": "croco", **{key: sections[key] for key in METHOD_SECTIONS}}
+    settings = method.Config.model_validate({"model": {"encoder": encoder, "image_size": 32, **model}})
+    pretext: Any = method.build(settings, BuildContext(seed=seed))
+    state = (pretext if part == "pretext" else pretext.encoder()).state_dict()
+    write_file(Weights.of(method.id, settings.model_dump(mode="json"), part, state, "a test", name), place / f"{name}.safetensors")
+
+
+def test_fine_tuned_models_are_scored_by_what_they_predict_and_compared(evaluate: Evaluate, place: Path, tmp_path: Path) -> None:
+    rng = keyed_rng("depths", "val")
+    with ShardWriter(tmp_path / "depths", "images") as writer:
+        for index in range(8):
+            image = encode_image(rng.integers(0, 255, (40, 48, 3), np.uint8))
+            depth = encode_depth(np.full((40, 48), 1.0 + index))
+            writer.write({"id": str(index), "image": image, "depth": depth, "scene": f"s{index}"})
+    for name, seed, part in (("near", 1, "pretext"), ("far", 2, "encoder"), ("same", 1, "encoder")):
+        fine_tuned(tmp_path, name, "depth", seed, part, **NARROW)
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("near", "far", "same")]
+    code, result, err = evaluate(*files, "--test", str(tmp_path / "depths"), "--no-mlflow")
+    assert code == 0 and list(result["tests"]["models"]) == ["near", "far", "same"]
+    values = {name: one["test"]["figures"]["absrel"]["value"] for name, one in result["tests"]["models"].items()}
+    assert values["near"] == values["same"] != values["far"], "the model alone and the whole state are one network"
+    apart = result["tests"]["first_minus"]
+    assert apart["same"]["difference"]["value"] == 0 and apart["far"]["difference"]["value"] == pytest.approx(
+        values["near"] - values["far"]
+    )
+    assert "near is not shown to differ from same in AbsRel" in result["verdict"] and "near, 8 samples of" in err
+    assert "Test of near, far, same" in Path(result["report"]).read_text()
+
+    for words, said in (
+        ([*files[:1], str(place / "one"), "--test", str(tmp_path / "depths")], "they are measured by different metrics"),
+        ([files[0], "--test", str(place / "colours" / "val")], "has no column 'depth'"),
+        ([files[0], "--data", str(place / "colours"), "--test", str(tmp_path / "depths")], "fine-tuned models are scored on one"),
+    ):
+        code, result, _ = evaluate(*words)
+        assert code == 2 and said in result["error"]
+
+
+@pytest.mark.slow
+def test_a_test_is_a_run_of_its_own_in_mlflow(evaluate: Evaluate, place: Path, tmp_path: Path) -> None:
+    fine_tuned(tmp_path, "labels", "classification", 0, "encoder", class_names=("dark", "light"), classes=2)
+    code, result, _ = evaluate(str(tmp_path / "labels.safetensors"), "--test", "./colours/val")
+    run = MlflowClient(f"sqlite:///{tmp_path}/home/mlflow.db").get_run(result["mlflow_run_id"])
+    accuracy = result["tests"]["models"]["labels"]["test"]["figures"]["accuracy"]["value"]
+    assert code == 0 and run.data.metrics["test/accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_classifier_is_scored_on_data_of_its_own_classes(evaluate: Evaluate, place: Path, tmp_path: Path) -> None:
+    for name, names in (("fits", ("dark", "light")), ("turned", ("light", "dark"))):
+        fine_tuned(tmp_path, name, "classification", 0, "encoder", class_names=names, classes=2)
+    code, result, _ = evaluate(str(tmp_path / "fits.safetensors"), "--test", "./colours/val", "--no-mlflow")
+    assert code == 0 and result["tests"]["models"]["fits"]["test"]["figures"]["accuracy"]["units"] == 12
+    code, result, _ = evaluate(str(tmp_path / "turned.safetensors"), "--test", "./colours/val")
+    assert code == 2 and "knows light, dark" in result["error"]
