@@ -142,6 +142,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.data.prepare.each import Where
     from sightline.platform.data.prepare.merge import merge_output
     from sightline.platform.data.prepare.options import options_of
     from sightline.platform.data.prepare.source import Request
@@ -155,7 +157,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         outputs, left_out = [output], 0
     else:
         source = args.source(**{option.name: getattr(args, option.name) for option in options_of(args.source)})
-        request = Request(args.out, places, args.seed, args.split, args.split_by, args.split_gap)
+        where = Where(args.workers, args.local, Screen(stderr=True).print)
+        request = Request(args.out, places, args.seed, args.split, args.split_by, args.split_gap, where)
         kind, (outputs, left_out) = args.action, source.outputs(request)
     refuse_other_splits(args.out, [output.folder for output in outputs])
     manifests = _write(outputs, kind, args)

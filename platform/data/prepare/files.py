@@ -303,6 +303,10 @@ def existing_file(place: str | Path) -> Path:
 def existing_folder(place: str | Path) -> Path:
     """Raises `CallError` where there is no such folder, or its name is not UTF-8."""
     folder = Path(place).expanduser().resolve()
+    if folder.is_file():
+        raise CallError(
+            f"{printable(str(place))} is a file", "name the folder that holds the images; videos are read by `frames` and `mine`"
+        )
     if not folder.is_dir():
         raise CallError(f"there is no folder {printable(str(place))}", "name the folder that holds the images")
     if not is_text(str(folder)):

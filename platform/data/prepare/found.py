@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from sightline.methods.errors import CallError
 from sightline.platform.data.manifest import MANIFEST_NAME, Source
 from sightline.platform.data.shard_stats import reasons, skipped_table
@@ -49,6 +51,8 @@ class Found(Generic[T]):
     notes: list[str] = field(default_factory=list)
     part_names: tuple[str, ...] = ()
     """Names of the parts of clouds, by index."""
+    poses: dict[str, np.ndarray] = field(default_factory=dict)
+    """Photo -> camera to world, 4 x 4, where files tell it: matches are held against these."""
 
     def count(self, tree: Tree) -> None:
         """Name and count the files that were met and not read."""

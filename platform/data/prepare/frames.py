@@ -19,14 +19,15 @@ from .found import Found
 from .layouts import unread_cameras
 from .options import gaps, option
 from .pairs import Pair
-from .source import PairSource, PhotoOptions, Places
+from .posed_pairs import PosedPairs
+from .source import PhotoOptions, Places
 from .videos import VideoOptions, folder_or_video, videos_at
 
 CAMERA_SUFFIXES = (".txt", ".json", ".bin", ".db", ".npy", ".yaml", ".csv", ".pincam", ".traj", ".camera", ".out")
 
 
 @dataclass(frozen=True)
-class Frames(VideoOptions, PhotoOptions, PairSource):
+class Frames(VideoOptions, PhotoOptions, PosedPairs):
     """A folder with images is one sequence; else `images/` is, else every folder with images below it. Of videos each shot is one."""
 
     reader = "frames"
@@ -108,6 +109,7 @@ def _pair_up(
     found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
 ) -> None:
     files, known, timed = _with_cameras(folder, files, cameras, found.skips)
+    found.poses.update({str(file): camera.pose for file, (_, camera) in known.items() if camera and camera.pose is not None})
     rng = keyed_rng("frames", seed, scene)
     names = frame_names([file.name for file in files])
     if len(files) <= min(gaps):

@@ -1,4 +1,6 @@
-"""Photos with poses: pairs chosen by what they share and by the angle between them, as CroCo v2 describes it (its code was never released).
+"""Pairs of photos chosen by what they share and by the angle between them, as CroCo v2 describes it (its code was never released).
+
+Poses come from files or, of photos and videos without any, from structure from motion; else what matches tell of the overlap must do.
 
 The score of a pair is IoU x 4 cos(a) (1 - cos(a)): `a` is the angle between the viewing directions, IoU the share of what either photo sees
 that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by falling score, none near to one that is taken already.
@@ -22,14 +24,19 @@ from sightline.platform.data.images import Resize
 from .cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
 from .captures import placed_points, seen_points
 from .depth_options import DepthOptions
-from .files import existing_folder, frame_names
+from .each import USUAL, Where
+from .files import Tree, frame_names
 from .found import Found
-from .layouts import no_cameras
+from .frames import sequences
+from .layouts import layout_of, no_cameras
 from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
 from .options import above_zero, lengths, option, positive, share
 from .pairs import Pair
-from .rgbd import GAPS, Posed, View, depth_views, posed_pair, require_known
-from .source import PairSource
+from .posed_pairs import PosedPairs
+from .rgbd import GAPS, Posed, View, depth_views, posed_pair, poses_of, require_known
+from .source import Places, Request, source_names
+from .unposed import Photos
+from .videos import VideoOptions, folder_or_video, videos_at
 
 CROP_SIZE = 256
 """Pixels of the authors' stored crops."""
@@ -37,19 +44,31 @@ ALL_PAIRS = 200
 """Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
 _GRID, _DEPTHS = (9, 12), 8
 """Rows and columns of pixels, and depths, from which the overlap by geometry is computed."""
+_OF_CAMERAS = (".txt", ".json", ".bin", ".db", ".npy")
+"""Files beside photos that say what `--sfm` finds anew."""
 _DEGREES = (0, 10, 20, 30, 40, 50, 60, 90, 181)
 _SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.01)
 
 
 @dataclass(frozen=True)
-class Mine(DepthOptions, PairSource):
-    """What two photos share is known from depth, else from the points of a model that both see, else from how near and far things are."""
+class Mine(VideoOptions, DepthOptions, PosedPairs):
+    """What two photos share is known from depth, else from the points of a model that both see, else from how near and far things are.
+
+    Of photos without poses it is known from matched features.
+    """
 
     reader = "mine"
-    help = "photos with poses: pairs by overlap and angle, from depth, from the points of a model or from geometry"
-    examples = ("./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",)
+    help = "photos or videos: pairs by overlap and angle, from depth, points or geometry, or by matching photos without poses"
+    examples = (
+        "./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",
+        "./walk.mp4 --sfm --size 256 --out ./walk-pairs",
+    )
+    places = Places("DIR|VIDEO", "folder(s) of photos, with or without cameras, videos, or folders of videos")
     split_ways = ("time-blocks", "scene")
 
+    sfm: bool = option(
+        False, "find poses by structure from motion (pycolmap), also where the folder has some (default: poses of the folder)"
+    )
     min_overlap: float = option(0.05, "least intersection over union of what the two see (default: %(default)s)", share)
     max_angle: float = option(90.0, "most degrees between the viewing directions (default: %(default)g)", above_zero)
     min_score: float = option(0.01, "least score, IoU x 4 cos(a) (1 - cos(a)), at most 1 (default: %(default)s)", share)
@@ -70,15 +89,92 @@ class Mine(DepthOptions, PairSource):
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
         """The pairs by falling score; which of the two is image 1 is drawn."""
-        folder = existing_folder(place)
-        cameras = read_cameras(folder)
-        if cameras is None:
-            raise CallError(*no_cameras(folder, place, "pairs by overlap and angle"))
+        return self._find(place, name, seed, USUAL)
+
+    def find_all(self, request: Request) -> list[Found[Pair]]:
+        names = source_names(self.name, request.places)
+        return [self._find(place, name, request.seed, request.where) for place, name in zip(request.places, names, strict=True)]
+
+    def _find(self, place: str, name: str, seed: int, where: Where) -> Found[Pair]:
+        root = folder_or_video(place)
+        tree = Tree.of(root) if root.is_dir() else None
+        found = Found[Pair](self.provenance(root))
+        videos = videos_at(root, tree)
+        cameras = read_cameras(root) if tree and not videos else None
+        if cameras and not self.sfm:
+            found.notes += unnamed(cameras, root)
+            self._of_cameras(found, place, root, name, cameras, seed)
+            return found
+        if cameras:
+            found.notes.append(f"poses of {cameras.layout} are not used, because of --sfm")
+        elif tree and not self.sfm and layout_of(root):
+            what, hint = no_cameras(root, place, "pairs by overlap and angle")
+            raise CallError(what, f"{hint}; or find poses anew with --sfm")
+        if videos:
+            every = [Photos.of_shot(scene, shot) for scene, shot in self.shots_of(videos, root, name, found).items()]
+        else:
+            assert tree is not None
+            every = [Photos.of_files(scene, files) for scene, files in sequences(tree, name).items()]
+        for photos in every:
+            try:
+                self._unposed(found, place, photos, seed, where)
+            except CallError as error:
+                if len(every) == 1:
+                    raise
+                found.notes.append(f"no pairs: {error}")
+        if tree:
+            tree.take(_OF_CAMERAS)
+            found.count(tree)
+        return found
+
+    def _unposed(self, found: Found[Pair], place: str, photos: Photos, seed: int, where: Where) -> None:
+        compared = photos.compared(place, where)
+        found.skips += [skip_of(file, why) for file, why in compared.broken]
+        of, tried, match = len(photos.files), compared.tried, len(compared.geometries)
+        found.notes.append(f"{photos.scene}: {tried:,} pairs of {of:,} photos compared ({compared.how}), {match:,} match")
+        if self.sfm:
+            cameras, told = photos.placed(compared, where)
+            found.notes += told
+            self._of_cameras(found, place, photos.folder, photos.scene, cameras, seed)
+            return
+        if self.crops:
+            raise CallError(f"--crops: {place} has no poses, so nothing tells which crops show the same", "find poses with --sfm")
+        chosen, rejected = self._choose({two: geometry.overlap for two, geometry in compared.geometries.items()}, None)
+        if not chosen:
+            raise CallError(
+                f"no two photos of {photos.scene} make a pair: {_listed(rejected)}", "choose another --min-overlap or --near, or add photos"
+            )
+        flat = sum(compared.geometries[two].flat for two in chosen)
+        rule = "pairs by falling 4 v (1 - v), v the share of the cells of the photos that matches fill; the angle between them is not known"
+        found.source = found.source.model_copy(update={"notes": (rule, f"IoU from {self.min_overlap:g}, near from {self.near:g}")})
+        found.notes += [
+            f"{photos.scene}: no poses: the angle between the views is not known; --sfm finds it",
+            *_explained(len(photos.files), chosen, rejected, None),
+        ]
+        if flat:
+            found.notes.append(f"{photos.scene}: {flat:,} of the pairs match as if the camera had only turned, or the scene were flat")
+        names, rng = frame_names([str(file) for file in photos.files]), keyed_rng("mine", seed, photos.scene)
+        for (one, two), overlap in sorted(chosen.items()):
+            first, second = (one, two) if rng.random() < 0.5 else (two, one)
+            found.items.append(
+                Pair(
+                    f"{photos.scene}/{Path(names[first]).name}-{Path(names[second]).name}",
+                    photos.scene,
+                    str(photos.files[first]),
+                    str(photos.files[second]),
+                    first,
+                    second,
+                    photos.times[first] if photos.times else float(first),
+                    overlap=round(overlap, 4),
+                )
+            )
+
+    def _of_cameras(self, found: Found[Pair], place: str, folder: Path, name: str, cameras: Cameras, seed: int) -> None:
+        """Add the pairs of frames with poses; `folder` holds their files."""
         cameras = cameras.with_intrinsics(self.intrinsics)
         require_known(cameras, folder, place, "K", "cam_to_world")
-        found = Found[Pair](self.provenance(folder))
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
-        found.notes += said + unnamed(cameras, folder)
+        found.notes += said
         if any(frame.depth for frame in cameras.frames):
             frames, overlaps = _by_depth(cameras, folder, scale, found.skips)
             by = "depth (depths agree within 5 % or 5 cm)"
@@ -95,9 +191,9 @@ class Mine(DepthOptions, PairSource):
                 raise CallError(
                     f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
                     "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
-                    f"pairs frames {place} --gap 1..5",
+                    f"pairs frames {place} --gap 1..5; or find poses and points anew with --sfm",
                 )
-        chosen, rejected = self._choose(frames, overlaps)
+        chosen, rejected = self._choose(overlaps, lambda two: _cosine(frames[two[0]], frames[two[1]]))
         if not chosen:
             raise CallError(
                 f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
@@ -108,21 +204,26 @@ class Mine(DepthOptions, PairSource):
         rule = f"pairs by falling score IoU x 4 cos(a) (1 - cos(a)), IoU by {by}; {settings}"
         bent = sorted({frame.bends.model for frame in cameras.frames if frame.bends}) if scale is None else []
         undone = [f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera"] if bent else []
-        found.source = self.provenance(folder, rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)
-        found.notes += _explained(frames, chosen, rejected)
+        found.source = found.source.model_copy(
+            update={"notes": (rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)}
+        )
+        found.poses.update(poses_of(folder, frames))
+        angles = [float(np.degrees(np.arccos(_cosine(frames[one], frames[two])))) for one, two in chosen]
+        found.notes += _explained(len(frames), chosen, rejected, angles)
         seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None
         names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
         without: Counter[str] = Counter()
+        items: list[Pair] = []
         for (one, two), overlap in sorted(chosen.items()):
             order = (one, two) if rng.random() < 0.5 else (two, one)
             pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", frames[order[0]].frame.time_s if cameras.timed else None
             pair = posed_pair(folder, name, pair_id, frames, order, overlap, scale, time)
-            found.items.extend([pair] if seen_together is None else self._cropped(pair, frames, order, seen_together, seed, without))
+            items.extend([pair] if seen_together is None else self._cropped(pair, frames, order, seen_together, seed, without))
         if self.crops:
-            found.notes.append(_crops_explained(chosen, found.items, without))
-            if not found.items:
+            found.notes.append(_crops_explained(chosen, items, without))
+            if not items:
                 raise CallError(f"no pair of {place} has matched crops: {_listed(without)}", "lower --crop-overlap, --crop-side or --size")
-        return found
+        found.items.extend(items)
 
     def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:
         """(numbers of two frames) -> what both show. Raises `CallError` where nothing tells it."""
@@ -153,17 +254,17 @@ class Mine(DepthOptions, PairSource):
             for number, (first, second, shared) in enumerate(found, 1)
         ]
 
-    def _choose(self, frames: Sequence[Posed], overlaps: Mapping[_Two, float]) -> tuple[dict[_Two, float], Counter[str]]:
-        """(the pairs that are taken and their IoU, how many are not and why)."""
+    def _choose(self, overlaps: Mapping[_Two, float], cosine_of: Callable[[_Two], float] | None) -> tuple[dict[_Two, float], Counter[str]]:
+        """(the pairs that are taken and their IoU, how many are not and why). Without the angle, an overlap of one half is best."""
         rejected: Counter[str] = Counter()
         scored: list[tuple[float, _Two]] = []
-        near: dict[int, set[int]] = {number: {number} for number in range(len(frames))}
+        near: dict[int, set[int]] = {number: {number} for two in overlaps for number in two}
         for (one, two), overlap in overlaps.items():
             if overlap > self.near:
                 near[one].add(two)
                 near[two].add(one)
-            cosine = _cosine(frames[one], frames[two])
-            score = overlap * 4 * cosine * (1 - cosine)
+            cosine = cosine_of((one, two)) if cosine_of else 1.0
+            score = 4 * overlap * (cosine * (1 - cosine) if cosine_of else 1 - overlap)
             if overlap < self.min_overlap:
                 rejected[f"share less than {self.min_overlap:g}"] += 1
             elif cosine < np.cos(np.radians(self.max_angle)):
@@ -292,15 +393,14 @@ def _crops_explained(chosen: Mapping[_Two, float], crops: Sequence[Pair], withou
     return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen):,} pairs{told}" + (f"; none: {_listed(without)}" if without else "")
 
 
-def _explained(frames: Sequence[Posed], chosen: Mapping[_Two, float], rejected: Mapping[str, int]) -> list[str]:
-    """What was taken, by angle and overlap, and what was not."""
-    angles = [np.degrees(np.arccos(_cosine(frames[one], frames[two]))) for one, two in chosen]
-    at = np.histogram(angles, _DEGREES)[0]
+def _explained(frames: int, chosen: Mapping[_Two, float], rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
+    """What was taken, by angle where it is known and by overlap, and what was not."""
+    at = np.histogram(angles or [], _DEGREES)[0]
     by_angle = ", ".join(f"{low}-{min(high, 180)}: {count}" for low, high, count in zip(_DEGREES, _DEGREES[1:], at, strict=False) if count)
+    degrees = f"degrees between the views {by_angle}; by " if angles else ""
     at = np.histogram(list(chosen.values()), _SHARES)[0]
     by_share = ", ".join(f"{low:g}-{min(high, 1):g}: {count}" for low, high, count in zip(_SHARES, _SHARES[1:], at, strict=False) if count)
-    without = len(frames) - len({number for two in chosen for number in two})
-    return [
-        f"{len(chosen):,} pairs by degrees between the views {by_angle}; by IoU {by_share}",
-        f"pairs that were not taken: {_listed(rejected)}" + (f"; {without:,} of {len(frames):,} frames are in no pair" if without else ""),
-    ]
+    without = frames - len({number for two in chosen for number in two})
+    left = [f"pairs that were not taken: {_listed(rejected)}"] if rejected else []
+    left += [f"{without:,} of {frames:,} frames are in no pair"] if without else []
+    return [f"{len(chosen):,} pairs by {degrees}IoU {by_share}", *(["; ".join(left)] if left else [])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.epipolar import AS_READ, CONVENTIONS
 from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
 
 from .cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
@@ -22,7 +23,7 @@ from .found import Found
 from .layouts import no_cameras
 from .options import bounds, option, positive
 from .pairs import Pair
-from .source import PairSource
+from .posed_pairs import PosedPairs
 from .views import upright_depth
 
 GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -36,27 +37,10 @@ _DOUBT_PAIRS = 24
 _NOTHING_SHARED = 0.05
 _ALIKE = 0.02
 """Shares that differ by less do not tell which of two conventions it is."""
-_OPENGL = np.diag([1.0, -1, -1, 1])
-_AS_READ = "as they are"
-
-
-def _transposed(pose: np.ndarray) -> np.ndarray:
-    turned = pose.copy()
-    turned[:3, :3] = pose[:3, :3].T
-    return turned
-
-
-_OTHER_POSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    _AS_READ: lambda pose: pose,
-    "inverted (world to camera)": np.linalg.inv,
-    "in OpenGL's axes (y up, z back)": lambda pose: pose @ _OPENGL,
-    "inverted and in OpenGL's axes": lambda pose: np.linalg.inv(pose) @ _OPENGL,
-    "with rotations transposed (those of world to camera, with the camera's place)": _transposed,
-}
 
 
 @dataclass(frozen=True)
-class Rgbd(DepthOptions, PairSource):
+class Rgbd(DepthOptions, PosedPairs):
     """Colour and depth are taken as registered to each other; the provenance says so."""
 
     reader = "rgbd"
@@ -99,6 +83,7 @@ class Rgbd(DepthOptions, PairSource):
                 order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
                 pair_id = f"{name}/{names[order[0]]}-{names[order[1]]}"
                 found.items.append(posed_pair(folder, name, pair_id, views, order, good[pick][1], scale, times[order[0]]))
+        found.poses.update(poses_of(folder, views))
         doubt = _doubt(views)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -157,6 +142,11 @@ def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
 
+def poses_of(folder: Path, frames: Sequence[Posed]) -> dict[str, np.ndarray]:
+    """Photo -> its pose, as `Found.poses` holds them."""
+    return {f"{folder}/{one.frame.file}": one.pose for one in frames}
+
+
 def posed_pair(
     folder: Path,
     name: str,
@@ -204,9 +194,9 @@ def _doubt(views: list[View]) -> str:
         return ""
     shared = {
         what: float(np.median([covisibility(a.depth, a.K, b.depth, b.K, relative_pose(other(a.pose), other(b.pose))) for a, b in pairs]))
-        for what, other in _OTHER_POSES.items()
+        for what, other in CONVENTIONS.items()
     }
-    as_read = shared.pop(_AS_READ)
+    as_read = shared.pop(AS_READ)
     best = max(shared.values())
     if best > as_read + 0.15:
         likely = " or ".join(what for what in shared if shared[what] > best - _ALIKE)

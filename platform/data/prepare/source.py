@@ -20,6 +20,7 @@ from sightline.platform.data.manifest import Source
 from sightline.platform.data.shard_stats import skipped_table
 
 from .clouds import CloudItem, Drawn
+from .each import USUAL, Where
 from .found import WHOLE, Found, joined
 from .images import ImageFile, with_scenes
 from .items import Item
@@ -52,6 +53,8 @@ class Request:
     """One of the source's `split_ways`."""
     split_gap: int = 8
     """Frames that are dropped between two splits by time."""
+    where: Where = USUAL
+    """Where small tasks of the search run."""
 
     def folder(self, part: str = WHOLE) -> str:
         """The folder or URI of one split, or of the whole."""
@@ -93,6 +96,9 @@ class ItemSource(PrepareSource, Generic[T]):
     def find(self, place: str, name: str, seed: int = 0) -> Found[T]:
         """What lies at `place`; ids and scenes begin with `name`. Raises `CallError` where it is not this layout."""
 
+    def checked(self, found: Found[T], seed: int) -> None:
+        """Holds what was found against the images, before anything is stored. Raises `CallError` where it does not fit."""
+
     def provenance(self, where: Path, *notes: str) -> Source:
         return Source(where=str(where), licence=self.licence, reader=self.reader, notes=notes)
 
@@ -105,6 +111,8 @@ class ItemSource(PrepareSource, Generic[T]):
 
     def outputs_of(self, found: Sequence[Found[T]], request: Request) -> tuple[list[Output], int]:
         """As `outputs`, of what `find_all` found."""
+        for one in found:
+            self.checked(one, request.seed)
         noun = f"{find_kind(self.kind).one}s"
         whole = joined(found, self.kind, noun)
         parts, left_out = whole.parts, 0

@@ -87,6 +87,8 @@ def decoded(path: Path, told: Counter[str]) -> Iterator[Frame]:
                     told["frame(s) without a time, taken at the mean rate"] += 1
                     stated = (first or 0.0) + number / float(stream.average_rate or 25)
                 first = stated if first is None else first
+                if number and stated - first <= last:
+                    told["frame(s) with a time that is not after the one before"] += 1
                 last = max(last, stated - first)
                 yield Frame(number, stated - first, frame, float(stream.sample_aspect_ratio or 1))
                 number += 1
