@@ -71,11 +71,12 @@ class CollapseMeter:
         """`rankme`, `lidar`. `pretext`: in evaluation mode, with `embeddings`; it gets `size` views at a time, or the draws of a sample."""
         step = max(1, size // DRAWS)
         found = []
-        with autocast:
-            for start in range(0, len(next(iter(self.columns.values()))), step):
-                part = {name: value[start : start + step] for name, value in self.columns.items()}
-                flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in part.items()}
-                found.append(pretext.embeddings(pretext.to_device(tensors(flat, self.device))).float().cpu())
+        for start in range(0, len(next(iter(self.columns.values()))), step):
+            part = {name: value[start : start + step] for name, value in self.columns.items()}
+            flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in part.items()}
+            batch = pretext.to_device(tensors(flat, self.device))  # outside of autocast, as in training
+            with autocast:
+                found.append(pretext.embeddings(batch).float().cpu())
         rows = torch.cat(found)
         return {"rankme": float(rankme(rows)), "lidar": float(lidar(rows.view(-1, DRAWS, rows.shape[1])))}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from sightline.platform.training.collapse import lidar, rankme
+from sightline.platform.training.collapse import CollapseMeter, lidar, rankme
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -34,6 +35,24 @@ def test_rankme_is_its_formula() -> None:
     share = torch.linalg.svdvals(rows.double())
     share = share / share.sum()
     torch.testing.assert_close(rankme(rows), (-(share * share.log()).sum()).exp().float(), rtol=1e-5, atol=0)
+
+
+def test_inputs_are_made_outside_of_autocast_as_in_training() -> None:
+    """A blur of images is a convolution, which autocast would make in bf16."""
+    inside: list[tuple[str, bool]] = []
+
+    class Pretext:
+        def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            inside.append(("inputs", torch.is_autocast_enabled("cpu")))
+            return batch
+
+        def embeddings(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            inside.append(("embeddings", torch.is_autocast_enabled("cpu")))
+            return batch["x"]
+
+    meter = CollapseMeter({"x": np.random.default_rng(0).normal(size=(12, 4, 6)).astype(np.float32)}, torch.device("cpu"))
+    assert set(meter.measure(Pretext(), 16, torch.autocast("cpu", torch.bfloat16))) == {"rankme", "lidar"}
+    assert inside == [("inputs", False), ("embeddings", True)] * 3
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
