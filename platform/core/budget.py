@@ -60,10 +60,10 @@ def check_unpacked(packed: int, unpacked: int, what: str) -> None:
         )
 
 
-def check_text(path: Path) -> None:
+def check_text(path: Path, limit: int = TEXT_BYTES) -> None:
     """Raises `OverBudgetError` for a text file that is too large to be read whole."""
-    if (size := path.stat().st_size) > TEXT_BYTES:
-        raise OverBudgetError(f"it has {size:,} bytes; at most {TEXT_BYTES:,} of text are read")
+    if (size := path.stat().st_size) > limit:
+        raise OverBudgetError(f"it has {size:,} bytes; at most {limit:,} of text are read")
 
 
 def check_lines(data: bytes) -> None:

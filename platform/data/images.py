@@ -408,7 +408,7 @@ def decode_segmentation(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     if image.mode == "LA" and (indices[..., 1] == 255).all():
         return indices[..., 0]
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise BrokenSampleError(f"mask holds colours, not class indices: {image.format} of mode {image.mode}")
+        raise BrokenSampleError(f"mask holds colours, not class indices: {image.format} of mode {image.mode}; --palette names them")
     if largest and image.mode in ("L", "I"):  # Pillow stretches grey to the whole range
         indices = (indices * (largest / (255 if image.mode == "L" else 65535))).round()
         return indices.astype(np.uint8 if largest < 256 else np.uint16)

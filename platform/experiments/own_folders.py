@@ -27,6 +27,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.manifest import MANIFEST_NAME
 from sightline.platform.data.materialize import FOLDER
+from sightline.platform.data.prepare.archives import is_archive
 from sightline.platform.data.prepare.files import Tree, folders_in
 from sightline.platform.data.prepare.found import WHOLE, split_of
 from sightline.platform.data.prepare.job import run_job
@@ -60,7 +61,7 @@ class Keeper:
         if not is_own(place):
             return None
         folder = Path(place).expanduser().absolute()
-        if made := _made_by_hand(folder):
+        if made := _made_by_hand(folder) if folder.is_dir() else {}:
             self.say(f"{setting}: {shown_path(folder)} holds the data sets {', '.join(made)}")
             return made
         key = _key(folder, wish)
@@ -80,13 +81,20 @@ class Keeper:
     def train_and_val(self, train: str | None, val: str | None, wish: Wish) -> tuple[str | None, str | None]:
         """The places of `data.train` and `data.val`; where the second is not named, what is held out of the first."""
         held = None
-        if train and (parts := self.parts("data.train", train, replace(wish, split=val is None))):
+        if train and isinstance(mixed := parse(train), Mixture):
+            train = str(replace(mixed, places=tuple(self._whole(place, wish) for place in mixed.places)))
+        elif train and (parts := self.parts("data.train", train, replace(wish, split=val is None))):
             train, held = chosen(parts, train, "train"), parts.get("val", parts.get("test"))
         if val and (parts := self.parts("data.val", val, wish)):
             val = chosen(parts, val, "val")
         elif val is None and held:
             self.say(f"data.val: {held}")
         return train, val or held
+
+    def _whole(self, place: str, wish: Wish) -> str:
+        """A data set of a mixture; of a folder all rows, or its `train`."""
+        parts = self.parts("data.train", place, wish)
+        return chosen(parts, place, "train") if parts else place
 
     def _prepare(self, setting: str, shown: str, root: str, choices: list[Choice]) -> Parts:
         began, first = time.monotonic(), choices[0]
@@ -128,7 +136,7 @@ def is_own(place: str) -> bool:
         return False
     folder = Path(location.place).expanduser()
     if not location.prepared or "://" in location.place or not folder.is_dir():
-        return False
+        return location.prepared and is_archive(folder)
     begun = (folder / ".staging").exists() or next(folder.glob("*.parquet"), None) is not None
     return not (begun or (folder / MANIFEST_NAME).exists())
 
@@ -205,8 +213,9 @@ def _by_hand(choices: list[Choice], place: str, root: str) -> str:
 
 def _choices(place: str, wish: Wish, root: str) -> list[Choice]:
     """The source for the folder; one for each of its splits, where it has some that no source knows."""
-    splits = {split: sub.name for sub in folders_in(Path(place).expanduser()) if (split := split_of(sub.name))}
-    if "train" not in splits or len(splits) < len(folders_in(Path(place).expanduser())) or wish.kind == "points":
+    folders = [] if is_archive(place) else folders_in(Path(place).expanduser())
+    splits = {split: sub.name for sub in folders if (split := split_of(sub.name))}
+    if "train" not in splits or len(splits) < len(folders) or wish.kind == "points":
         return [choose(place, wish, root)]
     whole = choose(place, replace(wish, split=False), root)
     if {output.folder for output in whole.outputs} != {root}:
@@ -217,6 +226,9 @@ def _choices(place: str, wish: Wish, root: str) -> list[Choice]:
 def _key(folder: Path, wish: Wish) -> str:
     """Hexadecimal digits that change with any file of the folder and with what is needed of it."""
     digest = hashlib.sha256(repr((VERSION, folder.name, wish)).encode())
+    if folder.is_file():
+        digest.update(f"\0{folder.stat().st_size}\0{folder.stat().st_mtime_ns}".encode())
+        return digest.hexdigest()[:16]
     tree = Tree.of(folder)
     for path in sorted(path for paths in tree.folders.values() for path in paths):
         status = (folder / path).stat()

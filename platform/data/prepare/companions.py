@@ -300,12 +300,13 @@ def _peek(path: Path) -> Peek:
     try:
         with path.open("rb") as file:
             head = file.read(33)
+            file.seek(0)
             if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
                 width, height, bits, colour = int.from_bytes(head[16:20]), int.from_bytes(head[20:24]), head[24], head[25]
                 kind = "colour" if colour in (2, 6) else "palette" if colour == 3 else "deep" if bits == 16 else "grey"
                 return Peek(kind, width, height)  # type: ignore[arg-type]
-        with Image.open(path, formats=readable_formats()) as image:
-            mode, size = image.mode, image.size
+            with Image.open(file, formats=readable_formats()) as image:
+                mode, size = image.mode, image.size
     except DAMAGED:
         return Peek("unknown")
     kinds: dict[str, Literal["grey", "palette"]] = {"1": "grey", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}

@@ -21,6 +21,8 @@ from sightline.platform.core.budget import OverBudgetError, check_lines, check_t
 from sightline.platform.data.geometry import Placement
 from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
+from .archives import NOT_READ, SUFFIXES, ArchivePath, archive_root, as_path, is_archive
+
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
 )
@@ -90,6 +92,9 @@ class Tree:
     def of(cls, folder: Path) -> Tree:
         """Walk `folder`. A linked folder is followed, but none is read twice, so loops end. Never raises for what it meets."""
         tree = cls(folder)
+        if isinstance(folder, ArchivePath):
+            tree._read_archive(folder)
+            return tree
         linked: list[tuple[str, str]] = []
         seen = {_identity(str(above)) for above in folder.parents}  # a link that leads above would lead round as well
         todo = [(os.fspath(folder), "")]
@@ -103,6 +108,33 @@ class Tree:
         tree.order = sorted(tree.folders)
         tree.odd.sort()
         return tree
+
+    def _read_archive(self, folder: ArchivePath) -> None:
+        """Note what lies below a folder of an archive."""
+        index, below = folder.split()
+        start = f"{below}/" if below else ""
+        for member in index.files:
+            if not member.startswith(start):
+                self.left["beside the only folder of the archive"] += 1
+                continue
+            name = member[len(start) :]
+            *above, last = name.split("/")
+            system = next((part for part in above if part.lower() in SYSTEM_FOLDERS), None)
+            low = last.lower()
+            if system:
+                self.left[f"in {system}"] += 1
+            elif low in SYSTEM_FILES or low.startswith("._"):
+                self.left["._*" if low.startswith("._") else last.strip()] += 1
+            elif low.startswith(".") or any(part.startswith(".") for part in above):
+                self.left["hidden"] += 1
+            elif not is_text(name):
+                self.odd.append((name, "a name that is not UTF-8: rename it"))
+            else:
+                self.folders.setdefault("".join(f"{part}/" for part in above), []).append(name)
+        for names in self.folders.values():
+            names.sort()
+        self.order = sorted(self.folders)
+        self.odd = sorted([*self.odd, *index.odd])
 
     def _read_folder(self, path: str, start: str, linked: list[tuple[str, str]], seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
         """Note what lies in one folder; returns the folders in it and adds the linked ones to `linked`."""
@@ -190,11 +222,13 @@ class Tree:
 
 
 def _how_to_read(suffixes: Iterable[str]) -> str:
+    packed = sorted(set(suffixes) & {*(suffix for suffix in (*SUFFIXES, *NOT_READ) if suffix.count(".") == 1)})
     there = sorted(set(suffixes) & OTHER_IMAGES)
     heic = [suffix for suffix in there if suffix in HEIC_SUFFIXES]
     others = [suffix for suffix in there if suffix not in HEIC_SUFFIXES]
     ways = [f"pip install 'sightline-pretext[heic]' reads {', '.join(heic)}"] if heic else []
     ways += [f"convert {', '.join(others)} to PNG or JPEG first"] if others else []
+    ways += [f"archives among other files are not opened: name them one by one, or unpack {', '.join(packed)}"] if packed else []
     return f" ({'; '.join(ways)})" if ways else ""
 
 
@@ -260,10 +294,15 @@ def _count(path: str) -> int:
 def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a file. Raises `BrokenSampleError` for one that is missing, cannot be read or is larger than `limit`."""
     try:
-        size = Path(path).stat().st_size
+        file = Path(path)
+        try:
+            size = file.stat().st_size
+        except NotADirectoryError:
+            file = as_path(path)
+            size = file.stat().st_size
         if size > limit:
-            raise BrokenSampleError(f"file larger than {limit:,} bytes: {Path(path).name}, {size:,} bytes")
-        return Path(path).read_bytes()
+            raise BrokenSampleError(f"file larger than {limit:,} bytes: {file.name}, {size:,} bytes")
+        return file.read_bytes()
     except FileNotFoundError:
         raise BrokenSampleError(f"file is missing: {Path(path).name}") from None
     except OSError as error:
@@ -301,12 +340,16 @@ def existing_file(place: str | Path) -> Path:
 
 
 def existing_folder(place: str | Path) -> Path:
-    """Raises `CallError` where there is no such folder, or its name is not UTF-8."""
+    """An archive is a folder, too (`ArchivePath`). Raises `CallError` where there is no such folder, or its name is not UTF-8."""
     folder = Path(place).expanduser().resolve()
-    if folder.is_file():
-        raise CallError(
-            f"{printable(str(place))} is a file", "name the folder that holds the images; videos are read by `frames` and `mine`"
-        )
+    if is_archive(folder):
+        folder = archive_root(folder)
+    elif folder.is_file() and folder.name.lower().endswith(NOT_READ):
+        what = f"{printable(str(place))} is an archive of a kind that is not read"
+        raise CallError(what, f"unpack it, or pack it as {', '.join(SUFFIXES[:3])}")
+    elif folder.is_file():
+        what = f"{printable(str(place))} is a file"
+        raise CallError(what, "name the folder that holds the images; videos are read by `frames` and `mine`")
     if not folder.is_dir():
         raise CallError(f"there is no folder {printable(str(place))}", "name the folder that holds the images")
     if not is_text(str(folder)):

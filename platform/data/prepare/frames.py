@@ -31,6 +31,7 @@ class Frames(VideoOptions, PhotoOptions, PosedPairs):
     """A folder with images is one sequence; else `images/` is, else every folder with images below it. Of videos each shot is one."""
 
     reader = "frames"
+    archives = True
     help = "consecutive frames of a folder or a video, at chosen gaps"
     examples = ("./fox --gap 1..3 --size 128 --square --out ./fox-pairs", "./walk.mp4 --gap 1..3 --size 256 --out ./walk-pairs")
     places = Places("DIR|VIDEO", "folder(s) of frames, videos, or folders of videos")

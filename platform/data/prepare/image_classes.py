@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from .companions import companion_folders, take_photos
 from .files import Tree, existing_folder, folders_in
 from .found import SPLITS, WHOLE, ClassList, Found, missing_classes, split_of
 from .images import ImageFile
+from .object_labels import LABELLED, Labelled
+from .options import option
 from .source import PhotoOptions, SceneOptions
 
 
@@ -20,12 +23,19 @@ class ImageClasses(PhotoOptions, SceneOptions):
     """The classes of all splits are the sorted names of the folders; an image has no scene."""
 
     reader = "classes"
-    help = "folders that are classes; train/, val/ and test/ with such folders stay splits"
+    archives = True
+    help = "folders that are classes; train/, val/ and test/ with such folders stay splits; labels of VOC and COCO"
     examples = ("./cifar10 --out ./cifar", "./flowers --split train=0.8,val=0.2 --out ./flowers-set")
+
+    layout: str | None = option(
+        None, "labels from annotations of objects, of images that show one class alone: " + ", ".join(LABELLED), choices=tuple(LABELLED)
+    )
 
     def find(self, place: str, name: str, seed: int = 0) -> Found[ImageFile]:
         """Raises `CallError` for fewer than two classes and for a class that `train` lacks."""
         folder = existing_folder(place)
+        if self.layout is not None:
+            return self._annotated(LABELLED[self.layout](folder, name), folder)
         found = Found[ImageFile](self.provenance(folder), {})
         folders = own_splits(folder) or {WHOLE: ""}
         tree = Tree.of(folder)
@@ -49,16 +59,16 @@ class ImageClasses(PhotoOptions, SceneOptions):
                 for path in take_photos(tree, f"{start}{sub.name}", all_images=self.all_images)
             ]
         found.count(tree)
-        if "train" in folders:
-            trained = {image.label for image in found.parts["train"]}
-            unknown = [label for part, images in found.parts.items() for label in sorted({i.label for i in images} - trained, key=str)]
-            if unknown and unknown[0] is not None:
-                raise CallError(
-                    f"class {names[unknown[0]]!r} has images in another split, but none in {folder}/{folders['train']}",
-                    "correct the name of the folder, or move the class away",
-                )
+        _check_trained(found, names, folders)
         found.classes = ClassList(names)
         found.notes += missing_classes(found.parts, names)
+        return found
+
+    def _annotated(self, labelled: Labelled, folder: Path) -> Found[ImageFile]:
+        """Images of one class each, with the classes that occur."""
+        found = Found[ImageFile](self.provenance(folder, f"layout {self.layout}: images that show objects of one class"), {})
+        found.parts, found.classes, found.skips, found.notes = labelled.parts, labelled.classes, labelled.skips, labelled.notes
+        found.notes += missing_classes(found.parts, found.classes.names)
         return found
 
     def _classes(self, tree: Tree, sub: str) -> list[Path]:
@@ -70,6 +80,19 @@ class ImageClasses(PhotoOptions, SceneOptions):
         for name, why in apart.items():
             tree.set_apart(why, len(files[name]), f"{start}{name}/{files[name][0]}")
         return [one for one in folders if one.name not in apart]
+
+
+def _check_trained(found: Found[ImageFile], names: Sequence[str], folders: Mapping[str, str]) -> None:
+    """Raise `CallError` for a class that only a split other than `train` has."""
+    if "train" not in folders:
+        return
+    trained = {image.label for image in found.parts["train"]}
+    unknown = [label for part, images in found.parts.items() for label in sorted({i.label for i in images} - trained, key=str)]
+    if unknown and unknown[0] is not None:
+        raise CallError(
+            f"class {names[unknown[0]]!r} has images in another split, but none in {found.source.where}/{folders['train']}",
+            "correct the name of the folder, or move the class away",
+        )
 
 
 def own_splits(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from .source import PhotoOptions, SceneOptions
 @dataclass(frozen=True)
 class ImageFolder(PhotoOptions, SceneOptions):
     reader = "folder"
+    archives = True
     help = "every image of a folder and of those below it, without labels"
     examples = ("./photos --size 256 --out ./photos-set",)
 

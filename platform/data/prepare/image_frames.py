@@ -22,6 +22,7 @@ class ImageFrames(VideoOptions, DepthOptions, PhotoOptions, ImageSource):
     """Frames have their place in time; depth and times come from `cameras.json` where there is one."""
 
     reader = "frames"
+    archives = True
     help = "frames of a sequence or a video with their time, and depth where cameras.json names it"
     examples = ("./kitchen-rgbd --split train=0.8,val=0.2 --out ./kitchen-images", "./walk.mp4 --size 256 --out ./walk-images")
     places = Places("DIR|VIDEO", "folder(s) of frames, videos, or folders of videos")

@@ -15,7 +15,8 @@ from sightline.platform.data.kinds import Row
 
 from .files import read_file
 from .found import ClassList
-from .views import companion, stored_view
+from .mask_codes import MaskCode
+from .views import Companion, companion, stored_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class ImageFile:
     time: float | None = None
     depth_scale: float | None = None
     """Units of the depth map in a metre; None for the usual ones (`read_depth`)."""
+    code: MaskCode | None = None
+    """How the file of the mask says the classes; None where its pixels are indices. Without a file it knows the mask itself."""
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -48,8 +51,9 @@ class ImageFile:
             resize,
             depth=companion(self.depth),
             depth_scale=self.depth_scale,
-            mask=companion(self.mask),
+            mask=Companion(b"") if self.mask is None and self.code is not None else companion(self.mask),
             classes=self.classes,
+            code=self.code,
         )
         return row | {"image": stored.image, "segmentation": stored.mask, "depth": stored.depth}
 

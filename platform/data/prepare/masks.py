@@ -1,9 +1,9 @@
-"""Images with label masks: PNG files of class indices beside the images, under the same stem."""
+"""Images with label masks: files of class indices or colours beside the images, under the same stem, and data sets that have a name."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline.methods.errors import CallError
@@ -13,7 +13,10 @@ from .companions import base_of
 from .files import Tree, existing_folder, is_inside, read_text, text_lines
 from .found import OTHER_NAMES, SPLITS, WHOLE, ClassList, Found
 from .images import ImageFile
+from .mask_codes import MaskCode
+from .mask_layouts import NAMED
 from .options import option
+from .palettes import FILES, KNOWN, read_palette
 from .source import SceneOptions
 
 CLASSES = "classes.txt"
@@ -24,10 +27,12 @@ LAYOUTS = (
     ("{split}/images", "{split}/masks"),
     ("{split}/images", "{split}/labels"),
     ("{split}", "{split}annot"),
+    ("{split}", "{split}_labels"),
     ("images", "masks"),
     ("images", "labels"),
     ("images", "annotations"),
     ("JPEGImages", "SegmentationClass"),
+    ("701_StillsRaw_full", "LabeledApproved_full"),
 )
 """Where images and masks lie in their folder, tried in this order."""
 
@@ -37,8 +42,21 @@ class Masks(SceneOptions):
     """The mask of an image has its relative path and stem."""
 
     reader = "masks"
-    help = "images and label masks (PNG of class indices) under the same names"
-    examples = ("./camvid --ignore 11 --out ./camvid-set",)
+    archives = True
+    help = "images and label masks under the same names, VOC, ADE20K, Cityscapes, COCO"
+    examples = ("./camvid --ignore 11 --out ./camvid-set", "./VOCdevkit/VOC2012 --layout voc --out ./voc")
+
+    layout: str | None = option(
+        None,
+        "a data set that has a name (default: recognised where there is no list of classes): " + ", ".join(NAMED),
+        choices=tuple(NAMED),
+    )
+    palette: str | None = option(
+        None,
+        f"what the colours of the masks mean: {', '.join(KNOWN)}, or a file with a name and three numbers a line "
+        f"(default: DIR/{', DIR/'.join(FILES)})",
+        metavar="FILE",
+    )
 
     images: str | None = option(None, "folder of the images below DIR, for example 'rgb/{split}' (default: guessed)", metavar="SUB")
     masks: str | None = option(None, "folder of the masks below DIR, for example 'gt/{split}' (default: guessed)", metavar="SUB")
@@ -48,6 +66,9 @@ class Masks(SceneOptions):
     def find(self, place: str, name: str, seed: int = 0) -> Found[ImageFile]:
         """Raises `CallError` where no layout fits, where there is no list of classes, and for a pattern that makes no sense."""
         folder = existing_folder(place)
+        named = self._named(folder, name)
+        if named is not None:
+            return named
         layouts = LAYOUTS if self.images is None and self.masks is None else (_asked(self.images, self.masks),)
         folders = next((there for layout in layouts if (there := _folders(folder, *layout))), None)
         if folders is None:
@@ -57,37 +78,67 @@ class Masks(SceneOptions):
                 "name them: --images 'rgb/{split}' --masks 'gt/{split}'",
             )
         listed = folder / CLASSES if self.classes is None else Path(self.classes).expanduser()
-        if not listed.is_file():
+        palette = self.palette or (
+            None if listed.is_file() else next((str(folder / one) for one in FILES if (folder / one).is_file()), None)
+        )
+        code: MaskCode | None = None
+        if palette is None and not listed.is_file():
             what = f"{folder} has no {CLASSES}" if self.classes is None else f"there is no file {self.classes}"
             raise CallError(
                 f"{what}: masks hold numbers, and the list says what they mean",
                 "give the names of the classes, one a line, the first for index 0: --classes FILE",
             )
-        classes = mask_classes(read_names(listed), self.ignore, str(listed))
+        if palette is None:
+            classes = mask_classes(read_names(listed), self.ignore, str(listed))
+        else:
+            classes, code = read_palette(palette, self.ignore)
         found = Found[ImageFile](self.provenance(folder), {}, classes)
         tree = Tree.of(folder)
-        tree.use(CLASSES)
+        tree.use(CLASSES, *FILES)
         for part, (of_images, of_masks) in folders.items():
             where = f"{name}/{part}" if part else name
             known = {Path(path).with_suffix("").as_posix(): path for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_masks))}
             # `x_mask.png` is the mask of `x.jpg`, where no other mask could be meant.
             views = Counter(map(_view, known))
-            named = {_view(stem): stem for stem in known if views[_view(stem)] == 1}
+            stems = {_view(stem): stem for stem in known if views[_view(stem)] == 1}
             found.parts[part] = []
             for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_images)):
                 stem = Path(path).with_suffix("").as_posix()
-                stem = stem if stem in known else named.get(_view(stem), stem)
+                stem = next((one for one in (stem, f"{stem}_L", stems.get(_view(stem), stem)) if one in known), stem)
                 item = f"{where}/{path}"
                 if stem not in known:
                     found.skips.append((item, "an image has no mask"))
                     continue
-                scene = f"{name}/{Path(stem).parent.as_posix()}" if "/" in stem else name
+                scene = f"{name}/{Path(path).parent.as_posix()}" if "/" in path else name
                 found.parts[part].append(
-                    ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=classes)
+                    ImageFile(item, f"{of_images}/{path}", scene, mask=f"{of_masks}/{known.pop(stem)}", classes=classes, code=code)
                 )
             found.skips += [(f"{_inside(folder, of_masks)}/{path}", "a mask has no image") for path in known.values()]
         found.count(tree)
         return found
+
+    def _named(self, folder: Path, name: str) -> Found[ImageFile] | None:
+        """What lies in a data set that has a name; None for any other folder. Raises `CallError` where it is not the one that was said."""
+        own = self.images, self.masks, self.palette
+        if self.layout is None and (any(own) or self.classes is not None or (folder / CLASSES).is_file()):
+            return None
+        if self.layout is not None and (any(own) or self.ignore is not None):
+            raise CallError(
+                f"--layout {self.layout} says where masks lie and what is ignored", "leave --images, --masks, --palette and --ignore out"
+            )
+        names = () if self.classes is None else read_names(Path(self.classes).expanduser())
+        walked = Tree.of(folder)
+        for layout in (NAMED[self.layout],) if self.layout else NAMED.values():
+            tree = replace(walked, apart={}, taken=set(), readable=set())
+            if (masked := layout.find(folder, name, tree, names)) is not None:
+                found = Found[ImageFile](
+                    self.provenance(folder, f"layout {layout.name}"), masked.parts, masked.classes, masked.skips, masked.notes
+                )
+                found.count(tree)
+                return found
+        if self.layout is not None:
+            raise CallError(f"{folder} is not laid out as {self.layout}: {NAMED[self.layout].help}", "name the folder that holds these")
+        return None
 
 
 def _view(stem: str) -> str:

@@ -19,6 +19,7 @@ from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.manifest import Source
 from sightline.platform.data.shard_stats import skipped_table
 
+from .archives import archive_name, is_archive
 from .clouds import CloudItem, Drawn
 from .each import USUAL, Where
 from .found import WHOLE, Found, joined
@@ -72,6 +73,8 @@ class PrepareSource(ABC):
     examples: ClassVar[tuple[str, ...]] = ()
     """Calls that the help shows, without `sightline prepare KIND READER`."""
     places: ClassVar[Places | None] = Places("DIR", "folder(s) of this layout")
+    archives: ClassVar[bool] = False
+    """Whether a zip or tar archive is read as the folder that it holds."""
     split_ways: ClassVar[tuple[str, ...]] = ("scene",)
     """What a split can keep whole, the default first; empty where it cannot be split."""
 
@@ -104,6 +107,8 @@ class ItemSource(PrepareSource, Generic[T]):
 
     def find_all(self, request: Request) -> list[Found[T]]:
         names = source_names(self.name, request.places)
+        if not self.archives and (packed := [place for place in request.places if is_archive(place)]):
+            raise CallError(f"{packed[0]} is an archive, and `{self.kind} {self.reader}` reads folders", "unpack it first")
         return [self.find(place, name, request.seed) for place, name in zip(request.places, names, strict=True)]
 
     def outputs(self, request: Request) -> tuple[list[Output], int]:
@@ -238,7 +243,7 @@ def absolute_place(out: str) -> str:
 def source_names(given: str | None, places: Sequence[str]) -> list[str]:
     """The name of each source. Raises `CallError` where two would have the same."""
     resolved = [Path(one).expanduser().resolve() for one in places]
-    names = [given or (path.stem if path.is_file() else path.name) for path in resolved]
+    names = [given or (archive_name(path) if is_archive(path) else path.stem if path.is_file() else path.name) for path in resolved]
     if len(set(names)) != len(names):
         raise CallError(f"two sources would have one name: {', '.join(names)}", "prepare them one by one with --name, then merge")
     return names

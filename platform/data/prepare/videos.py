@@ -18,6 +18,7 @@ from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.paths import home
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
+from .archives import ArchivePath, is_archive
 from .cameras import Cameras, skip_of
 from .cameras import Frame as CameraFrame
 from .files import Tree, existing_folder, is_text, printable, suffix_of
@@ -76,6 +77,8 @@ class VideoOptions(PrepareSource):
 
     def shots_of(self, videos: Sequence[Path], root: Path, name: str, found: Found[T]) -> dict[str, Shot]:
         """Scene -> shot, of videos at or below `root`. Raises `CallError` where none can be read; a part of them is named in `found`."""
+        if isinstance(root, ArchivePath):
+            raise CallError(f"{root} holds videos, which are not read in an archive", "unpack it first")
         shots: dict[str, Shot] = {}
         for path in videos:
             below = "" if path == root else path.relative_to(root).as_posix()
@@ -116,7 +119,7 @@ class Video:
 def folder_or_video(place: str) -> Path:
     """Raises `CallError` where it is neither."""
     path = Path(place).expanduser().resolve()
-    if not path.is_file():
+    if not path.is_file() or is_archive(path):
         return existing_folder(place)
     if suffix_of(path.name) not in VIDEO_SUFFIXES or not is_text(str(path)):
         known = ", ".join(VIDEO_SUFFIXES)

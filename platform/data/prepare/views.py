@@ -27,6 +27,7 @@ from sightline.platform.data.remarks import remark
 from .crop import Crop
 from .files import read_file
 from .found import ClassList
+from .mask_codes import MaskCode
 
 _NO_CLASSES = ClassList()
 
@@ -74,6 +75,7 @@ def stored_view(
     depth_scale: float | None = None,
     mask: Companion | None = None,
     classes: ClassList = _NO_CLASSES,
+    code: MaskCode | None = None,
     upright: bool = False,
     crop: Crop | None = None,
 ) -> StoredView:
@@ -95,7 +97,7 @@ def stored_view(
     return StoredView(
         data,
         None if depth is None else depth.stored(lambda data: _depth(data, at, depth_scale, upright)),
-        None if mask is None else mask.stored(lambda data: _mask(data, at, classes, upright)),
+        None if mask is None else mask.stored(lambda data: _mask(data, at, classes, code, upright)),
         K,
     )
 
@@ -116,8 +118,8 @@ def _depth(data: bytes, at: Placement, scale: float | None, upright: bool) -> by
     return data if same else encode_depth(at.nearest(metres, filed))
 
 
-def _mask(data: bytes, at: Placement, classes: ClassList, upright: bool) -> bytes:
-    indices = decode_segmentation(data)
+def _mask(data: bytes, at: Placement, classes: ClassList, code: MaskCode | None, upright: bool) -> bytes:
+    indices = decode_segmentation(data) if code is None else code.read(data)
     filed = not upright and at.is_filed(indices.shape[:2])
     if indices.shape != (at.filed if filed else at.original):
         (height, width), (h, w) = indices.shape, at.original
@@ -128,4 +130,4 @@ def _mask(data: bytes, at: Placement, classes: ClassList, upright: bool) -> byte
         raise BrokenSampleError(
             f"mask holds a class index beyond the list of classes: index {beyond[-1]}, {count} classes{_MAYBE if beyond[-1] == 255 else ''}"
         )
-    return data if at.unchanged and not filed and is_stored_mask(data) else encode_segmentation(at.nearest(indices, filed))
+    return data if code is None and at.unchanged and not filed and is_stored_mask(data) else encode_segmentation(at.nearest(indices, filed))

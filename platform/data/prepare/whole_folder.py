@@ -14,10 +14,12 @@ import numpy as np
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
+from .archives import is_archive
 from .cameras import Cameras, read_cameras
 from .catalog import sources_of
 from .companions import grey_thumbnail
 from .files import Tree, existing_folder, printable
+from .formats.video import VIDEO_SUFFIXES
 from .found import WHOLE
 from .frames import sequences
 from .job import Output
@@ -88,6 +90,8 @@ def choose(place: str, wish: Wish, out: str) -> Choice:
         source_class = sources_of(wish.kind)[reader]
         try:
             source = source_class(**_options(source_class, wish))
+            if is_archive(place) and not source.archives:
+                continue
             request = Request(out, (place,), split_by=(*source_class.split_ways, "")[0])
             if not isinstance(source, ItemSource):
                 return Choice(source, request, source.outputs(request)[0], why, passed)
@@ -118,6 +122,11 @@ class _Folder:
     @cached_property
     def images(self) -> list[str]:
         return self.tree.take(IMAGE_SUFFIXES)
+
+    @cached_property
+    def videos(self) -> list[str]:
+        """Of a folder without images."""
+        return [] if self.images else self.tree.take(VIDEO_SUFFIXES)
 
     @cached_property
     def cameras(self) -> Cameras | None:
@@ -169,6 +178,8 @@ def _image_sources(folder: _Folder, columns: Sequence[str]) -> Iterator[tuple[st
         depth = folder.cameras is not None and any(frame.depth for frame in folder.cameras.frames)
         if depth:
             yield "frames", "frames with depth"
+    if not columns and folder.videos:
+        yield "frames", "videos"
     if not columns and folder.images and (folder.cameras is not None or folder.is_sequence):
         yield "frames", "images that follow each other look alike, as frames of a sequence do"
     if "label" in columns or not columns:
@@ -189,6 +200,8 @@ def _pair_sources(folder: _Folder, columns: Sequence[str]) -> Iterator[tuple[str
     if folder.cameras is not None:
         yield "mine", "photos with poses: pairs by overlap and angle"
         yield "rgbd", "photos with poses and depth: pairs by overlap"
+    if folder.videos and not columns:
+        yield "frames", "videos"
     if folder.images and not columns:
         yield "stereo", "stereo pairs with disparity"
         yield "flow", "pairs with optical flow"

@@ -119,7 +119,7 @@ def test_masks_that_do_not_fit_are_skipped_with_the_name_and_the_reason(tmp_path
     assert {item.reason: item.examples[0] for item in dataset.manifest.provenance.skipped} == {
         "mask and image differ in size": "x/0.jpg (50 x 40 and 60 x 40, 0.png)",
         "mask holds a class index beyond the list of classes": "x/1.jpg (index 17, 4 classes, 1.png)",
-        "mask holds colours, not class indices": "x/2.jpg (PNG of mode RGB, 2.png)",
+        "mask holds colours, not class indices": "x/2.jpg (PNG of mode RGB; --palette names them, 2.png)",
         "mask is no PNG": "x/4.jpg (JPEG changes the indices, 4.jpg)",
     }
 
