@@ -7,7 +7,8 @@
 MODEL is a run, a file made by `sightline export`, or a registry URI, of a model that `sightline finetune` made. IMAGE is a file or folder;
 models of two images take a second file, or a second folder with files of the same names. Depth and disparity are written as NAME.pfm, flow
 as NAME.flo, label maps as NAME.png with the class of each pixel; beside each a picture in colours, and for disparity and flow
-NAME-doubt.png, from blue (the surest pixels) to red. Classes and poses are written to predictions.json.
+NAME-doubt.png, from blue (the surest pixels) to red. Classes (of label maps their shares) and poses are written to
+predictions.json; classes.json names index and colour.
 """
 
 from __future__ import annotations

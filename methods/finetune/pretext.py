@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from ..contract import Batch, BuildContext
+from ..contract import Batch, BuildContext, Visualisation
 from ..layers.colour import colour_jitter, to_float
 from ..layers.drop_path import draw_kept
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
+from .diagnostics import label_maps
 from .network import Classifier, Segmenter, backbone_of, build_head
 from .views import NO_CLASS
 
@@ -92,6 +93,11 @@ class SegmentationPretext(FinetunePretext):
         total = counts.sum().clamp(min=1)
         right = ((logits.argmax(dim=1) == mask) & counts).sum()
         return {"cross_entropy": losses / total, "accuracy": right / total}
+
+    def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
+        model = self.config.model
+        names = model.class_names or tuple(map(str, range(model.classes)))
+        return [label_maps(batch["image"], batch["mask"], self.predictor.logits(batch["image"]).argmax(dim=1), names)]
 
 
 def accuracy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from sightline.platform.data.prepare.files import Tree, read_file
 from sightline.platform.models.loaded import LoadedEncoder
 
 CLASSES_FILE = "predictions.json"
+LEGEND = "classes.json"
+"""Beside label maps: index, name and colour of each class."""
+SHOWN_CLASSES = 3
 KITTI_PNG: dict[str, Callable[[np.ndarray], bytes]] = {
     "disparity": lambda values: disparity_png(values[0]),
     "depth": lambda values: disparity_png(values[0]),
@@ -63,7 +66,7 @@ def predict_files(
             raise CallError(f"{name}: the two images differ in size: {sizes}", "they must be of one size")
         if classifies:
             ((label, share),) = model.classify(pictures[0])
-            told[name] = {"class": label, "probability": share}
+            told[name] = {"class": label, "index": model.class_names.index(label), "probability": share}
             say(f"{name}  {label}  {share:.1%}")
             continue
         if poses:
@@ -71,16 +74,44 @@ def predict_files(
             told[name] = {"T_2from1": [*upper, [0.0, 0.0, 0.0, 1.0]]}
             say(f"{name}  translation {' '.join(f'{row[3]:.3f}' for row in upper)}")
             continue
-        files += len(written := _maps(network, name, pictures, out, overlap, kitti))
-        say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}")
-    if classifies or poses:
+        written, labels = _maps(network, name, pictures, out, overlap, kitti)
+        files += len(written)
+        shares = "" if labels is None else _shares(labels, model.class_names, told.setdefault(name, {}))
+        say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}{shares}")
+    if told:
         write_text(out / CLASSES_FILE, json.dumps(told, indent=1, ensure_ascii=False))
-        files = 1
+        files += 1
+    if told and not classifies and not poses:
+        write_text(out / LEGEND, json.dumps(_legend(model.class_names), indent=1, ensure_ascii=False))
+        files += 1
     return {"images": len(found), "files": files, "out": str(out), **({"predictions": told} if told else {})}
 
 
-def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None, kitti: bool) -> list[str]:
-    """The files that were written."""
+def _shares(labels: np.ndarray, names: Sequence[str], told: dict[str, object]) -> str:
+    """The share of each class that occurs, the largest first, into `told`; the first in words."""
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    order = [int(index) for index in counts.argsort(kind="stable")[::-1] if counts[index]]
+    told["classes"] = [{"class": names[index], "index": index, "share": round(counts[index] / labels.size, 6)} for index in order]
+    return "  " + ", ".join(f"{names[index]} {counts[index] / labels.size:.0%}" for index in order[:SHOWN_CLASSES])
+
+
+def _colours(labels: np.ndarray, classes: int) -> np.ndarray:
+    return disparity_colours(labels.astype(np.float64) + 0.5, float(classes))
+
+
+def _legend(names: Sequence[str]) -> list[dict[str, object]]:
+    colours = _colours(np.arange(len(names))[None], len(names))[0]
+    return [
+        {"index": index, "class": name, "colour": "#" + bytes(colour.tolist()).hex()}
+        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
+    ]
+
+
+def _maps(
+    network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None, kitti: bool
+) -> tuple[list[str], np.ndarray | None]:
+    """(the files that were written, the class of each pixel where there are classes)."""
+    labels: np.ndarray | None = None
     device = next(network.parameters()).device
     given = [torch.from_numpy(np.ascontiguousarray(one)).to(device).permute(2, 0, 1)[None].float() / 255 for one in pictures]
     with torch.no_grad():
@@ -97,8 +128,7 @@ def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overla
             made = {f"{name}.pfm": write_pfm(values[0]), f"{name}.png": encode_png(disparity_colours(near, 1.0))}
         case _:
             labels = values.argmax(axis=0).astype(np.uint8 if len(values) <= 256 else np.uint16)
-            colours = disparity_colours(labels.astype(np.float64) + 0.5, float(len(values)))
-            made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(colours)}
+            made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(labels, len(values)))}
     if confidence is not None:
         made[f"{name}-doubt.png"] = encode_png(disparity_colours(_ranks(confidence[0].cpu().numpy()), 1.0))
     if kitti:
@@ -107,7 +137,7 @@ def _maps(network: Any, name: str, pictures: list[np.ndarray], out: Path, overla
         make_folder((out / file).parent)
         with replacing(out / file) as part:
             part.write_bytes(data)
-    return list(made)
+    return list(made), labels
 
 
 def write_flo(flow: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.methods.errors import BrokenSampleError
+from sightline.methods.finetune.diagnostics import class_colours, label_maps
 from sightline.methods.finetune.pretext import erase_boxes, mix
 from sightline.methods.finetune.randaugment import OPERATIONS, rand_augment
 from sightline.methods.finetune.views import NO_CLASS
@@ -156,3 +157,19 @@ def test_a_wrong_encoder_is_named() -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             method.Config.model_validate({"model": {"encoder": encoder, "classes": 2, "image_size": 32}})
+
+
+def test_label_maps_are_drawn_in_the_colours_that_the_legend_names() -> None:
+    truth = torch.zeros(1, 8, 8, dtype=torch.long)
+    truth[:, 4:], truth[:, :, :2] = 1, NO_CLASS
+    drawn = label_maps(torch.rand(1, 3, 8, 8), truth, torch.where(truth == 1, 1, 2), ("sky", "road", "c\u00e4r"))
+    sheet, colours = drawn.image, class_colours(3)
+    side = 8 * (160 // 8)
+    cells = [sheet[20:side:20, start + 10 : start + side : 20] for start in (0, side + 4, 2 * (side + 4))]
+    np.testing.assert_array_equal(cells[1][0, 4], colours[0])
+    np.testing.assert_array_equal(cells[1][6, 4], colours[1])
+    np.testing.assert_array_equal(cells[1][0, 0], [0, 0, 0])
+    np.testing.assert_array_equal(cells[2][0, 4], colours[2])
+    below = {tuple(pixel) for pixel in sheet[side:].reshape(-1, 3).tolist()}
+    assert below >= {tuple(colour) for colour in colours.tolist()}, "each class has its swatch"
+    assert "Colours: road, c\u00e4r, sky" in drawn.caption

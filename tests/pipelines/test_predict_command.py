@@ -71,10 +71,20 @@ def test_classes_have_names_and_label_maps_the_class_of_each_pixel(place: Path) 
     names = {"classes": 3, "class_names": ["wall", "floor", "chair"]}
     assert main(["predict", model(place, "classification", **names), "left", "--out", "classes"]) == 0
     found = json.loads((place / "classes" / "predictions.json").read_text())
-    assert found.keys() == SIZES.keys() and all(one["class"] in names["class_names"] for one in found.values())
+    assert found.keys() == SIZES.keys() and all(names["class_names"][one["index"]] == one["class"] for one in found.values())
     assert main(["predict", model(place, "segmentation", **names), "left/wide.png", "--out", "labels"]) == 0
     with Image.open(place / "labels" / "wide.png") as labels:
         assert labels.size == (70, 40) and set(np.unique(np.asarray(labels))) <= {0, 1, 2}
+        counts = np.bincount(np.asarray(labels).ravel(), minlength=3) / (40 * 70)
+    shares = json.loads((place / "labels" / "predictions.json").read_text())["wide"]["classes"]
+    assert {one["class"]: one["share"] for one in shares} == {
+        name: pytest.approx(share, abs=1e-6) for name, share in zip(names["class_names"], counts, strict=True) if share
+    }
+    legend = json.loads((place / "labels" / "classes.json").read_text())
+    assert [one["class"] for one in legend] == names["class_names"] and len({one["colour"] for one in legend}) == 3
+    with Image.open(place / "labels" / "wide.png") as labels, Image.open(place / "labels" / "wide-colours.png") as colours:
+        first = (np.asarray(labels)[0, 0], np.asarray(colours)[0, 0])
+    assert legend[int(first[0])]["colour"] == "#" + bytes(first[1].tolist()).hex()
 
 
 def test_a_pose_is_told_as_a_matrix(place: Path) -> None:
