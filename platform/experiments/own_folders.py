@@ -28,7 +28,7 @@ from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.manifest import MANIFEST_NAME
 from sightline.platform.data.materialize import FOLDER
 from sightline.platform.data.prepare.archives import is_archive
-from sightline.platform.data.prepare.files import Tree, folders_in
+from sightline.platform.data.prepare.files import Tree, existing_folder, folders_in
 from sightline.platform.data.prepare.found import WHOLE, split_of
 from sightline.platform.data.prepare.job import run_job
 from sightline.platform.data.prepare.whole_folder import Choice, Wish, choose
@@ -213,7 +213,7 @@ def _by_hand(choices: list[Choice], place: str, root: str) -> str:
 
 def _choices(place: str, wish: Wish, root: str) -> list[Choice]:
     """The source for the folder; one for each of its splits, where it has some that no source knows."""
-    folders = [] if is_archive(place) else folders_in(Path(place).expanduser())
+    folders = folders_in(existing_folder(place))
     splits = {split: sub.name for sub in folders if (split := split_of(sub.name))}
     if "train" not in splits or len(splits) < len(folders) or wish.kind == "points":
         return [choose(place, wish, root)]

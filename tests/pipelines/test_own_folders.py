@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,10 @@ def test_frames_of_a_walk_are_held_out_in_blocks_and_paired(home: Path) -> None:
 
 def test_folders_that_have_splits_keep_them(ask: Ask) -> None:
     photos(Path("own/train")), photos(Path("own/valid"), 2)
+    shutil.make_archive("packed", "zip", "own")
+    found, said = asked(data_train="packed.zip")
+    assert [Dataset.open(place or "").rows for place in (found.data.train, found.data.val)] == [14, 2]
+    assert "prepare images folder packed.zip/train --size 256" in said
     found, said = asked(data_train="own")
     assert [Dataset.open(place or "").rows for place in (found.data.train, found.data.val)] == [14, 2]
     assert "prepare images folder own/train --size 256 --out own-set/train && sightline prepare images folder own/valid" in said

@@ -276,7 +276,7 @@ class ArchivePath(PosixPath):
             raise FileNotFoundError(2, "no such member", str(self))
         return os.stat_result((kind, 0, status.st_dev, 1, 0, 0, size, int(status.st_atime), int(status.st_mtime), int(status.st_ctime)))
 
-    def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
         if "w" in mode or "a" in mode or "+" in mode:
             raise OSError(30, "archives are only read", str(self))
         index, name = self._within()

@@ -344,6 +344,8 @@ def existing_folder(place: str | Path) -> Path:
     folder = Path(place).expanduser().resolve()
     if is_archive(folder):
         folder = archive_root(folder)
+    elif isinstance(within := as_path(folder), ArchivePath):
+        folder = within
     elif folder.is_file() and folder.name.lower().endswith(NOT_READ):
         what = f"{printable(str(place))} is an archive of a kind that is not read"
         raise CallError(what, f"unpack it, or pack it as {', '.join(SUFFIXES[:3])}")

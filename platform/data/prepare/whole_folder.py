@@ -14,7 +14,7 @@ import numpy as np
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from .archives import is_archive
+from .archives import ArchivePath
 from .cameras import Cameras, read_cameras
 from .catalog import sources_of
 from .companions import grey_thumbnail
@@ -90,7 +90,7 @@ def choose(place: str, wish: Wish, out: str) -> Choice:
         source_class = sources_of(wish.kind)[reader]
         try:
             source = source_class(**_options(source_class, wish))
-            if is_archive(place) and not source.archives:
+            if isinstance(folder.path, ArchivePath) and not source.archives:
                 continue
             request = Request(out, (place,), split_by=(*source_class.split_ways, "")[0])
             if not isinstance(source, ItemSource):
