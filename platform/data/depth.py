@@ -12,6 +12,7 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, first_line
 
+from .geometry import same_shape
 from .images import DAMAGED, DEPTH_UNIT, FARTHEST, MAX_BYTES, MAX_PIXELS
 from .pfm import read_pfm
 
@@ -19,6 +20,9 @@ FORMATS = ("PNG", "TIFF")
 NEAREST = 0.01
 """Metres. A map of whole numbers whose every reading is nearer has another unit than its scale says."""
 _NPY, _PFM, _PNG = b"\x93NUMPY", b"Pf", b"\x89PNG"
+_LZFSE = (b"bvx2", b"bvx1", b"bvxn", b"bvx-")
+_MOST_PACKED = 2 * 2**20
+"""Bytes of a packed map of Record3D; they have some 100,000, and a small file can unpack to gigabytes."""
 _REFUSED = {
     b"v/1\x01": "OpenEXR",
     b"PF": "PFM of three channels",
@@ -39,14 +43,14 @@ class DepthMap(NamedTuple):
     """Whether the file is as a data set stores it, so that its bytes can stay."""
 
 
-def read_depth(data: bytes, scale: float | None = None) -> DepthMap:
-    """The depth of a 16-bit PNG, a TIFF, `.npy` or `.pfm`.
+def read_depth(data: bytes, scale: float | None = None, photo: tuple[int, int] | None = None) -> DepthMap:
+    """The depth of a 16-bit PNG, a TIFF, `.npy` or `.pfm`, or of Record3D's `.depth`, whose shape is that of its `photo` (height, width).
 
     `scale`: units of the file in a metre; None: 1000 (millimetres) for whole numbers, 1 (metres) for floats. No reading are 0 and less, the
     largest value of the type (65535), what is not finite, and what lies beyond `FARTHEST`. Raises `BrokenSampleError` for what is no map
     of depth, and where all readings have an unlikely unit.
     """
-    values = _values(data)
+    values = _values(data, photo)
     whole = values.dtype.kind in "iu"
     if whole:  # 65535 in a wider type: 16 bits that a program widened
         invalid = (values == np.iinfo(values.dtype).max) | (values == np.iinfo(np.uint16).max)
@@ -63,13 +67,15 @@ def read_depth(data: bytes, scale: float | None = None) -> DepthMap:
     return DepthMap(np.where(metres <= FARTHEST, metres, 0).astype(np.float32), stored_form)
 
 
-def _values(data: bytes) -> np.ndarray:
+def _values(data: bytes, photo: tuple[int, int] | None) -> np.ndarray:
     """H x W as they lie in the file: whole numbers of 16 bits and more, or floats."""
     if len(data) > MAX_BYTES:
         raise BrokenSampleError(f"depth file of {len(data):,} bytes exceeds the limit of {MAX_BYTES:,}")
     for magic, what in _REFUSED.items():
         if data.startswith(magic):
             raise BrokenSampleError(f"{_UNREADABLE}: {what}")
+    if data.startswith(_LZFSE):
+        return _record3d(data, photo)
     values = read_npy(data) if data.startswith(_NPY) else _pfm(data) if data.startswith(_PFM) else _picture(data)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values.squeeze(0 if values.shape[0] == 1 else 2)
@@ -78,6 +84,26 @@ def _values(data: bytes) -> np.ndarray:
     if values.dtype.itemsize < 2:
         raise BrokenSampleError("depth of 8 bits (256 steps are a picture of depth, or relative depth)")
     return values
+
+
+def _record3d(data: bytes, photo: tuple[int, int] | None) -> np.ndarray:
+    """Metres as float32, packed with LZFSE; the file does not say its shape."""
+    try:
+        import lzfse
+    except ImportError:
+        raise BrokenSampleError("depth of Record3D needs another package (pip install 'sightline-pretext[record3d]')") from None
+    if len(data) > _MOST_PACKED:
+        raise BrokenSampleError(f"depth file of {len(data):,} bytes exceeds the limit of {_MOST_PACKED:,} for LZFSE")
+    try:
+        values = np.frombuffer(lzfse.decompress(data), "<f4")
+    except (lzfse.error, ValueError):
+        raise BrokenSampleError("damaged depth map: it cannot be unpacked (LZFSE)") from None
+    if photo is None:
+        raise BrokenSampleError("depth of Record3D without its photo, which tells its shape")
+    height = round((len(values) * photo[0] / photo[1]) ** 0.5)
+    if not height or len(values) % height or not same_shape((height, len(values) // height), photo):
+        raise BrokenSampleError(f"damaged depth map: {len(values):,} readings are no map of the shape of {photo[1]} x {photo[0]}")
+    return values.reshape(height, -1)
 
 
 def _picture(data: bytes) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,12 @@ def record3d(folder: Path) -> Known | None:
     width, height = content.get("w"), content.get("h")
     each, times = content.get("perFrameIntrinsicCoeffs") or (), content.get("frameTimestamps") or ()
     numbered = {number: name for name in names if (number := number_in(name)) is not None}
-    unread = 0
+    unread, packed = set[str](), find_spec("lzfse") is not None
     frames = []
     for row, name in sorted(numbered.items()):
-        depth = next((file for end in (".png", ".tiff", ".npy") if (folder / (file := f"depth/{row}{end}")).is_file()), None)
-        unread += depth is None and any((folder / file).is_file() for file in (f"rgbd/{row}.depth", f"depth/{row}.exr"))
+        places = [f"depth/{row}{end}" for end in (".png", ".tiff", ".npy")] + ([f"rgbd/{row}.depth"] if packed else [])
+        depth = next((file for file in places if (folder / file).is_file()), None)
+        unread.update(file for file in (f"rgbd/{row}.depth", f"depth/{row}.exr") if depth is None and (folder / file).is_file())
         frames.append(
             {
                 "file": joined(place, name),
@@ -132,7 +134,9 @@ def record3d(folder: Path) -> Known | None:
                 "height": height,
             }
         )
-    notes = [f"{unread:,} depth map(s) are not read (.depth, .exr): save them as 16-bit PNG or .npy, depth/N.png"] if unread else []
+    ways = ["pip install 'sightline-pretext[record3d]' reads .depth"] if any(file.endswith(".depth") for file in unread) else []
+    ways += ["save .exr as 16-bit PNG or .npy"] if any(file.endswith(".exr") for file in unread) else []
+    notes = [f"{len(unread):,} depth map(s) are not read ({'; '.join(ways)})"] if unread else []
     return capture("Record3D", frames, unit="metre", notes=notes, complete=True)
 
 

@@ -23,7 +23,7 @@ from .posed_pairs import PosedPairs
 from .source import PhotoOptions, Places
 from .videos import VideoOptions, folder_or_video, videos_at
 
-CAMERA_SUFFIXES = (".txt", ".json", ".bin", ".db", ".npy", ".yaml", ".csv", ".pincam", ".traj", ".camera", ".out")
+CAMERA_SUFFIXES = (".txt", ".json", ".bin", ".db", ".npy", ".yaml", ".csv", ".pincam", ".traj", ".camera", ".out", ".conf")
 
 
 @dataclass(frozen=True)

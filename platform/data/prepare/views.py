@@ -104,12 +104,12 @@ def stored_view(
 
 def upright_depth(data: bytes, at: Placement, scale: float | None) -> np.ndarray:
     """Metres of the whole view, upright, at the size of the file. Raises `BrokenSampleError`."""
-    metres = read_depth(data, scale).metres
+    metres = read_depth(data, scale, at.filed).metres
     return upright(metres, at.orientation) if at.is_filed(metres.shape) else metres
 
 
 def _depth(data: bytes, at: Placement, scale: float | None, upright: bool) -> bytes:
-    metres, stored_form = read_depth(data, scale)
+    metres, stored_form = read_depth(data, scale, at.filed)
     if not metres.any():
         remark("depth map(s) without a single reading: every value is 0, negative, not finite or too far")
     filed = not upright and at.is_filed(metres.shape[:2])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lzfse
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -203,7 +204,8 @@ def record3d(folder: Path) -> None:
     known = {"w": WIDTH, "h": HEIGHT, "K": K.T.ravel().tolist(), "perFrameIntrinsicCoeffs": each, "poses": poses, "fps": 60}
     _text(folder / "metadata", json.dumps(known | {"frameTimestamps": [i / 60 for i in range(COUNT)]}))
     for i in range(COUNT):
-        _photo(folder / f"rgbd/{i}.png", i, FREE).astype("<f4").tofile(folder / f"rgbd/{i}.depth")
+        metres = _photo(folder / f"rgbd/{i}.png", i, FREE).astype("<f4")
+        (folder / f"rgbd/{i}.depth").write_bytes(lzfse.compress(metres.tobytes()))
 
 
 def polycam(folder: Path) -> None:
@@ -271,7 +273,7 @@ LAYOUTS: dict[Callable[[Path], None], tuple[str, np.ndarray, bool, tuple[str, ..
     replica: ("room0", FREE, True, ()),
     semantic_nerf: ("", FREE, True, ()),
     euroc: ("", FREE, False, ()),
-    record3d: ("", FREE, False, ("4 depth map(s) are not read (.depth, .exr)",)),
+    record3d: ("", FREE, True, ()),
     polycam: ("", FREE, True, ("Polycam corrected are read", "lie on their side")),
     bundle_fusion: ("", FREE, True, ()),
     bundler: ("", CENTRED, False, ("1 photo(s) have no camera",)),
@@ -345,6 +347,20 @@ def test_pairs_are_mined_from_how_near_and_far_things_are(tmp_path: Path) -> Non
         assert pair.overlap == pytest.approx(both / (2 - both), abs=0.05)
     llff(tmp_path / "llff")
     assert Mine(min_score=0).find(str(tmp_path / "llff"), "x").items, "it tells the depths by itself"
+
+
+def test_packed_depth_without_its_package_or_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record3d(tmp_path)
+    (tmp_path / "rgbd/1.depth").write_bytes((tmp_path / "rgbd/1.depth").read_bytes()[:200])
+    (tmp_path / "rgbd/2.depth").write_bytes(lzfse.compress(bytes(4 * 31)))
+    skips = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").skips
+    assert [(what.partition(" ")[0], why) for what, why in skips] == [
+        (f"rgbd/{i}.depth", "depth of a frame: damaged depth map") for i in (1, 2)
+    ]
+    monkeypatch.setattr("sightline.platform.data.prepare.capture_phones.find_spec", lambda name: None)
+    known = read_cameras(tmp_path)
+    assert known is not None and not any(frame.depth for frame in known.frames)
+    assert "4 depth map(s) are not read (pip install 'sightline-pretext[record3d]' reads .depth)" in known.notes[1]
 
 
 def _with_truth(pair: Any) -> dict[str, Any]:
