@@ -60,8 +60,9 @@ def check_unpacked(packed: int, unpacked: int, what: str) -> None:
         )
 
 
-def check_text(path: Path, limit: int = TEXT_BYTES) -> None:
-    """Raises `OverBudgetError` for a text file that is too large to be read whole."""
+def check_text(path: Path, limit: int | None = None) -> None:
+    """Raises `OverBudgetError` for a text file that is too large to be read whole: of more than `limit` bytes, or `TEXT_BYTES`."""
+    limit = TEXT_BYTES if limit is None else limit
     if (size := path.stat().st_size) > limit:
         raise OverBudgetError(f"it has {size:,} bytes; at most {limit:,} of text are read")
 

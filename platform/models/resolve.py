@@ -68,7 +68,7 @@ def find_weights(model: str, tracking_uri: str | None = None) -> Weights:
     if run is None and (packaged := packaged_weights(model)) is not None:
         return packaged
     if run is None:
-        names = [*(run.name for run in all_runs()), *MODELS]
+        names = [run.name for run in all_runs()] + [name for name in MODELS if model[:9] == name[:9]]
         near = f": {nearest(name, names)}" if names else f"; there are no runs under {home_text()}"
         raise CallError(
             f"no run, folder, file or registry model {model!r}{near}",

@@ -180,7 +180,7 @@ def test_each_method_has_the_files_where_one_looks_for_them(name: str) -> None:
     assert {"config", "network", "pretext"} <= files
     for wrong in ("encoder", "decoder", "pictures", "figures", "health", "timm_form", "timm_export"):
         assert wrong not in files
-    assert ("diagnostics" in files) == (name in ("croco", "conmim", "loca", "i2p_mae"))
+    assert ("diagnostics" in files) == (name in ("croco", "conmim", "loca", "i2p_mae", "finetune"))
     text = "".join(path.read_text() for path in folder.glob("diagnostics.py"))
     assert not re.search(r"import .*Pretext|\bpretext\b:", text)
 

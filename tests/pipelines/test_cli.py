@@ -121,7 +121,7 @@ def test_no_command_prints_the_help_and_is_a_wrong_call(ask: Ask) -> None:
         (["pretrain", "croco-tiny", "--nam", "x", "--nope"], "--nope"),
         (["pretrain", "croco-tiny"], "data.train is not set"),
         (["pretrain", "croco-tiny", "data.train={data}/nowhere"], "the folder does not exist"),
-        (["pretrain", "croco-tiny", "data.train={data}/folder"], "has no manifest.json"),
+        (["pretrain", "croco-tiny", "data.train={data}/folder"], "holds no pairs that are known"),
         (["pretrain", "croco-tiny", "data.train={data}/pickle"], "{data}/pickle"),
         (["pretrain", "{toy}", "data.train={data}/images"], "images"),
         (["pretrain", "{toy}", "data.train={data}/pairs", "data.val={data}/images"], "images"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,8 +92,8 @@ def _find(task: _Find) -> str:
         found = features_of(decode_image(read_file(task.photo)))
     except BrokenSampleError as error:
         why, found = str(error), Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), (1, 1))
-    with replacing(task.to) as part, part.open("wb") as file:
-        np.savez(file, xy=found.xy, descriptors=found.descriptors, size=found.size, why=why)
+    with replacing(task.to) as part:
+        part.write_bytes(_packed(xy=found.xy, descriptors=found.descriptors, size=found.size, why=why))
     return why
 
 
@@ -106,17 +107,24 @@ def _match(task: _Match) -> list[tuple[int, Geometry]]:
                 return [(other, Geometry(found, config, overlap)) for other, found, config, overlap in rows]
     one = _load(task.folder, task.one)
     geometries = [(other, found) for other in task.others if (found := geometry_of(one, _load(task.folder, other)))]
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            tried=np.array(task.others, int),
-            others=np.array([other for other, _ in geometries], int),
-            matches=np.concatenate([found.matches for _, found in geometries]) if geometries else np.zeros((0, 2), int),
-            ends=np.cumsum([len(found.matches) for _, found in geometries]).astype(int),
-            config=np.array([found.config for _, found in geometries], "U32"),
-            overlap=np.array([found.overlap for _, found in geometries], float),
-        )
+    packed = _packed(
+        tried=np.array(task.others, int),
+        others=np.array([other for other, _ in geometries], int),
+        matches=np.concatenate([found.matches for _, found in geometries]) if geometries else np.zeros((0, 2), int),
+        ends=np.cumsum([len(found.matches) for _, found in geometries]).astype(int),
+        config=np.array([found.config for _, found in geometries], "U32"),
+        overlap=np.array([found.overlap for _, found in geometries], float),
+    )
+    with replacing(path) as part:
+        part.write_bytes(packed)
     return geometries
+
+
+def _packed(**arrays: Any) -> bytes:
+    """As `np.load` reads it."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _candidates(count: int, folder: Path, ordered: bool) -> tuple[list[Two], str]:

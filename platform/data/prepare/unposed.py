@@ -150,4 +150,5 @@ def _write_upright(file: Path, to: Path) -> None:
         tags.pop(_ORIENTATION, None)
         Image.fromarray(decode_image(read_file(str(file)))).save(to, "JPEG", quality=QUALITY, subsampling=0, exif=tags)
     except (*DAMAGED, BrokenSampleError):
-        to.write_bytes(b"")
+        to.unlink(missing_ok=True)
+        to.touch()  # a photo that cannot be read is an empty file

@@ -243,7 +243,14 @@ def test_views_and_stage_read_no_setting_that_the_key_leaves_out(make: Callable[
     made = method.views(watched)({"points": np.random.Generator(np.random.Philox(1)).normal(size=(80, 3))}, np.random.default_rng(0))
     stage({name: value[None] for name, value in made.items()})
     assert "augment.shift" in seen and "pretext.views" in seen
-    assert seen <= {name.partition("[")[0] for name in method.stage_settings(settings)}
+    added = {
+        "splat": 3,
+        "depth_value": "nearest",
+        "teacher_input": "imagenet",
+        "saliency": "attention",
+    }  # in the key where they are not as ever
+    task = settings.pretext.model_copy(update=added)  # type: ignore[attr-defined]
+    assert seen <= {name.partition("[")[0] for name in method.stage_settings(settings.model_copy(update={"pretext": task}))}
 
 
 # Made once, kept, found again ------------------------------------------------------------------------------------------------------
