@@ -189,7 +189,8 @@ class Bundle:
 
 
 def bundle_file(folder: Path) -> Path | None:
-    return next((folder / name for name in BUNDLES if (folder / name).is_file()), None)
+    """Also COLMAP's export, `NAME.bundle.out`."""
+    return next((path for path in (*(folder / name for name in BUNDLES), *sorted(folder.glob("*.bundle.out"))) if path.is_file()), None)
 
 
 def bundler(folder: Path) -> Known | None:
@@ -251,7 +252,7 @@ def _views(lines: Iterator[str]) -> list[int]:
 
 def _bundle_photos(folder: Path, path: Path, count: int) -> list[str]:
     """The photos in the order of the cameras, relative to the folder. Raises `CallError` where the list has another length."""
-    names = (f"{path.name}.list.txt", "list.txt", "list_orig.txt", "image_list.txt")
+    names = (f"{path.name.removesuffix('.bundle.out')}.list.txt", f"{path.name}.list.txt", "list.txt", "list_orig.txt", "image_list.txt")
     listed = next((one for at in (path.parent, folder) for name in names if (one := at / name).is_file()), None)
     if listed is None:
         raise CallError(f"{path} does not name its photos, and there is no list.txt", "put the list that Bundler was given beside it")

@@ -63,7 +63,7 @@ LAYOUTS = (
         "cams/NNNNNNNN_cam.txt, or Cameras/ two folders above a scan of DTU",
     ),
     Layout("Strecha", (("*.camera",), ("*/*.camera",)), ("images", "urd", ""), "NAME.camera for each photo NAME"),
-    Layout("Bundler", (("bundle.out",), ("bundle",)), ("images", ""), "bundle.out and list.txt"),
+    Layout("Bundler", (("bundle.out",), ("*.bundle.out",), ("bundle",)), ("images", ""), "bundle.out and list.txt"),
     Layout(
         "Polycam",
         (("keyframes/images",), ("keyframes/corrected_images",)),

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from sightline.methods.errors import CallError
 from sightline.platform.data.geometry import reproject, visible_share
 from sightline.platform.data.images import Resize
-from sightline.platform.data.prepare.cameras import read_cameras
+from sightline.platform.data.prepare.cameras import camera_of, read_cameras
 from sightline.platform.data.prepare.frames import Frames
 from sightline.platform.data.prepare.mine import Mine
 from sightline.platform.data.prepare.rgbd import Rgbd
@@ -328,6 +328,10 @@ def test_pairs_are_mined_from_the_points_of_a_bundle(tmp_path: Path) -> None:
     assert len(found.items) == COUNT * (COUNT - 1) // 2 and "IoU by the points of the model that both see" in found.source.notes[0]
     for pair in found.items:
         assert pair.overlap is not None and 0.5 < pair.overlap < 1 and warped_error(_with_truth(pair), _true_depth(pair)) < 9
+    known = read_cameras(tmp_path)
+    (tmp_path / "bundle/bundle.out").rename(tmp_path / "model.bundle.out")  # as COLMAP exports it
+    (tmp_path / "list.txt").rename(tmp_path / "model.list.txt")
+    assert read_cameras(tmp_path) == known
 
 
 def test_pairs_are_mined_from_how_near_and_far_things_are(tmp_path: Path) -> None:
@@ -417,3 +421,18 @@ def test_what_is_damaged_is_named(tmp_path: Path, make: Callable[[Path], None], 
         return
     skips = Frames().find(str(tmp_path), "x").skips
     assert len(skips) == 1 and skips[0][1].startswith("left out of its pairs: ")
+
+
+def test_smaller_copies_of_photos_beside_a_model_of_colmap(tmp_path: Path) -> None:
+    """LLFF calls its copies otherwise than COLMAP the photos; other programs keep the names."""
+    llff(tmp_path)
+    _text(tmp_path / "sparse/0/cameras.txt", "1 PINHOLE 512 384 480 480 256 192")
+    _text(tmp_path / "sparse/0/images.txt", *(line for i in (1, 2) for line in (f"{i} 1 0 0 0 0 0 {i} 1 IMG_{i}.JPG", "")))
+    known = read_cameras(tmp_path)
+    assert known is not None and known.layout == "LLFF" and len(known.frames) == COUNT
+    _photo(tmp_path / "images_4/IMG_2.png", 0, CENTRED)
+    (tmp_path / "images_4/IMG_2.png").rename(tmp_path / "images_4/IMG_2.JPG")
+    known = read_cameras(tmp_path)
+    assert known is not None and known.layout == "COLMAP" and known.frames[1].file == "images_4/IMG_2.JPG"
+    K = camera_of(known.frames[1], tmp_path).K
+    assert K is not None and K[0, 0] == 60 and K[0, 2] == WIDTH / 2 - 0.5
