@@ -171,7 +171,7 @@ def _extract(path: Path, folder: Path, options: VideoOptions) -> dict[str, objec
         why = "; ".join(f"{count:,} {what}" for what, count in told.items())
         raise BrokenSampleError(f"no frame can be decoded{f' ({why})' if why else ''}: {path.name}")
     picked = chosen(track, options)
-    hdr, turned, size = 0, 0, ""
+    hdr, turned, interlaced, size = 0, 0, 0, ""
     numbers = np.unique(track.shot[picked])
     named = {int(number): f"shot{at:03d}" if len(numbers) > 1 else "" for at, number in enumerate(numbers, 1)}
     shots: dict[int, list[tuple[str, float]]] = {number: [] for number in named}
@@ -187,6 +187,7 @@ def _extract(path: Path, folder: Path, options: VideoOptions) -> dict[str, objec
         Image.fromarray(pixels).save(place / file, quality=QUALITY, subsampling=0)
         shots[shot].append((file, round(one.time_s, 6)))
         hdr += is_hdr(one.decoded)
+        interlaced += one.decoded.interlaced_frame
         turned += pixels.shape[:2] != (one.decoded.height, one.decoded.width)
         size = f"{pixels.shape[1]} x {pixels.shape[0]}"
     how = f"every {options.every}th" if options.every else f"by motion of {options.motion:g} and sharpness from {options.sharpness:g}"
@@ -194,6 +195,7 @@ def _extract(path: Path, folder: Path, options: VideoOptions) -> dict[str, objec
     notes += [f"{len(numbers):,} shots, no pair across a cut"] if len(numbers) > 1 else []
     notes += [f"{int(track.blank.sum()):,} blank frame(s) left out"] if track.blank.any() else []
     notes += [f"{hdr:,} frame(s) are HDR: brought to the range of a usual screen"] if hdr else []
+    notes += [f"{interlaced:,} frame(s) are interlaced: every second line is of another moment"] if interlaced else []
     notes += ["frames are turned or stretched as the file says"] if turned else []
     notes += [f"{count:,} {what}" for what, count in told.items()]
     return {"shots": [{"name": named[number], "frames": frames} for number, frames in shots.items()], "notes": notes}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.geometry import upright
+from sightline.platform.data.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -116,6 +117,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream = streams[0]
         if stream.codec_context is None:
             raise BrokenSampleError(f"a video codec that this FFmpeg cannot decode: {path.name}")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise BrokenSampleError(f"more than {MAX_PIXELS:,} pixels a frame: {path.name}, {stream.width} x {stream.height}")
         if str(stream.codec_context.codec_tag).lower() in _NO_BASE:
             raise BrokenSampleError(f"Dolby Vision without a base layer (convert it: ffmpeg -vf libplacebo): {path.name}")
         yield container, stream
