@@ -22,6 +22,7 @@ from sightline.platform.data.geometry import Placement
 from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
 from .archives import NOT_READ, SUFFIXES, ArchivePath, archive_root, as_path, is_archive
+from .formats.video import VIDEO_SUFFIXES
 
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
@@ -228,6 +229,7 @@ def _how_to_read(suffixes: Iterable[str]) -> str:
     others = [suffix for suffix in there if suffix not in HEIC_SUFFIXES]
     ways = [f"pip install 'sightline-pretext[heic]' reads {', '.join(heic)}"] if heic else []
     ways += [f"convert {', '.join(others)} to PNG or JPEG first"] if others else []
+    ways += ["a video is read where it is named itself, by `frames` and `mine`"] if set(VIDEO_SUFFIXES) & set(suffixes) else []
     ways += [f"archives among other files are not opened: name them one by one, or unpack {', '.join(packed)}"] if packed else []
     return f" ({'; '.join(ways)})" if ways else ""
 

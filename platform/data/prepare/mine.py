@@ -269,6 +269,8 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 rejected[f"share less than {self.min_overlap:g}"] += 1
             elif cosine < np.cos(np.radians(self.max_angle)):
                 rejected[f"look more than {self.max_angle:g} degrees apart"] += 1
+            elif not cosine_of and overlap > self.near:
+                rejected[f"share more than {self.near:g}"] += 1
             elif score < self.min_score:
                 rejected[f"score less than {self.min_score:g}"] += 1
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.paths import home
 from sightline.platform.data.images import DAMAGED, decode_image
 
+from .archives import ArchivePath
 from .cameras import Cameras, read_cameras
 from .each import Where
 from .features import INLIERS, INSTALL, has_sift
@@ -132,20 +134,20 @@ class Photos:
 
 
 def _lens_of(file: Path) -> tuple[bool, tuple[object, ...]]:
-    """(whether the file can stay as it is, what tells its lens)."""
+    """(whether a link to the file will do, what tells its lens)."""
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(read_file(str(file)))) as image:
             tags = image.getexif()
             focal = tags.get_ifd(_EXIF).get(_FOCAL)
-            upright = image.format in ("JPEG", "PNG") and placement_of(file).orientation == 1
+            upright = image.format in ("JPEG", "PNG") and placement_of(file).orientation == 1 and not isinstance(file, ArchivePath)
             return upright, (tuple(sorted(image.size)), tags.get(_MODEL), focal and float(focal))
-    except DAMAGED:
-        return True, ()
+    except (*DAMAGED, BrokenSampleError):
+        return not isinstance(file, ArchivePath), ()
 
 
 def _write_upright(file: Path, to: Path) -> None:
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(read_file(str(file)))) as image:
             tags = image.getexif()
         tags.pop(_ORIENTATION, None)
         Image.fromarray(decode_image(read_file(str(file)))).save(to, "JPEG", quality=QUALITY, subsampling=0, exif=tags)
