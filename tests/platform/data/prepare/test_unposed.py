@@ -13,7 +13,8 @@ from sightline.methods.errors import CallError
 from sightline.platform.data.prepare.each import USUAL
 from sightline.platform.data.prepare.features import matched, patches_of
 from sightline.platform.data.prepare.mine import Mine
-from sightline.platform.data.prepare.overlaps import _alike, compare
+from sightline.platform.data.prepare.motion import _jumps, reconstruct
+from sightline.platform.data.prepare.overlaps import Compared, _alike, compare
 from sightline.platform.data.prepare.source import Request
 
 CASTLE = Path(__file__).resolve().parents[5] / "shared" / "data" / "fountain-p11"
@@ -101,3 +102,19 @@ def test_photos_are_placed_and_poses_of_files_are_held_against_them(tmp_path: Pa
         mine.checked(found, 0)
     Mine(accept_misfit=True).checked(found, 0)
     assert "the poses fit inverted" in found.notes[-1]
+
+
+def test_a_camera_that_jumps_between_two_frames_is_seen(tmp_path: Path) -> None:
+    model = tmp_path / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 SIMPLE_RADIAL 64 48 60 32 24 0\n")
+    turns = {"a.jpg": 0, "b.jpg": 20, "c.jpg": 190, "d.jpg": 200}
+    lines = [
+        f"{number} {np.cos(np.radians(turn / 2))} 0 {np.sin(np.radians(turn / 2))} 0 0 0 0 1 {name}\n"
+        for number, (name, turn) in enumerate(turns.items(), 1)
+    ]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    assert _jumps(tmp_path / "sparse", list(turns)) == ["b.jpg"]
+    nothing = Compared([], {}, 0, "", [])
+    kept = reconstruct(tmp_path, list(turns), nothing, one_camera=True, ordered=True)
+    assert kept.placed == set(turns) and kept.jumps == ("b.jpg",) and not kept.by_neighbours
