@@ -80,13 +80,13 @@ class _Items:
         return int(self.owner[index]), int(self.row[index]), int(self.view[index])
 
 
-def find_duplicates(scans: Sequence[Scan]) -> Duplicates:
-    """Of sets in the order of `scans`. Labels are compared as numbers: sets whose classes differ have to be told apart before."""
+def find_duplicates(scans: Sequence[Scan], same_classes: bool = True) -> Duplicates:
+    """Of sets in the order of `scans`. Labels are compared where all have the `same_classes`."""
     images, clouds = _images(scans), _clouds(scans)
     pairs = _alike(images)
     within = [_within(images, clouds, pairs, number) for number in range(len(scans))]
     across = [_across(images, clouds, pairs, one, two) for one, two in combinations(range(len(scans)), 2)]
-    conflicts = [*_conflicts(images), *_conflicts(clouds)]
+    conflicts = [*_conflicts(images), *_conflicts(clouds)] if same_classes else []
     return Duplicates(within, across, len(conflicts), conflicts[:EXAMPLES])
 
 

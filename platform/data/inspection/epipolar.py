@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,28 @@ RETURN = 2.0
 """Pixels within which the match of a match comes back to its corner."""
 MISFIT = 4.0
 """Median distance in pixels from which poses do not fit; those of surveyed and reconstructed photos have less than one."""
+DOUBT, BETTER, ALIKE_PX = 0.5, 0.6, 0.1
+"""Another reading is told where the median is above `DOUBT` pixels and that of the other below this share of it."""
+_OPENGL = np.diag([1.0, -1, -1, 1])
+_Change = Callable[[np.ndarray], np.ndarray]
+
+
+def _transposed(T: np.ndarray) -> np.ndarray:
+    turned = T.copy()
+    turned[:3, :3] = T[:3, :3].T
+    return turned
+
+
+READINGS: dict[str, tuple[_Change, float]] = {
+    "as they are": (lambda T: T, 1.0),
+    "with the poses inverted": (np.linalg.inv, 1.0),
+    "with poses in OpenGL's axes (y up, z back)": (lambda T: _OPENGL @ T @ _OPENGL, 1.0),
+    "with poses inverted and in OpenGL's axes": (lambda T: _OPENGL @ np.linalg.inv(T) @ _OPENGL, 1.0),
+    "with rotations transposed": (_transposed, 1.0),
+    "with K of an image half as large": (lambda T: T, 0.5),
+    "with K of an image twice as large": (lambda T: T, 2.0),
+}
+"""What poses and intrinsics may be instead: a change of `T_2from1`, a factor of `K`. The first is what is stored."""
 ENOUGH = 12
 """Matches that are needed to say anything."""
 
@@ -71,13 +93,27 @@ def matches(sample: Mapping[str, Any]) -> tuple[Float[np.ndarray, "n 2"], Float[
     return (np.array([a for a, _ in found]).reshape(-1, 2), np.array([b for _, b in found]).reshape(-1, 2))
 
 
-def distances(sample: Mapping[str, Any]) -> Float[np.ndarray, " n"]:
-    """Pixels of image 2 between each match and its epipolar line."""
+def distances(sample: Mapping[str, Any]) -> Float[np.ndarray, "r n"]:
+    """Pixels of image 2 between each match and its epipolar line, for each of `READINGS`."""
     first, second = matches(sample)
-    if not len(first):
-        return np.zeros(0)
-    line = lines(fundamental(sample["K1"], sample["K2"], sample["T_2from1"]), first)
-    return np.asarray(np.abs((line[:, :2] * second).sum(axis=1) + line[:, 2]))
+    found = np.zeros((len(READINGS), len(first)))
+    for row, (change, times) in zip(found, READINGS.values(), strict=True):
+        K1, K2 = (np.diag([times, times, 1.0]) @ sample[name] for name in ("K1", "K2"))
+        line = lines(fundamental(K1, K2, change(sample["T_2from1"])), first)
+        row[:] = np.abs((line[:, :2] * second).sum(axis=1) + line[:, 2])
+    return found
+
+
+def misfit(off: Float[np.ndarray, "r n"]) -> str:
+    """What does not fit, by the distances of all matches; empty where nothing shows it."""
+    if off.shape[1] < ENOUGH:
+        return ""
+    own, *others = np.median(off, axis=1).tolist()
+    told = f"matched corners lie {own:.1f} px from their epipolar lines (median)"
+    if own > DOUBT and min(others) < BETTER * own:
+        likely = " or ".join(name for name, other in zip([*READINGS][1:], others, strict=True) if other < min(others) + ALIKE_PX)
+        return f"cameras do not fit the images: {told}, but {min(others):.1f} px {likely}"
+    return f"cameras and poses do not fit the images: {told}" if own > MISFIT else ""
 
 
 def grey_of(image: np.ndarray) -> Float[np.ndarray, "h w"]:

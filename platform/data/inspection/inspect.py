@@ -64,7 +64,8 @@ def inspect(
         looked.append(LookedAt(name, rows, seen, check_pairs(rows, seen), camera_maps(rows, seen)))
     if progress:
         progress("comparing images", total, total)
-    duplicates = find_duplicates([one.scan for one in looked])
+    same_classes = len({one.manifest.classes for one in looked if one.manifest.labels}) < 2
+    duplicates = find_duplicates([one.scan for one in looked], same_classes)
     shared = leaks(names, duplicates.across) if leaks_are_errors else []
     return Inspection(looked, duplicates, shared, find(looked, duplicates, shared))
 

@@ -15,7 +15,7 @@ from sightline.platform.data.geometry import scale_intrinsics
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.warp_check import WORSE, judged
 
-from .epipolar import ENOUGH, MISFIT, distances, has_camera
+from .epipolar import distances, has_camera, misfit
 from .looks import WORKING
 from .overlays import Warp, depth_warp, epipolar_picture, field_warp
 from .rows import Rows
@@ -60,11 +60,10 @@ def check_pairs(rows: Rows, scan: Scan, seed: int = 0) -> PairCheck:
     drawn = keyed_rng("inspect pairs", seed).permutation(usable)[:DRAWN]
     samples = _samples(rows, sorted(drawn.tolist()))
     posed = sorted((sample for sample in samples if has_camera(sample)), key=lambda sample: -float(sample["T_2from1"][2, 2]))
-    off = np.concatenate([np.zeros(0), *(_distances(sample) for sample in posed[:MATCHED])]) if posed else None
+    off = np.concatenate([_distances(sample) for sample in posed[:MATCHED]], axis=1) if posed else None
     warps = [(sample, warp) for sample in samples if (warp := field_warp(sample) or depth_warp(sample)) is not None]
     told, fault = _judged([warp for _, warp in warps], samples)
-    if not fault and off is not None and len(off) >= ENOUGH and float(np.median(off)) > MISFIT:
-        fault = f"cameras and poses do not fit the images: matched corners lie {np.median(off):.1f} px from their epipolar lines (median)"
+    fault = (misfit(off) if off is not None else "") or fault
     return PairCheck(
         epipolar=[
             Shown(sample["id"], _angle(sample), picture)
@@ -73,7 +72,7 @@ def check_pairs(rows: Rows, scan: Scan, seed: int = 0) -> PairCheck:
         ],
         warps=[Shown(sample["id"], _error(warp), warp.picture) for sample, warp in _spread(warps, SHOWN)],
         pairs=len(samples),
-        distances=off,
+        distances=None if off is None else off[0],
         warp=told,
         fault=fault,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import relative_pose
 from sightline.platform.data.images import encode_depth, encode_image, encode_png
+from sightline.platform.data.inspection import epipolar
 from sightline.platform.data.inspection import scan as scan_module
 from sightline.platform.data.inspection.alike import DISTANCE, alike, bits
 from sightline.platform.data.inspection.cameras import chained
@@ -118,15 +120,15 @@ def _posed(count: int, wrong: bool = False) -> list[dict[str, Any]]:
 
 
 def test_poses_that_fit_and_inverted_ones_are_told_apart(tmp_path: Path) -> None:
-    seen = inspect([written(tmp_path / "good", "pairs", _posed(5))])
+    seen = inspect([written(tmp_path / "good", "pairs", _posed(3))])
     good = seen.sets[0]
-    assert not good.check.fault and "warp error of 5 pair(s)" in good.check.warp and len(good.check.epipolar) == 3
+    assert not good.check.fault and "warp error of 3 pair(s)" in good.check.warp and len(good.check.epipolar) == 3
     (found,) = good.maps
-    truth = np.array([camera(number)[1][:3, 3] for number in range(6)])
-    assert (len(found.places), found.frames, found.rows) == (6, 6, 5)
+    truth = np.array([camera(number)[1][:3, 3] for number in range(4)])
+    assert (len(found.places), found.frames, found.rows) == (4, 4, 3)
     far = [np.linalg.norm(found.places[:, None] - found.places, axis=-1).max(), np.linalg.norm(truth[:, None] - truth, axis=-1)[:, :].max()]
     assert far[0] == pytest.approx(far[1], rel=0.1), "the map has the scale of the poses"
-    bad = inspect([written(tmp_path / "bad", "pairs", _posed(5, wrong=True))])
+    bad = inspect([written(tmp_path / "bad", "pairs", _posed(2, wrong=True))])
     assert "depth and poses do not bring the images together" in told(bad, "mind")[0]
 
 
@@ -184,6 +186,47 @@ def test_some_rows_stand_for_all_and_that_is_said(tmp_path: Path) -> None:
     assert inspect([train], at_most=10).sets[0].scan.images["row"].tolist() == seen.sets[0].scan.images["row"].tolist()
     with pytest.raises(CallError, match="named twice"):
         inspect([train, train])
+
+
+def _seen_twice(change: Callable[[np.ndarray], np.ndarray], times: float) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
+    """(cameras whose relative pose and intrinsics were changed, where 40 points really are in both images)."""
+    points = np.random.default_rng(0).uniform((-1, -1, 3), (1, 1, 6), (40, 3))
+    (K1, one), (K2, two) = camera(0), camera(3)
+    T = relative_pose(one, two)
+    places = []
+    for K, seen in ((K1, points), (K2, points @ T[:3, :3].T + T[:3, 3])):
+        x, y, z = K @ seen.T
+        places.append(np.stack([x / z, y / z], axis=1))
+    scale = np.diag([times, times, 1.0])
+    return {"K1": scale @ K1, "K2": scale @ K2, "T_2from1": change(T)}, (places[0], places[1])
+
+
+_OPENGL = np.diag([1.0, -1, -1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "times", "said"),
+    [
+        (lambda T: T, 1.0, ""),
+        (np.linalg.inv, 1.0, "with the poses inverted"),
+        (lambda T: _OPENGL @ T @ _OPENGL, 1.0, "in OpenGL's axes"),
+        (lambda T: T, 2.0, "with K of an image half as large"),
+    ],
+)
+def test_what_cameras_are_instead_is_told_by_matched_corners(
+    change: Callable[[np.ndarray], np.ndarray], times: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, places = _seen_twice(change, times)
+    monkeypatch.setattr(epipolar, "matches", lambda sample: places)
+    fault = epipolar.misfit(epipolar.distances(sample))
+    assert said in fault and bool(fault) == bool(said)
+
+
+def test_corners_are_matched_by_their_looks() -> None:
+    wide = np.asarray(Image.fromarray(photo(3)).resize((160, 128), Image.Resampling.BICUBIC))
+    first, second = epipolar.matches({"image1": wide[:, :140], "image2": wide[4:, 9:149]})
+    assert len(first) >= 8
+    np.testing.assert_allclose(first - second, np.broadcast_to((9, 4), first.shape), atol=1)
 
 
 @pytest.mark.slow
