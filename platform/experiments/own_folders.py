@@ -72,6 +72,7 @@ class Keeper:
             done = json.loads(read_bytes(system, f"{path}/{DONE}"))
             self.say(f"{setting}: {shown} was prepared before, and no file of it has changed since: {root}")
             return {part: f"{root}/{part}" if part else root for part in done["parts"]}
+        self.say(f"{setting}: {shown} is no data set yet; looking at what is in it")
         choices = _choices(shown, wish, root)
         if self.dry:
             by_hand = _by_hand(choices, shown, root)
@@ -101,7 +102,7 @@ class Keeper:
         outputs = [output for choice in choices for output in choice.outputs]
         count = sum(source.count for output in outputs for source in output.shards)
         held = "" if len(outputs) > 1 else "; no rows can be held out of it for validation" if first.request.split is None else ""
-        self.say(f"{setting}: {shown} is no data set yet; preparing {count:,} {first.source.kind} ({first.why}{held})")
+        self.say(f"{setting}: preparing {count:,} {first.source.kind} ({first.why}{held})")
         for text in first.passed:
             self.say(f"{setting}: {text}")
         told = began

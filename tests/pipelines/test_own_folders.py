@@ -52,7 +52,7 @@ def test_photos_are_prepared_once_and_the_command_that_is_told_makes_the_same(as
     first, said = asked(data_train="my photos")
     assert is_own("my photos") and Path(first.data.train or "").parent.parent == home / "data"
     train, val = Dataset.open(first.data.train or ""), Dataset.open(first.data.val or "")
-    assert (train.rows, val.rows) == (13, 1) and "no data set yet; preparing 14 images (photos without labels)" in said
+    assert (train.rows, val.rows) == (13, 1) and "data.train: preparing 14 images (photos without labels)" in said
     command = said.partition("the same by hand: ")[2].splitlines()[0]
     assert ask(*shlex.split(command)[1:])[0] == 0
     assert Dataset.open("my photos-set/train").fingerprint == train.fingerprint
@@ -78,7 +78,7 @@ def test_frames_of_a_walk_are_held_out_in_blocks_and_paired(home: Path) -> None:
     assert "pairs frames walk" in said and Dataset.open(pairs.data.train or "").kind == "pairs"
     with pytest.raises(CallError, match="14 photos without poses, and those next to each other do not look alike") as refused:
         asked("croco-tiny", data_train=str(photos(Path("mixed"))))
-    assert "sightline prepare pairs frames mixed" in refused.value.hint
+    assert "sightline prepare pairs mine mixed" in refused.value.hint
 
 
 def test_folders_that_have_splits_keep_them(ask: Ask) -> None:

@@ -107,11 +107,11 @@ class ItemSource(PrepareSource, Generic[T]):
 
     def find_all(self, request: Request) -> list[Found[T]]:
         names = source_names(self.name, request.places)
-        if not self.archives and (packed := [place for place in request.places if is_archive(place)]):
-            raise CallError(f"{packed[0]} is an archive, and `{self.kind} {self.reader}` reads folders", "unpack it first")
         return [self.find(place, name, request.seed) for place, name in zip(request.places, names, strict=True)]
 
     def outputs(self, request: Request) -> tuple[list[Output], int]:
+        if not self.archives and (packed := [place for place in request.places if is_archive(place)]):
+            raise CallError(f"{packed[0]} is an archive, and `{self.kind} {self.reader}` reads folders", "unpack it first")
         return self.outputs_of(self.find_all(request), request)
 
     def outputs_of(self, found: Sequence[Found[T]], request: Request) -> tuple[list[Output], int]:

@@ -34,7 +34,7 @@ FRAMES_OF_A_GAP = 20
 _SEQUENCES, _NEIGHBOURS = 3, 12
 """Sequences that are looked at, and neighbours in each."""
 _NEARER = 0.6
-"""Neighbours of a sequence differ by less than this share of what images far apart differ by: kitchen 0.5, KITTI 0.4, CIFAR-10 1.0."""
+"""Neighbours of a sequence differ by less than this share of what images far apart differ by: kitchen and KITTI 0.2, fox 0.4, CIFAR-10 0.9."""
 _TRUTH = {"disparity": "stereo", "flow": "flow"}
 """Column -> the source of pairs that makes it."""
 _BY_CAMERAS = ("mine", "rgbd")
@@ -244,7 +244,7 @@ def _nothing(folder: _Folder, wish: Wish, refused: Sequence[CallError]) -> CallE
         return CallError(
             f"{shown} holds {len(folder.images):,} photos without poses, and those next to each other do not look alike: "
             "which of them show one scene is not known",
-            f"if they are a sequence: sightline prepare pairs frames {place} --out {place}-pairs; else see sightline prepare pairs --help",
+            f"if they show one place: sightline prepare pairs mine {place} --out {place}-pairs; if they are a sequence: pairs frames",
         )
     needed = f" with {', '.join(wish.columns)}" if wish.columns else ""
     if not refused:
