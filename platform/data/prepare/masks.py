@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .images import ImageFile
 from .mask_codes import MaskCode
 from .mask_layouts import NAMED
 from .options import option
-from .palettes import FILES, KNOWN, read_palette
+from .palettes import FILES, KNOWN, NO_CLASS, read_palette
 from .source import SceneOptions
 
 CLASSES = "classes.txt"
@@ -115,6 +116,8 @@ class Masks(SceneOptions):
                 )
             found.skips += [(f"{_inside(folder, of_masks)}/{path}", "a mask has no image") for path in known.values()]
         found.count(tree)
+        if palette is None and self.ignore is None and (void := void_class(classes.names)) is not None:
+            found.notes.append(f"class {void} is called {classes.names[void]!r} and counts as any other; --ignore {void} leaves it out")
         return found
 
     def _named(self, folder: Path, name: str) -> Found[ImageFile] | None:
@@ -158,6 +161,11 @@ def read_names(path: Path) -> tuple[str, ...]:
         what = f"names {twice[0]!r} twice" if twice else f"names {len(lines)} class(es); there must be two or more"
         raise CallError(f"{path} {what}", "give a text file with one name a line")
     return tuple(lines)
+
+
+def void_class(names: Sequence[str]) -> int | None:
+    """The index of the last class, where its name says that it is none."""
+    return len(names) - 1 if names and names[-1].lower().startswith(NO_CLASS) else None
 
 
 def mask_classes(names: tuple[str, ...], ignore: int | None, where: str) -> ClassList:

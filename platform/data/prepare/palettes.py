@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 KNOWN = ("camvid", "cityscapes", "voc")
 FILES = ("label_colors.txt", "class_dict.csv", "labelmap.txt")
 """Of CamVid, of its copies with a table, and of CVAT: read where they lie beside the folders of masks."""
-_NO_CLASS = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown")
+NO_CLASS = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown")
 """Names, in lower case, of what is no class."""
 _COLOUR = re.compile(r"(?<![\w.])(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})(?![\w.])")
 
@@ -37,7 +37,7 @@ def read_palette(given: str, ignore: int | None) -> tuple[ClassList, Colours]:
     entries = list(CAMVID) if given == "camvid" else _entries(Path(given).expanduser())
     if ignore is not None and not 0 <= ignore < len(entries):
         raise CallError(f"--ignore {ignore}: the palette has {len(entries)} colours, from 0", "give the number of a line, from 0")
-    void = {number for number, (name, _) in enumerate(entries) if name.lower() in _NO_CLASS or number == ignore}
+    void = {number for number, (name, _) in enumerate(entries) if name.lower() in NO_CLASS or number == ignore}
     names = tuple(dict.fromkeys(name for number, (name, _) in enumerate(entries) if number not in void))
     if not 2 <= len(names) <= VOID:
         raise CallError(

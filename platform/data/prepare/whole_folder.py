@@ -23,6 +23,7 @@ from .formats.video import VIDEO_SUFFIXES
 from .found import WHOLE
 from .frames import sequences
 from .job import Output
+from .masks import CLASSES, Masks, read_names, void_class
 from .options import options_of
 from .source import ItemSource, PrepareSource, Request
 
@@ -34,7 +35,7 @@ FRAMES_OF_A_GAP = 20
 _SEQUENCES, _NEIGHBOURS = 3, 12
 """Sequences that are looked at, and neighbours in each."""
 _NEARER = 0.6
-"""Neighbours of a sequence differ by less than this share of what images far apart differ by: kitchen and KITTI 0.2, fox 0.4, CIFAR-10 0.9."""
+"""Neighbours of a sequence differ by less than this share of what images far apart do: kitchen and KITTI 0.2, fox 0.4, CIFAR-10 0.9."""
 _TRUTH = {"disparity": "stereo", "flow": "flow"}
 """Column -> the source of pairs that makes it."""
 _BY_CAMERAS = ("mine", "rgbd")
@@ -89,7 +90,7 @@ def choose(place: str, wish: Wish, out: str) -> Choice:
     for reader, why in _candidates(folder, wish):
         source_class = sources_of(wish.kind)[reader]
         try:
-            source = source_class(**_options(source_class, wish))
+            source = source_class(**_options(source_class, wish, folder.path))
             if isinstance(folder.path, ArchivePath) and not source.archives:
                 continue
             request = Request(out, (place,), split_by=(*source_class.split_ways, "")[0])
@@ -209,11 +210,13 @@ def _pair_sources(folder: _Folder, columns: Sequence[str]) -> Iterator[tuple[str
         yield "frames", "images that follow each other look alike, as frames of a sequence do"
 
 
-def _options(source: type[PrepareSource], wish: Wish) -> dict[str, Any]:
+def _options(source: type[PrepareSource], wish: Wish, folder: Path) -> dict[str, Any]:
     """Options of a source that are not its defaults."""
     names = {option.name for option in options_of(source)}
     keeps = source.reader in ("masks", "stereo", "flow") or "depth" in wish.columns
-    asked = {"size": None if keeps else wish.size, "square": wish.square and not keeps, "points": wish.points}
+    asked: dict[str, Any] = {"size": None if keeps else wish.size, "square": wish.square and not keeps, "points": wish.points}
+    if source.reader == Masks.reader and (folder / CLASSES).is_file():
+        asked["ignore"] = void_class(read_names(folder / CLASSES))
     return {name: value for name, value in asked.items() if name in names and value}
 
 

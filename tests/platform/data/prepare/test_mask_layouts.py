@@ -20,6 +20,7 @@ from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.label_tables import CAMVID, CITYSCAPES, VOC, voc_colours
 from sightline.platform.data.prepare.mask_codes import packed_counts
 from sightline.platform.data.prepare.masks import Masks
+from sightline.platform.data.prepare.whole_folder import Wish, choose
 
 SHAPE = (40, 60)
 SQUARE = [[10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]]
@@ -263,3 +264,12 @@ def test_masks_of_real_bytes_as_colours_are_the_indices_that_they_were(tmp_path:
     lines = [f"{' '.join(map(str, colour))} class {index}" for index, colour in enumerate(colours.tolist())]
     (tmp_path / "label_colors.txt").write_text("\n".join(lines))
     np.testing.assert_array_equal(mask_of(find(tmp_path).parts[""][0]), numbers)
+
+
+def test_a_last_class_that_is_called_none_is_told_and_ignored_by_a_run(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/a.png")
+    write_mask(tmp_path / "masks/a.png", indices(0, 1, 2))
+    (tmp_path / "classes.txt").write_text("0 sky\n1 road\n2 Unlabelled(ignore)\n")
+    assert "class 2 is called 'Unlabelled(ignore)'" in find(tmp_path).notes[-1] and not find(tmp_path, ignore=2).notes
+    choice = choose(str(tmp_path), Wish("images", ("segmentation",)), "out")
+    assert "--ignore 2" in choice.command("out") and choice.outputs[0].classes == ("sky", "road")
