@@ -251,6 +251,7 @@ def _nothing(folder: _Folder, wish: Wish, refused: Sequence[CallError]) -> CallE
         )
     needed = f" with {', '.join(wish.columns)}" if wish.columns else ""
     if not refused:
-        return CallError(f"{shown} holds no {wish.kind}{needed} that are known", f"see `sightline prepare {wish.kind} --help`")
+        what = f"{shown} is no data set (it has no manifest.json), and holds no {wish.kind}{needed} that are known"
+        return CallError(what, f"see `sightline prepare {wish.kind} --help`")
     first = refused[0] if wish.columns else refused[-1]
     return CallError(f"{shown} cannot be made {wish.kind}{needed}: {first}", first.hint)
