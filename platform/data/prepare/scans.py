@@ -153,7 +153,9 @@ class ScanRows:
             renderer = ScanRenderer(load_scan(self.path, self.up, self.units))
             floors = Floors(renderer, keyed_rng("floors", self.seed, self.scene))
             if not len(floors.points):
-                raise BrokenSampleError(f"a scan without a floor to stand on (is {self.up} its axis upwards? --up): {self.scene}")
+                raise BrokenSampleError(
+                    f"a scan without a floor that faces upwards between walls (is {self.up} its axis upwards? --up): {self.scene}"
+                )
         except BrokenSampleError as error:
             for number in numbers:
                 skip_broken(skip, f"{self.scene}/{number:05d}", error)

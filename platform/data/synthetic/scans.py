@@ -146,11 +146,8 @@ class Floors:
     """Places of a scan to stand on, n x 3."""
 
     def __init__(self, renderer: ScanRenderer, rng: np.random.Generator) -> None:
-        for corners in (slice(None), slice(None, None, -1)):  # of triangles that face upwards, else of those that face downwards
-            points = _level_points(renderer.scan.triangles[:, corners], rng)
-            self.points = _large_floors(points[_free(renderer, points)] if len(points) else points)
-            if len(self.points):
-                break
+        points = _level_points(renderer.scan.triangles, rng)
+        self.points = _large_floors(points[_free(renderer, points)] if len(points) else points)
         self._tree = cKDTree(self.points) if len(self.points) else None
 
     def nearest(self, place: np.ndarray) -> np.ndarray | None:

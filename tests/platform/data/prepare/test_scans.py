@@ -151,6 +151,15 @@ def test_what_cannot_be_rendered_is_named(tmp_path: Path, change: Any, up: str, 
     assert not rows and len(skips) == 2
 
 
+def test_a_thing_is_no_room(tmp_path: Path) -> None:
+    """Its inside was taken for one."""
+    thing = trimesh.creation.cylinder(0.5, 6)
+    thing.visual.vertex_colors = np.full((len(thing.vertices), 4), 200, np.uint8)
+    thing.export(tmp_path / "pillar.ply")
+    rows, skips = _rows(tmp_path / "pillar.ply", pairs_per_scene=1)
+    assert not rows and skips[0][1].startswith("a scan without a floor that faces upwards")
+
+
 def test_calls_that_name_no_scan(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     for place, message in (
