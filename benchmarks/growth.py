@@ -26,6 +26,7 @@ import numpy as np
 
 STEEPEST = 1.15
 """Exponent that is still called linear: caches and small constant parts bend the line."""
+RECORDS = (1000, 3000, 10000)
 Work = Callable[[], object]
 
 
@@ -144,6 +145,66 @@ def frames(size: int, folder: Path) -> Work:
     return lambda: main(words)
 
 
+def prepared(*words: str) -> Work:
+    """`sightline prepare` with one worker, so that this process does everything."""
+    from sightline.pipelines.__main__ import main
+
+    return lambda: main(["prepare", *words, "--workers", "1", "--json"])
+
+
+def links(folder: Path, count: int) -> list[str]:
+    """As many names of one small photo, a thousand in a folder; the file system takes no more links to a file than some ten thousand."""
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    names = [f"{number // 1000:04d}/{number:07d}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if number % 1000 == 0:
+            Image.fromarray(noise).save(folder / name)
+        else:
+            os.link(folder / names[number // 1000 * 1000], folder / name)
+    return names
+
+
+def small_photos(size: int, folder: Path) -> Work:
+    links(folder / "photos", size)
+    return prepared("images", "folder", str(folder / "photos"), "--out", str(folder / "set"))
+
+
+def mined(size: int, folder: Path) -> Work:
+    """A model of COLMAP: a camera that walks and turns; each photo shares points with some before and after it."""
+    walk, model = folder / "walk", folder / "walk/sparse/0"
+    names = links(walk / "images", size)
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 PINHOLE 32 32 30 30 16 16\n")
+    with (model / "images.txt").open("w") as file:
+        for number, name in enumerate(names):
+            angle = np.radians(10 * number) / 2
+            seen = " ".join(f"16 16 {point}" for point in range(8 * number, 8 * number + 64))
+            file.write(f"{number + 1} {np.cos(angle):.8f} 0 {np.sin(angle):.8f} 0 {0.1 * number:.4f} 0 0 1 {name}\n{seen}\n")
+    (model / "points3D.txt").write_text("")
+    return prepared("pairs", "mine", str(walk), "--pairs-per-frame", "2", "--out", str(folder / "set"))
+
+
+def small_clouds(size: int, folder: Path) -> Work:
+    xyz = np.random.default_rng(0).normal(size=(size, 16, 3)).astype(np.float32)
+    np.savez(folder / "clouds.npz", xyz=xyz, label=np.arange(size) % 4)
+    return prepared("points", "arrays", str(folder / "clouds.npz"), "--out", str(folder / "set"))
+
+
+def merged(size: int, folder: Path) -> Work:
+    from sightline.platform.data.images import encode_png
+    from sightline.platform.data.writer import ShardWriter
+
+    png = encode_png(np.zeros((32, 32, 3), np.uint8))
+    for name in ("one", "two"):
+        with ShardWriter(folder / name, "images") as writer:
+            for number in range(size // 2):
+                writer.write({"id": f"{name}/{number:07d}", "image": png})
+    return prepared("merge", str(folder / "one"), str(folder / "two"), "--out", str(folder / "set"))
+
+
 def events(size: int, folder: Path) -> Work:
     from sightline.platform.core.event_log import append_events, read_events
     from sightline.platform.runs.events import RunEvent, StorageNote
@@ -181,10 +242,18 @@ CASES = {
     "plan": Case("the order of an epoch, against shards of 96 row groups", (8, 16, 32, 64, 128), plan),
     "rows": Case("`prepare images folder` with one worker, against photographs", (250, 500, 1000, 2000), rows),
     "frames": Case("`prepare pairs rgbd` with one worker, against frames of a walk", (125, 250, 500, 1000), frames),
+    "folder": Case("`prepare images folder`, against small photos", RECORDS, small_photos),
+    "mine": Case("`prepare pairs mine` by points, against small photos", RECORDS, mined),
+    "arrays": Case("`prepare points arrays`, against small clouds", RECORDS, small_clouds),
+    "merge": Case("`prepare merge` of two data sets, against rows", RECORDS, merged),
     "events": Case("reading a run's record, against its events", (2000, 4000, 8000, 16000, 32000), events),
     "proposals, random": Case("one more trial by random search, against trials before it", (50, 100, 200, 400, 800), proposals("random")),
     "proposals, TPE": Case("one more trial by Optuna's TPE, against trials before it", (50, 100, 200, 400, 800), proposals("optuna")),
 }
+
+
+WRITE_ONCE = ("rows", "frames", "folder", "mine", "arrays", "merge")
+"""Write a data set, which cannot be done twice."""
 
 
 def measured(name: str, size: int) -> tuple[float, float]:
@@ -192,7 +261,7 @@ def measured(name: str, size: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SIGHTLINE_HOME"] = folder
         work = CASES[name].prepare(size, Path(folder))
-        if name not in ("rows", "frames"):  # they write a data set once
+        if name not in WRITE_ONCE:
             work()  # imports and first allocations
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
@@ -200,24 +269,26 @@ def measured(name: str, size: int) -> tuple[float, float]:
         return time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def grown(name: str, rounds: int) -> Grown:
+def grown(name: str, rounds: int, sizes: Sequence[int] | None = None) -> Grown:
     case = CASES[name]
-    found: dict[int, list[tuple[float, float]]] = {size: [] for size in case.sizes}
+    sizes = sizes or case.sizes
+    found: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
     for _ in range(rounds):
-        for size in case.sizes:
+        for size in sizes:
             words = [sys.executable, __file__, "--one", name, str(size)]
             done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             found[size].append(tuple(json.loads(done.stdout.strip().splitlines()[-1])))
-    seconds = [statistics.median(one[0] for one in found[size]) for size in case.sizes]
-    megabytes = [statistics.median(one[1] for one in found[size]) for size in case.sizes]
-    exponent = float(np.polyfit(np.log(case.sizes), np.log(seconds), 1)[0])
-    return Grown(case.what, list(case.sizes), seconds, megabytes, exponent, exponent <= STEEPEST, case.reason)
+    seconds = [statistics.median(one[0] for one in found[size]) for size in sizes]
+    megabytes = [statistics.median(one[1] for one in found[size]) for size in sizes]
+    exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+    return Grown(case.what, list(sizes), seconds, megabytes, exponent, exponent <= STEEPEST, case.reason)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME", help=f"of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="in place of the case's own")
     parser.add_argument("--out", help="JSON file")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -226,12 +297,14 @@ def main() -> int:
         return 0
     found = []
     for name in args.case:
-        one = grown(name, args.rounds)
+        one = grown(name, args.rounds, args.sizes)
         found.append(one)
         told = "" if one.linear else f"; {one.reason or 'steeper than its work'}"
         print(f"{one.what}: exponent {one.exponent:.2f}{told}", flush=True)
         for size, seconds, megabytes in zip(one.sizes, one.seconds, one.megabytes, strict=True):
             print(f"  {size:>7,}  {seconds:10.4f} s  {megabytes:8.1f} MB", flush=True)
+        more = (one.megabytes[-1] - one.megabytes[0]) / (one.sizes[-1] - one.sizes[0])
+        print(f"  each more: {1000 * more:.2f} kB", flush=True)
     if args.out:
         Path(args.out).write_text(json.dumps([asdict(one) for one in found], indent=1))
     return int(any(not one.linear and not one.reason for one in found))
