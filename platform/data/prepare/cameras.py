@@ -165,9 +165,9 @@ class Camera:
     faults: tuple[str, ...] = ()
     """Why `K` or `pose` is None although the frame has one: `reason: detail`."""
 
-    @property
+    @cached_property
     def flat(self) -> tuple[float, ...] | None:
-        """`K`, row after row."""
+        """`K`, row after row: one tuple for all pairs of a photo."""
         return None if self.K is None else tuple(self.K.ravel().tolist())
 
 

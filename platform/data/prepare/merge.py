@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sightline.methods.errors import CallError
-from sightline.methods.random import keyed_rng
+from sightline.methods.random import key, keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.shard_stats import OFFSET
@@ -89,12 +92,22 @@ def merged(datasets: Sequence[Dataset], seed: int) -> list[CopiedRows]:
 
 
 def _refuse_twice(datasets: Sequence[Dataset]) -> None:
-    """Raise `CallError` where an id occurs twice; rows without scenes have only their ids."""
+    """Raise `CallError` where an id occurs twice; rows without scenes have only their ids. 8 bytes of each are held."""
+    numbers = array("Q")
+    for _, name in _ids(datasets):
+        numbers.append(key(name))
+    sorted_numbers = np.sort(np.asarray(numbers))
+    often = set(sorted_numbers[1:][np.diff(sorted_numbers) == 0].tolist())
     seen: dict[str, str] = {}
+    for uri, name in _ids(datasets) if often else ():
+        if name in seen:
+            raise CallError(f"row {name!r} is both in {seen[name]} and in {uri}", "prepare one of them again with another --name")
+        if key(name) in often:
+            seen[name] = uri
+
+
+def _ids(datasets: Sequence[Dataset]) -> Iterator[tuple[str, str]]:
+    """(data set, id) of every row."""
     for dataset in datasets:
-        for name in dataset.sample_ids():
-            if name in seen:
-                raise CallError(
-                    f"row {name!r} is both in {seen[name]} and in {dataset.uri}", "prepare one of them again with another --name"
-                )
-            seen[name] = dataset.uri
+        for table in dataset.scan(["id"]):
+            yield from ((dataset.uri, name) for name in table["id"].to_pylist())

@@ -8,20 +8,20 @@ that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.geometry import relative_pose, visible_share
 from sightline.platform.data.images import Resize
 
-from .cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
+from .cameras import Cameras, read_cameras, skip_of, unnamed
 from .captures import placed_points, seen_points
 from .depth_options import DepthOptions
 from .each import USUAL, Where
@@ -33,17 +33,14 @@ from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
 from .options import above_zero, lengths, option, positive, share
 from .pairs import Pair
 from .posed_pairs import PosedPairs
-from .rgbd import GAPS, Posed, View, depth_views, posed_pair, poses_of, require_known
+from .rgbd import GAPS, Posed, posed_pair, poses_of, require_known, small_view
+from .shared_views import Two, by_depth, by_geometry, by_points, cosine, posed_frames
 from .source import Places, Request, source_names
 from .unposed import Photos
 from .videos import VideoOptions, folder_or_video, videos_at
 
 CROP_SIZE = 256
 """Pixels of the authors' stored crops."""
-ALL_PAIRS = 200
-"""Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
-_GRID, _DEPTHS = (9, 12), 8
-"""Rows and columns of pixels, and depths, from which the overlap by geometry is computed."""
 _OF_CAMERAS = (".txt", ".json", ".bin", ".db", ".npy")
 """Files beside photos that say what `--sfm` finds anew."""
 _DEGREES = (0, 10, 20, 30, 40, 50, 60, 90, 181)
@@ -139,7 +136,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             return
         if self.crops:
             raise CallError(f"--crops: {place} has no poses, so nothing tells which crops show the same", "find poses with --sfm")
-        chosen, rejected = self._choose({two: geometry.overlap for two, geometry in compared.geometries.items()}, None)
+        chosen, rejected = self._choose(((two, geometry.overlap) for two, geometry in compared.geometries.items()), None)
         if not chosen:
             raise CallError(
                 f"no two photos of {photos.scene} make a pair: {_listed(rejected)}", "choose another --min-overlap or --near, or add photos"
@@ -176,16 +173,16 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found.notes += said
         if any(frame.depth for frame in cameras.frames):
-            frames, overlaps = _by_depth(cameras, folder, scale, found.skips)
+            frames, overlaps = by_depth(cameras, folder, scale, found.skips)
             by = "depth (depths agree within 5 % or 5 cm)"
         else:
             scale, stated = None, []
-            frames = list(_posed(cameras, folder, found.skips))
+            frames = list(posed_frames(cameras, folder, found.skips))
             ranges = [self.depth_range or one.frame.depth_range for one in frames]
             if seen := seen_points(folder, cameras.layout):
-                overlaps, by = _by_points(frames, seen), "the points of the model that both see"
+                overlaps, by = by_points(frames, seen), "the points of the model that both see"
             elif frames and None not in ranges:
-                overlaps = _by_geometry(frames, [one for one in ranges if one])
+                overlaps = by_geometry(frames, [one for one in ranges if one])
                 by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
             else:
                 raise CallError(
@@ -193,7 +190,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                     "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
                     f"pairs frames {place} --gap 1..5; or find poses and points anew with --sfm",
                 )
-        chosen, rejected = self._choose(overlaps, lambda two: _cosine(frames[two[0]], frames[two[1]]))
+        chosen, rejected = self._choose(overlaps, lambda two: cosine(frames[two[0]], frames[two[1]]))
         if not chosen:
             raise CallError(
                 f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
@@ -208,7 +205,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             update={"notes": (rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)}
         )
         found.poses.update(poses_of(folder, frames))
-        angles = [float(np.degrees(np.arccos(_cosine(frames[one], frames[two])))) for one, two in chosen]
+        angles = [float(np.degrees(np.arccos(cosine(frames[one], frames[two])))) for one, two in chosen]
         found.notes += _explained(len(frames), chosen, rejected, angles)
         seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None
         names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
@@ -227,9 +224,10 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
 
     def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:
         """(numbers of two frames) -> what both show. Raises `CallError` where nothing tells it."""
-        views = [frame for frame in frames if isinstance(frame, View)]
-        if len(views) == len(frames):
-            return lambda one, two: seen_by_depth(views[one], views[two])
+        if all(frame.frame.depth for frame in frames):
+            scale = self.scale_of(cameras)
+            view = lru_cache(GAPS[-1])(lambda number: small_view(frames[number], folder, scale))
+            return lambda one, two: seen_by_depth(view(one), view(two))
         places = placed_points(folder) if cameras.layout == "COLMAP" else {}
         if not places:
             raise CallError(
@@ -241,7 +239,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         return lambda one, two: seen_by_points(frames[one], frames[two], (ids[one], ids[two]), places)
 
     def _cropped(
-        self, pair: Pair, frames: Sequence[Posed], order: _Two, seen: Callable[[int, int], Seen], seed: int, without: Counter[str]
+        self, pair: Pair, frames: Sequence[Posed], order: Two, seen: Callable[[int, int], Seen], seed: int, without: Counter[str]
     ) -> list[Pair]:
         """The pair's crops; why there is none is counted in `without`."""
         cropper = Cropper(self.resize.size or CROP_SIZE, self.crop_side, self.crop_overlap)
@@ -254,15 +252,20 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             for number, (first, second, shared) in enumerate(found, 1)
         ]
 
-    def _choose(self, overlaps: Mapping[_Two, float], cosine_of: Callable[[_Two], float] | None) -> tuple[dict[_Two, float], Counter[str]]:
-        """(the pairs that are taken and their IoU, how many are not and why). Without the angle, an overlap of one half is best."""
+    def _choose(
+        self, overlaps: Iterable[tuple[Two, float]], cosine_of: Callable[[Two], float] | None
+    ) -> tuple[dict[Two, float], Counter[str]]:
+        """(the pairs that are taken and their IoU, how many are not and why). Without the angle, an overlap of one half is best.
+
+        `overlaps` are seen once: of candidates only those that are good enough are held, in 32 bytes each.
+        """
         rejected: Counter[str] = Counter()
-        scored: list[tuple[float, _Two]] = []
-        near: dict[int, set[int]] = {number: {number} for two in overlaps for number in two}
-        for (one, two), overlap in overlaps.items():
+        scores, ious, ones, twos = array("d"), array("d"), array("q"), array("q")
+        near: dict[int, list[int]] = {}
+        for (one, two), overlap in overlaps:
             if overlap > self.near:
-                near[one].add(two)
-                near[two].add(one)
+                near.setdefault(one, [one]).append(two)
+                near.setdefault(two, [two]).append(one)
             cosine = cosine_of((one, two)) if cosine_of else 1.0
             score = 4 * overlap * (cosine * (1 - cosine) if cosine_of else 1 - overlap)
             if overlap < self.min_overlap:
@@ -274,128 +277,34 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             elif score < self.min_score:
                 rejected[f"score less than {self.min_score:g}"] += 1
             else:
-                scored.append((score, (one, two)))
-        taken: dict[_Two, float] = {}
-        count: Counter[int] = Counter()
-        for _, (one, two) in sorted(scored, key=lambda item: (-item[0], item[1])):
-            if max(count[one], count[two]) >= self.pairs_per_frame:
+                scores.append(score), ious.append(overlap), ones.append(one), twos.append(two)
+        taken: dict[Two, float] = {}
+        partners: dict[int, set[int]] = {}
+        for place in np.lexsort((twos, ones, -np.asarray(scores))).tolist():
+            one, two = ones[place], twos[place]
+            if max(len(partners.get(one, ())), len(partners.get(two, ()))) >= self.pairs_per_frame:
                 rejected["a frame has enough pairs"] += 1
-            elif any((min(a, b), max(a, b)) in taken for a in near[one] for b in near[two]):
+            elif any(not partners[a].isdisjoint(near.get(two, (two,))) for a in near.get(one, (one,)) if a in partners):
                 rejected["near to a pair that is taken"] += 1
             else:
-                taken[one, two] = overlaps[one, two]
-                count.update((one, two))
+                taken[one, two] = ious[place]
+                partners.setdefault(one, set()).add(two)
+                partners.setdefault(two, set()).add(one)
         return taken, rejected
-
-
-_Two = tuple[int, int]
-"""Numbers of two frames, the smaller first."""
-
-
-def _cosine(one: Posed, two: Posed) -> float:
-    """Of the angle between two viewing directions."""
-    return float(np.clip(one.pose[:3, 2] @ two.pose[:3, 2], -1, 1))
-
-
-def _by_depth(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> tuple[list[Posed], dict[_Two, float]]:
-    views: list[View] = list(depth_views(cameras, folder, scale, skips))
-    numbers = range(len(views))
-    if len(views) <= ALL_PAIRS:
-        twos: Iterator[_Two] = combinations(numbers, 2)
-    else:
-        twos = ((one, one + gap) for one in numbers for gap in GAPS if one + gap < len(views))
-    overlaps = {two: overlap for two in twos if (overlap := _depth_iou(views[two[0]], views[two[1]])) > 0}
-    return list(views), overlaps
-
-
-def _depth_iou(one: View, two: View) -> float:
-    """Intersection over union, in pixels of either."""
-    transform = relative_pose(one.pose, two.pose)
-    if transform[2, 2] <= 0:
-        return 0.0
-    forth = visible_share(one.depth, one.K, two.depth, two.K, transform)
-    both = (forth + visible_share(two.depth, two.K, one.depth, one.K, np.linalg.inv(transform))) / 2 if forth > 0 else 0.0
-    return both / (2 - both)
-
-
-def _posed(cameras: Cameras, folder: Path, skips: list[tuple[str, str]]) -> Iterator[Posed]:
-    """The frames whose camera can be used; why others cannot is added to `skips`."""
-    skips += cameras.repeated
-    for frame in cameras.ordered:
-        try:
-            camera = camera_of(frame, folder, straighten=True)
-            if camera.K is None or camera.pose is None:
-                raise BrokenSampleError(camera.faults[0] if camera.faults else "a frame lacks K or pose")
-        except BrokenSampleError as error:
-            skips.append(skip_of(frame.file, str(error)))
-            continue
-        yield Posed(frame, camera, camera.pose)
-
-
-def _by_geometry(frames: Sequence[Posed], ranges: Sequence[tuple[float, float]]) -> dict[_Two, float]:
-    """The share of what lies before either photo that lies before both, for pixels of a grid at depths as even as disparity is."""
-    points = []
-    for view, (near, far) in zip(frames, ranges, strict=True):
-        height, width = view.camera.at.original
-        rows, columns = (np.ravel(side) for side in np.mgrid[: _GRID[0], : _GRID[1]])
-        pixels = np.stack([(columns + 0.5) * width / _GRID[1] - 0.5, (rows + 0.5) * height / _GRID[0] - 0.5, np.ones(len(rows))])
-        depths = 1 / np.linspace(1 / near, 1 / far, _DEPTHS)
-        local = (np.linalg.inv(view.camera.K) @ pixels)[:, None] * depths[:, None]  # type: ignore[arg-type]
-        points.append(view.pose[:3, :3] @ local.reshape(3, -1) + view.pose[:3, 3:])
-    numbers = range(len(frames))
-    twos: Iterator[_Two] = combinations(numbers, 2)
-    if len(frames) > ALL_PAIRS:
-        twos = ((one, one + gap) for one in numbers for gap in GAPS if one + gap < len(frames))
-    overlaps = {}
-    for one, two in twos:
-        if _cosine(frames[one], frames[two]) <= 0:
-            continue
-        both = (_inside_share(points[one], frames[two], ranges[two]) + _inside_share(points[two], frames[one], ranges[one])) / 2
-        if both > 0:
-            overlaps[one, two] = both / (2 - both)
-    return overlaps
-
-
-def _inside_share(world: np.ndarray, view: Posed, depths: tuple[float, float]) -> float:
-    """Of points, 3 x n, those that fall in a view, from half the nearest to twice the farthest depth."""
-    assert view.camera.K is not None
-    x, y, z = view.camera.K @ (view.pose[:3, :3].T @ (world - view.pose[:3, 3:]))
-    height, width = view.camera.at.original
-    return float(
-        (
-            (z > depths[0] / 2) & (z < 2 * depths[1]) & (x > -z / 2) & (x < (width - 0.5) * z) & (y > -z / 2) & (y < (height - 0.5) * z)
-        ).mean()
-    )
-
-
-def _by_points(frames: Sequence[Posed], seen: Mapping[str, np.ndarray]) -> dict[_Two, float]:
-    from scipy.sparse import csr_matrix
-
-    points = [np.unique(seen[one.frame.file]) for one in frames]
-    columns = np.concatenate(points) if points else np.zeros(0, np.int64)
-    _, columns = np.unique(columns, return_inverse=True)
-    rows = np.repeat(np.arange(len(points)), [len(one) for one in points])
-    matrix = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (len(points), int(columns.max(initial=-1)) + 1))
-    shared = (matrix @ matrix.T).tocoo()
-    overlaps = {}
-    for one, two, count in zip(shared.row.tolist(), shared.col.tolist(), shared.data.tolist(), strict=True):
-        if one < two:
-            overlaps[one, two] = count / (len(points[one]) + len(points[two]) - count)
-    return overlaps
 
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no two share anything"
 
 
-def _crops_explained(chosen: Mapping[_Two, float], crops: Sequence[Pair], without: Mapping[str, int]) -> str:
+def _crops_explained(chosen: Mapping[Two, float], crops: Sequence[Pair], without: Mapping[str, int]) -> str:
     sides = [crop.side for pair in crops for crop in (pair.crop1, pair.crop2) if crop]
     told = f", {min(sides):,} to {max(sides):,} px of the photos" if sides else ""
     pairs = len(chosen) - sum(without.values())
     return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen):,} pairs{told}" + (f"; none: {_listed(without)}" if without else "")
 
 
-def _explained(frames: int, chosen: Mapping[_Two, float], rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
+def _explained(frames: int, chosen: Mapping[Two, float], rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
     """What was taken, by angle where it is known and by overlap, and what was not."""
     at = np.histogram(angles or [], _DEGREES)[0]
     by_angle = ", ".join(f"{low}-{min(high, 180)}: {count}" for low, high, count in zip(_DEGREES, _DEGREES[1:], at, strict=False) if count)

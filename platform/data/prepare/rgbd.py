@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 
@@ -69,22 +71,23 @@ class Rgbd(DepthOptions, PosedPairs):
         )
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
-        views = list(depth_views(cameras, folder, scale, found.skips))
-        names = frame_names([view.frame.file for view in views])
-        times = [view.frame.time_s if cameras.timed else None for view in views]
+        views: list[Posed] = []
         rng = keyed_rng("rgbd", seed, name)
-        for start, one in enumerate(views):
+        picked: list[tuple[tuple[int, int], float]] = []
+        for start, ahead in enumerate(_ahead(depth_views(cameras, folder, scale, found.skips), views)):
             good: list[tuple[int, float]] = []
-            for gap in GAPS[: bisect_left(GAPS, len(views) - start)]:
-                value = _overlap(one, views[start + gap])
+            for gap in GAPS[: bisect_left(GAPS, len(ahead))]:
+                value = _overlap(ahead[0], ahead[gap])
                 if value is not None and low <= value <= high:
                     good.append((start + gap, value))
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
-                order = (start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start)
-                pair_id = f"{name}/{names[order[0]]}-{names[order[1]]}"
-                found.items.append(posed_pair(folder, name, pair_id, views, order, good[pick][1], scale, times[order[0]]))
+                picked.append(((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start), good[pick][1]))
+        names = frame_names([view.frame.file for view in views])
+        for order, value in picked:
+            pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", views[order[0]].frame.time_s if cameras.timed else None
+            found.items.append(posed_pair(folder, name, pair_id, views, order, value, scale, time))
         found.poses.update(poses_of(folder, views))
-        doubt = _doubt(views)
+        doubt = _doubt(views, folder, scale)
         if not found.items and len(views) > 1:
             raise CallError(
                 f"no two frames of {place} share {low:g} to {high:g} of what they see", doubt or "choose another --overlap, or add frames"
@@ -134,17 +137,37 @@ def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list
             skips.append(skip_of(frame.file, str(error)))
             continue
         try:
-            metres = upright_depth(read_file(f"{folder}/{frame.depth}"), camera.at, scale)
-            small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
-            K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
-            yield View(frame, camera, camera.pose, small.nearest(metres), K)
+            yield small_view(Posed(frame, camera, camera.pose), folder, scale)
         except BrokenSampleError as error:
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
 
+def small_view(posed: Posed, folder: Path, scale: float | None) -> View:
+    """With its depth, small. Raises `BrokenSampleError` for a file that cannot be used."""
+    camera = posed.camera
+    assert camera.K is not None
+    metres = upright_depth(read_file(f"{folder}/{posed.frame.depth}"), camera.at, scale)
+    small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
+    K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
+    return View(posed.frame, camera, posed.pose, small.nearest(metres), K)
+
+
+def _ahead(views: Iterator[View], posed: list[Posed]) -> Iterator[deque[View]]:
+    """Each view with those that follow it, as far as `GAPS` reach; all are added to `posed` without their depth."""
+    held: deque[View] = deque()
+    while True:
+        for view in islice(views, GAPS[-1] + 1 - len(held)):
+            held.append(view)
+            posed.append(Posed(view.frame, view.camera, view.pose))
+        if not held:
+            return
+        yield held
+        held.popleft()
+
+
 def poses_of(folder: Path, frames: Sequence[Posed]) -> dict[str, np.ndarray]:
     """Photo -> its pose, as `Found.poses` holds them."""
-    return {f"{folder}/{one.frame.file}": one.pose for one in frames}
+    return {intern(f"{folder}/{one.frame.file}"): one.pose for one in frames}
 
 
 def posed_pair(
@@ -162,16 +185,16 @@ def posed_pair(
     return Pair(
         id=pair_id,
         scene=name,
-        image1=f"{folder}/{one.frame.file}",
-        image2=f"{folder}/{two.frame.file}",
+        image1=intern(f"{folder}/{one.frame.file}"),  # one text for all pairs of a photo
+        image2=intern(f"{folder}/{two.frame.file}"),
         frame1=order[0],
         frame2=order[1],
         time=float(order[0]) if time is None else time,
         K1=one.camera.flat,
         K2=two.camera.flat,
         T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
-        depth1=one.frame.depth and f"{folder}/{one.frame.depth}",
-        depth2=two.frame.depth and f"{folder}/{two.frame.depth}",
+        depth1=one.frame.depth and intern(f"{folder}/{one.frame.depth}"),
+        depth2=two.frame.depth and intern(f"{folder}/{two.frame.depth}"),
         overlap=round(overlap, 4),
         depth_scale=scale,
         lens1=one.camera.lens,
@@ -187,9 +210,10 @@ def _overlap(one: View, two: View) -> float | None:
     return covisibility(one.depth, one.K, two.depth, two.K, transform)
 
 
-def _doubt(views: list[View]) -> str:
-    """What is suspicious in how much neighbouring frames share; empty where nothing is."""
-    pairs = list(pairwise(views))[:: max(1, len(views) // _DOUBT_PAIRS)]
+def _doubt(views: Sequence[Posed], folder: Path, scale: float | None) -> str:
+    """What is suspicious in how much neighbouring frames share; empty where nothing is. Of few frames the depth is read again."""
+    chosen = range(0, len(views) - 1, max(1, len(views) // _DOUBT_PAIRS))
+    pairs = [tuple(small_view(view, folder, scale) for view in views[number : number + 2]) for number in chosen]
     if not pairs:
         return ""
     shared = {

@@ -17,8 +17,9 @@ from sightline.platform.data.prepare.cameras import Camera, Frame, camera_of, re
 from sightline.platform.data.prepare.captures import colmap_folder
 from sightline.platform.data.prepare.files import read_file
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
-from sightline.platform.data.prepare.mine import Mine, _cosine
+from sightline.platform.data.prepare.mine import Mine
 from sightline.platform.data.prepare.rgbd import Posed
+from sightline.platform.data.prepare.shared_views import cosine
 from sightline.platform.data.prepare.views import stored_view
 from tests.support.made_images import needs
 
@@ -150,11 +151,11 @@ def posed(*degrees: float) -> list[Posed]:
 def test_pairs_go_by_the_papers_score_and_none_is_near_to_another() -> None:
     frames = posed(0, 1, 30, 60, 100)
     overlaps = {(one, two): 0.3 for one, two in combinations(range(5), 2)} | {(0, 1): 0.9, (1, 4): 0.02, (0, 4): 0.02}
-    taken, rejected = Mine(pairs_per_frame=8)._choose(overlaps, lambda two: _cosine(frames[two[0]], frames[two[1]]))
+    taken, rejected = Mine(pairs_per_frame=8)._choose(overlaps.items(), lambda two: cosine(frames[two[0]], frames[two[1]]))
     assert set(taken) == {(0, 2), (0, 3), (2, 3), (2, 4), (3, 4)} or set(taken) == {(0, 3), (1, 2), (2, 3), (2, 4), (3, 4)}
     assert rejected["near to a pair that is taken"] == 2, "of the images 0 and 1 each pair is taken once"
     assert rejected["share less than 0.05"] == 2 and rejected["score less than 0.01"] == 1
-    few, _ = Mine(pairs_per_frame=1)._choose(overlaps, lambda two: _cosine(frames[two[0]], frames[two[1]]))
+    few, _ = Mine(pairs_per_frame=1)._choose(overlaps.items(), lambda two: cosine(frames[two[0]], frames[two[1]]))
     assert max(sum(number in two for two in few) for number in range(5)) == 1
 
 
