@@ -29,7 +29,7 @@ def test_killed_at_random_times_it_ends_with_the_data_of_an_undisturbed_run(tmp_
     rng, killed, out = random.Random(workers), 0, tmp_path / "killed"
     for number in range(KILLS + 1):
         with subprocess.Popen(
-            [*words, "--workers", str(workers), "--out", str(out)], start_new_session=True, stderr=subprocess.PIPE
+            [*words, "--workers", str(workers), "--out", str(out)], start_new_session=True, stderr=subprocess.DEVNULL
         ) as run:
             with suppress(subprocess.TimeoutExpired):
                 run.wait(None if number == KILLS else rng.uniform(0.5, 12))

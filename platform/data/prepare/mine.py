@@ -277,10 +277,13 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             elif score < self.min_score:
                 rejected[f"score less than {self.min_score:g}"] += 1
             else:
-                scores.append(score), ious.append(overlap), ones.append(one), twos.append(two)
+                for held, value in ((scores, score), (ious, overlap)):
+                    held.append(value)
+                for numbers, number in ((ones, one), (twos, two)):
+                    numbers.append(number)
         taken: dict[Two, float] = {}
         partners: dict[int, set[int]] = {}
-        for place in np.lexsort((twos, ones, -np.asarray(scores))).tolist():
+        for place in np.lexsort((np.asarray(twos), np.asarray(ones), -np.asarray(scores))).tolist():
             one, two = ones[place], twos[place]
             if max(len(partners.get(one, ())), len(partners.get(two, ()))) >= self.pairs_per_frame:
                 rejected["a frame has enough pairs"] += 1
