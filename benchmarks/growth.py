@@ -280,8 +280,8 @@ def grown(name: str, rounds: int, sizes: Sequence[int] | None = None) -> Grown:
             found[size].append(tuple(json.loads(done.stdout.strip().splitlines()[-1])))
     seconds = [statistics.median(one[0] for one in found[size]) for size in sizes]
     megabytes = [statistics.median(one[1] for one in found[size]) for size in sizes]
-    exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-    return Grown(case.what, list(sizes), seconds, megabytes, exponent, exponent <= STEEPEST, case.reason)
+    exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]) if len(sizes) > 1 else float("nan")
+    return Grown(case.what, list(sizes), seconds, megabytes, exponent, not exponent > STEEPEST, case.reason)
 
 
 def main() -> int:
@@ -303,8 +303,9 @@ def main() -> int:
         print(f"{one.what}: exponent {one.exponent:.2f}{told}", flush=True)
         for size, seconds, megabytes in zip(one.sizes, one.seconds, one.megabytes, strict=True):
             print(f"  {size:>7,}  {seconds:10.4f} s  {megabytes:8.1f} MB", flush=True)
-        more = (one.megabytes[-1] - one.megabytes[0]) / (one.sizes[-1] - one.sizes[0])
-        print(f"  each more: {1000 * more:.2f} kB", flush=True)
+        if len(one.sizes) > 1:
+            more = (one.megabytes[-1] - one.megabytes[0]) / (one.sizes[-1] - one.sizes[0])
+            print(f"  each more: {1000 * more:.2f} kB", flush=True)
     if args.out:
         Path(args.out).write_text(json.dumps([asdict(one) for one in found], indent=1))
     return int(any(not one.linear and not one.reason for one in found))
