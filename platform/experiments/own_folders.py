@@ -167,7 +167,8 @@ def wish_of(experiment: config.Experiment) -> Wish:
     """What an experiment needs of its data. Photos are stored larger than its crops; pairs as squares, because CroCo crops both views."""
     method = find_method(experiment.method)
     views = method.views(experiment.method_config)
-    columns = views.columns if isinstance(views, NeedsColumns) else ()
+    own = find_kind(method.kind).samples
+    columns = tuple(name for name in (views.columns if isinstance(views, NeedsColumns) else ()) if name not in own)
     if method.kind == "points":
         return Wish(method.kind, columns)
     height, width = views.smallest if isinstance(views, HasSmallestImage) else method.image_shape(experiment.method_config)

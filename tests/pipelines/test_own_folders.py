@@ -18,6 +18,8 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import encode_image
 from sightline.platform.experiments.own_folders import is_own, prepare_folders
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -101,6 +103,8 @@ def test_a_probe_needs_labels_and_classes_are_folders() -> None:
         photos(Path("pets") / name)
     found, _ = asked(data_train="pets")
     assert Dataset.open(found.data.train or "").manifest.classes == ("cat", "dog")
+    with pytest.raises(CallError, match=r"has no manifest\.json.*, and holds no points that are known"):
+        asked("i2p-mae-tiny", data_train="pets")
     with pytest.raises(CallError, match="no label, mask or depth was found there") as refused:
         asked(data_train="pets", probe_train=["pets/cat"], probe_test=["pets/dog"])
     assert "sightline prepare images classes pets/cat" in refused.value.hint

@@ -24,6 +24,7 @@ from .found import WHOLE
 from .frames import sequences
 from .job import Output
 from .masks import CLASSES, Masks, read_names, void_class
+from .meshes import clouds_in
 from .options import options_of
 from .source import ItemSource, PrepareSource, Request
 
@@ -39,7 +40,7 @@ _NEARER = 0.6
 _TRUTH = {"disparity": "stereo", "flow": "flow"}
 """Column -> the source of pairs that makes it."""
 _BY_CAMERAS = ("mine", "rgbd")
-_CLOUDS = ("scanobjectnn", "shapenet55", "shapenetpart", "modelnet40", "classes", "folder", "depth")
+_CLOUDS = ("scanobjectnn", "shapenet55", "shapenetpart", "modelnet40", "classes", "folder")
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ def _candidates(folder: _Folder, wish: Wish) -> Iterator[tuple[str, str]]:
         yield from _pair_sources(folder, wish.columns)
     elif wish.kind == "points":
         arrays = any(path.endswith((".npz", ".h5", ".hdf5")) for path in folder.tree.take((".npz", ".h5", ".hdf5")))
-        for reader in (*(("arrays",) if arrays else ()), *_CLOUDS):
+        depth = folder.cameras is not None and any(frame.depth for frame in folder.cameras.frames)
+        clouds = arrays or bool(clouds_in(folder.tree))
+        for reader in (*(("arrays",) if arrays else ()), *(_CLOUDS if clouds else ()), *(("depth",) if depth else ())):
             if reader != "folder" or "label" not in wish.columns:
                 yield reader, f"clouds or meshes that `points {reader}` reads"
 

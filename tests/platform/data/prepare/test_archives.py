@@ -63,6 +63,7 @@ def jpeg(tmp_path: Path) -> bytes:
     return (tmp_path / "one.jpg").read_bytes()
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_folder(tmp_path: Path) -> None:
     pets, street = tmp_path / "pets", tmp_path / "street"
     for number in range(3):
