@@ -18,13 +18,16 @@ from PIL import Image
 
 from sightline.methods.errors import CallError, MachineError, SightlineError
 from sightline.platform.core.locks import exclusive_lock
+from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
 from sightline.platform.data.prepare import crops, frames, habitat, rgbd
+from sightline.platform.data.prepare.each import Where
 from sightline.platform.data.prepare.found import Found, joined
 from sightline.platform.data.prepare.job import STAGING, Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
+from sightline.platform.data.prepare.overlaps import compare
 from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
 from sightline.platform.data.schema import decode_row
@@ -293,9 +296,28 @@ def test_many_rows_are_made_in_processes(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_on_a_cluster_shards_are_made_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.platform.data.prepare.job.names_cluster", lambda: True)
-    monkeypatch.setattr("sightline.platform.data.prepare.job.check_ray", lambda: None)
+def test_on_a_cluster_shards_are_made_and_photos_compared_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    for module in ("job", "each"):
+        monkeypatch.setattr(f"sightline.platform.data.prepare.{module}.names_cluster", lambda: True)
+        monkeypatch.setattr(f"sightline.platform.data.prepare.{module}.check_ray", lambda: None)
+    start_ray()
+    try:
+        _shards_on_ray(tmp_path, monkeypatch)
+        photos = [tmp_path / f"photo{at}.png" for at in range(3)]
+        rough = np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8)
+        wide = Image.fromarray(rough).resize((360, 180), Image.Resampling.BICUBIC)
+        for at, photo in enumerate(photos):
+            wide.crop((60 * at, 0, 60 * at + 160, 160)).save(photo)
+        there, here = (compare(photos, tmp_path / str(local), False, Where(2, local)).geometries for local in (False, True))
+        assert set(there) == set(here) == {(0, 1), (0, 2), (1, 2)}
+        assert all(np.array_equal(there[two].matches, here[two].matches) for two in here)
+    finally:
+        ray.shutdown()
+
+
+def _shards_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightline.platform.data.prepare.job.SHARD_BYTES", 1)
     found = _many(tmp_path / "in", 140)
     output = Output(str(tmp_path / "out"), item_shards(found.items, Resize(32), 0), ())

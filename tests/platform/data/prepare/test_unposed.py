@@ -63,9 +63,9 @@ def test_photos_that_share_nothing_and_single_ones_are_told(tmp_path: Path) -> N
 
 
 def test_photos_with_the_same_visual_words_are_found(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "w", {f"{seed}-{left}.png": (seed, left) for seed in (1, 2, 3) for left in (0, 20)})
+    folder = photos(tmp_path / "w", {f"{seed}-{left}.png": (seed, left) for seed in (1, 2) for left in (0, 20)})
     compare(sorted(folder.iterdir()), tmp_path / "kept", False, USUAL)
-    assert [others[0] for others in _alike(6, tmp_path / "kept", 1)] == [1, 0, 3, 2, 5, 4]
+    assert [others[0] for others in _alike(4, tmp_path / "kept", 1)] == [1, 0, 3, 2]
 
 
 def test_patches_match_where_sift_is_not_installed() -> None:
