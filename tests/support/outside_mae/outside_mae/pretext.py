@@ -48,6 +48,11 @@ class MaeEncoder(nn.Module):
         """For the heads of depth, stereo and flow."""
         return self.blocks_of(patchify(imagenet_normalise(images), self.patch_size), self.position)
 
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter, for layer-wise learning rates in fine-tuning."""
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == "blocks" else self.depth + 1 if part == "norm" else 0
+
     def tokens(self, images: Tensor) -> Tensor:
         return self.encode(patchify(imagenet_normalise(images), self.patch_size), self.position)
 
