@@ -43,6 +43,7 @@ import yaml
 from sightline.methods.errors import CallError
 from sightline.methods.settings import nearest
 from sightline.platform.core.budget import parse_yaml
+from sightline.platform.core.redaction import redact
 
 PREPARED = "prepared"
 READERS = {
@@ -111,8 +112,8 @@ class Mixture:
     @property
     def names(self) -> tuple[str, ...]:
         """A short name for each, for metrics and tables: of its path the part that tells it from the others."""
-        paths = [[part for part in re.split(r"[/\\]+", place) if part] for place in self.places]
-        while all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
+        paths = [[part for part in re.split(r"[/\\]+", _shown(place)) if part] for place in self.places]
+        while len(set(map(tuple, paths))) > 1 and all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
             paths = [path[:-1] for path in paths]
         for depth in range(1, max(map(len, paths)) + 1):
             names = ["-".join(re.sub(r"[^\w.-]", "_", part) for part in path[-depth:]) for path in paths]
@@ -123,6 +124,11 @@ class Mixture:
     def absolute(self) -> Mixture:
         """With absolute paths."""
         return Mixture(tuple(Location(PREPARED, place).absolute().place for place in self.places), self.weights)
+
+
+def _shown(place: str) -> str:
+    """A place without what follows `?`, and without passwords."""
+    return redact(place).partition("?")[0]
 
 
 def parse(given: object) -> Location | Mixture:

@@ -96,8 +96,11 @@ def test_names_of_a_mixture_tell_its_sets_apart() -> None:
         ("a/b/train", "a/b/val"): ("train", "val"),
         ("x/rooms/train", "y/rooms/train", "y/fox/train"): ("x-rooms", "y-rooms", "y-fox"),
         ("s3://one/my set", "two"): ("my_set", "two"),
+        ("s3://key:secret@one", "s3://b/two?secret_key=secret"): ("____one", "two"),
+        ("s3://b/two?secret_key=one", "s3://b/two?secret_key=two"): ("s3_-b-two-1", "s3_-b-two-2"),
     }
     assert {places: Mixture(places, None).names for places in named} == named
+    assert all(parse(str(Mixture(places, None))) == Mixture(places, None) for places in named)
 
 
 @pytest.mark.parametrize(
