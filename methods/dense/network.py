@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..contract import BuildContext, HasBlockTokens
+from ..contract import BuildContext, HasBlockTokens, HasLayers
 from ..errors import CallError, SightlineError
 from ..finetune.config import encoder_settings
 from ..layers.cross_view import CrossViewDecoder, DecoderShape, Grid
@@ -146,6 +146,8 @@ def build_views(model: EncoderModel, context: BuildContext) -> tuple[Any, CrossV
     encoder = method.build(settings, context).encoder()
     if not isinstance(encoder, HasBlockTokens):
         raise CallError(f"the encoder of {method.id} does not give the tokens of its blocks", "use an encoder that has `block_tokens`")
+    if not isinstance(encoder, HasLayers):
+        raise CallError(f"the encoder of {method.id} does not tell the depth of its parameters", "use an encoder that has `layer_of`")
     patch = encoder.patch_size
     for side in model.image_size:
         if side % patch:
