@@ -70,13 +70,19 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _page_of(words: str | None) -> Path | None:
+    """Where the page will be; its folder is there before rows are read."""
     from sightline.methods.errors import CallError
+    from sightline.platform.core.files import make_folder
 
     if words is None:
         return None
     page = Path(words).expanduser().resolve()
     if page.is_dir():
         raise CallError(f"--html {words} is a folder", f"name a file, for example {words.rstrip('/')}/page.html")
+    try:
+        make_folder(page.parent)
+    except OSError as error:
+        raise CallError(f"cannot write {page}: {error.strerror}", "name a file in a folder that can be written") from None
     return page
 
 

@@ -48,6 +48,7 @@ def test_a_leak_is_an_error_that_can_be_allowed_and_the_page_shows_it(ask: Ask, 
     [
         (["--at-most", "0"], "--at-most must be at least 1"),
         (["--html", "{tmp}"], "is a folder"),
+        (["--html", "/proc/none/page.html"], "cannot write /proc/none/page.html"),
         (["--contact-sheet", "x.png"], "a contact sheet is of one data set"),
     ],
 )
