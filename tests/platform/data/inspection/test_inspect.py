@@ -164,8 +164,8 @@ def test_what_is_alike_is_what_a_comparison_of_all_finds() -> None:
     np.testing.assert_array_equal(alike(phash, dhash), np.stack([a[close], b[close]], axis=1))
     np.testing.assert_array_equal(bits(phash), np.bitwise_count(phash))
     assert alike(phash[:0], dhash[:0]).shape == (0, 2)
-    spread = sum(np.uint64(1) << np.uint64(8 * bit + 4) for bit in range(DISTANCE))  # 8 bits as far apart as can be
-    both = np.array([phash[0], phash[0] ^ spread])
+    bands = [round(64 * band / 9) for band in range(9)]  # one difference in each band but the last
+    both = np.array([phash[0], phash[0] ^ sum(np.uint64(1) << np.uint64(low) for low in bands[:8])])
     assert alike(both, both).tolist() == [[0, 1]]
 
 
