@@ -37,7 +37,7 @@ def cloud(path: Path) -> object:
 
 def arrays(path: Path) -> object:
     from sightline.platform.data.images import Resize
-    from sightline.platform.data.prepare.cloud_arrays import CloudArrays
+    from sightline.platform.data.prepare.cloud_sources.arrays import CloudArrays
 
     found = CloudArrays().find(str(path), "x")
     return next(iter(found.parts.values()))[0].row(Resize(None))

@@ -15,17 +15,17 @@ from sightline.methods.errors import CallError
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .archives import ArchivePath
-from .cameras import Cameras, read_cameras
+from .captures.cameras import Cameras, read_cameras
 from .catalog import sources_of
 from .companions import grey_thumbnail
 from .files import Tree, existing_folder, printable
 from .formats.video import VIDEO_SUFFIXES
 from .found import WHOLE
-from .frames import sequences
+from .image_sources.masks import CLASSES, Masks, read_names, void_class
 from .job import Output
-from .masks import CLASSES, Masks, read_names, void_class
 from .meshes import clouds_in
 from .options import options_of
+from .pair_sources.frames import sequences
 from .source import ItemSource, PrepareSource, Request
 
 SHARES = "train=0.9,val=0.1"

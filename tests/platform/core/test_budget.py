@@ -28,7 +28,7 @@ from sightline.platform.core.budget import (
     parse_yaml,
 )
 from sightline.platform.data.manifest import parse_manifest
-from sightline.platform.data.prepare.cameras import read_cameras
+from sightline.platform.data.prepare.captures.cameras import read_cameras
 
 
 def laughs(levels: int = 9) -> str:

@@ -16,12 +16,12 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.prepare import archives
 from sightline.platform.data.prepare.files import Tree, existing_folder, read_file
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.habitat import Habitat
-from sightline.platform.data.prepare.image_classes import ImageClasses
-from sightline.platform.data.prepare.image_folder import ImageFolder
+from sightline.platform.data.prepare.image_sources.classes import ImageClasses
+from sightline.platform.data.prepare.image_sources.folder import ImageFolder
+from sightline.platform.data.prepare.image_sources.masks import Masks
 from sightline.platform.data.prepare.job import run_job
-from sightline.platform.data.prepare.masks import Masks
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.habitat import Habitat
 from sightline.platform.data.prepare.source import ItemSource, Request
 
 

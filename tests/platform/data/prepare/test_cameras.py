@@ -18,12 +18,12 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.geometry import camera_matrix, camera_pose, check_intrinsics
 from sightline.platform.data.images import Resize, decode_depth
-from sightline.platform.data.prepare.cloud_depth import CloudDepth
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.image_folder import ImageFolder
-from sightline.platform.data.prepare.image_frames import ImageFrames
+from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
+from sightline.platform.data.prepare.image_sources.folder import ImageFolder
+from sightline.platform.data.prepare.image_sources.frames import ImageFrames
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.prepare.pairs import Pair
-from sightline.platform.data.prepare.rgbd import Rgbd
 from sightline.platform.data.prepare.source import Request
 from sightline.platform.data.prepare.split import split_time
 from tests.support.plane_scene import as_depth, camera, entries_of, png, view, write_cameras, write_frames, write_png

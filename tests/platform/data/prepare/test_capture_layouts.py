@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from sightline.methods.errors import CallError
 from sightline.platform.data.geometry import reproject, visible_share
 from sightline.platform.data.images import Resize
-from sightline.platform.data.prepare.cameras import camera_of, read_cameras
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.mine import Mine
-from sightline.platform.data.prepare.rgbd import Rgbd
+from sightline.platform.data.prepare.captures.cameras import camera_of, read_cameras
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.mine import Mine
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.schema import decode_row
 from tests.support.plane_scene import SIZE, as_depth, camera, depth_error, view, wall_error, warped_error, write_png
 
@@ -361,7 +361,7 @@ def test_packed_depth_without_its_package_or_damaged_is_named(tmp_path: Path, mo
     assert [(what.partition(" ")[0], why) for what, why in skips] == [
         (f"rgbd/{i}.depth", "depth of a frame: damaged depth map") for i in (1, 2)
     ]
-    monkeypatch.setattr("sightline.platform.data.prepare.capture_phones.find_spec", lambda name: None)
+    monkeypatch.setattr("sightline.platform.data.prepare.captures.phones.find_spec", lambda name: None)
     known = read_cameras(tmp_path)
     assert known is not None and not any(frame.depth for frame in known.frames)
     assert "4 depth map(s) are not read (pip install 'sightline-pretext[record3d]' reads .depth)" in known.notes[1]

@@ -12,11 +12,11 @@ from PIL import Image
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import Resize
-from sightline.platform.data.prepare.cameras import read_cameras
-from sightline.platform.data.prepare.cloud_depth import CloudDepth
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.image_frames import ImageFrames
-from sightline.platform.data.prepare.rgbd import Rgbd
+from sightline.platform.data.prepare.captures.cameras import read_cameras
+from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
+from sightline.platform.data.prepare.image_sources.frames import ImageFrames
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.schema import decode_row
 from tests.support.made_images import needs
 from tests.support.plane_scene import SIZE, as_depth, camera, depth_error, view, warped_error, write_png

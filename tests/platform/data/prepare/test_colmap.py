@@ -13,13 +13,13 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, decode_image
 from sightline.platform.data.lenses import LENSES, Lens
-from sightline.platform.data.prepare.cameras import Camera, Frame, camera_of, read_cameras
-from sightline.platform.data.prepare.captures import colmap_folder
+from sightline.platform.data.prepare.captures.cameras import Camera, Frame, camera_of, read_cameras
+from sightline.platform.data.prepare.captures.readers import colmap_folder
 from sightline.platform.data.prepare.files import read_file
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
-from sightline.platform.data.prepare.mine import Mine
-from sightline.platform.data.prepare.rgbd import Posed
-from sightline.platform.data.prepare.shared_views import cosine
+from sightline.platform.data.prepare.pair_sources.mine import Mine
+from sightline.platform.data.prepare.pair_sources.rgbd import Posed
+from sightline.platform.data.prepare.pair_sources.shared_views import cosine
 from sightline.platform.data.prepare.views import stored_view
 from tests.support.made_images import needs
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sightline.methods.errors import CallError
 from sightline.platform.data.prepare.companions import companions, take_photos
 from sightline.platform.data.prepare.files import Tree
-from sightline.platform.data.prepare.frames import sequences
+from sightline.platform.data.prepare.pair_sources.frames import sequences
 
 
 def _photo(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:

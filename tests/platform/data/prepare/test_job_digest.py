@@ -13,9 +13,9 @@ from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.items import ItemRows
 from sightline.platform.data.prepare.job import Output, RowSource, job_digest
 from sightline.platform.data.prepare.merge import CopiedRows
-from sightline.platform.data.prepare.pair_frames import PairFrames
+from sightline.platform.data.prepare.pair_sources.frame_pairs import PairFrames
+from sightline.platform.data.prepare.pair_sources.rendered import rooms
 from sightline.platform.data.prepare.pairs import Pair
-from sightline.platform.data.prepare.rendered import rooms
 
 DRAWN = Drawn(1024, 3)
 PAIR = Pair("a/1", "a", "1.jpg", "2.jpg", 0, 1, 0.5, (1.0,) * 9, None, (1.0,) * 16, "d1.png", None, 0.25)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sightline.methods.errors import CallError
-from sightline.platform.data.prepare.cloud_depth import CloudDepth
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.layouts import layout_of
-from sightline.platform.data.prepare.rgbd import Rgbd
+from sightline.platform.data.prepare.captures.layouts import layout_of
+from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 
 FOLDERS = {
     "TUM RGB-D": ["rgb/1.1.png", "rgb/1.2.png", "depth/1.1.png", "rgb.txt", "depth.txt", "groundtruth.txt"],

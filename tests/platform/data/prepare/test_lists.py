@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sightline.platform.data.prepare.crops import Crops
-from sightline.platform.data.prepare.habitat import Habitat
-from sightline.platform.data.prepare.listed import ListedImages
+from sightline.platform.data.prepare.image_sources.listed import ListedImages
 from sightline.platform.data.prepare.lists import path_and_label, two_paths
+from sightline.platform.data.prepare.pair_sources.crops import Crops
+from sightline.platform.data.prepare.pair_sources.habitat import Habitat
 
 THERE = {"a.jpg", "b.jpg", "my a.jpg", "my b.jpg", "d/x y.jpg"}
 

@@ -15,11 +15,11 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, decode_segmentation
 from sightline.platform.data.prepare.found import Found
-from sightline.platform.data.prepare.image_classes import ImageClasses
+from sightline.platform.data.prepare.image_sources.classes import ImageClasses
+from sightline.platform.data.prepare.image_sources.masks import Masks
 from sightline.platform.data.prepare.images import ImageFile
 from sightline.platform.data.prepare.label_tables import CAMVID, CITYSCAPES, VOC, voc_colours
 from sightline.platform.data.prepare.mask_codes import packed_counts
-from sightline.platform.data.prepare.masks import Masks
 from sightline.platform.data.prepare.whole_folder import Wish, choose
 
 SHAPE = (40, 60)

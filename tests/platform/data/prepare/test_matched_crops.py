@@ -11,11 +11,11 @@ import pytest
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.images import Resize
-from sightline.platform.data.prepare.cameras import Camera
+from sightline.platform.data.prepare.captures.cameras import Camera
 from sightline.platform.data.prepare.crop import Crop
-from sightline.platform.data.prepare.matched_crops import Cropper, Seen
-from sightline.platform.data.prepare.mine import Mine
-from sightline.platform.data.prepare.rgbd import Posed
+from sightline.platform.data.prepare.pair_sources.matched_crops import Cropper, Seen
+from sightline.platform.data.prepare.pair_sources.mine import Mine
+from sightline.platform.data.prepare.pair_sources.rgbd import Posed
 from sightline.platform.data.schema import decode_row
 
 WHOLE = ("image1", "image2", "K1", "K2", "T_2from1", "depth1", "depth2")

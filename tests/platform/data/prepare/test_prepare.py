@@ -22,12 +22,12 @@ from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
-from sightline.platform.data.prepare import crops, frames, habitat, rgbd
+from sightline.platform.data.prepare.captures.overlaps import compare
 from sightline.platform.data.prepare.each import Where
 from sightline.platform.data.prepare.found import Found, joined
 from sightline.platform.data.prepare.job import STAGING, Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
-from sightline.platform.data.prepare.overlaps import compare
+from sightline.platform.data.prepare.pair_sources import crops, frames, habitat, rgbd
 from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
 from sightline.platform.data.schema import decode_row

@@ -13,7 +13,7 @@ from sightline.pipelines.__main__ import main
 from sightline.platform.core import budget
 from sightline.platform.data.clouds import centred, decode_points
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.prepare.cloud_arrays import split_in_name
+from sightline.platform.data.prepare.cloud_sources.arrays import split_in_name
 from sightline.platform.data.prepare.clouds import entry
 from sightline.platform.data.prepare.files import lines_of
 from sightline.platform.data.remarks import collected

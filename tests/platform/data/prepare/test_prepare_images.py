@@ -15,12 +15,16 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import Resize, decode_image, encode_depth, encode_image, encode_segmentation
-from sightline.platform.data.prepare import frames, image_classes, image_folder, image_frames, listed
 from sightline.platform.data.prepare.found import WHOLE, joined
+from sightline.platform.data.prepare.image_sources import classes as image_classes
+from sightline.platform.data.prepare.image_sources import folder as image_folder
+from sightline.platform.data.prepare.image_sources import frames as image_frames
+from sightline.platform.data.prepare.image_sources import listed
 from sightline.platform.data.prepare.images import with_scenes
 from sightline.platform.data.prepare.job import Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged, merged_classes
-from sightline.platform.data.prepare.pair_frames import frames_of
+from sightline.platform.data.prepare.pair_sources import frames
+from sightline.platform.data.prepare.pair_sources.frame_pairs import frames_of
 from sightline.platform.data.prepare.split import split_images, split_time
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.writer import ShardWriter

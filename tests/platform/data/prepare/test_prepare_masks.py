@@ -15,8 +15,8 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.images import Resize, decode_segmentation, is_stored_mask
-from sightline.platform.data.prepare import masks
 from sightline.platform.data.prepare.found import WHOLE
+from sightline.platform.data.prepare.image_sources import masks
 from sightline.platform.data.schema import decode_row
 
 

@@ -162,7 +162,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def clouds_of_variants() -> list[tuple[str, str]]:
-    from sightline.platform.data.prepare.scanobjectnn import VARIANTS
+    from sightline.platform.data.prepare.cloud_sources.scanobjectnn import VARIANTS
 
     return list(VARIANTS.values())
 

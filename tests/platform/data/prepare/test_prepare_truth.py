@@ -12,9 +12,9 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, encode_image, encode_png
 from sightline.platform.data.prepare.job import item_shards
+from sightline.platform.data.prepare.pair_sources.truth import Flow, Stereo
+from sightline.platform.data.prepare.pair_sources.truth_pairs import TruthPair
 from sightline.platform.data.prepare.source import Request
-from sightline.platform.data.prepare.truth import Flow, Stereo
-from sightline.platform.data.prepare.truth_pairs import TruthPair
 from sightline.platform.data.remarks import collected
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.warp import flow_of_disparity, warp_error

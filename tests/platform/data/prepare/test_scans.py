@@ -14,7 +14,7 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import intrinsics, reproject
-from sightline.platform.data.prepare.scans import Scans, load_scan
+from sightline.platform.data.prepare.pair_sources.scans import Scans, load_scan
 from sightline.platform.data.prepare.source import Request
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.synthetic.render import camera_pose

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from sightline.methods.errors import CallError
+from sightline.platform.data.prepare.captures.features import matched, patches_of
+from sightline.platform.data.prepare.captures.motion import _jumps, reconstruct
+from sightline.platform.data.prepare.captures.overlaps import Compared, _alike, compare
 from sightline.platform.data.prepare.each import USUAL
-from sightline.platform.data.prepare.features import matched, patches_of
-from sightline.platform.data.prepare.mine import Mine
-from sightline.platform.data.prepare.motion import _jumps, reconstruct
-from sightline.platform.data.prepare.overlaps import Compared, _alike, compare
+from sightline.platform.data.prepare.pair_sources.mine import Mine
 from sightline.platform.data.prepare.source import Request
 
 CASTLE = Path(__file__).resolve().parents[5] / "shared" / "data" / "fountain-p11"

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.prepare.formats.video import decoded, rgb
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.image_frames import ImageFrames
+from sightline.platform.data.prepare.image_sources.frames import ImageFrames
+from sightline.platform.data.prepare.pair_sources.frames import Frames
 
 SIZE = 96, 128
 

@@ -12,12 +12,12 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.geometry import pixel_turn, upright
 from sightline.platform.data.images import Resize, decode_segmentation
-from sightline.platform.data.prepare.cloud_depth import CloudDepth
+from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
 from sightline.platform.data.prepare.found import ClassList
-from sightline.platform.data.prepare.frames import Frames
-from sightline.platform.data.prepare.image_frames import ImageFrames
+from sightline.platform.data.prepare.image_sources.frames import ImageFrames
 from sightline.platform.data.prepare.images import ImageFile
-from sightline.platform.data.prepare.rgbd import Rgbd
+from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.prepare.views import Companion, stored_view
 from sightline.platform.data.remarks import collected
 from sightline.platform.data.schema import decode_row

@@ -11,7 +11,7 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.displacement import decode_occluded
 from sightline.platform.data.geometry import intrinsics, reproject
-from sightline.platform.data.prepare.rendered import MatchRows, Rendered, RoomRows
+from sightline.platform.data.prepare.pair_sources.rendered import MatchRows, Rendered, RoomRows
 from sightline.platform.data.prepare.source import Request
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.synthetic import matches

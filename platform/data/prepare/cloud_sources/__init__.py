@@ -1,0 +1,1 @@
+"""Where point clouds come from: a class a source."""

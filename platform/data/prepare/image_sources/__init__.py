@@ -1,0 +1,1 @@
+"""Where single images come from: a class a source."""

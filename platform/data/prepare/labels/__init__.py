@@ -1,0 +1,1 @@
+"""Masks and labels of the layouts that people know, and palettes of colours."""

@@ -1,0 +1,1 @@
+"""Where pairs of images come from: a class a source."""

@@ -1,0 +1,320 @@
+"""Pairs of photos chosen by what they share and by the angle between them, as CroCo v2 describes it (its code was never released).
+
+Poses come from files or, of photos and videos without any, from structure from motion; else what matches tell of the overlap must do.
+
+The score of a pair is IoU x 4 cos(a) (1 - cos(a)): `a` is the angle between the viewing directions, IoU the share of what either photo sees
+that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by falling score, none near to one that is taken already.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from sightline.methods.errors import CallError
+from sightline.methods.random import keyed_rng
+from sightline.platform.data.images import Resize
+
+from ..captures.cameras import Cameras, read_cameras, skip_of, unnamed
+from ..captures.depth_options import DepthOptions
+from ..captures.layouts import layout_of, no_cameras
+from ..captures.readers import placed_points, seen_points
+from ..captures.unposed import Photos
+from ..captures.videos import VideoOptions, folder_or_video, videos_at
+from ..each import USUAL, Where
+from ..files import Tree, frame_names
+from ..found import Found
+from ..options import above_zero, lengths, option, positive, share
+from ..pairs import Pair
+from ..source import Places, Request, source_names
+from .frames import sequences
+from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
+from .posed_pairs import PosedPairs
+from .rgbd import GAPS, Posed, posed_pair, poses_of, require_known, small_view
+from .shared_views import Two, by_depth, by_geometry, by_points, cosine, posed_frames
+
+CROP_SIZE = 256
+"""Pixels of the authors' stored crops."""
+_OF_CAMERAS = (".txt", ".json", ".bin", ".db", ".npy")
+"""Files beside photos that say what `--sfm` finds anew."""
+_DEGREES = (0, 10, 20, 30, 40, 50, 60, 90, 181)
+_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.01)
+
+
+@dataclass(frozen=True)
+class Mine(VideoOptions, DepthOptions, PosedPairs):
+    """What two photos share is known from depth, else from the points of a model that both see, else from how near and far things are.
+
+    Of photos without poses it is known from matched features.
+    """
+
+    reader = "mine"
+    help = "photos or videos: pairs by overlap and angle, from depth, points or geometry, or by matching photos without poses"
+    examples = (
+        "./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",
+        "./walk.mp4 --sfm --size 256 --out ./walk-pairs",
+    )
+    places = Places("DIR|VIDEO", "folder(s) of photos, with or without cameras, videos, or folders of videos")
+    split_ways = ("time-blocks", "scene")
+
+    sfm: bool = option(
+        False, "find poses by structure from motion (pycolmap), also where the folder has some (default: poses of the folder)"
+    )
+    min_overlap: float = option(0.05, "least intersection over union of what the two see (default: %(default)s)", share)
+    max_angle: float = option(90.0, "most degrees between the viewing directions (default: %(default)g)", above_zero)
+    min_score: float = option(0.01, "least score, IoU x 4 cos(a) (1 - cos(a)), at most 1 (default: %(default)s)", share)
+    near: float = option(0.75, "images that share more count as one, of which no second pair is taken (default: %(default)s)", share)
+    depth_range: tuple[float, float] | None = option(
+        None, "nearest..farthest thing in the unit of the poses, where neither depth nor points tell what two photos share", lengths
+    )
+    pairs_per_frame: int = option(8, "at most this many for a frame (default: %(default)s)", positive)
+    crops: int = option(0, "matched crops of each pair at most, in place of the photos; needs depth or a COLMAP model's points", positive)
+    crop_side: float = option(0.5, "side of a crop of image 1, in short sides of it, at least --size (default: %(default)s)", share)
+    crop_overlap: float = option(0.5, "least share of what the two crops show that both show (default: %(default)s)", share)
+
+    @property
+    def resize(self) -> Resize:
+        """Crops have the authors' size where none is asked for."""
+        asked = super().resize
+        return replace(asked, size=asked.size or CROP_SIZE) if self.crops else asked
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        """The pairs by falling score; which of the two is image 1 is drawn."""
+        return self._find(place, name, seed, USUAL)
+
+    def find_all(self, request: Request) -> list[Found[Pair]]:
+        names = source_names(self.name, request.places)
+        return [self._find(place, name, request.seed, request.where) for place, name in zip(request.places, names, strict=True)]
+
+    def _find(self, place: str, name: str, seed: int, where: Where) -> Found[Pair]:
+        root = folder_or_video(place)
+        tree = Tree.of(root) if root.is_dir() else None
+        found = Found[Pair](self.provenance(root))
+        videos = videos_at(root, tree)
+        cameras = read_cameras(root) if tree and not videos else None
+        if cameras and not self.sfm:
+            found.notes += unnamed(cameras, root)
+            self._of_cameras(found, place, root, name, cameras, seed)
+            return found
+        if cameras:
+            found.notes.append(f"poses of {cameras.layout} are not used, because of --sfm")
+        elif tree and not self.sfm and layout_of(root):
+            what, hint = no_cameras(root, place, "pairs by overlap and angle")
+            raise CallError(what, f"{hint}; or find poses anew with --sfm")
+        if videos:
+            every = [Photos.of_shot(scene, shot) for scene, shot in self.shots_of(videos, root, name, found).items()]
+        else:
+            assert tree is not None
+            every = [Photos.of_files(scene, files) for scene, files in sequences(tree, name).items()]
+        for photos in every:
+            try:
+                self._unposed(found, place, photos, seed, where)
+            except CallError as error:
+                if len(every) == 1:
+                    raise
+                found.notes.append(f"no pairs: {error}")
+        if tree:
+            tree.take(_OF_CAMERAS)
+            found.count(tree)
+        return found
+
+    def _unposed(self, found: Found[Pair], place: str, photos: Photos, seed: int, where: Where) -> None:
+        compared = photos.compared(place, where)
+        found.skips += [skip_of(file, why) for file, why in compared.broken]
+        of, tried, match = len(photos.files), compared.tried, len(compared.geometries)
+        found.notes.append(f"{photos.scene}: {tried:,} pairs of {of:,} photos compared ({compared.how}), {match:,} match")
+        if self.sfm:
+            cameras, told = photos.placed(compared, where)
+            found.notes += told
+            self._of_cameras(found, place, photos.folder, photos.scene, cameras, seed)
+            return
+        if self.crops:
+            raise CallError(f"--crops: {place} has no poses, so nothing tells which crops show the same", "find poses with --sfm")
+        chosen, rejected = self._choose(((two, geometry.overlap) for two, geometry in compared.geometries.items()), None)
+        if not chosen:
+            raise CallError(
+                f"no two photos of {photos.scene} make a pair: {_listed(rejected)}", "choose another --min-overlap or --near, or add photos"
+            )
+        flat = sum(compared.geometries[two].flat for two in chosen)
+        rule = "pairs by falling 4 v (1 - v), v the share of the cells of the photos that matches fill; the angle between them is not known"
+        found.source = found.source.model_copy(update={"notes": (rule, f"IoU from {self.min_overlap:g}, near from {self.near:g}")})
+        found.notes += [
+            f"{photos.scene}: no poses: the angle between the views is not known; --sfm finds it",
+            *_explained(len(photos.files), chosen, rejected, None),
+        ]
+        if flat:
+            found.notes.append(f"{photos.scene}: {flat:,} of the pairs match as if the camera had only turned, or the scene were flat")
+        names, rng = frame_names([str(file) for file in photos.files]), keyed_rng("mine", seed, photos.scene)
+        for (one, two), overlap in sorted(chosen.items()):
+            first, second = (one, two) if rng.random() < 0.5 else (two, one)
+            found.items.append(
+                Pair(
+                    f"{photos.scene}/{Path(names[first]).name}-{Path(names[second]).name}",
+                    photos.scene,
+                    str(photos.files[first]),
+                    str(photos.files[second]),
+                    first,
+                    second,
+                    photos.times[first] if photos.times else float(first),
+                    overlap=round(overlap, 4),
+                )
+            )
+
+    def _of_cameras(self, found: Found[Pair], place: str, folder: Path, name: str, cameras: Cameras, seed: int) -> None:
+        """Add the pairs of frames with poses; `folder` holds their files."""
+        cameras = cameras.with_intrinsics(self.intrinsics)
+        require_known(cameras, folder, place, "K", "cam_to_world")
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
+        found.notes += said
+        if any(frame.depth for frame in cameras.frames):
+            frames, overlaps = by_depth(cameras, folder, scale, found.skips)
+            by = "depth (depths agree within 5 % or 5 cm)"
+        else:
+            scale, stated = None, []
+            frames = list(posed_frames(cameras, folder, found.skips))
+            ranges = [self.depth_range or one.frame.depth_range for one in frames]
+            if seen := seen_points(folder, cameras.layout):
+                overlaps, by = by_points(frames, seen), "the points of the model that both see"
+            elif frames and None not in ranges:
+                overlaps = by_geometry(frames, [one for one in ranges if one])
+                by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
+            else:
+                raise CallError(
+                    f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
+                    "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
+                    f"pairs frames {place} --gap 1..5; or find poses and points anew with --sfm",
+                )
+        chosen, rejected = self._choose(overlaps, lambda two: cosine(frames[two[0]], frames[two[1]]))
+        if not chosen:
+            raise CallError(
+                f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
+            )
+        settings = f"IoU from {self.min_overlap:g}, angle to {self.max_angle:g}, score from {self.min_score:g}, near from {self.near:g}"
+        if self.crops:
+            settings += f"; at most {self.crops} matched crops of a pair, side {self.crop_side:g}, overlap from {self.crop_overlap:g}"
+        rule = f"pairs by falling score IoU x 4 cos(a) (1 - cos(a)), IoU by {by}; {settings}"
+        bent = sorted({frame.bends.model for frame in cameras.frames if frame.bends}) if scale is None else []
+        undone = [f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera"] if bent else []
+        found.source = found.source.model_copy(
+            update={"notes": (rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)}
+        )
+        found.poses.update(poses_of(folder, frames))
+        angles = [float(np.degrees(np.arccos(cosine(frames[one], frames[two])))) for one, two in chosen]
+        found.notes += _explained(len(frames), chosen, rejected, angles)
+        seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None
+        names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
+        without: Counter[str] = Counter()
+        items: list[Pair] = []
+        for (one, two), overlap in sorted(chosen.items()):
+            order = (one, two) if rng.random() < 0.5 else (two, one)
+            pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", frames[order[0]].frame.time_s if cameras.timed else None
+            pair = posed_pair(folder, name, pair_id, frames, order, overlap, scale, time)
+            items.extend([pair] if seen_together is None else self._cropped(pair, frames, order, seen_together, seed, without))
+        if self.crops:
+            found.notes.append(_crops_explained(chosen, items, without))
+            if not items:
+                raise CallError(f"no pair of {place} has matched crops: {_listed(without)}", "lower --crop-overlap, --crop-side or --size")
+        found.items.extend(items)
+
+    def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:
+        """(numbers of two frames) -> what both show. Raises `CallError` where nothing tells it."""
+        if all(frame.frame.depth for frame in frames):
+            scale = self.scale_of(cameras)
+            view = lru_cache(GAPS[-1])(lambda number: small_view(frames[number], folder, scale))
+            return lambda one, two: seen_by_depth(view(one), view(two))
+        places = placed_points(folder) if cameras.layout == "COLMAP" else {}
+        if not places:
+            raise CallError(
+                f"--crops: nothing tells where two photos of {place} show the same, because {cameras.layout} has poses only",
+                "give depth, or a COLMAP model with its points3D; or leave --crops out",
+            )
+        seen = seen_points(folder, cameras.layout) or {}
+        ids = [np.unique(seen[frame.frame.file]) for frame in frames]
+        return lambda one, two: seen_by_points(frames[one], frames[two], (ids[one], ids[two]), places)
+
+    def _cropped(
+        self, pair: Pair, frames: Sequence[Posed], order: Two, seen: Callable[[int, int], Seen], seed: int, without: Counter[str]
+    ) -> list[Pair]:
+        """The pair's crops; why there is none is counted in `without`."""
+        cropper = Cropper(self.resize.size or CROP_SIZE, self.crop_side, self.crop_overlap)
+        one, two = order
+        found, why = cropper.pairs(seen(one, two), frames[one], frames[two], self.crops, keyed_rng("crops", seed, pair.id))
+        if not found:
+            without[why] += 1
+        return [
+            replace(pair, id=f"{pair.id}-{number}", crop1=first, crop2=second, overlap=round(shared, 4))
+            for number, (first, second, shared) in enumerate(found, 1)
+        ]
+
+    def _choose(
+        self, overlaps: Iterable[tuple[Two, float]], cosine_of: Callable[[Two], float] | None
+    ) -> tuple[dict[Two, float], Counter[str]]:
+        """(the pairs that are taken and their IoU, how many are not and why). Without the angle, an overlap of one half is best.
+
+        `overlaps` are seen once: of candidates only those that are good enough are held, in 32 bytes each.
+        """
+        rejected: Counter[str] = Counter()
+        scores, ious, ones, twos = array("d"), array("d"), array("q"), array("q")
+        near: dict[int, list[int]] = {}
+        for (one, two), overlap in overlaps:
+            if overlap > self.near:
+                near.setdefault(one, [one]).append(two)
+                near.setdefault(two, [two]).append(one)
+            cosine = cosine_of((one, two)) if cosine_of else 1.0
+            score = 4 * overlap * (cosine * (1 - cosine) if cosine_of else 1 - overlap)
+            if overlap < self.min_overlap:
+                rejected[f"share less than {self.min_overlap:g}"] += 1
+            elif cosine < np.cos(np.radians(self.max_angle)):
+                rejected[f"look more than {self.max_angle:g} degrees apart"] += 1
+            elif not cosine_of and overlap > self.near:
+                rejected[f"share more than {self.near:g}"] += 1
+            elif score < self.min_score:
+                rejected[f"score less than {self.min_score:g}"] += 1
+            else:
+                for held, value in ((scores, score), (ious, overlap)):
+                    held.append(value)
+                for numbers, number in ((ones, one), (twos, two)):
+                    numbers.append(number)
+        taken: dict[Two, float] = {}
+        partners: dict[int, set[int]] = {}
+        for place in np.lexsort((np.asarray(twos), np.asarray(ones), -np.asarray(scores))).tolist():
+            one, two = ones[place], twos[place]
+            if max(len(partners.get(one, ())), len(partners.get(two, ()))) >= self.pairs_per_frame:
+                rejected["a frame has enough pairs"] += 1
+            elif any(not partners[a].isdisjoint(near.get(two, (two,))) for a in near.get(one, (one,)) if a in partners):
+                rejected["near to a pair that is taken"] += 1
+            else:
+                taken[one, two] = ious[place]
+                partners.setdefault(one, set()).add(two)
+                partners.setdefault(two, set()).add(one)
+        return taken, rejected
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no two share anything"
+
+
+def _crops_explained(chosen: Mapping[Two, float], crops: Sequence[Pair], without: Mapping[str, int]) -> str:
+    sides = [crop.side for pair in crops for crop in (pair.crop1, pair.crop2) if crop]
+    told = f", {min(sides):,} to {max(sides):,} px of the photos" if sides else ""
+    pairs = len(chosen) - sum(without.values())
+    return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen):,} pairs{told}" + (f"; none: {_listed(without)}" if without else "")
+
+
+def _explained(frames: int, chosen: Mapping[Two, float], rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
+    """What was taken, by angle where it is known and by overlap, and what was not."""
+    at = np.histogram(angles or [], _DEGREES)[0]
+    by_angle = ", ".join(f"{low}-{min(high, 180)}: {count}" for low, high, count in zip(_DEGREES, _DEGREES[1:], at, strict=False) if count)
+    degrees = f"degrees between the views {by_angle}; by " if angles else ""
+    at = np.histogram(list(chosen.values()), _SHARES)[0]
+    by_share = ", ".join(f"{low:g}-{min(high, 1):g}: {count}" for low, high, count in zip(_SHARES, _SHARES[1:], at, strict=False) if count)
+    without = frames - len({number for two in chosen for number in two})
+    left = [f"pairs that were not taken: {_listed(rejected)}"] if rejected else []
+    left += [f"{without:,} of {frames:,} frames are in no pair"] if without else []
+    return [f"{len(chosen):,} pairs by {degrees}IoU {by_share}", *(["; ".join(left)] if left else [])]

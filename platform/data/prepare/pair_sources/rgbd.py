@@ -1,0 +1,236 @@
+"""RGB-D frames with poses: pairs mined by co-visibility, computed from depth."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from sys import intern
+
+import numpy as np
+
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.random import keyed_rng
+from sightline.platform.data.epipolar import AS_READ, CONVENTIONS
+from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
+
+from ..captures.cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
+from ..captures.depth_options import DepthOptions
+from ..captures.layouts import no_cameras
+from ..captures.readers import ask_intrinsics
+from ..files import existing_folder, frame_names, read_file
+from ..found import Found
+from ..options import bounds, option, positive
+from ..pairs import Pair
+from ..views import upright_depth
+from .posed_pairs import PosedPairs
+
+GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Candidates lie this many frames ahead: near and far ones at a cost that stays linear in the number of frames."""
+MAX_ANGLE = 60.0
+"""Degrees between viewing directions; beyond it two views of one camera hardly share anything."""
+_GRID = (36, 48)
+"""Rows and columns of the depth map from which co-visibility is computed: 0.6 ms a pair instead of 13 for 240 x 320, and on the
+kitchen sequence 0.007 off on average, 0.04 at most."""
+_DOUBT_PAIRS = 24
+_NOTHING_SHARED = 0.05
+_ALIKE = 0.02
+"""Shares that differ by less do not tell which of two conventions it is."""
+
+
+@dataclass(frozen=True)
+class Rgbd(DepthOptions, PosedPairs):
+    """Colour and depth are taken as registered to each other; the provenance says so."""
+
+    reader = "rgbd"
+    help = "RGB-D frames with poses (cameras.json): pairs mined by co-visibility from depth"
+    examples = ("./kitchen-rgbd --overlap 0.4..0.9 --size 128 --square --out ./kitchen --split train=0.85,val=0.15",)
+    split_ways = ("time-blocks", "scene")
+
+    overlap: tuple[float, float] = option((0.4, 0.9), "co-visibility of a pair (default: 0.4..0.9)", bounds)
+    pairs_per_frame: int = option(4, "at most this many for a frame (default: %(default)s)", positive)
+
+    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+        """Pairs whose co-visibility lies in `overlap`, at most `pairs_per_frame` for a frame."""
+        folder = existing_folder(place)
+        cameras = read_cameras(folder)
+        if cameras is None:
+            raise CallError(*no_cameras(folder, place, "pairs by co-visibility"))
+        cameras = cameras.with_intrinsics(self.intrinsics)
+        require_known(cameras, folder, place, "depth", "K", "cam_to_world")
+        low, high = self.overlap
+        scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
+        notes = (
+            f"pairs mined by co-visibility {low:g}..{high:g} (depths agree within 5 % or 5 cm, the smaller of both directions)",
+            "colour and depth are taken as registered to each other, with one pose and K for both",
+            f"unit: {cameras.unit}; distortion: {cameras.distortion}",
+            *stated,
+        )
+        found = Found[Pair](self.provenance(folder, *notes))
+        found.notes += said + unnamed(cameras, folder)
+        views: list[Posed] = []
+        rng = keyed_rng("rgbd", seed, name)
+        picked: list[tuple[tuple[int, int], float]] = []
+        for start, ahead in enumerate(_ahead(depth_views(cameras, folder, scale, found.skips), views)):
+            good: list[tuple[int, float]] = []
+            for gap in GAPS[: bisect_left(GAPS, len(ahead))]:
+                value = _overlap(ahead[0], ahead[gap])
+                if value is not None and low <= value <= high:
+                    good.append((start + gap, value))
+            for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
+                picked.append(((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start), good[pick][1]))
+        names = frame_names([view.frame.file for view in views])
+        for order, value in picked:
+            pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", views[order[0]].frame.time_s if cameras.timed else None
+            found.items.append(posed_pair(folder, name, pair_id, views, order, value, scale, time))
+        found.poses.update(poses_of(folder, views))
+        doubt = _doubt(views, folder, scale)
+        if not found.items and len(views) > 1:
+            raise CallError(
+                f"no two frames of {place} share {low:g} to {high:g} of what they see", doubt or "choose another --overlap, or add frames"
+            )
+        found.notes += [doubt] if doubt else []
+        return found
+
+
+def require_known(cameras: Cameras, folder: Path, place: str, *wanted: str) -> None:
+    """Raises `CallError` where no frame has one of these."""
+    missing = [what for what in wanted if not any(getattr(frame, what) for frame in cameras.frames)]
+    if missing:
+        hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
+        raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A frame whose camera can be used."""
+
+    frame: Frame
+    camera: Camera
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class View(Posed):
+    """A frame whose camera and depth can be used, its depth small."""
+
+    depth: np.ndarray
+    K: np.ndarray
+    """Of the small depth map."""
+
+
+def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> Iterator[View]:
+    """The frames whose camera and depth can be used; why others cannot is added to `skips`."""
+    skips += cameras.repeated
+    for frame in cameras.ordered:
+        if not (frame.depth and frame.K and frame.cam_to_world):
+            skips.append((frame.file, "a frame lacks depth, K or pose"))
+            continue
+        try:
+            camera = camera_of(frame, folder)
+            if camera.K is None or camera.pose is None:
+                raise BrokenSampleError(camera.faults[0])
+        except BrokenSampleError as error:
+            skips.append(skip_of(frame.file, str(error)))
+            continue
+        try:
+            yield small_view(Posed(frame, camera, camera.pose), folder, scale)
+        except BrokenSampleError as error:
+            skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
+
+
+def small_view(posed: Posed, folder: Path, scale: float | None) -> View:
+    """With its depth, small. Raises `BrokenSampleError` for a file that cannot be used."""
+    camera = posed.camera
+    assert camera.K is not None
+    metres = upright_depth(read_file(f"{folder}/{posed.frame.depth}"), camera.at, scale)
+    small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
+    K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
+    return View(posed.frame, camera, posed.pose, small.nearest(metres), K)
+
+
+def _ahead(views: Iterator[View], posed: list[Posed]) -> Iterator[deque[View]]:
+    """Each view with those that follow it, as far as `GAPS` reach; all are added to `posed` without their depth."""
+    held: deque[View] = deque()
+    while True:
+        for view in islice(views, GAPS[-1] + 1 - len(held)):
+            held.append(view)
+            posed.append(Posed(view.frame, view.camera, view.pose))
+        if not held:
+            return
+        yield held
+        held.popleft()
+
+
+def poses_of(folder: Path, frames: Sequence[Posed]) -> dict[str, np.ndarray]:
+    """Photo -> its pose, as `Found.poses` holds them."""
+    return {intern(f"{folder}/{one.frame.file}"): one.pose for one in frames}
+
+
+def posed_pair(
+    folder: Path,
+    name: str,
+    pair_id: str,
+    frames: Sequence[Posed],
+    order: tuple[int, int],
+    overlap: float,
+    scale: float | None,
+    time: float | None,
+) -> Pair:
+    """Of the frames with these two numbers, the first as image 1. `time`: of the first; None: its number."""
+    one, two = (frames[i] for i in order)
+    return Pair(
+        id=pair_id,
+        scene=name,
+        image1=intern(f"{folder}/{one.frame.file}"),  # one text for all pairs of a photo
+        image2=intern(f"{folder}/{two.frame.file}"),
+        frame1=order[0],
+        frame2=order[1],
+        time=float(order[0]) if time is None else time,
+        K1=one.camera.flat,
+        K2=two.camera.flat,
+        T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
+        depth1=one.frame.depth and intern(f"{folder}/{one.frame.depth}"),
+        depth2=two.frame.depth and intern(f"{folder}/{two.frame.depth}"),
+        overlap=round(overlap, 4),
+        depth_scale=scale,
+        lens1=one.camera.lens,
+        lens2=two.camera.lens,
+    )
+
+
+def _overlap(one: View, two: View) -> float | None:
+    """Co-visibility, or None where the views look apart."""
+    transform = relative_pose(one.pose, two.pose)
+    if transform[2, 2] < np.cos(np.radians(MAX_ANGLE)):
+        return None
+    return covisibility(one.depth, one.K, two.depth, two.K, transform)
+
+
+def _doubt(views: Sequence[Posed], folder: Path, scale: float | None) -> str:
+    """What is suspicious in how much neighbouring frames share; empty where nothing is. Of few frames the depth is read again."""
+    chosen = range(0, len(views) - 1, max(1, len(views) // _DOUBT_PAIRS))
+    pairs = [tuple(small_view(view, folder, scale) for view in views[number : number + 2]) for number in chosen]
+    if not pairs:
+        return ""
+    shared = {
+        what: float(np.median([covisibility(a.depth, a.K, b.depth, b.K, relative_pose(other(a.pose), other(b.pose))) for a, b in pairs]))
+        for what, other in CONVENTIONS.items()
+    }
+    as_read = shared.pop(AS_READ)
+    best = max(shared.values())
+    if best > as_read + 0.15:
+        likely = " or ".join(what for what in shared if shared[what] > best - _ALIKE)
+        return (
+            f"neighbouring frames share {as_read:.2f} of what they see; with the poses {likely} it would be {best:.2f}: cam_to_world "
+            "takes points of the camera (x right, y down, z forward) to the world"
+        )
+    if as_read < _NOTHING_SHARED:
+        return (
+            f"neighbouring frames share {as_read:.2f} of what they see: check that frames are in order, poses are camera-to-world "
+            "(x right, y down, z forward) in metres, and the depth has the right --depth-scale"
+        )
+    return ""
