@@ -73,6 +73,7 @@ def test_models_are_measured_beside_random_weights_and_raw_pixels(evaluate: Eval
     assert json.loads(Path(result["figures"]).read_text())["probes"]["knn"]["protocol_hash"] == result["probes"]["knn"]["protocol_hash"]
 
 
+@pytest.mark.slow
 def test_all_probes_that_the_data_allow_are_the_default(evaluate: Evaluate, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "page.html"
     code, result, _ = evaluate("./one", "--train", "./colours/train", "--test", "./colours/val", "--controls", "0", "--out", str(out))

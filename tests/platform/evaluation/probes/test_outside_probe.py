@@ -67,6 +67,7 @@ def test_a_probe_is_one_file_of_at_most_forty_lines() -> None:
     assert len(lines) <= 40
 
 
+@pytest.mark.slow
 def test_it_is_run_by_evaluate_and_told_in_its_own_unit(site: Path, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "./one", "--probe", "outside_age", "--data", "./ages", "--controls", "2", "--out", "page.html", "--json"]
     assert main(words) == 0
