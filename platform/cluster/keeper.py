@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
     os.environ |= {"RAY_AUTH_MODE": kept_ray.TOKEN, "RAY_preload_python_modules": PRELOADED}
     import ray
 
-    from sightline.platform.core.ray_init import start_ray
+    from sightline.platform.core.ray_init import end_ray, start_ray
 
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
@@ -57,7 +57,7 @@ def main(words: list[str]) -> None:
     finally:
         with contextlib.suppress(OSError):
             (kept_ray.folder() / kept_ray.RECORD).unlink(missing_ok=True)
-        ray.shutdown()
+        end_ray()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -8,17 +8,23 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.methods.errors import SightlineError, first_line
 
 from . import kept_ray
 from .ray_checks import names_cluster, ray_folder
 
+if TYPE_CHECKING:
+    import psutil
+
 OBJECT_STORE_SHARE = 0.2
 """Of the machine's memory."""
 MOST_OBJECT_STORE = 8 << 30
 """Bytes."""
+RAY_PROCESSES = ("raylet", "gcs_server")
+LAST_SECONDS = 10.0
+"""That Ray's processes have to end by themselves."""
 STARTS = 2
 """How often Ray is started on this machine before that has failed: a busy one may be too slow for the first."""
 
@@ -82,6 +88,34 @@ def start_ray(
             ray.shutdown()
             if start == STARTS:
                 raise SightlineError(f"Ray did not start on this machine: {first_line(error)}", hint) from error
+
+
+def end_ray() -> None:
+    """`ray.shutdown`, and an end for those processes of a Ray started here that do not come to theirs.
+
+    At exit a worker of Ray can lock itself up in the destructors of its core (seen with 2.60 on a busy machine). When Ray is gone nobody is
+    left who would end it, and it would keep its memory for ever.
+    """
+    import psutil
+    import ray
+
+    started = own_processes()
+    ray.shutdown()
+    for process in psutil.wait_procs(started, timeout=LAST_SECONDS)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def own_processes() -> list[psutil.Process]:
+    """The processes of a Ray that this process has started: raylet, GCS, and the workers below the raylet."""
+    import psutil
+
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() in RAY_PROCESSES:
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def _join_kept(quiet: dict[str, Any]) -> bool:

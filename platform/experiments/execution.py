@@ -96,10 +96,10 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     console.print(f"{'joining the Ray cluster and starting' if names_cluster() else 'starting Ray and'} the workers (about 20 seconds)")
     train_tracked(run, tracking, console)
     if run.status == RunStatus.TRAINED:
-        import ray
+        from sightline.platform.core.ray_init import end_ray
 
         # What follows needs the workers' memory. Ray waits for the ends of its processes, which nothing here does.
-        threading.Thread(target=ray.shutdown, name="sightline-ray-ends").start()
+        threading.Thread(target=end_ray, name="sightline-ray-ends").start()
 
 
 def _stopped(run: Run, tracking: Tracking, console: Screen) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _here(function: Callable[[T], R], tasks: Sequence[T], workers: int | None) -
 def _on_ray(function: Callable[[T], R], tasks: Sequence[T], workers: int | None) -> Iterator[R]:
     import ray
 
-    from sightline.platform.core.ray_init import start_ray
+    from sightline.platform.core.ray_init import end_ray, start_ray
 
     check_ray()
     started = not ray.is_initialized()
@@ -71,4 +71,4 @@ def _on_ray(function: Callable[[T], R], tasks: Sequence[T], workers: int | None)
         for reference in running:
             ray.cancel(reference)
         if started:
-            ray.shutdown()
+            end_ray()

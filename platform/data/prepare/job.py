@@ -264,7 +264,7 @@ def _make_in_process(kind: Kind, folder: str, index: int, source: RowSource) -> 
 def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
     import ray
 
-    from sightline.platform.core.ray_init import start_ray
+    from sightline.platform.core.ray_init import end_ray, start_ray
 
     started = not ray.is_initialized()
     start_ray(hint="run the same command again, which goes on from the finished shards, or add --local")
@@ -287,7 +287,7 @@ def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator
         for reference in running:
             ray.cancel(reference)
         if started:
-            ray.shutdown()
+            end_ray()
 
 
 def job_digest(output: Output) -> str:

@@ -12,6 +12,7 @@ from sightline.platform import config
 from sightline.platform.core.device import choose_device
 from sightline.platform.core.files import write_text
 from sightline.platform.core.locks import by_one_driver
+from sightline.platform.core.ray_init import end_ray
 from sightline.platform.core.screen import Screen
 from sightline.platform.evaluation.probes.catalog import ranked
 from sightline.platform.evaluation.probes.context import EvaluatedModel
@@ -64,9 +65,7 @@ def execute(comparison: Comparison, console: Screen) -> dict[str, Any]:
             comparison.save()
             say(f"stopped; go on with: sightline resume {shlex.quote(comparison.name)}")
             return {"comparison": comparison.name, "status": "stopped", "folder": str(comparison.folder)}
-    import ray
-
-    ray.shutdown()
+    end_ray()
     with doing(console, "measuring") as tell:
         probes = _measure(comparison, tell)
     write_text(comparison.folder / "probes.json", json.dumps(probes_to_json(probes), indent=1))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sightline.platform import config
 from sightline.platform.core.locks import by_one_driver
-from sightline.platform.core.ray_init import start_ray
+from sightline.platform.core.ray_init import end_ray, start_ray
 from sightline.platform.core.screen import Screen
 from sightline.platform.experiments import execution
 from sightline.platform.reports.page import write_report
@@ -44,9 +44,7 @@ def execute(sweep: Sweep, console: Screen) -> dict[str, Any]:
         parent_run.nest((name for trial in sweep.trials() for name in sweep.run_names(trial.number)), sweep.mlflow_run_id)
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(sweep.name)}")
     run_trials(sweep, say)
-    import ray
-
-    ray.shutdown()
+    end_ray()
     if sweep.status is SweepStatus.STOPPED:
         say(f"stopped; go on with: sightline resume {shlex.quote(sweep.name)}")
         return {"sweep": sweep.name, "status": "stopped", "folder": str(sweep.folder)}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray._private.utils import DeferSigint
@@ -84,3 +87,25 @@ def test_in_the_background_of_a_script_ray_can_cancel_tasks(monkeypatch: pytest.
     finally:
         signal.signal(signal.SIGINT, before)
     assert ignored == [False]
+
+
+@pytest.mark.slow
+def test_what_does_not_end_by_itself_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A raylet, a worker below it that hangs at exit, and a process that is not Ray's."""
+    raylet = tmp_path / "raylet"
+    raylet.write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    raylet.chmod(0o755)
+    ours, other = subprocess.Popen([str(raylet)]), subprocess.Popen(["sleep", "60"])
+    try:
+        until = time.monotonic() + 10
+        while len(found := ray_init.own_processes()) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert sorted(process.name() for process in found) == ["raylet", "sleep"] and other.pid not in {process.pid for process in found}
+        monkeypatch.setattr(ray_init, "LAST_SECONDS", 0.1)
+        monkeypatch.setattr(ray, "shutdown", ours.terminate)
+        ray_init.end_ray()
+        ours.wait(10)
+        assert not psutil.wait_procs(found, timeout=10)[1] and other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
