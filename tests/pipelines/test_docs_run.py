@@ -21,7 +21,9 @@ MADE_ELSEWHERE = {"croco-encoder", "methods.yaml"}
 def outputs(line: Line) -> set[str]:
     """Names that the line makes: folders, files and runs."""
     words = line.words
-    made = {words[words.index(option) + 1].removeprefix("./") for option in ("--out", "--name", "--contact-sheet") if option in words}
+    made = {
+        words[words.index(option) + 1].removeprefix("./") for option in ("--out", "--name", "--contact-sheet", "--html") if option in words
+    }
     return made | ({words[1].removeprefix("./")} if words[:1] == ["examples"] else set())
 
 
@@ -29,7 +31,9 @@ def inputs(line: Line) -> set[str]:
     """Names of data, runs and files that the line needs: the first part of each path, and the runs."""
     words = [word for word in line.words if not word.startswith("--space")]
     options = {
-        index + 1 for index, word in enumerate(words) if word in ("--out", "--name", "--contact-sheet", "--probe", "--format", "--task")
+        index + 1
+        for index, word in enumerate(words)
+        if word in ("--out", "--name", "--contact-sheet", "--html", "--probe", "--format", "--task")
     }
     needed = {word.rpartition("=")[2] for index, word in enumerate(words) if index not in options and "./" in word}
     needed |= {word.partition("=")[2] for word in words if word.startswith(("init=", "model.teacher="))}
@@ -66,7 +70,7 @@ def test_the_readmes_data_sets_are_made_and_seen(ask: Ask, tmp_path: Path, monke
             code, out, err = ask(*line.words)
             assert code == 0 and "skipped" not in out, f"{line.text}\n{out}{err}"
             ran += 1
-    assert ran >= 6 and (tmp_path / "photos.png").stat().st_size > 10_000
+    assert ran >= 6 and (tmp_path / "photos.html").stat().st_size > 10_000
 
 
 SHIM = """#!{python}
