@@ -28,7 +28,9 @@ from sightline.platform.data.kinds import find_kind
 from sightline.platform.data.manifest import MANIFEST_NAME
 from sightline.platform.data.materialize import FOLDER
 from sightline.platform.data.prepare.archives import is_archive
-from sightline.platform.data.prepare.files import Tree, existing_folder, folders_in
+from sightline.platform.data.prepare.captures.videos import folder_or_video
+from sightline.platform.data.prepare.files import Tree, folders_in, suffix_of
+from sightline.platform.data.prepare.formats.video import VIDEO_SUFFIXES
 from sightline.platform.data.prepare.found import WHOLE, split_of
 from sightline.platform.data.prepare.job import run_job
 from sightline.platform.data.prepare.whole_folder import Choice, Wish, choose
@@ -130,14 +132,14 @@ class Keeper:
 
 
 def is_own(place: str) -> bool:
-    """Whether a setting names a folder of this machine that is no finished data set, nor one that was begun."""
+    """Whether a setting names a folder, an archive or a video of this machine that is no finished data set, nor one that was begun."""
     location = parse(place)
     refuse_unknown_reader(location)
     if isinstance(location, Mixture):
         return False
     folder = Path(location.place).expanduser()
     if not location.prepared or "://" in location.place or not folder.is_dir():
-        return location.prepared and is_archive(folder)
+        return location.prepared and (is_archive(folder) or (folder.is_file() and suffix_of(folder.name) in VIDEO_SUFFIXES))
     begun = (folder / ".staging").exists() or next(folder.glob("*.parquet"), None) is not None
     return not (begun or (folder / MANIFEST_NAME).exists())
 
@@ -215,7 +217,8 @@ def _by_hand(choices: list[Choice], place: str, root: str) -> str:
 
 def _choices(place: str, wish: Wish, root: str) -> list[Choice]:
     """The source for the folder; one for each of its splits, where it has some that no source knows."""
-    folders = folders_in(existing_folder(place))
+    path = folder_or_video(place)
+    folders = folders_in(path) if path.is_dir() else []
     splits = {split: sub.name for sub in folders if (split := split_of(sub.name))}
     if "train" not in splits or len(splits) < len(folders) or wish.kind == "points":
         return [choose(place, wish, root)]

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from asking import Ask
@@ -81,6 +82,27 @@ def test_frames_of_a_walk_are_held_out_in_blocks_and_paired(home: Path) -> None:
     with pytest.raises(CallError, match="14 photos without poses, and those next to each other do not look alike") as refused:
         asked("croco-tiny", data_train=str(photos(Path("mixed"))))
     assert "sightline prepare pairs mine mixed" in refused.value.hint
+
+
+def test_a_video_is_its_frames(home: Path) -> None:
+    frames = [walk_at(at) for at in range(0, 240, 4)]
+    with av.open("walk.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    pairs, said = asked("croco-tiny", data_train="walk.mp4")
+    assert "(frames of a video" in said and "prepare pairs frames walk.mp4" in said
+    assert Dataset.open(pairs.data.train or "").kind == "pairs" and pairs.data.val
+    with pytest.raises(CallError, match="no label, mask or depth was found there"):
+        asked(data_train="walk.mp4", probe_train="walk.mp4", probe_test="walk.mp4")
+
+
+def walk_at(at: int) -> np.ndarray:
+    """A view of one wide picture."""
+    coarse = np.random.default_rng(0).integers(0, 255, (12, 50, 3), np.uint8)
+    return np.ascontiguousarray(np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:, at : at + 128])
 
 
 def test_folders_that_have_splits_keep_them(ask: Ask) -> None:

@@ -16,9 +16,10 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from .archives import ArchivePath
 from .captures.cameras import Cameras, read_cameras
+from .captures.videos import folder_or_video
 from .catalog import sources_of
 from .companions import grey_thumbnail
-from .files import Tree, existing_folder, printable
+from .files import Tree, printable
 from .formats.video import VIDEO_SUFFIXES
 from .found import WHOLE
 from .image_sources.masks import CLASSES, Masks, read_names, void_class
@@ -85,7 +86,7 @@ class Choice:
 
 def choose(place: str, wish: Wish, out: str) -> Choice:
     """The first source that makes what is needed of the folder. Raises `CallError` with what was found and what helps."""
-    folder = _Folder(place, existing_folder(place))
+    folder = _Folder(place, folder_or_video(place))
     refused: list[CallError] = []
     passed: list[str] = []
     for reader, why in _candidates(folder, wish):
@@ -116,6 +117,11 @@ class _Folder:
 
     place: str
     path: Path
+
+    @cached_property
+    def is_video(self) -> bool:
+        """Whether it is one video, and no folder."""
+        return not isinstance(self.path, ArchivePath) and self.path.is_file()
 
     @cached_property
     def tree(self) -> Tree:
@@ -162,7 +168,10 @@ def _nearness(files: Sequence[Path]) -> float | None:
 
 def _candidates(folder: _Folder, wish: Wish) -> Iterator[tuple[str, str]]:
     """(source, why), the best first."""
-    if wish.kind == "images":
+    if folder.is_video:
+        if wish.kind in ("images", "pairs") and not wish.columns:
+            yield "frames", "frames of a video"
+    elif wish.kind == "images":
         yield from _image_sources(folder, wish.columns)
     elif wish.kind == "pairs":
         yield from _pair_sources(folder, wish.columns)
@@ -246,6 +255,9 @@ def _splits(source: PrepareSource, parts: dict[str, list[Any]], request: Request
 def _nothing(folder: _Folder, wish: Wish, refused: Sequence[CallError]) -> CallError:
     """Why no source fits, with the command that is nearest."""
     place, shown = shlex.quote(folder.place), printable(folder.place)
+    if folder.is_video and not refused:
+        needed = f" with {', '.join(wish.columns)}" if wish.columns else ""
+        return CallError(f"{shown} is a video, of which no {wish.kind}{needed} can be made", "name data that hold them")
     if wish.kind == "pairs" and folder.images and not wish.columns:
         return CallError(
             f"{shown} holds {len(folder.images):,} photos without poses, and those next to each other do not look alike: "
