@@ -23,7 +23,7 @@ NOTES = 40
 def inspection_page(inspection: Inspection, command: str) -> ReportPage:
     """About 2 MB at most: pictures stop where the room of the album ends."""
     sets, album = inspection.sets, Album()
-    told = {severity: [item.text for item in inspection.findings if item.severity == severity] for severity in ("error", "mind", "note")}
+    told = {severity: [item.text for item in inspection.findings if item.severity == severity] for severity in ("error", "warning", "note")}
     sections = [
         _overview(sets),
         shared_section(inspection, album),
@@ -44,9 +44,9 @@ def inspection_page(inspection: Inspection, command: str) -> ReportPage:
         title=names,
         kind="first look at data",
         headline=inspection.headline,
-        tone="bad" if told["error"] else "" if told["mind"] else "good",
+        tone="bad" if told["error"] else "" if told["warning"] else "good",
         detail=_detail(sets),
-        warnings=[*(f"Error: {text}" for text in told["error"][1:]), *told["mind"]],
+        warnings=[*(f"Error: {text}" for text in told["error"][1:]), *told["warning"]],
         sections=sections,
         next_steps=_next_steps(inspection),
         commands=[command],

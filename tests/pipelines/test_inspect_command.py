@@ -40,7 +40,7 @@ def test_a_leak_is_an_error_that_can_be_allowed_and_the_page_shows_it(ask: Ask, 
     code, out, _ = ask("inspect", *sets, "--allow-leaks", "--json")
     answer = json.loads(out)
     assert code == 0 and [one["rows"] for one in answer["sets"]] == [5, 2] and answer["page"] is None
-    assert answer["findings"][0]["severity"] == "mind"
+    assert answer["findings"][0]["severity"] == "warning"
 
 
 @pytest.mark.parametrize(

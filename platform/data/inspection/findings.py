@@ -29,9 +29,9 @@ CHAIN_OFF = (2.0, 0.02)
 
 @dataclass(frozen=True)
 class Finding:
-    """`error`: results would be wrong. `mind`: suspicious. `note`: good to know."""
+    """`error`: results would be wrong. `warning`: suspicious. `note`: good to know."""
 
-    severity: Literal["error", "mind", "note"]
+    severity: Literal["error", "warning", "note"]
     text: str
     leak: bool = False
 
@@ -54,12 +54,12 @@ class LookedAt:
 def find(sets: Sequence[LookedAt], duplicates: Duplicates, leaks: Sequence[Across]) -> list[Finding]:
     """Errors first."""
     found = [Finding("error", _leak(sets, one), leak=True) for one in leaks]
-    found += [Finding("mind", _leak(sets, one)) for one in duplicates.across if one.any and one not in leaks]
+    found += [Finding("warning", _leak(sets, one)) for one in duplicates.across if one.any and one not in leaks]
     found += _between(sets, duplicates)
     for one, within in zip(sets, duplicates.within, strict=True):
         before = f"{one.name}: " if len(sets) > 1 else ""
         found += [Finding(item.severity, f"{before}{item.text}") for item in _of_one(one, within)]
-    order = ("error", "mind", "note")
+    order = ("error", "warning", "note")
     return sorted(found, key=lambda item: order.index(item.severity))
 
 
@@ -81,10 +81,10 @@ def _between(sets: Sequence[LookedAt], duplicates: Duplicates) -> Iterator[Findi
     named = [one for one in sets if one.manifest.classes]
     if len({one.manifest.classes for one in named}) > 1:
         yield Finding(
-            "mind", f"{' and '.join(one.name for one in named)} have different lists of classes: equal labels mean different things"
+            "warning", f"{' and '.join(one.name for one in named)} have different lists of classes: equal labels mean different things"
         )
     elif duplicates.conflicts:
-        yield Finding("mind", f"{_counted(duplicates.conflicts, 'time')} the same content has two labels")
+        yield Finding("warning", f"{_counted(duplicates.conflicts, 'time')} the same content has two labels")
     scenes = [set(one.manifest.scenes) for one in sets if one.manifest.scenes]
     if len(scenes) > 1 and (both := set.intersection(*scenes)):
         yield Finding("note", f"{_counted(len(both), 'scene')} in all sets, such as {min(both)}: split by time, or by chance")
@@ -99,20 +99,22 @@ def _of_one(one: LookedAt, within: Within) -> Iterator[Finding]:
     if seen.broken_rows and len(seen.unreadable) == 0:
         faults = "; ".join(f"{count:,} x {fault}" for fault, count in seen.faults.most_common(3))
         more = f" and {len(seen.faults) - 3} other faults" if len(seen.faults) > 3 else ""
-        yield Finding("mind", f"{_share(seen.broken_rows, seen.rows, 'row')} cannot be used: {faults}{more}, the first {seen.broken[0].id}")
+        yield Finding(
+            "warning", f"{_share(seen.broken_rows, seen.rows, 'row')} cannot be used: {faults}{more}, the first {seen.broken[0].id}"
+        )
     if seen.rows < manifest.rows:
         yield Finding("note", f"{seen.rows:,} of {manifest.rows:,} rows were looked at, random row groups: the others are unknown")
     if within.same_rows:
-        yield Finding("mind", f"{_share(within.same_rows, seen.rows, 'row')} repeat another byte for byte")
+        yield Finding("warning", f"{_share(within.same_rows, seen.rows, 'row')} repeat another byte for byte")
     if within.twin_rows:
-        yield Finding("mind", f"{_share(within.twin_rows, seen.rows, 'pair')} consist of the same image twice")
+        yield Finding("warning", f"{_share(within.twin_rows, seen.rows, 'pair')} consist of the same image twice")
     if one.check.fault:
-        yield Finding("mind", one.check.fault)
+        yield Finding("warning", one.check.fault)
     for each in one.maps:
         if each.off and (each.off[0] > CHAIN_OFF[0] or each.off[1] > CHAIN_OFF[1]):
             scene = f" of {each.scene}" if each.scene else ""
             yield Finding(
-                "mind", f"poses{scene} disagree: pairs lie {each.off[0]:.1f} degrees and {each.off[1]:.1%} of the map off their chains"
+                "warning", f"poses{scene} disagree: pairs lie {each.off[0]:.1f} degrees and {each.off[1]:.1%} of the map off their chains"
             )
     yield from _of_images(seen)
     yield from _of_clouds(seen)
@@ -120,7 +122,7 @@ def _of_one(one: LookedAt, within: Within) -> Iterator[Finding]:
     if within.alike_images:
         alike = f"{within.alike_images:,} images look like another one, in {_counted(within.alike_groups, 'group')}"
         frames = bool(manifest.scenes) or manifest.kind == "pairs"
-        yield Finding("note" if frames else "mind", f"{alike}: {'frames of a scene do' if frames else 'near-duplicates'}")
+        yield Finding("note" if frames else "warning", f"{alike}: {'frames of a scene do' if frames else 'near-duplicates'}")
     if manifest.provenance.skipped:
         yield Finding("note", f"{sum(item.count for item in manifest.provenance.skipped):,} were skipped when it was prepared")
     unstated = [source.where for source in manifest.provenance.sources if source.licence in ("", "unstated")]
@@ -141,7 +143,7 @@ def _of_images(seen: Scan) -> Iterator[Finding]:
     ):
         if count := int(those.sum()):
             told = f"{_share(count, len(images), 'image')} {text if count != 1 else text.replace('are', 'is', 1)}"
-            yield Finding("mind" if count >= from_share * len(images) else "note", told)
+            yield Finding("warning" if count >= from_share * len(images) else "note", told)
 
 
 def _of_clouds(seen: Scan) -> Iterator[Finding]:
@@ -149,30 +151,30 @@ def _of_clouds(seen: Scan) -> Iterator[Finding]:
         return
     few = int((seen.clouds["distinct"] < FEW * seen.clouds["points"]).sum())
     if few:
-        yield Finding("mind", f"{_share(few, len(seen.clouds), 'cloud')} have most of their points in the same places")
+        yield Finding("warning", f"{_share(few, len(seen.clouds), 'cloud')} have most of their points in the same places")
     unit = seen.clouds["unit_normals"]
     bad = int((unit < 0.95).sum())  # NaN, without normals, is not
     if bad:
-        yield Finding("mind", f"{_share(bad, len(seen.clouds), 'cloud')} have normals that are not of length 1")
+        yield Finding("warning", f"{_share(bad, len(seen.clouds), 'cloud')} have normals that are not of length 1")
     extent = seen.clouds["extent"][seen.clouds["extent"] > 0]
     middle = float(np.median(extent)) if len(extent) else 0.0
     odd = int(((extent > 20 * middle) | (extent < middle / 20)).sum())
     if odd:
-        yield Finding("mind", f"{_share(odd, len(seen.clouds), 'cloud')} are 20 times larger or smaller than most: another unit?")
+        yield Finding("warning", f"{_share(odd, len(seen.clouds), 'cloud')} are 20 times larger or smaller than most: another unit?")
 
 
 def _of_classes(manifest: Manifest) -> Iterator[Finding]:
     if manifest.classes and manifest.labels:
         absent = [name for index, name in enumerate(manifest.classes) if not manifest.labels.get(index)]
         if absent:
-            yield Finding("mind", f"{_counted(len(absent), 'class', 'classes')} without a row: {', '.join(absent[:5])}")
+            yield Finding("warning", f"{_counted(len(absent), 'class', 'classes')} without a row: {', '.join(absent[:5])}")
         without = manifest.rows - sum(manifest.labels.values())
         if without:
-            yield Finding("mind", f"{_share(without, manifest.rows, 'row')} have no label")
+            yield Finding("warning", f"{_share(without, manifest.rows, 'row')} have no label")
     if manifest.classes and manifest.pixels:
         absent = [name for index, name in enumerate(manifest.classes) if not manifest.pixels.get(index)]
         if absent:
-            yield Finding("mind", f"{_counted(len(absent), 'class', 'classes')} without a pixel: {', '.join(absent[:5])}")
+            yield Finding("warning", f"{_counted(len(absent), 'class', 'classes')} without a pixel: {', '.join(absent[:5])}")
 
 
 def _once(images: np.ndarray) -> np.ndarray:

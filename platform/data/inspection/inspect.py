@@ -31,9 +31,9 @@ class Inspection:
     def verdict(self) -> str:
         """One sentence: how much is wrong, and how much suspicious."""
         rows = sum(one.scan.rows for one in self.sets)
-        errors, minds = (sum(item.severity == severity for item in self.findings) for severity in ("error", "mind"))
+        errors, warnings = (sum(item.severity == severity for item in self.findings) for severity in ("error", "warning"))
         told = [f"{errors} error{'s' * (errors > 1)}"] if errors else []
-        told += [f"{minds} thing{'s' * (minds > 1)} to look at"] if minds else []
+        told += [f"{warnings} thing{'s' * (warnings > 1)} to look at"] if warnings else []
         return f"{' and '.join(told) or 'Nothing wrong was found'} in {rows:,} rows."
 
     @property

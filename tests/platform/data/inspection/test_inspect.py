@@ -60,7 +60,7 @@ def test_sound_images_have_nothing_wrong(tmp_path: Path) -> None:
     train = written(tmp_path / "train", "images", [{"image": jpeg(photo(seed))} for seed in range(6)])
     val = written(tmp_path / "val", "images", [{"image": jpeg(photo(seed))} for seed in range(6, 9)])
     seen = inspect([train, val])
-    assert seen.verdict == "Nothing wrong was found in 9 rows." and not told(seen, "error") + told(seen, "mind")
+    assert seen.verdict == "Nothing wrong was found in 9 rows." and not told(seen, "error") + told(seen, "warning")
 
 
 def test_images_that_train_and_val_share_are_an_error(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_images_that_train_and_val_share_are_an_error(tmp_path: Path) -> None:
     assert "share 1 image byte for byte and 1 image that looks the same: 2 of 3 rows of " in told(seen, "error")[0]
     assert [one[1][1] for one in seen.duplicates.across[0].examples] == [0, 1], "rows of val, what is the same first"
     allowed = inspect([train, val], leaks_are_errors=False)
-    assert not told(allowed, "error") and "share 1 image byte" in told(allowed, "mind")[0]
+    assert not told(allowed, "error") and "share 1 image byte" in told(allowed, "warning")[0]
     other = written(tmp_path / "b" / "train", "images", [{"image": jpeg(photo(1))}])
     assert not told(inspect([train, other]), "error"), "both are trained on"
 
@@ -85,13 +85,13 @@ def test_broken_blurred_plain_and_repeated_rows_are_named(tmp_path: Path) -> Non
         *({"image": jpeg(np.full((SIDE, SIDE, 3), 90, np.uint8)), "label": 0}, {"image": jpeg(photo(1)), "label": 1}),
     ]
     seen = inspect([written(tmp_path / "train", "images", rows, classes=("a", "b", "c"))])
-    minds = "\n".join(told(seen, "mind"))
-    assert "1 of 8 rows (12.5%) cannot be used: 1 x image: damaged PNG image" in minds
-    assert "1 of 6 images (16.7%) is blurred" in minds and "is one colour" in minds
+    warnings = "\n".join(told(seen, "warning"))
+    assert "1 of 8 rows (12.5%) cannot be used: 1 x image: damaged PNG image" in warnings
+    assert "1 of 6 images (16.7%) is blurred" in warnings and "is one colour" in warnings
     assert (
-        "repeat another byte for byte" in minds
-        and "1 time the same content has two labels" in minds
-        and "1 class without a row: c" in minds
+        "repeat another byte for byte" in warnings
+        and "1 time the same content has two labels" in warnings
+        and "1 class without a row: c" in warnings
     )
     assert seen.sets[0].scan.broken[0].id == "train04"
 
@@ -129,7 +129,7 @@ def test_poses_that_fit_and_inverted_ones_are_told_apart(tmp_path: Path) -> None
     far = [np.linalg.norm(found.places[:, None] - found.places, axis=-1).max(), np.linalg.norm(truth[:, None] - truth, axis=-1)[:, :].max()]
     assert far[0] == pytest.approx(far[1], rel=0.1), "the map has the scale of the poses"
     bad = inspect([written(tmp_path / "bad", "pairs", _posed(2, wrong=True))])
-    assert "depth and poses do not bring the images together" in told(bad, "mind")[0]
+    assert "depth and poses do not bring the images together" in told(bad, "warning")[0]
 
 
 def test_poses_are_chained_through_shared_frames() -> None:
@@ -147,7 +147,7 @@ def test_the_same_cloud_in_another_order_is_found(tmp_path: Path) -> None:
     val = written(tmp_path / "val", "points", [{"points": encode_points(clouds[1][::-1])}, {"points": encode_points(few)}])
     seen = inspect([train, val])
     assert "share 1 cloud byte for byte: 1 of 2 rows" in told(seen, "error")[0]
-    assert any("1 of 2 clouds (50.0%) have most of their points in the same places" in text for text in told(seen, "mind"))
+    assert any("1 of 2 clouds (50.0%) have most of their points in the same places" in text for text in told(seen, "warning"))
 
 
 def test_what_is_alike_is_what_a_comparison_of_all_finds() -> None:
