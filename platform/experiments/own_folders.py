@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -211,7 +212,8 @@ def _made_by_hand(folder: Path) -> Parts:
 
 
 def _by_hand(choices: list[Choice], place: str, root: str) -> str:
-    out = f"{place.rstrip('/')}-set"
+    folder = re.sub(r"(\.tar)?\.\w+$", "", place) if Path(place).expanduser().is_file() else place
+    out = f"{folder.rstrip('/')}-set"
     return " && ".join(choice.command(f"{out}{choice.request.out[len(root) :]}") for choice in choices)
 
 

@@ -93,7 +93,7 @@ def test_a_video_is_its_frames(home: Path) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     pairs, said = asked("croco-tiny", data_train="walk.mp4")
-    assert "(frames of a video" in said and "prepare pairs frames walk.mp4" in said
+    assert "(frames of a video" in said and "prepare pairs frames walk.mp4" in said and "--out walk-set" in said
     assert Dataset.open(pairs.data.train or "").kind == "pairs" and pairs.data.val
     with pytest.raises(CallError, match="no label, mask or depth was found there"):
         asked(data_train="walk.mp4", probe_train="walk.mp4", probe_test="walk.mp4")
