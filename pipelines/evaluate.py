@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sightline.platform.evaluation.probes.context import EvaluatedModel
     from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
+    from sightline.platform.tracking.evaluation_run import RecordedEvaluation
     from sightline.platform.tracking.problems import TrackingProblem
 
 SUMMARY = "measure what encoders are worth: probes beside random weights and raw pixels"
@@ -91,7 +92,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
     from sightline.platform.evaluation.verdict import verdict_of_encoders
     from sightline.platform.experiments.evaluate import record
-    from sightline.platform.tracking.problems import TrackingProblem
 
     evaluated = _evaluated_models(opened, args.controls)
     if names is None:
@@ -110,11 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     run_id = None
     if not args.no_mlflow:
         given = dict(zip(opened, models, strict=True))
-        recorded = record(given, opened, outcomes, [report, document], command_line(sys.argv[1:]))
-        if isinstance(recorded, TrackingProblem):
-            _not_recorded(console, recorded)
-        else:
-            run_id = recorded.run_id
+        run_id = _run_id(record(given, opened, outcomes, [report, document], command_line(sys.argv[1:])), console)
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
     return {
         "models": about,
@@ -143,7 +139,6 @@ def _test(
         tested_document,
         write_tested_page,
     )
-    from sightline.platform.tracking.problems import TrackingProblem
 
     tested = []
     for name, one in opened.items():
@@ -162,11 +157,8 @@ def _test(
         console.print(f"{result.covers}\n", style="dim")
     run_id = None
     if not args.no_mlflow:
-        recorded = record_tests(dict(zip(opened, models, strict=True)), tested, data, verdict, [report, document], command)
-        if isinstance(recorded, TrackingProblem):
-            _not_recorded(console, recorded)
-        else:
-            run_id = recorded.run_id
+        given = dict(zip(opened, models, strict=True))
+        run_id = _run_id(record_tests(given, tested, data, verdict, [report, document], command), console)
     console.fields([("found", verdict), ("report", str(report)), ("numbers", str(document))])
     return {
         "verdict": verdict,
@@ -177,8 +169,14 @@ def _test(
     }
 
 
-def _not_recorded(console: Screen, problem: TrackingProblem) -> None:
-    console.warn(f"not recorded in MLflow: {problem.what}" + (f"\n  hint: {problem.hint}" if problem.hint else ""))
+def _run_id(recorded: RecordedEvaluation | TrackingProblem, console: Screen) -> str | None:
+    """Of the MLflow run; where there is none, why is told."""
+    from sightline.platform.tracking.problems import TrackingProblem
+
+    if not isinstance(recorded, TrackingProblem):
+        return recorded.run_id
+    console.warn(f"not recorded in MLflow: {recorded.what}" + (f"\n  hint: {recorded.hint}" if recorded.hint else ""))
+    return None
 
 
 def _report_path(out: str | None, models: Mapping[str, object]) -> Path:
