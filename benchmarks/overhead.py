@@ -87,7 +87,7 @@ def of_run(experiment: Experiment, name: str) -> list[float]:
     """Seconds a step of each report after the first third."""
     import ray
 
-    dataset = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+    dataset = recorded_training_data(experiment.data, find_method(experiment.method).kind)
     run = create_run(name, experiment, dataset.fingerprint, "overhead", "")
     workers._worker = train_from_memory
     start_ray()
@@ -164,7 +164,7 @@ def memory_of(experiment: Experiment, name: str) -> tuple[float, float]:
     """(peak in MB, growth in MB for 1,000 steps over the second half)."""
     import ray
 
-    dataset = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+    dataset = recorded_training_data(experiment.data, find_method(experiment.method).kind)
     run = create_run(name, experiment, dataset.fingerprint, "overhead", "")
     workers._worker = original
     memory = Memory()

@@ -111,7 +111,7 @@ def make_entries(words: Sequence[str], budget: str, console: Screen, name: str =
         try:
             experiment = prepare_folders(config.load(recipe, settings), console.print)
             experiment = keep_sources(check(experiment, look=False)[0], console.print, train=True)
-            dataset = open_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+            dataset = open_training_data(experiment.data, find_method(experiment.method).kind)
         except CallError as error:
             raise CallError(f"{label}: {error}", error.hint) from None
         cost = gflops(experiment)

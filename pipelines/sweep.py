@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.experiments.sweep import plan as planning
 
     experiment = keep_sources(experiment, console.print, train=True)
-    dataset = open_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+    dataset = open_training_data(experiment.data, find_method(experiment.method).kind)
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
     plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
     check_tracking(experiment, console.warn)

@@ -37,6 +37,13 @@ class DataConfig(Settings):
         default=None,
         description="data for the validation curve, pictures and probes: a prepared data set, or what Ray Data reads, kept as one",
     )
+    fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of data.train that is learned from, of each class the same; a larger one holds a smaller",
+    )
+    fraction_seed: int = Field(default=0, ge=0, description="which rows those are; train.seed changes nothing of it")
     block: int = Field(default=256, ge=1, description="rows that are read, shuffled and decoded together")
     max_broken: float = Field(default=0.05, ge=0, le=1, description="share of broken samples at which a run stops")
 

@@ -11,6 +11,7 @@ from sightline.methods.errors import CallError
 from sightline.platform.config.location import MOST_WEIGHT, Mixture, lowest_terms
 
 from .dataset import Dataset
+from .share import Share
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class MixedData:
     """Of the samples, in lowest terms."""
 
     @classmethod
-    def open(cls, mixture: Mixture, kind: str | None = None) -> MixedData:
-        """Raises `CallError` where a data set is missing, is not of `kind`, or is there twice."""
-        sets = tuple(Dataset.open(place, kind) for place in mixture.places)
+    def open(cls, mixture: Mixture, kind: str | None = None, share: Share | None = None) -> MixedData:
+        """`share`: of each data set. Raises `CallError` where a data set is missing, is not of `kind`, or is there twice."""
+        sets = tuple(Dataset.open(place, kind).part(share) for place in mixture.places)
         known: dict[str, str] = {}
         for one in sets:
             if one.fingerprint in known:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from sightline.platform.config.location import Mixture, parse, parse_one, refuse_unknown_reader
+from sightline.platform.config.schema import DataConfig
 
 from .dataset import Dataset
 from .kinds import find_kind, kind_names
 from .mixed_data import MixedData
 from .ray_source import RaySource
+from .share import Share
 
 TrainingData: TypeAlias = Dataset | MixedData | RaySource
 
@@ -28,10 +30,16 @@ def absolute_source(text: str) -> str:
     return str(location.absolute())
 
 
-def open_training_data(text: str, kind: str) -> TrainingData:
-    """Raises `CallError` or `SightlineError` for what is not there, or of another kind."""
-    location = parse(text)
-    return MixedData.open(location, kind) if isinstance(location, Mixture) else open_one(text, kind)
+def open_training_data(data: DataConfig, kind: str) -> TrainingData:
+    """What `data.train` names, of prepared data sets the share `data.fraction`.
+
+    Raises `CallError` or `SightlineError` for what is not there, or of another kind.
+    """
+    location = parse(data.train)
+    if isinstance(location, Mixture):
+        return MixedData.open(location, kind, _share(data))
+    opened = open_one(str(location), kind)
+    return opened.part(_share(data)) if isinstance(opened, Dataset) else opened
 
 
 def open_one(text: str, kind: str) -> Dataset | RaySource:
@@ -52,9 +60,13 @@ def open_measured(place: str, kind: str) -> Dataset | RaySource:
     return RaySource.open(location, named[0] if named else find_kind(kind).modality)
 
 
-def recorded_training_data(text: str, kind: str) -> TrainingData:
+def recorded_training_data(data: DataConfig, kind: str) -> TrainingData:
     """The data of a run that was checked: of a source of Ray's nothing is looked at, so that no worker needs its files or its module."""
-    location = parse(text)
+    location = parse(data.train)
     if isinstance(location, Mixture):
-        return MixedData.open(location)
-    return Dataset.open(location.place) if location.prepared else RaySource(location, kind, location.rows or 0)
+        return MixedData.open(location, share=_share(data))
+    return Dataset.open(location.place).part(_share(data)) if location.prepared else RaySource(location, kind, location.rows or 0)
+
+
+def _share(data: DataConfig) -> Share | None:
+    return None if data.fraction == 1 else Share(data.fraction, data.fraction_seed)

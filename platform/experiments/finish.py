@@ -139,7 +139,7 @@ class TrainedModel:
             encoder=pretext.encoder().eval(),
             views=method.views(experiment.method_config),
             stage=stage,
-            train=recorded_training_data(str(experiment.data.train), method.kind),
+            train=recorded_training_data(experiment.data, method.kind),
             val=Dataset.open(experiment.data.val) if experiment.data.val else None,
             device=device,
         )

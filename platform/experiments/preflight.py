@@ -51,7 +51,7 @@ def check(
     if experiment.data.train is None:
         raise CallError("data.train is not set", "give a data set made by `sightline prepare`: data.train=FOLDER")
     method = find_method(experiment.method)
-    dataset = open_training_data(experiment.data.train, method.kind)
+    dataset = open_training_data(experiment.data, method.kind)
     if isinstance(dataset, RaySource):
         experiment = _check_source(experiment, dataset)
     else:
@@ -105,7 +105,7 @@ def keep_sources(experiment: config.Experiment, say: Callable[[str], None] = lam
     data: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     if experiment.data.train and (train or parse(experiment.data.train).prepared):
-        learned = open_training_data(experiment.data.train, method.kind)
+        learned = open_training_data(experiment.data, method.kind)
         if isinstance(learned, RaySource):
             learned = keep("data.train", learned, needed, shuffle=True)
             _check_data(experiment, learned, "data.train")
@@ -170,6 +170,11 @@ def _check_kept_by_probe(experiment: config.Experiment) -> None:
 
 def _check_source(experiment: config.Experiment, source: RaySource) -> config.Experiment:
     """The experiment with the rows of an epoch in `data.train`, so that a resume counts by them. Raises `CallError`."""
+    if experiment.data.fraction < 1:
+        raise CallError(
+            f"data.fraction: {source.name} is ordered by Ray Data, and a share is drawn from prepared data",
+            "prepare it first: sightline prepare --help",
+        )
     if experiment.teacher_cache.variants:
         raise CallError(f"teacher_cache.variants: a cache keeps rows by their place, and {source.name} has none", "leave it out")
     if source.rows and source.rows < experiment.batch.size:

@@ -38,6 +38,7 @@ from sightline.platform.data.loader.cache import (
 )
 from sightline.platform.data.loader.stream import StreamResources, run_blocks
 from sightline.platform.data.shards import ShardFolder
+from sightline.platform.data.training_data import recorded_training_data
 
 if TYPE_CHECKING:
     from sightline.methods.contract import Stage
@@ -179,7 +180,9 @@ def cache_of_run(
     from sightline.platform.runs.pinned import kept_teachers
     from sightline.platform.training.stage import make_stage
 
-    method, dataset = find_method(experiment.method), Dataset.open(str(experiment.data.train))
+    method = find_method(experiment.method)
+    dataset = recorded_training_data(experiment.data, method.kind)
+    assert isinstance(dataset, Dataset)  # `preflight.check` refuses others
     made_of = ingredients(experiment, dataset, kept_teachers(experiment, folder))
     samples = Made(dataset, method.views(experiment.method_config), experiment.train.seed, experiment.teacher_cache.variants)
     return build(

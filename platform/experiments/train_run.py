@@ -115,7 +115,7 @@ def train_on_ray(run: Run, on_event: Post) -> None:
 def is_trained(experiment: Experiment, folder: Path) -> bool:
     """Whether the weights of the last step are in the run's `folder`, whatever its status says."""
     found = checkpoint.newest(folder / "checkpoints")
-    data = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind)
+    data = recorded_training_data(experiment.data, find_method(experiment.method).kind)
     return found is not None and found.state.step >= experiment.clock(data.rows).steps
 
 

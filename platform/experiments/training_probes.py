@@ -158,7 +158,7 @@ class TrainingProbes:
         clear(run.folder)  # of a driver that was killed
         if run.experiment.probe.every is None:
             return
-        clock = run.experiment.clock(recorded_training_data(str(run.experiment.data.train), find_method(run.experiment.method).kind).rows)
+        clock = run.experiment.clock(recorded_training_data(run.experiment.data, find_method(run.experiment.method).kind).rows)
         self.every, self.last_step = max(1, round(clock.in_steps(run.experiment.probe.every))), clock.steps
         measured = [event for event in run.events() if isinstance(event, ProbesMeasured)]
         self.seen = max((event.step for event in measured), default=0)

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class SightlineDatasetSource(DatasetSource):
     """`mlflow.data.get_source(run.inputs.dataset_inputs[0]).load()` gives the data set itself."""
 
-    def __init__(self, uri: str, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, fingerprint: str = "", share: tuple[float, int] | None = None) -> None:
         self.uri = uri
+        self.share = share
+        """Of its rows, where not all were used: (fraction, seed)."""
         self.fingerprint = fingerprint
         """Of the data set as it was logged. Records of older versions do not have it."""
 
@@ -25,8 +27,9 @@ class SightlineDatasetSource(DatasetSource):
         """Raises `CallError` where there is no data set, and `SightlineError` where it is another one than was logged."""
         from sightline.methods.errors import SightlineError
         from sightline.platform.data.dataset import Dataset
+        from sightline.platform.data.share import Share
 
-        dataset = Dataset.open(self.uri)
+        dataset = Dataset.open(self.uri).part(Share(*self.share) if self.share else None)
         if self.fingerprint and dataset.fingerprint != self.fingerprint:
             raise SightlineError(
                 f"{self.uri} is not the data set that was logged: its fingerprint is {dataset.fingerprint[:16]}, "
@@ -48,8 +51,9 @@ class SightlineDatasetSource(DatasetSource):
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        return {"uri": self.uri, "fingerprint": self.fingerprint}
+        return {"uri": self.uri, "fingerprint": self.fingerprint, **({"share": list(self.share)} if self.share else {})}
 
     @classmethod
     def from_dict(cls, source_dict: dict[Any, Any]) -> SightlineDatasetSource:
-        return cls(source_dict["uri"], source_dict.get("fingerprint", ""))
+        share = source_dict.get("share")
+        return cls(source_dict["uri"], source_dict.get("fingerprint", ""), (float(share[0]), int(share[1])) if share else None)

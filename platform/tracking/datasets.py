@@ -53,7 +53,8 @@ def logged_dataset(dataset: Dataset | RaySource) -> LoggedDataset:
         source = json.dumps({"uri": dataset.name})
         return LoggedDataset(Path(dataset.location.place).name, "ray:not-known", SOURCE_TYPE, source, profile=json.dumps(profile))
     ref = DatasetRef.of(dataset)
-    source = json.dumps({"uri": redact(dataset.uri), "fingerprint": dataset.fingerprint})
+    share = {} if dataset.share is None else {"share": [dataset.share.fraction, dataset.share.seed]}
+    source = json.dumps({"uri": redact(dataset.uri), "fingerprint": dataset.fingerprint, **share})
     return LoggedDataset(
         ref.name, ref.digest, SOURCE_TYPE, source, schema=json.dumps(_schema(dataset)), profile=json.dumps(_profile(dataset))
     )
@@ -61,9 +62,9 @@ def logged_dataset(dataset: Dataset | RaySource) -> LoggedDataset:
 
 def data_of(experiment: Experiment) -> list[tuple[str, Dataset | RaySource]]:
     """What a run of these settings learns from and is validated on, each with its context; of a mixture every data set."""
-    used = {"training": experiment.data.train, "validation": experiment.data.val}
-    kind = find_method(experiment.method).kind
-    opened = [(context, recorded_training_data(uri, kind)) for context, uri in used.items() if uri]
+    kind, val = find_method(experiment.method).kind, experiment.data.val
+    used = {"training": experiment.data, "validation": experiment.data.model_copy(update={"train": val, "fraction": 1.0})}
+    opened = [(context, recorded_training_data(data, kind)) for context, data in used.items() if data.train]
     return [(context, one) for context, data in opened for one in (data.sets if isinstance(data, MixedData) else [data])]
 
 
@@ -108,11 +109,12 @@ def _profile(dataset: Dataset) -> dict[str, Any]:
     manifest = dataset.manifest
     summary = {
         "num_rows": dataset.rows,
+        "share_of_rows": dataset.share and f"{dataset.share.fraction:g} of {manifest.rows}, seed {dataset.share.seed}",
         "kind": dataset.kind,
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "scenes": len(manifest.scenes),
         "classes": len(manifest.classes),
-        "rows_of_class": {manifest.classes[label]: count for label, count in sorted(manifest.labels.items())} if manifest.classes else {},
+        "rows_of_class": {manifest.classes[label]: count for label, count in sorted(dataset.labels.items())} if manifest.classes else {},
         "parts": len(manifest.parts),
         "smallest_image": manifest.image_min and "{1} x {0}".format(*manifest.image_min),
         "largest_image": manifest.image_max and "{1} x {0}".format(*manifest.image_max),

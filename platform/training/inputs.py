@@ -50,7 +50,7 @@ class TrainInputs:
         if experiment.data.train is None:
             raise SightlineError("data.train is not set", "give a data set: data.train=FOLDER")
         method = find_method(experiment.method)
-        dataset = recorded_training_data(experiment.data.train, method.kind)
+        dataset = recorded_training_data(experiment.data, method.kind)
         if dataset.fingerprint != job.fingerprint:
             raise SightlineError(
                 f"the data set {experiment.data.train} is not the one this run began with "

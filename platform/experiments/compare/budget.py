@@ -81,6 +81,6 @@ def measure_speed(experiment: config.Experiment) -> float:
 
             tried, found = resolve_teachers(tried)
             keep_teachers(found, folder)
-        fingerprint = recorded_training_data(str(experiment.data.train), find_method(experiment.method).kind).fingerprint
+        fingerprint = recorded_training_data(experiment.data, find_method(experiment.method).kind).fingerprint
         train(TrainJob(tried, folder, fingerprint, threads=local_plan(tried).threads), post, stop)
     return sum(samples for _, samples in seen[1:]) / (seen[-1][0] - seen[0][0])

@@ -61,7 +61,7 @@ def test_two_workers_killed_in_the_middle_and_one_that_goes_on_make_the_history_
             assert sum(done.samples * (done.loss or 0) for done in event.sets.values()) / event.samples == pytest.approx(of_all, rel=1e-5)
     sent = {name: value for name, step, value in metrics_of(last) if step == 18}
     assert sent["data/b/samples"] == 54 and sent["data/a/loss"] > 0 and sent["data/a/epochs"] == pytest.approx(4.05)
-    (table,) = summary.mixture(list(whole.events()), open_training_data(str(whole.experiment.data.train), "pairs")).tables
+    (table,) = summary.mixture(list(whole.events()), open_training_data(whole.experiment.data, "pairs")).tables
     assert [(row.name, *(cell.text for cell in row.cells[:4])) for row in table.rows] == [
         ("a", "0.75", "40", "162", "4.05"),
         ("b", "0.25", "24", "54", "2.25"),
