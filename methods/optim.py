@@ -5,25 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .settings import Duration, Length, Settings
+from .errors import CallError
+from .settings import Added, Duration, Length, Settings
 
 if TYPE_CHECKING:
     import torch
 
 
 class OptimConfig(Settings):
-    """AdamW with linear warm-up and cosine decay. The cosine's length and the end of training may differ (`train.length`)."""
+    """AdamW with linear warm-up and cosine decay. The length of the decay and the end of training may differ (`train.length`)."""
 
     name: Literal["adamw"] = "adamw"
     lr: float | None = Field(default=None, gt=0, description="peak learning rate as it is")
     base_lr: float | None = Field(default=None, gt=0, description="peak learning rate per 256 samples: lr = base_lr * batch.size / 256")
     min_lr: float = Field(default=0.0, ge=0)
     warmup: Length = Field(default=Duration(amount=0, unit="steps"))
-    decay: Length | None = Field(default=None, description="length of warm-up plus cosine; default: the length of training")
+    decay: Length | None = Field(default=None, description="length of warm-up plus decay; default: the length of training")
+    power: Annotated[float | None, Added(neutral=None)] = Field(
+        default=None,
+        gt=0,
+        description="decay by (1 - step / length) ** power in place of the cosine; methods whose papers have another rule refuse it",
+    )
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
@@ -80,16 +86,33 @@ def warmup_cosine(t: float, warmup: float, length: float, peak: float, floor: fl
     return floor + (peak - floor) / 2 * (1 + math.cos(math.pi * progress))
 
 
+def warmup_polynomial(t: float, warmup: float, length: float, peak: float, power: float, floor: float = 0.0) -> float:
+    """`peak` (1 - t / length) ** power down to `floor`; over `warmup` times t / warmup, as mmsegmentation has it. Later: `floor`."""
+    rate: float = floor + (peak - floor) * max(0.0, 1 - t / length) ** power
+    return rate * t / warmup if t < warmup else rate
+
+
+def no_polynomial(optim: OptimConfig) -> None:
+    """Raise `CallError` where `optim.power` is set: for methods whose papers have a decay of their own."""
+    if optim.power is not None:
+        raise CallError("optim.power: this method decays its rate by its paper's own rule", "leave it away")
+
+
 def standard_schedules(optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
-    """`lr` by `warmup_cosine`, `weight_decay` constant or by a cosine: what a method uses unless its paper says otherwise."""
+    """`lr` by `warmup_cosine`, or `warmup_polynomial` with `optim.power`; `weight_decay` constant or by a cosine: what a method uses unless
+    its paper says otherwise."""
     peak = optim.peak_lr(clock.batch_size)
     warmup = clock.in_steps(optim.warmup)
     length = clock.in_steps(optim.decay) if optim.decay else float(clock.steps)
     start, end = optim.weight_decay, optim.weight_decay if optim.weight_decay_end is None else optim.weight_decay_end
-    return {
-        "lr": lambda step: warmup_cosine(step, warmup, length, peak, optim.min_lr),
-        "weight_decay": lambda step: warmup_cosine(step, 0, length, start, end),
-    }
+    power = optim.power
+
+    def lr(step: int) -> float:
+        if power is None:
+            return warmup_cosine(step, warmup, length, peak, optim.min_lr)
+        return warmup_polynomial(step, warmup, length, peak, power, optim.min_lr)
+
+    return {"lr": lr, "weight_decay": lambda step: warmup_cosine(step, 0, length, start, end)}
 
 
 def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], no_decay: Callable[[str, torch.nn.Parameter], bool]) -> list[ParamGroup]:

@@ -192,12 +192,12 @@ class ConMIMBackbone(nn.Module):
             x = block(x, bias, scales)
         return x
 
-    def every_block(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n1 d"]]:
-        """Tokens after each block, no final norm, nothing masked."""
+    def every_block(self, images: Float[Tensor, "b 3 h w"], kept: Bool[Tensor, "l 2 b"] | None = None) -> list[Float[Tensor, "b n1 d"]]:
+        """Tokens after each block, no final norm, nothing masked. `kept`: branches that are not dropped."""
         x, biases = self._start(images, None)
         outputs = []
-        for block, bias in zip(self.blocks, biases, strict=True):
-            x = block(x, bias)
+        for block, bias, scales in zip(self.blocks, biases, branch_scales(kept, self.rates), strict=True):
+            x = block(x, bias, scales)
             outputs.append(x)
         return outputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..optim import Clock, OptimConfig, Schedule
+from ..optim import Clock, OptimConfig, Schedule, no_polynomial
 
 
 def table_value(step: int, length: int, warmup: int, base: float, final: float, start: float = 0.0) -> float:
@@ -20,6 +20,7 @@ def table_value(step: int, length: int, warmup: int, base: float, final: float, 
 
 def conmim_schedules(optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
     """`lr` with warm-up from 0, `weight_decay` by a cosine without; one value a step."""
+    no_polynomial(optim)
     peak, warmup = optim.peak_lr(clock.batch_size), round(clock.in_steps(optim.warmup))
     length = round(clock.in_steps(optim.decay)) if optim.decay else clock.steps
     start, end = optim.weight_decay, optim.weight_decay if optim.weight_decay_end is None else optim.weight_decay_end

@@ -48,6 +48,11 @@ class ConMIMFinetune(nn.Module):
         """(patch tokens, pooled features). `kept`: branches that stochastic depth does not drop."""
         return self.pool(self.backbone.blocks_out(normalise(images, self.model), None, kept))
 
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"], kept: Bool[Tensor, "l 2 b"] | None = None) -> list[Float[Tensor, "b n d"]]:
+        """Patch tokens after each block, the last one as `forward` gives it."""
+        blocks = self.backbone.every_block(normalise(images, self.model), kept)
+        return [*(tokens[:, 1:] for tokens in blocks[:-1]), self.pool(blocks[-1])[0]]
+
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise rates: 0 for tokens, positions and patches, i + 1 for block i, depth + 1 for the rest."""
         return layer_of(name.removeprefix("backbone."), self.depth)

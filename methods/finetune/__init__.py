@@ -36,5 +36,10 @@ segmentation = Method(
     views=SegmentationViews,
     build=Lazy(f"{__name__}.pretext:build_segmentation"),
     image_shape=lambda config: config.model.image_size,
-    metrics=METRICS,
+    metrics={
+        **METRICS,
+        "auxiliary": MetricInfo(
+            "cross-entropy of UPerNet's second prediction, in training; its share is in cross_entropy", unit="nats", better="lower"
+        ),
+    },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,26 @@ class FinetuneModel(Settings):
         return self
 
 
+Decoder = Literal["linear", "mask_transformer", "upernet"]
+Blocks = tuple[int, int, int, int]
+
+
+class SegmentationModel(FinetuneModel):
+    """With a decoder of the patches."""
+
+    decoder: Annotated[Decoder, Added(neutral="linear")] = Field(
+        default="linear",
+        description="linear: one map a patch; mask_transformer: Segmenter's; upernet: a pyramid on four blocks, as for BEiT",
+    )
+    decoder_depth: Annotated[int, Added(neutral=2)] = Field(default=2, ge=1, description="blocks of the mask transformer")
+    decoder_dim: Annotated[int | None, Added(neutral=None)] = Field(
+        default=None, ge=1, description="width of UPerNet; default: the encoder's, as for BEiT"
+    )
+    hooks: Annotated[Blocks | None, Added(neutral=None)] = Field(
+        default=None, description="blocks that UPerNet reads, from 0; default: after a third, a half, two thirds and all of them"
+    )
+
+
 def one_name_each(names: tuple[str, ...], classes: int) -> None:
     """Raises `ValueError` where there are names, but not one for each class."""
     if names and len(names) != classes:
@@ -76,6 +96,13 @@ class FinetuneLoss(Settings):
     cross_entropy: float = Field(default=1.0, ge=0)
 
 
+class SegmentationTask(FinetuneTask):
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    auxiliary: Annotated[float, Added(neutral=0.4)] = Field(
+        default=0.4, ge=0, description="weight of a second prediction, from the third block that UPerNet reads; in training alone"
+    )
+
+
 class ClassificationAugment(Settings):
     """Random resized crop, flip, RandAugment and erasing for each image; mixup or CutMix for a microbatch."""
 
@@ -98,6 +125,9 @@ class SegmentationAugment(Settings):
     brightness: float = Field(default=0.4, ge=0, le=1)
     contrast: float = Field(default=0.4, ge=0, le=1)
     saturation: float = Field(default=0.4, ge=0, le=1)
+    most_of_one_class: Annotated[float, Added(neutral=1.0)] = Field(
+        default=1.0, gt=0, le=1, description="a crop of which one class covers more is drawn again, up to ten times; 1: never"
+    )
 
 
 class FinetuneConfig(MethodConfig):
@@ -111,5 +141,6 @@ class ClassificationConfig(FinetuneConfig):
 
 
 class SegmentationConfig(FinetuneConfig):
-    pretext: FinetuneTask = FinetuneTask(label_smoothing=0.0)
+    model: SegmentationModel
+    pretext: SegmentationTask = SegmentationTask()
     augment: SegmentationAugment = SegmentationAugment()

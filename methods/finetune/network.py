@@ -1,4 +1,4 @@
-"""The fine-tuned network: an encoder of any method, and a linear head."""
+"""The fine-tuned network: an encoder of any method, and a head."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from ..contract import BuildContext, HasFinetuning
-from ..layers.initial import weight_rng
+from ..contract import BuildContext, HasFinetuning, HasLayers
+from ..errors import CallError
+from ..layers.initial import uninitialised, weight_rng
 from ..ops.tiling import Axis, TiledPrediction, predict_fitted
-from .config import FinetuneConfig, encoder_settings
+from .config import FinetuneConfig, SegmentationConfig, encoder_settings
+from .decoders import AUXILIARY_WIDTH, Alive, AuxiliaryHead, MaskTransformer, UPerNet, as_maps, enlarged, initialise_decoder, spread_blocks
 
 P = TypeVar("P", bound="Head")
 
@@ -29,6 +30,10 @@ class Pooled(nn.Module):
         tokens = self.encoder.tokens(images)
         return tokens, tokens.mean(dim=1)
 
+    def block_tokens(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> list[Tensor]:
+        tokens: list[Tensor] = self.encoder.block_tokens(images)
+        return tokens
+
     def layer_of(self, name: str) -> int:
         return int(self.encoder.layer_of(name.removeprefix("encoder.")))
 
@@ -42,7 +47,7 @@ class Head(nn.Module):
         self.backbone, self.image_size = backbone, model.image_size
         self.dim, self.patch_size, self.classes = backbone.dim, backbone.patch_size, model.classes
         self.class_names = model.class_names
-        self.head = nn.Linear(self.dim, model.classes, device="meta").to_empty(device="cpu")  # filled by `build_head`
+        self.head: nn.Module = nn.Linear(self.dim, model.classes, device="meta").to_empty(device="cpu")  # filled by `build_head`
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         tokens: Tensor = self.backbone(images)[0]
@@ -61,15 +66,52 @@ class Classifier(Head):
 
 
 class Segmenter(Head):
-    """Segmenter's linear decoder: one linear map a patch, then bilinear to pixels."""
+    """A decoder of the patches, then bilinear to pixels."""
 
     task, output = "segmentation", "logits"
 
-    def logits(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> Float[Tensor, "b c h w"]:
-        h, w = images.shape[2:]
-        tokens = self.head(self.backbone(images, kept)[0])
-        maps = tokens.transpose(1, 2).unflatten(2, (h // self.patch_size, w // self.patch_size))
-        return interpolate(maps.float(), size=(h, w), mode="bilinear", align_corners=False)
+    def __init__(self, config: SegmentationConfig, backbone: Any) -> None:
+        super().__init__(config, backbone)
+        model = config.model
+        self.decoder = model.decoder
+        self.auxiliary: AuxiliaryHead | None = None
+        if model.decoder == "mask_transformer":
+            self.head = uninitialised(lambda: MaskTransformer(self.dim, model.decoder_depth, model.classes))
+        if model.decoder == "upernet":
+            self.hooks = read_blocks(config, backbone)
+            width = model.decoder_dim or self.dim
+            self.head = uninitialised(lambda: UPerNet(self.dim, width, model.classes))
+            self.dropped_widths = (width, AUXILIARY_WIDTH)
+            self.auxiliary = uninitialised(lambda: AuxiliaryHead(self.dim, model.classes))
+
+    def logits(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None, alive: Alive = None) -> Float[Tensor, "b c h w"]:
+        """`kept`: branches of the encoder that stochastic depth keeps; `alive`: channels of UPerNet that dropout leaves."""
+        return self._logits(self._read(images, kept), images, alive)
+
+    def logits_and_auxiliary(
+        self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None, alive: Alive, auxiliary_alive: Alive
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """`logits`, and those of the auxiliary head; of UPerNet alone."""
+        assert self.auxiliary is not None
+        maps = self._read(images, kept)
+        return self._logits(maps, images, alive), enlarged(self.auxiliary(maps, auxiliary_alive).float(), images.shape[2:])
+
+    def _read(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None) -> list[Tensor]:
+        """What the decoder is given, as maps of patches: four blocks for UPerNet, else the last one."""
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        if self.decoder != "upernet":
+            return [as_maps(self.backbone(images, kept)[0], grid)]
+        blocks = self.backbone.block_tokens(images, kept)
+        return [as_maps(blocks[hook], grid) for hook in self.hooks]
+
+    def _logits(self, maps: list[Tensor], images: Float[Tensor, "b 3 h w"], alive: Alive) -> Float[Tensor, "b c h w"]:
+        if self.decoder == "upernet":
+            found = self.head(maps, alive)
+        else:
+            tokens = maps[-1].flatten(2).transpose(1, 2)
+            grid = (maps[-1].shape[2], maps[-1].shape[3])
+            found = self.head(tokens, grid) if self.decoder == "mask_transformer" else as_maps(self.head(tokens), grid)
+        return enlarged(found.float(), images.shape[2:])
 
     def of_any_size(self, images: Float[Tensor, "b 3 h w"], overlap: float | None = None) -> TiledPrediction:
         """Logits, of images resized so that a crop just fits, in tiles."""
@@ -80,10 +122,29 @@ class Segmenter(Head):
         return self.logits(images)
 
 
+def read_blocks(config: SegmentationConfig, backbone: Any) -> tuple[int, int, int, int]:
+    """The blocks that UPerNet reads. Raises `CallError` for an encoder or a crop that it cannot read."""
+    encoder = backbone.encoder if isinstance(backbone, Pooled) else backbone
+    if not hasattr(encoder, "block_tokens"):
+        named = config.model.encoder.get("method", "the encoder")
+        raise CallError(f"model.decoder=upernet reads several blocks, and {named} gives the last one alone", "use model.decoder=linear")
+    hooks = config.model.hooks or spread_blocks(backbone.depth)
+    if not 0 <= min(hooks) <= max(hooks) < backbone.depth:
+        raise CallError(f"model.hooks {list(hooks)}: there are {backbone.depth} blocks", f"name four from 0 to {backbone.depth - 1}")
+    if min(config.model.image_size) < 2 * backbone.patch_size:
+        raise CallError(
+            f"model.image_size {config.model.image_size}: UPerNet halves the grid of patches", "give two patches or more a side"
+        )
+    return hooks
+
+
 def backbone_of(encoder: nn.Module, config: FinetuneConfig) -> nn.Module:
     """A `Backbone`, the fine-tuning form of an encoder: its own where it has one, else its tokens and their mean."""
     if isinstance(encoder, HasFinetuning):
         return cast("nn.Module", encoder.finetuning(config.model.image_size, config.model.drop_path))
+    if not isinstance(encoder, HasLayers):
+        named = config.model.encoder.get("method", "this method")
+        raise CallError(f"an encoder of {named} with feature maps, not blocks, cannot be fine-tuned here", "use a ViT")
     return Pooled(encoder)
 
 
@@ -93,6 +154,11 @@ def build_head(config: FinetuneConfig, context: BuildContext, kind: type[P]) -> 
     encoder = method.build(settings, context).encoder()
     predictor = kind(config, backbone_of(encoder, config))
     generator = weight_rng("head", context.seed)
+    if not isinstance(predictor.head, nn.Linear):
+        for part in (predictor.head, getattr(predictor, "auxiliary", None)):
+            if part is not None:
+                initialise_decoder(part, generator)
+        return predictor
     with torch.no_grad():
         nn.init.trunc_normal_(predictor.head.weight, std=0.02, a=-2, b=2, generator=generator)
         predictor.head.weight.mul_(config.model.head_scale)

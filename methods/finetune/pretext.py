@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..contract import Batch, BuildContext, Visualisation
+from ..errors import SightlineError
 from ..layers.colour import colour_jitter, to_float
 from ..layers.drop_path import draw_kept
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
+from .decoders import draw_alive
 from .diagnostics import label_maps
 from .network import Classifier, Segmenter, backbone_of, build_head
 from .views import NO_CLASS
@@ -49,7 +51,7 @@ class FinetunePretext(nn.Module):
             lambda name: backbone.layer_of(name.removeprefix(prefix)) if name.startswith(prefix) else top,
             top,
             optim.layer_decay,
-            lambda name, p: p.ndim == 1 or name.endswith((".bias", "pos_embed", "cls_token")),
+            lambda name, p: p.ndim == 1 or name.endswith((".bias", "pos_embed", "cls_token", "cls_emb")),
         )
 
     def schedules(self, optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
@@ -80,19 +82,35 @@ class ClassificationPretext(FinetunePretext):
 
 class SegmentationPretext(FinetunePretext):
     config: SegmentationConfig
+    predictor: Segmenter
 
     def to_device(self, batch: Batch) -> Batch:
         return {"image": colour_jitter(to_float(batch["image"]), batch["jitter"]), "mask": batch["mask"].long()}
 
     def forward(self, batch: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
         images, mask = batch["image"], batch["mask"]
-        logits = self.predictor.logits(images, self.kept(len(images), rng, images.device)).float()
+        kept = self.kept(len(images), rng, images.device)
+        auxiliary = None
+        if self.training and self.predictor.auxiliary is not None:
+            if len(images) < 2:
+                raise SightlineError("a microbatch of one image has no batch statistics", "use batch.microbatch=2 or more with UPerNet")
+            drawn = rng.torch("dropout")
+            alive = [draw_alive(len(images), width, drawn, images.device) for width in self.predictor.dropped_widths]
+            logits, auxiliary = self.predictor.logits_and_auxiliary(images, kept, *alive)
+        else:
+            logits = self.predictor.logits(images, kept).float()
         counts = mask != NO_CLASS
-        # Summed and divided by hand: a crop in which no pixel counts gives 0, not the mean of nothing.
-        losses = cross_entropy(logits, mask, ignore_index=NO_CLASS, label_smoothing=self.config.pretext.label_smoothing, reduction="sum")
-        total = counts.sum().clamp(min=1)
         right = ((logits.argmax(dim=1) == mask) & counts).sum()
-        return {"cross_entropy": losses / total, "accuracy": right / total}
+        loss, accuracy = self._loss(logits, mask), right / counts.sum().clamp(min=1)
+        if auxiliary is None:
+            return {"cross_entropy": loss, "accuracy": accuracy}
+        second = self._loss(auxiliary, mask)
+        return {"cross_entropy": loss + self.config.pretext.auxiliary * second, "accuracy": accuracy, "auxiliary": second.detach()}
+
+    def _loss(self, logits: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
+        """Summed and divided by hand: a crop in which no pixel counts gives 0, not the mean of nothing."""
+        losses = cross_entropy(logits, mask, ignore_index=NO_CLASS, label_smoothing=self.config.pretext.label_smoothing, reduction="sum")
+        return losses / (mask != NO_CLASS).sum().clamp(min=1)
 
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         model = self.config.model
@@ -150,5 +168,5 @@ def build_classification(config: ClassificationConfig, context: BuildContext) ->
 
 
 def build_segmentation(config: SegmentationConfig, context: BuildContext) -> SegmentationPretext:
-    """As `build_classification`, with a linear map for each patch."""
+    """As `build_classification`, with a decoder of the patches."""
     return SegmentationPretext(config, build_head(config, context, Segmenter))

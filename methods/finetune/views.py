@@ -15,6 +15,10 @@ NO_CLASS = 255
 """Pixels outside the image or of the ignored class, in the masks that the network is given."""
 
 
+CROPS = 10
+"""Draws of a crop in which one class covers too much; the last one is taken as it is."""
+
+
 def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of the largest centred box with the shape of `size` (height, width)."""
     scale = min(height / size[0], width / size[1])
@@ -86,11 +90,14 @@ class SegmentationViews:
         # At scale 1 the crop just fits into the image; a smaller scale shows the whole image with a border that does not count.
         fit = max(h / whole.shape[0], w / whole.shape[1]) * rng.uniform(*augment.scale)
         box_h, box_w = h / fit, w / fit
-        top = rng.uniform(*sorted((0.0, whole.shape[0] - box_h)))
-        left = rng.uniform(*sorted((0.0, whole.shape[1] - box_w)))
-        matrix = (box_w / w, 0, left, 0, box_h / h, top)
+        for _ in range(CROPS):
+            top = rng.uniform(*sorted((0.0, whole.shape[0] - box_h)))
+            left = rng.uniform(*sorted((0.0, whole.shape[1] - box_w)))
+            matrix = (box_w / w, 0, left, 0, box_h / h, top)
+            mask = Image.fromarray(labels).transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=NO_CLASS)
+            if augment.most_of_one_class == 1 or _largest_share(mask) <= augment.most_of_one_class:
+                break
         image = Image.fromarray(whole).transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=FILL)
-        mask = Image.fromarray(labels).transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=NO_CLASS)
         if rng.random() < augment.flip:
             image, mask = (side.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for side in (image, mask))
         strength = np.array([augment.brightness, augment.contrast, augment.saturation])
@@ -110,6 +117,12 @@ class _SegmentationCentre:
         image = Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=box)
         mask = Image.fromarray(labels).resize((w, h), Image.Resampling.NEAREST, box=box)
         return {"image": np.asarray(image), "mask": np.asarray(mask), "jitter": np.array([1, 1, 1, 0, 1, 2], np.float32)}
+
+
+def _largest_share(mask: Image.Image) -> float:
+    """Of one class among the pixels that count; 1 where none counts, or one class alone."""
+    counts = np.bincount(np.asarray(mask).ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+    return float(counts.max() / counts.sum()) if np.count_nonzero(counts) > 1 else 1.0
 
 
 def _mask(sample: Sample, config: FinetuneConfig) -> np.ndarray:

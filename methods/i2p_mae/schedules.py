@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..optim import Clock, OptimConfig, Schedule
+from ..optim import Clock, OptimConfig, Schedule, no_polynomial
 
 
 def cosine(t: float, warmup: float, length: float, peak: float, floor: float) -> float:
@@ -17,6 +17,7 @@ def cosine(t: float, warmup: float, length: float, peak: float, floor: float) ->
 def i2p_schedules(optim: OptimConfig, clock: Clock, official: bool) -> dict[str, Schedule]:
     """`official`: an epoch has the value of the one before it, as the authors step their schedule after each epoch with its own
     number: epochs 0 and 1 both have the first. Else one value a step, without that lag."""
+    no_polynomial(optim)
     peak, per_epoch = optim.peak_lr(clock.batch_size), clock.samples / clock.batch_size
     unit = per_epoch if official else 1.0
     warmup = clock.in_steps(optim.warmup) / unit

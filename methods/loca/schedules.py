@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..layers.ema import cosine_momentum
-from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
+from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, no_polynomial, standard_schedules
 
 if TYPE_CHECKING:
     from .network import LocaNetwork
@@ -25,6 +25,7 @@ def warmup_then_cosine(step: int, warmup: float, length: float, peak: float, flo
 
 def loca_schedules(optim: OptimConfig, clock: Clock) -> dict[str, Schedule]:
     """`step` counts the updates already done: the first update has rate 0, the last nearly `min_lr`."""
+    no_polynomial(optim)
     peak, warmup = optim.peak_lr(clock.batch_size), clock.in_steps(optim.warmup)
     length = clock.in_steps(optim.decay) if optim.decay else float(clock.steps)
     return {**standard_schedules(optim, clock), "lr": lambda step: warmup_then_cosine(step, warmup, length, peak, optim.min_lr)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from pydantic import ValidationError
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
-from sightline.methods.errors import BrokenSampleError
+from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
+from sightline.methods.finetune.decoders import spread_blocks
 from sightline.methods.finetune.diagnostics import class_colours, label_maps
+from sightline.methods.finetune.network import backbone_of, read_blocks
 from sightline.methods.finetune.pretext import erase_boxes, mix
 from sightline.methods.finetune.randaugment import OPERATIONS, rand_augment
 from sightline.methods.finetune.views import NO_CLASS
-from sightline.methods.optim import OptimConfig
+from sightline.methods.optim import Clock, OptimConfig, standard_schedules
 from sightline.methods.random import MicrobatchRng, keyed_rng
 
 CROCO = {
@@ -173,3 +176,80 @@ def test_label_maps_are_drawn_in_the_colours_that_the_legend_names() -> None:
     below = {tuple(pixel) for pixel in sheet[side:].reshape(-1, 3).tolist()}
     assert below >= {tuple(colour) for colour in colours.tolist()}, "each class has its swatch"
     assert "Colours: road, c\u00e4r, sky" in drawn.caption
+
+
+@pytest.mark.parametrize("decoder", ["mask_transformer", "upernet"])
+def test_a_decoder_learns_with_its_encoder_and_is_replayed(decoder: str) -> None:
+    views, pretext, _ = make("segmentation", decoder=decoder, decoder_dim=8, decoder_depth=1)
+    data = batch(views, pretext)
+    optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(4):
+        found = pretext(data, MicrobatchRng(0, 0, 0))
+        optimizer.zero_grad()
+        found["cross_entropy"].backward()
+        optimizer.step()
+        losses.append(found["cross_entropy"].item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert not [name for name, p in pretext.named_parameters() if p.requires_grad and p.grad is None]
+    again = [pretext(data, MicrobatchRng(0, 5, draw))["cross_entropy"].item() for draw in (0, 0, 1)]
+    assert again[0] == again[1]
+    assert (again[0] == again[2]) is (decoder == "mask_transformer")  # UPerNet's dropout is the microbatch's own
+    assert ("auxiliary" in found) is (decoder == "upernet")
+    pretext.eval()
+    assert pretext.predictor.logits(data["image"][:1]).shape == (1, 3, 32, 32)
+    assert "auxiliary" not in pretext(data, MicrobatchRng(0, 0, 0))
+
+
+def test_the_second_prediction_counts_by_its_weight() -> None:
+    losses = []
+    for weight in (0.0, 0.4):
+        views, pretext, config = make("segmentation", decoder="upernet", decoder_dim=8)
+        pretext.config = config.model_copy(update={"pretext": config.pretext.model_copy(update={"auxiliary": weight})})
+        losses.append(pretext(batch(views, pretext), MicrobatchRng(0, 0, 0)))
+    assert losses[1]["cross_entropy"].item() == pytest.approx((losses[0]["cross_entropy"] + 0.4 * losses[1]["auxiliary"]).item())
+
+
+def test_upernet_reads_blocks_after_a_third_a_half_two_thirds_and_all() -> None:
+    assert spread_blocks(12) == (3, 5, 7, 11)
+    assert spread_blocks(24) == (7, 11, 15, 23)
+    assert spread_blocks(1) == (0, 0, 0, 0)
+    with pytest.raises(CallError, match="there are 2 blocks"):
+        make("segmentation", decoder="upernet", hooks=[0, 1, 1, 2])
+
+
+def test_upernet_is_refused_where_it_has_nothing_to_read_or_average() -> None:
+    views, pretext, config = make("segmentation", decoder="upernet", decoder_dim=8)
+    with pytest.raises(CallError, match="gives the last one alone"):
+        read_blocks(config, SimpleNamespace(depth=2, patch_size=8))
+    with pytest.raises(SightlineError, match="no batch statistics"):
+        pretext(batch(views, pretext, 1), MicrobatchRng(0, 0, 0))
+
+
+def test_an_encoder_without_blocks_is_refused_by_its_name() -> None:
+    _, _, config = make("classification")
+    with pytest.raises(CallError, match="croco with feature maps"):
+        backbone_of(torch.nn.Identity(), config)
+
+
+def test_a_crop_of_one_class_is_drawn_again() -> None:
+    views, _, config = make("segmentation")
+    picky = type(views)(config.model_copy(update={"augment": config.augment.model_copy(update={"most_of_one_class": 0.75})}))
+    whole = sample(size=(32, 128))
+    whole["segmentation"] = np.repeat(np.repeat([[0, 0, 0, 0, 0, 0, 1, 2]], 32, axis=0), 16, axis=1).astype(np.uint8)
+
+    def largest(views: Any) -> list[float]:
+        counts = [np.bincount(views(whole, keyed_rng("crop", i))["mask"].ravel(), minlength=256)[:3] for i in range(12)]
+        return [float(c.max() / c.sum()) for c in counts]
+
+    assert sum(share > 0.75 for share in largest(picky)) < sum(share > 0.75 for share in largest(views))
+
+
+def test_a_polynomial_decay_is_mmsegmentations_and_is_refused_where_the_paper_has_another() -> None:
+    optim = OptimConfig(lr=1.0, power=1.0, warmup="10 steps")
+    lr = standard_schedules(optim, Clock(steps=100, batch_size=1, samples=1))["lr"]
+    assert [lr(step) for step in (0, 5, 10, 55, 100, 120)] == pytest.approx([0.0, 0.95 * 0.5, 0.9, 0.45, 0.0, 0.0])
+    from sightline.methods.loca.schedules import loca_schedules
+
+    with pytest.raises(CallError, match=r"optim\.power"):
+        loca_schedules(optim, Clock(steps=100, batch_size=1, samples=1))
