@@ -17,8 +17,10 @@ from .random import MicrobatchRng
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
+
+    from .ops.tiling import Passes
 
 Sample = Mapping[str, Any]
 """One decoded row: images as uint8 H x W x 3 arrays, the other columns as they are stored."""
@@ -75,7 +77,7 @@ class HasEvaluationViews(Protocol, metaclass=_Ability):
 @runtime_checkable
 class HasWholeViews(Protocol, metaclass=_Ability):
     whole: Views
-    """What control metrics see in place of `evaluation`: samples of their own sizes, which come one at a time."""
+    """What control metrics, and test metrics of segmentation, see in place of `evaluation`: samples of their own sizes, one at a time."""
 
 
 @runtime_checkable
@@ -329,6 +331,14 @@ class PredictsAnySize(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class PredictsLabels(Protocol, metaclass=_Ability):
+    classes: int
+
+    def labels(self, images: Float[Tensor, "b 3 h w"], passes: Passes | None = None) -> Int[Tensor, "b h w"]:
+        """The class of each pixel of images of any size. `passes`: tiles, scales and flips; None: one pass."""
+
+
+@runtime_checkable
 class TakesPoints(Protocol, metaclass=_Ability):
     points: int
     """Points of a cloud that an encoder or a predictor takes."""
@@ -401,6 +411,17 @@ PRETEXT_ABILITIES: tuple[type, ...] = (
     *(HasEncoderParts, HasOtherParts, HasEncoderForm, HasPredictor),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
-    *(HasTokensAndSaliency, TakesImages, TakesPairs, PredictsAnySize, TakesPoints, HasPooled, HasOutputName, HasOutputUnit, HasNormalised),
+    *(
+        HasTokensAndSaliency,
+        TakesImages,
+        TakesPairs,
+        PredictsAnySize,
+        PredictsLabels,
+        TakesPoints,
+        HasPooled,
+        HasOutputName,
+        HasOutputUnit,
+        HasNormalised,
+    ),
     *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
 )

@@ -4,6 +4,7 @@
   sightline evaluate models:/croco-encoder@candidate encoder.safetensors --probe knn --probe linear --train ./birds/train --test ./birds/val
   sightline evaluate croco-tiny-1121-0930 --probe correspondence --test ./kitchen-pairs --out kitchen.html
   sightline evaluate my-stereo-run crocostereo.safetensors --test ./middlebury
+  sightline evaluate my-segmentation-run --data ./camvid --scales 0.75,1,1.25 --flip
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI. Encoders are probed: DATA is a data set made by
 `sightline prepare`; each probe takes the first that has what it needs. Fine-tuned models are scored by what they predict, as at the end of
@@ -25,15 +26,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from sightline.methods.ops.tiling import Passes
     from sightline.platform.core.screen import Screen
-    from sightline.platform.data.dataset import Dataset
     from sightline.platform.evaluation.probes.context import EvaluatedModel
+    from sightline.platform.evaluation.probes.dataset_pairs import DatasetPair
     from sightline.platform.evaluation.results import ProbeOutcome, ProbeOutcomes
     from sightline.platform.models.encoders import OpenedEncoder
     from sightline.platform.tracking.evaluation_run import RecordedEvaluation
     from sightline.platform.tracking.problems import TrackingProblem
 
 SUMMARY = "measure what encoders are worth: probes beside random weights and raw pixels"
+
+
+def add_passes(parser: argparse.ArgumentParser) -> None:
+    """How a model of label maps sees an image."""
+    parser.add_argument("--overlap", type=float, metavar="SHARE", help="of a tile with its neighbours, from 0 to below 1 (default: 0.5)")
+    parser.add_argument(
+        "--scales", metavar="NUMBERS", help="label maps: sizes at which an image is seen, such as 0.5,0.75,1,1.25,1.5,1.75 (default: 1)"
+    )
+    parser.add_argument("--flip", action="store_true", help="label maps: see each image mirrored, too")
+
+
+def passes_of(args: argparse.Namespace) -> Passes | None:
+    """What was asked for; None where nothing was. Raises `CallError` for what is no number or no scale."""
+    from sightline.methods.errors import CallError
+
+    if args.overlap is None and args.scales is None and not args.flip:
+        return None
+    from sightline.methods.ops.tiling import Passes
+
+    try:
+        scales = (1.0,) if args.scales is None else tuple(float(one) for one in args.scales.split(","))
+        return Passes(0.5 if args.overlap is None else args.overlap, scales, args.flip)
+    except ValueError as error:
+        words = str(error) if "could not convert" not in str(error) else f"--scales {args.scales}: these are no numbers with commas"
+        raise CallError(words, "write --scales 0.5,1,1.5, --overlap 0.5") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most samples of depth, stereo, flow or pose that are tested (default: %(default)s)",
     )
+    add_passes(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--no-mlflow", action="store_true", help="record nothing in MLflow")
     parser.add_argument("--out", metavar="REPORT.html", help="report, its JSON beside it (default: under $SIGHTLINE_HOME/evaluations)")
@@ -87,7 +115,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
         if len(dataset_pairs) > 1:
             raise CallError(f"{len(dataset_pairs)} data sets: fine-tuned models are scored on one", "name one --test DATA")
-        return _test(args, models, opened, dataset_pairs[0].test, console)
+        return _test(args, models, opened, dataset_pairs[0], passes_of(args), console)
+    if passes_of(args) is not None:
+        raise CallError("--overlap, --scales and --flip are for models that give label maps, not for probes", "leave them away")
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe, probes_to_json
     from sightline.platform.evaluation.verdict import verdict_of_encoders
@@ -123,9 +153,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _test(
-    args: argparse.Namespace, models: Sequence[str], opened: Mapping[str, OpenedEncoder], data: Dataset, console: Screen
+    args: argparse.Namespace,
+    models: Sequence[str],
+    opened: Mapping[str, OpenedEncoder],
+    pair: DatasetPair,
+    passes: Passes | None,
+    console: Screen,
 ) -> dict[str, Any]:
-    """Score fine-tuned models on `data`."""
+    """Score fine-tuned models on the test data of `pair`."""
     from sightline.platform.core.files import write_text
     from sightline.platform.core.redaction import command_line
     from sightline.platform.core.screen import Screen
@@ -140,10 +175,10 @@ def _test(
         write_tested_page,
     )
 
-    tested = []
+    tested, data = [], pair.test
     for name, one in opened.items():
         with doing(Screen(stderr=True), f"testing {name}"):
-            tested.append(test_model(name, one, data, _device(args.device), args.samples))
+            tested.append(test_model(name, one, data, _device(args.device), args.samples, pair.train, passes))
     paired = against_first(tested)
     verdict, command = sentences(tested, paired), command_line(sys.argv[1:])
     report = write_tested_page(_report_path(args.out, opened), tested, verdict, data, command)

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .evaluate import add_passes, passes_of
+
 SUMMARY = "depth, disparity, flow, pose, classes or label maps of your images by a fine-tuned model"
 
 
@@ -24,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a file, or a folder of images")
     parser.add_argument("second", metavar="SECOND", nargs="?", help="the right image, or the later one; a folder where IMAGE is one")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to; files of the same names are replaced")
-    parser.add_argument(
-        "--overlap", type=float, metavar="SHARE", help="of a tile with its neighbours, from 0 to below 1 (default: the run's)"
-    )
+    add_passes(parser)
     parser.add_argument("--kitti", action="store_true", help="disparity, depth or flow also as KITTI's 16-bit PNG, in DIR/kitti")
 
 
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise CallError(f"--overlap {args.overlap:g} is not in [0, 1)", "0.7 for a quick look, 0.9 for the best result")
+    passes = passes_of(args)
     from sightline.platform.core.screen import Screen
     from sightline.platform.models.encoders import load_encoder
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         args.overlap,
         console.print,
         args.kitti,
+        passes,
     )
     if not args.json:
         console.print(f"written to {args.out}: {result['files']:,} files of {result['images']:,} images")

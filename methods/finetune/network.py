@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..contract import BuildContext, HasFinetuning, HasLayers
 from ..errors import CallError
 from ..layers.initial import uninitialised, weight_rng
-from ..ops.tiling import Axis, TiledPrediction, predict_fitted
+from ..ops.tiling import Axis, Passes, TiledPrediction, class_scores, largest_class, predict_fitted
 from .config import FinetuneConfig, SegmentationConfig, encoder_settings
 from .decoders import AUXILIARY_WIDTH, Alive, AuxiliaryHead, MaskTransformer, UPerNet, as_maps, enlarged, initialise_decoder, spread_blocks
 
 P = TypeVar("P", bound="Head")
+GREY = 0.456
+"""Where an image at a small scale leaves a tile empty: about what training crops have there."""
 
 
 class Pooled(nn.Module):
@@ -117,6 +119,11 @@ class Segmenter(Head):
         """Logits, of images resized so that a crop just fits, in tiles."""
         axes: list[Axis] = [""] * self.classes
         return predict_fitted(self.logits, images, self.image_size, axes, 0.5 if overlap is None else overlap)
+
+    def labels(self, images: Float[Tensor, "b 3 h w"], passes: Passes | None = None) -> Int[Tensor, "b h w"]:
+        """The class of each pixel, of images of any size; by default one pass at scale 1 with half a tile of overlap."""
+        scores = class_scores(self.logits, images, self.image_size, self.classes, passes or Passes(), GREY)
+        return largest_class(scores, (int(images.shape[2]), int(images.shape[3])))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         return self.logits(images)

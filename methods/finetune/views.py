@@ -15,6 +15,8 @@ NO_CLASS = 255
 """Pixels outside the image or of the ignored class, in the masks that the network is given."""
 
 
+STILL = np.array([1, 1, 1, 0, 1, 2], np.float32)
+"""Factors of brightness, contrast and saturation that change nothing, and their order."""
 CROPS = 10
 """Draws of a crop in which one class covers too much; the last one is taken as it is."""
 
@@ -83,6 +85,7 @@ class SegmentationViews:
         self.config, self.size = config, config.model.image_size
         self.smallest = (1, 1)
         self.evaluation = _SegmentationCentre(config)
+        self.whole = _SegmentationWhole(config)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         augment, (h, w) = self.config.augment, self.size
@@ -116,7 +119,19 @@ class _SegmentationCentre:
         box = centre_box(whole.shape[0], whole.shape[1], self.size)
         image = Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=box)
         mask = Image.fromarray(labels).resize((w, h), Image.Resampling.NEAREST, box=box)
-        return {"image": np.asarray(image), "mask": np.asarray(mask), "jitter": np.array([1, 1, 1, 0, 1, 2], np.float32)}
+        return {"image": np.asarray(image), "mask": np.asarray(mask), "jitter": STILL}
+
+
+class _SegmentationWhole:
+    """The stored image and its mask as they are: what test metrics see."""
+
+    columns = ("segmentation",)
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        self.config = config
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"image": sample["image"], "mask": _mask(sample, self.config), "jitter": STILL}
 
 
 def _largest_share(mask: Image.Image) -> float:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -74,6 +74,29 @@ class TiledPrediction(NamedTuple):
 
     values: Float[Tensor, "b c h w"]
     confidence: Float[Tensor, "b h w"] | None
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often an image goes through the network, in tiles: at each of `scales` (1: a tile just fits), and mirrored, too, with `flip`."""
+
+    overlap: float = 0.5
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap {self.overlap:g} is not in [0, 1)")
+        if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
+            raise ValueError(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}: give numbers from 0.1 to 10, such as 0.5, 1, 1.5")
+
+    @property
+    def count(self) -> int:
+        return len(self.scales) * (2 if self.flip else 1)
+
+    def __str__(self) -> str:
+        mirrored = ", each also mirrored" if self.flip else ""
+        return f"overlap {self.overlap:.3g}, scale {', '.join(f'{scale:g}' for scale in self.scales)}{mirrored}"
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -144,11 +167,61 @@ def predict_fitted(
     """As `predict_in_tiles`, of images that are resized first so that a tile just fits in them: for networks that are trained on such
     crops. Values are scaled back to the images' size (bilinear)."""
     size = (int(images.shape[2]), int(images.shape[3]))
-    factor = max(tile[0] / size[0], tile[1] / size[1])
-    fitted = max(tile[0], round(size[0] * factor)), max(tile[1], round(size[1] * factor))
-    resized = interpolate(images, size=fitted, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-    values, confidence = predict_in_tiles(predict, (resized,), tile, axes, overlap)
+    values, confidence = predict_in_tiles(predict, (_resized(images, fitted_size(size, tile)),), tile, axes, overlap)
     return TiledPrediction(interpolate(values, size=size, mode="bilinear", align_corners=False), confidence)
+
+
+def fitted_size(size: tuple[int, int], tile: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+    """(height, width) at which a tile just fits into an image of `size`, times `scale`; at least one pixel."""
+    factor = scale * max(tile[0] / size[0], tile[1] / size[1])
+    height, width = (max(1, round(side * factor)) for side in size)
+    return (max(tile[0], height), max(tile[1], width)) if scale >= 1 else (height, width)
+
+
+def _resized(images: Float[Tensor, "b 3 _h _w"], size: tuple[int, int]) -> Float[Tensor, "b 3 _height _width"]:
+    return interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def class_scores(
+    predict: Predict, images: Float[Tensor, "b 3 _h _w"], tile: tuple[int, int], classes: int, passes: Passes, fill: float
+) -> Float[Tensor, "b c _height _width"]:
+    """Of images that are resized so that a tile just fits, and at that size: logits of one pass, else the mean of the passes'
+    probabilities. Where an image at a scale below 1 is smaller than a tile, the rest has the grey `fill`."""
+    size = fitted_size((int(images.shape[2]), int(images.shape[3])), tile)
+    axes: list[Axis] = [""] * classes
+    total: Tensor | None = None
+    for scale in passes.scales:
+        height, width = fitted_size((int(images.shape[2]), int(images.shape[3])), tile, scale)
+        resized = _resized(images, (height, width))
+        padded = pad(resized, (0, max(0, tile[1] - width), 0, max(0, tile[0] - height)), value=fill)
+        for flipped in (False, True) if passes.flip else (False,):
+            given = padded.flip(3) if flipped else padded
+            found = predict_in_tiles(predict, (given,), tile, axes, passes.overlap).values
+            found = (found.flip(3) if flipped else found)[:, :, :height, :width]
+            found = interpolate(found, size=size, mode="bilinear", align_corners=False) if found.shape[2:] != size else found
+            if passes.count == 1:
+                return found
+            found = found.softmax(dim=1) / passes.count
+            total = found if total is None else total.add_(found)
+    assert total is not None
+    return total
+
+
+def largest_class(scores: Float[Tensor, "b c _h _w"], size: tuple[int, int], at_once: int = 8) -> Int[Tensor, "b height width"]:
+    """The class of the largest score after enlarging to `size` (bilinear). A few classes at a time: 150 maps of a photo of 12 megapixels
+    would take 7 GiB."""
+    best: Tensor | None = None
+    index: Tensor | None = None
+    for first in range(0, scores.shape[1], at_once):
+        value, place = interpolate(scores[:, first : first + at_once], size=size, mode="bilinear", align_corners=False).max(dim=1)
+        place = place + first
+        if best is None or index is None:
+            best, index = value, place
+        else:
+            index = torch.where(value > best, place, index)
+            best = torch.maximum(best, value)
+    assert index is not None
+    return index
 
 
 def enlarged_size(size: tuple[int, int], tile: tuple[int, int], official: bool = False) -> tuple[int, int]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sightline.methods.contract import Predictor, PredictsAnySize, TakesPairs
+from sightline.methods.contract import Predictor, PredictsAnySize, PredictsLabels, TakesPairs
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.ops.tiling import Passes
 from sightline.platform.core.files import make_folder, replacing, write_text
 from sightline.platform.data.encoder_input import output_name
 from sightline.platform.data.images import decode_image, encode_png, encode_segmentation
@@ -41,10 +42,11 @@ def predict_files(
     overlap: float | None,
     say: Callable[[str], None],
     kitti: bool = False,
+    passes: Passes | None = None,
 ) -> dict[str, object]:
     """Predict each image, or pair of images, and write the results to `out`; `say` gets a line for each.
 
-    `kitti`: disparity, depth and flow also as PNGs of 16 bits, in the folder `kitti` of `out`.
+    `kitti`: disparity, depth and flow also as PNGs of 16 bits, in the folder `kitti` of `out`. `passes`: of label maps.
 
     Raises `CallError` for a model that predicts nothing, and for images that do not fit it or each other.
     """
@@ -56,6 +58,8 @@ def predict_files(
     found = _pairs(model, image, second) if isinstance(network, TakesPairs) else [(name, (path,)) for name, path in _single(image, second)]
     if kitti and output_name(network) not in KITTI_PNG:
         raise CallError(f"{model.source} predicts {output_name(network)}, which KITTI has no PNG for", "leave --kitti away")
+    if passes is not None and passes != Passes(passes.overlap) and not isinstance(network, PredictsLabels):
+        raise CallError(f"{model.source} gives no label maps, and --scales and --flip are for those", "leave them away")
     make_folder(out)
     told: dict[str, dict[str, object]] = {}
     files = 0
@@ -74,7 +78,7 @@ def predict_files(
             told[name] = {"T_2from1": [*upper, [0.0, 0.0, 0.0, 1.0]]}
             say(f"{name}  translation {' '.join(f'{row[3]:.3f}' for row in upper)}")
             continue
-        written, labels = _maps(network, name, pictures, out, overlap, kitti)
+        written, labels = _maps(network, name, pictures, out, overlap, kitti, passes)
         files += len(written)
         shares = "" if labels is None else _shares(labels, model.class_names, told.setdefault(name, {}))
         say(f"{name}  {pictures[0].shape[1]} x {pictures[0].shape[0]}  {', '.join(written)}{shares}")
@@ -108,12 +112,19 @@ def _legend(names: Sequence[str]) -> list[dict[str, object]]:
 
 
 def _maps(
-    network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None, kitti: bool
+    network: Any, name: str, pictures: list[np.ndarray], out: Path, overlap: float | None, kitti: bool, passes: Passes | None
 ) -> tuple[list[str], np.ndarray | None]:
     """(the files that were written, the class of each pixel where there are classes)."""
     labels: np.ndarray | None = None
     device = next(network.parameters()).device
     given = [torch.from_numpy(np.ascontiguousarray(one)).to(device).permute(2, 0, 1)[None].float() / 255 for one in pictures]
+    if isinstance(network, PredictsLabels):
+        with torch.no_grad():
+            labels = network.labels(given[0], passes)[0].cpu().numpy()
+        classes = network.classes
+        labels = labels.astype(np.uint8 if classes <= 256 else np.uint16)
+        pictured = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(labels, classes))}
+        return _written(pictured, out), labels
     with torch.no_grad():
         predicted, confidence = network.of_any_size(*given, **({} if overlap is None else {"overlap": overlap}))
     values = predicted[0].cpu().numpy()
@@ -133,11 +144,15 @@ def _maps(
         made[f"{name}-doubt.png"] = encode_png(disparity_colours(_ranks(confidence[0].cpu().numpy()), 1.0))
     if kitti:
         made[f"kitti/{name}.png"] = KITTI_PNG[output_name(network)](values)
+    return _written(made, out), labels
+
+
+def _written(made: Mapping[str, bytes], out: Path) -> list[str]:
     for file, data in made.items():
         make_folder((out / file).parent)
         with replacing(out / file) as part:
             part.write_bytes(data)
-    return list(made), labels
+    return list(made)
 
 
 def write_flo(flow: np.ndarray) -> bytes:

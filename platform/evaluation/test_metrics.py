@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sightline.methods.contract import Batch, HasEvaluationViews, HasInputName, HasVoting, MetricInfo, Stage, Views
+from sightline.methods.contract import (
+    Batch,
+    HasEvaluationViews,
+    HasInputName,
+    HasVoting,
+    HasWholeViews,
+    MetricInfo,
+    PredictsLabels,
+    Stage,
+    Views,
+)
 from sightline.methods.errors import SightlineError
+from sightline.methods.ops.tiling import Passes
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.encoder_input import class_names
 from sightline.platform.data.loader.blocks import Columns
@@ -20,7 +32,23 @@ from sightline.platform.data.loader.fixed import SampleReader
 from .eval_mode import eval_mode
 from .findings import label_of, show
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
-from .results import BY_CLASS, IOU, PRECISION, RECALL, TEST, TITLES, TRAINED, Confusion, MethodResult, Resamples, Row, RowKind, of_class
+from .place_baseline import PlaceBaseline
+from .results import (
+    BY_CLASS,
+    IOU,
+    PRECISION,
+    RECALL,
+    TEST,
+    TITLES,
+    TRAINED,
+    Confusion,
+    Contrast,
+    MethodResult,
+    Resamples,
+    Row,
+    RowKind,
+    of_class,
+)
 from .units import Units, make_units
 
 RESAMPLING = Resampling()
@@ -30,9 +58,17 @@ METRICS = {
     "accuracy": MetricInfo(means="share of test samples whose class is found", label="accuracy", unit="%"),
     "accuracy_top5": MetricInfo(means="share of test samples whose class is among the best five", label="top-5 accuracy", unit="%"),
     VOTE: MetricInfo(means="accuracy of the mean logits over the draws of a round", label="vote", unit="%"),
-    "miou": MetricInfo(means="intersection over union, mean over the classes that occur", label="mIoU", unit="%"),
+    "miou": MetricInfo(means="intersection over union, mean over the classes that occur", label="mIoU", unit="%", family="mIoU"),
+    "mean_accuracy": MetricInfo(means="share of a class's pixels that are found, mean over the classes that occur", unit="%"),
     "pixel_accuracy": MetricInfo(means="share of labelled pixels whose class is found", label="pixel accuracy", unit="%"),
 }
+BASELINES = {
+    "place": "of the class that is most frequent at the pixel's place in the training images",
+    "most_frequent": "of the most frequent class of the training pixels, everywhere",
+}
+"""Of segmentation, without a look at the image: end of a metric's name -> what it means."""
+BASELINE_LABELS = {"place": "class by place", "most_frequent": "most frequent class"}
+METRICS |= {f"miou_{name}": MetricInfo(means, f"mIoU, {BASELINE_LABELS[name]}", "%", family="mIoU") for name, means in BASELINES.items()}
 
 
 def measure_test_metrics(
@@ -43,20 +79,29 @@ def measure_test_metrics(
     batch: int,
     stage: Stage | None = None,
     device: torch.device | str = "cpu",
+    train: Sequence[Dataset] = (),
+    passes: Passes | None = None,
 ) -> MethodResult:
-    """Test metrics of `pretext.predictor` on every row of `dataset`, seen as validation sees it.
+    """Test metrics of `pretext.predictor` on every row of `dataset`, seen as validation sees it; label maps on whole images.
 
     Classification: `accuracy` and `accuracy_top5` (from six classes on); where the views have `voting`, `vote`: of the mean logits over the
     draws of the first round, and with N rounds `best_of_N`, chosen on these data. Segmentation: `miou`, the mean over the classes that
-    occur, and `pixel_accuracy`. Metrics of each class are details; the confusion matrix is beside them. Pixels are those of the network's
-    input, no sliding window. The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises
+    occur, `mean_accuracy` and `pixel_accuracy`, of the stored images at their own size, which the network sees in tiles, in `passes`. With
+    the data that it was trained on (`train`) the `BASELINES` are beside it. Metrics of each class are details, as is the confusion matrix.
+    The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises
     `SightlineError` where no row can be used.
     """
     began = time.perf_counter()
     predictor = pretext.predictor
     segmenting = predictor.task == "segmentation"
-    reader = SampleReader(dataset, views.evaluation if isinstance(views, HasEvaluationViews) else views, 0, stage)
-    seen = _by_sample(pretext, reader, batch, device)
+    whole_views = views.whole if segmenting and isinstance(views, HasWholeViews) and isinstance(predictor, PredictsLabels) else None
+    passes = passes or Passes()
+    if whole_views is not None:
+        reader = SampleReader(dataset, whole_views, 0, stage)
+        seen = _whole_images(pretext, reader, device, passes, PlaceBaseline.fit(train, whole_views, predictor.classes, IGNORED))
+    else:
+        reader = SampleReader(dataset, views.evaluation if isinstance(views, HasEvaluationViews) else views, 0, stage)
+        seen = _by_sample(pretext, reader, batch, device)
     values = seen.sums
     one = {"points": "cloud"}.get(dataset.kind, "image")
     # Photographs of a class are independent of each other; frames of a video are not.
@@ -70,6 +115,14 @@ def measure_test_metrics(
     whole, draws = metrics_of(sums.sum(axis=0)[None]), metrics_of(weights @ sums)
     found = {name: interval(float(whole[name][0]), draws[name], RESAMPLING.level, len(names)) for name in whole}
     metrics = {name: METRICS.get(name) or MetricInfo(means="the best of several votes", unit="%") for name in found}
+    contrasts = []
+    for name, sums_of in seen.baselines.items():
+        key, of_units = f"miou_{name}", unit_sums(sums_of, units.names)[1]
+        value, drawn = (_segmentation(sums_)["miou"] for sums_ in (of_units.sum(axis=0)[None], weights @ of_units))
+        found[key] = interval(float(value[0]), drawn, RESAMPLING.level, len(names))
+        metrics[key] = METRICS[key]
+        apart = interval(float(whole["miou"][0] - value[0]), draws["miou"] - drawn, RESAMPLING.level, len(names))
+        contrasts.append(Contrast("miou", key, apart))
     told = [name for place, name in enumerate(found) if place == 0 or name == VOTE]
     finding = f"{', '.join(_with_interval(name, found[name], metrics[name]) for name in told)} on {len(values):,} test {one}s."
     labels = dataset.manifest.classes
@@ -83,7 +136,7 @@ def measure_test_metrics(
         "test data": dataset.fingerprint,
         "units": units.digest,
         "classes": ", ".join(labels),
-        "pixels": str(getattr(predictor, "image_size", "")) if segmenting else "",
+        "pixels": (str(getattr(predictor, "image_size", "")) if whole_views is None else f"whole images, {passes}") if segmenting else "",
     }
     return MethodResult(
         name=TEST,
@@ -96,6 +149,7 @@ def measure_test_metrics(
         counts={"samples": len(values), "broken_samples": reader.broken},
         finding=finding,
         seconds=time.perf_counter() - began,
+        contrasts=tuple(contrasts),
         chance=_chance(seen.confusion, segmenting),
         confusion=Confusion(labels, tuple(tuple(map(int, row)) for row in seen.confusion)),
         data={"train": None, "test": dataset.uri},
@@ -110,10 +164,9 @@ def _with_interval(name: str, value: Interval, info: MetricInfo) -> str:
 def _by_class(matrix: Float[np.ndarray, "c c"], segmenting: bool) -> dict[str, Float[np.ndarray, " c"]]:
     """Group of `BY_CLASS` -> the metric of each class; NaN for a class that does not occur."""
     if segmenting:
-        return {IOU: class_iou(matrix)}
-    right, true, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        return {IOU: class_iou(matrix), RECALL: class_accuracy(matrix)}
     with np.errstate(invalid="ignore"):
-        return {RECALL: right / true, PRECISION: right / predicted}
+        return {RECALL: class_accuracy(matrix), PRECISION: np.diagonal(matrix) / matrix.sum(axis=0)}
 
 
 def _chance(matrix: Float[np.ndarray, "c c"], segmenting: bool) -> float:
@@ -131,6 +184,8 @@ class _Seen:
     times: Float[np.ndarray, " n"]
     confusion: Float[np.ndarray, "c c"]
     """Of all samples: true class by predicted class."""
+    baselines: Mapping[str, Float[np.ndarray, "n k"]] = field(default_factory=dict)
+    """As `sums`, by the names of `BASELINES`."""
 
 
 def _by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> _Seen:
@@ -145,7 +200,7 @@ def _by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.dev
             prepared = pretext.to_device(_tensors(part.columns, device))
             logits = predictor.logits(prepared[_input(predictor)]).float()
             if segmenting:
-                of_images = confusion(logits, prepared["mask"], predictor.classes).cpu()
+                of_images = confusion(logits.argmax(dim=1), prepared["mask"], predictor.classes).cpu()
                 rows.append(of_images.numpy().reshape(len(logits), -1))
                 matrix += of_images.sum(dim=0)
             else:
@@ -157,6 +212,34 @@ def _by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.dev
     if not rows:
         raise SightlineError(f"no usable labelled row in {reader.dataset.uri}", "look at it with `sightline inspect`")
     return _Seen(np.concatenate(rows).astype(np.float64), scenes, np.array(times), matrix.numpy())
+
+
+def _whole_images(pretext: Any, reader: SampleReader, device: torch.device | str, passes: Passes, places: PlaceBaseline | None) -> _Seen:
+    """Images at their own sizes, one at a time."""
+    predictor = pretext.predictor
+    rows: list[np.ndarray] = []
+    scenes: list[str] = []
+    times: list[float] = []
+    others: dict[str, list[np.ndarray]] = {} if places is None else {name: [] for name in BASELINES}
+    with eval_mode([pretext], device), torch.no_grad():
+        for part in reader.batches(range(reader.dataset.rows), 1):
+            prepared = pretext.to_device(_tensors(part.columns, device))
+            mask = prepared["mask"]
+            guesses = {"": predictor.labels(prepared["image"], passes)}
+            if places is not None:
+                cells = torch.from_numpy(places.predict(*mask.shape[1:]))[None].to(mask.device)
+                guesses |= {"place": cells, "most_frequent": torch.full_like(mask, places.most_frequent)}
+            for name, labels in guesses.items():
+                matrix = confusion(labels, mask, predictor.classes).cpu().numpy().reshape(1, -1)
+                (others[name] if name else rows).append(matrix)
+            scenes += part.scenes
+            times += part.times
+    if not rows:
+        raise SightlineError(f"no usable labelled row in {reader.dataset.uri}", "look at it with `sightline inspect`")
+    sums = np.concatenate(rows).astype(np.float64)
+    matrix = sums.sum(axis=0).reshape(predictor.classes, predictor.classes)
+    baselines = {name: np.concatenate(found).astype(np.float64) for name, found in others.items()}
+    return _Seen(sums, scenes, np.array(times), matrix, baselines)
 
 
 def _votes_by_sample(pretext: Any, reader: SampleReader, batch: int, device: torch.device | str) -> Float[np.ndarray, "n rounds"]:
@@ -188,9 +271,8 @@ def hits(logits: Float[torch.Tensor, "b c"], labels: Int[torch.Tensor, " b"]) ->
     return torch.stack([torch.ones(len(labels), device=best.device), best[:, 0].float(), best.any(dim=1).float() * many], dim=1)
 
 
-def confusion(logits: Float[torch.Tensor, "b c h w"], mask: Int[torch.Tensor, "b h w"], classes: int) -> Int[torch.Tensor, "b c c"]:
+def confusion(predicted: Int[torch.Tensor, "b h w"], mask: Int[torch.Tensor, "b h w"], classes: int) -> Int[torch.Tensor, "b c c"]:
     """Pixels by true class (rows) and predicted class (columns) of each image; ignored pixels are left out."""
-    predicted = logits.argmax(dim=1)
     out = torch.zeros(len(mask), classes * classes, dtype=torch.int64, device=mask.device)
     counted = mask != IGNORED
     index = mask * classes + predicted
@@ -203,6 +285,12 @@ def class_iou(matrix: Float[np.ndarray, "*n c c"]) -> Float[np.ndarray, "*n c"]:
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
     true, predicted = matrix.sum(axis=-1), matrix.sum(axis=-2)
     return np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
+
+
+def class_accuracy(matrix: Float[np.ndarray, "*n c c"]) -> Float[np.ndarray, "*n c"]:
+    """Share of the pixels, or samples, of each class that are found; NaN for a class without any."""
+    right, true = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1)
+    return np.where(true > 0, right / np.maximum(true, 1), np.nan)
 
 
 def _classification(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
@@ -224,5 +312,6 @@ def _segmentation(sums: Float[np.ndarray, "n k"]) -> dict[str, np.ndarray]:
     matrix = sums.reshape(-1, classes, classes)
     return {
         "miou": np.nanmean(class_iou(matrix), axis=-1),
+        "mean_accuracy": np.nanmean(class_accuracy(matrix), axis=-1),
         "pixel_accuracy": np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum(axis=(-2, -1)),
     }

@@ -94,6 +94,9 @@ def _of_predictor(result: MethodResult) -> str:
     if chance is None:
         return f"The model is trained: {words}."
     guessing = f"always guessing the most frequent class gives {show(chance, info)}"
+    if (place := result.values.get(f"{metric}_place")) is not None:
+        guessing += f", the most frequent class of each place {show(place.value, info)}"
+        chance = max(chance, place.value)
     if value.has_ends and value.low > chance:
         return f"The model has learned: {words}; {guessing}."
     return f"Nothing measurable yet: {words}; {guessing}, and no difference is shown. Train longer, or give more data."

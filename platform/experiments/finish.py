@@ -242,7 +242,10 @@ def measure_method(model: TrainedModel, console: Screen) -> MethodResult | None:
         from sightline.platform.evaluation.test_metrics import measure_test_metrics
 
         with doing(console, "measuring test metrics"):
-            return measure_test_metrics(model.pretext, model.views, model.val, batch=size, stage=model.stage, device=model.device)
+            train = tuple(sets_of(model.train).values())
+            return measure_test_metrics(
+                model.pretext, model.views, model.val, batch=size, stage=model.stage, device=model.device, train=train
+            )
     if not isinstance(model.pretext, HasControlMetrics):
         return None
     from sightline.platform.evaluation.control_metrics import measure_control_metrics

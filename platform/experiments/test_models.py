@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.methods.catalog import find_method
-from sightline.methods.contract import HasControlMetrics, HasPredictor
+from sightline.methods.contract import HasControlMetrics, HasPredictor, PredictsLabels
 from sightline.methods.errors import CallError
 from sightline.platform.core.scratch import scratch_folder
 from sightline.platform.data.dataset import Dataset
@@ -26,6 +26,8 @@ from .preflight import check_columns
 
 if TYPE_CHECKING:
     import torch
+
+    from sightline.methods.ops.tiling import Passes
 
 BATCH = 16
 
@@ -51,9 +53,19 @@ def is_fine_tuned(opened: OpenedEncoder) -> bool:
     return kept_of(opened.encoder) == "model"
 
 
-def test_model(name: str, opened: OpenedEncoder, dataset: Dataset, device: torch.device, limit: int) -> TestedModel:
+def test_model(
+    name: str,
+    opened: OpenedEncoder,
+    dataset: Dataset,
+    device: torch.device,
+    limit: int,
+    train: Dataset | None = None,
+    passes: Passes | None = None,
+) -> TestedModel:
     """The metrics that a run of this model would report with `data.val` set to `dataset`, on at most `limit` samples where the task has
-    a limit. Raises `CallError` where the data are none for this model."""
+    a limit. Of label maps: `train` gives baselines, `passes` says how the network sees an image; for other tasks they are refused.
+
+    Raises `CallError` where the data are none for this model."""
     method, config = find_method(opened.method), opened.config
     if dataset.kind != method.kind:
         raise CallError(f"{dataset.uri} holds {dataset.kind}; {name} ({method.id}) takes {method.kind}", "name data of that kind")
@@ -69,7 +81,15 @@ def test_model(name: str, opened: OpenedEncoder, dataset: Dataset, device: torch
                 f"the classes of {dataset.uri} are {', '.join(there) or 'not named'}; {name} knows {', '.join(known)}",
                 "prepare the data with the classes of the model, in its order: --classes FILE",
             )
-        return TestedModel(name, opened, measure_test_metrics(pretext, views, dataset, batch=BATCH, device=device))
+        maps = isinstance(pretext.predictor, PredictsLabels)
+        if passes is not None and not maps:
+            raise CallError(f"{name} gives no label maps: --overlap, --scales and --flip are for those", "leave them away")
+        fits = train is not None and maps and train.manifest.classes == there
+        known_data = (train,) if train is not None and fits else ()
+        found = measure_test_metrics(pretext, views, dataset, batch=BATCH, device=device, train=known_data, passes=passes)
+        return TestedModel(name, opened, found)
+    if passes is not None:
+        raise CallError(f"{name} gives no label maps: --overlap, --scales and --flip are for those", "leave them away")
     if not isinstance(pretext, HasControlMetrics):
         raise CallError(f"{method.id} has no metrics of its own", "name a model of classes, masks, depth, stereo, flow or pose")
     from sightline.platform.evaluation.control_metrics import measure_control_metrics

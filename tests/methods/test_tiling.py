@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from sightline.methods.ops.tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, TileWeight, enlarged_size, predict_in_tiles, tile_starts
+from sightline.methods.ops.tiling import (
+    EVEN_TILES,
+    FLOW_TILES,
+    STEREO_TILES,
+    Passes,
+    TileWeight,
+    class_scores,
+    enlarged_size,
+    largest_class,
+    predict_fitted,
+    predict_in_tiles,
+    tile_starts,
+)
 
 TILE = (16, 24)
 
@@ -147,3 +162,31 @@ def test_soft_tiles_leave_no_step_where_the_confidence_says_nothing() -> None:
     assert torch.allclose(
         predict_in_tiles(copied, [one, one], TILE, ("x", "y"), 0.5, STEREO_TILES, soft=True).values, one[:, :2], atol=1e-6
     )
+
+
+def test_scores_of_several_passes_are_the_mean_of_the_probabilities_of_each() -> None:
+    def predict(images: Tensor) -> Tensor:  # sees where it is from the left, so that a mirrored image is another one
+        return torch.stack([images[:, 0] * 4, images[:, 1] * 4 + torch.linspace(0, 2, images.shape[3])], dim=1)
+
+    images = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    one = class_scores(predict, images, (8, 8), 2, Passes(), 0.5)
+    assert torch.equal(one, predict_fitted(predict, images, (8, 8), ("", ""), 0.5).values)
+    mirrored = class_scores(predict, images.flip(3), (8, 8), 2, Passes(), 0.5).flip(3)
+    both = class_scores(predict, images, (8, 8), 2, Passes(flip=True), 0.5)
+    assert torch.allclose(both, (one.softmax(1) + mirrored.softmax(1)) / 2, atol=1e-6)
+    assert not torch.allclose(one.softmax(1), mirrored.softmax(1), atol=1e-2)
+    small = class_scores(predict, images, (8, 8), 2, Passes(scales=(0.5, 1.0)), 0.5)
+    assert small.shape == one.shape and torch.allclose(small.sum(dim=1), torch.ones(1, 8, 12))
+
+
+def test_the_largest_class_is_that_of_the_enlarged_scores_whatever_is_taken_at_once() -> None:
+    scores = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(0))
+    whole = interpolate(scores, size=(11, 9), mode="bilinear", align_corners=False).argmax(dim=1)
+    for at_once in (1, 3, 8):
+        assert torch.equal(largest_class(scores, (11, 9), at_once), whole)
+
+
+@pytest.mark.parametrize(("given", "said"), [({"scales": ()}, "scales"), ({"scales": (0.0,)}, "scales 0"), ({"overlap": 1.0}, "overlap")])
+def test_passes_that_make_no_sense_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Passes(**given)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import confusion_matrix, jaccard_score, recall_score
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
 from sightline.methods.errors import SightlineError
+from sightline.methods.ops.tiling import Passes
 from sightline.methods.random import keyed_rng, sample_rng
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
@@ -22,7 +24,7 @@ from sightline.platform.data.images import encode_image
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.paired import Measured, compare, unlike
 from sightline.platform.evaluation.results import TRAINED, Confusion, MethodResult
-from sightline.platform.evaluation.test_metrics import IGNORED, METRICS, class_iou, confusion, hits, measure_test_metrics
+from sightline.platform.evaluation.test_metrics import IGNORED, METRICS, class_accuracy, class_iou, confusion, hits, measure_test_metrics
 from sightline.platform.evaluation.verdict import verdict_of_run
 from sightline.platform.reports.evaluation import method_section
 
@@ -42,12 +44,22 @@ def test_hits_count_the_best_and_the_best_five() -> None:
 def test_confusion_and_iou_are_those_counted_by_hand() -> None:
     mask = torch.tensor([[[0, 0, 1], [1, IGNORED, 1]]])
     predicted = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
-    logits = torch.nn.functional.one_hot(predicted, 3).permute(0, 3, 1, 2).float()
-    matrix = confusion(logits, mask, 3)
+    matrix = confusion(predicted, mask, 3)
     assert matrix.tolist() == [[[1, 1, 0], [1, 2, 0], [0, 0, 0]]]
     iou = class_iou(matrix[0].numpy())
     assert iou[:2].tolist() == [1 / 3, 2 / 4]
     assert np.isnan(iou[2])  # a class without a true pixel does not count
+
+
+def test_confusion_iou_and_accuracy_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    mask, predicted = rng.choice([0, 1, 2, 3, IGNORED], (3, 9, 7)), rng.integers(0, 4, (3, 9, 7))
+    matrix = confusion(torch.from_numpy(predicted), torch.from_numpy(mask), 4).sum(dim=0).numpy()
+    counted = mask != IGNORED
+    true, found = mask[counted], predicted[counted]
+    assert (matrix == confusion_matrix(true, found, labels=range(4))).all()
+    assert class_iou(matrix) == pytest.approx(jaccard_score(true, found, average=None))
+    assert class_accuracy(matrix) == pytest.approx(recall_score(true, found, average=None))
 
 
 def labelled(folder: Path, rows: int) -> Dataset:
@@ -96,6 +108,38 @@ def test_a_model_that_knows_scores_one_and_one_turned_round_scores_nothing(task:
         pretext.predictor.head.weight.neg_()
         pretext.predictor.head.bias.neg_()
     assert measure_test_metrics(pretext, views, data, batch=8).values[figure].value == 0
+
+
+def test_label_maps_are_measured_on_whole_images_beside_what_the_place_alone_tells(tmp_path: Path) -> None:
+    """Half of each image is bright, the left one but for every fourth image; the network's crop is 32 x 32, the images are 48 x 96."""
+
+    def halves(folder: Path, rows: int) -> Dataset:
+        with ShardWriter(folder, "images", classes=("dark", "bright"), ignore_index=IGNORED) as writer:
+            for index in range(rows):
+                mask = np.zeros((48, 96), np.uint8)
+                mask[:, 48:] = 1
+                mask = mask if index % 4 else 1 - mask
+                image = np.repeat((mask * 180 + 30)[..., None], 3, axis=2)
+                mask[:, 0] = IGNORED
+                buffer = io.BytesIO()
+                Image.fromarray(mask).save(buffer, "PNG")
+                writer.write({"id": str(index), "image": encode_image(image), "segmentation": buffer.getvalue(), "scene": str(index)})
+        return Dataset.open(folder)
+
+    pretext, views = brightness_knower("segmentation")
+    data = halves(tmp_path / "data", 8)
+    measured = measure_test_metrics(pretext, views, data, batch=4, train=[data])
+    assert np.array(measured.confusion.counts if measured.confusion else 0).sum() == 8 * 48 * 95  # pixels of the stored images
+    values = {name: value.value for name, value in measured.values.items()}
+    assert values["miou"] > 0.95 and values["mean_accuracy"] > 0.97
+    assert values["miou_place"] == pytest.approx(0.6, abs=0.01)  # three of four images: 3 / 5
+    assert values["miou_most_frequent"] == pytest.approx(0.25, abs=0.01)
+    assert [one.second for one in measured.contrasts] == ["miou_place", "miou_most_frequent"]
+    assert measured.contrasts[0].value.value == pytest.approx(values["miou"] - values["miou_place"])
+    assert "the most frequent class of each place 60" in verdict_of_run(measured, {})
+    twice = measure_test_metrics(pretext, views, data, batch=4, passes=Passes(0.25, (0.5, 1.0), flip=True))
+    assert twice.values["miou"].value > 0.9
+    assert twice.resamples[TRAINED].conditions["pixels"] != measured.resamples[TRAINED].conditions["pixels"]
 
 
 def test_two_classifiers_that_were_measured_apart_are_compared_on_the_same_images(tmp_path: Path) -> None:
@@ -169,10 +213,11 @@ def test_votes_are_the_mean_logits_and_the_best_of_rounds_has_its_own_name(tmp_p
 def test_the_iou_of_each_class_is_a_detail_with_a_place_of_its_own(tmp_path: Path) -> None:
     pretext, views = brightness_knower("segmentation")
     found = measure_test_metrics(pretext, views, labelled(tmp_path / "data", 4), batch=8)
-    assert list(found.main_metrics) == ["miou", "pixel_accuracy"] and found.groups == {"IoU": ["iou_dark", "iou_bright"]}
+    assert list(found.main_metrics) == ["miou", "mean_accuracy", "pixel_accuracy"]
+    assert list(found.groups) == ["IoU", "Share of each class that is found"] and found.groups["IoU"] == ["iou_dark", "iou_bright"]
     stored = found.to_json()
-    assert stored["iou"] == {"dark": 1.0, "bright": 1.0} and list(stored["figures"]) == ["miou", "pixel_accuracy"]
-    assert list(stored)[-5:] == ["finding", "seconds", "iou", "chance", "confusion"]
+    assert stored["iou"] == {"dark": 1.0, "bright": 1.0} and list(stored["figures"]) == ["miou", "mean_accuracy", "pixel_accuracy"]
+    assert list(stored)[-6:] == ["finding", "seconds", "iou", "recall", "chance", "confusion"]
 
 
 def test_a_classifier_is_told_by_class_beside_what_guessing_gives(tmp_path: Path) -> None:
