@@ -16,7 +16,7 @@ from sightline.methods.catalog import find_method
 from sightline.methods.contract import MethodConfig
 from sightline.methods.optim import Clock, OptimConfig
 from sightline.methods.settings import Duration, Length, Renamed, Settings, nearest
-from sightline.platform.core.plugins import PROBES, plugins
+from sightline.platform.core.plugins import PROBES, plugins, probe_points
 from sightline.platform.core.redaction import redact, redacted
 
 from .location import Mixture, as_text, mixture_as_text, parse
@@ -194,8 +194,8 @@ class ProbeConfig(Settings):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in plugins(PROBES):
-                raise ValueError(f"there is no probe {name!r}: {nearest(name, list(plugins(PROBES)))}")
+            if name not in probe_points():
+                raise ValueError(f"there is no probe {name!r}: {nearest(name, list(probe_points()))}")
         return value
 
     @field_validator("train", "test", mode="before")

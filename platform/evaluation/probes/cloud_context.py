@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from sightline.methods.errors import BrokenSampleError
-from sightline.methods.ops.clouds import fitted
+from sightline.methods.ops.clouds import coordinates, fitted
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.schema import decode_row
@@ -45,6 +45,10 @@ class CloudBatch:
     """Of the same points; empty where the data have none."""
 
 
+Fit: TypeAlias = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
+"""(stored points, their parts, points that a network was trained on) -> (points, parts) that it gets. Raises `BrokenSampleError`."""
+
+
 class CloudEvalContext(EvalContext):
     @cached_property
     def controls(self) -> list[Controls]:
@@ -62,7 +66,7 @@ class CloudEvalContext(EvalContext):
         """Points that each network takes."""
         return {name: int(module.points) for name, module in self.modules.items()}
 
-    def calibrate(self, train: Dataset, clouds: Sequence[Cloud], limit: int) -> None:
+    def calibrate(self, train: Dataset, clouds: Sequence[Cloud], limit: int, fit: Fit | None = None) -> None:
         """Give the calibrated controls the BatchNorm statistics of at most `limit` of the clouds: averages over batches."""
         calibrated = {name: module for name, module in self.modules.items() if name.endswith(CALIBRATED)}
         if not calibrated:
@@ -73,14 +77,18 @@ class CloudEvalContext(EvalContext):
                 norm.reset_running_stats()
                 norm.momentum = None
             module.train()
-        for batch in self.batches(train, chosen, {}):
+        for batch in self.batches(train, chosen, {}, fit=fit):
             for name, module in calibrated.items():
                 module.tokens(self._there(batch, name))
         for module in calibrated.values():
             module.eval()
 
-    def batches(self, dataset: Dataset, clouds: Sequence[Cloud], counts: dict[str, int], extra: Sequence[int] = ()) -> Iterator[CloudBatch]:
-        """The clouds (in stored order) with as many points as each network takes, and `extra`. Broken ones are counted."""
+    def batches(
+        self, dataset: Dataset, clouds: Sequence[Cloud], counts: dict[str, int], extra: Sequence[int] = (), fit: Fit | None = None
+    ) -> Iterator[CloudBatch]:
+        """The clouds (in stored order) with as many points as each network takes, and `extra`, as `fit` makes them of the stored ones
+        (`fit_cloud` where it is None). Broken ones are counted."""
+        fit = fit or fit_cloud
         sizes = sorted({*self.sizes.values(), *extra})
         columns = ["id", "points", *(["part"] if "part" in dataset.manifest.columns else [])]
         members: list[Cloud] = []
@@ -88,7 +96,7 @@ class CloudEvalContext(EvalContext):
         for cloud, (_, stored) in zip(clouds, read_rows(dataset, [cloud.row for cloud in clouds], columns), strict=True):
             try:
                 sample = decode_row(stored, dataset.kind, needed=("points",))
-                made.append({size: fit_cloud(sample["points"], sample.get("part"), size) for size in sizes})
+                made.append({size: fit(sample["points"], sample.get("part"), size) for size in sizes})
             except BrokenSampleError:
                 counts["broken_clouds"] = counts.get("broken_clouds", 0) + 1
                 continue
@@ -120,13 +128,25 @@ def fit_cloud(points: np.ndarray, parts: np.ndarray | None, count: int) -> tuple
     return np.ascontiguousarray(drawn[:, :3]), None if parts is None else drawn[:, 3].astype(np.int64)
 
 
-def list_clouds(dataset: Dataset, max_rows: int) -> list[Cloud]:
-    """The labelled clouds of at most `max_rows` rows, evenly spaced; one stored twice is listed once."""
-    found: dict[bytes, Cloud] = {}
+def first_points(count: int) -> Fit:
+    """A `Fit`: the first `count` stored points for every network. Raises `BrokenSampleError` where there are fewer."""
+
+    def fit(points: np.ndarray, parts: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if len(points) < count:
+            raise BrokenSampleError(f"{len(points)} points; the protocol takes the first {count}")
+        taken = np.ascontiguousarray(coordinates(points)[:count], np.float32)
+        return taken, None if parts is None else parts[:count].astype(np.int64)
+
+    return fit
+
+
+def list_clouds(dataset: Dataset, max_rows: int, copies: bool = False) -> list[Cloud]:
+    """The labelled clouds of at most `max_rows` rows, evenly spaced; one stored twice is listed once, unless `copies` are wanted."""
+    found: dict[bytes | int, Cloud] = {}
     for row, stored in read_rows(dataset, spread(dataset.rows, max_rows), ["id", "points", "label"]):
         if stored["points"] and stored.get("label") is not None:
             digest = hashlib.blake2b(stored["points"], digest_size=16).digest()
-            found.setdefault(digest, Cloud(row, str(stored["id"]), digest, int(stored["label"])))
+            found.setdefault(row if copies else digest, Cloud(row, str(stored["id"]), digest, int(stored["label"])))
     return list(found.values())
 
 

@@ -15,9 +15,9 @@ from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.result_table import Measurement
 from sightline.platform.evaluation.results import MOST_FREQUENT
 
-from .cloud_context import Cloud, CloudEvalContext, cloud_units, list_clouds
+from .cloud_context import Cloud, CloudEvalContext, Fit, cloud_units, first_points, list_clouds
 from .context import ProbeSkippedError
-from .protocol import ShapeProtocol
+from .protocol import ShapeProtocol, StoredShapeProtocol
 
 HISTOGRAMS = "distance histograms"
 HISTOGRAM_POINTS, BINS = 512, 32
@@ -46,21 +46,25 @@ class Shapes:
 
 def shape_features(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
     """Features of both sides, computed once for all probes with the same rows and calibration. Raises `ProbeSkippedError`."""
-    key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.calibrated_on)
+    stored = protocol.points if isinstance(protocol, StoredShapeProtocol) else None
+    key = (train.fingerprint, test.fingerprint, protocol.max_rows, protocol.calibrated_on, stored)
     if key not in context.cache:
         context.cache[key] = _shapes(context, train, test, protocol)
     found: Shapes = context.cache[key]
     return found
 
 
-def pair_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> tuple[list[Cloud], list[Cloud], int]:
-    """(training clouds, test clouds, training clouds left out because they are test clouds too). Raises `ProbeSkippedError`."""
+def pair_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int], copies: bool = False) -> tuple[list[Cloud], list[Cloud], int]:
+    """(training clouds, test clouds, training clouds left out because they are test clouds too). Raises `ProbeSkippedError`.
+
+    `copies`: take what is stored twice as often, and leave nothing out.
+    """
     if train.manifest.classes != test.manifest.classes:
         different = sorted(set(train.manifest.classes) ^ set(test.manifest.classes))[:5]
         raise ProbeSkippedError(f"the training and the test data have other classes ({', '.join(different) or 'the order differs'})")
-    asked = list_clouds(test, max_rows[1])
-    seen = {cloud.digest for cloud in asked}
-    everything = list_clouds(train, max_rows[0])
+    asked = list_clouds(test, max_rows[1], copies)
+    seen = set() if copies else {cloud.digest for cloud in asked}
+    everything = list_clouds(train, max_rows[0], copies)
     known = [cloud for cloud in everything if cloud.digest not in seen]
     if len(known) < MIN_TRAIN or len(asked) < MIN_TEST:
         raise ProbeSkippedError(
@@ -72,12 +76,13 @@ def pair_clouds(train: Dataset, test: Dataset, max_rows: tuple[int, int]) -> tup
 
 
 def _shapes(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: ShapeProtocol) -> Shapes:
-    known, asked, left_out = pair_clouds(train, test, protocol.max_rows)
+    fit = first_points(protocol.points) if isinstance(protocol, StoredShapeProtocol) else None
+    known, asked, left_out = pair_clouds(train, test, protocol.max_rows, copies=fit is not None)
     counts = {"broken_clouds": 0}
     with eval_mode(list(context.modules.values()), context.device):
-        context.calibrate(train, known, protocol.calibrated_on)
+        context.calibrate(train, known, protocol.calibrated_on, fit)
         sides = [
-            _side(context, dataset, clouds, counts, before, len(known) + len(asked))
+            _side(context, dataset, clouds, counts, before, len(known) + len(asked), fit)
             for dataset, clouds, before in ((train, known, 0), (test, asked, len(known)))
         ]
     labels = {cloud.label for cloud in sides[0].clouds}
@@ -87,13 +92,15 @@ def _shapes(context: CloudEvalContext, train: Dataset, test: Dataset, protocol: 
     return Shapes(sides[0], sides[1], {**numbers, **counts, **unseen})
 
 
-def _side(context: CloudEvalContext, dataset: Dataset, clouds: list[Cloud], counts: dict[str, int], before: int, total: int) -> Side:
+def _side(
+    context: CloudEvalContext, dataset: Dataset, clouds: list[Cloud], counts: dict[str, int], before: int, total: int, fit: Fit | None
+) -> Side:
     used: list[Cloud] = []
     parts: dict[str, list[torch.Tensor]] = {}
-    for batch in context.batches(dataset, clouds, counts, extra=[HISTOGRAM_POINTS]):
+    for batch in context.batches(dataset, clouds, counts, extra=[HISTOGRAM_POINTS], fit=fit):
         for name, features in context.pooled(batch):
             parts.setdefault(name, []).append(features)
-        histograms = np.stack([distance_histograms(points) for points in batch.points[HISTOGRAM_POINTS]])
+        histograms = np.stack([distance_histograms(points[:HISTOGRAM_POINTS]) for points in batch.points[HISTOGRAM_POINTS]])
         parts.setdefault(HISTOGRAMS, []).append(torch.from_numpy(histograms))
         used += batch.clouds
         context.progress("features of clouds", (before + len(used)) / total)

@@ -99,6 +99,16 @@ class ShapeProtocol(CloudProtocol):
     metrics: tuple[str, ...] = ("accuracy",)
 
 
+class StoredShapeProtocol(ShapeProtocol):
+    """The same on clouds as they are stored."""
+
+    clouds: str = "every row, copies too; the first `points` points in stored order, coordinates as stored: neither centred nor scaled"
+    points: int
+    """Of a cloud, whatever number the encoder was trained on; a cloud with fewer is left out and counted."""
+    max_rows: tuple[int, int] = (1_000_000, 1_000_000)
+    handmade: str = "as in `shape_svm`, of the first 512 of these points"
+
+
 def as_dict(protocol: Settings) -> dict[str, Any]:
     """The protocol as plain JSON values, to store beside results."""
     return protocol.model_dump(mode="json")

@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.svm import SVC
 from toy_probes import PatchColour, probe, rows_by_name
 from toy_shapes import POINTS, BlindToClouds, Extents, Normed, make_clouds
 
-from sightline.methods.errors import CallError
+from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.findings import brief
-from sightline.platform.evaluation.probes.cloud_context import CloudEvalContext, fit_cloud, list_clouds
+from sightline.platform.evaluation.probes.catalog import ranked
+from sightline.platform.evaluation.probes.cloud_context import CloudEvalContext, first_points, fit_cloud, list_clouds
 from sightline.platform.evaluation.probes.cloud_features import distance_histograms
 from sightline.platform.evaluation.probes.context import EvaluatedModel
 from sightline.platform.evaluation.probes.few_shot import FewShotProtocol, draw
 from sightline.platform.evaluation.probes.part_segmentation import shape_iou
+from sightline.platform.evaluation.probes.published_svm import PublishedSvmProtocol, caution, measure
 from sightline.platform.evaluation.probes.run import make_contexts
 from sightline.platform.evaluation.probes.shape_svm import choose_c, deal_folds
 from sightline.platform.evaluation.results import probe_from_json
@@ -183,3 +187,41 @@ def test_c_is_chosen_on_the_training_clouds_and_the_smallest_of_equals_wins() ->
     assert [np.bincount(labels[folds == fold]).tolist() for fold in range(4)] == [[10, 5]] * 4
     assert choose_c(x, labels, folds, (1e-4, 1.0, 1e6)) == 1e6, "a small C calls small features all of the larger class"
     assert choose_c(x * 1e4, labels, folds, (1.0, 100.0, 1e4)) == 1.0
+
+
+class Spreads(Extents):
+    """Takes any number of points; features tell how many it got, and where they lie."""
+
+    points = 32
+
+    def pooled(self, points: torch.Tensor) -> torch.Tensor:
+        count = torch.full((len(points), 1), float(points.shape[1]))
+        return torch.cat([points.std(dim=1), points.mean(dim=1), count], dim=1)
+
+
+def test_the_published_svm_takes_the_first_points_as_stored_every_row_and_the_published_c(tmp_path: Path) -> None:
+    protocol = PublishedSvmProtocol(name="svm_modelnet40", points=50, penalty=0.0093, classes=40, data="ModelNet40", published="93.35 %")
+    train, test = make_clouds(tmp_path / "train", 30), make_clouds(tmp_path / "test", 12)
+    contexts = make_contexts([EvaluatedModel("trained", Spreads())])
+    context = contexts["points"]
+    assert isinstance(context, CloudEvalContext)
+    found = measure(context, train, train, protocol)
+    assert found.counts["left_out_as_test_clouds"] == 0 and found.units.count == 30, "a copy is not left out"
+    context.cache.clear()
+    found = measure(context, train, test, protocol)
+    (shapes,) = context.cache.values()
+
+    def features(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        rows = [row for table in dataset.scan() for row in table.to_pylist()]
+        clouds = torch.stack([torch.tensor(decode_points(row["points"])[:50]) for row in rows])
+        return Spreads().pooled(clouds).double().numpy(), np.array([row["label"] for row in rows])
+
+    (x, y), (asked, truth) = features(train), features(test)
+    by_hand = SVC(kernel="linear", C=0.0093).fit(x, y).predict(asked) == truth
+    np.testing.assert_allclose(shapes.test.features["trained"].numpy(), asked)
+    assert (asked[:, -1] == 50).all() and np.array_equal(found.sums["trained"][:, 0], by_hand)
+    assert found.penalties["trained"] == 0.0093
+    assert "no published figure compares" in found.caution and "93.35 %" in caution(protocol, 40)
+    assert not {"svm_modelnet40", "svm_scanobjectnn"} & {probe.name for probe in ranked()}, "measured only where it is named"
+    with pytest.raises(BrokenSampleError, match="takes the first 50"):
+        first_points(50)(np.zeros((49, 3)), None, 32)

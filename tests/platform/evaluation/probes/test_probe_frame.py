@@ -47,6 +47,8 @@ HASHES = {
 def test_protocols_are_frozen() -> None:
     """A change of any word or number needs a new version: then, and only then, this table changes."""
     assert {probe.name: protocol_hash(probe.protocol) for probe in ranked()} == HASHES
+    named = {"svm_modelnet40": "05a22e6a19b9", "svm_scanobjectnn": "9f5fb509c996"}
+    assert {name: protocol_hash(find_probe(name).protocol) for name in named} == named
     assert protocol_hash(find_probe("knn").protocol.model_copy(update={"k": 10})) != HASHES["knn"]
 
 
