@@ -224,11 +224,11 @@ class HasEncoderForm(Protocol, metaclass=_Ability):
 class Predictor(Protocol, metaclass=_Ability):
     """A fine-tuned network as it is used and registered."""
 
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "part_segmentation"]
     classes: int
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """b x classes, or b x classes x h x w for segmentation."""
+        """b x classes, b x classes x h x w for segmentation, or b x points x classes for parts."""
 
 
 @runtime_checkable

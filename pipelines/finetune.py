@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from sightline.platform.data.dataset import Dataset
 
 SUMMARY = "train an encoder on with labels, depth, disparity, optical flow or poses, and score it"
-TASKS = ("classification", "segmentation", "depth", "stereo", "flow", "pose")
+TASKS = ("classification", "segmentation", "part_segmentation", "depth", "stereo", "flow", "pose")
 COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow", "pose": "T_2from1"}
 """Tasks without classes -> the column of their truth."""
-MADE_BY = {"segmentation": "images masks", "depth": "images frames", "stereo": "pairs stereo", "flow": "pairs flow", "pose": "pairs rgbd"}
+MADE_BY = {
+    "segmentation": "images masks",
+    "part_segmentation": "points shapenetpart",
+    "depth": "images frames",
+    "stereo": "pairs stereo",
+    "flow": "pairs flow",
+    "pose": "pairs rgbd",
+}
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),
     ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
@@ -38,6 +45,7 @@ FORMS = {
     ("pairs", "flow"): ("finetune_flow", "finetune-flow"),
     ("pairs", "pose"): ("finetune_pose", "finetune-pose"),
     ("points", "classification"): ("finetune_points", "finetune-points-modelnet40"),
+    ("points", "part_segmentation"): ("finetune_parts", "finetune-parts"),
 }
 """(kind of the data, task) -> (method, its recipe where none is named)."""
 
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         raise CallError(f"{recipe} is a recipe of method {named}", f"use one with `method: {method}`")
     overrides = {**_from_data(train, args.task), **overrides}
     if (val := overrides.get("data.val")) and parse_one(val).prepared and args.task not in COLUMNS:
-        _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind))
+        _same_classes(train, Dataset.open(absolute_source(str(val)), train.kind), parts=args.task == "part_segmentation")
     from sightline.methods.catalog import find_method
     from sightline.methods.dense.config import decoder_settings
     from sightline.platform.core.redaction import command_line
@@ -177,10 +185,10 @@ def _from_folders(model: str, overrides: dict[str, Any], task: str, console: Scr
         return overrides
     seen = find_kind(find_method(open_encoder(model).method).kind).modality
     kind = PAIRS.name if task in ("stereo", "flow", "pose") else seen
-    column = COLUMNS.get(task, {"classification": "label"}.get(task, task))
+    columns = {"classification": ("label",), "part_segmentation": ("label", "part")}.get(task, (COLUMNS.get(task, task),))
     storage = overrides.get("train.storage")
     keeper = Keeper(absolute(str(storage)) if storage else None, float(overrides.get("data.max_broken", 0.05)), console.print)
-    train, val = keeper.train_and_val(train, val, Wish(kind, (column,), 256 if kind == IMAGES.name else None))
+    train, val = keeper.train_and_val(train, val, Wish(kind, columns, 256 if kind == IMAGES.name else None))
     return {**overrides, "data.train": train, "data.val": val}
 
 
@@ -193,7 +201,10 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
         if (column := COLUMNS[task]) not in train.manifest.columns:
             raise CallError(f"{train.uri} has no column {column!r}", f"make data with it: sightline prepare {MADE_BY[task]} --help")
         return {}
-    column, manifest = {"classification": "label", "segmentation": "segmentation"}[task], train.manifest
+    manifest = train.manifest
+    if task == "part_segmentation":
+        return _parts_of(train)
+    column = {"classification": "label", "segmentation": "segmentation"}[task]
     if column not in manifest.columns or len(manifest.classes) < 2:
         raise CallError(
             f"{train.uri} has no column {column!r} with two classes or more",
@@ -201,6 +212,21 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
         )
     ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == IMAGES.name else {}
     return {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes), **ignored}
+
+
+def _parts_of(train: Dataset) -> dict[str, Any]:
+    """Categories and parts; each category has the parts `Category/...`, or all of them where no part names a category."""
+    from sightline.methods.errors import CallError
+
+    manifest = train.manifest
+    if not {"label", "part"} <= set(manifest.columns) or not manifest.classes or len(manifest.parts) < 2:
+        raise CallError(f"{train.uri} has no categories with parts", f"make some: sightline prepare {MADE_BY['part_segmentation']} --help")
+    named = any("/" in part for part in manifest.parts)
+    of = [[i for i, part in enumerate(manifest.parts) if not named or part.rpartition("/")[0] == one] for one in manifest.classes]
+    if bare := [one for one, parts in zip(manifest.classes, of, strict=True) if not parts]:
+        raise CallError(f"no part of {train.uri} is named {bare[0]}/...", "name each part CATEGORY/PART, or none of them so")
+    categories = {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes)}
+    return {**categories, "model.parts": len(manifest.parts), "model.part_names": list(manifest.parts), "model.parts_of": of}
 
 
 def _intrinsics(train: Dataset, size: tuple[int, int]) -> list[float]:
@@ -221,12 +247,15 @@ def _intrinsics(train: Dataset, size: tuple[int, int]) -> list[float]:
     raise CallError(f"{train.uri} has no pair with intrinsics and a pose among its first: {reason}", "sightline prepare pairs rgbd --help")
 
 
-def _same_classes(train: Dataset, val: Dataset) -> None:
+def _same_classes(train: Dataset, val: Dataset, parts: bool = False) -> None:
     from sightline.methods.errors import CallError
 
-    if train.manifest.classes != val.manifest.classes:
-        different = sorted(set(train.manifest.classes) ^ set(val.manifest.classes))
+    for what in ("classes", "parts") if parts else ("classes",):
+        one, other = getattr(train.manifest, what), getattr(val.manifest, what)
+        if one == other:
+            continue
+        different = sorted(set(one) ^ set(other))
         raise CallError(
-            f"data.train and data.val have other classes or another order of them: {', '.join(different[:5]) or 'the order differs'}",
-            "prepare both from one source, or with one list of classes",
+            f"data.train and data.val have other {what} or another order of them: {', '.join(different[:5]) or 'the order differs'}",
+            f"prepare both from one source, or with one list of {what}",
         )

@@ -16,8 +16,8 @@ ROUNDS = 49
 """Of votes, of which the authors report the best."""
 
 
-class FinetunePointsModel(Settings):
-    """The network: the encoder with larger groups whose tokens look at their surroundings alone, a fresh norm, pooling, three layers."""
+class TunedCloudModel(Settings):
+    """What the networks of all tasks share: an encoder of clouds whose tokens look at their surroundings alone."""
 
     encoder: dict[str, Any] = Field(default={}, description="method and sections of the encoder; `sightline finetune` fills it in")
     classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
@@ -27,7 +27,6 @@ class FinetunePointsModel(Settings):
         default=(48, 24, 24), description="points (then tokens of the scale below) in a token, in place of the encoder's"
     )
     radius: tuple[Radius, Radius, Radius] = Field(default=(0.24, 0.48, 0.96), description="within which a token of each scale sees others")
-    pooling: Literal["sum", "concat"] = Field(default="sum", description="mean and largest over the tokens: added, or side by side")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block; linear from 0 at the first")
 
     @field_validator("encoder")
@@ -46,10 +45,16 @@ class FinetunePointsModel(Settings):
         return I2PModel.model_validate({**own, **changed})
 
     @model_validator(mode="after")
-    def _fits(self) -> FinetunePointsModel:
+    def _fits(self) -> TunedCloudModel:
         _ = self.network
         one_name_each(self.class_names, self.classes)
         return self
+
+
+class FinetunePointsModel(TunedCloudModel):
+    """The network: the encoder with larger groups, a fresh norm, pooling, three layers."""
+
+    pooling: Literal["sum", "concat"] = Field(default="sum", description="mean and largest over the tokens: added, or side by side")
 
 
 class FinetunePointsTask(Settings):

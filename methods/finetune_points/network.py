@@ -20,6 +20,11 @@ Pooling = Literal["sum", "concat"]
 """Mean and largest over the tokens: added (ModelNet40) or side by side (ScanObjectNN)."""
 
 
+def near(scales: Sequence[Groups], radii: Sequence[float]) -> list[Bool[Tensor, "b _ _"]]:
+    """Which tokens of each scale are less than its radius apart."""
+    return [squared_distances(s.centres, s.centres).sqrt() < radius for s, radius in zip(scales, radii, strict=True)]
+
+
 class PointClassifier(nn.Module):
     """Clouds in, class logits out. Parameter names are those of the published fine-tuned checkpoints."""
 
@@ -47,12 +52,8 @@ class PointClassifier(nn.Module):
         """Before the norm."""
         scales = group_points(points, self.model, skip_origin=self.official)
         nothing = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
-        out: Tensor = self.h_encoder.encode(scales, nothing, kept, self.near(scales)).out[2]
+        out: Tensor = self.h_encoder.encode(scales, nothing, kept, near(scales, self.radii)).out[2]
         return out
-
-    def near(self, scales: Sequence[Groups]) -> list[Bool[Tensor, "b _ _"]]:
-        """Which tokens of each scale are less than its radius apart."""
-        return [squared_distances(s.centres, s.centres).sqrt() < radius for s, radius in zip(scales, self.radii, strict=True)]
 
     def pooled(self, tokens: Float[Tensor, "b g d"]) -> Float[Tensor, "b e"]:
         tokens = self.norm(tokens)

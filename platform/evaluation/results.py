@@ -289,7 +289,8 @@ TRAINED = "trained network"
 TITLES = {CONTROL: "Control metrics of the method", TEST: "Test metrics"}
 IOU = "IoU"
 RECALL, PRECISION = "Share of each class that is found", "Share of each prediction that is right"
-BY_CLASS = {"iou": IOU, "recall": RECALL, "precision": PRECISION}
+CATEGORY = "mIoU by category"
+BY_CLASS = {"iou": IOU, "recall": RECALL, "precision": PRECISION, "category_miou": CATEGORY}
 """Key in JSON -> group of the details that hold a metric of each class."""
 
 

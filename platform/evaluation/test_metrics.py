@@ -32,6 +32,7 @@ from sightline.platform.data.loader.fixed import SampleReader
 from .eval_mode import eval_mode
 from .findings import label_of, show
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
+from .part_metrics import measure_part_metrics
 from .place_baseline import PlaceBaseline
 from .results import (
     BY_CLASS,
@@ -88,11 +89,13 @@ def measure_test_metrics(
     draws of the first round, and with N rounds `best_of_N`, chosen on these data. Segmentation: `miou`, the mean over the classes that
     occur, `mean_accuracy` and `pixel_accuracy`, of the stored images at their own size, which the network sees in tiles, in `passes`. With
     the data that it was trained on (`train`) the `BASELINES` are beside it. Metrics of each class are details, as is the confusion matrix.
-    The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises
+    Parts of clouds: `part_metrics`. The views of `voting` give the predictor's inputs themselves: the stage does not run on them. Raises
     `SightlineError` where no row can be used.
     """
     began = time.perf_counter()
     predictor = pretext.predictor
+    if predictor.task == "part_segmentation":
+        return measure_part_metrics(pretext, views, dataset, batch=batch, device=device)
     segmenting = predictor.task == "segmentation"
     whole_views = views.whole if segmenting and isinstance(views, HasWholeViews) and isinstance(predictor, PredictsLabels) else None
     passes = passes or Passes()

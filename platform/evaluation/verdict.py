@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .findings import label_of, show, show_difference
-from .results import TEST, Contrast, MethodResult, ProbeOutcomes, ProbeResult, RowKind, Verdict
+from .results import CATEGORY, TEST, Contrast, MethodResult, ProbeOutcomes, ProbeResult, RowKind, Verdict
 
 NOTHING = "Trained; nothing was measured: that needs data.val, and control metrics or a probe that fits the data."
 
@@ -93,7 +93,8 @@ def _of_predictor(result: MethodResult) -> str:
     words = f"{label_of(metric, info)} is {show(value.value, info)} on {result.counts['samples']:,} test samples"
     if chance is None:
         return f"The model is trained: {words}."
-    guessing = f"always guessing the most frequent class gives {show(chance, info)}"
+    most = "part of each category" if any(one.group == CATEGORY for one in result.metrics.values()) else "class"
+    guessing = f"always guessing the most frequent {most} gives {show(chance, info)}"
     if (place := result.values.get(f"{metric}_place")) is not None:
         guessing += f", the most frequent class of each place {show(place.value, info)}"
         chance = max(chance, place.value)

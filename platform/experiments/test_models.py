@@ -75,10 +75,12 @@ def test_model(
     if isinstance(pretext, HasPredictor):
         from sightline.platform.evaluation.test_metrics import measure_test_metrics
 
-        known, there = class_names(pretext.predictor), dataset.manifest.classes
+        parts = pretext.predictor.task == "part_segmentation"
+        what = "parts" if parts else "classes"
+        known, there = class_names(pretext.predictor), dataset.manifest.parts if parts else dataset.manifest.classes
         if known and tuple(there) != tuple(known):
             raise CallError(
-                f"the classes of {dataset.uri} are {', '.join(there) or 'not named'}; {name} knows {', '.join(known)}",
+                f"the {what} of {dataset.uri} are {', '.join(there) or 'not named'}; {name} knows {', '.join(known)}",
                 "prepare the data with the classes of the model, in its order: --classes FILE",
             )
         maps = isinstance(pretext.predictor, PredictsLabels)

@@ -90,7 +90,9 @@ class LoadedEncoder:
         """Of a fine-tuned classifier: for each sample the name of its class and the probability that the model gives it."""
         names = self.class_names
         if self.module.task != "classification":
-            raise CallError("this model labels pixels, not whole pictures", "use logits(pictures).argmax(dim=1), and class_names")
+            raise CallError(
+                "this model labels pixels or points, not the whole", "take the largest of logits(...) along the classes, and class_names"
+            )
         best = self.logits(inputs).softmax(dim=1).max(dim=1)
         return [(names[index], float(share)) for index, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 

@@ -108,7 +108,7 @@ def _named(encoder: torch.nn.Module, output: str, uri: str) -> str:
         return ""
     names = repr(list(class_names(encoder)))
     told = f"  # {names}" if len(names) <= LONGEST and "`" not in names else ""
-    where = "pixel" if encoder.task == "segmentation" else "sample"
+    where, axis = {"segmentation": ("pixel", 1), "part_segmentation": ("point", 2)}.get(encoder.task, ("sample", 1))
     return f"""
 class_names = mlflow.models.get_model_info("{uri}").metadata["class_names"]{told}
-np.array(class_names)[{output}.argmax({"axis=1"})]  # of each {where}"""
+np.array(class_names)[{output}.argmax(axis={axis})]  # of each {where}"""

@@ -22,6 +22,7 @@ CHECKED = (
     "finetune.network",
     "finetune.pretext",
     "finetune_points",
+    "finetune_parts",
     "timm_encoder",
 )
 install_import_hook([f"sightline.methods.{name}" for name in CHECKED], "beartype.beartype")

@@ -173,7 +173,7 @@ def test_every_lazy_reference_leads_somewhere(name: str) -> None:
         assert not function or callable(getattr(importlib.import_module(module), function)), reference.place
 
 
-@pytest.mark.parametrize("name", ["croco", "conmim", "loca", "i2p_mae", "finetune", "finetune_points", "timm_encoder"])
+@pytest.mark.parametrize("name", ["croco", "conmim", "loca", "i2p_mae", "finetune", "finetune_points", "finetune_parts", "timm_encoder"])
 def test_each_method_has_the_files_where_one_looks_for_them(name: str) -> None:
     folder = Path(protocols.__file__).parent / name
     files = {path.stem for path in folder.glob("*.py")}
