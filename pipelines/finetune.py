@@ -1,4 +1,4 @@
-"""Fine-tune an encoder of images or clouds: classes, masks, depth, disparity, flow or pose, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds: classes, masks, parts, depth, disparity, flow or pose, scored on held-out data with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
@@ -8,6 +8,7 @@
   sightline finetune croco-tiny-1121-0812 --task pose --recipe finetune-pose-tiny data.train=./rooms/train data.val=./rooms/val
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
+  sightline finetune i2p-mae-tiny-1121-1410 --task part_segmentation --recipe finetune-parts-tiny data.train=./parts8/train ...
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI: an encoder, or for stereo, flow and depth a model that was
 fine-tuned for the same task and is trained on, with its own network. The classes are those of the training data. Of what Ray
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
-SUMMARY = "train an encoder on with labels, depth, disparity, optical flow or poses, and score it"
+SUMMARY = "train an encoder on with labels, parts, depth, disparity, optical flow or poses, and score it"
 TASKS = ("classification", "segmentation", "part_segmentation", "depth", "stereo", "flow", "pose")
 COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow", "pose": "T_2from1"}
 """Tasks without classes -> the column of their truth."""

@@ -81,7 +81,7 @@ class PartSegmenter(nn.Module):
         """`alive`: the features that are not dropped after the first layer; None: all."""
         whole = local.amax(dim=1) + local.mean(dim=1)
         shared = torch.cat([whole, self.category(one_hot(category, self.categories).to(whole.dtype))], dim=-1)
-        of_cloud, of_point = self.first.weight.split([shared.shape[1], self.wide], dim=1)
+        of_cloud, of_point = self.first.weight[:, : -self.wide], self.first.weight[:, -self.wide :]
         x = linear(local, of_point, self.first.bias) + linear(shared, of_cloud)[:, None]
         x = self.first_norm(x.flatten(0, 1)).relu().view_as(x)
         if alive is not None:

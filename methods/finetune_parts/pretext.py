@@ -76,10 +76,9 @@ class FinetunePartsPretext(nn.Module):
         """Clouds with their true parts and with those that are found."""
         points, parts, labels = (batch[name][:SHOWN] for name in ("points", "part", "label"))
         found = self.predictor.found(self.predictor.logits(points, labels), labels)
-        columns = [
-            torch.stack([coloured(*one, self.config.model.parts_of[int(label)]) for *one, label in zip(points, shown, labels, strict=True)])
-            for shown in (parts, found, torch.where(parts == NO_PART, NO_PART, torch.where(found == parts, NO_PART, parts)))
-        ]
+        missed = torch.where(found == parts, NO_PART, parts)
+        own = [self.config.model.parts_of[int(label)] for label in labels]
+        columns = [torch.stack(list(map(coloured, points, shown, own))) for shown in (parts, found, missed)]
         caption = (
             "Left to right: the cloud with its true parts, a colour for each part of its category; the parts that are found among those of "
             "its category; in colour the points whose part is missed. Grey: no part."
