@@ -333,6 +333,8 @@ class PredictsAnySize(Protocol, metaclass=_Ability):
 @runtime_checkable
 class PredictsLabels(Protocol, metaclass=_Ability):
     classes: int
+    palette: tuple[tuple[int, int, int], ...]
+    """Red, green and blue of each class in pictures; empty for any."""
 
     def labels(self, images: Float[Tensor, "b 3 h w"], passes: Passes | None = None) -> Int[Tensor, "b h w"]:
         """The class of each pixel of images of any size. `passes`: tiles, scales and flips; None: one pass."""

@@ -212,7 +212,8 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
             f"make one with `sightline prepare {train.kind} {'classes' if task == 'classification' else 'masks'} ...`",
         )
     ignored = {"pretext.ignore_index": manifest.ignore_index} if train.kind == IMAGES.name else {}
-    return {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes), **ignored}
+    colours = {"model.palette": [list(one) for one in manifest.palette]} if task == "segmentation" and manifest.palette else {}
+    return {"model.classes": len(manifest.classes), "model.class_names": list(manifest.classes), **ignored, **colours}
 
 
 def _parts_of(train: Dataset) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class FinetuneModel(Settings):
 
 Decoder = Literal["linear", "mask_transformer", "upernet"]
 Blocks = tuple[int, int, int, int]
+Palette = tuple[tuple[int, int, int], ...]
 
 
 class SegmentationModel(FinetuneModel):
@@ -59,9 +60,18 @@ class SegmentationModel(FinetuneModel):
     decoder_dim: Annotated[int | None, Added(neutral=None)] = Field(
         default=None, ge=1, description="width of UPerNet; default: the encoder's, as for BEiT"
     )
+    palette: Annotated[Palette, Added(neutral=[])] = Field(
+        default=(), description="colours of the classes in pictures, red, green, blue; `sightline finetune` takes them from the data set"
+    )
     hooks: Annotated[Blocks | None, Added(neutral=None)] = Field(
         default=None, description="blocks that UPerNet reads, from 0; default: after a third, a half, two thirds and all of them"
     )
+
+    @model_validator(mode="after")
+    def _coloured(self) -> SegmentationModel:
+        if self.palette and len(self.palette) != self.classes:
+            raise ValueError(f"{len(self.palette)} colours in palette for {self.classes} classes")
+        return self
 
 
 def one_name_each(names: tuple[str, ...], classes: int) -> None:

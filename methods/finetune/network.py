@@ -75,7 +75,7 @@ class Segmenter(Head):
     def __init__(self, config: SegmentationConfig, backbone: Any) -> None:
         super().__init__(config, backbone)
         model = config.model
-        self.decoder = model.decoder
+        self.decoder, self.palette = model.decoder, model.palette
         self.auxiliary: AuxiliaryHead | None = None
         if model.decoder == "mask_transformer":
             self.head = uninitialised(lambda: MaskTransformer(self.dim, model.decoder_depth, model.classes))

@@ -115,7 +115,7 @@ class SegmentationPretext(FinetunePretext):
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
         model = self.config.model
         names = model.class_names or tuple(map(str, range(model.classes)))
-        return [label_maps(batch["image"], batch["mask"], self.predictor.logits(batch["image"]).argmax(dim=1), names)]
+        return [label_maps(batch["image"], batch["mask"], self.predictor.logits(batch["image"]).argmax(dim=1), names, model.palette)]
 
 
 def accuracy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:

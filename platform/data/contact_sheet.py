@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,6 +18,7 @@ from .dataset import Dataset
 from .displacement import MAPS, decode_disparity, decode_flow, decode_occluded
 from .images import decode_image, decode_segmentation
 from .kinds import Row, find_kind
+from .manifest import Manifest
 from .map_colours import disparity_colours, flow_colours
 
 _CAPTION, _MARGIN = 14, 6
@@ -80,7 +82,7 @@ def picture(sample: Row, dataset: Dataset, height: int) -> np.ndarray:
     for name in kind.samples:
         try:
             if name in kind.holding("image"):
-                view = _image(sample, name, height, dataset.manifest.ignore_index)
+                view = _image(sample, name, height, dataset.manifest)
             elif name in kind.holding("cloud"):
                 view = _cloud(sample, name, height)
             else:
@@ -91,10 +93,10 @@ def picture(sample: Row, dataset: Dataset, height: int) -> np.ndarray:
     return np.concatenate([*views, *_maps(sample, height)], 1)
 
 
-def _image(sample: Row, name: str, height: int, ignore_index: int | None) -> np.ndarray:
+def _image(sample: Row, name: str, height: int, manifest: Manifest) -> np.ndarray:
     image = decode_image(sample[name])
     if sample.get("segmentation") is not None:
-        image = _overlaid(image, decode_segmentation(sample["segmentation"]), ignore_index)
+        image = _overlaid(image, decode_segmentation(sample["segmentation"]), manifest)
     return _high(image, height, Image.Resampling.BICUBIC)
 
 
@@ -149,16 +151,20 @@ def caption(sample: Row, classes: tuple[str, ...]) -> str:
     return f"{overlap:.2f}" if overlap is not None else ""
 
 
-def _overlaid(image: np.ndarray, indices: np.ndarray, ignore_index: int | None) -> np.ndarray:
+def _overlaid(image: np.ndarray, indices: np.ndarray, manifest: Manifest) -> np.ndarray:
     """The image with its mask over it, half transparent. Raises `BrokenSampleError` where their sizes differ."""
     if indices.shape != image.shape[:2]:
         raise BrokenSampleError("mask and image differ in size")
-    coloured = (image // 2 + class_colours(int(indices.max()) + 1)[indices] // 2).astype(np.uint8)
-    return np.where((indices == ignore_index)[..., None], image, coloured)
+    colours = class_colours(int(indices.max()) + 1, manifest.palette)
+    coloured = (image // 2 + colours[indices] // 2).astype(np.uint8)
+    return np.where((indices == manifest.ignore_index)[..., None], image, coloured)
 
 
-def class_colours(classes: int) -> np.ndarray:
-    """uint8 classes x 3: colours that differ from their neighbours in the list, the same for every data set."""
+def class_colours(classes: int, palette: Sequence[tuple[int, int, int]] = ()) -> np.ndarray:
+    """uint8 classes x 3: the data set's own `palette`; beyond it colours that differ from their neighbours in the list."""
+    if palette:
+        own = np.array(palette, np.uint8)[:classes]
+        return np.concatenate([own, class_colours(classes)[len(own) :]])
     hues = (np.arange(classes) * 0.618034) % 1  # the golden ratio: every next hue falls into the largest gap
     rgb = [colorsys.hsv_to_rgb(hue, 0.9, 0.7 + 0.3 * (index % 2)) for index, hue in enumerate(hues)]
     return (np.array(rgb) * 255).round().astype(np.uint8)

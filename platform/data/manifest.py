@@ -112,6 +112,8 @@ class Manifest(_Record):
     """Names of the classes: a `label` or a value of `segmentation` is an index in this list. Empty where the classes have no names."""
     ignore_index: int | None = None
     """The value of `segmentation` that means: no class, leave this pixel out."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue, 0 to 255, of each class in pictures; empty where the source has no colours. Not in the fingerprint."""
     points: tuple[int, int] | None = None
     """Fewest and most points of a cloud."""
     distinct: tuple[int, int] | None = None
@@ -146,6 +148,8 @@ class Manifest(_Record):
             raise ValueError("two shards have one name")
         if fingerprint(self.kind, self.shards, self.classes, self.ignore_index, self.parts, self.schema_version) != self.fingerprint:
             raise ValueError("the fingerprint does not belong to these shards and classes: the manifest was altered")
+        if self.palette and (len(self.palette) != len(self.classes) or not all(0 <= v <= 255 for one in self.palette for v in one)):
+            raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes, or numbers beyond 0 to 255")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have one name")
         beyond = [value for value in (*self.labels, *self.pixels) if not 0 <= value < len(self.classes) and value != self.ignore_index]

@@ -100,6 +100,7 @@ def write_manifest(
     ignore_index: int | None = None,
     notes: Sequence[str] = (),
     part_names: Sequence[str] = (),
+    palette: Sequence[tuple[int, int, int]] = (),
 ) -> Manifest:
     """Writes the manifest of the shards in `parts`, which makes the data set exist. Raises `SightlineError` where there are no rows."""
     full = [part for part in parts if part.shard is not None]
@@ -123,6 +124,7 @@ def write_manifest(
         overlap=total_overlap(full),
         classes=tuple(classes),
         ignore_index=ignore_index,
+        palette=tuple(palette),
         labels=total(part.labels for part in full),
         pixels=total(part.pixels for part in full),
         points=total_range(part.points for part in full),

@@ -86,7 +86,8 @@ def predict_files(
         write_text(out / CLASSES_FILE, json.dumps(told, indent=1, ensure_ascii=False))
         files += 1
     if told and not classifies and not poses:
-        write_text(out / LEGEND, json.dumps(_legend(model.class_names), indent=1, ensure_ascii=False))
+        palette = network.palette if isinstance(network, PredictsLabels) else ()
+        write_text(out / LEGEND, json.dumps(_legend(model.class_names, palette), indent=1, ensure_ascii=False))
         files += 1
     return {"images": len(found), "files": files, "out": str(out), **({"predictions": told} if told else {})}
 
@@ -99,12 +100,13 @@ def _shares(labels: np.ndarray, names: Sequence[str], told: dict[str, object]) -
     return "  " + ", ".join(f"{names[index]} {counts[index] / labels.size:.0%}" for index in order[:SHOWN_CLASSES])
 
 
-def _colours(labels: np.ndarray, classes: int) -> np.ndarray:
-    return disparity_colours(labels.astype(np.float64) + 0.5, float(classes))
+def _colours(classes: int, palette: Sequence[tuple[int, int, int]] = ()) -> np.ndarray:
+    """uint8 classes x 3: the palette of the model's training data, or colours that are apart."""
+    return np.array(palette, np.uint8) if palette else disparity_colours(np.arange(classes)[None] + 0.5, float(classes))[0]
 
 
-def _legend(names: Sequence[str]) -> list[dict[str, object]]:
-    colours = _colours(np.arange(len(names))[None], len(names))[0]
+def _legend(names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> list[dict[str, object]]:
+    colours = _colours(len(names), palette)
     return [
         {"index": index, "class": name, "colour": "#" + bytes(colour.tolist()).hex()}
         for index, (name, colour) in enumerate(zip(names, colours, strict=True))
@@ -123,7 +125,10 @@ def _maps(
             labels = network.labels(given[0], passes)[0].cpu().numpy()
         classes = network.classes
         labels = labels.astype(np.uint8 if classes <= 256 else np.uint16)
-        pictured = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(labels, classes))}
+        pictured = {
+            f"{name}.png": encode_segmentation(labels),
+            f"{name}-colours.png": encode_png(_colours(classes, network.palette)[labels]),
+        }
         return _written(pictured, out), labels
     with torch.no_grad():
         predicted, confidence = network.of_any_size(*given, **({} if overlap is None else {"overlap": overlap}))
@@ -139,7 +144,7 @@ def _maps(
             made = {f"{name}.pfm": write_pfm(values[0]), f"{name}.png": encode_png(disparity_colours(near, 1.0))}
         case _:
             labels = values.argmax(axis=0).astype(np.uint8 if len(values) <= 256 else np.uint16)
-            made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(labels, len(values)))}
+            made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(len(values))[labels])}
     if confidence is not None:
         made[f"{name}-doubt.png"] = encode_png(disparity_colours(_ranks(confidence[0].cpu().numpy()), 1.0))
     if kitti:

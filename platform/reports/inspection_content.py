@@ -123,7 +123,7 @@ def class_section(sets: Sequence[LookedAt]) -> Section:
         if manifest.pixels:
             total = sum(manifest.pixels.values())
             counts = dict.fromkeys(range(len(manifest.classes)), 0) | manifest.pixels
-            colours = class_colours(max(counts) + 1).tolist()
+            colours = class_colours(max(counts) + 1, manifest.palette).tolist()
             bars = [
                 Bar(
                     "(ignored)" if index == manifest.ignore_index else _name(manifest.classes, index),

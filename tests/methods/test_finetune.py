@@ -166,6 +166,8 @@ def test_label_maps_are_drawn_in_the_colours_that_the_legend_names() -> None:
     truth = torch.zeros(1, 8, 8, dtype=torch.long)
     truth[:, 4:], truth[:, :, :2] = 1, NO_CLASS
     drawn = label_maps(torch.rand(1, 3, 8, 8), truth, torch.where(truth == 1, 1, 2), ("sky", "road", "c\u00e4r"))
+    own = label_maps(torch.rand(1, 3, 8, 8), truth, torch.where(truth == 1, 1, 2), ("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    assert {(4, 5, 6), (7, 8, 9)} <= {tuple(colour) for colour in own.image.reshape(-1, 3).tolist()}  # the data set's own
     sheet, colours = drawn.image, class_colours(3)
     side = 8 * (160 // 8)
     cells = [sheet[20:side:20, start + 10 : start + side : 20] for start in (0, side + 4, 2 * (side + 4))]

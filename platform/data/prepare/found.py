@@ -37,6 +37,8 @@ class ClassList:
 
     names: tuple[str, ...] = ()
     ignore_index: int | None = None
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue of each class in pictures; empty where the source has none."""
 
 
 @dataclass

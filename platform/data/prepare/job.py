@@ -70,6 +70,7 @@ class Output:
     ignore_index: int | None = None
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
 
 
 class Stopped(BaseException):
@@ -160,6 +161,7 @@ def _run(
             ignore_index=output.ignore_index,
             notes=(*output.notes, *_remarks(made[output.folder]), *_without_pixels(output, made[output.folder]), *warnings),
             part_names=output.parts,
+            palette=output.palette,
         )
         for output in outputs
     ]

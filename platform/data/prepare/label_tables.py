@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 VOID = 255
@@ -86,6 +87,42 @@ CAMVID = tuple(
     )
 )
 """The 32 colours of CamVid's `label_colors.txt`, in its order."""
+
+
+_CAMVID_11 = {
+    **{"sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128), "pavement": (60, 40, 222)},
+    **{"tree": (128, 128, 0), "signsymbol": (192, 128, 128), "fence": (64, 64, 128), "car": (64, 0, 128), "pedestrian": (64, 64, 0)},
+    "bicyclist": (0, 128, 192),
+}
+"""Of the eleven classes to which CamVid is often reduced, as SegNet colours them."""
+_ADE20K = (
+    "787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33 "
+    "ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff "
+    "08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 ff7a08 00ff14 ff0829 ff0599 0633ff "
+    "eb0cff a09614 00a3ff 8c8c8c fa0a0f 14ff00 1fff00 ff1f00 ffe000 99ff00 0000ff ff4700 00ebff 00adff 1f00ff "
+    "0bc8c8 ff5200 00fff5 003dff 00ff70 00ff85 ff0000 ffa300 ff6600 c2ff00 008fff 33ff00 0052ff 00ff29 00ffad "
+    "0a00ff adff00 00ff99 ff5c00 ff00ff ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2 "
+    "00ff52 000aff 0070ff 3300ff 00c2ff 007aff 00ffa3 ff9900 00ff0a ff7000 8fff00 5200ff a3ff00 ffeb00 08b8aa "
+    "8500ff 00ff5c b800ff ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff00a3 "
+    "ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff "
+    "00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff "
+)
+"""Red, green and blue of the 150 classes of ADE20K's scene parsing, as its development kit colours them."""
+
+
+def known_colours(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """The colours in which a well-known data set shows the classes of these names, in their order; none for other names."""
+    given = [name.lower() for name in names]
+    if len(names) == 150 and given[0].startswith("wall") and given[149].startswith("flag"):
+        return tuple((one[0], one[1], one[2]) for one in map(bytes.fromhex, _ADE20K.split()))
+    tables = (
+        {one.name: one.colour for one in CITYSCAPES if one.train_id != VOID},
+        dict(zip(VOC, voc_colours(len(VOC)), strict=True)),
+        _CAMVID_11,
+        {name.lower(): colour for name, colour in CAMVID if name != "Void"},
+    )
+    table = next((one for one in tables if sorted(one) == sorted(given)), {})
+    return tuple(table[name] for name in given) if table else ()
 
 
 def void_of(classes: int) -> int:

@@ -46,14 +46,15 @@ def merge_output(request: Request) -> tuple[str, Output]:
     datasets = [Dataset.open(uri) for uri in request.places]
     sources = tuple(dict.fromkeys(source for dataset in datasets for source in dataset.manifest.provenance.sources))
     shards, classes = merged(datasets, request.seed), merged_classes(datasets)
-    output = Output(request.folder(), shards, sources, classes=classes.names, ignore_index=classes.ignore_index)
+    output = Output(request.folder(), shards, sources, classes=classes.names, ignore_index=classes.ignore_index, palette=classes.palette)
     return datasets[0].kind, output
 
 
 def merged_classes(datasets: Sequence[Dataset]) -> ClassList:
     """The classes of the union: those of every data set that has any. Raises `CallError` naming the first difference."""
     labelled = [dataset for dataset in datasets if dataset.manifest.classes]
-    lists = [ClassList(dataset.manifest.classes, dataset.manifest.ignore_index) for dataset in labelled]
+    manifests = [dataset.manifest for dataset in labelled]
+    lists = [ClassList(one.classes, one.ignore_index, one.palette) for one in manifests]
     for dataset, classes in zip(labelled, lists, strict=True):
         require_same_classes(lists[0], labelled[0].uri, classes, dataset.uri)
     return lists[0] if lists else ClassList()

@@ -142,6 +142,7 @@ class ItemSource(PrepareSource, Generic[T]):
                 classes.ignore_index,
                 tuple(whole.notes),
                 whole.part_names,
+                classes.palette,
             )
             for number, (part, items) in enumerate(parts.items())
         ]

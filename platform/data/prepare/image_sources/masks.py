@@ -14,6 +14,7 @@ from ..companions import base_of
 from ..files import Tree, existing_folder, is_inside, read_text, text_lines
 from ..found import OTHER_NAMES, SPLITS, WHOLE, ClassList, Found
 from ..images import ImageFile
+from ..label_tables import known_colours
 from ..labels.mask_layouts import NAMED
 from ..labels.palettes import FILES, KNOWN, NO_CLASS, read_palette
 from ..mask_codes import MaskCode
@@ -135,7 +136,11 @@ class Masks(SceneOptions):
             tree = replace(walked, apart={}, taken=set(), readable=set())
             if (masked := layout.find(folder, name, tree, names)) is not None:
                 found = Found[ImageFile](
-                    self.provenance(folder, f"layout {layout.name}"), masked.parts, masked.classes, masked.skips, masked.notes
+                    self.provenance(folder, f"layout {layout.name}"),
+                    masked.parts,
+                    replace(masked.classes, palette=known_colours(masked.classes.names)),
+                    masked.skips,
+                    masked.notes,
                 )
                 found.count(tree)
                 return found
@@ -176,7 +181,7 @@ def mask_classes(names: tuple[str, ...], ignore: int | None, where: str) -> Clas
         names = names[:-1]
     if len(names) < 2:
         raise CallError(f"{where} leaves a single class beside the ignored one", "segmentation needs two classes or more")
-    return ClassList(names, ignore)
+    return ClassList(names, ignore, known_colours(names))
 
 
 def _asked(images: str | None, masks: str | None) -> tuple[str, str]:

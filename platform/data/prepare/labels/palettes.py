@@ -11,7 +11,7 @@ from sightline.methods.errors import CallError
 
 from ..files import read_text, text_lines
 from ..found import ClassList
-from ..label_tables import CAMVID, CITYSCAPES, VOC, VOID, voc_colours
+from ..label_tables import CAMVID, CITYSCAPES, VOC, VOID, known_colours, voc_colours
 from ..mask_codes import Colours
 
 Colour = tuple[int, int, int]
@@ -30,10 +30,10 @@ def read_palette(given: str, ignore: int | None) -> tuple[ClassList, Colours]:
     """
     if given == "cityscapes":
         names = tuple(one.name for one in sorted(CITYSCAPES, key=lambda one: one.train_id) if one.train_id != VOID)
-        return ClassList(names, VOID), cityscapes_colours()
+        return ClassList(names, VOID, known_colours(names)), cityscapes_colours()
     if given == "voc":
         table = [(*colour, index) for index, colour in enumerate(voc_colours(len(VOC)))]
-        return ClassList(VOC, VOID), Colours((*table, (224, 224, 192, VOID)))
+        return ClassList(VOC, VOID, known_colours(VOC)), Colours((*table, (224, 224, 192, VOID)))
     entries = list(CAMVID) if given == "camvid" else _entries(Path(given).expanduser())
     if ignore is not None and not 0 <= ignore < len(entries):
         raise CallError(f"--ignore {ignore}: the palette has {len(entries)} colours, from 0", "give the number of a line, from 0")
@@ -44,7 +44,8 @@ def read_palette(given: str, ignore: int | None) -> tuple[ClassList, Colours]:
             f"{given} names {len(names)} class(es); segmentation needs 2 to {VOID}", "give a line with name and colour for each"
         )
     index_of = {name: index for index, name in enumerate(names)}
-    return ClassList(names, VOID), _colours(
+    first = {name: colour for number, (name, colour) in reversed([*enumerate(entries)]) if number not in void}
+    return ClassList(names, VOID, tuple(first[name] for name in names)), _colours(
         [(colour, VOID if number in void else index_of[name]) for number, (name, colour) in enumerate(entries)]
     )
 

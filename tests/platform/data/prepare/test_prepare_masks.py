@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
 import zlib
@@ -15,8 +16,11 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
 from sightline.platform.data.images import Resize, decode_segmentation, is_stored_mask
+from sightline.platform.data.manifest import Manifest, parse_manifest
 from sightline.platform.data.prepare.found import WHOLE
 from sightline.platform.data.prepare.image_sources import masks
+from sightline.platform.data.prepare.label_tables import VOC, known_colours
+from sightline.platform.data.prepare.labels.palettes import read_palette
 from sightline.platform.data.schema import decode_row
 
 
@@ -239,3 +243,31 @@ def test_grey_of_few_bits_keeps_its_indices() -> None:
     np.testing.assert_array_equal(decode_segmentation(_grey_png(indices % 2, 1)), indices % 2)
     with pytest.raises(BrokenSampleError, match="mask is a TIFF whose 0 is white"):
         decode_segmentation(_grey_tiff(indices, 8, 0))
+
+
+def test_colours_of_the_source_go_with_its_classes_and_change_no_fingerprint(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "masks").mkdir(parents=True)
+    (folder / "class_dict.csv").write_text("name,r,g,b\nsky,10,20,30\nvoid,0,0,0\nroad,200,100,0\n")
+    write_image(folder / "images/0.jpg")
+    mask = np.full((40, 60, 3), (10, 20, 30), np.uint8)
+    mask[20:], mask[:5, :5] = (200, 100, 0), 0
+    Image.fromarray(mask).save(folder / "masks/0.png")
+    manifest = prepare(masks.Masks().find(str(folder), "street"), tmp_path / "out")[WHOLE].manifest
+    assert (manifest.classes, manifest.palette) == (("sky", "road"), ((10, 20, 30), (200, 100, 0)))
+    stored = manifest.model_dump(mode="json")
+    assert parse_manifest(json.dumps({**stored, "palette": []}).encode(), "here").fingerprint == manifest.fingerprint
+    with pytest.raises(ValueError, match="1 colours for 2 classes"):
+        Manifest.model_validate({**stored, "palette": [[1, 2, 3]]})
+
+
+def test_the_colours_of_well_known_classes_are_found_by_their_names() -> None:
+    cityscapes, _ = read_palette("cityscapes", None)
+    assert cityscapes.palette[cityscapes.names.index("person")] == (220, 20, 60)
+    assert known_colours(VOC)[15] == (192, 128, 128)  # person, in the colours of VOC's development kit
+    assert known_colours(("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"))[
+        3
+    ] == (128, 64, 128)
+    ade = known_colours(("wall", *(f"class {i}" for i in range(148)), "flag"))
+    assert len(ade) == 150 and ade[0] == (120, 120, 120) and ade[149] == (92, 0, 255)
+    assert known_colours(("sky", "road")) == ()
