@@ -25,6 +25,8 @@ TASK = ("model", "pretext", "loss", "augment")
 """Sections that decide what the pretext loss measures, so that losses of different settings do not compare."""
 VALIDATION = "val/"
 """An objective with this prefix is a validation loss."""
+TESTS = "test/"
+"""An objective with this prefix is a test metric of a fine-tuned model on `data.val`."""
 SPEED, SIZE = "speed/samples_per_second", "model/parameters"
 COSTS = {
     SPEED: MetricInfo(means="median speed of training", label="samples per second", unit="samples/s"),
@@ -54,6 +56,8 @@ def _parse(experiment: config.Experiment, text: str, space: Space, insist: bool)
         raise CallError(f"--objective {text}: {way!r} is no direction", f"write {name}:max or {name}:min, or leave it out")
     if name in COSTS:
         found = Objective(name=name, better=COSTS[name].better)
+    elif name.startswith(TESTS):
+        found = _by_test(experiment, name)
     elif "/" in name and not name.startswith(VALIDATION):
         raise CallError(f"--objective {text}: {nearest(name, [*COSTS, 'val/loss'])}", "or a probe: PROBE.METRIC")
     elif name.startswith(VALIDATION):
@@ -76,6 +80,16 @@ def _by_loss(experiment: config.Experiment, name: str, space: Space, insist: boo
             "leave --objective out to compare by a probe, or add --insist",
         )
     return Objective(name=name, better="lower")
+
+
+def _by_test(experiment: config.Experiment, name: str) -> Objective:
+    from sightline.platform.evaluation.test_metrics import METRICS
+
+    if experiment.data.val is None:
+        raise CallError(f"--objective {name} needs data.val", "give data.val=FOLDER")
+    if (metric := name.removeprefix(TESTS)) not in METRICS:
+        raise CallError(f"--objective {name}: there is no test metric {metric!r}: {nearest(metric, list(METRICS))}")
+    return Objective(name=name, better=METRICS[metric].better)
 
 
 def _by_probe(experiment: config.Experiment, asked: str) -> Objective:
@@ -119,6 +133,10 @@ def info_of(name: str) -> MetricInfo | None:
     """What the metric of an objective means; None of a validation loss."""
     if name in COSTS:
         return COSTS[name]
+    if name.startswith(TESTS):
+        from sightline.platform.evaluation.test_metrics import METRICS
+
+        return METRICS.get(name.removeprefix(TESTS))
     probe, _, metric = name.partition(".")
     return None if name.startswith(VALIDATION) else find_probe(probe).metrics.get(metric)
 

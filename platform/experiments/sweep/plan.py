@@ -24,7 +24,9 @@ from .search import grid_of, most_trials, propose
 from .space import Choice, Space, choice_of, parse_space
 
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
-"""Sections that all trials share."""
+"""Sections that all trials share, but for `SHARES`."""
+FRACTION = "data.fraction"
+SHARES = (FRACTION, "data.fraction_seed")
 OF_EVERY_TRIAL = (
     "train.length",
     "train.seed",
@@ -158,14 +160,15 @@ def _checked(experiment: config.Experiment, space: Space, rows: int) -> Space:
     checked: Space = {}
     problems, steps = [], experiment.clock(rows).steps
     for key, domain in space.items():
-        if key.partition(".")[0] in OF_THE_SWEEP or key in OF_EVERY_TRIAL:
+        if (key.partition(".")[0] in OF_THE_SWEEP and key not in SHARES) or key in OF_EVERY_TRIAL:
             problems.append(f"{key} is the same in all trials of a sweep")
             continue
         allowed = []
         for value in domain.edges():
             try:
                 tried = config.load(experiment.recipe, {key: value}, settings=experiment.sections())
-                if tried.clock(rows).steps != steps:
+                learned = round(rows * float(value) / experiment.data.fraction) if key == FRACTION else rows
+                if tried.clock(learned).steps != steps:
                     raise CallError("trials would have different numbers of steps; give train.length='N steps'")
                 allowed.append(tried.flat().get(key, value))
             except CallError as error:

@@ -251,7 +251,15 @@ class Sweep:
 
     def experiment_of(self, trial: Trial, seed: int = 0) -> config.Experiment:
         """Raises `CallError` where the trial's settings do not go together."""
-        another = {"train.seed": self.settings["train"]["seed"] + seed} if seed else {}
+        another: dict[str, Any] = {}
+        if seed:
+            data = {
+                **self.settings["data"],
+                **{key.partition(".")[2]: value for key, value in trial.settings.items() if key.startswith("data.")},
+            }
+            another["train.seed"] = self.settings["train"]["seed"] + seed
+            if data.get("fraction", 1) < 1:  # each training seed learns from a share of its own
+                another["data.fraction_seed"] = data.get("fraction_seed", 0) + seed
         return config.load(self.recipe, {**trial.settings, **another}, settings=self.settings)
 
     def trials(self) -> list[Trial]:

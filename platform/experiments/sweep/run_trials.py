@@ -17,12 +17,14 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
+from sightline.methods.catalog import find_method
 from sightline.methods.errors import CallError
 from sightline.platform import config
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.cluster.demand import describe, own_resources
 from sightline.platform.cluster.placement import up
 from sightline.platform.core.paths import runs_folder
+from sightline.platform.data.training_data import open_training_data
 from sightline.platform.experiments.create import create_run
 from sightline.platform.runs.events import StepsDone, TrainingFailed, WorkerStarted
 from sightline.platform.runs.identity import identity, mark
@@ -256,9 +258,17 @@ def runs_of(sweep: Sweep, trial: Trial) -> list[Run]:
         except CallError:
             experiment = sweep.experiment_of(trial, seed)
             command = f"{sweep.command}  # trial {trial.number}"
-            return create_run(name, experiment, sweep.fingerprint, command, place_of(sweep), parent=sweep.mlflow_run_id)
+            return create_run(name, experiment, _fingerprint(sweep, experiment), command, place_of(sweep), parent=sweep.mlflow_run_id)
 
     return [made(seed) for seed in range(sweep.plan.seeds)]
+
+
+def _fingerprint(sweep: Sweep, experiment: config.Experiment) -> str:
+    """Of the training data: the sweep's own, unless a trial learns from another share of it."""
+    own, data = sweep.settings["data"], experiment.data
+    if (own.get("fraction", 1.0), own.get("fraction_seed", 0)) == (data.fraction, data.fraction_seed):
+        return sweep.fingerprint
+    return open_training_data(data, find_method(experiment.method).kind).fingerprint
 
 
 def run_trials(sweep: Sweep, say: Say) -> None:

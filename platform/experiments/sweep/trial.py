@@ -33,7 +33,7 @@ from sightline.platform.runs.events import (
 )
 from sightline.platform.training.job import TrainJob
 
-from .objectives import COSTS, VALIDATION, cost
+from .objectives import COSTS, TESTS, VALIDATION, cost
 
 STOP = "stop"
 """A file of this name in a run's folder asks a trial for an early end."""
@@ -166,6 +166,8 @@ class TrialRun:
             return self._loss(objective.removeprefix(VALIDATION), step)
         if objective in COSTS:
             return cost(objective, list(read_events(self.folder / EVENTS, RunEvent)))
+        if objective.startswith(TESTS):
+            return measure_test(self.job.experiment, self.job.checkpoints, step, objective.removeprefix(TESTS))
         return measure_probe(self.job.experiment, self.job.checkpoints, step, objective)
 
     def _loss(self, name: str, step: int) -> float:
@@ -215,6 +217,33 @@ def _result(step: int, found: list[dict[str, float]], seconds: list[dict[int, fl
     return {"step": step, "objective": objective, "others": others, "seeds": seeds, "seconds": spent}
 
 
+def _checkpoint_of(checkpoints: Path, step: int) -> checkpoint.Checkpoint:
+    found = next((one for one in checkpoint.checkpoints(checkpoints) if one.state.step == step), None)
+    if found is None:
+        raise SightlineError(f"the checkpoint of step {step} is not there to be measured", "raise train.keep")
+    return found
+
+
+def measure_test(experiment: Experiment, checkpoints: Path, step: int, metric: str) -> float:
+    """A test metric on `data.val` of the model in the checkpoint at `step`. Raises `CallError` for a method that predicts nothing."""
+    from sightline.methods.catalog import find_method
+    from sightline.methods.contract import BuildContext, HasPredictor
+    from sightline.platform.core.device import choose_device
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.evaluation.test_metrics import measure_test_metrics
+
+    method, config = find_method(experiment.method), experiment.method_config
+    pretext = method.build(config, BuildContext(seed=experiment.train.seed))
+    if not isinstance(pretext, HasPredictor):
+        raise CallError(f"{method.id} has no test metrics", "compare by a probe: --objective PROBE.METRIC")
+    pretext.load_state_dict(_checkpoint_of(checkpoints, step).tensors("model"))
+    device, val = choose_device(experiment.train.device), Dataset.open(str(experiment.data.val))
+    found = measure_test_metrics(pretext, method.views(config), val, batch=experiment.batch.microbatch, device=device)
+    if metric not in found.values:
+        raise CallError(f"{method.id} has no test metric {metric!r}", f"name one of {', '.join(found.main_metrics)}")
+    return found.values[metric].value
+
+
 def measure_probe(experiment: Experiment, checkpoints: Path, step: int, objective: str) -> float:
     """A probe's metric for the encoder of the checkpoint at `step`, and a note of it in the run's record (`probes.jsonl`).
 
@@ -229,12 +258,9 @@ def measure_probe(experiment: Experiment, checkpoints: Path, step: int, objectiv
     from sightline.platform.evaluation.probes.run import run_probes
     from sightline.platform.evaluation.results import SkippedProbe
 
-    found = next((one for one in checkpoint.checkpoints(checkpoints) if one.state.step == step), None)
-    if found is None:
-        raise SightlineError(f"the checkpoint of step {step} is not there to be measured", "raise train.keep")
     name, _, metric = objective.partition(".")
     pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=experiment.train.seed))
-    pretext.load_state_dict(found.tensors("model"))
+    pretext.load_state_dict(_checkpoint_of(checkpoints, step).tensors("model"))
     device = choose_device(experiment.train.device)
     model = EvaluatedModel("trial", pretext.encoder().to(device).eval())
     dataset_pairs = [DatasetPair(Dataset.open(train), Dataset.open(test)) for train, test in experiment.probe_data]
