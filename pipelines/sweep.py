@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OBJECTIVE",
-        help="what trials are compared by: PROBE.METRIC, val/LOSS, test/METRIC of a fine-tuned model, speed/samples_per_second or model/parameters; :max or :min says which "
+        help="what trials are compared by: PROBE.METRIC, val/LOSS, test/METRIC of a fine-tuned model, speed/samples_per_second or "
+        "model/parameters; :max or :min says which "
         "way is better where it is not known; several give a Pareto front (default: the first probe the data allow)",
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="training seeds of a trial; their mean is the objective")
