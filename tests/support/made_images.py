@@ -38,7 +38,17 @@ def prepare(found: Found[ImageFile], out: Path, resize: Resize | None = None, **
     found = joined([found], "images", "images")
     source, classes, notes = (found.source,), found.classes, tuple(found.notes)
     outputs = [
-        Output(str(out / part), item_shards(images, resize or Resize(), 0), source, (), classes.names, classes.ignore_index, notes)
+        Output(
+            str(out / part),
+            item_shards(images, resize or Resize(), 0),
+            source,
+            (),
+            classes.names,
+            classes.ignore_index,
+            notes,
+            (),
+            classes.palette,
+        )
         for part, images in found.parts.items()
     ]
     run_job(outputs, "images", local=True, **options)

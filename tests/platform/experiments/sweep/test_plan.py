@@ -13,10 +13,12 @@ import pytest
 from toy import TOY_IMAGES, write_images
 
 from sightline.methods.catalog import find_method
+from sightline.methods.contract import BuildContext, HasPredictor
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.training_data import open_training_data
 from sightline.platform.experiments.sweep import plan as planning
 from sightline.platform.experiments.sweep import run_trials
 from sightline.platform.experiments.sweep.plan import Asked, add_trials, make_plan, rungs, trial_settings
@@ -33,6 +35,7 @@ from sightline.platform.experiments.sweep.record import (
 from sightline.platform.experiments.sweep.schedule import Recorded
 from sightline.platform.experiments.sweep.search import grid, most_trials, propose
 from sightline.platform.experiments.sweep.space import Choice, Range, identity, parse_domain, parse_space, settings_in
+from sightline.platform.experiments.sweep.trial import measure_test
 from sightline.platform.runs.events import StepsDone, TrainingStarted, WorkerStarted
 
 
@@ -395,3 +398,34 @@ def test_trials_at_the_same_time_are_those_that_the_cluster_carries(
     assert run_trials._resources(sweep).bundles == [{"CPU": 4.0, "GPU": 0.5, "accelerator_type:A100": 0.001}]
     nodes.clear()
     assert make_plan(free, dataset, asked).concurrent == 1
+
+
+def test_the_share_of_the_data_is_swept_with_a_share_of_its_own_for_each_seed(
+    toy: tuple[config.Experiment, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    experiment, dataset = toy
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path))
+    asked = Asked(space=["data.fraction=0.25,0.5"], search="grid", scheduler="none", seeds=2)
+    with pytest.raises(CallError, match="different numbers of steps"):  # epochs of a share are shorter
+        make_plan(config.load("toy", {"train.length": "2 epochs"}, settings=experiment.sections()), dataset, asked)
+    experiment = config.load("toy", {"train.length": "6 steps"}, settings=experiment.sections())
+    plan = make_plan(experiment, dataset, asked)
+    assert plan.space == {"data.fraction": "0.25,0.5"}
+    sweep = Sweep.create("low", experiment, dataset.fingerprint, plan, "sightline sweep", "")
+    data = [sweep.experiment_of(Trial(1, {"data.fraction": 0.25}), seed).data for seed in (0, 1)]
+    assert [(one.fraction, one.fraction_seed) for one in data] == [(0.25, 0), (0.25, 1)]
+    assert sweep.experiment_of(Trial(0, {}), 1).data.fraction_seed == 0  # all data have no share to draw
+    run = run_trials.runs_of(sweep, Trial(1, {"data.fraction": 0.25}))[1]
+    assert run.fingerprint == open_training_data(run.experiment.data, "images").fingerprint != dataset.fingerprint
+
+
+def test_fine_tuned_models_are_compared_by_their_test_metrics(toy: tuple[config.Experiment, Dataset]) -> None:
+    experiment, dataset = toy
+    plan = make_plan(experiment, dataset, Asked(space=["optim.lr=1e-3,1e-4"], objective=["test/miou"]))
+    assert (plan.objective, plan.better) == ("test/miou", "higher")
+    with pytest.raises(CallError, match=r"no test metric 'mio'.*miou"):
+        make_plan(experiment, dataset, Asked(space=["optim.lr=1e-3,1e-4"], objective=["test/mio"]))
+    pretext = find_method(experiment.method).build(experiment.method_config, BuildContext(seed=0))
+    assert not isinstance(pretext, HasPredictor)
+    with pytest.raises(CallError, match="conmim has no test metrics"):
+        measure_test(experiment, Path("nowhere"), 1, "miou")
