@@ -192,6 +192,8 @@ class Method(Generic[C]):
     alarms: tuple[Alarm, ...] = ()
     official: Callable[[], Official] | None = None
     """Gives the authors' published layout; importing it may import torch."""
+    layouts: Mapping[str, Callable[[], Official]] = field(default_factory=dict)
+    """Further layouts whose files become encoders of this method, by the name that `sightline import --method` takes for each."""
     teachers: Callable[[C], Mapping[str, str]] = lambda config: {}
     """Settings -> the encoders that a run needs besides its own, by the setting that names them, such as
     {"model.teacher": "models:/it@champion"}. They are found, pinned and kept in the run's folder when the run is made, so that an alias

@@ -3,6 +3,7 @@
   sightline import ./CroCo_V2_ViTBase_SmallDecoder.pth --method croco --out croco-v2.safetensors
   sightline import ./checkpoint-799.pth --method conmim --preset conmim-base --out conmim.safetensors --register conmim-published
   sightline import ./crocostereo.pth --method finetune_stereo --out stereo.safetensors
+  sightline import ./dino_vitbase16_pretrain.pth --method dino --out dino.safetensors   # or dinov2, clip, open_clip, mae
   sightline import random:0 --method timm model.name=vit_tiny_patch16_224 --out untaught.safetensors
 
 Settings of the file override those of --preset, and section.key=value overrides both. A pickle may hold only tensors and plain values;
@@ -23,7 +24,7 @@ SUMMARY = "take in weights that a method's authors published"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a PyTorch file (.pth, .pt), safetensors, Flax's msgpack, or random:SEED")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that the file does not tell, or tells wrong")
-    parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, finetune_stereo, finetune_flow, ...")
+    parser.add_argument("--method", required=True, help="whose layout it is: croco, conmim, loca, dino, dinov2, clip, mae, timm, ...")
     parser.add_argument("--preset", metavar="RECIPE", help="recipe whose model settings to start from")
     parser.add_argument(
         "--key", metavar="ENTRY", help="entry of the file to take, such as model or model_ema; without it an average (EMA) comes first"
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             console.print(f"registered as {registered}")
     return {
         "file": str(path),
-        "method": args.method,
+        "method": taken.weights.method,
         "settings": dict(taken.weights.sections),
         "sha256": taken.weights.sha256,
         "matched": match.matched,

@@ -21,4 +21,5 @@ method = Method(
     build=Lazy(f"{__name__}.pretext:build"),
     image_shape=lambda config: (1, 1),
     official=Lazy(f"{__name__}.official"),
+    layouts={name: Lazy(f"{__name__}.layouts:{name}") for name in ("clip", "dino", "dinov2", "mae", "open_clip")},
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,21 @@ from .config import TimmConfig, TimmModel
 from .network import TimmEncoder
 
 PREFIX = "inner.network."
+NAME_IT = "name the timm model that these weights belong to: model.name=..."
+MARKS = {
+    "dinov2": re.compile(r"\.ls1\.gamma$|(^|\.)register_tokens$|\.mlp\.w12\."),
+    "mae": re.compile(r"(^|\.)decoder_(embed|pred|blocks)\."),
+    "clip": re.compile(r"(^|\.)(class_embedding|ln_pre\.weight)$"),
+    "dino": re.compile(r"(^|\.)head\.(mlp\.|last_layer)"),
+}
+"""Names of tensors that only files of a layout have."""
+
+
+def other_layout(names: Iterable[str], besides: str = "") -> str:
+    """What to do about names that another layout has; empty where none has them."""
+    names = list(names)
+    found = (layout for layout, mark in MARKS.items() if layout != besides and any(map(mark.search, names)))
+    return "".join(f"these are names of another layout: --method {layout}" for layout in [*found][:1])
 
 
 def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -25,9 +41,15 @@ def timm_state(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
 
 
 def settings_of(content: Content) -> Sections:
-    """What `save` put beside the tensors; else nothing: a file of weights does not say which timm model it belongs to."""
+    """What `save`, or timm's own `config.json`, has beside the tensors; a file of weights does not say which timm model it belongs to."""
     fields = TimmModel.model_fields.keys()
-    return {"model": {name: content[name] for name in fields}} if fields <= content.keys() else {}
+    if fields <= content.keys():
+        return {"model": {name: content[name] for name in fields}}
+    if isinstance(content.get("architecture"), str) and isinstance(content.get("pretrained_cfg"), Mapping):
+        arguments = {name: value for name, value in (content.get("model_args") or {}).items() if name != "num_classes"}
+        images = {name: content["pretrained_cfg"][name] for name in ("mean", "std", "input_size") if name in content["pretrained_cfg"]}
+        return {"model": {"name": content["architecture"], "arguments": {**arguments, "pretrained_cfg_overlay": images}}}
+    return {}
 
 
 def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], LoadReport]:
@@ -47,20 +69,31 @@ def load(content: Content, into: Mapping[str, Tensor], config: TimmConfig) -> tu
             raise SightlineError(
                 f"{name.removeprefix(PREFIX)} has shape {tuple(tensor.shape)} in the file, {tuple(into[name].shape)} "
                 f"in {config.model.name}",
-                "name the timm model that these weights belong to: model.name=...",
+                NAME_IT,
             )
     if not state and any(APART.search(name) for name in tensors):
         raise nothing(content, found, "timm", "blocks.0.attn.qkv.weight")
     if not state:
         raise SightlineError(
             f"none of the {len(tensors)} tensors has a place in {config.model.name}; the first is {next(iter(tensors), 'absent')!r}",
-            "name the timm model that these weights belong to: model.name=...",
+            NAME_IT,
         )
-    missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state)
+    missing = tuple(name.removeprefix(PREFIX) for name in into if name not in state and not name.endswith("num_batches_tracked"))
+    if missing:
+        raise SightlineError(
+            f"{len(missing)} of the {len(into)} tensors of {config.model.name} are missing from the file: {', '.join(missing[:4])}", NAME_IT
+        )
     unexpected = tuple(name for name in theirs if PREFIX + name not in into)
+    parts = {name.removeprefix(PREFIX).partition(".")[0] for name in into}
+    if over := [name for name in unexpected if name.partition(".")[0] in parts]:
+        raise SightlineError(
+            f"{len(over)} tensors have no place in {config.model.name}: {', '.join(over[:4])}", other_layout(tensors) or NAME_IT
+        )
     resized = tuple(name for name in theirs if name in tensors and theirs[name].shape != tensors[name].shape)
     matched = tuple(name.removeprefix(PREFIX) for name in state)
-    return state, LoadReport(matched, missing, (*unexpected, *found.outside), resized, taken=found.taken, others=found.others)
+    other = other_layout([*tensors, *found.outside])
+    notes = (f"{config.model.name} normalises images by mean and std 0.5; {other}",) if other and (encoder.mean == 0.5).all() else ()
+    return state, LoadReport(matched, missing, (*unexpected, *found.outside), resized, taken=found.taken, others=found.others, notes=notes)
 
 
 def save(state: Mapping[str, Tensor], config: TimmConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sightline.methods.catalog import find_method
+from sightline.methods.catalog import find_method, method_ids
 from sightline.methods.contract import BuildContext, HasEncoderParts, LoadReport, Method, MethodConfig, Official
 from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.settings import explain, nearest
@@ -41,8 +41,7 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
     cannot be understood are an error, unless others are given. Raises `CallError` for wrong words or settings, `SightlineError` where the
     file is not readable, nothing in it matches or a shape differs.
     """
-    method = find_method(method_id)
-    official = _official(method)
+    method, official = _method_and_layout(method_id)
     start = _preset(preset, method) if preset else {}
     _check_keys(method, overrides)
     content = read(path)
@@ -63,7 +62,7 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
     present = pretext.state_dict()
     state, match = official.load(content, present, config)
     if not match.matched:
-        raise SightlineError(f"no tensor in {path} has a place in {method_id}", "name a file of this method's published layout")
+        raise SightlineError(f"no tensor in {path} has a place in {method.id}", "name a file of this method's published layout")
     fresh = tuple(name for name in present if name not in state)
     parts = pretext.encoder_prefixes if isinstance(pretext, HasEncoderParts) else ()
     inside = tuple(name for name in fresh if name.startswith(parts))
@@ -81,7 +80,7 @@ def take_in(path: Path, method_id: str, preset: str | None, overrides: Mapping[s
         notes.append(f"{len(wrong)} tensors hold values that are not finite, the first is {wrong[0]}")
     match = replace(match, notes=(*match.notes, *notes))
     place = str(path.absolute())
-    return Taken(Weights.of(method_id, sections, "pretext", filled, path.name, place), match, fresh, inside)
+    return Taken(Weights.of(method.id, sections, "pretext", filled, path.name, place), match, fresh, inside)
 
 
 def random_weights(seed: int, method_id: str, preset: str | None, overrides: Mapping[str, Any]) -> Taken:
@@ -103,6 +102,19 @@ def to_published(weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, A
             "name the run itself, or the file that `sightline import` made",
         )
     return official.save(weights.tensors, weights.config)
+
+
+def _method_and_layout(name: str) -> tuple[Method, Official]:
+    """The method of this id with its own layout, or the method that takes in the layout of this name (`Method.layouts`)."""
+    ids = method_ids()
+    if name not in ids:
+        methods = [find_method(one) for one in ids]
+        if found := [(method, method.layouts[name]()) for method in methods if name in method.layouts]:
+            return found[0]
+        known = sorted({*ids, *(layout for method in methods for layout in method.layouts)})
+        raise CallError(f"unknown method {name!r}: {nearest(name, known)}")
+    method = find_method(name)
+    return method, _official(method)
 
 
 def _official(method: Method) -> Official:
@@ -130,7 +142,8 @@ def _settings(method: Method, preset: Mapping[str, Any], told: Mapping[str, Any]
     sections = {section: {**preset.get(section, {}), **told.get(section, {})} for section in METHOD_SECTIONS}
     for key, value in overrides.items():
         section, _, field = key.partition(".")
-        sections[section][field] = value
+        there = sections[section].get(field)
+        sections[section][field] = {**there, **value} if isinstance(there, Mapping) and isinstance(value, Mapping) else value
     try:
         return method.Config.model_validate(sections)
     except ValidationError as error:

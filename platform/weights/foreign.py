@@ -63,10 +63,10 @@ def read(path: Path) -> dict[str, Any]:
 
     PyTorch's files (zip or the older pickle) are read with `weights_only=True`; besides what torch allows, an `argparse.Namespace`, which
     becomes a dict, paths, which become text, and NumPy's numbers are taken. A safetensors file gives `{"model": tensors}` and what a JSON
-    file of the same stem says; Flax's msgpack gives its own maps, NumPy's `.npz` its arrays by name. Weights in several files are read by
-    their index
-    (`model.safetensors.index.json`) or the folder that holds it. Raises `CallError` for what is no such file, `SightlineError` for one that
-    is not whole, that asks for more memory than it may, or that holds an object that only running its code could make; it names the class.
+    file of the same stem, or else timm's `config.json`, says; Flax's msgpack gives its own maps, NumPy's `.npz` its arrays by name. Weights
+    in several files are read by their index (`model.safetensors.index.json`) or the folder that holds it. Raises `CallError` for what is no
+    such file, `SightlineError` for one that is not whole, that asks for more memory than it may, or that holds an object that only running
+    its code could make; it names the class.
     """
     path = _file(path)
     if path.name.endswith(INDEX):
@@ -184,6 +184,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
             f"{path} is in Sightline's own form already", "use it as it is: init=FILE, sightline evaluate FILE, encode FILE, export FILE"
         )
     beside = path.with_suffix(".json")
+    if not beside.is_file():
+        beside = path.with_name("config.json")  # as timm has it
     settings: Any = {}
     if beside.is_file():
         if beside.stat().st_size > MAX_SETTINGS:
@@ -194,6 +196,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
             raise SightlineError(f"{beside}, the settings beside {path.name}, is no JSON: {error}", AGAIN) from None
         if not isinstance(settings, dict):
             raise SightlineError(f"{beside}, the settings beside {path.name}, is no JSON object", AGAIN)
+        if beside.stem != path.stem and "architecture" not in settings:
+            settings = {}  # of another program
     return {**settings, "model": tensors}
 
 

@@ -73,6 +73,37 @@ def test_a_wrong_call_names_the_thing_and_writes_nothing(words: list[str], code:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_folder_as_timm_keeps_it_brings_its_own_normalisation(ask: Ask, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    theirs = checkpoint(tmp_path / "vit.pth")
+    (tmp_path / "dir").mkdir()
+    save_file(theirs.network.state_dict(), tmp_path / "dir" / "model.safetensors")
+    cfg = {"tag": "mine", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "input_size": [3, 32, 32]}
+    told = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": SMALL, "pretrained_cfg": cfg}
+    (tmp_path / "dir" / "config.json").write_text(json.dumps(told))
+    code, _, err = ask("import", tmp_path / "dir", "--method", "timm", "--out", tmp_path / "out.safetensors")
+    assert code == 0, err
+    assert open_encoder(str(tmp_path / "out.safetensors")).encoder.mean.flatten().tolist() == pytest.approx(cfg["mean"])
+
+
+def test_a_layout_of_others_is_named_and_becomes_an_encoder_of_timm(ask: Ask, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "vit.pth")
+    words = [
+        "model.name=vit_small_patch16_224.dino",
+        f"model.arguments={json.dumps(SMALL)}",
+        "--out",
+        tmp_path / "out.safetensors",
+        "--json",
+    ]
+    code, said, err = ask("import", tmp_path / "vit.pth", "--method", "dino", *words)
+    assert code == 0, err
+    assert json.loads(said)["method"] == "timm" and not json.loads(said)["random"]
+    assert open_encoder(str(tmp_path / "out.safetensors")).encoder.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    code, _, err = ask("import", tmp_path / "vit.pth", "--method", "dinov", *words)
+    assert code == 2 and "did you mean 'dino" in err
+
+
 @pytest.mark.slow
 def test_the_names_of_another_library_are_told(ask: Ask, tmp_path: Path) -> None:
     torch.save({"vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(24, 24)}, tmp_path / "hf.bin")
