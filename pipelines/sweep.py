@@ -3,6 +3,7 @@
   sightline sweep croco-tiny data.train=./pairs/train data.val=./pairs/val --space pretext.mask_ratio=0.5..0.95 --trials 12
   sightline sweep loca-tiny data.train=./birds/train data.val=./birds/val --space loss.position=log:0.1..10 --search optuna
   sightline sweep croco-tiny data.train=./pairs/train data.val=./pairs/val --space model.position=cosine,rope --search grid
+  sightline sweep croco-tiny data.train='[./a: 3, ./b: 1]' data.val=./c --space data.train='[./a: 1, ./b: 1],[./a: 1, ./b: 3]' --search grid
 
 A DOMAIN is a range (0.5..0.95; in steps 0.5..0.95/0.05; on a logarithmic scale log:0.1..10) or values with commas; whole numbers stay
 whole. Without --space the method's own search space is taken. Trial 0 has the recipe's own settings. Trials are measured at rungs, by a
@@ -15,6 +16,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.platform import config
+    from sightline.platform.data.training_data import TrainingData
 
 SUMMARY = "search settings: many runs of one recipe, compared by probes; the winner becomes champion"
 
@@ -73,17 +80,22 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.runs.names import fresh_name
     from sightline.platform.tracking.client import check_tracking, tracking_uri
 
-    experiment = config.load(args.recipe, config.parse_overrides(args.settings))
-    name = args.name or f"{fresh_name(experiment.recipe)}-sweep"
+    asked = config.load(args.recipe, config.parse_overrides(args.settings))
+    name = args.name or f"{fresh_name(asked.recipe)}-sweep"
     refuse_name(name)  # before the data are looked at
     console = Screen(stderr=args.json)
-    experiment, _ = check(prepare_folders(experiment, console.print, dry=args.dry_run), look=False)
+
+    def ready(changed: Mapping[str, Any]) -> tuple[config.Experiment, TrainingData]:
+        own = config.load(args.recipe, changed, settings=asked.sections())
+        own, _ = check(prepare_folders(own, console.print, dry=args.dry_run), look=False)
+        own = keep_sources(own, console.print, train=True)
+        return own, open_training_data(own.data, find_method(own.method).kind)
+
+    experiment, dataset = ready({})
     from sightline.platform.experiments.sweep import plan as planning
 
-    experiment = keep_sources(experiment, console.print, train=True)
-    dataset = open_training_data(experiment.data, find_method(experiment.method).kind)
     options = {key: value for key, value in vars(args).items() if key in planning.Asked.__dataclass_fields__}
-    plan = planning.make_plan(experiment, dataset, planning.Asked(**options))
+    plan = planning.make_plan(experiment, dataset, planning.Asked(**options), ready)
     check_tracking(experiment, console.warn)
     if args.dry_run:
         first = planning.first_trials(plan)

@@ -121,6 +121,12 @@ class Mixture:
                 return tuple(names)
         return tuple(f"{name}-{number}" for number, name in enumerate(names, 1))
 
+    @property
+    def told(self) -> str:
+        """In a few letters, the weights first: `3:1 habitat, kitchen`."""
+        weights = f"{':'.join(map(str, self.weights))} " if self.weights else ""
+        return f"{weights}{', '.join(self.names)}"
+
     def absolute(self) -> Mixture:
         """With absolute paths."""
         return Mixture(tuple(Location(PREPARED, place).absolute().place for place in self.places), self.weights)

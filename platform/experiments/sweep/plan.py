@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,9 @@ from .search import grid_of, most_trials, propose
 from .space import Choice, Space, choice_of, parse_space
 
 OF_THE_SWEEP = ("data", "probe", "log", "teacher_cache")
-"""Sections that all trials share, but for `SHARES`."""
+"""Sections that all trials share, but for `SHARES` and `LEARNED_FROM`."""
 FRACTION = "data.fraction"
+LEARNED_FROM = "data.train"
 SHARES = (FRACTION, "data.fraction_seed")
 OF_EVERY_TRIAL = (
     "train.length",
@@ -59,13 +60,17 @@ class Asked:
     insist: bool = False
 
 
-def make_plan(experiment: config.Experiment, dataset: TrainingData, asked: Asked) -> SweepPlan:
-    """Raises `CallError` naming the option and the hint."""
+Ready = Callable[[Mapping[str, Any]], tuple[config.Experiment, TrainingData]]
+"""From changed settings to a checked experiment and its training data, which are prepared where they are a folder of photos."""
+
+
+def make_plan(experiment: config.Experiment, dataset: TrainingData, asked: Asked, ready: Ready | None = None) -> SweepPlan:
+    """`ready`: for spaces with `data.train`. Raises `CallError` naming the option and the hint."""
     method = find_method(experiment.method)
     space = parse_space(asked.space) or parse_space(f"{key}={text}" for key, text in method.search_space.items())
     if not space:
         raise CallError(f"method {method.id} declares no search space", "name one: --space section.key=RANGE")
-    space = _checked(experiment, space, dataset.rows)
+    space = _checked(experiment, space, dataset.rows, ready)
     searcher, objectives = find_searcher(asked.search), parse_objectives(experiment, asked.objective, space, asked.insist)
     scheduler = asked.scheduler or ("asha" if len(objectives) == 1 else "none")
     if len(objectives) > 1:
@@ -148,29 +153,41 @@ def rungs(steps: int, reduction: int, count: int) -> tuple[int, ...]:
 
 
 def trial_settings(experiment: config.Experiment, plan: SweepPlan) -> config.Experiment:
-    """What all trials have: a checkpoint at every rung, and no reading of the validation data but at them."""
+    """What all trials have: a checkpoint at every rung, and no reading of the validation data but at them. Where they learn from different
+    data, probes are measured on the recipe's own."""
     every = f"{plan.rungs[0]} steps"
     changed = {"train.checkpoint_every": every, "train.validate_every": every, "train.keep": KEPT, "probe.every": None}
+    if LEARNED_FROM in plan.space and (measured := experiment.probe_data):
+        changed |= {f"probe.{name}": list(places) for name, places in zip(("train", "test"), zip(*measured, strict=True), strict=True)}
     return config.load(experiment.recipe, changed, settings=experiment.sections())
 
 
-def _checked(experiment: config.Experiment, space: Space, rows: int) -> Space:
+def _checked(experiment: config.Experiment, space: Space, rows: int, ready: Ready | None) -> Space:
     """The space with its values as the settings have them, `[64, 64]` as 64. Raises `CallError` where a setting is unknown, cannot have
     the ends of its range, or changes the number of steps."""
+
+    def tried(key: str, value: Any) -> tuple[config.Experiment, int]:
+        if key == LEARNED_FROM and ready:
+            return _with_data(experiment, value, ready)
+        return config.load(experiment.recipe, {key: value}, settings=experiment.sections()), rows
+
     checked: Space = {}
     problems, steps = [], experiment.clock(rows).steps
     for key, domain in space.items():
-        if (key.partition(".")[0] in OF_THE_SWEEP and key not in SHARES) or key in OF_EVERY_TRIAL:
-            problems.append(f"{key} is the same in all trials of a sweep")
+        searched = key == LEARNED_FROM and ready is not None and isinstance(domain, Choice)
+        shared = key.partition(".")[0] in OF_THE_SWEEP and key not in SHARES and not searched
+        if shared or key in OF_EVERY_TRIAL:
+            weights = f"; mixtures are tried one by one: {LEARNED_FROM}='[./a: 3, ./b: 1],[./a: 1, ./b: 1]'"
+            problems.append(f"{key} is the same in all trials of a sweep{weights if key.startswith(LEARNED_FROM) else ''}")
             continue
         allowed = []
         for value in domain.edges():
             try:
-                tried = config.load(experiment.recipe, {key: value}, settings=experiment.sections())
-                learned = round(rows * float(value) / experiment.data.fraction) if key == FRACTION else rows
-                if tried.clock(learned).steps != steps:
+                other, its_rows = tried(key, value)
+                learned = round(its_rows * float(value) / experiment.data.fraction) if key == FRACTION else its_rows
+                if other.clock(learned).steps != steps:
                     raise CallError("trials would have different numbers of steps; give train.length='N steps'")
-                allowed.append(tried.flat().get(key, value))
+                allowed.append(other.flat().get(key, value))
             except CallError as error:
                 problems.append(f"--space {key}={domain}: {error}")
                 break
@@ -206,3 +223,11 @@ def describe(plan: SweepPlan, first: Sequence[Mapping[str, Any]]) -> list[str]:
     for number, settings in enumerate(first):
         lines.append(f"trial {number:03d}    " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "the recipe's own settings"))
     return lines
+
+
+def _with_data(experiment: config.Experiment, value: Any, ready: Ready) -> tuple[config.Experiment, int]:
+    """(the experiment that learns from `value`, its rows). Raises `CallError` where it would be validated on other data."""
+    other, dataset = ready({LEARNED_FROM: value})
+    if other.data.val != experiment.data.val:
+        raise CallError("trials would be validated on different rows, held out of what each learns from; name data.val")
+    return other, dataset.rows

@@ -264,9 +264,9 @@ def runs_of(sweep: Sweep, trial: Trial) -> list[Run]:
 
 
 def _fingerprint(sweep: Sweep, experiment: config.Experiment) -> str:
-    """Of the training data: the sweep's own, unless a trial learns from another share of it."""
+    """Of the training data: the sweep's own, unless a trial learns from others, or from another share of it."""
     own, data = sweep.settings["data"], experiment.data
-    if (own.get("fraction", 1.0), own.get("fraction_seed", 0)) == (data.fraction, data.fraction_seed):
+    if (own["train"], own.get("fraction", 1.0), own.get("fraction_seed", 0)) == (data.train, data.fraction, data.fraction_seed):
         return sweep.fingerprint
     return open_training_data(data, find_method(experiment.method).kind).fingerprint
 

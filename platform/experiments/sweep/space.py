@@ -17,6 +17,8 @@ from sightline.platform.core.budget import parse_yaml
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})(?:/({NUMBER}))?")
+_NO_PATH = re.compile(r"\.\.(?!/)")
+"""Two dots of a range that is written wrong, not of a folder such as ../pairs."""
 SYNTAX = (
     "write for example 0.5..0.95, 0.5..0.95/0.05 (in steps), log:0.1..10, or values with commas: cosine,rope; "
     "a value that is a list stands in brackets: [64, 64],[64, 96]"
@@ -173,7 +175,7 @@ def parse_domain(text: str, key: str) -> Domain:
     """Raises `CallError` naming `key`."""
     found = RANGE.fullmatch(text.strip())
     if not found:
-        options = None if ".." in text else _listed(text)
+        options = None if _NO_PATH.search(text) else _listed(text)
         if not options:
             raise CallError(f"{key}: {text!r} is no range and no list of values", SYNTAX)
         return choice_of(options, key)

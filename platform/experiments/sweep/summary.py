@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sightline.platform.config.location import Mixture, parse
 from sightline.platform.reports.charts import (
     Axis,
     Chart,
@@ -168,7 +169,15 @@ def _settings(trial: Trial) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _named(value)
+
+
+def _named(value: Any) -> str:
+    """Of a mixture its weights and the names of its data sets, of a place the last part."""
+    if not isinstance(value, str) or "/" not in value:
+        return str(value)
+    place = parse(value)
+    return place.told if isinstance(place, Mixture) else value.rstrip("/").rpartition("/")[2]
 
 
 def _overhead(trials: list[Trial]) -> str:
@@ -201,7 +210,7 @@ def _ticks(domain: Domain) -> list[tuple[float, str]]:
 
 
 def _short(option: Any) -> str:
-    text = number(option) if isinstance(option, (int, float)) and not isinstance(option, bool) else str(option)
+    text = number(option) if isinstance(option, (int, float)) and not isinstance(option, bool) else _named(option)
     return text if len(text) <= 14 else f"{text[:13]}…"
 
 

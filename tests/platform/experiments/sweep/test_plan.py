@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,11 @@ from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
 from sightline.platform import config
 from sightline.platform.data.dataset import Dataset
-from sightline.platform.data.training_data import open_training_data
+from sightline.platform.data.mixed_data import MixedData
+from sightline.platform.data.training_data import TrainingData, open_training_data
+from sightline.platform.experiments.preflight import check
 from sightline.platform.experiments.sweep import plan as planning
-from sightline.platform.experiments.sweep import run_trials
+from sightline.platform.experiments.sweep import run_trials, summary
 from sightline.platform.experiments.sweep.plan import Asked, add_trials, make_plan, rungs, trial_settings
 from sightline.platform.experiments.sweep.record import (
     Decision,
@@ -429,3 +432,45 @@ def test_fine_tuned_models_are_compared_by_their_test_metrics(toy: tuple[config.
     assert not isinstance(pretext, HasPredictor)
     with pytest.raises(CallError, match="conmim has no test metrics"):
         measure_test(experiment, Path("nowhere"), 1, "miou")
+
+
+def test_mixtures_are_tried_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`data.train` is searched as a list of its own values; each trial has the fingerprint of what it learns from, and all one probe."""
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("abc"):
+        write_images(tmp_path / name, 20, seed)
+    settings = {**TOY_IMAGES["conmim"], "data": {"train": "[./a: 3, ./b: 1]", "val": "./c"}}
+
+    def ready(changed: Mapping[str, Any]) -> tuple[config.Experiment, TrainingData]:
+        return check(config.load("toy", changed, settings=settings), look=False)
+
+    experiment, dataset = ready({})
+    space = ["data.train=[./a: 3, ./b: 1],[./a: 1, ./b: 1],./a"]
+    plan = make_plan(experiment, dataset, Asked(space=space, search="grid"), ready)
+    assert plan.trials == 3 and plan.own["data.train"] == f"[{tmp_path}/a: 3, {tmp_path}/b: 1]"
+    shared = trial_settings(experiment, plan)
+    assert shared.probe.train == (f"{tmp_path}/a", f"{tmp_path}/b") and shared.probe.test == (f"{tmp_path}/c", f"{tmp_path}/c")
+    sweep = Sweep.create("mixed", shared, dataset.fingerprint, plan, "a test", "sqlite:///none")
+    runs = [run_trials.runs_of(sweep, Trial(number, propose(plan, number, [])))[0] for number in range(3)]
+    data = [open_training_data(run.experiment.data, "images") for run in runs]
+    assert [run.fingerprint for run in runs] == [one.fingerprint for one in data] and len({run.fingerprint for run in runs}) == 3
+    assert isinstance(data[1], MixedData) and data[1].weights == (1, 1) and isinstance(data[2], Dataset)
+    for space, message in (
+        (["data.train=1..4"], "mixtures are tried one by one"),
+        (["data.train.a=1..4"], "mixtures are tried one by one"),
+        (["data.train=./a,./nowhere"], "there is no data set"),
+        (["data.val=./a,./b"], "the same in all trials of a sweep$"),
+    ):
+        with pytest.raises(CallError, match=message):
+            make_plan(experiment, dataset, Asked(space=space), ready)
+    held = experiment.model_copy(update={"data": experiment.data.model_copy(update={"val": "./held"})})
+    with pytest.raises(CallError, match=r"validated on different rows.*name data\.val"):
+        make_plan(held, dataset, Asked(space=["data.train=./a,./b"], objective=["val/loss"]), ready)
+
+
+def test_mixtures_are_named_in_a_few_letters() -> None:
+    assert summary._named("[/long/way/habitat: 3, /long/way/kitchen: 1]") == "3:1 habitat, kitchen"
+    assert summary._named("[/long/way/habitat, /long/way/kitchen]") == "habitat, kitchen"
+    assert summary._named("/long/way/kitchen") == "kitchen" and summary._named("rope") == "rope"
+    assert parse_domain("../a,../b", "data.train") == Choice(("../a", "../b"))
