@@ -7,14 +7,14 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, mse_loss, normalize
 
 from ..contract import Batch, BuildContext, Visualisation
 from ..layers.drop_path import draw_kept, linear_rates
 from ..layers.initial import uninitialised, weight_rng
-from ..layers.points import chamfer, take
+from ..layers.points import chamfer_distances, take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
 from ..random import MicrobatchRng
 from .config import I2PConfig
@@ -67,6 +67,7 @@ class I2PMaePretext(nn.Module):
     def __init__(self, config: I2PConfig) -> None:
         super().__init__()
         self.config = config
+        self.sample_losses: dict[str, Tensor] = {}
         model = config.model
         _, middle, top = model.dims
         self.mask_token = nn.Parameter(torch.zeros(1, top))
@@ -96,6 +97,7 @@ class I2PMaePretext(nn.Module):
         rebuilt = self.rebuild(scales, hidden.masks, encoded, self.kept("decoder", sum(self.config.model.decoder_depths), len(points), rng))
         mask = hidden.masks[1]
         taught = "features" in batch
+        self.sample_losses = {}
         return {
             "points": self.points_loss(rebuilt.tokens, scales[1], mask) + self.no_gradient_is_missing(taught),
             "features": self.features_loss(rebuilt.tokens, batch, scales, mask) if taught else points.new_zeros(()),
@@ -153,8 +155,13 @@ class I2PMaePretext(nn.Module):
         return Rebuilt(coarse, spread, fine, self.decoder_norm(fine))
 
     def points_loss(self, tokens: Float[Tensor, "b g d"], groups: Groups, mask: Bool[Tensor, "b g"]) -> Tensor:
+        """Chamfer distance (`chamfer`) of the hidden groups."""
         predicted = self.rec_head_3d(tokens[mask]).float()
-        return chamfer(predicted.unflatten(1, (-1, 3)), groups.relative[mask])
+        if not len(predicted):
+            return tokens.sum() * 0.0
+        ours, theirs = chamfer_distances(predicted.unflatten(1, (-1, 3)), groups.relative[mask])
+        self._tell("points", ours.detach().mean(dim=1) + theirs.detach().mean(dim=1), mask.nonzero(as_tuple=True)[0], len(mask))
+        return ours.mean() + theirs.mean()
 
     def features_loss(self, tokens: Float[Tensor, "b g d"], batch: Batch, scales: list[Groups], mask: Bool[Tensor, "b g"]) -> Tensor:
         """Mean squared error over all numbers, made in parts. 0 where no token is asked for."""
@@ -165,11 +172,19 @@ class I2PMaePretext(nn.Module):
         of_sample, of_token = asked.nonzero(as_tuple=True)
         if not len(of_sample):
             return tokens.sum() * 0.0
-        total = tokens.new_zeros((), dtype=torch.float32)
+        total, errors = tokens.new_zeros((), dtype=torch.float32), []
         for sample, token in zip(torch.split(of_sample, rows), torch.split(of_token, rows), strict=True):
             wanted = targets[sample[:, None], scales[1].members[sample, token]]
-            total = total + mse_loss(self.rec_head_2d(tokens[sample, token]).float(), wanted.flatten(1).float(), reduction="sum")
+            squared = mse_loss(self.rec_head_2d(tokens[sample, token]).float(), wanted.flatten(1).float(), reduction="none")
+            errors.append(squared.detach().mean(dim=1))
+            total = total + squared.sum()
+        self._tell("features", torch.cat(errors), of_sample, len(tokens))
         return total / (len(of_sample) * numbers)
+
+    def _tell(self, name: str, errors: Float[Tensor, " k"], of_sample: Int[Tensor, " k"], samples: int) -> None:
+        """Mean error of each sample's tokens; where none of its tokens counts, that of all."""
+        sums, counts = (errors.new_zeros(samples).index_add_(0, of_sample, each) for each in (errors, torch.ones_like(errors)))
+        self.sample_losses[name] = torch.where(counts > 0, sums / counts.clamp_min(1), errors.mean())
 
     @torch.no_grad()
     def target_features(self, batch: Batch, scales: list[Groups]) -> Float[Tensor, "b n vc"]:

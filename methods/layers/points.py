@@ -106,12 +106,16 @@ def chamfer(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> Float[Tenso
 
     The gradient flows through the chosen pairs alone; of equally near points the lower index is chosen. 0 for no clouds.
     """
+    to_b, to_a = chamfer_distances(a, b)
+    return to_b.mean() + to_a.mean() if len(a) else (a.sum() + b.sum()) * 0.0
+
+
+def chamfer_distances(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m q"]]:
+    """Squared distance of each point to the nearest of the other cloud: of `a`, then of `b`."""
     to_b, to_a = chamfer_pairs(a, b)
-    if not len(a):
-        return (a.sum() + b.sum()) * 0.0
     nearest_b = b.gather(1, to_b[..., None].expand(-1, -1, 3))
     nearest_a = a.gather(1, to_a[..., None].expand(-1, -1, 3))
-    return (a - nearest_b).square().sum(dim=-1).mean() + (b - nearest_a).square().sum(dim=-1).mean()
+    return (a - nearest_b).square().sum(dim=-1), (b - nearest_a).square().sum(dim=-1)
 
 
 def chamfer_pairs(a: Float[Tensor, "m p 3"], b: Float[Tensor, "m q 3"]) -> tuple[Int[Tensor, "m p"], Int[Tensor, "m q"]]:

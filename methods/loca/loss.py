@@ -31,18 +31,37 @@ def sinkhorn(parts: Sequence[Float[Tensor, "b n k"]], iterations: int, everywher
             part /= part.sum(dim=-1, keepdim=True)
 
 
-def position_loss(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Cross-entropy, mean over the microbatch's valid tokens; 0 where none is valid."""
+def position_errors(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Cross-entropy of each token; of tokens without a target (-1) it means nothing."""
+    return cross_entropy(logits.flatten(0, 1), targets.flatten().clamp_min(0), reduction="none").view_as(targets)
+
+
+def cluster_errors(log_p: Float[Tensor, "b t k"], assignments: Float[Tensor, "b n k"], targets: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Cross-entropy between the prediction for a query token and the assignment of its reference patch, as `position_errors`."""
+    return -(take(assignments, targets.clamp_min(0)) * log_p).sum(dim=-1)
+
+
+def over_valid(errors: Float[Tensor, "b t"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Mean over the microbatch's valid tokens; 0 where none is valid."""
     valid = targets >= 0
-    each = cross_entropy(logits.flatten(0, 1), targets.flatten().clamp_min(0), reduction="none")
-    return (each * valid.flatten()).sum() / (valid.sum() + EPS)
+    return (errors * valid).sum() / (valid.sum() + EPS)
+
+
+def over_valid_of_samples(errors: Float[Tensor, "b t"], targets: Int[Tensor, "b t"]) -> Float[Tensor, " b"]:
+    """Mean over each sample's valid tokens; where it has none, that over the microbatch's."""
+    valid = targets >= 0
+    count = valid.sum(dim=1)
+    return torch.where(count > 0, (errors * valid).sum(dim=1) / count.clamp_min(1), over_valid(errors, targets))
+
+
+def position_loss(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """`position_errors`, mean over valid tokens."""
+    return over_valid(position_errors(logits, targets), targets)
 
 
 def cluster_loss(log_p: Float[Tensor, "b t k"], assignments: Float[Tensor, "b n k"], targets: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Cross-entropy between the prediction for a query token and the assignment of its reference patch, mean over valid tokens."""
-    valid = targets >= 0
-    each = -(take(assignments, targets.clamp_min(0)) * log_p).sum(dim=-1)
-    return (each * valid).sum() / (valid.sum() + EPS)
+    """`cluster_errors`, mean over valid tokens."""
+    return over_valid(cluster_errors(log_p, assignments, targets), targets)
 
 
 def mean_entropy(own: Float[Tensor, " k"], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:

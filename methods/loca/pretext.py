@@ -22,7 +22,7 @@ from ..random import MicrobatchRng
 from .colour import augment
 from .config import LocaConfig
 from .diagnostics import SAMPLES, health_metrics, position_visualisation, reference_metrics
-from .loss import cluster_loss, mean_entropy, position_loss, sinkhorn
+from .loss import cluster_errors, mean_entropy, over_valid, over_valid_of_samples, position_errors, sinkhorn
 from .network import LocaNetwork, initialise
 from .schedules import decay_and_rate_groups, loca_schedules, teacher_momentum
 
@@ -66,6 +66,7 @@ class LocaPretext(nn.Module):
         self.config = config
         self.student = LocaNetwork(config)
         self.teacher = LocaNetwork(config).requires_grad_(False) if config.pretext.clustering else None
+        self.sample_losses: dict[str, Tensor] = {}
         self.encoder_prefixes = ("student.encoder.",) if self.teacher is None else ("student.encoder.", "teacher.encoder.")
 
     def to_device(self, batch: Batch) -> Batch:
@@ -177,20 +178,25 @@ class LocaPretext(nn.Module):
         targets = self.query_targets(batch, draws)
         valid = targets >= 0
         right = (answer.positions.argmax(dim=-1) == targets) & valid
+        errors = {"position": position_errors(answer.positions, targets)}
+        log_p = None
+        if answer.cosines is not None:
+            log_p = log_softmax(answer.cosines / self.config.pretext.temperature, dim=-1)
+            errors["cluster"] = cluster_errors(log_p, batch["assignments"], targets)
+        self.sample_losses = {name: over_valid_of_samples(each.detach(), targets) for name, each in errors.items()}
         losses = {
-            "position": position_loss(answer.positions, targets),
+            **{name: over_valid(each, targets) for name, each in errors.items()},
             "accuracy": right.sum() / valid.sum().clamp_min(1),
             "valid": valid.float().mean(),
         }
-        if answer.cosines is None:
+        if log_p is None:
             zero = losses["position"].new_zeros(())
             return {**losses, "cluster": zero, "entropy": zero}
-        log_p = log_softmax(answer.cosines / self.config.pretext.temperature, dim=-1)
         own = log_p.exp().mean(dim=(0, 1))
         mean = batch.get("mean_prediction")
         if mean is None:
             mean = collective.mean(own) if everywhere else own.detach()
-        return {**losses, "cluster": cluster_loss(log_p, batch["assignments"], targets), "entropy": mean_entropy(own, mean)}
+        return {**losses, "entropy": mean_entropy(own, mean)}
 
     def after_step(self, step: int, steps: int) -> None:
         if self.teacher is not None:

@@ -15,7 +15,7 @@ from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.loca import ALARMS, METRICS, colour, method
 from sightline.methods.loca.config import LocaConfig
-from sightline.methods.loca.loss import sinkhorn
+from sightline.methods.loca.loss import over_valid, over_valid_of_samples, sinkhorn
 from sightline.methods.loca.network import LocaEncoder
 from sightline.methods.loca.pretext import LocaPretext
 from sightline.methods.optim import Clock, OptimConfig
@@ -404,3 +404,11 @@ def test_golden_losses() -> None:
     ours = golden.losses(method, sections)
     golden.check("loca", ours)
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.5  # and something is learned
+
+
+def test_losses_of_samples_are_means_over_their_valid_tokens() -> None:
+    """Weighted by these they give the loss; a sample without any has the microbatch's."""
+    targets = torch.tensor([[0, -1, 2], [1, 1, -1], [-1, -1, -1]])
+    errors = torch.tensor([[1.0, 9, 3], [4, 6, 9], [9, 9, 9]])
+    assert over_valid_of_samples(errors, targets).tolist() == pytest.approx([2, 5, 3.5])
+    assert over_valid(errors, targets).item() == pytest.approx(3.5)

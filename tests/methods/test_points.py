@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from sightline.methods.i2p_mae.pretext import I2PMaePretext
 from sightline.methods.layers import points as layer
 from sightline.methods.layers.points import chamfer, chamfer_pairs, farthest_point_sampling, nearest, squared_distances, take
 from sightline.methods.ops.farthest_point_sampling import farthest_point_sampling as numpy_sampling
@@ -167,3 +170,10 @@ def test_search_is_exported_for_batches_of_any_size() -> None:
     points = cloud(40, batch=5, seed=1)
     for found, expected in zip(exported(points), Search()(points), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_losses_of_clouds_are_means_over_their_own_tokens() -> None:
+    """A cloud without any has the mean of all."""
+    told = SimpleNamespace(sample_losses={})
+    I2PMaePretext._tell(told, "points", torch.tensor([1.0, 3, 5]), torch.tensor([0, 0, 2]), 3)  # type: ignore[arg-type]
+    assert told.sample_losses["points"].tolist() == [2, 3, 5]
