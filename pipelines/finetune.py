@@ -9,6 +9,7 @@
   sightline finetune encoder.safetensors --task classification model.image_size=384 optim.layer_decay=0.65 ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --recipe finetune-points-tiny data.train=./shapes20/train ...
   sightline finetune i2p-mae-tiny-1121-1410 --task part_segmentation --recipe finetune-parts-tiny data.train=./parts8/train ...
+  sightline finetune i2p-mae-tiny-1121-1410 --task classification --few-shot 5x10 --recipe finetune-points-few-shot ...
 
 MODEL is a run, a file made by `sightline export` or `import`, or a registry URI: an encoder, or for stereo, flow and depth a model that was
 fine-tuned for the same task and is trained on, with its own network. The classes are those of the training data. Of what Ray
@@ -23,6 +24,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
@@ -58,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is, train the rest (depth, stereo, flow, pose)")
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
+    parser.add_argument(
+        "--few-shot", metavar="WAYSxSHOTS", help="fine-tune on folds of so many classes and samples of each, such as 5x10 (classification)"
+    )
+    parser.add_argument("--folds", default="10", metavar="N|FILE", help="how many folds are drawn, or JSON of ids (default: %(default)s)")
     parser.add_argument("--name", help="the run's name; default: the recipe and the time")
 
 
@@ -76,6 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             f"--frozen is for --task {', '.join(COLUMNS)}",
             "a frozen encoder's classes are what the probes measure: sightline evaluate --help",
         )
+    if args.few_shot:
+        return _few_shot(args)
     overrides = config.parse_overrides(args.settings)
     if args.name:
         refuse_taken(args.name, "run")
@@ -131,6 +140,36 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     name = args.name or fresh_name(experiment.recipe)
     record = create_run(name, experiment, dataset.fingerprint, command_line(sys.argv[1:]), tracking_uri(experiment))
     return execution.execute(record, console)
+
+
+def _few_shot(args: argparse.Namespace) -> dict[str, object]:
+    """A run for each fold; the samples are drawn from `data.train` and `data.val` together."""
+    from sightline.methods.errors import CallError
+    from sightline.platform import config
+    from sightline.platform.core.paths import runs_folder
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.data.dataset import Dataset
+    from sightline.platform.data.training_data import absolute_source
+    from sightline.platform.experiments.few_shot import run_folds
+    from sightline.platform.runs.names import fresh_name
+
+    from . import resume
+
+    overrides = config.parse_overrides(args.settings)
+    if args.task != "classification" or not overrides.get("data.train"):
+        raise CallError("--few-shot is for --task classification, with data.train=FOLDER", "data.val=FOLDER is drawn from, too")
+    datasets = [Dataset.open(absolute_source(str(place))) for name in ("data.train", "data.val") if (place := overrides.get(name))]
+    words = [word for word in args.settings if not word.startswith(("data.train=", "data.val="))]
+
+    def run_fold(name: str, train: Path, test: Path) -> dict[str, Any]:
+        if (runs_folder() / name).exists():
+            again = argparse.Namespace(run=name, trials=None, settings=[], new_mlflow_run=False, json=args.json)
+            return resume.run(again)
+        own = {"few_shot": None, "name": name, "settings": [*words, f"data.train={train}", f"data.val={test}"]}
+        return run(argparse.Namespace(**{**vars(args), **own}))
+
+    name = args.name or fresh_name(f"few-shot-{args.few_shot}")
+    return run_folds(name, datasets, args.few_shot, args.folds, run_fold, Screen(stderr=args.json).print)
 
 
 def _labelled(model: str, overrides: dict[str, Any], task: str, console: Screen) -> tuple[Dataset, dict[str, Any]]:

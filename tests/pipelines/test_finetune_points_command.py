@@ -12,6 +12,7 @@ import torch
 from asking import Ask
 from toy import TOY_IMAGES, write_images
 from toy_discs import ENCODER, MODEL, write_clouds
+from toy_shapes import make_clouds
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
@@ -61,6 +62,42 @@ def test_from_scratch_begins_with_nothing_and_recipes_can_be_named(ask: Ask, mad
     assert code == 0, said
     assert made[0].settings["train"]["init"] is None and not (made[0].folder / "init").exists()
     assert made[0].settings["augment"]["rotation"] == 180 and made[0].settings["model"]["pooling"] == "concat"
+
+
+PARTS = ["model.points=64", "model.neighbours=[6,4,3]", "model.propagation=[8,8]", "model.category_dim=4", "model.head=[8,8,8]"]
+
+
+def test_parts_and_their_categories_come_from_the_data(ask: Ask, made: list[Run], place: Path) -> None:
+    for name, parts in (("with-parts", True), ("bare", False)):
+        make_clouds(place / name, 24, parts=parts)
+    call = ["finetune", "clouds", "--task", "part_segmentation", *SMALL, *PARTS]
+    code, _, said = ask(*call, "data.train=with-parts", "data.val=with-parts")
+    assert code == 0, said
+    model = made[0].settings["model"]
+    assert (model["classes"], model["parts"], model["parts_of"]) == (3, 6, [[0, 1], [2, 3], [4, 5]])
+    assert made[0].recipe == "finetune-parts" and model["part_names"][:2] == ["b/left", "b/right"]
+    from safetensors.torch import load_file
+
+    original = load_file(place / "clouds" / "encoder.safetensors")
+    kept = read_file(made[0].folder / "init" / "weights.safetensors").tensors
+    assert set(kept) == {f"predictor.h_encoder.{name}" for name in original}, "with its norms"
+    code, _, said = ask(*call, "data.train=bare")
+    assert code == 2 and "no categories with parts" in said and "prepare points shapenetpart" in said
+
+
+def test_few_shot_folds_are_runs_of_their_own(ask: Ask, made: list[Run], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.platform.experiments import few_shot
+
+    monkeypatch.setattr(few_shot, "scores_of", lambda run: few_shot.Scores(run.name, 0.75, 1.0))
+    words = ["data.train=train", "data.val=val", *SMALL, *NETWORK, "--few-shot", "2x6", "--folds", "2", "--name", "fs"]
+    code, out, said = ask(*CALL, *words, "--json")
+    assert code == 0, said
+    assert [run.name for run in made] == ["fs-0", "fs-1"] and "2-way 6-shot over 2 folds" in said
+    assert json.loads(out.strip().splitlines()[-1])["accuracy"] == {"mean": 0.75, "deviation": 0.0}
+    learned = {Path(run.settings["data"]["train"]).parent.name for run in made}
+    assert learned == {"0", "1"} and (place / "home" / "few-shot" / "fs" / "folds.json").is_file()
+    code, _, said = ask("finetune", "clouds", "--task", "part_segmentation", "--few-shot", "2x6", "data.train=train")
+    assert code == 2 and "--few-shot is for --task classification" in said
 
 
 def test_wrong_calls_name_the_thing_and_the_hint(ask: Ask, made: list[Run], place: Path) -> None:
