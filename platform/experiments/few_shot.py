@@ -214,7 +214,7 @@ def run_folds(
         chosen = make_folds(pool.labels, ways, shots, count, seed=0) if count else read_folds(Path(folds), pool, ways, shots)
         write_folds(chosen, folder)
         write_text(kept, json.dumps(about))
-    scores = []
+    scores: list[Scores] = []
     for number, fold in enumerate(chosen):
         own = f"{name}-{number}"
         train, test = write_fold(pool, fold, folder / str(number))
