@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from tiny_dense import ENCODERS, NARROW
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
+from sightline.methods.errors import CallError
+from sightline.methods.ops.tiling import Passes
 from sightline.pipelines.__main__ import main
+from sightline.pipelines.evaluate import passes_of
 from sightline.platform.config import METHOD_SECTIONS
 from sightline.platform.data.ground_truth import read_flo, read_kitti_flow, read_png16
 from sightline.platform.data.pfm import read_pfm
@@ -85,6 +89,12 @@ def test_classes_have_names_and_label_maps_the_class_of_each_pixel(place: Path) 
     with Image.open(place / "labels" / "wide.png") as labels, Image.open(place / "labels" / "wide-colours.png") as colours:
         first = (np.asarray(labels)[0, 0], np.asarray(colours)[0, 0])
     assert legend[int(first[0])]["colour"] == "#" + bytes(first[1].tolist()).hex()
+    own = model(place, "segmentation", **names, palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    assert main(["predict", own, "left/wide.png", "--scales", "0.5,1", "--flip", "--out", "own"]) == 0
+    assert [one["colour"] for one in json.loads((place / "own" / "classes.json").read_text())] == ["#010203", "#040506", "#070809"]
+    with Image.open(place / "own" / "wide-colours.png") as colours:
+        assert {tuple(one) for one in np.asarray(colours).reshape(-1, 3).tolist()} <= {(1, 2, 3), (4, 5, 6), (7, 8, 9)}
+    assert main(["predict", model(place, "classification", **names), "left", "--flip", "--out", "none"]) == 2
 
 
 def test_a_pose_is_told_as_a_matrix(place: Path) -> None:
@@ -114,3 +124,14 @@ def test_wrong_calls_name_the_thing(place: Path, capsys: pytest.CaptureFixture[s
     ):
         assert main(["predict", *words, "--out", "out"]) == 2, words
         assert said in capsys.readouterr().err, words
+
+
+def test_passes_over_an_image_are_read_from_the_options() -> None:
+    def given(**options: Any) -> Passes | None:
+        return passes_of(Namespace(**{"overlap": None, "scales": None, "flip": False, **options}))
+
+    assert given() is None
+    assert given(scales="0.5,1", flip=True) == Passes(0.5, (0.5, 1.0), True)
+    for options, said in (({"scales": "half"}, "no numbers"), ({"scales": "0"}, "scales 0"), ({"overlap": 1.0}, "overlap 1")):
+        with pytest.raises(CallError, match=said):
+            given(**options)
