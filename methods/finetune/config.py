@@ -46,6 +46,8 @@ class FinetuneModel(Settings):
 
 Decoder = Literal["linear", "mask_transformer", "upernet"]
 Blocks = tuple[int, int, int, int]
+MOST_CLASSES = 255
+"""Of masks of 8 bits, whose last value means no class."""
 Palette = tuple[tuple[int, int, int], ...]
 
 
@@ -66,6 +68,12 @@ class SegmentationModel(FinetuneModel):
     hooks: Annotated[Blocks | None, Added(neutral=None)] = Field(
         default=None, description="blocks that UPerNet reads, from 0; default: after a third, a half, two thirds and all of them"
     )
+
+    @model_validator(mode="after")
+    def _few(self) -> SegmentationModel:
+        if self.classes > MOST_CLASSES:
+            raise ValueError(f"{self.classes:,} classes: masks are learned with at most {MOST_CLASSES}; prepare the data with fewer")
+        return self
 
     @model_validator(mode="after")
     def _coloured(self) -> SegmentationModel:

@@ -86,6 +86,8 @@ def test_labels_and_masks_beyond_the_classes_are_broken_samples() -> None:
     views, _, _ = make("classification")
     with pytest.raises(BrokenSampleError, match="label 3 is none of the 3 classes"):
         views({**sample(), "label": 3}, keyed_rng("v"))
+    with pytest.raises(ValidationError, match="at most 255"):
+        make("segmentation", classes=300)  # 300 would be stored as 44
     views, _, _ = make("segmentation")
     with pytest.raises(BrokenSampleError, match="mask has class 7"):
         views({**sample(), "segmentation": np.full((40, 56), 7, np.uint8)}, keyed_rng("v"))
