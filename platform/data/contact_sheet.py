@@ -53,9 +53,11 @@ def drawn_rows(dataset: Dataset, rows: int, seed: int = 0) -> list[Row]:
     rng = keyed_rng("contact", seed)
     groups = [dataset.row_groups[i] for i in sorted(rng.permutation(len(dataset.row_groups))[:rows])]
     each = -(-rows // len(groups))
+    taken = [min(each, count) for _, _, count in groups]
     names, found = shown_columns(dataset), list[Row]()
-    for shard, group, count in groups:
-        picked = sorted(int(i) for i in rng.permutation(count)[:each])
+    for number, (shard, group, count) in enumerate(groups):
+        taken[number] += max(0, min(count - taken[number], rows - sum(taken)))  # for groups that hold fewer
+        picked = sorted(int(i) for i in rng.permutation(count)[: taken[number]])
         found += dataset.read(shard, group, picked, names).to_pylist()
     return found[:rows]
 
@@ -71,9 +73,17 @@ def _tile(sample: Row, dataset: Dataset, height: int) -> Image.Image:
     shown = Image.fromarray(picture(sample, dataset, height))
     tile = Image.new("RGB", (shown.width, height + _CAPTION), "white")
     tile.paste(shown, (0, 0))
-    said = "  ".join(filter(None, (caption(sample, dataset.manifest.classes), str(sample["id"]))))
-    ImageDraw.Draw(tile).text((0, height + 1), said[: shown.width // 6], fill="black")
+    told, room = caption(sample, dataset.manifest.classes), shown.width // 6
+    said = "  ".join(filter(None, (told, _ending(str(sample["id"]), room - len(told) - 2))))
+    ImageDraw.Draw(tile).text((0, height + 1), said[:room], fill="black")
     return tile
+
+
+def _ending(name: str, letters: int) -> str:
+    """The end of an id, which tells it from the others: whole parts of its path, else its last letters."""
+    parts = name.split("/")
+    fitting = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((one for one in fitting if len(one) <= letters), f"..{name[-max(letters - 2, 1) :]}")
 
 
 def picture(sample: Row, dataset: Dataset, height: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sightline.methods.errors import BrokenSampleError, CallError, SightlineError
-from sightline.platform.data.contact_sheet import contact_sheet
+from sightline.platform.data.contact_sheet import _ending, contact_sheet, drawn_rows
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.images import decode_image, encode_depth, encode_image
 from sightline.platform.data.manifest import fingerprint
@@ -151,6 +151,16 @@ def test_an_empty_data_set_cannot_be_written(tmp_path: Path) -> None:
 def test_the_contact_sheet_shows_samples(dataset: Dataset) -> None:
     sheet = decode_image(contact_sheet(dataset, rows=6, height=32))
     assert sheet.shape[1] >= 400 and sheet.std() > 10
+
+
+def test_the_contact_sheet_has_as_many_rows_as_asked_for_and_names_their_ends(tmp_path: Path) -> None:
+    picture = encode_image(np.full((40, 50, 3), 200, np.uint8))
+    with ShardWriter(tmp_path, "images") as writer:
+        for i in range(66):  # row groups of 64 and of 2
+            writer.write({"id": f"a/long/way/{i:03d}", "image": picture})
+    assert len({row["id"] for row in drawn_rows(Dataset.open(tmp_path), 24)}) == 24
+    assert [_ending("a/long/way/007", letters) for letters in (20, 9, 5, 4)] == ["a/long/way/007", "way/007", "007", "007"]
+    assert _ending("kitchen/frame-000123", 8) == "..000123"
 
 
 def test_single_images_with_labels_are_a_kind_too(tmp_path: Path) -> None:

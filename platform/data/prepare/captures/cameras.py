@@ -17,7 +17,8 @@ from sightline.platform.data.geometry import Placement, camera_matrix, camera_po
 from sightline.platform.data.images import IMAGE_SUFFIXES
 from sightline.platform.data.lenses import Lens
 
-from ..files import Tree, is_inside, natural, placement_of
+from ..files import Tree, is_inside, natural, placement_of, suffix_of
+from .present import present
 from .readers import TUM_LISTS, TUM_SCALE, find_capture
 
 NAME = "cameras.json"
@@ -122,6 +123,7 @@ def read_cameras(folder: Path) -> Cameras | None:
         cameras = Cameras.model_validate(known)
         if path.is_file():
             cameras = cameras.model_copy(update={"complete": False, "outside": False})
+        cameras = _with_files_there(cameras, folder)
         for frame in cameras.frames:
             if not is_inside(frame.file) or not (cameras.outside or is_inside(frame.depth or "x")):
                 raise ValueError(f"frame {frame.file}: a path leaves the folder")
@@ -141,6 +143,22 @@ def read_cameras(folder: Path) -> Cameras | None:
         note = f"depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre: {' and '.join(TUM_LISTS)} lie beside {NAME}"
         return cameras.model_copy(update={"depth_scale": TUM_SCALE, "notes": [note]})
     return cameras
+
+
+def _with_files_there(cameras: Cameras, folder: Path) -> Cameras:
+    """The cameras with the photos and depth maps that are meant, where they lie under another name (`present`); a note tells."""
+    photos = present(folder, (frame.file for frame in cameras.frames))
+    depth = present(folder, (frame.depth for frame in cameras.frames if frame.depth and not cameras.outside)) if not cameras.outside else {}
+    depth = {name: path for name, path in depth.items() if suffix_of(name) == suffix_of(path)}
+    if not photos and not depth:
+        return cameras
+    frames = [
+        frame.model_copy(update={"file": photos.get(frame.file, frame.file), "depth": frame.depth and depth.get(frame.depth, frame.depth)})
+        for frame in cameras.frames
+    ]
+    named, path = next(iter((photos or depth).items()))
+    note = f"{len(photos) + len(depth):,} files lie under another name than {cameras.layout} gives, such as {path} for {named}"
+    return cameras.model_copy(update={"frames": frames, "notes": [*cameras.notes, note]})
 
 
 def matrix_of(frame: Frame) -> np.ndarray:

@@ -7,6 +7,7 @@ that works on it as it is.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Layout:
     """The files that its cameras are read from; empty where they are not read."""
 
 
-_COLMAP = tuple((f"{at}cameras{end}", f"{at}images{end}") for at in ("sparse/0/", "sparse/", "") for end in (".bin", ".txt"))
+_COLMAP = tuple((f"{at}cameras{end}", f"{at}images{end}") for at in ("sparse/*/", "sparse/", "") for end in (".bin", ".txt"))
 LAYOUTS = (
     Layout("7-Scenes, 3DMatch or BundleFusion", (("*.color.*", "*.pose.txt"),), cameras="NAME.color.png and NAME.pose.txt"),
     Layout(
@@ -98,8 +99,8 @@ def no_cameras(folder: Path, place: str, need: str) -> tuple[str, str]:
     if layout:
         missing = f", which is read from {layout.cameras}: not all of it is there" if layout.cameras else ", whose cameras are not read"
         what += f"; it looks like {layout.name}{missing}"
-    elif below := _captures_below(folder):
-        names = ", ".join(str(Path(place) / one.relative_to(folder)) for one, _ in below[:3])
+    elif below := captures_below(folder):
+        names = ", ".join(shlex.quote(str(Path(place) / one.relative_to(folder))) for one, _ in below[:3])
         return (
             f"{what} of its own",
             f"name the captures in it, {len(below):,} of {below[0][1].name}: {names}{' ...' if len(below) > 3 else ''}",
@@ -107,10 +108,10 @@ def no_cameras(folder: Path, place: str, need: str) -> tuple[str, str]:
     write = f"for {need}, write cameras.json beside the photos (docs/captures.md has a whole sample)"
     if photos is None:
         return what, f"{write}; there are no photos in {place} yet"
-    return what, f"`sightline prepare pairs frames {Path(place) / photos}` pairs its photos without cameras; {write}"
+    return what, f"`sightline prepare pairs frames {shlex.quote(str(Path(place) / photos))}` pairs its photos without cameras; {write}"
 
 
-def _captures_below(folder: Path) -> list[tuple[Path, Layout]]:
+def captures_below(folder: Path) -> list[tuple[Path, Layout]]:
     """The captures in a folder, or in the folders of it, that can be named in its place."""
     first = folders_in(folder)[:_MOST_FOLDERS]
     for level in (first, [sub for one in first for sub in folders_in(one)][:_MOST_FOLDERS]):

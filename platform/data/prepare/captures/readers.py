@@ -16,11 +16,12 @@ import numpy as np
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.geometry import camera_matrix, scale_intrinsics
 
-from ..files import is_inside, lines_of, natural, placement_of, suffix_of
+from ..files import folders_in, is_inside, lines_of, natural, placement_of, suffix_of
 from ..formats.colmap import ColmapModel, has_model, read_model
 from ..known import PHOTOS, Known, camera_3x3, capture, first_matrix, joined, lens_of, matrix, numbers, pose_of_quaternion
 from .nerf import POSES_BOUNDS, blender, llff, transforms
 from .phones import arkitscenes, polycam, record3d
+from .present import present
 from .sequences import euroc, kitti, replica
 from .stereo import bundler, mvsnet, seen_in_bundle, strecha
 
@@ -67,16 +68,19 @@ def ask_intrinsics(layout: str, folder: Path) -> str:
     return "say --intrinsics fx,fy,cx,cy" + (f"; published for 640 x 480: {known}" if known else "")
 
 
-_COLMAP = ("sparse/0", "sparse", "colmap/sparse/0", "dense/0/sparse", "dense/sparse", "")
+_COLMAP = ("sparse", "colmap/sparse", "dense/0/sparse", "dense/sparse", "")
 _COLMAP_PHOTOS = ("images", "input", "dense/0/images", "dense/images", "", "images_2", "images_4", "images_8")
 
 
 def colmap_folder(folder: Path) -> Path | None:
     """The model of COLMAP that belongs to a folder: the largest of `sparse/`, or one that lies in the folder itself."""
     for place in _COLMAP:
+        there = folders_in(folder / place) if place and (folder / place).is_dir() else []
+        numbered = [path for path in there if path.name.isdecimal() and has_model(path)]
+        if numbered:
+            return max(sorted(numbered), key=_size)
         if has_model(folder / place):
-            others = [path for path in (folder / place).parent.iterdir() if path.name.isdecimal() and has_model(path)]
-            return max([folder / place, *others], key=_size) if place.endswith("/0") else folder / place
+            return folder / place
     return None
 
 
@@ -127,7 +131,9 @@ def seen_points(folder: Path, layout: str) -> dict[str, np.ndarray] | None:
         return None
     model = read_model(place)
     photos = _colmap_photos(folder, model)
-    return {joined(photos, image.name): image.points for image in model.images}
+    points = {joined(photos, image.name): image.points for image in model.images}
+    meant = present(folder, points)
+    return {meant.get(name, name): those for name, those in points.items()}
 
 
 def placed_points(folder: Path) -> dict[int, np.ndarray]:

@@ -56,7 +56,7 @@ class Photos:
     def compared(self, place: str, where: Where) -> Compared:
         """Raises `CallError` where no two show one thing."""
         if not has_sift():
-            raise CallError(f"{place} has no poses, and pycolmap, which finds what photos share, is not installed", INSTALL)
+            raise CallError(f"pycolmap, which finds what the photos of {place} share, is not installed", INSTALL)
         count = len(self.files)
         if count < 2:
             raise CallError(

@@ -8,6 +8,7 @@ that both see. It is 0 for two equal views and at 90 degrees. Pairs are taken by
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,8 @@ from sightline.platform.data.images import Resize
 
 from ..captures.cameras import Cameras, read_cameras, skip_of, unnamed
 from ..captures.depth_options import DepthOptions
-from ..captures.layouts import layout_of, no_cameras
+from ..captures.layouts import captures_below, layout_of, no_cameras
+from ..captures.overlaps import Compared
 from ..captures.readers import placed_points, seen_points
 from ..captures.unposed import Photos
 from ..captures.videos import VideoOptions, folder_or_video, videos_at
@@ -100,11 +102,11 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         cameras = read_cameras(root) if tree and not videos else None
         if cameras and not self.sfm:
             found.notes += unnamed(cameras, root)
-            self._of_cameras(found, place, root, name, cameras, seed)
+            self._of_cameras(found, place, root, name, cameras, seed, where)
             return found
         if cameras:
             found.notes.append(f"poses of {cameras.layout} are not used, because of --sfm")
-        elif tree and not self.sfm and layout_of(root):
+        elif tree and not self.sfm and not videos and (layout_of(root) or captures_below(root)):
             what, hint = no_cameras(root, place, "pairs by overlap and angle")
             raise CallError(what, f"{hint}; or find poses anew with --sfm")
         if videos:
@@ -132,7 +134,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         if self.sfm:
             cameras, told = photos.placed(compared, where)
             found.notes += told
-            self._of_cameras(found, place, photos.folder, photos.scene, cameras, seed)
+            self._of_cameras(found, place, photos.folder, photos.scene, cameras, seed, where)
             return
         if self.crops:
             raise CallError(f"--crops: {place} has no poses, so nothing tells which crops show the same", "find poses with --sfm")
@@ -166,7 +168,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 )
             )
 
-    def _of_cameras(self, found: Found[Pair], place: str, folder: Path, name: str, cameras: Cameras, seed: int) -> None:
+    def _of_cameras(self, found: Found[Pair], place: str, folder: Path, name: str, cameras: Cameras, seed: int, where: Where) -> None:
         """Add the pairs of frames with poses; `folder` holds their files."""
         cameras = cameras.with_intrinsics(self.intrinsics)
         require_known(cameras, folder, place, "K", "cam_to_world")
@@ -174,10 +176,12 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         found.notes += said
         if any(frame.depth for frame in cameras.frames):
             frames, overlaps = by_depth(cameras, folder, scale, found.skips)
+            self._require_some(frames, cameras, place, found)
             by = "depth (depths agree within 5 % or 5 cm)"
         else:
             scale, stated = None, []
             frames = list(posed_frames(cameras, folder, found.skips))
+            self._require_some(frames, cameras, place, found)
             ranges = [self.depth_range or one.frame.depth_range for one in frames]
             if seen := seen_points(folder, cameras.layout):
                 overlaps, by = by_points(frames, seen), "the points of the model that both see"
@@ -185,15 +189,15 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 overlaps = by_geometry(frames, [one for one in ranges if one])
                 by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
             else:
-                raise CallError(
-                    f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points",
-                    "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
-                    f"pairs frames {place} --gap 1..5; or find poses and points anew with --sfm",
-                )
+                compared = _matched(place, name, cameras, [folder / one.frame.file for one in frames], where)
+                overlaps = ((two, geometry.overlap) for two, geometry in compared.geometries.items())
+                by = f"matched features (the share of the cells that they fill; {compared.how}), because neither depth nor points are known"
         chosen, rejected = self._choose(overlaps, lambda two: cosine(frames[two[0]], frames[two[1]]))
         if not chosen:
             raise CallError(
-                f"no two frames of {place} make a pair: {_listed(rejected)}", "choose another --min-score or --min-overlap, or add frames"
+                f"no two frames of {place} make a pair: {_listed(rejected)}",
+                "choose another --min-score or --min-overlap, or add frames; where a camera hardly turns, neighbours are paired by: "
+                f"sightline prepare pairs frames {shlex.quote(place)} --gap 1..5",
             )
         settings = f"IoU from {self.min_overlap:g}, angle to {self.max_angle:g}, score from {self.min_score:g}, near from {self.near:g}"
         if self.crops:
@@ -221,6 +225,16 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             if not items:
                 raise CallError(f"no pair of {place} has matched crops: {_listed(without)}", "lower --crop-overlap, --crop-side or --size")
         found.items.extend(items)
+
+    @staticmethod
+    def _require_some(frames: Sequence[Posed], cameras: Cameras, place: str, found: Found[Pair]) -> None:
+        """Raises `CallError` where no photo can be used, with the first reason."""
+        if not frames and found.skips:
+            file, why = found.skips[0]
+            raise CallError(
+                f"none of the {len(cameras.frames):,} photos that {cameras.layout} of {place} names can be used: {why}, such as {file}",
+                "put the photos where it names them, or find poses anew with --sfm",
+            )
 
     def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:
         """(numbers of two frames) -> what both show. Raises `CallError` where nothing tells it."""
@@ -294,6 +308,18 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 partners.setdefault(one, set()).add(two)
                 partners.setdefault(two, set()).add(one)
         return taken, rejected
+
+
+def _matched(place: str, name: str, cameras: Cameras, files: Sequence[Path], where: Where) -> Compared:
+    """What photos share of whose cameras only poses are known. Raises `CallError` where features do not tell it."""
+    try:
+        return Photos.of_files(name, files).compared(place, where)
+    except CallError as error:
+        raise CallError(
+            f"nothing says what two photos of {place} share: {cameras.layout} names no depth, and has no points; {error}",
+            "say how near and far things are, in the unit of the poses: --depth-range 2..30; or pair neighbours: sightline prepare "
+            f"pairs frames {shlex.quote(place)} --gap 1..5",
+        ) from None
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -188,7 +188,10 @@ def test_crops_of_bent_photos_have_the_cameras_that_colmap_saw_the_points_with(t
     assert (first.crop1.holds(whole)).sum() >= 8
 
 
-def test_photos_of_which_nothing_is_known_to_be_shared_are_refused(tmp_path: Path) -> None:
+def test_photos_of_which_nothing_is_known_to_be_shared_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.platform.data.prepare.captures.unposed.has_sift", lambda: False)
+    for name in "01":
+        Image.new("RGB", (160, 120)).save(tmp_path / f"{name}.png")
     frames = [{"file": f"{i}.png", "K": MATRIX.tolist(), "cam_to_world": np.eye(4).tolist()} for i in range(2)]
     (tmp_path / "cameras.json").write_text(str({"frames": frames}).replace("'", '"'))
     with pytest.raises(CallError, match="nothing says what two photos"):
