@@ -112,6 +112,7 @@ def _common() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C before there was anything to keep."""
     try:
+        import sightline.platform.core.rare_collections  # noqa: F401
         from sightline.platform.core.printable import open_streams
 
         open_streams()

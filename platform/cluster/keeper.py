@@ -17,8 +17,9 @@ from typing import Any, NoReturn, cast
 
 from sightline.platform.core import kept_ray
 from sightline.platform.core.locks import try_lock
+from sightline.platform.core.ray_init import RARE_COLLECTIONS
 
-PRELOADED = "sightline.platform.cluster.preloaded"
+PRELOADED = f"{RARE_COLLECTIONS},sightline.platform.cluster.preloaded"
 KEEP_SECONDS = int(kept_ray.MOST_IDLE_MINUTES) * 60
 """For which Ray leaves a worker that waits alone."""
 

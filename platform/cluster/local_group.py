@@ -5,6 +5,7 @@ PyTorch's own store listens on every address and asks for no password.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+ASK_SECONDS = 10.0
 
 
 class _AtFile(_TorchBackend):
@@ -55,6 +60,20 @@ class _Controller(TrainController):
         super().__init__(**given)
 
 
+class _NoneAfterTold(FailurePolicy):
+    """Ray Train's own, but no further attempt where a worker has told the recorder of an error that another attempt would only repeat."""
+
+    def __init__(self, usual: FailurePolicy, recorder: Any) -> None:
+        super().__init__(usual.failure_config)
+        self.usual, self.recorder = usual, recorder
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        with contextlib.suppress(ray.exceptions.RayError):  # without a recorder workers end as soon as they start
+            if ray.get(self.recorder.has_failed.remote(), timeout=ASK_SECONDS):
+                return FailureDecision.RAISE
+        return self.usual.make_decision(training_failed_error)
+
+
 class LocalTorchTrainer(TorchTrainer):
     """Starts two processes fewer, of 1 to 2 seconds each: one deals datasets, where there are none, the other frees what a dead controller
     held, which lasts no longer here than this process.
@@ -63,10 +82,15 @@ class LocalTorchTrainer(TorchTrainer):
     have anyway. So they run in processes that Ray, or `sightline up`, has started before.
     """
 
-    def _initialize_and_run_controller(self, **given: Any) -> Any:
+    def _initialize_and_run_controller(self, *, failure_policy: FailurePolicy, **given: Any) -> Any:
+        recorder = self.train_loop_config["recorder"]  # type: ignore[attr-defined]  # of Train V2
+        given["failure_policy"] = _NoneAfterTold(failure_policy, recorder)
         controller: Any = ray.remote(num_cpus=0)(_Controller).remote(**given)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+        try:
+            ray.get(controller.run.remote())
+            return ray.get(controller.get_result.remote())
+        finally:
+            ray.kill(controller)  # when Ray ends it would stay for 10 seconds, which is what `end_ray` waits at most
 
     def _create_default_callbacks(self) -> list[Any]:
         needless = (PlacementGroupCleanerCallback, *(() if self.datasets else (DatasetsCallback,)))

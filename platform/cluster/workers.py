@@ -253,6 +253,7 @@ def _worker(config: dict[str, Any]) -> None:
     import ray
 
     from sightline.methods import collective
+    from sightline.platform.core import rare_collections
     from sightline.platform.training.loop import train
 
     from .code_wheel import verify
@@ -260,6 +261,7 @@ def _worker(config: dict[str, Any]) -> None:
     from .train_report import report
 
     verify()
+    rare_collections.loaded()
 
     recorder: ActorHandle[_Recorder] = config["recorder"]
     try:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ MOST_OBJECT_STORE = 8 << 30
 RAY_PROCESSES = ("raylet", "gcs_server")
 LAST_SECONDS = 10.0
 """That Ray's processes have to end by themselves."""
+RARE_COLLECTIONS = "sightline.platform.core.rare_collections"
 STARTS = 2
 """How often Ray is started on this machine before that has failed: a busy one may be too slow for the first."""
 
@@ -64,6 +66,7 @@ def start_ray(
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late Ray Train sees that its workers have ended: 2 s by default
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that looks for nodes that are to go
+    os.environ.setdefault("RAY_preload_python_modules", RARE_COLLECTIONS)
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # these two for a dashboard, which Ray here does not have
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     import psutil
@@ -101,9 +104,21 @@ def end_ray() -> None:
 
     started = own_processes()
     ray.shutdown()
-    for process in psutil.wait_procs(started, timeout=LAST_SECONDS)[1]:
+    end = time.monotonic() + LAST_SECONDS
+    while (left := [process for process in started if _runs(process)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Not one that has ended and stands in the list until its parent looks: process 1 of a container may do that late, or never."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def own_processes() -> list[psutil.Process]:

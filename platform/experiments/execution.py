@@ -33,6 +33,16 @@ if TYPE_CHECKING:
     from .finish import Findings
 
 
+AT_THE_END = (
+    "sightline.platform.experiments.finish",
+    "sightline.platform.evaluation.control_metrics",
+    "sightline.platform.evaluation.probes.run",
+    "sightline.platform.tracking.registry",
+    "torch._dynamo",
+)
+"""Modules that measuring and registering need. Tracing a network needs the last one, which takes longest."""
+
+
 class UnrecordedError(SightlineError):
     """The work is done and lies in the run's folder, but MLflow refused the record for good."""
 
@@ -94,7 +104,7 @@ def _train(run: Run, tracking: Tracking, console: Screen) -> None:
     if (begins := read_record(run.folder)) and not run.attempts:
         console.print(f"begins with {begins['says']}")
     console.print(f"{'joining the Ray cluster and starting' if names_cluster() else 'starting Ray and'} the workers (about 20 seconds)")
-    train_tracked(run, tracking, console)
+    train_tracked(run, tracking, console, then=AT_THE_END)
     if run.status == RunStatus.TRAINED:
         from sightline.platform.core.ray_init import end_ray
 

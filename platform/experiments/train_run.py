@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ from sightline.platform.runs.events import (
     NonFiniteLoss,
     Post,
     RunEvent,
+    StepsDone,
     StorageNote,
     TeacherCacheNote,
     TeacherCacheProgress,
@@ -119,17 +120,31 @@ def is_trained(experiment: Experiment, folder: Path) -> bool:
     return found is not None and found.state.step >= experiment.clock(data.rows).steps
 
 
-def train_tracked(run: Run, tracking: Tracking, console: Screen) -> None:
-    """`train_on_ray` on a Ray that is started first, with its progress on the console and its metrics in MLflow."""
+def train_tracked(run: Run, tracking: Tracking, console: Screen, then: Sequence[str] = ()) -> None:
+    """`train_on_ray` on a Ray that is started first, with its progress on the console and its metrics in MLflow.
+
+    `then`: modules that are needed after it; they are imported while the workers train.
+    """
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(run.name)}", beside=_import_trainer)
     tracking.start()
+    importer = threading.Thread(target=_import, args=(then,), name="sightline-imports", daemon=True)
+
+    def see(event: RunEvent) -> None:
+        if isinstance(event, StepsDone) and importer.ident is None:
+            importer.start()
+        progress.show(event)
+
     with RunProgress(console) as progress:
-        train_on_ray(run, progress.show)
+        train_on_ray(run, see)
 
 
 def _import_trainer() -> None:
     """What `run_workers` needs, while the processes of Ray start."""
-    for name in ("ray.data", "sightline.platform.cluster.deaths", "sightline.platform.cluster.local_group"):
+    _import(("ray.data", "sightline.platform.cluster.deaths", "sightline.platform.cluster.local_group"))
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
         import_module(name)
 
 

@@ -50,3 +50,37 @@ def test_the_trainer_of_this_machine_starts_no_process_that_it_does_not_need() -
     of_ray = {"AcceleratorSetupCallback", "BackendSetupCallback"}
     assert of_ray <= callbacks({}) and not callbacks({}) & {DatasetsCallback.__name__, "PlacementGroupCleanerCallback"}
     assert callbacks({"train": print}) >= {DatasetsCallback.__name__}
+
+
+def test_the_controller_makes_no_attempt_that_would_repeat_a_told_error_and_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers tell the recorder. Where that is gone, Ray Train decides as usual."""
+    import ray
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    def asked(ref: Any, timeout: float | None = None) -> Any:
+        if isinstance(ref, Exception):
+            raise ref
+        return ref
+
+    def actor(**methods: Any) -> Any:
+        return SimpleNamespace(**{name: SimpleNamespace(remote=lambda value=value: value) for name, value in methods.items()})
+
+    made: list[dict[str, Any]] = []
+    killed: list[Any] = []
+    monkeypatch.setattr(ray, "get", asked)
+    monkeypatch.setattr(ray, "kill", killed.append)
+    controller = actor(run=None, get_result="result")
+    monkeypatch.setattr(
+        ray, "remote", lambda **needs: lambda kind: SimpleNamespace(remote=lambda **given: made.append(given) or controller)
+    )
+    died = WorkerGroupError("died", {1: RuntimeError("Connection closed by peer")})
+    decisions = []
+    for has_failed in (False, True, ray.exceptions.ActorDiedError()):
+        trainer = local_group.LocalTorchTrainer(print, train_loop_config={"recorder": actor(has_failed=has_failed)})
+        usual = create_failure_policy(FailureConfig(max_failures=3))
+        assert trainer._initialize_and_run_controller(failure_policy=usual, more=1) == "result"
+        decisions.append(made[-1]["failure_policy"].make_decision(died))
+        assert made[-1]["more"] == 1
+    assert decisions == [FailureDecision.RETRY, FailureDecision.RAISE, FailureDecision.RETRY] and killed == [controller] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -109,3 +110,18 @@ def test_what_does_not_end_by_itself_is_ended(monkeypatch: pytest.MonkeyPatch, t
     finally:
         other.kill()
         other.wait()
+
+
+def test_what_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in the list of processes until its parent looks, and the parent of Ray's workers may be process 1 of a container."""
+    ended = subprocess.Popen(["true"])
+    process = psutil.Process(ended.pid)
+    try:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert process.is_running() and process.status() == psutil.STATUS_ZOMBIE
+        monkeypatch.setattr(ray_init, "own_processes", lambda: [process])
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+        ray_init.end_ray()
+    finally:
+        ended.wait()

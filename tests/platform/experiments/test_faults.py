@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from faults import STEPS, bits, last, make, starts
 from gloo import train_in_processes
 from toy import write_pairs
@@ -19,6 +21,7 @@ from toy import write_pairs
 from sightline.methods.errors import SightlineError
 from sightline.platform import config
 from sightline.platform.checkpoints import local as checkpoint
+from sightline.platform.core.ray_init import own_processes
 from sightline.platform.experiments.train_run import train_on_ray
 from sightline.platform.runs.events import CheckpointWritten, ClusterNote, RunEvent, StepsDone, TrainingStarted, WorkerStarted
 from sightline.platform.runs.record import Run
@@ -152,6 +155,9 @@ def test_an_error_that_a_restart_cannot_fix_ends_the_run_at_once(place: Path, tm
     with pytest.raises(SightlineError, match=r"samples are broken.*data\.max_broken"):
         train_on_ray(run, lambda event: None)
     assert run.status == "failed"
+    controllers = [process for process in own_processes() if process.name().startswith("ray::_Control")]
+    assert not psutil.wait_procs(controllers, timeout=5)[1], "it would be waited for at the end"
+    assert ray.get(ray.remote(num_cpus=0)(lambda: gc.get_threshold()[2]).remote()) == 300, "its processes collect rarely"
 
 
 def test_a_shard_that_is_altered_under_way_is_named(place: Path, tmp_path: Path, ray_head: None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,10 @@ from typing import Any
 import pytest
 
 from sightline.methods.errors import SightlineError
+from sightline.platform.core.screen import Screen
+from sightline.platform.experiments import train_run
 from sightline.platform.experiments.train_run import NextAttempt, _Attempt
+from sightline.platform.runs.events import Post, StepsDone
 
 
 def attempt(max_failures: int, least_workers: int | None = None) -> _Attempt:
@@ -44,3 +49,29 @@ def test_a_process_beside_the_workers_may_die_as_often_as_a_worker() -> None:
     with pytest.raises(SightlineError) as raised:
         attempt(1).outcome(ControllerError(short), Path("first"), may_die=False)
     assert "ran out of memory; train with fewer" in str(raised.value) and "Object store" not in str(raised.value)
+
+
+def test_what_is_needed_after_the_training_is_imported_while_the_workers_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "needed_at_the_end.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append("needed_at_the_end" in sys.modules)
+
+    def train(run: Any, on_event: Post) -> None:
+        look()
+        for first in (0, 5):
+            on_event(StepsDone(first, {"loss": [1.0] * 5}, [1e-3] * 5, [0.1] * 5, 1.0, {"data_wait": 0.0}, 40))
+        for thread in threading.enumerate():
+            if thread.name == "sightline-imports":
+                thread.join(10)
+        look()
+
+    monkeypatch.setattr(train_run, "start_ray", lambda **given: None)
+    monkeypatch.setattr(train_run, "train_on_ray", train)
+    run: Any = SimpleNamespace(name="first")
+    tracking: Any = SimpleNamespace(start=lambda: None)
+    train_run.train_tracked(run, tracking, Screen(quiet=True), then=("needed_at_the_end",))
+    assert seen == [False, True]
+    sys.modules.pop("needed_at_the_end")
