@@ -262,14 +262,17 @@ def test_the_ingest_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["points", "plan", "events", "proposals, random"])
 def test_each_size_of_the_growth_benchmark_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGHTLINE_HOME", "")  # restored afterwards
-    seconds, megabytes = growth.measured(name, growth.CASES[name].sizes[0] // 8)
+    ((seconds, megabytes),) = growth.measured(name, growth.CASES[name].sizes[0] // 8)
     assert seconds > 0 and megabytes >= 0
 
 
 def test_growth_is_the_exponent_of_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(words: list[str], **_: object) -> SimpleNamespace:
-        return SimpleNamespace(stdout=json.dumps([1e-6 * int(words[-1]) ** 2, 1.0]))
+        return SimpleNamespace(stdout=json.dumps([[1e-6 * int(words[-1]) ** (2 - part), 1.0] for part in range(4)]))
 
     monkeypatch.setattr(growth.subprocess, "run", run)
-    found = growth.grown("plan", rounds=2)
+    (found,) = growth.grown("plan", rounds=2)
     assert found.exponent == pytest.approx(2) and not found.linear and found.seconds[0] == pytest.approx(64e-6)
+    start, *others, end = growth.grown("raylets", rounds=1)
+    assert [one.linear for one in (start, *others)] == [False, True, True] and end.exponent == pytest.approx(-1)
+    assert start.what.endswith("CPU of their start") and end.what.endswith("end")
