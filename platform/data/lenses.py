@@ -74,6 +74,14 @@ class Lens:
     def bends(self) -> bool:
         return any(self.params) or self.model.endswith("FISHEYE")
 
+    def turned(self, turn: np.ndarray) -> Lens:
+        """The lens of the photo turned by this 3 x 3: the tangential terms (p2, p1) turn as an arrow, all others depend on the radius."""
+        if self.model not in ("OPENCV", "FULL_OPENCV"):
+            return self
+        k1, k2, p1, p2, *more = self.params
+        p2, p1 = (turn[:2, :2] @ (p2, p1)).tolist()
+        return Lens(self.model, (k1, k2, p1, p2, *more))
+
     def seen_at(self, xy: Float[np.ndarray, "n 2"], K: np.ndarray, target: np.ndarray) -> Float[np.ndarray, "n 2"]:
         """Where the pixels `xy` of a pinhole camera `target` lie in the photo, whose camera matrix is `K`."""
         rays = np.linalg.solve(target, np.vstack([xy.T, np.ones(len(xy))]))

@@ -197,6 +197,7 @@ def camera_of(frame: Frame, folder: Path, *, pose: bool = True, straighten: bool
     """
     at = placement_of(folder / frame.file)
     faults: list[str] = []
+    filed = False
     told = (frame.height, frame.width) if frame.height and frame.width else None
     K = cam_to_world = None
     try:
@@ -222,10 +223,8 @@ def camera_of(frame: Frame, folder: Path, *, pose: bool = True, straighten: bool
     except BrokenSampleError as error:
         return Camera(at, None, None, faults=(*faults, str(error)))
     lens = Lens(frame.bends.model, frame.bends.params) if straighten and frame.bends and K is not None else None
-    if lens and at.orientation != 1:
-        return Camera(
-            at, None, None, faults=(*faults, f"a photo that its EXIF tag turns, and a lens that bends (store it upright): {at.tag}")
-        )
+    if lens and filed:
+        lens = lens.turned(at.turn)
     return Camera(at, K, cam_to_world, lens, tuple(faults))
 
 

@@ -18,6 +18,8 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.geometry import camera_matrix, camera_pose, check_intrinsics
 from sightline.platform.data.images import Resize, decode_depth
+from sightline.platform.data.lenses import Lens
+from sightline.platform.data.prepare.captures.cameras import Bends, Frame, camera_of
 from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
 from sightline.platform.data.prepare.image_sources.folder import ImageFolder
 from sightline.platform.data.prepare.image_sources.frames import ImageFrames
@@ -311,3 +313,26 @@ def test_numbers_that_a_pattern_finds_are_the_order(tmp_path: Path) -> None:
     split, _, _ = split_time(found.items, {"train": 0.7, "val": 0.3}, 4)
     times = {part: [item.time or 0 for item in items] for part, items in split.items()}
     assert min(abs(a - b) for a in times["train"] for b in times["val"]) > 4
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_photo_that_exif_turns_is_straightened_as_the_upright_one(tmp_path: Path, orientation: int) -> None:
+    """Camera, pose and lens of the file's pixels become those of the upright ones, tangential terms too."""
+    K, pose, params = np.array([[60.0, 0, 41], [0, 62, 29], [0, 0, 1]]), np.eye(4), (0.05, -0.02, 0.03, -0.02)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype=np.uint8)
+    filed = Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    filed.save(tmp_path / "turned.png", exif=exif)
+    turn = {6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}[orientation]
+    lens = Lens("OPENCV", params)
+    straight, target = lens.straightened(filed, K)
+    frame = Frame(
+        file="turned.png", K=K.tolist(), cam_to_world=pose.tolist(), width=80, height=60, bends=Bends(model="OPENCV", params=params)
+    )
+    camera = camera_of(frame, tmp_path, straighten=True)
+    assert camera.lens is not None and camera.K is not None and not camera.faults
+    upright, stored = camera.lens.straightened(filed.transpose(turn), camera.K)
+    expected = np.asarray(straight.transpose(turn), dtype=float)
+    assert np.abs(np.asarray(upright, dtype=float) - expected)[2:-2, 2:-2].mean() < 0.5
+    assert np.allclose(stored, camera.at.intrinsics(target, filed=True), atol=1e-4)
