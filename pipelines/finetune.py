@@ -160,6 +160,7 @@ def _few_shot(args: argparse.Namespace) -> dict[str, object]:
         raise CallError("--few-shot is for --task classification, with data.train=FOLDER", "data.val=FOLDER is drawn from, too")
     datasets = [Dataset.open(absolute_source(str(place))) for name in ("data.train", "data.val") if (place := overrides.get(name))]
     words = [word for word in args.settings if not word.startswith(("data.train=", "data.val="))]
+    words += [] if "log.register" in overrides else ["log.register=few-shot-model"]  # no fold is a candidate for what is served
 
     def run_fold(name: str, train: Path, test: Path) -> dict[str, Any]:
         if (runs_folder() / name).exists():

@@ -20,6 +20,7 @@ import torch
 import yaml
 from commands import finish, start
 from toy import TOY_IMAGES, write_images
+from toy_discs import ENCODER, write_clouds
 
 from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext, MetricInfo
@@ -123,6 +124,20 @@ def test_data_that_allow_no_probe_are_asked_once(probing: Probing) -> None:
     probing.answer(found(6))
     probing.see(12)
     assert [task.step for task in probing.asked] == [6]
+
+
+@pytest.mark.slow
+def test_the_authors_svm_of_clouds_is_measured_during_training_and_chooses_the_checkpoint(home: Path, tmp_path: Path) -> None:
+    data = {f"data.{name}": str(write_clouds(tmp_path / name, rows, 1, points=1024)) for name, rows in (("train", 12), ("val", 4))}
+    asked = {"probe.every": 3, "probe.during": ["svm_modelnet40"], "train.keep_best": "probe/svm_modelnet40/accuracy higher"}
+    settings = ENCODER | {"batch": {"size": 12, "microbatch": 12}, "optim": {"lr": 1e-3}, "train": {"length": "12 steps"}}
+    experiment, dataset = preflight.check(config.load("toy", {**data, **asked}, settings=settings), look=False)
+    run = create_run("svm", experiment, dataset.fingerprint, "test", "")
+    weights = find_method("i2p_mae").build(experiment.method_config, BuildContext(seed=0)).state_dict()
+    link_checkpoint(Path(reach(run, 6, weights).path), run.folder / LINKS)
+    event = measure(ProbeTask(run.experiment, run.folder, run.metric_names, 6, random=False))
+    assert 0 <= event.values["probe/svm_modelnet40/accuracy"] <= 1 and not event.skipped
+    assert Retention.of(experiment).value(event.values) == event.values["probe/svm_modelnet40/accuracy"]
 
 
 def test_what_is_measured_outlives_the_checkpoint(probing: Probing) -> None:
