@@ -353,6 +353,13 @@ class HasPooled(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasImageFeature(Protocol, metaclass=_Ability):
+    def image_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """What its authors take for a whole image, such as the class token after the final norm; the mean of the patch tokens where the
+        encoder does not say."""
+
+
+@runtime_checkable
 class HasOutputName(Protocol, metaclass=_Ability):
     output: str
     """What `forward` gives, such as `logits`; `tokens` where the encoder does not say."""
@@ -421,6 +428,7 @@ ENCODER_ABILITIES: tuple[type, ...] = (
         PredictsLabels,
         TakesPoints,
         HasPooled,
+        HasImageFeature,
         HasOutputName,
         HasOutputUnit,
         HasNormalised,

@@ -1,8 +1,10 @@
-"""Random resized crops, as all methods on single images draw them. NumPy only."""
+"""Random resized crops, as all methods on single images draw them. NumPy and Pillow, no torch."""
 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 TRIES = 10
 
@@ -21,3 +23,17 @@ def draw_box(
     w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def resized_centre(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], ratio: float) -> UInt8[np.ndarray, "H W 3"]:
+    """The centre of `size` (height, width) of the image resized so that `size` / `ratio` just fits (bicubic, antialiased): with a size of
+    224 and a ratio of 0.875 torchvision's Resize(256), CenterCrop(224)."""
+    height, width = image.shape[:2]
+    rows, columns = int(size[0] / ratio), int(size[1] / ratio)
+    if rows * width >= columns * height:
+        columns = max(columns, rows * width // height)
+    else:
+        rows = max(rows, columns * height // width)
+    top, left = round((rows - size[0]) / 2), round((columns - size[1]) / 2)
+    whole = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
+    return np.asarray(whole)[top : top + size[0], left : left + size[1]]

@@ -86,6 +86,12 @@ class TimmEncoder(nn.Module):
         head: Tensor = self.network.head(self.network.fc_norm(found)) if hasattr(self.network, "fc_norm") else self.network.head(found)
         return head
 
+    def image_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """What timm gives a classifier: the class token after the final norm, or what the model pools; with `project` behind its head."""
+        found = self.network.forward_features((images - self.mean) / self.std)
+        feature: Tensor = self.network.forward_head(found, pre_logits=not self.project)
+        return feature
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)
 

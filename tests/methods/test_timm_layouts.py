@@ -71,8 +71,9 @@ def vit(blocks: int = 2, scale: bool = False, gated: bool = False, registers: in
     return made
 
 
-def vit_by_hand(state: dict[str, Tensor], images: Tensor, blocks: int = 2) -> Tensor:
-    """Patch tokens of a ViT, from the papers: pre-norm blocks, eps 1e-6, the class token first, registers behind it without a place."""
+def vit_by_hand(state: dict[str, Tensor], images: Tensor, blocks: int = 2, whole: bool = False) -> Tensor:
+    """Patch tokens of a ViT (`whole`: the class token), from the papers: pre-norm blocks, eps 1e-6, the class token first, registers
+    behind it without a place."""
     mean, std = IMAGENET
     x = torch.conv2d((images - mean) / std, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     x = torch.cat([state["cls_token"].expand(len(images), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + state["pos_embed"]
@@ -100,7 +101,8 @@ def vit_by_hand(state: dict[str, Tensor], images: Tensor, blocks: int = 2) -> Te
         else:
             y = of("mlp.fc2", gelu(of("mlp.fc1", y)))
         x = x + y * (own("ls2.gamma") if scaled else 1)
-    return layer_norm(x, (WIDTH,), state["norm.weight"], state["norm.bias"], 1e-6)[:, 1 + registers.shape[1] :]
+    x = layer_norm(x, (WIDTH,), state["norm.weight"], state["norm.bias"], 1e-6)
+    return x[:, 0] if whole else x[:, 1 + registers.shape[1] :]
 
 
 def clip(blocks: int = 2) -> Drawn:
@@ -131,7 +133,7 @@ def clip(blocks: int = 2) -> Drawn:
 
 
 def clip_by_hand(state: dict[str, Tensor], images: Tensor, quick: bool) -> tuple[Tensor, Tensor]:
-    """(patch tokens after `ln_post`, what the projection makes of them); eps 1e-5, torch's own attention."""
+    """(tokens after `ln_post`, what the projection makes of them); eps 1e-5, torch's own attention."""
     mean, std = OPENAI
     own = {name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")}
 
@@ -150,7 +152,7 @@ def clip_by_hand(state: dict[str, Tensor], images: Tensor, quick: bool) -> tuple
         y = linear(norm(x, f"{name}.ln_2"), own[f"{name}.mlp.c_fc.weight"], own[f"{name}.mlp.c_fc.bias"])
         y = y * torch.sigmoid(1.702 * y) if quick else gelu(y)
         x = x + linear(y, own[f"{name}.mlp.c_proj.weight"], own[f"{name}.mlp.c_proj.bias"])
-    x = norm(x.transpose(0, 1), "ln_post")[:, 1:]
+    x = norm(x.transpose(0, 1), "ln_post")
     return x, x @ own["proj"]
 
 
@@ -201,6 +203,7 @@ def test_dinos_training_gives_the_teacher_and_by_key_the_student() -> None:
     with torch.no_grad():
         expected = vit_by_hand(teacher, images())
         torch.testing.assert_close(encoder.tokens(images()), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(encoder.image_feature(images()), vit_by_hand(teacher, images(), whole=True), atol=2e-5, rtol=1e-4)
         student, _ = read("dino", below(content, "student"))
         assert (student.tokens(images()) - expected).abs().max() > 0.1
     assert report.taken.startswith("teacher") and not report.unexpected and "head.last_layer.weight_g" in report.left_out
@@ -259,7 +262,9 @@ def test_clips_visual_tower(layout: str, quick: bool, wrap: str, project: bool) 
     content: dict[str, Any] = {"epoch": 32, "name": "x", "state_dict": prefixed(tensors, wrap)} if wrap else dict(tensors)
     encoder, report = read(layout, content, project=project)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.tokens(images()), clip_by_hand(tensors, images(), quick)[project], atol=2e-5, rtol=1e-4)
+        expected = clip_by_hand(tensors, images(), quick)[project]
+        torch.testing.assert_close(encoder.tokens(images()), expected[:, 1:], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(encoder.image_feature(images()), expected[:, 0], atol=2e-5, rtol=1e-4)
     assert "token_embedding.weight" in report.left_out and not report.unexpected
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from sightline.methods.contract import TakesPoints
+from sightline.methods.contract import HasImageFeature, TakesPoints
 from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.image_crops import fit_image, pixel_cells
@@ -20,6 +20,8 @@ from sightline.platform.evaluation.result_table import ResultTable
 from .image_frames import Frame, read_frames
 
 BATCH = 32
+Fit = Callable[[UInt8[np.ndarray, "h w 3"], tuple[int, int]], UInt8[np.ndarray, "H W 3"]]
+"""(image, size) -> the image as an encoder of that size is given it."""
 Progress = Callable[[str, float], None]
 """Called with a description of the work and the share of it that is done, in [0, 1]."""
 
@@ -177,7 +179,7 @@ class ImageEvalContext(EvalContext):
         return self.rows(own, lambda name: str(scope(self.grids[name])))
 
     def batches(
-        self, dataset: Dataset, frames: Sequence[Frame], counts: dict[str, int], extra: Sequence[tuple[int, int]] = ()
+        self, dataset: Dataset, frames: Sequence[Frame], counts: dict[str, int], extra: Sequence[tuple[int, int]] = (), fit: Fit = fit_image
     ) -> Iterator[Batch]:
         """The frames (in stored order) with their targets, decoded once and cut to every size that is needed. Broken ones are counted."""
         sizes = {grid.size for grid in self.grids.values()} | set(extra)
@@ -199,7 +201,7 @@ class ImageEvalContext(EvalContext):
             kept.append(frame)
             targets.append(target)
             for size in sizes:
-                images[size].append(fit_image(image, size))
+                images[size].append(fit(image, size))
             if len(kept) == BATCH:
                 yield batch()
                 kept, targets, images = [], [], {size: [] for size in sizes}
@@ -219,9 +221,20 @@ class ImageEvalContext(EvalContext):
         for name, module in self.modules.items():
             yield name, self._tokens(name, module, images[self.grids[name].size]).mean(dim=1).cpu().double()
 
+    def image_features(self, images: Mapping[tuple[int, int], np.ndarray]) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
+        """(row name, what the encoder's authors take for an image, float32 on the CPU) of every network; else the mean patch token."""
+        for name, module in self.modules.items():
+            cut = images[self.grids[name].size]
+            if isinstance(module, HasImageFeature):
+                yield name, module.image_feature(self._pixels(cut)).float().cpu()
+            else:
+                yield name, self._tokens(name, module, cut).mean(dim=1).cpu()
+
+    def _pixels(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[torch.Tensor, "b 3 h w"]:
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+
     def _tokens(self, name: str, module: Any, images: UInt8[np.ndarray, "b h w 3"]) -> Float[torch.Tensor, "b n d"]:
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        tokens: torch.Tensor = module.tokens(pixels).float()
+        tokens: torch.Tensor = module.tokens(self._pixels(images)).float()
         if tokens.shape[1] != self.grids[name].cells:
             raise CallError(f"{name} gives {tokens.shape[1]} tokens for {self.grids[name]}", "an image encoder gives one token a patch")
         return tokens

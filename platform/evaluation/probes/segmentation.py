@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
+from sightline.methods.contract import MetricInfo
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.image_crops import fit_nearest, patch_cells
-from sightline.platform.evaluation.result_table import Measurement
+from sightline.platform.evaluation.result_table import Measurement, MetricsOf
 
 from .context import Grid, ImageEvalContext, ProbeSkippedError
 from .patch_regression import TargetStats, measure_patches, patch_table
@@ -40,36 +42,25 @@ class SegmentationProtocol(PatchProtocol):
 
 def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: SegmentationProtocol) -> Measurement:
     """Metrics over pixels of the evaluated crop: encoders of one image shape are comparable. Raises `ProbeSkippedError`."""
-    classes = _classes(train, test)
+    classes = known_classes(train, test)
     ignored = {"training": train.manifest.ignore_index, "test": test.manifest.ignore_index}
     split = split_frames(train, test, "segmentation", protocol, strict=False)
     count = len(classes)
 
     def target(mask: Shaped[np.ndarray, "h w"], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        cells = patch_cells(_indices(mask, grid.size, ignored["training"], count), grid.patch).reshape(grid.cells, -1)
+        cells = patch_cells(class_indices(mask, grid.size, ignored["training"], count), grid.patch).reshape(grid.cells, -1)
         shares, labelled = class_shares(cells, count)
         return shares, labelled >= protocol.min_valid
 
     def truth(mask: Shaped[np.ndarray, "h w"], grid: Grid) -> Int[np.ndarray, "H W"]:
-        return _indices(mask, evaluated_size(grid.size, protocol.short_side), ignored["test"], count)
+        return class_indices(mask, evaluated_size(grid.size, protocol.short_side), ignored["test"], count)
 
     def score(predicted: Float[torch.Tensor, "b n k"], true: Int[np.ndarray, "b h w"], seen: TargetStats) -> Float[np.ndarray, "b m"]:
         return class_sums(upsampled_classes(predicted, seen.grid.shape, true.shape[1:]), true, count)
 
     found = measure_patches(context, train, test, split, protocol, target, truth, score)
-    occurring = next(iter(found.sums.values())).reshape(-1, 3, count)[:, 1].sum(axis=0) > 0
-    if not occurring.any():
-        raise ProbeSkippedError("no test pixel has a label: the masks hold only the ignored index")
-    shown = np.flatnonzero(occurring).tolist()
-
-    def metrics_of(sums: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
-        right, true, predicted = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, count)[..., shown], -2, 0)
-        iou = right / (true + predicted - right)
-        whole = {"miou": np.nanmean(iou, axis=-1), "pixel_accuracy": right.sum(axis=-1) / true.sum(axis=-1)}
-        return whole | {f"iou_{classes[index]}": iou[..., place] for place, index in enumerate(shown)}
-
-    details = {f"iou_{classes[index]}": share(classes[index], f"IoU of {classes[index]}", group="IoU") for index in shown}
-    counts = {**found.counts, "classes": len(shown), "left_out_near_test": split.left_out}
+    shown, metrics_of, details = iou_metrics(found.sums, classes)
+    counts = {**found.counts, "classes": shown, "left_out_near_test": split.left_out}
     table = patch_table(context, scope=lambda grid: evaluated_size(grid.size, protocol.short_side))
     return Measurement(table, found.sums, split.units_of(found.frames), metrics_of, counts, split.caution, found.penalties, details)
 
@@ -88,7 +79,8 @@ probe = ProbeSpec(
 )
 
 
-def _classes(train: Dataset, test: Dataset) -> tuple[str, ...]:
+def known_classes(train: Dataset, test: Dataset) -> tuple[str, ...]:
+    """The classes of both. Raises `ProbeSkippedError` where they differ, or the training masks hold fewer than two."""
     classes = train.manifest.classes
     if classes != test.manifest.classes:
         different = sorted(set(classes) ^ set(test.manifest.classes))[:5]
@@ -99,10 +91,31 @@ def _classes(train: Dataset, test: Dataset) -> tuple[str, ...]:
     return classes
 
 
-def _indices(mask: Shaped[np.ndarray, "h w"], size: tuple[int, int], ignored: int | None, count: int) -> Int[np.ndarray, "H W"]:
+def class_indices(mask: Shaped[np.ndarray, "h w"], size: tuple[int, int], ignored: int | None, count: int) -> Int[np.ndarray, "H W"]:
     """Class indices in the fitted crop; `count` for what has no class."""
     fitted = fit_nearest(mask, size).astype(np.int64)
     return np.where((fitted >= count) | (fitted == ignored), count, fitted)
+
+
+def iou_metrics(sums: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[int, MetricsOf, dict[str, MetricInfo]]:
+    """(classes with a labelled test pixel, what makes mIoU, pixel accuracy and the IoU of each of them from `class_sums`, their meaning).
+
+    Raises `ProbeSkippedError` where no test pixel has a label.
+    """
+    count = len(classes)
+    occurring = next(iter(sums.values())).reshape(-1, 3, count)[:, 1].sum(axis=0) > 0
+    if not occurring.any():
+        raise ProbeSkippedError("no test pixel has a label: the masks hold only the ignored index")
+    shown = np.flatnonzero(occurring).tolist()
+
+    def metrics_of(sums: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
+        right, true, predicted = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, count)[..., shown], -2, 0)
+        iou = right / (true + predicted - right)
+        whole = {"miou": np.nanmean(iou, axis=-1), "pixel_accuracy": right.sum(axis=-1) / true.sum(axis=-1)}
+        return whole | {f"iou_{classes[index]}": iou[..., place] for place, index in enumerate(shown)}
+
+    details = {f"iou_{classes[index]}": share(classes[index], f"IoU of {classes[index]}", group="IoU") for index in shown}
+    return len(shown), metrics_of, details
 
 
 def class_shares(cells: Int[np.ndarray, "n p"], count: int) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " n"]]:
