@@ -55,8 +55,8 @@ def main() -> None:
         home = args.home or Path(folder)
         _rooms(home)
         for repeat in range(args.repeats):
-            for name, python in pythons.items():
-                found.setdefault(name, []).append(measure(python, home, f"{Path(folder).name}-{repeat}-{len(found)}"))
+            for place, (name, python) in enumerate(pythons.items()):
+                found.setdefault(name, []).append(measure(python, home, f"{Path(folder).name}-{repeat}-{place}"))
             if args.warm:
                 command(sys.executable, home, "up")
                 time.sleep(20)  # the workers import
