@@ -6,7 +6,7 @@ A class with the required members will do; nothing is inherited. An optional abi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -398,6 +398,12 @@ class HasBlockTokens(Protocol, metaclass=_Ability):
         """Patch tokens after each of the `depth` blocks, the last one after the final norm: as `tokens` gives them."""
 
 
+@runtime_checkable
+class HasBranches(Protocol, metaclass=_Ability):
+    branches: Sequence[tuple[torch.nn.Module, torch.nn.Module]]
+    """Of each block the modules whose outputs are added to the tokens: attention and MLP. Stochastic depth drops them."""
+
+
 class Backbone(HasLayers, Protocol):
     """An encoder in its form for fine-tuning."""
 
@@ -433,5 +439,5 @@ ENCODER_ABILITIES: tuple[type, ...] = (
         HasOutputUnit,
         HasNormalised,
     ),
-    *(HasLayers, HasBlockTokens, HasFinetuning, HasInputName, HasClassNames),
+    *(HasLayers, HasBlockTokens, HasBranches, HasFinetuning, HasInputName, HasClassNames),
 )

@@ -106,6 +106,10 @@ class CrocoEncoder(nn.Module):
         assert isinstance(last, EncoderBlock)
         return self.enc_norm(last(x, rotary)), last.attn.weights(last.norm1(x), rotary).mean(dim=(1, 2))
 
+    @property
+    def branches(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(block.attn, block.mlp) for block in self.enc_blocks if isinstance(block, EncoderBlock)]
+
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 for the patch embedding, i + 1 for block i, depth + 1 after them."""
         if match := re.match(r"enc_blocks\.(\d+)\.", name):

@@ -21,7 +21,11 @@ class FinetuneModel(Settings):
     classes: int = Field(ge=2, description="number of classes; `sightline finetune` takes it from the data set")
     class_names: ClassNames = Field(default=(), description="in the order of the logits; `sightline finetune` takes them from the data set")
     image_size: ImageSize = Field(description="pixels: one side of a square, or [height, width]")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block; 0 for encoders without it")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block, from 0 at the first")
+    drop_path_in: Annotated[Literal["own", "every"], Added(neutral="own")] = Field(
+        default="own",
+        description="own: encoders that bring a fine-tuning form of their own (ConMIM), no others; every: all, or it is refused",
+    )
     head_scale: float = Field(default=1e-3, gt=0, description="factor on the fresh head's weights: predictions start nearly even")
 
     @field_validator("encoder")
@@ -108,6 +112,9 @@ def encoder_settings(encoder: dict[str, Any]) -> tuple[Method, MethodConfig]:
 class FinetuneTask(Settings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     ignore_index: int | None = Field(default=None, description="class index of pixels that do not count (segmentation)")
+    ema: Annotated[float, Added(neutral=0.0)] = Field(
+        default=0.0, ge=0, lt=1, description="decay of an average of the weights, which is validated, tested and kept; 0: none"
+    )
 
 
 class FinetuneLoss(Settings):
@@ -126,6 +133,9 @@ class ClassificationAugment(Settings):
 
     area: tuple[float, float] = Field(default=(0.08, 1.0), description="share of the image that a crop covers")
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[float, Added(neutral=1.0)] = Field(
+        default=1.0, gt=0, le=1, description="share of the short side that validation and tests see; papers: 0.875 below 384 pixels"
+    )
     flip: float = Field(default=0.5, ge=0, le=1)
     rand_ops: int = Field(default=2, ge=0, description="RandAugment: operations an image")
     rand_magnitude: float = Field(default=9.0, ge=0, le=10)

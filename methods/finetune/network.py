@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..contract import BuildContext, HasFinetuning, HasLayers
+from ..contract import BuildContext, HasBranches, HasFinetuning, HasLayers
 from ..errors import CallError
+from ..layers.drop_path import HookedBranches
 from ..layers.initial import uninitialised, weight_rng
 from ..ops.tiling import Axis, Passes, TiledPrediction, class_scores, largest_class, predict_fitted
 from .config import FinetuneConfig, SegmentationConfig, encoder_settings
@@ -23,16 +24,21 @@ GREY = 0.456
 class Pooled(nn.Module):
     """The backbone of an encoder that brings no fine-tuning form of its own: its patch tokens, and their mean."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, drop_path: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
         self.dim, self.depth, self.patch_size = encoder.dim, encoder.depth, encoder.patch_size
+        self.branches = HookedBranches(encoder.branches, drop_path) if drop_path else None
 
     def forward(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.branches is not None:
+            self.branches.keep(kept)
         tokens = self.encoder.tokens(images)
         return tokens, tokens.mean(dim=1)
 
     def block_tokens(self, images: Float[Tensor, "b 3 h w"], kept: Tensor | None = None) -> list[Tensor]:
+        if self.branches is not None:
+            self.branches.keep(kept)
         tokens: list[Tensor] = self.encoder.block_tokens(images)
         return tokens
 
@@ -152,7 +158,11 @@ def backbone_of(encoder: nn.Module, config: FinetuneConfig) -> nn.Module:
     if not isinstance(encoder, HasLayers):
         named = config.model.encoder.get("method", "this method")
         raise CallError(f"an encoder of {named} with feature maps, not blocks, cannot be fine-tuned here", "use a ViT")
-    return Pooled(encoder)
+    rate = config.model.drop_path if config.model.drop_path_in == "every" else 0.0
+    if rate and not isinstance(encoder, HasBranches):
+        named = config.model.encoder.get("method", "this method")
+        raise CallError(f"model.drop_path={rate}: an encoder of {named} does not say what its blocks add", "use model.drop_path=0")
+    return Pooled(encoder, rate)
 
 
 def build_head(config: FinetuneConfig, context: BuildContext, kind: type[P]) -> P:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from ..contract import Batch, BuildContext, Visualisation
 from ..errors import SightlineError
 from ..layers.colour import colour_jitter, to_float
 from ..layers.drop_path import draw_kept
+from ..layers.ema import average_update
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, layer_groups, standard_schedules
 from ..random import MicrobatchRng
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
@@ -23,13 +25,24 @@ from .views import NO_CLASS
 
 
 class FinetunePretext(nn.Module):
-    """What both tasks share: the trainer sees a `Pretext` like any other."""
+    """What both tasks share: the trainer sees a `Pretext` like any other.
 
-    encoder_prefixes = ("predictor.backbone.",)
+    With `pretext.ema`, `predictor` is the average, which is never trained, and `student` the network that is.
+    """
 
     def __init__(self, config: FinetuneConfig, predictor: Classifier | Segmenter) -> None:
         super().__init__()
         self.config, self.predictor = config, predictor
+        self.student: Classifier | Segmenter | None = None
+        self.encoder_prefixes: tuple[str, ...] = ("predictor.backbone.",)
+        if config.pretext.ema:
+            self.student = copy.deepcopy(predictor)
+            predictor.requires_grad_(False)
+            self.encoder_prefixes = ("predictor.backbone.", "student.backbone.")
+
+    @property
+    def trained(self) -> Classifier | Segmenter:
+        return self.predictor if self.student is None else self.student
 
     def encoder_form(self, encoder: nn.Module) -> nn.Module:
         return backbone_of(encoder, self.config)
@@ -40,14 +53,16 @@ class FinetunePretext(nn.Module):
         return draw_kept(self.config.model.drop_path, self.predictor.backbone.depth, batch, rng.torch("drop_path"), device)
 
     def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do: no teacher."""
+        """The average follows the network, where there is one."""
+        if self.student is not None:
+            average_update(self.predictor, self.student, self.config.pretext.ema, step + 1)
 
     def param_groups(self, optim: OptimConfig) -> list[ParamGroup]:
         """No decay for tensors of one dimension; the rate of a layer is `optim.layer_decay` ** (layers above it)."""
-        backbone, prefix = self.predictor.backbone, "predictor.backbone."
+        backbone, prefix = self.trained.backbone, self.encoder_prefixes[-1]
         top = backbone.depth + 1
         return layer_groups(
-            self.named_parameters(),
+            ((name, parameter) for name, parameter in self.named_parameters() if self.student is None or not name.startswith("predictor.")),
             lambda name: backbone.layer_of(name.removeprefix(prefix)) if name.startswith(prefix) else top,
             top,
             optim.layer_decay,
@@ -76,7 +91,8 @@ class ClassificationPretext(FinetunePretext):
         smoothing = self.config.pretext.label_smoothing
         targets = one_hot(batch["label"], classes).float() * (1 - smoothing) + smoothing / classes
         images, targets = mix(images, targets, rng, self.config.augment.mixup, self.config.augment.cutmix)
-        logits = self.predictor.logits(images, self.kept(len(images), rng, images.device)).float()
+        network = cast(Classifier, self.trained)
+        logits = network.logits(images, self.kept(len(images), rng, images.device)).float()
         return {"cross_entropy": cross_entropy(logits, targets), "accuracy": accuracy(logits, targets.argmax(dim=1))}
 
 
@@ -91,14 +107,15 @@ class SegmentationPretext(FinetunePretext):
         images, mask = batch["image"], batch["mask"]
         kept = self.kept(len(images), rng, images.device)
         auxiliary = None
-        if self.training and self.predictor.auxiliary is not None:
+        network = cast(Segmenter, self.trained) if self.training else self.predictor
+        if self.training and network.auxiliary is not None:
             if len(images) < 2:
                 raise SightlineError("a microbatch of one image has no batch statistics", "use batch.microbatch=2 or more with UPerNet")
             drawn = rng.torch("dropout")
-            alive = [draw_alive(len(images), width, drawn, images.device) for width in self.predictor.dropped_widths]
-            logits, auxiliary = self.predictor.logits_and_auxiliary(images, kept, *alive)
+            alive = [draw_alive(len(images), width, drawn, images.device) for width in network.dropped_widths]
+            logits, auxiliary = network.logits_and_auxiliary(images, kept, *alive)
         else:
-            logits = self.predictor.logits(images, kept).float()
+            logits = network.logits(images, kept).float()
         counts = mask != NO_CLASS
         right = ((logits.argmax(dim=1) == mask) & counts).sum()
         loss, accuracy = self._loss(logits, mask), right / counts.sum().clamp(min=1)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..contract import Sample
 from ..errors import BrokenSampleError
-from ..ops.crops import draw_box
+from ..ops.crops import draw_box, resized_centre
 from .config import ClassificationConfig, FinetuneConfig, SegmentationConfig
 from .randaugment import FILL, rand_augment
 
@@ -62,18 +62,23 @@ class ClassificationViews:
 
 
 class _ClassificationCentre:
-    """The largest centre crop, resized: what validation and tests see."""
+    """What validation and tests see: the largest centre crop, resized; below a `crop_ratio` of 1 the centre of the resized image."""
 
     columns = ("label",)
 
-    def __init__(self, config: FinetuneConfig) -> None:
+    def __init__(self, config: ClassificationConfig) -> None:
         self.config, self.size = config, config.model.image_size
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         whole, (h, w) = sample["image"], self.size
-        image = Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=centre_box(whole.shape[0], whole.shape[1], self.size))
         label = class_index(sample["label"], self.config.model.classes)
-        return {"image": np.asarray(image), "label": label, "erase": np.zeros(4, np.int64)}
+        ratio = self.config.augment.crop_ratio
+        if ratio < 1:
+            seen = resized_centre(whole, self.size, ratio)
+        else:
+            box = centre_box(whole.shape[0], whole.shape[1], self.size)
+            seen = np.asarray(Image.fromarray(whole).resize((w, h), Image.Resampling.BICUBIC, box=box))
+        return {"image": seen, "label": label, "erase": np.zeros(4, np.int64)}
 
 
 class SegmentationViews:

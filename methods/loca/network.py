@@ -89,6 +89,10 @@ class LocaEncoder(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         return self.tokens(images)
 
+    @property
+    def branches(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(block.attn, block.mlp) for block in self.blocks if isinstance(block, EncoderBlock)]
+
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 (embedding), 1 .. depth (blocks), depth + 1 (final norm)."""
         if match := re.match(r"blocks\.(\d+)\.", name):

@@ -69,6 +69,14 @@ class TimmEncoder(nn.Module):
             raise AttributeError("depth")
         return len(self.network.blocks)
 
+    @property
+    def branches(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Where timm itself would drop them; networks without such blocks have no such attribute."""
+        blocks = list(self.network.blocks) if self.last is not None else []
+        if not blocks or not all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks):
+            raise AttributeError("branches")
+        return [(block.drop_path1, block.drop_path2) for block in blocks]
+
     def block_tokens(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
         """Patch tokens after each block of a ViT, the last one after the final norm."""
         found = self.network.forward_intermediates((images - self.mean) / self.std, output_fmt="NLC", intermediates_only=True)

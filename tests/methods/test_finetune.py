@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -257,3 +258,115 @@ def test_a_polynomial_decay_is_mmsegmentations_and_is_refused_where_the_paper_ha
 
     with pytest.raises(CallError, match=r"optim\.power"):
         loca_schedules(optim, Clock(steps=100, batch_size=1, samples=1))
+
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "croco": {"method": "croco", "model": {**CROCO["model"], "position": "cosine"}},
+    "loca": {"method": "loca", "model": {"image_size": 32, "patch_size": 8, "encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2}},
+    "conmim": {"method": "conmim", "model": {"image_size": 64, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2}},
+    "timm": {
+        "method": "timm",
+        "model": {"name": "vit_tiny_patch16_224"}
+        | {"arguments": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_stochastic_depth_drops_branches_of_every_encoder(name: str) -> None:
+    """A block without its branches hands on what it was given; what is kept counts for more."""
+    side = 64 if name == "conmim" else 32
+    _, pretext, _ = make("classification", encoder=ENCODERS[name], image_size=side, drop_path=0.5, drop_path_in="every")
+    backbone = copy.deepcopy(pretext.predictor.backbone)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    kept = torch.ones(2, 2, 2, dtype=torch.bool)
+    kept[1, :, 0] = False  # of the first image the second block
+    with torch.no_grad():
+        whole = backbone(images)[0]
+        tokens = backbone(images, kept)[0]
+        assert torch.equal(backbone(images)[0], whole)  # and nothing of it stays
+        assert torch.equal(pretext.predictor.backbone(images)[0], whole)
+    assert (tokens[0] - whole[0]).abs().max() > 1e-3 and (tokens[1] - whole[1]).abs().max() > 1e-3
+    if name == "conmim":
+        return  # its own code, which parity tests hold
+    encoder = backbone.encoder
+    last = (encoder.network.blocks if name == "timm" else encoder.blocks if name == "loca" else encoder.enc_blocks)[1]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = last.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    with torch.no_grad():
+        backbone(images, kept)
+        hook.remove()
+        backbone.branches.keep(None)
+        given, out = seen[0]
+        middle = given + 2 * last.attn(last.norm1(given))
+        expected = middle + 2 * last.mlp(last.norm2(middle))
+    assert torch.equal(given[0], out[0])
+    torch.testing.assert_close(out[1], expected[1])
+
+
+def test_stochastic_depth_is_refused_where_the_branches_are_not_known_and_old_runs_keep_theirs() -> None:
+    class Plain(torch.nn.Module):
+        dim, depth, patch_size = 4, 1, 8
+
+        def layer_of(self, name: str) -> int:
+            return 0
+
+    _, pretext, _ = make("classification", drop_path=0.5)
+    assert pretext.predictor.backbone.branches is None  # `own`: as runs before had it
+    config = make("classification", drop_path=0.5, drop_path_in="every")[2]
+    with pytest.raises(CallError, match=r"model.drop_path=0.5: an encoder of croco does not say") as caught:
+        backbone_of(Plain(), config)
+    assert "model.drop_path=0" in caught.value.hint
+
+
+def averaged(**task: Any) -> tuple[Any, Any]:
+    method = find_method("finetune_classification")
+    config = method.Config.model_validate({"model": {"encoder": CROCO, "classes": 3, "image_size": 32}, "pretext": {"ema": 0.9, **task}})
+    return method.views(config), method.build(config, BuildContext(seed=0))
+
+
+def test_the_average_is_timms_is_what_is_kept_and_goes_on_exactly() -> None:
+    from timm.utils import ModelEmaV3
+
+    views, pretext = averaged()
+    data = batch(views, pretext)
+    judge = ModelEmaV3(pretext.student, decay=0.9)
+    groups = pretext.param_groups(OptimConfig(lr=1e-3, layer_decay=0.5))
+    assert {id(one) for group in groups for one in group.params} == {id(one) for one in pretext.student.parameters()}
+    assert len({group.lr_scale for group in groups}) == 4  # embedding, two blocks, what follows
+
+    def step(pretext: Any, index: int) -> None:
+        loss = pretext(data, MicrobatchRng(0, index, 0))["cross_entropy"]
+        for parameter, gradient in zip(
+            pretext.student.parameters(), torch.autograd.grad(loss, list(pretext.student.parameters())), strict=True
+        ):
+            parameter.data.sub_(gradient)
+        pretext.after_step(index, 10)
+
+    for index in range(4):
+        step(pretext, index)
+        judge.update(pretext.student, step=index + 1)
+    for name, value in judge.module.state_dict().items():
+        torch.testing.assert_close(pretext.predictor.state_dict()[name], value)
+    assert any(not torch.equal(a, b) for a, b in zip(pretext.predictor.parameters(), pretext.student.parameters(), strict=True))
+    resumed = averaged()[1]
+    resumed.load_state_dict(pretext.state_dict())
+    for each in (pretext, resumed):
+        step(each, 4)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in pretext.state_dict().items())
+    pretext.eval()
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(pretext.predictor.logits(data["image"]), data["label"])
+        assert torch.equal(pretext(data, MicrobatchRng(0, 0, 0))["cross_entropy"], expected)
+        assert torch.equal(pretext.encoder()(data["image"]), pretext.predictor.logits(data["image"]))
+
+
+def test_validation_crops_as_the_papers_where_it_is_told() -> None:
+    from sightline.methods.ops.crops import resized_centre
+
+    method = find_method("finetune_classification")
+    settings = {"model": {"encoder": CROCO, "classes": 3, "image_size": 32}, "augment": {"crop_ratio": 0.875}}
+    views = method.views(method.Config.model_validate(settings))
+    seen = views.evaluation(sample(), keyed_rng("none"))["image"]
+    assert np.array_equal(seen, resized_centre(sample()["image"], (32, 32), 0.875))
+    assert not np.array_equal(seen, make("classification")[0].evaluation(sample(), keyed_rng("none"))["image"])
