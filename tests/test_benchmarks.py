@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import growth  # noqa: E402
+import real_sets  # noqa: E402
 import step as benchmark  # noqa: E402
 import yardsticks  # noqa: E402
 
@@ -276,3 +278,17 @@ def test_growth_is_the_exponent_of_the_seconds(monkeypatch: pytest.MonkeyPatch) 
     start, *others, end = growth.grown("raylets", rounds=1)
     assert [one.linear for one in (start, *others)] == [False, True, True] and end.exponent == pytest.approx(-1)
     assert start.what.endswith("CPU of their start") and end.what.endswith("end")
+
+
+def test_the_page_of_real_sets_is_that_of_its_records() -> None:
+    assert real_sets.PAGE.read_text() == real_sets.page(json.loads(real_sets.RECORD.read_text()))
+
+
+def test_found_poses_are_held_against_known_ones_through_chains_of_pairs() -> None:
+    step = np.eye(4)
+    step[0, 3] = 2.0
+    known = {(1, 2): step, (3, 2): np.linalg.inv(step)}
+    one_to_three = real_sets.chained(known, 1, 3)
+    assert one_to_three is not None and one_to_three[0, 3] == 4 and real_sets.chained(known, 1, 9) is None
+    assert real_sets.frames_of("can-video/Beer.mp4/000310-000040", 10) == (31, 4)
+    assert real_sets.bars([0, 1, 8]) == " ▁█"
