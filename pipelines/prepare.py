@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
@@ -159,13 +160,40 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         source = args.source(**{option.name: getattr(args, option.name) for option in options_of(args.source)})
         where = Where(args.workers, args.local, Screen(stderr=True).print)
         request = Request(args.out, places, args.seed, args.split, args.split_by, args.split_gap, where)
-        kind, (outputs, left_out) = args.action, source.outputs(request)
+        with _shown():
+            kind, (outputs, left_out) = args.action, source.outputs(request)
     refuse_other_splits(args.out, [output.folder for output in outputs])
     manifests = _write(outputs, kind, args)
     datasets = [_prepared(output.folder, manifest) for output, manifest in zip(outputs, manifests, strict=True)]
     if not args.json:
         _tell(datasets, left_out)
     return {"datasets": datasets, "left_out_between_splits": left_out}
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """A bar for each thing that a source does, in a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from sightline.platform.core.screen import Screen
+    from sightline.platform.data.prepare.progress import shown_by
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Screen(stderr=True)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task("looking for what there is", total=None)
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if done == total and what in tasks:
+                bar.remove_task(tasks.pop(what))
+            elif done != total:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total)
+                bar.update(tasks[what], completed=done, total=total)
+
+        with shown_by(show):
+            yield
 
 
 def _write(outputs: Sequence[Output], kind: str, args: argparse.Namespace) -> list[Manifest]:

@@ -1,4 +1,4 @@
-"""Zip and tar archives as folders: what they hold is listed and read where it lies, nothing is unpacked.
+"""Zip and tar archives, and recordings in one file, as folders: what they hold is listed and read where it lies, nothing is unpacked.
 
 `ArchivePath` is a path below an archive file, such as `photos.zip/cat/1.jpg`, that answers as a path of the file system does. Members are
 found by an index that is made once a process. A compressed tar has no index, so it is decompressed once, to a tar in the home. Nothing of
@@ -19,7 +19,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -32,7 +32,11 @@ from sightline.platform.core.budget import OverBudgetError, check_members, check
 from sightline.platform.core.files import make_folder, telling
 from sightline.platform.core.paths import home
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+from .formats.sens import members_of
+
+SUFFIXES = (".zip", ".r3d", ".sens", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_ZIPS = (".zip", ".r3d")
+"""Record3D's captures are zip archives."""
 NOT_READ = (".7z", ".rar", ".tar.zst", ".tar.lz4", ".gz", ".bz2", ".xz", ".zst")
 MEMBERS = 2_000_000
 """Of a tar archive."""
@@ -85,6 +89,8 @@ class Index:
     archive: zipfile.ZipFile | None = None
     plain: Path | None = None
     """The tar whose offsets these are."""
+    made: Callable[[str, bytes], bytes] = lambda name, data: data
+    """What a member is, of the bytes at its place."""
     folders: dict[str, dict[str, bool]] = field(default_factory=dict)
     """Folder, empty for the root -> name -> whether it is a folder."""
 
@@ -113,7 +119,11 @@ class Index:
         if self.archive is None:
             with cast(Path, self.plain).open("rb") as file:
                 file.seek(place)
-                return io.BytesIO(file.read(size))
+                data = file.read(size)
+            try:
+                return io.BytesIO(self.made(name, data))
+            except (ValueError, zlib_error) as error:
+                raise OSError(5, f"damaged in its archive: {first_line(error)}", name) from None
         try:
             with self.archive.open(self.members[place]) as member:
                 data = member.read(size + 1)
@@ -128,7 +138,9 @@ class Index:
 def _index(path: Path, size: int, changed: int) -> Index:
     del size, changed
     try:
-        return _index_of_zip(path) if path.name.lower().endswith(".zip") else _index_of_tar(path)
+        if path.name.lower().endswith(".sens"):
+            return _index_of_sens(path)
+        return _index_of_zip(path) if path.name.lower().endswith(_ZIPS) else _index_of_tar(path)
     except OverBudgetError as error:
         raise CallError(f"{path} is not read: {error}", "unpack it yourself, if you trust it") from None
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, struct.error) as error:
@@ -160,6 +172,14 @@ def _index_of_zip(path: Path) -> Index:
             index.odd.append((_zip_name(one), "a link in an archive: not followed"))
             continue
         index.add(_zip_name(one), number, one.file_size)
+    return index
+
+
+def _index_of_sens(path: Path) -> Index:
+    files, made = members_of(path)
+    index = Index(path, plain=path, made=made)
+    for name, (place, size) in files.items():
+        index.add(name, place, size)
     return index
 
 

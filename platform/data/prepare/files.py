@@ -16,13 +16,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.random import key
 from sightline.platform.core.budget import OverBudgetError, check_lines, check_text
 from sightline.platform.data.geometry import Placement
 from sightline.platform.data.images import IMAGE_SUFFIXES, MAX_BYTES, read_placement
 
 from .archives import NOT_READ, SUFFIXES, ArchivePath, archive_root, as_path, is_archive
 from .formats.video import VIDEO_SUFFIXES
+from .packed import Packed
 
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__", ".ipynb_checkpoints")
@@ -40,11 +44,17 @@ NAMED = 6
 """Suffixes and folders that a note names; the others are added up."""
 
 
-def natural(name: str | Path) -> tuple[object, ...]:
+def natural(name: str | Path) -> bytes:
     """A sort key that puts `frame2` before `frame10`. Of a path only the name counts. Names that differ only in zeros (`1`, `01`) go by
     their text."""
     text = name if isinstance(name, str) else name.name
-    return (*((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text)), (0, 0, text))
+    whole = text.encode("utf-8", "surrogatepass")  # which sorts as the text does
+    words = re.split(r"(\d+)", text)
+    key = bytearray(words[0].encode("utf-8", "surrogatepass"))
+    for digits, word in zip(words[1::2], words[2::2], strict=True):
+        number = b"%d" % int(digits)
+        key += b"\0\1%c%c%b%b" % (*divmod(len(number), 256), number, word.encode("utf-8", "surrogatepass"))
+    return bytes(key) + b"\0\0" + whole
 
 
 def in_time(files: list[str]) -> list[str]:
@@ -59,11 +69,16 @@ def in_time(files: list[str]) -> list[str]:
     return [file for _, file in sorted(zip(map(float, stems), files, strict=True))]
 
 
-def frame_names(files: Sequence[str]) -> list[str]:
+def frame_names(files: Iterable[str]) -> Packed[str]:
     """What the frames of a sequence are called in ids: the stem, or the whole path where another frame has the same stem."""
-    stems = [Path(file).stem for file in files]
-    counts = Counter(stems)
-    return [stem if counts[stem] == 1 else file for stem, file in zip(stems, files, strict=True)]
+    names = Packed(files)
+    stems = np.fromiter((key(_stem(file)) for file in names), np.uint64, len(names))
+    _, which, counts = np.unique(stems, return_inverse=True, return_counts=True)
+    return Packed(_stem(file) if count == 1 else file for file, count in zip(names, counts[which].tolist(), strict=True))
+
+
+def _stem(file: str) -> str:
+    return Path(file).stem
 
 
 @dataclass
@@ -175,6 +190,10 @@ class Tree:
         found = [path for folder in self._below(start, deep) for path in self.folders[folder] if suffix_of(path) in suffixes]
         self.taken.update(found)
         return sorted((path[len(start) :] for path in found), key=natural)
+
+    def images(self) -> Iterator[str]:
+        """The paths of all images, in no order; they do not count as read."""
+        return (path for paths in self.folders.values() for path in paths if suffix_of(path) in IMAGE_SUFFIXES)
 
     def set_apart(self, why: str, count: int, first: str) -> None:
         """Files that were taken, but are left out."""
@@ -334,8 +353,8 @@ def is_file(path: Path) -> bool:
 
 
 def existing_file(place: str | Path) -> Path:
-    """Raises `CallError` where there is no such file."""
-    path = Path(place).expanduser().resolve()
+    """Also one in an archive. Raises `CallError` where there is no such file."""
+    path = as_path(Path(place).expanduser().resolve())
     if not path.is_file():
         raise CallError(f"there is no file {place}", "name the file that holds the clouds")
     return path

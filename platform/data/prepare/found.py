@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sightline.platform.data.shard_stats import reasons, skipped_table
 
 from .files import Tree
 from .items import Item
+from .packed import Packed
 
 SPLITS = ("train", "val", "test")
 """Folders of these names are splits, not classes."""
@@ -41,20 +43,38 @@ class ClassList:
     """Red, green and blue of each class in pictures; empty where the source has none."""
 
 
+class PhotoPose(NamedTuple):
+    photo: str
+    pose: np.ndarray
+    """Camera to world, 4 x 4."""
+
+
 @dataclass
 class Found(Generic[T]):
     """What a source holds. `parts` has one entry under `WHOLE`, or one for each split that the source itself makes."""
 
     source: Source
-    parts: dict[str, list[T]] = field(default_factory=lambda: {WHOLE: []})
+    parts: dict[str, Packed[T]] = field(default_factory=lambda: {WHOLE: Packed()})
     classes: ClassList = ClassList()
     skips: list[tuple[str, str]] = field(default_factory=list)
     """(what, why)"""
     notes: list[str] = field(default_factory=list)
     part_names: tuple[str, ...] = ()
     """Names of the parts of clouds, by index."""
-    poses: dict[str, np.ndarray] = field(default_factory=dict)
-    """Photo -> camera to world, 4 x 4, where files tell it: matches are held against these."""
+    poses: Packed[PhotoPose] = field(default_factory=Packed)
+    """Where files tell them: matches are held against these."""
+
+    def every(self) -> Iterator[T]:
+        """The items of all parts."""
+        return chain.from_iterable(self.parts.values())
+
+    def nth(self, place: int) -> T:
+        """One of `every`."""
+        for items in self.parts.values():
+            if place < len(items):
+                return items[place]
+            place -= len(items)
+        raise IndexError(place)
 
     def count(self, tree: Tree) -> None:
         """Name and count the files that were met and not read."""
@@ -62,7 +82,7 @@ class Found(Generic[T]):
         self.notes += tree.notes
 
     @property
-    def items(self) -> list[T]:
+    def items(self) -> Packed[T]:
         """The items of a source that has no splits of its own."""
         return self.parts[WHOLE]
 
@@ -90,7 +110,7 @@ def joined(found: Sequence[Found[T]], kind: str, noun: str) -> Found[T]:
             )
     return Found(
         first.source,
-        {name: [item for one in found for item in one.parts[name]] for name in first.parts},
+        first.parts if len(found) == 1 else {name: Packed(chain.from_iterable(one.parts[name] for one in found)) for name in first.parts},
         first.classes,
         [skip for one in found for skip in one.skips],
         [note for one in found for note in one.notes],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.platform.data.images import Resize
@@ -16,6 +19,7 @@ from sightline.platform.data.kinds import Row
 from .files import read_file
 from .found import ClassList
 from .mask_codes import MaskCode
+from .packed import Packed
 from .views import Companion, companion, stored_view
 
 
@@ -60,13 +64,13 @@ class ImageFile:
 
 def with_scenes(
     images: Sequence[ImageFile], name: str, part: str, pattern: re.Pattern[str], skips: list[tuple[str, str]]
-) -> list[ImageFile]:
+) -> Packed[ImageFile]:
     """The images of a part with the scene and the time that `pattern` finds in their path without suffix; they are in natural order.
 
     The first group (or the whole match) names the scene. A second group is the number of the frame and becomes its time and its place in
     the scene; without one the place is that in natural order. Images in which it finds nothing are skipped.
     """
-    placed: list[ImageFile] = []
+    placed = Packed[ImageFile]()
     counts: Counter[str] = Counter()
     for image in images:
         path = image.id.removeprefix(f"{name}/").removeprefix(f"{part}/")
@@ -83,11 +87,15 @@ def with_scenes(
     return _in_time(placed)
 
 
-def _in_time(images: Sequence[ImageFile]) -> list[ImageFile]:
+def _in_time(images: Sequence[ImageFile]) -> Packed[ImageFile]:
     """The images as they are, each with its place in time among those of its scene."""
-    places: Counter[str | None] = Counter()
-    frames = [0] * len(images)
-    for index in sorted(range(len(images)), key=lambda index: images[index].time or 0.0):
-        frames[index] = places[images[index].scene]
-        places[images[index].scene] += 1
-    return [replace(image, frame=frame) for image, frame in zip(images, frames, strict=True)]
+    numbers: dict[str | None, int] = {}
+    scenes, times = array("q"), array("d")
+    for image in images:
+        scenes.append(numbers.setdefault(image.scene, len(numbers)))
+        times.append(image.time or 0.0)
+    order = np.lexsort((np.asarray(times), np.asarray(scenes)))
+    sorted_scenes = np.asarray(scenes)[order]
+    frames = np.empty(len(order), np.int64)
+    frames[order] = np.arange(len(order)) - np.searchsorted(sorted_scenes, sorted_scenes)
+    return Packed(replace(image, frame=frame) for image, frame in zip(images, frames.tolist(), strict=True))

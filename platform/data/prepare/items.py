@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.images import Resize
@@ -40,12 +42,22 @@ class Item(Protocol):
 class ItemRows:
     """The rows of one shard: its items, read, cut, resized and encoded."""
 
-    items: tuple[Item, ...]
+    held: Sequence[Item]
     resize: Resize
+    order: np.ndarray | None = None
+    """The place among these of the item of each row; None: they are in order."""
 
     @property
     def count(self) -> int:
-        return len(self.items)
+        return len(self.held)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        found = tuple(self.held)
+        return found if self.order is None else tuple(found[place] for place in self.order.tolist())
+
+    def __repr__(self) -> str:
+        return f"ItemRows(items={self.items!r}, resize={self.resize!r})"
 
     def rows(self, skip: Skip) -> Iterator[Row]:
         for item in self.items:

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 import threading
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from pyarrow import fs
 
 from sightline.methods.contract import Kind
@@ -41,6 +42,7 @@ from sightline.platform.data.shard_stats import ShardStats, merge_skipped, reaso
 from sightline.platform.data.writer import GROUP_BYTES, ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
 
 from .items import Item, ItemRows, Skip
+from .packed import dealt
 
 STAGING = ".staging"
 FEW_ROWS = 1000
@@ -79,22 +81,22 @@ class Stopped(BaseException):
 
 def item_shards(items: Sequence[Item], resize: Resize, seed: int) -> list[ItemRows]:
     """The items in one random order, cut into shards of about 96 MB; at least 8 shards where there are enough row groups."""
-    shuffled = [items[i] for i in keyed_rng("rows", seed).permutation(len(items))]
+    count, order = len(items), keyed_rng("rows", seed).permutation(len(items))
     weights, maps = [], False
-    for item in shuffled[:PROBED]:
+    for place in order[:PROBED].tolist():
         try:
-            row = item.row(resize)
+            row = items[place].row(resize)
             weights.append(sum(len(value) for value in row.values() if isinstance(value, bytes)))
             maps = maps or any(row.get(name) for name in MAPS)
         except ValueError:  # a broken sample; the job names it
             continue
     weight = sum(weights) // len(weights) if weights else SHARD_BYTES // ROWS_PER_GROUP
     if maps:  # whose row groups have as many rows as fit
-        rows = max(1, min(SHARD_BYTES // weight, max(GROUP_BYTES // weight, -(-len(shuffled) // 8))))
+        rows = max(1, min(SHARD_BYTES // weight, max(GROUP_BYTES // weight, -(-count // 8))))
     else:
-        groups = -(-len(shuffled) // ROWS_PER_GROUP)
+        groups = -(-count // ROWS_PER_GROUP)
         rows = ROWS_PER_GROUP * max(1, min(SHARD_BYTES // weight // ROWS_PER_GROUP, -(-groups // 8)))
-    return [ItemRows(tuple(shuffled[start : start + rows]), resize) for start in range(0, len(shuffled), rows)]
+    return [ItemRows(part.held, resize, part.places) for part in dealt(items, order, rows)]
 
 
 def run_job(
@@ -135,19 +137,20 @@ def _run(
         _begin(output, overwrite)
     tasks = [(output.folder, index, source) for output in outputs for index, source in enumerate(output.shards)]
     rows = sum(source.count for _, _, source in tasks)
-    parts = {(folder, index): _recorded(folder, index, kind) for folder, index, _ in tasks}
+    contents = _Contents(len(outputs) > 1)
+    parts = {(folder, index): contents.noted(folder, _recorded(folder, index, kind)) for folder, index, _ in tasks}
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
     done = rows - sum(source.count for _, _, source in todo)
     progress(done, rows)
     runner = _run_ray if names_cluster() and not local else _run_here
     for task, stats in runner(kind, todo, workers):
-        parts[task[0], task[1]] = stats
+        parts[task[0], task[1]] = contents.noted(task[0], stats)
         done += task[2].count
         progress(done, rows)
     made = {output.folder: [part for (folder, _), part in parts.items() if folder == output.folder and part] for output in outputs}
     skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
     _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
-    shared = _shared_images([made[output.folder] for output in outputs])
+    shared = contents.shared()
     warnings = [f"in more than one of these splits, byte for byte: {shared:,} sample(s)"] if shared else []
     manifests = [
         write_manifest(
@@ -335,10 +338,24 @@ def _recorded(folder: str, index: int, kind: Kind) -> ShardStats | None:
     return stats if whole and stats.schema_version == find_kind(kind).schema_version(stats.columns) else None
 
 
-def _shared_images(outputs: Sequence[Sequence[ShardStats]]) -> int:
-    """How many images or clouds are in more than one output, byte for byte."""
-    counts = Counter(digest for parts in outputs for digest in {digest for part in parts for digest in part.digests})
-    return sum(count > 1 for count in counts.values())
+class _Contents:
+    """What images and clouds each data set holds, in 8 bytes each, where there are several."""
+
+    def __init__(self, several: bool) -> None:
+        self._of: dict[str, array[int]] | None = {} if several else None
+
+    def noted(self, folder: str, stats: ShardStats | None) -> ShardStats | None:
+        """The statistics without the digests."""
+        if stats is None:
+            return None
+        if self._of is not None:
+            self._of.setdefault(folder, array("Q")).extend(int(digest, 16) for digest in stats.digests)
+        return stats.model_copy(update={"digests": ()})
+
+    def shared(self) -> int:
+        """How many are in more than one data set, byte for byte."""
+        each = [np.unique(np.asarray(own, np.uint64)) for own in (self._of or {}).values()]
+        return int((np.unique(np.concatenate(each), return_counts=True)[1] > 1).sum()) if each else 0
 
 
 def _remarks(parts: Sequence[ShardStats]) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.lenses import LENSES, Lens
 
 from .files import images_in, lines_of, placement_of
+from .packed import Packed
 
 Known = dict[str, Any]
 """The content of a `cameras.json`."""
@@ -22,11 +25,85 @@ OPENGL = np.diag([1.0, -1, -1, 1])
 """Takes points of a camera with y up and z back to one with y down and z forward, and back."""
 PHOTOS = (".jpg", ".jpeg", ".png")
 _IN_ONE_LINE = {9: (3, 3), 12: (3, 4), 16: (4, 4)}
+_MATRICES = ((3, 3), (3, 4), (4, 4))
 _UNIT = 0.05
 """How far from 1 a quaternion may be: fewer digits, not other columns."""
 
 
-def capture(name: str, frames: list[Known], **top: Any) -> Known:
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    """None also for what is no range."""
+    numbers = [_finite(number) for number in value] if isinstance(value, list | tuple) else []
+    low, high = numbers if len(numbers) == 2 else (None, None)
+    return (low, high) if low is not None and high is not None and 0 < low < high else None
+
+
+def _matrix(value: Any) -> Any:
+    """Numbers of a matrix as an array, which takes a tenth of the memory; what is none stays as it is."""
+    if isinstance(value, list):
+        with suppress(TypeError, ValueError, OverflowError):
+            numbers = np.array(value, np.float64)
+            return numbers if numbers.shape in _MATRICES else value
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Bends:
+    """A lens that can be undone: see `lenses.Lens`."""
+
+    model: str
+    params: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One photo as `cameras.json` describes it; `K` and `cam_to_world` are checked where they are used."""
+
+    file: str
+    K: Annotated[Any, BeforeValidator(_matrix)] = None
+    cam_to_world: Annotated[Any, BeforeValidator(_matrix)] = None
+    depth: str | None = None
+    time_s: Annotated[float | None, BeforeValidator(_finite)] = None
+    """None also for what is no number."""
+    width: Annotated[float | None, BeforeValidator(_finite)] = None
+    """Of the image that `K` is for."""
+    lens: str | None = None
+    """The model of a lens that is no pinhole, so that `K` does not describe it."""
+    bends: Bends | None = None
+    """A lens that is undone where the photo becomes a row, so that `K` describes it then."""
+    height: Annotated[float | None, BeforeValidator(_finite)] = None
+    depth_range: Annotated[tuple[float, float] | None, BeforeValidator(_range)] = None
+    """The nearest and the farthest depth, in the unit of the pose."""
+
+
+_FRAME: TypeAdapter[Frame] = TypeAdapter(Frame)
+
+
+class Frames(Packed[Frame]):
+    """The frames of a capture; each is what its layout says of it."""
+
+    def add(self, known: Known) -> None:
+        """Raises `ValueError` naming what is wrong with it."""
+        try:
+            self.append(_FRAME.validate_python(known))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise ValueError(f"frames.{'.'.join(map(str, (len(self), *detail['loc'])))}: {detail['msg']}") from None
+
+
+def is_told(value: Any) -> bool:
+    """Whether there is something of a frame: a matrix, a path."""
+    return value is not None and len(value) > 0 if not isinstance(value, int | float) else bool(value)
+
+
+def capture(name: str, frames: Iterable[Known] | Frames, **top: Any) -> Known:
     """The content of a `cameras.json` of this layout."""
     return {"layout": name, "frames": frames, **top}
 

@@ -27,6 +27,7 @@ from .images import ImageFile, with_scenes
 from .items import Item
 from .job import Output, item_shards
 from .options import option, pattern, positive
+from .packed import Packed
 from .pairs import Pair
 from .split import parse_split, split_images, split_scenes, split_time
 
@@ -151,7 +152,7 @@ class ItemSource(PrepareSource, Generic[T]):
 
 def split_items(
     items: Sequence[T], shares: dict[str, float], classes: Sequence[str], request: Request
-) -> tuple[dict[str, list[T]], int, list[str]]:
+) -> tuple[dict[str, Packed[T]], int, list[str]]:
     """(items of each split, how many belong to none, notes on how it was split). Raises `CallError` where they cannot be split so."""
     if request.split_by == "time-blocks":
         return split_time(items, shares, request.split_gap)
@@ -159,11 +160,11 @@ def split_items(
         if any(item.scene is None for item in items):
             raise CallError("these images have no scenes", "say what names the scene in their paths: --scenes REGEX")
         of_scene = split_scenes(sorted({item.scene for item in items if item.scene is not None}), shares, request.seed)
-        return {part: [item for item in items if of_scene[item.scene or ""] == part] for part in shares}, 0, ["split by scene"]
+        return {part: Packed(item for item in items if of_scene[item.scene or ""] == part) for part in shares}, 0, ["split by scene"]
     names = [None if item.label is None or not classes else classes[item.label] for item in items]
     assigned = split_images([item.id for item in items], names, shares, request.seed)
     notes = {"image": ["split by image, each class by itself" if any(names) else "split by image"]}.get(request.split_by, [])
-    return {part: [item for item in items if assigned[item.id] == part] for part in shares}, 0, notes
+    return {part: Packed(item for item, own in zip(items, assigned, strict=True) if own == part) for part in shares}, 0, notes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
+
+from .packed import Packed
 
 FRAMES_PER_ROUND = 100
 MAX_ROUNDS = 4
@@ -46,36 +49,44 @@ def split_scenes(scenes: Sequence[str], shares: Mapping[str, float], seed: int) 
             f"{len(scenes)} scene(s) cannot be split {len(shares)} ways by scene",
             "add --split-by time-blocks (for sequences), or more scenes",
         )
-    return _deal(sorted(scenes), shares, keyed_rng("split", seed))
+    names = sorted(scenes)
+    return dict(zip(names, _deal(np.arange(len(names)), shares, keyed_rng("split", seed)), strict=True))
 
 
-def split_images(ids: Sequence[str], classes: Sequence[str | None], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Id -> split, drawn image by image, of each class by itself (images without a class are one more).
+def split_images(ids: Sequence[str], classes: Sequence[str | None], shares: Mapping[str, float], seed: int) -> list[str]:
+    """The split of each, drawn image by image, of each class by itself (images without a class are one more).
 
     Raises `CallError` for a class with fewer images than splits.
     """
-    members: dict[str | None, list[str]] = {}
-    for name, its_class in zip(ids, classes, strict=True):
-        members.setdefault(its_class, []).append(name)
-    assigned: dict[str, str] = {}
-    for its_class, names in members.items():
-        if len(names) < len(shares):
+    members: dict[str | None, array[int]] = {}
+    for place, its_class in enumerate(classes):
+        members.setdefault(its_class, array("q")).append(place)
+    assigned = [""] * len(ids)
+    for its_class, places in members.items():
+        if len(places) < len(shares):
             which = "" if its_class is None else f" of class {its_class!r}"
-            raise CallError(f"{len(names)} sample(s){which} cannot be split {len(shares)} ways", "add samples, or leave --split out")
-        assigned.update(_deal(sorted(names), shares, keyed_rng("split", seed, str(its_class))))
+            raise CallError(f"{len(places)} sample(s){which} cannot be split {len(shares)} ways", "add samples, or leave --split out")
+        order = sorted(places, key=ids.__getitem__)
+        again = [one == two for one, two in zip((ids[place] for place in order), (ids[place] for place in order[1:]), strict=False)]
+        rank = np.cumsum([0, *(not same for same in again)])
+        dealt = _deal(rank, shares, keyed_rng("split", seed, str(its_class)))
+        for place, which_one in zip(order, rank.tolist(), strict=True):
+            assigned[place] = dealt[which_one]
     return assigned
 
 
-def _deal(names: Sequence[str], shares: Mapping[str, float], rng: np.random.Generator) -> dict[str, str]:
-    order = [names[i] for i in rng.permutation(len(names))]
-    assigned: dict[str, str] = {}
-    splits = sorted(shares, key=lambda name: shares[name])  # the smallest first, so that rounding takes from the largest
-    for place, name in enumerate(splits):
-        left = len(splits) - place - 1
-        count = len(order) - len(assigned) if not left else max(1, round(shares[name] * len(order)))
-        count = min(count, len(order) - len(assigned) - left)
-        assigned.update(dict.fromkeys(order[len(assigned) : len(assigned) + count], name))
-    return assigned
+def _deal(ranks: np.ndarray, shares: Mapping[str, float], rng: np.random.Generator) -> list[str]:
+    """The split of each rank. `ranks` are those of sorted names, 0, 1, 2 and so on; a name that is there twice has the same one twice."""
+    order = ranks[rng.permutation(len(ranks))]
+    split = np.full(int(ranks[-1]) + 1, -1)
+    names = sorted(shares, key=lambda name: shares[name])  # the smallest first, so that rounding takes from the largest
+    done = 0
+    for place, name in enumerate(names):
+        left = len(names) - place - 1
+        count = len(order) - done if not left else max(1, round(shares[name] * len(order)))
+        split[order[done : done + min(count, len(order) - done - left)]] = place
+        done = int((split >= 0).sum())
+    return [names[place] for place in split.tolist()]
 
 
 def time_blocks(frames: int, shares: Mapping[str, float], gap: int) -> list[str | None]:
@@ -101,7 +112,7 @@ def time_blocks(frames: int, shares: Mapping[str, float], gap: int) -> list[str 
     return kept
 
 
-def split_time(items: Sequence[T], shares: Mapping[str, float], gap: int) -> tuple[dict[str, list[T]], int, list[str]]:
+def split_time(items: Sequence[T], shares: Mapping[str, float], gap: int) -> tuple[dict[str, Packed[T]], int, list[str]]:
     """(items of each split, items that belong to none, notes that say which frames are where).
 
     An item belongs to a split when all of its frames do. Raises `CallError` where items have no place in time or a split stays empty.
@@ -114,7 +125,7 @@ def split_time(items: Sequence[T], shares: Mapping[str, float], gap: int) -> tup
     for item in items:
         counts[item.scene] = max(counts.get(item.scene, 0), *(frame + 1 for frame in item.frames))
     labels = {scene: time_blocks(count, shares, gap) for scene, count in counts.items()}
-    split: dict[str, list[T]] = {name: [] for name in shares}
+    split: dict[str, Packed[T]] = {name: Packed() for name in shares}
     dropped = 0
     for item in items:
         places = {labels[item.scene][frame] for frame in item.frames}

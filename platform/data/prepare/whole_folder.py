@@ -26,6 +26,7 @@ from .image_sources.masks import CLASSES, Masks, read_names, void_class
 from .job import Output
 from .meshes import clouds_in
 from .options import options_of
+from .packed import Packed
 from .pair_sources.frames import sequences
 from .source import ItemSource, PrepareSource, Request
 
@@ -177,7 +178,7 @@ def _candidates(folder: _Folder, wish: Wish) -> Iterator[tuple[str, str]]:
         yield from _pair_sources(folder, wish.columns)
     elif wish.kind == "points":
         arrays = any(path.endswith((".npz", ".h5", ".hdf5")) for path in folder.tree.take((".npz", ".h5", ".hdf5")))
-        depth = folder.cameras is not None and any(frame.depth for frame in folder.cameras.frames)
+        depth = folder.cameras is not None and folder.cameras.has_depth
         clouds = arrays or bool(clouds_in(folder.tree))
         for reader in (*(("arrays",) if arrays else ()), *(_CLOUDS if clouds else ()), *(("depth",) if depth else ())):
             if reader != "folder" or "label" not in wish.columns:
@@ -188,7 +189,7 @@ def _image_sources(folder: _Folder, columns: Sequence[str]) -> Iterator[tuple[st
     if "segmentation" in columns or not columns:
         yield "masks", "photos with label masks"
     if "depth" in columns or not columns:
-        depth = folder.cameras is not None and any(frame.depth for frame in folder.cameras.frames)
+        depth = folder.cameras is not None and folder.cameras.has_depth
         if depth:
             yield "frames", "frames with depth"
     if not columns and folder.videos:
@@ -232,7 +233,7 @@ def _options(source: type[PrepareSource], wish: Wish, folder: Path) -> dict[str,
     return {name: value for name, value in asked.items() if name in names and value}
 
 
-def _splits(source: PrepareSource, parts: dict[str, list[Any]], request: Request) -> Iterator[Request]:
+def _splits(source: PrepareSource, parts: dict[str, Packed[Any]], request: Request) -> Iterator[Request]:
     """How rows are held out, the way that leaks least first; at last not at all."""
     items, scenes = parts[WHOLE], {item.scene for item in parts[WHOLE]}
     ways = source.split_ways

@@ -3,81 +3,41 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.random import key
 from sightline.platform.core.budget import parse_json
 from sightline.platform.data.geometry import Placement, camera_matrix, camera_pose, check_intrinsics, same_shape, scale_intrinsics
-from sightline.platform.data.images import IMAGE_SUFFIXES
 from sightline.platform.data.lenses import Lens
 
 from ..files import Tree, is_inside, natural, placement_of, suffix_of
+from ..known import Frame, Frames
+from ..packed import Packed, sorted_by
 from .present import present
 from .readers import TUM_LISTS, TUM_SCALE, find_capture
 
 NAME = "cameras.json"
 
 
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _range(value: Any) -> tuple[float, float] | None:
-    """None also for what is no range."""
-    numbers = [_finite(number) for number in value] if isinstance(value, list | tuple) else []
-    low, high = numbers if len(numbers) == 2 else (None, None)
-    return (low, high) if low is not None and high is not None and 0 < low < high else None
-
-
-class Bends(BaseModel):
-    """A lens that can be undone: see `lenses.Lens`."""
-
-    model_config = ConfigDict(frozen=True)
-    model: str
-    params: tuple[float, ...]
-
-
-class Frame(BaseModel):
-    """One photo as `cameras.json` describes it; `K` and `cam_to_world` are checked where they are used."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    file: str
-    K: Any = None
-    cam_to_world: Any = None
-    depth: str | None = None
-    time_s: Annotated[float | None, BeforeValidator(_finite)] = None
-    """None also for what is no number."""
-    width: Annotated[float | None, BeforeValidator(_finite)] = None
-    """Of the image that `K` is for."""
-    lens: str | None = None
-    """The model of a lens that is no pinhole, so that `K` does not describe it."""
-    bends: Bends | None = None
-    """A lens that is undone where the photo becomes a row, so that `K` describes it then."""
-    height: Annotated[float | None, BeforeValidator(_finite)] = None
-    depth_range: Annotated[tuple[float, float] | None, BeforeValidator(_range)] = None
-    """The nearest and the farthest depth, in the unit of the pose."""
-
-
-class Cameras(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    frames: list[Frame]
+@dataclass(frozen=True)
+class Cameras:
+    frames: Packed[Frame]
     unit: str = "unstated"
     distortion: Any = None
     depth_scale: float | None = None
     """Units of the depth maps in a metre."""
     layout: str = NAME
     """Where this is known from."""
-    notes: list[str] = []
+    notes: list[str] = field(default_factory=list)
     complete: bool = False
     """Whether a photo in the folder that no frame names is none: another camera's, a picture of normals, a copy."""
     outside: bool = False
@@ -89,25 +49,67 @@ class Cameras(BaseModel):
         return all(frame.time_s is not None for frame in self.frames)
 
     @cached_property
-    def ordered(self) -> list[Frame]:
+    def _firsts(self) -> np.ndarray:
+        """The numbers of the frames whose file is not listed before, rising."""
+        keys = np.fromiter((key(frame.file) for frame in self.frames), np.uint64, len(self.frames))
+        return np.sort(np.unique(keys, return_index=True)[1])
+
+    @cached_property
+    def ordered(self) -> Packed[Frame]:
         """The frames by time where all have one, else by the natural order of their names; each file once, the first that is listed."""
-        once = {frame.file: frame for frame in reversed(self.frames)}
-        return sorted(once.values(), key=lambda frame: (frame.time_s if self.timed else 0.0, natural(frame.file)))
+        first = np.zeros(len(self.frames), bool)
+        first[self._firsts] = True
+        once = self.frames if first.all() else Packed(compress(self.frames, first))
+        return sorted_by(lambda frame: (frame.time_s if self.timed else 0.0, natural(frame.file)), once)
+
+    @cached_property
+    def bent(self) -> list[str]:
+        """The models of lenses that are undone."""
+        return sorted({frame.bends.model for frame in self.frames if frame.bends})
+
+    @cached_property
+    def has_depth(self) -> bool:
+        return any(frame.depth for frame in self.frames)
 
     def with_intrinsics(self, K: tuple[float, float, float, float] | None) -> Cameras:
         """These (fx, fy, cx, cy) for every frame that has none."""
         if K is None:
             return self
         fx, fy, cx, cy = K
-        update = {"K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]}
-        return self.model_copy(update={"frames": [f if f.K is not None else f.model_copy(update=update) for f in self.frames]})
+        matrix = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+        return replace(self, frames=Packed(f if f.K is not None else replace(f, K=matrix) for f in self.frames))
 
     @property
     def repeated(self) -> list[tuple[str, str]]:
         """(file, why it is skipped) of what is listed again."""
-        seen: set[str] = set()
-        again = [frame.file for frame in self.frames if frame.file in seen or seen.add(frame.file)]  # type: ignore[func-returns-value]
-        return [(file, "a frame is listed twice") for file in again]
+        again = np.setdiff1d(np.arange(len(self.frames)), self._firsts)
+        return [(self.frames[number].file, "a frame is listed twice") for number in again.tolist()]
+
+
+class _Form(BaseModel):
+    """What is said of all frames."""
+
+    model_config = ConfigDict(extra="ignore")
+    frames: Any
+    unit: str = Cameras.unit
+    distortion: Any = None
+    depth_scale: float | None = None
+    layout: str = NAME
+    notes: list[str] = []
+    complete: bool = False
+    outside: bool = False
+
+    @field_validator("frames")
+    @classmethod
+    def _each(cls, frames: Any) -> Frames:
+        if isinstance(frames, Frames):
+            return frames
+        if not isinstance(frames, list):
+            raise PydanticCustomError("list_type", "Input should be a valid list")
+        found = Frames()
+        for one in frames:
+            found.add(one)
+        return found
 
 
 def read_cameras(folder: Path) -> Cameras | None:
@@ -120,9 +122,9 @@ def read_cameras(folder: Path) -> Cameras | None:
         known = parse_json(path.read_bytes()) if path.is_file() else find_capture(folder)
         if known is None:
             return None
-        cameras = Cameras.model_validate(known)
+        cameras = Cameras(**dict(_Form.model_validate(known)))
         if path.is_file():
-            cameras = cameras.model_copy(update={"complete": False, "outside": False})
+            cameras = replace(cameras, complete=False, outside=False)
         cameras = _with_files_there(cameras, folder)
         for frame in cameras.frames:
             if not is_inside(frame.file) or not (cameras.outside or is_inside(frame.depth or "x")):
@@ -133,15 +135,15 @@ def read_cameras(folder: Path) -> Cameras | None:
         first = str(error)
         if isinstance(error, ValidationError):
             detail = error.errors()[0]
-            first = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            first = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix("frames: Value error, ")
         raise CallError(
             f"{path if path.is_file() else folder} cannot be understood: {first}", "docs/captures.md describes the format"
         ) from None
     if not path.is_file():
-        return cameras.model_copy(update={"notes": [f"frames, poses and depth are read as {cameras.layout} has them", *cameras.notes]})
+        return replace(cameras, notes=[f"frames, poses and depth are read as {cameras.layout} has them", *cameras.notes])
     if cameras.depth_scale is None and all((folder / name).is_file() for name in TUM_LISTS):
         note = f"depth is read as TUM RGB-D has it, {TUM_SCALE:,.0f} units in a metre: {' and '.join(TUM_LISTS)} lie beside {NAME}"
-        return cameras.model_copy(update={"depth_scale": TUM_SCALE, "notes": [note]})
+        return replace(cameras, depth_scale=TUM_SCALE, notes=[note])
     return cameras
 
 
@@ -152,13 +154,13 @@ def _with_files_there(cameras: Cameras, folder: Path) -> Cameras:
     depth = {name: path for name, path in depth.items() if suffix_of(name) == suffix_of(path)}
     if not photos and not depth:
         return cameras
-    frames = [
-        frame.model_copy(update={"file": photos.get(frame.file, frame.file), "depth": frame.depth and depth.get(frame.depth, frame.depth)})
+    frames = Packed(
+        replace(frame, file=photos.get(frame.file, frame.file), depth=frame.depth and depth.get(frame.depth, frame.depth))
         for frame in cameras.frames
-    ]
+    )
     named, path = next(iter((photos or depth).items()))
     note = f"{len(photos) + len(depth):,} files lie under another name than {cameras.layout} gives, such as {path} for {named}"
-    return cameras.model_copy(update={"frames": frames, "notes": [*cameras.notes, note]})
+    return replace(cameras, frames=frames, notes=[*cameras.notes, note])
 
 
 def matrix_of(frame: Frame) -> np.ndarray:
@@ -243,9 +245,14 @@ def _is_filed(K: np.ndarray | None, told: tuple[float, float] | None, at: Placem
 
 def unnamed(cameras: Cameras, folder: Path) -> list[str]:
     """A note that counts the images below a folder that its cameras do not name."""
-    named = {name for frame in cameras.frames for name in (frame.file, frame.depth)}
-    rest = [path for path in Tree.of(folder).take(IMAGE_SUFFIXES) if path not in named]
-    return [f"{len(rest):,} image(s) in {folder.name} that {cameras.layout} does not name, the first {rest[0]}"] if rest else []
+    every = (name for frame in cameras.frames for name in (frame.file, frame.depth) if name)
+    named = np.unique(np.fromiter((key(name) for name in every), np.uint64))
+    images = Packed(Tree.of(folder).images())
+    told = np.isin(np.fromiter((key(path) for path in images), np.uint64, len(images)), named)
+    rest = list(compress(images, ~told))
+    if not rest:
+        return []
+    return [f"{len(rest):,} image(s) in {folder.name} that {cameras.layout} does not name, the first {min(rest, key=natural)}"]
 
 
 def skip_of(what: str, text: str, prefix: str = "") -> tuple[str, str]:

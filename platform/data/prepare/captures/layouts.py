@@ -39,7 +39,7 @@ LAYOUTS = (
         "rgb.txt, depth.txt and groundtruth.txt",
     ),
     Layout("ScanNet", (("color", "pose", "intrinsic"), ("color", "depth", "pose")), ("color",), "color/, pose/ and intrinsic/"),
-    Layout("ScanNet's or BundleFusion's .sens", (("*.sens",),)),
+    Layout("ScanNet's or BundleFusion's .sens", (("*.sens",),), cameras="the .sens itself: name it in place of its folder"),
     Layout(
         "nerfstudio, instant-ngp or a Blender scene of NeRF",
         (("transforms.json",), ("transforms_train.json",)),
@@ -56,7 +56,12 @@ LAYOUTS = (
         ("image_2", "image_0"),
         "calib.txt, image_2 and poses.txt",
     ),
-    Layout("KITTI raw", (("image_02/data", "oxts"),), ("image_02/data",)),
+    Layout(
+        "KITTI raw",
+        (("image_02/data", "oxts"), ("image_00/data", "oxts")),
+        ("image_02/data", "image_00/data"),
+        "oxts/data and, in the folder above, calib_cam_to_cam.txt, calib_imu_to_velo.txt and calib_velo_to_cam.txt",
+    ),
     Layout(
         "MVSNet, BlendedMVS or DTU",
         (("cams/*_cam.txt",), ("*_cam.txt",), ("blended_images", "cams"), ("rect_*_r5000.png",)),
@@ -72,7 +77,10 @@ LAYOUTS = (
         "keyframes/cameras and keyframes/images",
     ),
     Layout(
-        "Record3D", (("metadata", "rgbd"), ("metadata.json", "rgb"), ("*.r3d",)), ("rgbd", "rgb"), "metadata and rgbd/ of the unpacked .r3d"
+        "Record3D",
+        (("metadata", "rgbd"), ("metadata.json", "rgb"), ("*.r3d",)),
+        ("rgbd", "rgb"),
+        "metadata and rgbd/; of a .r3d, name the file itself",
     ),
     Layout(
         "ARKitScenes",
@@ -80,7 +88,12 @@ LAYOUTS = (
         ("lowres_wide", "vga_wide", ""),
         "lowres_wide/, lowres_wide_intrinsics/ and lowres_wide.traj",
     ),
-    Layout("CO3D", (("frame_annotations.jgz",),)),
+    Layout(
+        "CO3D",
+        (("frame_annotations.jgz",), ("../frame_annotations.jgz", "images")),
+        ("images",),
+        "a sequence, with frame_annotations.jgz above",
+    ),
 )
 _MOST_FOLDERS = 200
 """Of a folder that many are looked at for captures below it."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..formats.colmap import has_model, read_model
+from ..progress import steps
 from .features import quiet
 from .overlaps import NEXT, Compared
 
@@ -84,7 +85,10 @@ def _map(folder: Path, sparse: Path, names: Sequence[str], compared: Compared, o
             base.write_two_view_geometry(ids[one], ids[two], verified)
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size, options.extract_colors, options.random_seed = LEAST_MODEL, False, 0
-    found = pycolmap.incremental_mapping(database, folder / "images", to, options)
+    with steps("placing photos", len(used)) as placed:
+        found = pycolmap.incremental_mapping(
+            database, folder / "images", to, options, initial_image_pair_callback=placed, next_image_callback=placed
+        )
     sizes = sorted(found, key=lambda number: (-found[number].num_reg_images(), number))
     for place, number in enumerate(sizes):
         (to / f"model-{place}").mkdir()

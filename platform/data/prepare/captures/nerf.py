@@ -53,7 +53,8 @@ def _transforms(folder: Path, name: str) -> Known:
     try:
         content = parse_json(path.read_bytes())
         photos = _Photos(folder)
-        frames = [_transforms_frame(photos, {**content, **frame}) for frame in content["frames"]]
+        top, listed = {name: value for name, value in content.items() if name != "frames"}, content["frames"]
+        frames = [_transforms_frame(photos, {**top, **frame}) for frame in listed]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CallError(f"{path} cannot be understood: {error}", "give the file that nerfstudio or instant-ngp wrote") from None
     factor = content.get("depth_unit_scale_factor")

@@ -18,6 +18,7 @@ from sightline.platform.data.images import decode_image
 
 from ..each import Where, run_each
 from ..files import read_file
+from ..progress import follow
 from .features import Features, Geometry, features_of, geometry_of
 
 EXHAUSTIVE = 60
@@ -59,7 +60,9 @@ def compare(photos: Sequence[Path], folder: Path, ordered: bool, where: Where) -
         make_folder(folder / part)
     where.tell(f"finding features in {len(photos):,} photos")
     finding = [_Find(str(photo), _features_at(folder, number)) for number, photo in enumerate(photos)]
-    reasons = dict(zip((task.photo for task in finding), run_each(_find, finding, where), strict=True))
+    reasons = dict(
+        zip((task.photo for task in finding), follow(run_each(_find, finding, where), "finding features", len(finding)), strict=True)
+    )
     twos, how = _candidates(len(photos), folder, ordered)
     of_one: dict[int, list[int]] = {}
     for one, two in twos:
@@ -67,7 +70,7 @@ def compare(photos: Sequence[Path], folder: Path, ordered: bool, where: Where) -
     where.tell(f"comparing {len(twos):,} pairs of photos")
     tasks = [_Match(folder, one, tuple(others)) for one, others in of_one.items()]
     geometries: dict[Two, Geometry] = {}
-    for task, found in zip(tasks, run_each(_match, tasks, where), strict=True):
+    for task, found in zip(tasks, follow(run_each(_match, tasks, where), "comparing photos", len(tasks)), strict=True):
         geometries.update({(task.one, other): geometry for other, geometry in found})
     xy = [_load(folder, number).xy for number in range(len(photos))]
     return Compared(xy, geometries, len(twos), how, [(Path(photo).name, why) for photo, why in reasons.items() if why])
@@ -155,7 +158,7 @@ def _alike(count: int, folder: Path, most: int) -> list[list[int]]:
     if not len(words):
         return [[] for _ in range(count)]
     rows, columns = [], []
-    for number in range(count):
+    for number in follow(range(count), "looking for visual words", count):
         held = _load(folder, number).descriptors.astype(np.float32)
         columns.append((held @ words.T).argmax(axis=1))  # all are of one length
         rows.append(np.full(len(held), number))

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import folders_in, lines_of
 from ..known import (
+    Frames,
     Known,
     Trajectory,
     camera_3x3,
@@ -48,7 +49,7 @@ def arkitscenes(folder: Path) -> Known | None:
     maps = _by_time(path.name for path in (root / depths).iterdir() if path.suffix == ".png") if depths else ([], [])
     path = next((one for one in (root / "lowres_wide.traj", root / f"{photos}.traj") if one.is_file()), None)
     truth = _arkit_truth(path) if path else Trajectory.of([], [])
-    frames = []
+    frames = Frames()
     for name in names:
         time = _arkit_time(name)
         if time is None:
@@ -57,7 +58,7 @@ def arkitscenes(folder: Path) -> Known | None:
         words = numbers(" ".join(lines_of(root / f"{photos}_intrinsics" / lens))) if lens else []
         width, height, *K = words if len(words) == 6 else (None, None)
         pose = truth.at(time, _ARKIT_POSES)
-        frames.append(
+        frames.add(
             {
                 "file": joined(inside, place, name),
                 "depth": joined(inside, depths, depth) if depths and depth else None,
@@ -118,12 +119,12 @@ def record3d(folder: Path) -> Known | None:
     each, times = content.get("perFrameIntrinsicCoeffs") or (), content.get("frameTimestamps") or ()
     numbered = {number: name for name in names if (number := number_in(name)) is not None}
     unread, packed = set[str](), find_spec("lzfse") is not None
-    frames = []
+    frames = Frames()
     for row, name in sorted(numbered.items()):
         places = [f"depth/{row}{end}" for end in (".png", ".tiff", ".npy")] + ([f"rgbd/{row}.depth"] if packed else [])
         depth = next((file for file in places if (folder / file).is_file()), None)
         unread.update(file for file in (f"rgbd/{row}.depth", f"depth/{row}.exr") if depth is None and (folder / file).is_file())
-        frames.append(
+        frames.add(
             {
                 "file": joined(place, name),
                 "depth": depth,
@@ -173,7 +174,7 @@ def polycam(folder: Path) -> Known | None:
     if better is None:
         return None
     place, names = photos_of(root, f"{better}images")
-    frames, without = [], 0
+    frames, without = Frames(), 0
     for name in names:
         stem = name.rpartition(".")[0]
         path = root / f"{better}cameras/{stem}.json"
@@ -184,7 +185,7 @@ def polycam(folder: Path) -> Known | None:
         depth = joined(inside, f"depth/{stem}.png")
         rows = [[camera.get(f"t_{row}{column}") for column in range(4)] for row in range(3)]
         K = [camera.get(one) for one in ("fx", "fy", "cx", "cy")]
-        frames.append(
+        frames.add(
             {
                 "file": joined(inside, place, name),
                 "depth": depth if (folder / depth).is_file() else None,

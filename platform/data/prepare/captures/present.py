@@ -18,8 +18,13 @@ def present(folder: Path, files: Iterable[str]) -> dict[str, str]:
     Taken are names in other case; of a path of another machine, the end that is in the folder; where `images/` is not there, a smaller copy
     in `images_2`, `images_4` or `images_8`; and, where no photo is there as named, the one image of the same name with another suffix.
     """
-    named = list(dict.fromkeys(files))
-    missing = [file for file in named if not (is_inside(file) and (folder / file).is_file())]
+    missing: dict[str, None] = {}
+    any_there = False
+    for file in files:
+        if is_inside(file) and (folder / file).is_file():
+            any_there = True
+        else:
+            missing[file] = None
     if not missing:
         return {}
     by_path: dict[str, str] = {}
@@ -31,7 +36,7 @@ def present(folder: Path, files: Iterable[str]) -> dict[str, str]:
             by_stem.setdefault(_stem(path), []).append(path)
     tried = ((file, [by_path[one] for one in _candidates(file) if one in by_path]) for file in missing)
     found = {file: there[0] for file, there in tried if there}
-    if found or len(missing) < len(named):
+    if found or any_there:
         return found
     stems = ((file, [by_stem[_stem(one)] for one in _candidates(file) if _stem(one) in by_stem]) for file in missing)
     return {file: alike[0][0] for file, alike in stems if alike and len(alike[0]) == 1}

@@ -18,11 +18,14 @@ from sightline.platform.data.geometry import camera_matrix, scale_intrinsics
 
 from ..files import folders_in, is_inside, lines_of, natural, placement_of, suffix_of
 from ..formats.colmap import ColmapModel, has_model, read_model
-from ..known import PHOTOS, Known, camera_3x3, capture, first_matrix, joined, lens_of, matrix, numbers, pose_of_quaternion
+from ..formats.sights import Sights
+from ..known import PHOTOS, Frames, Known, camera_3x3, capture, first_matrix, is_told, joined, lens_of, matrix, numbers, pose_of_quaternion
+from ..packed import Packed
+from .co3d import co3d
 from .nerf import POSES_BOUNDS, blender, llff, transforms
 from .phones import arkitscenes, polycam, record3d
 from .present import present
-from .sequences import euroc, kitti, replica
+from .sequences import euroc, kitti, kitti_raw, replica
 from .stereo import bundler, mvsnet, seen_in_bundle, strecha
 
 TUM_LISTS = ("rgb.txt", "depth.txt")
@@ -99,18 +102,18 @@ def _colmap(folder: Path) -> Known | None:
         is_inside(one.name) and (folder / photos / one.name).is_file() for one in model.images
     ):
         return None  # LLFF's smaller copies have other names
-    frames = []
+    frames = Frames()
     for image in model.images:
         camera = model.cameras[image.camera]
         fx, fy, cx, cy = camera.focal if camera.model != "EQUIRECTANGULAR" else (0.0, 0.0, 0.0, 0.0)
         known: Known = {
             "file": joined(photos, image.name),
-            "cam_to_world": np.linalg.inv(image.world_to_cam).tolist(),
+            "cam_to_world": np.linalg.inv(image.world_to_cam),
             "K": [[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]],
             "width": camera.width,
             "height": camera.height,
         }
-        frames.append(known | lens_of(camera.model, camera.lens))
+        frames.add(known | lens_of(camera.model, camera.lens))
     others = sorted(path.name for path in place.parent.iterdir() if path != place and path.name.isdecimal() and has_model(path))
     notes = [f"of several models the largest is read, {place.relative_to(folder)}; not {', '.join(others)}"] if others else []
     return capture("COLMAP", frames, unit="arbitrary", notes=notes)
@@ -122,18 +125,19 @@ def _colmap_photos(folder: Path, model: ColmapModel) -> str:
     return next((sub for sub in _COLMAP_PHOTOS if any((folder / sub / name).is_file() for name in names)), "images")
 
 
-def seen_points(folder: Path, layout: str) -> dict[str, np.ndarray] | None:
-    """Photo -> the ids of the points that it sees, of a model of COLMAP or Bundler; None where there are none."""
+def seen_points(folder: Path, layout: str) -> Sights | None:
+    """Of a model of COLMAP or Bundler; None where there is none."""
     if layout == "Bundler":
         return seen_in_bundle(folder)
     place = colmap_folder(folder) if layout == "COLMAP" else None
     if place is None:
         return None
-    model = read_model(place)
+    model = read_model(place, seen=True)
     photos = _colmap_photos(folder, model)
-    points = {joined(photos, image.name): image.points for image in model.images}
-    meant = present(folder, points)
-    return {meant.get(name, name): those for name, those in points.items()}
+    names = Packed(joined(photos, image.name) for image in model.images)
+    meant = present(folder, names)
+    model.seen.rename(meant.get(name, name) for name in names)
+    return model.seen
 
 
 def placed_points(folder: Path) -> dict[int, np.ndarray]:
@@ -153,9 +157,9 @@ def _tum(folder: Path) -> Known | None:
     truth = folder / "groundtruth.txt"
     poses = _timed(truth, _quaternion_pose) if truth.is_file() else ([], [])
     K = _calibration(folder)
-    frames = []
+    frames = Frames()
     for time, file in zip(*colour, strict=True):
-        frames.append({"file": file, "time_s": time, "depth": _nearest(depth, time), "cam_to_world": _nearest(poses, time), "K": K})
+        frames.add({"file": file, "time_s": time, "depth": _nearest(depth, time), "cam_to_world": _nearest(poses, time), "K": K})
     return capture("TUM RGB-D", frames, unit="metre", depth_scale=TUM_SCALE)
 
 
@@ -205,13 +209,13 @@ def _seven_scenes(folder: Path) -> Known | None:
     info = next((_info(path) for name in _INFO for path in (folder / name, folder.parent / name) if path.is_file()), {})
     K = first_matrix(folder / "camera-intrinsics.txt", folder.parent / "camera-intrinsics.txt") or _info_matrix(info, "Color")
     size = [values[0] if (values := info.get(f"m_color{side}")) else None for side in ("Width", "Height")]
-    frames = []
+    frames = Frames()
     for colour in sorted(names, key=natural):
         stem, dot, suffix = colour.rpartition(".color.")
         if not dot or f".{suffix.lower()}" not in PHOTOS:
             continue
         depth, pose = f"{stem}.depth.png", f"{stem}.pose.txt"
-        frames.append(
+        frames.add(
             {
                 "file": colour,
                 "depth": depth if depth in names else None,
@@ -249,12 +253,12 @@ def _scannet(folder: Path) -> Known | None:
         return None
     K = first_matrix(folder / "intrinsic/intrinsic_color.txt", folder / "intrinsic_color.txt")
     K = K and [row[:3] for row in K[:3]]  # ScanNet has 4 x 4
-    frames = []
+    frames = Frames()
     for path in sorted((folder / "color").iterdir(), key=natural):
         if suffix_of(path.name) not in PHOTOS:
             continue
         depth, pose = folder / f"depth/{path.stem}.png", folder / f"pose/{path.stem}.txt"
-        frames.append(
+        frames.add(
             {
                 "file": f"color/{path.name}",
                 "depth": f"depth/{depth.name}" if depth.is_file() else None,
@@ -266,15 +270,15 @@ def _scannet(folder: Path) -> Known | None:
     return capture("ScanNet", frames, unit="metre", depth_scale=1000, notes=_other_lens(folder, frames, lens, "intrinsic_depth.txt"))
 
 
-def _other_lens(folder: Path, frames: list[Known], lens: list[list[float]] | None, named: str) -> list[str]:
+def _other_lens(folder: Path, frames: Frames, lens: list[list[float]] | None, named: str) -> list[str]:
     """A note where the intrinsics of the depth maps are not those of the photos at their size."""
-    frame = next((frame for frame in frames if frame["depth"] and frame["K"]), None)
+    frame = next((frame for frame in frames if frame.depth and is_told(frame.K)), None)
     if lens is None or frame is None:
         return []
     try:
-        (height, width), (rows, columns) = (placement_of(folder / frame[one]).original for one in ("file", "depth"))
+        (height, width), (rows, columns) = (placement_of(folder / str(one)).original for one in (frame.file, frame.depth))
         own = camera_matrix([row[:3] for row in lens[:3]])
-        taken = scale_intrinsics(camera_matrix(frame["K"]), columns / width, rows / height)
+        taken = scale_intrinsics(camera_matrix(frame.K), columns / width, rows / height)
     except BrokenSampleError:  # of a file that is named when it is used
         return []
     corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [1, 1, 1, 1]])
@@ -292,6 +296,8 @@ READERS: tuple[Callable[[Path], Known | None], ...] = (
     _colmap,
     llff,
     kitti,
+    kitti_raw,
+    co3d,
     strecha,
     mvsnet,
     arkitscenes,

@@ -14,6 +14,7 @@ from sightline.methods.errors import CallError
 
 from ..files import lines_of, read_text
 from ..known import (
+    Frames,
     Known,
     Trajectory,
     camera_3x3,
@@ -32,6 +33,8 @@ _NANO = 1e-9
 _TRUTH_SECONDS = 0.05
 """Two poses of the truth, between which that of a photo is made, may lie so far apart: EuRoC has 200 a second."""
 REPLICA_SCALE = 6553.5
+_EARTH = 6378137.0
+"""Metres."""
 
 
 def kitti(folder: Path) -> Known | None:
@@ -54,11 +57,11 @@ def kitti(folder: Path) -> Known | None:
     rows = _rows(_first_file(folder / "poses.txt", *(above / f"poses/{folder.name}.txt" for above in [folder, *folder.parents][:3])), 12)
     poses = [np.vstack([row.reshape(3, 4), (0, 0, 0, 1)]) @ beside for row in rows]
     times = [float(row[0]) for row in _rows(_first_file(folder / "times.txt"), 1)]
-    frames = []
+    frames = Frames()
     of_row, notes = _numbered(names, len(poses))
     for at, name in enumerate(names):
         row = of_row(at)
-        frames.append(
+        frames.add(
             {
                 "file": joined(place, name),
                 "time_s": times[row] if row < len(times) else None,
@@ -70,6 +73,89 @@ def kitti(folder: Path) -> Known | None:
     notes += [f"image_{camera} is read, not {', '.join(others)}"] if others else []
     notes += [] if poses else [f"no poses: there is no poses.txt, and no poses/{folder.name}.txt above"]
     return capture("KITTI odometry", frames, unit="metre", notes=notes, complete=True)
+
+
+def kitti_raw(folder: Path) -> Known | None:
+    """A synchronised and rectified drive of KITTI: `image_02/data`, `oxts/data/N.txt`, and the calibration of the day in the folder above.
+
+    As its development kit does it: places by Mercator's projection at the first latitude, in metres from the first frame; `R_rect_00` and
+    the last column of `P_rect_02` lead from the laser to camera 2.
+    """
+    camera = next((number for number in (2, 0, 3, 1) if (folder / f"image_{number:02d}/data").is_dir()), None)
+    if camera is None or not (folder / "oxts/data").is_dir():
+        return None
+    files = [_first_file(above / f"calib_{name}.txt") for name in ("cam_to_cam", "imu_to_velo", "velo_to_cam") for above in [folder.parent]]
+    if None in files:
+        return None
+    lens, *moves = (_kitti_calibration(path) for path in files if path)
+    P, size = _numbers_of(lens, f"P_rect_{camera:02d}", 12, files[0]), lens.get(f"S_rect_{camera:02d}", [])
+    K, last = np.reshape(P, (3, 4))[:, :3], np.reshape(P, (3, 4))[:, 3]
+    rectified = np.eye(4)
+    rectified[:3, :3] = np.reshape(_numbers_of(lens, "R_rect_00", 9, files[0]), (3, 3))
+    beside = np.eye(4)
+    beside[:3, 3] = inverted(K) @ last
+    to_camera = beside @ rectified
+    for path, move in zip(files[:0:-1], moves[::-1], strict=True):
+        step = np.eye(4)
+        step[:3, :3] = np.reshape(_numbers_of(move, "R", 9, path), (3, 3))
+        step[:3, 3] = _numbers_of(move, "T", 3, path)
+        to_camera = to_camera @ step
+    on_body = inverted(to_camera)
+    place, names = photos_of(folder, f"image_{camera:02d}/data")
+    frames, first, without = Frames(), None, 0
+    times = _kitti_times(folder / f"image_{camera:02d}/timestamps.txt")
+    for row, name in enumerate(names):
+        path = folder / f"oxts/data/{name.rpartition('.')[0]}.txt"
+        words = numbers(" ".join(lines_of(path))) if path.is_file() else []
+        body = _kitti_body(words, first[0] if first else words[0]) if len(words) >= 6 else None
+        first = first or (words[0], inverted(body)) if body is not None else first
+        without += body is None
+        frames.add(
+            {
+                "file": joined(place, name),
+                "time_s": times[row] if len(times) == len(names) else None,
+                "cam_to_world": None if body is None or first is None else first[1] @ body @ on_body,
+                "K": K.tolist(),
+                "width": size[0] if len(size) == 2 else None,
+                "height": size[1] if len(size) == 2 else None,
+            }
+        )
+    others = [f"image_{number:02d}" for number in range(4) if number != camera and (folder / f"image_{number:02d}").is_dir()]
+    notes = [f"image_{camera:02d} is read, not {', '.join(others)}"] if others else []
+    notes += [f"{without:,} photo(s) have no whole file in oxts/data"] if without else []
+    return capture("KITTI raw", frames, unit="metre", notes=notes, complete=True)
+
+
+def _kitti_body(words: Sequence[float], latitude: float) -> np.ndarray:
+    """The pose of the sensor, 4 x 4: latitude, longitude, altitude in degrees and metres, then roll, pitch and yaw in radians."""
+    from scipy.spatial.transform import Rotation
+
+    scale = np.cos(np.radians(latitude))
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("ZYX", words[5:2:-1]).as_matrix() if np.isfinite(words[3:6]).all() else np.nan
+    north = np.log(np.tan(np.radians(90 + words[0]) / 2))
+    pose[:3, 3] = scale * _EARTH * np.radians(words[1]), scale * _EARTH * north, words[2]
+    return pose
+
+
+def _kitti_calibration(path: Path) -> dict[str, list[float]]:
+    return {key.strip(): numbers(rest) for key, _, rest in (line.partition(":") for line in lines_of(path))}
+
+
+def _numbers_of(known: dict[str, list[float]], name: str, count: int, path: Path | None) -> list[float]:
+    found = known.get(name, [])
+    if len(found) != count or not np.isfinite(found).all():
+        raise CallError(f"{path} has no {name} of {count} numbers", "give the calibration of the day that belongs to the drive")
+    return found
+
+
+def _kitti_times(path: Path) -> list[float]:
+    """Seconds from the first of the lines `2011-09-26 13:02:25.964389445`; none where one cannot be read."""
+    try:
+        times = np.array([line.replace(" ", "T") for line in lines_of(path)] if path.is_file() else [], "datetime64[ns]")
+    except (ValueError, CallError):
+        return []
+    return ((times - times[:1]) / np.timedelta64(1, "s")).tolist() if len(times) else []
 
 
 def _numbered(names: Sequence[str], count: int) -> tuple[Any, list[str]]:
@@ -108,12 +194,12 @@ def replica(folder: Path) -> Known | None:
         camera = content.get("camera", content) if isinstance(content, dict) else {}
     known = [camera.get(name) for name in ("fx", "fy", "cx", "cy")]
     of_row, notes = _numbered(names, len(poses))
-    frames = []
+    frames = Frames()
     for at, name in enumerate(names):
         row = of_row(at)
         stem = name.rpartition(".")[0]
         depth = f"results/{stem.replace('frame', 'depth', 1)}.png" if nice else f"depth/{stem.replace('rgb', 'depth', 1)}.png"
-        frames.append(
+        frames.add(
             {
                 "file": joined(place, name),
                 "depth": depth if (folder / depth).is_file() else None,
@@ -141,11 +227,11 @@ def euroc(folder: Path) -> Known | None:
     path = _first_file(*(root / name / "data.csv" for name in ("state_groundtruth_estimate0", "mocap0", "vicon0")))
     truth = _euroc_truth(path) if path else Trajectory.of([], [])
     times = _euroc_times(root / camera / "data.csv")
-    frames = []
+    frames = Frames()
     for name in names:
         time = times.get(name, number_in(name))
         body = truth.at(time * _NANO, _TRUTH_SECONDS) if time is not None else None
-        frames.append(
+        frames.add(
             {
                 "file": joined(root.relative_to(folder).as_posix(), place, name),
                 "time_s": None if time is None else time * _NANO,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from sightline.methods.errors import CallError
 from sightline.platform.data.geometry import same_shape
 
 from ..files import images_in, is_inside, lines_of
+from ..formats.sights import Sights
 from ..known import OPENGL, Known, camera_3x3, capture, inverted, joined, lens_of, numbers, photos_of, upright_size
 
 FARTHEST_DEPTH = 60.0
@@ -184,7 +186,7 @@ class Bundle:
 
     cameras: np.ndarray
     """n x 15."""
-    seen: list[list[int]]
+    seen: list[array[int]]
     """The numbers of the points that each camera sees."""
 
 
@@ -231,7 +233,7 @@ def read_bundle(path: Path, points: bool = False) -> Bundle:
             raise ValueError("its first line is not `# Bundle file`")
         count, many = (int(word) for word in next(lines).split())
         cameras = np.array([[float(word) for _ in range(5) for word in next(lines).split()] for _ in range(count)]).reshape(-1, 15)
-        seen: list[list[int]] = [[] for _ in range(count)]
+        seen = [array("q") for _ in range(count)]
         for number in range(many if points else 0):
             for camera in _views(lines):
                 seen[camera].append(number)
@@ -274,11 +276,11 @@ def _photo(folder: Path, name: str) -> str | None:
     return next(found, None)
 
 
-def seen_in_bundle(folder: Path) -> dict[str, np.ndarray] | None:
-    """Photo -> the numbers of the points that it sees; None where there are no points."""
+def seen_in_bundle(folder: Path) -> Sights | None:
+    """None where there are no points."""
     path = bundle_file(folder)
     if path is None:
         return None
     bundle = read_bundle(path, points=True)
     files = _bundle_photos(folder, path, len(bundle.cameras))
-    return {file: np.array(seen, np.int64) for file, seen in zip(files, bundle.seen, strict=True)} if any(bundle.seen) else None
+    return Sights.of(files, bundle.seen) if any(bundle.seen) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +19,7 @@ from sightline.platform.data.images import DAMAGED, decode_image
 from ..archives import ArchivePath
 from ..each import Where
 from ..files import frame_names, placement_of, read_file
+from ..packed import Packed
 from .cameras import Cameras, read_cameras
 from .features import INLIERS, INSTALL, has_sift
 from .motion import JUMP, reconstruct
@@ -92,7 +93,7 @@ class Photos:
         cameras = read_cameras(self.folder)
         assert cameras is not None
         at = {f"images/{name}": time for name, time in zip(names, self.times, strict=True)} if self.times else {}
-        frames = [frame.model_copy(update={"time_s": at.get(frame.file)}) for frame in cameras.frames]
+        frames = Packed(replace(frame, time_s=at.get(frame.file)) for frame in cameras.frames)
         placed = f"poses of {len(models.placed):,} of {len(names):,} photos by structure from motion, in an arbitrary unit"
         notes = [f"{self.scene}: {placed}; the model is kept in {self.folder}"]
         if models.by_neighbours:
@@ -110,7 +111,7 @@ class Photos:
         if models.others:
             sizes = ", ".join(f"{size:,}" for size in models.others)
             notes.append(f"{self.scene}: the model is in pieces; the largest is used, the others hold {sizes} more photo(s)")
-        return cameras.model_copy(update={"frames": frames, "notes": []}), notes
+        return replace(cameras, frames=frames, notes=[]), notes
 
     def _linked(self) -> tuple[list[str], bool]:
         """(their names in `images/`, upright; whether one camera with one focal length took them)."""

@@ -20,13 +20,15 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 
 from ..archives import ArchivePath, is_archive
 from ..files import Tree, existing_folder, is_text, printable, suffix_of
-from ..formats.video import INSTALL, VIDEO_SUFFIXES, Frame, Look, decoded, has_reader, is_hdr, look, rgb
+from ..formats.video import INSTALL, VIDEO_SUFFIXES, Frame, Look, decoded, frame_count, has_reader, is_hdr, look, rgb
 from ..found import Found
 from ..items import Item
+from ..known import Frame as CameraFrame
 from ..options import above_zero, option, share, whole
+from ..packed import Packed
+from ..progress import follow
 from ..source import PrepareSource
 from .cameras import Cameras, skip_of
-from .cameras import Frame as CameraFrame
 
 T = TypeVar("T", bound=Item)
 FOLDER = "captures"
@@ -148,7 +150,7 @@ def _known(folder: Path, path: Path) -> Video:
     record = read_record(folder / INDEX)
     shots = []
     for shot in record["shots"]:
-        frames = [CameraFrame(file=f"images/{file}", time_s=time) for file, time in shot["frames"]]
+        frames = Packed(CameraFrame(f"images/{file}", time_s=time) for file, time in shot["frames"])
         shots.append(Shot(shot["name"], folder / shot["name"], Cameras(frames=frames, layout="video")))
     return Video(shots, [f"{path.name}: {note}" for note in record["notes"]])
 
@@ -166,7 +168,7 @@ class Track(NamedTuple):
 
 def _extract(path: Path, folder: Path, options: VideoOptions) -> dict[str, object]:
     told: Counter[str] = Counter()
-    track = followed(decoded(path, told))
+    track = followed(follow(decoded(path, told), f"looking at the frames of {path.name}", frame_count(path)))
     if not len(track.motion):
         why = "; ".join(f"{count:,} {what}" for what, count in told.items())
         raise BrokenSampleError(f"no frame can be decoded{f' ({why})' if why else ''}: {path.name}")
@@ -176,7 +178,7 @@ def _extract(path: Path, folder: Path, options: VideoOptions) -> dict[str, objec
     named = {int(number): f"shot{at:03d}" if len(numbers) > 1 else "" for at, number in enumerate(numbers, 1)}
     shots: dict[int, list[tuple[str, float]]] = {number: [] for number in named}
     wanted = set(picked.tolist())
-    for one in decoded(path, Counter()):
+    for one in follow(decoded(path, Counter()), f"taking frames of {path.name}", len(track.motion)):
         if one.number not in wanted:
             continue
         shot = int(track.shot[one.number])

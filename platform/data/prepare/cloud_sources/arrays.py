@@ -16,6 +16,7 @@ from ..files import existing_file, lines_of, natural
 from ..formats.columns import unit
 from ..found import SPLITS, WHOLE, ClassList, Found, require_same_classes
 from ..meshes import PICKLES
+from ..packed import Packed
 from ..source import CloudSource, Places, Request
 
 ARCHIVES = (".npz", ".h5", ".hdf5")
@@ -78,7 +79,7 @@ class CloudArrays(CloudSource):
                     raise CallError(f"{path} names other parts than {paths[0]}", "prepare them one by one")
             found.classes, found.part_names = one.classes, one.part_names
             for part, items in one.parts.items():
-                found.parts.setdefault(part or splits[path] or WHOLE, []).extend(items)
+                found.parts.setdefault(part or splits[path] or WHOLE, Packed()).extend(items)
         if WHOLE in found.parts and len(found.parts) > 1:
             without = next(path for path in paths if not splits[path])
             raise CallError(
@@ -134,7 +135,7 @@ class CloudArrays(CloudSource):
                     index=index,
                     normals_key=normal,
                 )
-                found.parts.setdefault(where if split is None else SPLIT[split], []).append(item)
+                found.parts.setdefault(where if split is None else SPLIT[split], Packed()).append(item)
         return sorted(names - taken)
 
 

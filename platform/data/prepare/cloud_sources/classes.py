@@ -12,6 +12,7 @@ from ..files import Tree, existing_folder, folders_in
 from ..found import SPLITS, WHOLE, ClassList, Found, split_of
 from ..image_sources.classes import own_splits
 from ..meshes import clouds_in
+from ..packed import Packed
 from ..source import CloudSource
 from .folder import pickles
 
@@ -41,7 +42,7 @@ class CloudClasses(CloudSource):
         found.skips += pickles(tree)
         for label, one in enumerate(classes):
             for part, where in _places(folder, one, splits).items():
-                items = found.parts.setdefault(part, [])
+                items = found.parts.setdefault(part, Packed())
                 if where.is_dir():
                     start = where.relative_to(folder).as_posix()
                     for path in clouds_in(tree, start):

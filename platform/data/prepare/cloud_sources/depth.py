@@ -8,19 +8,22 @@ from pathlib import Path
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.geometry import Placement
 
-from ..captures.cameras import Frame, camera_of, matrix_of, read_cameras, skip_of
+from ..captures.cameras import camera_of, matrix_of, read_cameras, skip_of
 from ..captures.depth_options import DepthOptions
 from ..captures.layouts import no_cameras
 from ..captures.readers import ask_intrinsics
 from ..clouds import CloudFromDepth, CloudItem
 from ..files import existing_folder, natural, placement_of
 from ..found import Found
+from ..known import Frame, is_told
+from ..packed import Packed, sorted_by
 from ..source import CloudSource
 
 
 @dataclass(frozen=True)
 class CloudDepth(DepthOptions, CloudSource):
     reader = "depth"
+    archives = True
     help = "one cloud for each depth image that cameras.json names"
     examples = ("./kitchen-rgbd --out ./kitchen-clouds",)
 
@@ -31,15 +34,15 @@ class CloudDepth(DepthOptions, CloudSource):
         if cameras is None:
             raise CallError(*no_cameras(folder, place, "clouds from depth"))
         cameras = cameras.with_intrinsics(self.intrinsics)
-        if not any(frame.depth for frame in cameras.frames):
+        if not cameras.has_depth:
             raise CallError(f"no frame of {folder} has depth, read from {cameras.layout}", "docs/captures.md describes the format")
-        if not any(frame.K for frame in cameras.frames if frame.depth):
+        if not any(is_told(frame.K) for frame in cameras.frames if frame.depth):
             raise CallError(f"no frame of {folder} has K, read from {cameras.layout}", ask_intrinsics(cameras.layout, folder))
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))
         found.notes += said
         found.skips += cameras.repeated
-        for number, frame in enumerate(sorted((f for f in cameras.ordered if f.depth), key=lambda f: natural(f.file))):
+        for number, frame in enumerate(sorted_by(lambda frame: natural(frame.file), Packed(f for f in cameras.ordered if f.depth))):
             if frame.K is None:
                 found.skips.append((frame.file, "no intrinsics (say --intrinsics fx,fy,cx,cy)"))
                 continue

@@ -9,6 +9,7 @@ from sightline.methods.errors import CallError
 from ..clouds import CloudFile, CloudItem
 from ..files import existing_folder, inside, lines_of
 from ..found import ClassList, Found
+from ..packed import Packed
 from ..source import CloudSource
 
 
@@ -28,7 +29,7 @@ class ModelNet40(CloudSource):
         found.classes = ClassList(tuple(lines_of(folder / "modelnet40_shape_names.txt")))
         number = {one: i for i, one in enumerate(found.classes.names)}
         for part in ("train", "test"):
-            found.parts[part] = []
+            found.parts[part] = Packed()
             for line in inside(lines_of(folder / f"modelnet40_{part}.txt"), found.skips):
                 one = line.rpartition("_")[0]
                 if one not in number:

@@ -10,6 +10,7 @@ from ..clouds import CloudInArray, CloudItem
 from ..files import existing_file, existing_folder
 from ..found import ClassList, Found
 from ..options import option
+from ..packed import Packed
 from ..source import CloudSource
 from .arrays import array_names, cloud_count, labels_of
 
@@ -46,8 +47,8 @@ class ScanObjectNN(CloudSource):
                 raise CallError(f"{path} has no array {lacking[0]!r}; it has {', '.join(sorted(names)) or 'none'}", "download it again")
             count = cloud_count(path, "data")
             labels = labels_of(path, "label", names, count, CLASSES)
-            found.parts[part] = [
+            found.parts[part] = Packed(
                 CloudInArray(f"{name}/{part}/{i:06d}", self.drawn(seed), None, labels[i], file=str(path), points_key="data", index=i)
                 for i in range(count)
-            ]
+            )
         return found

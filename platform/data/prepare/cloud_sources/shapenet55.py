@@ -9,6 +9,7 @@ from sightline.methods.errors import CallError
 from ..clouds import CloudFile, CloudItem
 from ..files import existing_folder, inside, lines_of
 from ..found import ClassList, Found
+from ..packed import Packed
 from ..source import CloudSource
 
 
@@ -34,8 +35,8 @@ class ShapeNet55(CloudSource):
         found.classes = ClassList(tuple(sorted({line.partition("-")[0] for lines in names.values() for line in lines})))
         number = {synset: i for i, synset in enumerate(found.classes.names)}
         for part, lines in names.items():
-            found.parts[part] = [
+            found.parts[part] = Packed(
                 CloudFile(f"{name}/{line}", self.drawn(seed), label=number[line.partition("-")[0]], file=f"{clouds}/{line}")
                 for line in lines
-            ]
+            )
         return found

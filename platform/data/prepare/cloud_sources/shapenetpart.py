@@ -12,6 +12,7 @@ from sightline.platform.core.budget import parse_json
 from ..clouds import CloudFile, CloudItem
 from ..files import existing_file, existing_folder, inside, lines_of
 from ..found import SPLITS, ClassList, Found
+from ..packed import Packed
 from ..source import CloudSource
 
 PARTS = {
@@ -41,7 +42,7 @@ class ShapeNetPart(CloudSource):
         of_class = {one: range(end - count, end) for (one, count), end in zip(PARTS.items(), ends, strict=True)}
         found.part_names = tuple(f"{one}/{value}" for one, values in of_class.items() for value in values)
         for part in SPLITS:
-            found.parts[part] = []
+            found.parts[part] = Packed()
             for path in inside(_listed(folder / "train_test_split" / f"shuffled_{part}_file_list.json"), found.skips):
                 label = number.get(path.split("/")[0])
                 if label is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +13,9 @@ import numpy as np
 
 from sightline.methods.errors import CallError
 from sightline.platform.core.budget import check_text
+
+from ..packed import Packed
+from .sights import Sights
 
 MODELS: dict[str, tuple[int, int]] = {
     "SIMPLE_PINHOLE": (0, 3),
@@ -63,23 +68,21 @@ class ColmapCamera:
         return self.params[3 if self.model in ONE_FOCAL else 4 :]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ColmapImage:
     name: str
     camera: int
     world_to_cam: np.ndarray
     """4 x 4."""
-    xy: np.ndarray
-    """n x 2: where points of the model are seen, in pixels."""
-    points: np.ndarray
-    """n: their ids."""
 
 
 @dataclass(frozen=True)
 class ColmapModel:
     folder: Path
     cameras: dict[int, ColmapCamera]
-    images: list[ColmapImage]
+    images: Packed[ColmapImage]
+    seen: Sights
+    """By the name of the image; empty where it was not asked for."""
     points: dict[int, int] = field(default_factory=dict)
     """Id -> row of `xyz`."""
     xyz: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
@@ -89,8 +92,8 @@ def has_model(folder: Path) -> bool:
     return any(all((folder / f"{name}{end}").is_file() for name in ("cameras", "images")) for end in (".bin", ".txt"))
 
 
-def read_model(folder: Path, points: bool = False) -> ColmapModel:
-    """The model in a folder, binary where it lies there in both forms. `points`: with the 3-D points.
+def read_model(folder: Path, *, seen: bool = False, points: bool = False) -> ColmapModel:
+    """The model in a folder, binary where it lies there in both forms. `seen`: with what each image sees. `points`: with the 3-D points.
 
     Raises `CallError` naming the file that is damaged.
     """
@@ -100,7 +103,11 @@ def read_model(folder: Path, points: bool = False) -> ColmapModel:
     try:
         cameras = dict(_cameras_of_bytes(path) if binary else _cameras_of_text(path))
         path = folder / f"images{end}"
-        images = list(_images_of_bytes(path) if binary else _images_of_text(path))
+        images, sights = Packed[ColmapImage](), Sights()
+        for image, own in _images_of_bytes(path) if binary else _images_of_text(path):
+            images.append(image)
+            if seen:
+                sights.add(image.name, own)
         path = folder / f"points3D{end}"
         ids, xyz = (_points_of_bytes(path) if binary else _points_of_text(path)) if points and path.is_file() else ([], [])
     except (struct.error, ValueError, IndexError, KeyError, UnicodeDecodeError, MemoryError) as error:
@@ -113,14 +120,24 @@ def read_model(folder: Path, points: bool = False) -> ColmapModel:
                 f"{folder}: image {image.name} has camera {image.camera}, which cameras{end} does not list", "copy the model again"
             )
     rows = {number: row for row, number in enumerate(ids)}
-    return ColmapModel(folder, cameras, images, rows, np.asarray(xyz, np.float64).reshape(-1, 3))
+    return ColmapModel(folder, cameras, images.close(), sights, rows, np.asarray(xyz, np.float64).reshape(-1, 3))
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    """The content of a file, which is not read as a whole."""
+    with path.open("rb") as file:
+        try:
+            number = file.fileno()
+        except io.UnsupportedOperation:  # in an archive
+            return bytes(file.read())
+        return mmap.mmap(number, 0, access=mmap.ACCESS_READ)
 
 
 class _Bytes:
     """Little-endian numbers, one after the other. Counts that promise more than the file holds are refused before anything is made."""
 
     def __init__(self, path: Path) -> None:
-        self.data, self.at = path.read_bytes(), 0
+        self.data, self.at = _mapped(path), 0
 
     def take(self, form: str) -> tuple[int | float, ...]:
         values = struct.unpack_from(f"<{form}", self.data, self.at)
@@ -135,7 +152,9 @@ class _Bytes:
         return int(count)
 
     def text(self) -> str:
-        end = self.data.index(b"\0", self.at)
+        end = self.data.find(b"\0", self.at)
+        if end < 0:
+            raise ValueError("it ends in a name")
         value = self.data[self.at : end].decode()
         self.at = end + 1
         return value
@@ -159,14 +178,14 @@ def _cameras_of_bytes(path: Path) -> Iterator[tuple[int, ColmapCamera]]:
         yield number, ColmapCamera(name, width, height, tuple(map(float, file.take(f"{count}d"))))
 
 
-def _images_of_bytes(path: Path) -> Iterator[ColmapImage]:
+def _images_of_bytes(path: Path) -> Iterator[tuple[ColmapImage, np.ndarray]]:
+    """Each with the ids of the points that it sees."""
     file = _Bytes(path)
     for _ in range(file.count(73)):
         numbers = file.take("i7di")
         name = file.text()
         seen = file.array(_SEEN, file.count(_SEEN.itemsize))
-        there = seen["point"] != NO_POINT
-        yield ColmapImage(name, int(numbers[8]), _pose(numbers[1:8]), seen["xy"][there], seen["point"][there])
+        yield ColmapImage(name, int(numbers[8]), _pose(numbers[1:8])), seen["point"][seen["point"] != NO_POINT]
 
 
 def _points_of_bytes(path: Path) -> tuple[list[int], list[np.ndarray]]:
@@ -184,9 +203,10 @@ def _points_of_bytes(path: Path) -> tuple[list[int], list[np.ndarray]]:
 
 def _lines(path: Path, keep_empty: bool = False) -> Iterator[str]:
     check_text(path)
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        if not line.startswith("#") and (keep_empty or line.strip()):
-            yield line
+    with path.open("rb") as opened, io.TextIOWrapper(opened, encoding="utf-8-sig") as lines:
+        for line in lines:
+            if not line.startswith("#") and (keep_empty or line.strip()):
+                yield line
 
 
 def _cameras_of_text(path: Path) -> Iterator[tuple[int, ColmapCamera]]:
@@ -199,8 +219,8 @@ def _cameras_of_text(path: Path) -> Iterator[tuple[int, ColmapCamera]]:
         yield int(number), ColmapCamera(model, int(width), int(height), tuple(map(float, params)))
 
 
-def _images_of_text(path: Path) -> Iterator[ColmapImage]:
-    """Two lines an image; the second, of its points, may be empty."""
+def _images_of_text(path: Path) -> Iterator[tuple[ColmapImage, np.ndarray]]:
+    """As `_images_of_bytes`: two lines an image; the second, of its points, may be empty."""
     lines = _lines(path, keep_empty=True)
     for line in lines:
         if not line.strip():
@@ -209,7 +229,7 @@ def _images_of_text(path: Path) -> Iterator[ColmapImage]:
         seen = np.array(next(lines, "").split(), np.float64).reshape(-1, 3)
         there = seen[:, 2] != NO_POINT
         pose = _pose(list(map(float, words[1:8])))
-        yield ColmapImage(words[9].strip(), int(words[8]), pose, seen[there, :2], seen[there, 2].astype(np.int64))
+        yield ColmapImage(words[9].strip(), int(words[8]), pose), seen[there, 2].astype(np.int64)
 
 
 def _points_of_text(path: Path) -> tuple[list[int], list[np.ndarray]]:

@@ -98,6 +98,15 @@ def decoded(path: Path, told: Counter[str]) -> Iterator[Frame]:
             told[f"end(s) missing: frames end at {last:.1f} s of {length:.1f} s"] += 1
 
 
+def frame_count(path: Path) -> int | None:
+    """About how many frames there are, as the file says; None where it says nothing. Raises `BrokenSampleError` as `decoded` does."""
+    with _opened(path) as (container, stream):
+        if stream.frames:
+            return int(stream.frames)
+        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else (container.duration or 0) / 1e6
+        return round(seconds * float(stream.average_rate)) or None if stream.average_rate else None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av

@@ -15,6 +15,7 @@ from ..found import SPLITS, WHOLE, ClassList, Found, missing_classes, split_of
 from ..images import ImageFile
 from ..labels.object_labels import LABELLED, Labelled
 from ..options import option
+from ..packed import Packed
 from ..source import PhotoOptions, SceneOptions
 
 
@@ -53,11 +54,11 @@ class ImageClasses(PhotoOptions, SceneOptions):
             start = f"{sub_folder}/" if sub_folder else ""
             beside = tree.take(IMAGE_SUFFIXES, sub_folder, deep=False)
             found.skips += [(f"{start}{path}", "an image lies beside the class folders") for path in beside]
-            found.parts[part] = [
+            found.parts[part] = Packed(
                 ImageFile(f"{name}/{start}{sub.name}/{path}", f"{folder}/{start}{sub.name}/{path}", label=label_of[sub.name])
                 for sub in below[part]
                 for path in take_photos(tree, f"{start}{sub.name}", all_images=self.all_images)
-            ]
+            )
         found.count(tree)
         _check_trained(found, names, folders)
         found.classes = ClassList(names)

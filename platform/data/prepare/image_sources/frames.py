@@ -51,7 +51,7 @@ class ImageFrames(VideoOptions, DepthOptions, PhotoOptions, ImageSource):
         found.skips += cameras.repeated
         found.notes += unnamed(cameras, folder)
         found.items.extend(_images(name, folder, cameras, scale))
-        if any(frame.depth for frame in cameras.frames):
+        if cameras.has_depth:
             found.notes += said
             registered = "colour and depth are taken as registered to each other"
             found.source = self.provenance(folder, f"unit: {cameras.unit}; distortion: {cameras.distortion}", registered, *stated)

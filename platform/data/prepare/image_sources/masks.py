@@ -19,6 +19,7 @@ from ..labels.mask_layouts import NAMED
 from ..labels.palettes import FILES, KNOWN, NO_CLASS, read_palette
 from ..mask_codes import MaskCode
 from ..options import option
+from ..packed import Packed
 from ..source import SceneOptions
 
 CLASSES = "classes.txt"
@@ -103,7 +104,7 @@ class Masks(SceneOptions):
             # `x_mask.png` is the mask of `x.jpg`, where no other mask could be meant.
             views = Counter(map(_view, known))
             stems = {_view(stem): stem for stem in known if views[_view(stem)] == 1}
-            found.parts[part] = []
+            found.parts[part] = Packed()
             for path in tree.take(IMAGE_SUFFIXES, _inside(folder, of_images)):
                 stem = Path(path).with_suffix("").as_posix()
                 stem = next((one for one in (stem, f"{stem}_L", stems.get(_view(stem), stem)) if one in known), stem)

@@ -19,6 +19,7 @@ from ..found import SPLITS, WHOLE, ClassList, split_of
 from ..images import ImageFile
 from ..label_tables import CITYSCAPES, VOC, VOID, WIDE_VOID, void_of
 from ..mask_codes import AdeObjects, MaskCode, Numbers, Outline, Outlines, Segments
+from ..packed import Packed
 from .coco import CocoFile, read_coco
 from .palettes import cityscapes_colours
 
@@ -29,7 +30,7 @@ _VOC_NAME = re.compile(r"\d{4}_\d{6}|\d{6}")
 class Masked:
     """What a layout found: images by split, their classes, and what was left out."""
 
-    parts: dict[str, list[ImageFile]]
+    parts: dict[str, Packed[ImageFile]]
     classes: ClassList
     skips: list[tuple[str, str]]
     notes: list[str]
@@ -62,7 +63,7 @@ def _voc(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) -> Masked 
         if part == "test" and not any(stem in masks for stem in stems):
             found.notes.append(f"test: {len(stems):,} images whose masks are not published are left out")
             continue
-        found.parts[part] = []
+        found.parts[part] = Packed()
         for stem in stems:
             if stem not in photos or stem not in masks:
                 found.skips.append((stem, "an image of the list is missing" if stem not in photos else "an image has no mask"))
@@ -102,7 +103,7 @@ def _cityscapes(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) -> 
             continue
         item = f"{name}/{part}/{stem}"
         photo, mask = f"{folder}/{photos}leftImg8bit/{path}", f"{folder}/{at}{kind}/{choice[0]}"
-        found.parts.setdefault(part, []).append(ImageFile(item, photo, f"{name}/{city}", mask=mask, classes=classes, code=choice[1]))
+        found.parts.setdefault(part, Packed()).append(ImageFile(item, photo, f"{name}/{city}", mask=mask, classes=classes, code=choice[1]))
     if used:
         found.notes.append(f"test: {used['test']:,} images whose masks are not published are left out")
     found.notes.append(f"19 classes by trainId from {kind}; all others are ignored ({VOID})")
@@ -126,7 +127,7 @@ def _ade(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) -> Masked 
     found = Masked({}, classes, [], ["a mask's 0 is no class (255 here), 1 is index 0"])
     for sub, part in (("training", "train"), ("validation", "val")):
         photos, masks = (_stems(tree, f"{root}{top}/{sub}") for top in ("images", "annotations"))
-        items = found.parts.setdefault(part, [])
+        items = found.parts.setdefault(part, Packed())
         for stem, photo in photos.items():
             if (mask := masks.pop(stem, None)) is None:
                 found.skips.append((f"images/{sub}/{photo}", "an image has no mask"))
@@ -188,7 +189,7 @@ def _ade_full(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) -> Ma
     for stem, mask in masks.items():
         part = next((split for word in stem.split("/") if (split := split_of(word))), WHOLE)
         scene = f"{name}/{Path(stem).parent.as_posix()}"
-        found.parts.setdefault(part, []).append(
+        found.parts.setdefault(part, Packed()).append(
             ImageFile(f"{name}/{stem}", f"{folder}/{stem}.jpg", scene, mask=f"{folder}/{mask}", classes=classes, code=code)
         )
     found.classes = classes
@@ -251,7 +252,7 @@ def _coco_panoptic(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) 
         at = next((place for place in (path.parent / path.stem, folder / path.stem) if place.is_dir()), None)
         if at is None:
             raise CallError(f"there is no folder {path.stem} of masks beside {path}", f"unpack {path.stem}.zip there")
-        items = found.parts.setdefault(split_of_coco(path), [])
+        items = found.parts.setdefault(split_of_coco(path), Packed())
         for image in file.images:
             photo, segments = images.find(image.file_name), file.segments_of(image)
             if photo is None or segments is None or not is_inside(segments[0]):
@@ -278,7 +279,7 @@ def _coco_instances(folder: Path, name: str, tree: Tree, names: tuple[str, ...])
         index_of = {category.id: index + 1 for index, category in enumerate(used)} | {
             category.id: 0 for category in file.categories if category.name == "background"
         }
-        images, items = CocoImages(folder, file, tree), found.parts.setdefault(split_of_coco(path), [])
+        images, items = CocoImages(folder, file, tree), found.parts.setdefault(split_of_coco(path), Packed())
         boxes = 0
         for image in file.images:
             photo, outlines = images.find(image.file_name), tuple(file.of_image.get(image.id, ()))
@@ -323,7 +324,7 @@ def _coco_stuff(folder: Path, name: str, tree: Tree, names: tuple[str, ...]) -> 
     found = Masked({}, classes, [], ["things and stuff of COCO-Stuff by category - 1; 255 is no class"])
     for sub, part in (("train2017", "train"), ("val2017", "val")):
         of_images, of_masks = _stems(tree, f"{photos}{sub}"), _stems(tree, f"{root}{sub}")
-        items = found.parts.setdefault(part, [])
+        items = found.parts.setdefault(part, Packed())
         for stem, mask in of_masks.items():
             if stem not in of_images:
                 found.skips.append((f"{sub}/{mask}", "a mask has no image"))

@@ -13,6 +13,7 @@ from sightline.platform.data.images import IMAGE_SUFFIXES
 from ..files import Tree, read_text, text_lines
 from ..found import SPLITS, WHOLE, ClassList
 from ..images import ImageFile
+from ..packed import Packed
 from .coco import read_coco
 from .mask_layouts import CocoImages, coco_files, split_of_coco
 
@@ -24,7 +25,7 @@ XML_BYTES = 2**20
 class Labelled:
     """Images by split, each with one label."""
 
-    parts: dict[str, list[ImageFile]] = field(default_factory=dict)
+    parts: dict[str, Packed[ImageFile]] = field(default_factory=dict)
     classes: ClassList = field(default_factory=ClassList)
     skips: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -42,7 +43,7 @@ def _one_class(
     found = Labelled({}, ClassList(names), skips)
     for part, images in shown.items():
         one = [(item, file, classes) for item, file, classes in images if len(classes) == 1]
-        found.parts[part] = [ImageFile(item, file, label=index_of[next(iter(classes))]) for item, file, classes in one]
+        found.parts[part] = Packed(ImageFile(item, file, label=index_of[next(iter(classes))]) for item, file, classes in one)
         several, none = sum(len(classes) > 1 for *_, classes in images), sum(not classes for *_, classes in images)
         if several or none:
             found.notes.append(

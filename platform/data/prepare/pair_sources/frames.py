@@ -12,12 +12,13 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import relative_pose
 from sightline.platform.data.images import IMAGE_SUFFIXES
 
-from ..captures.cameras import NAME, Camera, Cameras, Frame, camera_of, read_cameras, skip_of
+from ..captures.cameras import NAME, Camera, Cameras, camera_of, read_cameras, skip_of
 from ..captures.layouts import unread_cameras
 from ..captures.videos import VideoOptions, folder_or_video, videos_at
 from ..companions import take_photos
 from ..files import Tree, below, folder_of, frame_names, in_time, suffix_of
-from ..found import Found
+from ..found import Found, PhotoPose
+from ..known import Frame
 from ..options import gaps, option
 from ..pairs import Pair
 from ..source import PhotoOptions, Places
@@ -49,7 +50,7 @@ class Frames(VideoOptions, PhotoOptions, PosedPairs):
         notes = [f"consecutive frames, gaps {', '.join(map(str, self.gap))}; frames are counted by order, not by number"]
         if cameras is not None:
             notes.append(f"poses in unit: {cameras.unit}")
-            if bent := sorted({frame.bends.model for frame in cameras.frames if frame.bends}):
+            if bent := cameras.bent:
                 notes.append(f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera")
             elif isinstance(cameras.distortion, dict):
                 notes.append(f"images are not undistorted ({cameras.distortion.get('model', 'lens distortion')})")
@@ -110,7 +111,7 @@ def _pair_up(
     found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
 ) -> None:
     files, known, timed = _with_cameras(folder, files, cameras, found.skips)
-    found.poses.update({str(file): camera.pose for file, (_, camera) in known.items() if camera and camera.pose is not None})
+    found.poses.extend(PhotoPose(str(file), camera.pose) for file, (_, camera) in known.items() if camera and camera.pose is not None)
     rng = keyed_rng("frames", seed, scene)
     names = frame_names([file.name for file in files])
     if len(files) <= min(gaps):

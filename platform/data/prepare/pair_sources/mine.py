@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import shlex
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,13 +33,15 @@ from ..each import USUAL, Where
 from ..files import Tree, frame_names
 from ..found import Found
 from ..options import above_zero, lengths, option, positive, share
+from ..packed import Packed
 from ..pairs import Pair
+from ..progress import follow
 from ..source import Places, Request, source_names
 from .frames import sequences
 from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
 from .posed_pairs import PosedPairs
-from .rgbd import GAPS, Posed, posed_pair, poses_of, require_known, small_view
-from .shared_views import Two, by_depth, by_geometry, by_points, cosine, posed_frames
+from .rgbd import GAPS, Posed, depth_views, posed_pair, poses_of, require_known, small_view
+from .shared_views import Directions, Shares, Two, V, by_depth, by_geometry, by_points, gathered, posed_frames
 
 CROP_SIZE = 256
 """Pixels of the authors' stored crops."""
@@ -57,6 +59,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
     """
 
     reader = "mine"
+    archives = True
     help = "photos or videos: pairs by overlap and angle, from depth, points or geometry, or by matching photos without poses"
     examples = (
         "./garden --size 256 --split train=0.85,val=0.15 --out ./garden-pairs",
@@ -101,6 +104,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         videos = videos_at(root, tree)
         cameras = read_cameras(root) if tree and not videos else None
         if cameras and not self.sfm:
+            tree = None  # of a million files it is a tenth of a gigabyte
             found.notes += unnamed(cameras, root)
             self._of_cameras(found, place, root, name, cameras, seed, where)
             return found
@@ -138,12 +142,13 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             return
         if self.crops:
             raise CallError(f"--crops: {place} has no poses, so nothing tells which crops show the same", "find poses with --sfm")
-        chosen, rejected = self._choose(((two, geometry.overlap) for two, geometry in compared.geometries.items()), None)
-        if not chosen:
+        shares = gathered((two, geometry.overlap) for two, geometry in compared.geometries.items())
+        chosen, rejected = self._choose(shares, of, None)
+        if not len(chosen.ious):
             raise CallError(
                 f"no two photos of {photos.scene} make a pair: {_listed(rejected)}", "choose another --min-overlap or --near, or add photos"
             )
-        flat = sum(compared.geometries[two].flat for two in chosen)
+        flat = sum(compared.geometries[one, two].flat for one, two, _ in chosen.each())
         rule = "pairs by falling 4 v (1 - v), v the share of the cells of the photos that matches fill; the angle between them is not known"
         found.source = found.source.model_copy(update={"notes": (rule, f"IoU from {self.min_overlap:g}, near from {self.near:g}")})
         found.notes += [
@@ -153,7 +158,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         if flat:
             found.notes.append(f"{photos.scene}: {flat:,} of the pairs match as if the camera had only turned, or the scene were flat")
         names, rng = frame_names([str(file) for file in photos.files]), keyed_rng("mine", seed, photos.scene)
-        for (one, two), overlap in sorted(chosen.items()):
+        for one, two, overlap in chosen.each():
             first, second = (one, two) if rng.random() < 0.5 else (two, one)
             found.items.append(
                 Pair(
@@ -174,26 +179,34 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         require_known(cameras, folder, place, "K", "cam_to_world")
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found.notes += said
-        if any(frame.depth for frame in cameras.frames):
-            frames, overlaps = by_depth(cameras, folder, scale, found.skips)
-            self._require_some(frames, cameras, place, found)
+        frames, looks = Packed[Posed](), Directions()
+
+        def known(views: Iterator[V]) -> Iterator[V]:
+            for view in views:
+                frames.append(Posed(view.frame, view.camera))
+                looks.add(view)
+                yield view
+
+        if cameras.has_depth:
+            shares = gathered(by_depth(known(depth_views(cameras, folder, scale, found.skips)), len(cameras.frames)))
             by = "depth (depths agree within 5 % or 5 cm)"
         else:
             scale, stated = None, []
-            frames = list(posed_frames(cameras, folder, found.skips))
+            deque(known(follow(posed_frames(cameras, folder, found.skips), "reading frames", len(cameras.frames))), maxlen=0)
             self._require_some(frames, cameras, place, found)
             ranges = [self.depth_range or one.frame.depth_range for one in frames]
             if seen := seen_points(folder, cameras.layout):
-                overlaps, by = by_points(frames, seen), "the points of the model that both see"
+                shares, by = by_points(frames, seen), "the points of the model that both see"
             elif frames and None not in ranges:
-                overlaps = by_geometry(frames, [one for one in ranges if one])
+                shares = gathered(by_geometry(frames, (one for one in ranges if one)))
                 by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
             else:
                 compared = _matched(place, name, cameras, [folder / one.frame.file for one in frames], where)
-                overlaps = ((two, geometry.overlap) for two, geometry in compared.geometries.items())
+                shares = gathered((two, geometry.overlap) for two, geometry in compared.geometries.items())
                 by = f"matched features (the share of the cells that they fill; {compared.how}), because neither depth nor points are known"
-        chosen, rejected = self._choose(overlaps, lambda two: cosine(frames[two[0]], frames[two[1]]))
-        if not chosen:
+        chosen, rejected = self._choose(shares, len(cameras.frames), looks.cosine)
+        if not len(chosen.ious):
+            self._require_some(frames, cameras, place, found)
             raise CallError(
                 f"no two frames of {place} make a pair: {_listed(rejected)}",
                 "choose another --min-score or --min-overlap, or add frames; where a camera hardly turns, neighbours are paired by: "
@@ -203,19 +216,19 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         if self.crops:
             settings += f"; at most {self.crops} matched crops of a pair, side {self.crop_side:g}, overlap from {self.crop_overlap:g}"
         rule = f"pairs by falling score IoU x 4 cos(a) (1 - cos(a)), IoU by {by}; {settings}"
-        bent = sorted({frame.bends.model for frame in cameras.frames if frame.bends}) if scale is None else []
+        bent = cameras.bent if scale is None else []
         undone = [f"images are undistorted here ({', '.join(bent)}): they are those of a pinhole camera"] if bent else []
         found.source = found.source.model_copy(
             update={"notes": (rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)}
         )
-        found.poses.update(poses_of(folder, frames))
-        angles = [float(np.degrees(np.arccos(cosine(frames[one], frames[two])))) for one, two in chosen]
+        found.poses.extend(poses_of(folder, frames))
+        angles = array("d", (float(np.degrees(np.arccos(looks.cosine(one, two)))) for one, two, _ in chosen.each()))
         found.notes += _explained(len(frames), chosen, rejected, angles)
         seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None
-        names, rng = frame_names([one.frame.file for one in frames]), keyed_rng("mine", seed, name)
+        names, rng = frame_names(one.frame.file for one in frames), keyed_rng("mine", seed, name)
         without: Counter[str] = Counter()
-        items: list[Pair] = []
-        for (one, two), overlap in sorted(chosen.items()):
+        items = Packed[Pair]()
+        for one, two, overlap in follow(chosen.each(), "making pairs", len(chosen.ious)):
             order = (one, two) if rng.random() < 0.5 else (two, one)
             pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", frames[order[0]].frame.time_s if cameras.timed else None
             pair = posed_pair(folder, name, pair_id, frames, order, overlap, scale, time)
@@ -248,9 +261,14 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 f"--crops: nothing tells where two photos of {place} show the same, because {cameras.layout} has poses only",
                 "give depth, or a COLMAP model with its points3D; or leave --crops out",
             )
-        seen = seen_points(folder, cameras.layout) or {}
-        ids = [np.unique(seen[frame.frame.file]) for frame in frames]
-        return lambda one, two: seen_by_points(frames[one], frames[two], (ids[one], ids[two]), places)
+        seen = seen_points(folder, cameras.layout)
+        assert seen is not None
+
+        def both_show(one: int, two: int) -> Seen:
+            ids = seen[frames[one].frame.file], seen[frames[two].frame.file]
+            return seen_by_points(frames[one], frames[two], ids, places)
+
+        return both_show
 
     def _cropped(
         self, pair: Pair, frames: Sequence[Posed], order: Two, seen: Callable[[int, int], Seen], seed: int, without: Counter[str]
@@ -266,48 +284,106 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
             for number, (first, second, shared) in enumerate(found, 1)
         ]
 
-    def _choose(
-        self, overlaps: Iterable[tuple[Two, float]], cosine_of: Callable[[Two], float] | None
-    ) -> tuple[dict[Two, float], Counter[str]]:
-        """(the pairs that are taken and their IoU, how many are not and why). Without the angle, an overlap of one half is best.
+    def _choose(self, shares: Iterable[Shares], frames: int, cosine_of: Callable[[int, int], float] | None) -> tuple[_Chosen, Counter[str]]:
+        """(the pairs that are taken, how many are not and why). Without the angle, an overlap of one half is best.
 
-        `overlaps` are seen once: of candidates only those that are good enough are held, in 32 bytes each.
+        `shares` are seen once: of candidates only those that are good enough are held, in 24 bytes each and 48 while they are sorted.
         """
         rejected: Counter[str] = Counter()
-        scores, ious, ones, twos = array("d"), array("d"), array("q"), array("q")
-        near: dict[int, list[int]] = {}
-        for (one, two), overlap in overlaps:
-            if overlap > self.near:
-                near.setdefault(one, [one]).append(two)
-                near.setdefault(two, [two]).append(one)
-            cosine = cosine_of((one, two)) if cosine_of else 1.0
-            score = 4 * overlap * (cosine * (1 - cosine) if cosine_of else 1 - overlap)
-            if overlap < self.min_overlap:
-                rejected[f"share less than {self.min_overlap:g}"] += 1
-            elif cosine < np.cos(np.radians(self.max_angle)):
-                rejected[f"look more than {self.max_angle:g} degrees apart"] += 1
-            elif not cosine_of and overlap > self.near:
-                rejected[f"share more than {self.near:g}"] += 1
-            elif score < self.min_score:
-                rejected[f"score less than {self.min_score:g}"] += 1
-            else:
-                for held, value in ((scores, score), (ious, overlap)):
-                    held.append(value)
-                for numbers, number in ((ones, one), (twos, two)):
-                    numbers.append(number)
-        taken: dict[Two, float] = {}
-        partners: dict[int, set[int]] = {}
-        for place in np.lexsort((np.asarray(twos), np.asarray(ones), -np.asarray(scores))).tolist():
-            one, two = ones[place], twos[place]
-            if max(len(partners.get(one, ())), len(partners.get(two, ()))) >= self.pairs_per_frame:
+        near, good = (array("i"), array("i")), (array("i"), array("i"))
+        scores, ious = array("d"), array("d")
+        least = np.cos(np.radians(self.max_angle))
+        for some in shares:
+            alike = some.ious > self.near
+            for held, numbers in zip(near, (some.ones, some.twos), strict=True):
+                held.frombytes(numbers[alike].astype(np.int32).tobytes())
+            enough = some.ious >= self.min_overlap
+            _count(rejected, f"share less than {self.min_overlap:g}", int((~enough).sum()))
+            for one, two, overlap in zip(some.ones[enough].tolist(), some.twos[enough].tolist(), some.ious[enough].tolist(), strict=True):
+                cosine = cosine_of(one, two) if cosine_of else 1.0
+                score = 4 * overlap * (cosine * (1 - cosine) if cosine_of else 1 - overlap)
+                if cosine < least:
+                    rejected[f"look more than {self.max_angle:g} degrees apart"] += 1
+                elif not cosine_of and overlap > self.near:
+                    rejected[f"share more than {self.near:g}"] += 1
+                elif score < self.min_score:
+                    rejected[f"score less than {self.min_score:g}"] += 1
+                else:
+                    scores.append(score)
+                    ious.append(overlap)
+                    for held, number in zip(good, (one, two), strict=True):
+                        held.append(number)
+        ones, twos = (np.asarray(numbers) for numbers in good)
+        beside = _Neighbours.of(np.asarray(near[0]), np.asarray(near[1]), frames)
+        partners = _Partners(frames, self.pairs_per_frame)
+        taken = array("q")
+        for place in follow(np.lexsort((twos, ones, -np.asarray(scores))).tolist(), "choosing pairs", len(scores)):
+            one, two = good[0][place], good[1][place]
+            if partners.full(one) or partners.full(two):
                 rejected["a frame has enough pairs"] += 1
-            elif any(not partners[a].isdisjoint(near.get(two, (two,))) for a in near.get(one, (one,)) if a in partners):
+            elif partners.any_between(beside.of_frame(one), beside.of_frame(two)):
                 rejected["near to a pair that is taken"] += 1
             else:
-                taken[one, two] = ious[place]
-                partners.setdefault(one, set()).add(two)
-                partners.setdefault(two, set()).add(one)
-        return taken, rejected
+                taken.append(place)
+                partners.pair(one, two)
+        places = np.asarray(taken)
+        places = places[np.lexsort((twos[places], ones[places]))]
+        return _Chosen(ones[places], twos[places], np.asarray(ious)[places]), rejected
+
+
+class _Chosen(Shares):
+    """The pairs that are taken, by their frames."""
+
+    def each(self) -> Iterator[tuple[int, int, float]]:
+        """(one, two, IoU)"""
+        return zip(self.ones.tolist(), self.twos.tolist(), self.ious.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """For each frame itself and those that count as one with it."""
+
+    numbers: array[int]
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, ones: np.ndarray, twos: np.ndarray, frames: int) -> _Neighbours:
+        own = np.arange(frames, dtype=np.int32)
+        where, which = np.concatenate([own, ones, twos]), np.concatenate([own, twos, ones])
+        numbers = array("i")
+        numbers.frombytes(which[np.argsort(where, kind="stable")].astype(np.int32).tobytes())
+        return cls(numbers, np.concatenate([[0], np.cumsum(np.bincount(where, minlength=frames))]))
+
+    def of_frame(self, frame: int) -> array[int]:
+        return self.numbers[self.ends[frame] : self.ends[frame + 1]]
+
+
+class _Partners:
+    """The frames with which each frame is paired, up to `most`."""
+
+    def __init__(self, frames: int, most: int) -> None:
+        self._most, self._counts = most, array("i", bytes(4 * frames))
+        self._numbers = array("i", bytes(4 * frames * most))
+
+    def full(self, frame: int) -> bool:
+        return self._counts[frame] >= self._most
+
+    def pair(self, one: int, two: int) -> None:
+        for frame, other in ((one, two), (two, one)):
+            self._numbers[frame * self._most + self._counts[frame]] = other
+            self._counts[frame] += 1
+
+    def any_between(self, some: array[int], others: array[int]) -> bool:
+        """Whether one of these frames is paired with one of those."""
+        if not any(self._counts[frame] for frame in some):
+            return False
+        wanted, most = set(others), self._most
+        return any(not wanted.isdisjoint(self._numbers[at * most : at * most + self._counts[at]]) for at in some if self._counts[at])
+
+
+def _count(counts: Counter[str], what: str, how_many: int) -> None:
+    if how_many:
+        counts[what] += how_many
 
 
 def _matched(place: str, name: str, cameras: Cameras, files: Sequence[Path], where: Where) -> Compared:
@@ -326,21 +402,23 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no two share anything"
 
 
-def _crops_explained(chosen: Mapping[Two, float], crops: Sequence[Pair], without: Mapping[str, int]) -> str:
+def _crops_explained(chosen: _Chosen, crops: Sequence[Pair], without: Mapping[str, int]) -> str:
     sides = [crop.side for pair in crops for crop in (pair.crop1, pair.crop2) if crop]
     told = f", {min(sides):,} to {max(sides):,} px of the photos" if sides else ""
-    pairs = len(chosen) - sum(without.values())
-    return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen):,} pairs{told}" + (f"; none: {_listed(without)}" if without else "")
+    pairs = len(chosen.ious) - sum(without.values())
+    return f"{len(crops):,} matched crops of {pairs:,} of {len(chosen.ious):,} pairs{told}" + (
+        f"; none: {_listed(without)}" if without else ""
+    )
 
 
-def _explained(frames: int, chosen: Mapping[Two, float], rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
+def _explained(frames: int, chosen: _Chosen, rejected: Mapping[str, int], angles: Sequence[float] | None) -> list[str]:
     """What was taken, by angle where it is known and by overlap, and what was not."""
     at = np.histogram(angles or [], _DEGREES)[0]
     by_angle = ", ".join(f"{low}-{min(high, 180)}: {count}" for low, high, count in zip(_DEGREES, _DEGREES[1:], at, strict=False) if count)
     degrees = f"degrees between the views {by_angle}; by " if angles else ""
-    at = np.histogram(list(chosen.values()), _SHARES)[0]
+    at = np.histogram(chosen.ious, _SHARES)[0]
     by_share = ", ".join(f"{low:g}-{min(high, 1):g}: {count}" for low, high, count in zip(_SHARES, _SHARES[1:], at, strict=False) if count)
-    without = frames - len({number for two in chosen for number in two})
+    without = frames - len(np.unique(np.concatenate([chosen.ones, chosen.twos])))
     left = [f"pairs that were not taken: {_listed(rejected)}"] if rejected else []
     left += [f"{without:,} of {frames:,} frames are in no pair"] if without else []
-    return [f"{len(chosen):,} pairs by {degrees}IoU {by_share}", *(["; ".join(left)] if left else [])]
+    return [f"{len(chosen.ious):,} pairs by {degrees}IoU {by_share}", *(["; ".join(left)] if left else [])]

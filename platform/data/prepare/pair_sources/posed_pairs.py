@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class PosedPairs(PairSource):
     def checked(self, found: Found[Pair], seed: int) -> None:
         if not found.poses:
             return
-        verdict = Verdict(list(_matches(found, found.poses, seed)))
+        verdict = Verdict(list(_matches(found, seed)))
         if verdict.fault and not self.accept_misfit:
             raise CallError(
                 f"the poses of {found.source.where} {verdict.fault}: {verdict.told}",
@@ -46,26 +47,28 @@ class PosedPairs(PairSource):
         found.notes.append(f"{found.source.where}: {verdict.told}{f'; the poses {verdict.fault}' if verdict.fault else ''}")
 
 
-def _matches(found: Found[Pair], poses: Mapping[str, np.ndarray], seed: int) -> Iterator[Matches]:
+def _matches(found: Found[Pair], seed: int) -> Iterator[Matches]:
     """Of drawn pairs, those first that match most easily."""
-    posed = [item for items in found.parts.values() for item in items if item.T_2from1 and item.K1 and item.K2]
-    drawn = [posed[number] for number in keyed_rng("epipolar", seed).permutation(len(posed))[:DRAWN]]
+    posed = array("q", (place for place, item in enumerate(found.every()) if item.T_2from1 and item.K1 and item.K2))
+    drawn = [found.nth(posed[number]) for number in keyed_rng("epipolar", seed).permutation(len(posed))[:DRAWN]]
     drawn.sort(key=_ease)
+    photos = {photo for item in drawn for photo in (item.image1, item.image2)}
+    poses = {photo: pose for photo, pose in found.poses if photo in photos}
     judged, used = 0, set[str]()
     for item in [one for one in drawn if not (one.image1 in used or used.add(one.image1))][:TRIED]:  # type: ignore[func-returns-value]
         if judged == CHECKED:
             return
         try:
             row = item.row(Resize(CHECK_SIZE))
-            photos = [decode_image(row[name]) for name in ("image1", "image2")]
+            two = [decode_image(row[name]) for name in ("image1", "image2")]
         except BrokenSampleError:  # the job counts and names it
             continue
-        if min(min(photo.shape[:2]) for photo in photos) < LEAST_SIDE:
+        if min(min(photo.shape[:2]) for photo in two) < LEAST_SIDE:
             return
-        xy = _matched(*photos)
+        xy = _matched(*two)
         if len(xy[0]) >= LEAST_MATCHES:
             K1, K2 = (np.reshape(row[name], (3, 3)).astype(np.float64) for name in ("K1", "K2"))
-            yield Matches(*xy, K1, K2, poses[item.image1], poses[item.image2], float(np.hypot(*photos[0].shape[:2])))
+            yield Matches(*xy, K1, K2, poses[item.image1], poses[item.image2], float(np.hypot(*two[0].shape[:2])))
             judged += 1
 
 

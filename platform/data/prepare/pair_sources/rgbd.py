@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from sys import intern
+from typing import Self
 
 import numpy as np
 
@@ -17,14 +18,17 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.epipolar import AS_READ, CONVENTIONS
 from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
 
-from ..captures.cameras import Camera, Cameras, Frame, camera_of, read_cameras, skip_of, unnamed
+from ..captures.cameras import Camera, Cameras, camera_of, read_cameras, skip_of, unnamed
 from ..captures.depth_options import DepthOptions
 from ..captures.layouts import no_cameras
 from ..captures.readers import ask_intrinsics
 from ..files import existing_folder, frame_names, read_file
-from ..found import Found
+from ..found import Found, PhotoPose
+from ..known import Frame, is_told
 from ..options import bounds, option, positive
+from ..packed import Packed
 from ..pairs import Pair
+from ..progress import follow
 from ..views import upright_depth
 from .posed_pairs import PosedPairs
 
@@ -46,6 +50,7 @@ class Rgbd(DepthOptions, PosedPairs):
     """Colour and depth are taken as registered to each other; the provenance says so."""
 
     reader = "rgbd"
+    archives = True
     help = "RGB-D frames with poses (cameras.json): pairs mined by co-visibility from depth"
     examples = ("./kitchen-rgbd --overlap 0.4..0.9 --size 128 --square --out ./kitchen --split train=0.85,val=0.15",)
     split_ways = ("time-blocks", "scene")
@@ -71,22 +76,25 @@ class Rgbd(DepthOptions, PosedPairs):
         )
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
-        views: list[Posed] = []
+        views = Packed[Posed]()
         rng = keyed_rng("rgbd", seed, name)
-        picked: list[tuple[tuple[int, int], float]] = []
-        for start, ahead in enumerate(_ahead(depth_views(cameras, folder, scale, found.skips), views)):
+        picked, shares = array("i"), array("d")
+        every = _ahead(depth_views(cameras, folder, scale, found.skips), views)
+        for start, ahead in enumerate(follow(every, "comparing frames", len(cameras.frames))):
             good: list[tuple[int, float]] = []
             for gap in GAPS[: bisect_left(GAPS, len(ahead))]:
                 value = _overlap(ahead[0], ahead[gap])
                 if value is not None and low <= value <= high:
                     good.append((start + gap, value))
             for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
-                picked.append(((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start), good[pick][1]))
+                picked.extend((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start))
+                shares.append(good[pick][1])
         names = frame_names([view.frame.file for view in views])
-        for order, value in picked:
+        for one, two, value in zip(picked[::2], picked[1::2], shares, strict=True):
+            order = one, two
             pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", views[order[0]].frame.time_s if cameras.timed else None
             found.items.append(posed_pair(folder, name, pair_id, views, order, value, scale, time))
-        found.poses.update(poses_of(folder, views))
+        found.poses.extend(poses_of(folder, views))
         doubt = _doubt(views, folder, scale)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -98,7 +106,7 @@ class Rgbd(DepthOptions, PosedPairs):
 
 def require_known(cameras: Cameras, folder: Path, place: str, *wanted: str) -> None:
     """Raises `CallError` where no frame has one of these."""
-    missing = [what for what in wanted if not any(getattr(frame, what) for frame in cameras.frames)]
+    missing = [what for what in wanted if not any(is_told(getattr(frame, what)) for frame in cameras.frames)]
     if missing:
         hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
         raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
@@ -109,8 +117,17 @@ class Posed:
     """A frame whose camera can be used."""
 
     frame: Frame
+    """Without what the camera knows."""
     camera: Camera
-    pose: np.ndarray
+
+    @classmethod
+    def of(cls, frame: Frame, camera: Camera) -> Self:
+        return cls(replace(frame, K=None, cam_to_world=None), camera)
+
+    @property
+    def pose(self) -> np.ndarray:
+        assert self.camera.pose is not None
+        return self.camera.pose
 
 
 @dataclass(frozen=True)
@@ -126,7 +143,7 @@ def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list
     """The frames whose camera and depth can be used; why others cannot is added to `skips`."""
     skips += cameras.repeated
     for frame in cameras.ordered:
-        if not (frame.depth and frame.K and frame.cam_to_world):
+        if not (frame.depth and is_told(frame.K) and is_told(frame.cam_to_world)):
             skips.append((frame.file, "a frame lacks depth, K or pose"))
             continue
         try:
@@ -137,7 +154,7 @@ def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list
             skips.append(skip_of(frame.file, str(error)))
             continue
         try:
-            yield small_view(Posed(frame, camera, camera.pose), folder, scale)
+            yield small_view(Posed.of(frame, camera), folder, scale)
         except BrokenSampleError as error:
             skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
 
@@ -149,25 +166,24 @@ def small_view(posed: Posed, folder: Path, scale: float | None) -> View:
     metres = upright_depth(read_file(f"{folder}/{posed.frame.depth}"), camera.at, scale)
     small = Placement.whole(metres.shape).resized(min(metres.shape[0], _GRID[0]), min(metres.shape[1], _GRID[1]))
     K = small.intrinsics(depth_intrinsics(camera.K, camera.at.original, metres.shape))
-    return View(posed.frame, camera, posed.pose, small.nearest(metres), K)
+    return View(posed.frame, camera, small.nearest(metres), K)
 
 
-def _ahead(views: Iterator[View], posed: list[Posed]) -> Iterator[deque[View]]:
+def _ahead(views: Iterator[View], posed: Packed[Posed]) -> Iterator[deque[View]]:
     """Each view with those that follow it, as far as `GAPS` reach; all are added to `posed` without their depth."""
     held: deque[View] = deque()
     while True:
         for view in islice(views, GAPS[-1] + 1 - len(held)):
             held.append(view)
-            posed.append(Posed(view.frame, view.camera, view.pose))
+            posed.append(Posed(view.frame, view.camera))
         if not held:
             return
         yield held
         held.popleft()
 
 
-def poses_of(folder: Path, frames: Sequence[Posed]) -> dict[str, np.ndarray]:
-    """Photo -> its pose, as `Found.poses` holds them."""
-    return {intern(f"{folder}/{one.frame.file}"): one.pose for one in frames}
+def poses_of(folder: Path, frames: Iterable[Posed]) -> Iterator[PhotoPose]:
+    return (PhotoPose(f"{folder}/{one.frame.file}", one.pose) for one in frames)
 
 
 def posed_pair(
@@ -185,16 +201,16 @@ def posed_pair(
     return Pair(
         id=pair_id,
         scene=name,
-        image1=intern(f"{folder}/{one.frame.file}"),  # one text for all pairs of a photo
-        image2=intern(f"{folder}/{two.frame.file}"),
+        image1=f"{folder}/{one.frame.file}",
+        image2=f"{folder}/{two.frame.file}",
         frame1=order[0],
         frame2=order[1],
         time=float(order[0]) if time is None else time,
         K1=one.camera.flat,
         K2=two.camera.flat,
         T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
-        depth1=one.frame.depth and intern(f"{folder}/{one.frame.depth}"),
-        depth2=two.frame.depth and intern(f"{folder}/{two.frame.depth}"),
+        depth1=one.frame.depth and f"{folder}/{one.frame.depth}",
+        depth2=two.frame.depth and f"{folder}/{two.frame.depth}",
         overlap=round(overlap, 4),
         depth_scale=scale,
         lens1=one.camera.lens,

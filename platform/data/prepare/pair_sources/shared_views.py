@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.platform.data.geometry import relative_pose, visible_share
 
 from ..captures.cameras import Cameras, camera_of, skip_of
-from .rgbd import GAPS, Posed, View, depth_views
+from ..formats.sights import Sights
+from ..packed import Packed
+from ..progress import follow, steps
+from .rgbd import GAPS, Posed, View
 
 V = TypeVar("V", bound=Posed)
 Two = tuple[int, int]
@@ -28,47 +32,62 @@ _ROWS = 1000
 """Photos whose shared points are counted together."""
 
 
-def cosine(one: Posed, two: Posed) -> float:
-    """Of the angle between two viewing directions."""
-    return float(np.clip(one.pose[:3, 2] @ two.pose[:3, 2], -1, 1))
+class Shares(NamedTuple):
+    """Pairs of frames and what they share, each an array."""
+
+    ones: np.ndarray
+    twos: np.ndarray
+    """The larger number of each two."""
+    ious: np.ndarray
 
 
-def by_depth(
-    cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]
-) -> tuple[list[Posed], Iterator[tuple[Two, float]]]:
-    """(the frames, which fill the list while the overlaps are taken; the overlaps). Of many frames few depth maps are held."""
-    frames: list[Posed] = []
+class Directions:
+    """Where each of some frames looks, in the world."""
 
-    def overlaps() -> Iterator[tuple[Two, float]]:
-        for two, one, other in together(depth_views(cameras, folder, scale, skips), frames):
-            if (overlap := _depth_iou(one, other)) > 0:
-                yield two, overlap
+    def __init__(self) -> None:
+        self._numbers = array("d")
 
-    return frames, overlaps()
+    def add(self, view: Posed) -> None:
+        self._numbers.extend(view.pose[:3, 2].tolist())
+
+    def cosine(self, one: int, two: int) -> float:
+        """Of the angle between two of them."""
+        first, second = (np.array(self._numbers[3 * number : 3 * number + 3]) for number in (one, two))
+        return float(np.clip(first @ second, -1, 1))
 
 
-def together(views: Iterator[V], frames: list[Posed]) -> Iterator[tuple[Two, V, V]]:
-    """Every two of up to `ALL_PAIRS` views, and of more those that lie `GAPS` apart; all are added to `frames`, without their depth."""
+def gathered(shares: Iterable[tuple[Two, float]]) -> Iterator[Shares]:
+    """Those that come one by one, some thousand at a time."""
+    shares = iter(shares)
+    while some := list(islice(shares, _ROWS)):
+        ones, twos = np.array([two for two, _ in some]).T
+        yield Shares(ones, twos, np.array([share for _, share in some]))
 
-    def kept() -> Iterator[V]:
-        for view in views:
-            frames.append(Posed(view.frame, view.camera, view.pose))
-            yield view
 
-    source = kept()
-    held = deque(islice(source, ALL_PAIRS + 1))
+def by_depth(views: Iterator[View], total: int) -> Iterator[tuple[Two, float]]:
+    """Of many frames few depth maps are held."""
+    for two, one, other in together(views, total):
+        if (overlap := _depth_iou(one, other)) > 0:
+            yield two, overlap
+
+
+def together(source: Iterator[V], total: int) -> Iterator[tuple[Two, V, V]]:
+    """Every two of up to `ALL_PAIRS` views, and of more those that lie `GAPS` apart. `total`: about how many there are."""
+    held = deque(islice(follow(source, "reading frames", total) if total <= ALL_PAIRS else source, ALL_PAIRS + 1))
     if len(held) <= ALL_PAIRS:
-        for one, two in combinations(range(len(held)), 2):
+        for one, two in follow(combinations(range(len(held)), 2), "comparing frames", len(held) * (len(held) - 1) // 2):
             yield (one, two), held[one], held[two]
         return
     first = 0
-    while held:
-        held.extend(islice(source, GAPS[-1] + 1 - len(held)))
-        for gap in GAPS:
-            if gap < len(held):
-                yield (first, first + gap), held[0], held[gap]
-        held.popleft()
-        first += 1
+    with steps("comparing frames", total) as step:
+        while held:
+            held.extend(islice(source, GAPS[-1] + 1 - len(held)))
+            for gap in GAPS:
+                if gap < len(held):
+                    yield (first, first + gap), held[0], held[gap]
+            held.popleft()
+            first += 1
+            step()
 
 
 def _depth_iou(one: View, two: View) -> float:
@@ -92,7 +111,7 @@ def posed_frames(cameras: Cameras, folder: Path, skips: list[tuple[str, str]]) -
         except BrokenSampleError as error:
             skips.append(skip_of(frame.file, str(error)))
             continue
-        yield Posed(frame, camera, camera.pose)
+        yield Posed.of(frame, camera)
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,7 @@ class _Ranged(Posed):
     """3 x n, in the world."""
 
 
-def by_geometry(frames: Sequence[Posed], ranges: Sequence[tuple[float, float]]) -> Iterator[tuple[Two, float]]:
+def by_geometry(frames: Packed[Posed], ranges: Iterable[tuple[float, float]]) -> Iterator[tuple[Two, float]]:
     """The share of what lies before either photo that lies before both, for pixels of a grid at depths as even as disparity is."""
 
     def ranged() -> Iterator[_Ranged]:
@@ -115,10 +134,10 @@ def by_geometry(frames: Sequence[Posed], ranges: Sequence[tuple[float, float]]) 
             depths = 1 / np.linspace(1 / near, 1 / far, _DEPTHS)
             local = (np.linalg.inv(view.camera.K) @ pixels)[:, None] * depths[:, None]  # type: ignore[arg-type]
             points = view.pose[:3, :3] @ local.reshape(3, -1) + view.pose[:3, 3:]
-            yield _Ranged(view.frame, view.camera, view.pose, (near, far), points)
+            yield _Ranged(view.frame, view.camera, (near, far), points)
 
-    for two, one, other in together(ranged(), []):
-        if cosine(one, other) <= 0:
+    for two, one, other in together(ranged(), len(frames)):
+        if one.pose[:3, 2] @ other.pose[:3, 2] <= 0:
             continue
         both = (_inside_share(one.points, other, other.depths) + _inside_share(other.points, one, one.depths)) / 2
         if both > 0:
@@ -137,19 +156,25 @@ def _inside_share(world: np.ndarray, view: Posed, depths: tuple[float, float]) -
     )
 
 
-def by_points(frames: Sequence[Posed], seen: Mapping[str, np.ndarray]) -> Iterator[tuple[Two, float]]:
-    """Of the points that either sees, the share that both see."""
+def by_points(frames: Iterable[Posed], seen: Sights) -> Iterator[Shares]:
+    """Of the points that either sees, the share that both see. A sight takes 12 bytes while they are counted."""
     from scipy.sparse import csr_matrix
 
-    points = [np.unique(seen[one.frame.file]) for one in frames]
-    counts = np.array([len(one) for one in points], np.int64)
-    columns = np.concatenate(points) if points else np.zeros(0, np.int64)
-    _, columns = np.unique(columns, return_inverse=True)
-    rows = np.repeat(np.arange(len(points)), counts)
-    matrix = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (len(points), int(columns.max(initial=-1)) + 1))
-    for start in range(0, len(points), _ROWS):
-        shared = (matrix[start : start + _ROWS] @ matrix.T).tocoo()
-        one, two = shared.row + start, shared.col
+    points, ends = array("i") if seen.small else array("q"), array("q", [0])
+    for one in frames:
+        points.frombytes(seen[one.frame.file].astype(points.typecode).tobytes())
+        ends.append(len(points))
+    count, rows = len(ends) - 1, np.asarray(ends)
+    columns = np.asarray(points)
+    if len(columns) and not 0 <= columns.min() <= columns.max() < 4 * len(columns) + _ROWS:
+        _, columns = np.unique(columns, return_inverse=True)
+    shape = count, int(columns.max(initial=-1)) + 1
+    matrix = csr_matrix((np.ones(len(columns), np.int32), columns, rows), shape)
+    transposed = matrix.T.tocsr()
+    counts = np.diff(rows)
+    for start in follow(range(0, count, _ROWS), "comparing thousands of photos", -(-count // _ROWS)):
+        shared = (matrix[start : start + _ROWS] @ transposed).tocoo()
+        one, two = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
         later = one < two
         one, two, both = one[later], two[later], shared.data[later]
-        yield from zip(zip(one.tolist(), two.tolist(), strict=True), (both / (counts[one] + counts[two] - both)).tolist(), strict=True)
+        yield Shares(one, two, both / (counts[one] + counts[two] - both))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
@@ -18,6 +19,7 @@ from ..files import Tree, existing_folder, folder_of, is_file, is_inside, natura
 from ..found import WHOLE, Found, split_of
 from ..lists import numbered_lines
 from ..options import above_zero, option
+from ..packed import Packed
 from ..source import ItemSource, Places, Request, ResizeOptions
 from .truth_layouts import FLOW, STEREO, TruthLayout
 from .truth_pairs import Column, TruthPair
@@ -52,29 +54,32 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
         folder = existing_folder(place)
         tree = Tree.of(folder)
         files = sorted((path for paths in tree.folders.values() for path in paths), key=lambda path: (folder_of(path), natural(path)))
-        there = _There(frozenset(files), {_stem(path): path for path in reversed(files) if suffix_of(path) in (*IMAGE_SUFFIXES, ".npy")})
-        taken: dict[str, list[tuple[TruthPair, str | None]]] = {}
+        last = {folder_of(path): path for path in files}
+        there = _There.of(files)
+        pairs, taken = Packed[_Taken](), set[str]()
+        layouts: set[str] = set()
         lacking: dict[str, tuple[str, str]] = {}
         own = {layout.name for layout in self.layouts if layout.own}
         ends = 0
         for layout in self.layouts:
-            if layout.own and any(pair.layout not in own for pairs in taken.values() for pair, _ in pairs):
+            if layout.own and not layouts <= own:
                 continue
             pattern = layout.pattern
             for path in files:
                 if path in taken or (match := pattern.fullmatch(path)) is None:
                     continue
-                pairs, missing = self._pairs(layout, path, match.groupdict(), there, folder, name)
-                if pairs:
-                    taken[path] = [(pair, match.groupdict().get("split")) for pair in pairs]
+                made, missing = self._pairs(layout, path, match.groupdict(), there, folder, name)
+                if made:
+                    taken.add(path)
+                    layouts.add(layout.name)
+                    pairs.extend(_Taken(pair, match.groupdict().get("split")) for pair in made)
                 elif missing:
                     lacking.setdefault(path, missing)
-        used = {path for pairs in taken.values() for pair, _ in pairs for path in _files(pair)}
-        found = Found[TruthPair](self.provenance(folder, *sorted({pair.layout for pairs in taken.values() for pair, _ in pairs})))
+        found = Found[TruthPair](self.provenance(folder, *sorted(layouts)))
         for path, (what, where) in lacking.items():
-            if path in taken or f"{folder}/{path}" in used:
+            if path in taken or path in there.used:
                 continue
-            if what == "next" and not any(folder_of(other) == folder_of(where) and natural(other) > natural(where) for other in files):
+            if what == "next" and not natural(last.get(folder_of(where), "")) > natural(where):
                 ends += 1
             else:
                 found.skips.append((f"{path} (looked for {where})", "truth whose images are missing"))
@@ -82,10 +87,9 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
             found.notes.append(other)
         if ends:
             found.notes.append(f"{ends:,} truth(s) of last frames are not stored: the next image is not there")
-        _into_parts(found, [pair for pairs in taken.values() for pair in pairs], folder, files)
-        prefix = f"{folder}/"
-        tree.use(*(path.removeprefix(prefix) for path in used), *lacking, *(path for path in files if path.endswith(CHAIRS_SPLIT)))
-        found.skips += _without_truth([pair for pairs in taken.values() for pair, _ in pairs if pair.layout in own], tree, prefix)
+        _into_parts(found, pairs, folder, files)
+        tree.use(*taken, *there.used, *lacking, *(path for path in files if path.endswith(CHAIRS_SPLIT)))
+        found.skips += _without_truth(there.firsts, tree)
         found.count(tree)
         return found
 
@@ -126,7 +130,10 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
                 continue
             stem = _stem(path) + (f"/{one}" if one else "")
             masks = [(form, file) for form, place in layout.masks if (file := there.image(place, words) or there.file(place, words))]
-            calibrations = [(form, file) for form, place in layout.calibration if (file := there.file(place, words))]
+            calibrations = [(form, file) for form, place in layout.calibration if (file := there.file(place, words))][:1]
+            there.used.update((first, second, *(file for _, file in (*masks, *calibrations))))
+            if layout.own:
+                there.firsts.add(first)
             pairs.append(
                 TruthPair(
                     id=f"{name}/{stem}",
@@ -168,15 +175,14 @@ class TruthSource(ResizeOptions, ItemSource[TruthPair]):
 
     def _check(self, found: Found[TruthPair], seed: int) -> None:
         """Warp some pairs of each layout as they will be stored. Adds notes; raises `CallError` where the truth does not fit."""
-        layouts: dict[str, list[TruthPair]] = defaultdict(list)
-        for items in found.parts.values():
-            for item in items:
-                layouts[item.layout].append(item)
-        for layout, items in layouts.items():
+        layouts: dict[str, array[int]] = defaultdict(lambda: array("q"))
+        for place, item in enumerate(found.every()):
+            layouts[item.layout].append(place)
+        for layout, places in layouts.items():
             samples: list[dict[str, Any]] = []
-            for index in keyed_rng("warp", seed).permutation(len(items))[:CHECKED]:
+            for index in keyed_rng("warp", seed).permutation(len(places))[:CHECKED]:
                 try:
-                    samples.append(decode_row(items[index].row(self.resize), "pairs"))
+                    samples.append(decode_row(found.nth(places[index]).row(self.resize), "pairs"))
                 except BrokenSampleError:  # the job counts and names it
                     continue
             if not samples:
@@ -228,15 +234,31 @@ class Flow(TruthSource):
     layouts = FLOW
 
 
+class _Taken(NamedTuple):
+    pair: TruthPair
+    split: str | None
+    """As the folder calls it."""
+
+
 @dataclass(frozen=True)
 class _There:
-    """The files of a folder: all, and images by what stands before their suffix."""
+    """The files of a folder, and those that pairs use."""
 
     files: frozenset[str]
-    images: Mapping[str, str]
+    ends: Sequence[str]
+    """The suffixes of images, as they are written."""
+    used: set[str] = field(default_factory=set)
+    firsts: set[str] = field(default_factory=set)
+    """Images 1 of people's own layouts."""
+
+    @classmethod
+    def of(cls, files: Sequence[str]) -> _There:
+        ends = {path[len(_stem(path)) :] for path in files}
+        return cls(frozenset(files), sorted((end for end in ends if end.lower() in (*IMAGE_SUFFIXES, ".npy")), key=natural))
 
     def image(self, places: str, words: Mapping[str, str]) -> str | None:
-        return next((self.images[stem] for place in places.split("|") if (stem := place.format_map(words)) in self.images), None)
+        stems = (place.format_map(words) for place in places.split("|"))
+        return next((path for stem in stems for end in self.ends if (path := stem + end) in self.files), None)
 
     def file(self, place: str, words: Mapping[str, str]) -> str | None:
         path = place.format_map(words)
@@ -247,29 +269,24 @@ def _stem(path: str) -> str:
     return path[: len(path) - len(suffix_of(path))]
 
 
-def _files(pair: TruthPair) -> list[str]:
-    return [pair.image1, pair.image2, pair.truth, *(file for _, file in pair.masks), *([pair.calibration[1]] if pair.calibration else [])]
-
-
-def _into_parts(found: Found[TruthPair], pairs: Sequence[tuple[TruthPair, str | None]], folder: Path, files: Sequence[str]) -> None:
+def _into_parts(found: Found[TruthPair], pairs: Packed[_Taken], folder: Path, files: Sequence[str]) -> None:
     """The splits that a data set has itself, where it has two or more."""
     listed = next((path for path in files if path.endswith(CHAIRS_SPLIT)), None)
     chairs = [line for _, line in numbered_lines(folder / listed)] if listed else []
-    parts: dict[str, list[TruthPair]] = defaultdict(list)
+    parts: dict[str, Packed[TruthPair]] = defaultdict(Packed)
     for pair, split in pairs:
         number = Path(pair.truth).name.partition("_")[0]
         if split is None and pair.layout == "FlyingChairs" and number.isdecimal() and 0 < int(number) <= len(chairs):
             split = {"1": "train", "2": "val"}.get(chairs[int(number) - 1])
         parts[(split_of(split) if split else None) or WHOLE].append(pair)
     own = WHOLE not in parts and len(parts) > 1
-    found.parts = dict(parts) if own else {WHOLE: [pair for pair, _ in pairs]}
+    found.parts = dict(parts) if own else {WHOLE: Packed(pair for pair, _ in pairs)}
 
 
-def _without_truth(pairs: Sequence[TruthPair], tree: Tree, prefix: str) -> list[tuple[str, str]]:
-    """Images in the folders of these that have no truth, where a folder has more than one."""
-    used = {pair.image1.removeprefix(prefix) for pair in pairs}
-    folders = Counter(path.rpartition("/")[0] for path in used)
+def _without_truth(firsts: Set[str], tree: Tree) -> list[tuple[str, str]]:
+    """Images beside these, which have truth, that have none, where a folder has more than one that has."""
+    folders = Counter(path.rpartition("/")[0] for path in firsts)
     beside = (
         f"{folder}/{name}" for folder, count in folders.items() if count > 1 for name in tree.take(IMAGE_SUFFIXES, folder, deep=False)
     )
-    return [(path, "an image without truth") for path in beside if path not in used]
+    return [(path, "an image without truth") for path in beside if path not in firsts]

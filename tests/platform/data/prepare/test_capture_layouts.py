@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +98,81 @@ def kitti(folder: Path) -> None:
     for i in range(COUNT):
         _photo(folder / f"image_2/{i + 3:06d}.png", i, FREE)
         _photo(folder / f"image_3/{i + 3:06d}.png", i, FREE)
+
+
+def _told(numbers: Any) -> str:
+    return " ".join(f"{one:.15g}" for one in np.ravel(numbers))
+
+
+def kitti_raw(folder: Path) -> None:
+    """Latitude, longitude and angles of a sensor, from it to the laser, from there to camera 0, and camera 2 beside it."""
+    day, drive = folder / "2011_09_26", folder / "2011_09_26/drive"
+    beside, rectified, laser, sensor = (np.eye(4) for _ in range(4))
+    beside[:3, 3] = 0.06, 0.01, -0.02
+    for move, turn, place in ((rectified, [0.01, -0.02, 0.01], 0), (laser, [1.2, -1.1, 1.3], [0.1, -0.2, 0.3]), (sensor, [0, 0.1, 0.2], 1)):
+        move[:3, :3], move[:3, 3] = Rotation.from_rotvec(turn).as_matrix(), place
+    to_camera = beside @ rectified @ laser @ sensor
+    P = FREE @ beside[:3]
+    size = f"S_rect_02: {WIDTH:e} {HEIGHT:e}"
+    rows = [f"{name}: {_told(values)}" for name, values in (("R_rect_00", rectified[:3, :3]), ("P_rect_02", P))]
+    _text(day / "calib_cam_to_cam.txt", "calib_time: 09-Jan-2012 13:57:47", "corner_dist: 9.950000e-02", size, *rows)
+    for name, move in (("imu_to_velo", sensor), ("velo_to_cam", laser)):
+        told = f"R: {_told(move[:3, :3])}", f"T: {_told(move[:3, 3])}"
+        _text(day / f"calib_{name}.txt", "calib_time: 25-May-2012 16:47:16", *told)
+    bodies = [_pose(i) @ to_camera for i in range(COUNT)]
+    across = 6378137 * np.cos(np.radians(49))
+    for i, body in enumerate(bodies):
+        x, y, z = body[:3, 3] - bodies[0][:3, 3]
+        north = np.log(np.tan(np.radians(90 + 49) / 2)) + y / across
+        yaw, pitch, roll = Rotation.from_matrix(body[:3, :3]).as_euler("ZYX")
+        latitude = 2 * np.degrees(np.arctan(np.exp(north))) - 90
+        words = (latitude, 8.4 + np.degrees(x / across), 112 + z, roll, pitch, yaw, *range(24))
+        _text(drive / f"oxts/data/{i:010d}.txt", " ".join(map(repr, map(float, words))))
+        _photo(drive / f"image_02/data/{i:010d}.png", i, FREE)
+    _text(drive / "image_02/timestamps.txt", *(f"2011-09-26 13:02:25.{i}64389445" for i in range(COUNT)))
+    (drive / "image_03").mkdir()
+
+
+def co3d(folder: Path) -> None:
+    """x left and y up, points as rows; two forms of intrinsics; another sequence of the category."""
+    flip, told = np.diag([-1.0, -1, 1]), []
+    for i in range(COUNT):
+        world_to_cam = np.linalg.inv(_pose(i))
+        form, half = ("ndc_isotropic", [HEIGHT / 2] * 2) if i < 2 else ("ndc_norm_image_bounds", [WIDTH / 2, HEIGHT / 2])
+        middle = (np.array([WIDTH, HEIGHT]) / 2 - FREE[:2, 2] - 0.5) / half
+        seen = {"R": (flip @ world_to_cam[:3, :3]).T.tolist(), "T": (flip @ world_to_cam[:3, 3]).tolist(), "intrinsics_format": form}
+        seen |= {"focal_length": (FREE[[0, 1], [0, 1]] / half).tolist(), "principal_point": middle.tolist()}
+        image = {"path": f"apple/110/images/{i}.png", "size": [HEIGHT, WIDTH]}
+        told.append({"sequence_name": "110", "frame_number": i, "image": image, "viewpoint": seen, "frame_timestamp": i / 10, "meta": {}})
+        _photo(folder / f"apple/110/images/{i}.png", i, FREE)
+    told.append({**told[0], "sequence_name": "220"})
+    (folder / "apple/frame_annotations.jgz").write_bytes(gzip.compress(json.dumps(told).encode()))
+
+
+def record3d_file(folder: Path) -> None:
+    """As the phone shares it."""
+    record3d(folder / "unpacked")
+    with zipfile.ZipFile(folder / "walk.r3d", "w") as archive:
+        for path in [folder / "unpacked/metadata", *sorted((folder / "unpacked").rglob("*.*"))]:
+            archive.write(path, path.relative_to(folder / "unpacked"))
+
+
+def sens(folder: Path) -> None:
+    """As ScanNet describes its recordings; 4,000 units in a metre."""
+    matrices = [np.pad(FREE, (0, 1)), np.eye(4), np.pad(FREE, (0, 1)), np.eye(4)]
+    head = struct.pack("<IQ", 4, 9) + b"Structure" + b"".join(one.astype("<f4").tobytes() for one in matrices)
+    head += struct.pack("<iiIIIIfQ", 1, 1, WIDTH, HEIGHT, WIDTH, HEIGHT, 4000, COUNT)
+    for i in range(COUNT):
+        metres = _photo(folder / f"{i}.png", i, FREE)
+        photo = (folder / f"{i}.png").read_bytes()
+        depth = zlib.compress(np.rint(metres * 4000).astype("<u2").tobytes())
+        head += _pose(i).astype("<f4").tobytes() + struct.pack("<QQQQ", 1000 * i, 1000 * i, len(photo), len(depth)) + photo + depth
+    (folder / "scene0000_00.sens").write_bytes(head)
+
+
+def _cut_sens(folder: Path) -> None:
+    sens(folder)
+    (folder / "scene0000_00.sens").write_bytes((folder / "scene0000_00.sens").read_bytes()[:-9])
 
 
 def strecha(folder: Path) -> None:
@@ -266,6 +345,10 @@ LAYOUTS: dict[Callable[[Path], None], tuple[str, np.ndarray, bool, tuple[str, ..
     blender: ("", CENTRED, False, ("train, test are read as one set", "transforms_val.json is left out: none of its 1 photos is there")),
     llff: ("", CENTRED, False, ()),
     kitti: ("", FREE, False, ("image_2 is read, not image_3",)),
+    kitti_raw: ("2011_09_26/drive", FREE, False, ("image_02 is read, not image_03",)),
+    co3d: ("apple/110", FREE, False, ()),
+    record3d_file: ("walk.r3d", FREE, True, ()),
+    sens: ("scene0000_00.sens", FREE, True, ()),
     strecha: ("", FREE, False, ()),
     blended_mvs: ("", FREE, True, ("divided by 10",)),
     dtu: ("Rectified/scan1_train", FREE, True, ("of 2 lights the photos of light 3 are read", "millimetres")),
@@ -320,6 +403,14 @@ def _order(make: Callable[[Path], None]) -> Callable[[str], Any]:
     if make is blender:
         return lambda file: int(Path(file).stem[2:])
     return lambda file: Path(file).stem
+
+
+def test_a_recording_that_is_cut_is_named(tmp_path: Path) -> None:
+    _cut_sens(tmp_path)
+    with pytest.raises(CallError, match=r"scene0000_00.sens is damaged.* ends in frame 3 of 4"):
+        Rgbd().find(str(tmp_path / "scene0000_00.sens"), "x")
+    with pytest.raises(CallError, match=r"the \.sens itself: name it"):
+        Rgbd().find(str(tmp_path), "x")
 
 
 def test_pairs_are_mined_from_the_points_of_a_bundle(tmp_path: Path) -> None:
@@ -380,6 +471,12 @@ def _llff_without_one(folder: Path) -> None:
     (folder / "images_8/2.png").unlink()
 
 
+def _cut_annotations(folder: Path) -> None:
+    co3d(folder)
+    path = folder / "apple/frame_annotations.jgz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
 def _no_list(folder: Path) -> None:
     bundler(folder)
     (folder / "list.txt").unlink()
@@ -403,6 +500,8 @@ def _edited(make: Callable[[Path], None], file: str, old: str, new: str) -> Call
         (_edited(bundler, "list.txt", "./lost.png\n", ""), "names 4 photos, and bundle.out has 5 cameras"),
         (_edited(bundler, "bundle/bundle.out", "# Bundle file v0.3", "# Other"), "no whole file of Bundler: its first line"),
         (_edited(kitti, "calib.txt", "P2:", "P5:"), "has no P2 of 12 numbers"),
+        (_edited(kitti_raw, "2011_09_26/calib_velo_to_cam.txt", "T:", "U:"), "calib_velo_to_cam.txt has no T of 3 numbers"),
+        (_cut_annotations, "frame_annotations.jgz cannot be understood"),
         (_edited(strecha, "gt_dense_cameras/0001.png.camera", "0 0 0\n", "0 0\n"), "has 25 numbers, not 26"),
         (_edited(blended_mvs, "cams/00000001_cam.txt", "extrinsic", "extrinsic\n1 2 3"), "19 and 13 numbers"),
         (_edited(blended_mvs, "cams/00000001_cam.txt", "intrinsic", ""), "29 and 0 numbers"),
@@ -417,7 +516,7 @@ def test_what_is_damaged_is_named(tmp_path: Path, make: Callable[[Path], None], 
     make(tmp_path)
     if message is not None:
         with pytest.raises(CallError, match=message):
-            read_cameras(tmp_path)
+            read_cameras(tmp_path / LAYOUTS[make][0] if make in LAYOUTS else next(tmp_path.glob("*/*/image*"), tmp_path / "x").parent)
         return
     skips = Frames().find(str(tmp_path), "x").skips
     assert len(skips) == 1 and skips[0][1].startswith("left out of its pairs: ")

@@ -13,13 +13,14 @@ from PIL import Image
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.images import Resize, decode_image
 from sightline.platform.data.lenses import LENSES, Lens
-from sightline.platform.data.prepare.captures.cameras import Camera, Frame, camera_of, read_cameras
+from sightline.platform.data.prepare.captures.cameras import Camera, camera_of, read_cameras
 from sightline.platform.data.prepare.captures.readers import colmap_folder
 from sightline.platform.data.prepare.files import read_file
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
+from sightline.platform.data.prepare.known import Frame
 from sightline.platform.data.prepare.pair_sources.mine import Mine
 from sightline.platform.data.prepare.pair_sources.rgbd import Posed
-from sightline.platform.data.prepare.pair_sources.shared_views import cosine
+from sightline.platform.data.prepare.pair_sources.shared_views import Directions, gathered
 from sightline.platform.data.prepare.views import stored_view
 from tests.support.made_images import needs
 
@@ -58,17 +59,19 @@ def made(folder: Path, text: bool, seed: int = 0) -> pycolmap.Reconstruction:
 def test_a_model_of_pycolmap_is_read_as_it_was_written(tmp_path: Path, text: bool) -> None:
     """Points of the model fall where COLMAP saw them: pose, camera matrix and lens together."""
     scene = made(tmp_path, text)
-    cameras, model = read_cameras(tmp_path), read_model(tmp_path / "sparse/0", points=True)
+    cameras, model = read_cameras(tmp_path), read_model(tmp_path / "sparse/0", seen=True, points=True)
+    where = {image.name: {one.point3D_id: one.xy for one in image.points2D if one.has_point3D()} for image in scene.images.values()}
     assert cameras is not None and cameras.layout == "COLMAP" and len(cameras.frames) == len(model.images) == scene.num_images()
     assert len(model.xyz) == scene.num_points3D()
     frames = {frame.file.removeprefix("images/"): frame for frame in cameras.frames}
     for image in model.images:
         camera = camera_of(frames[image.name], tmp_path, straighten=True)
         assert camera.K is not None and camera.pose is not None and camera.lens is not None
-        there = np.linalg.inv(camera.pose) @ np.vstack([model.xyz[[model.points[i] for i in image.points]].T, np.ones(len(image.points))])
+        ids = model.seen[image.name].tolist()
+        there = np.linalg.inv(camera.pose) @ np.vstack([model.xyz[[model.points[i] for i in ids]].T, np.ones(len(ids))])
         pinhole = (camera.K @ (there[:3] / there[2]))[:2].T
-        assert len(image.points) > 5
-        assert np.abs(camera.lens.seen_at(pinhole, camera.K, camera.K) + 0.5 - image.xy).max() < 1e-3
+        assert len(ids) > 5 and set(ids) == set(where[image.name])
+        assert np.abs(camera.lens.seen_at(pinhole, camera.K, camera.K) + 0.5 - [where[image.name][i] for i in ids]).max() < 1e-3
 
 
 def test_all_camera_models_are_known_as_pycolmap_knows_them() -> None:
@@ -133,30 +136,32 @@ def test_damaged_models_are_told_by_file(tmp_path: Path) -> None:
 def test_text_with_an_image_without_points_and_a_name_with_spaces(tmp_path: Path) -> None:
     (tmp_path / "cameras.txt").write_text("# cameras\n1 PINHOLE 64 48 50 51 32 24\n")
     (tmp_path / "images.txt").write_text("# images\n1 1 0 0 0 0 0 0 1 my photo.jpg\n\n2 1 0 0 0 1 2 3 1 b.jpg\n1.5 2.5 7 3 4 -1\n")
-    one, two = read_model(tmp_path).images
-    assert (one.name, len(one.points), two.name, two.points.tolist()) == ("my photo.jpg", 0, "b.jpg", [7])
+    model = read_model(tmp_path, seen=True)
+    one, two = model.images
+    assert (one.name, two.name) == ("my photo.jpg", "b.jpg") and [model.seen[one.name].tolist(), model.seen["b.jpg"].tolist()] == [[], [7]]
     assert two.world_to_cam[:3, 3].tolist() == [1, 2, 3]
 
 
-def posed(*degrees: float) -> list[Posed]:
-    found = []
+def looking(*degrees: float) -> Directions:
+    found = Directions()
     for number, degree in enumerate(degrees):
         a = np.radians(degree)
         pose = np.eye(4)
         pose[:3, :3] = [[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]
-        found.append(Posed(Frame(file=f"{number}.jpg"), Camera(None, None, None), pose))  # type: ignore[arg-type]
+        found.add(Posed(Frame(file=f"{number}.jpg"), Camera(None, None, pose)))  # type: ignore[arg-type]
     return found
 
 
 def test_pairs_go_by_the_papers_score_and_none_is_near_to_another() -> None:
-    frames = posed(0, 1, 30, 60, 100)
+    looks = looking(0, 1, 30, 60, 100)
     overlaps = {(one, two): 0.3 for one, two in combinations(range(5), 2)} | {(0, 1): 0.9, (1, 4): 0.02, (0, 4): 0.02}
-    taken, rejected = Mine(pairs_per_frame=8)._choose(overlaps.items(), lambda two: cosine(frames[two[0]], frames[two[1]]))
-    assert set(taken) == {(0, 2), (0, 3), (2, 3), (2, 4), (3, 4)} or set(taken) == {(0, 3), (1, 2), (2, 3), (2, 4), (3, 4)}
+    chosen, rejected = Mine(pairs_per_frame=8)._choose(gathered(overlaps.items()), 5, looks.cosine)
+    taken = {(one, two) for one, two, _ in chosen.each()}
+    assert taken == {(0, 2), (0, 3), (2, 3), (2, 4), (3, 4)} or taken == {(0, 3), (1, 2), (2, 3), (2, 4), (3, 4)}
     assert rejected["near to a pair that is taken"] == 2, "of the images 0 and 1 each pair is taken once"
     assert rejected["share less than 0.05"] == 2 and rejected["score less than 0.01"] == 1
-    few, _ = Mine(pairs_per_frame=1)._choose(overlaps.items(), lambda two: cosine(frames[two[0]], frames[two[1]]))
-    assert max(sum(number in two for two in few) for number in range(5)) == 1
+    few, _ = Mine(pairs_per_frame=1)._choose(gathered(overlaps.items()), 5, looks.cosine)
+    assert max(sum(number in two for two in zip(few.ones, few.twos, strict=True)) for number in range(5)) == 1
 
 
 @needs("captures")

@@ -43,7 +43,7 @@ def test_a_crop_is_found_at_another_scale_turned_and_moved() -> None:
     one = rng.uniform(0, 200, (3000, 2))
     turn = 1.5 * np.array([[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]])
     two = (one - 100) @ turn.T + (290, 310)
-    views = [Posed(None, Camera(plane, None, None), np.eye(4)) for plane in (_sized(200, 200), _sized(600, 600))]  # type: ignore[arg-type]
+    views = [Posed(None, Camera(plane, None, np.eye(4))) for plane in (_sized(200, 200), _sized(600, 600))]  # type: ignore[arg-type]
     found, _ = Cropper(32, 0.4, 0.5).pairs(Seen(one, np.ones(3000, bool), two), *views, 9, rng)
     assert len(found) == 4
     for first, second, share in found:

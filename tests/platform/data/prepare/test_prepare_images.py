@@ -181,7 +181,7 @@ def test_an_image_beside_the_class_folders_is_skipped(tmp_path: Path) -> None:
 def test_a_drawn_split_takes_the_same_share_of_every_class() -> None:
     ids = [f"{name}/{i}" for name, count in (("a", 50), ("b", 10), ("c", 2)) for i in range(count)]
     assigned = split_images(ids, [name[0] for name in ids], {"train": 0.8, "val": 0.2}, seed=0)
-    in_val = [name[0] for name, split in assigned.items() if split == "val"]
+    in_val = [name[0] for name, split in zip(ids, assigned, strict=True) if split == "val"]
     assert {name: in_val.count(name) for name in "abc"} == {"a": 10, "b": 2, "c": 1} and len(assigned) == 62
     assert assigned != split_images(ids, [name[0] for name in ids], {"train": 0.8, "val": 0.2}, seed=1)
     with pytest.raises(CallError, match=r"1 sample\(s\) of class 'z' cannot be split 2 ways"):
