@@ -110,7 +110,7 @@ class PartSegmenter(nn.Module):
         """The category that explains the points best."""
         scores = []
         for category, own in enumerate(self.own(local.device)):
-            tried = torch.full((len(local),), category, dtype=torch.int64, device=local.device)
+            tried = torch.full_like(local[:, 0, 0], category, dtype=torch.int64)  # `len` would fix the batch of an exported graph
             shares = self.head(local, tried).log_softmax(dim=-1).masked_fill(~own, -torch.inf).logsumexp(dim=-1)
             scores.append(shares.mean(dim=1))
         return torch.stack(scores).argmax(dim=0)

@@ -93,6 +93,17 @@ def test_parts_are_those_of_the_category_and_points_without_one_do_not_count(
     assert sheet.dtype == np.uint8 and sheet.shape[0] > 100
 
 
+@pytest.mark.slow
+def test_an_exported_graph_takes_any_batch(pretext: FinetunePartsPretext) -> None:
+    network = pretext.encoder().eval()
+    batch = {"points": {0: torch.export.Dim("batch")}}
+    with torch.no_grad():
+        graph = torch.export.export(network, (torch.randn(2, 64, 3),), dynamic_shapes=batch).module()
+        for count in (1, 3):
+            points = torch.randn(count, 64, 3, generator=torch.Generator().manual_seed(count))
+            torch.testing.assert_close(graph(points), network(points))
+
+
 def test_gradients_reach_every_weight_and_draws_are_those_of_the_microbatch(
     pretext: FinetunePartsPretext, batch: dict[str, torch.Tensor]
 ) -> None:
