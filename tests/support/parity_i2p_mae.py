@@ -13,7 +13,7 @@ from parity_i2p_teacher import teacher, teacher_limits, tower
 from torch import Tensor
 
 from sightline.methods.contract import BuildContext
-from sightline.methods.finetune_points.network import PointClassifier, Pooling, smoothed_cross_entropy
+from sightline.methods.finetune_points.network import PointClassifier, Pooling, near, smoothed_cross_entropy
 from sightline.methods.i2p_mae import official, views2d
 from sightline.methods.i2p_mae.config import I2PConfig, I2PModel
 from sightline.methods.i2p_mae.network import Groups, PointEncoder, group_points, spread_masks
@@ -263,7 +263,7 @@ def classifiers(vector: Vector) -> Mapping[str, Tensor]:
             scales = group_points(points, model, skip_origin=True)
             tokens = network.tokens(points)
             logits = network.cls_head_finetune(network.pooled(tokens))
-            found = {f"attn_blocked_{i}": (~near).to(torch.uint8) for i, near in enumerate(network.near(scales))}
+            found = {f"attn_blocked_{i}": (~seen).to(torch.uint8) for i, seen in enumerate(near(scales, network.radii))}
             smooth = config["smooth"] if task == "modelnet40" else 0.0
             found |= {"encoder_tokens": tokens, "logits": logits, "loss": smoothed_cross_entropy(logits, labels, smooth)}
             found["accuracy"] = 100 * (logits.argmax(dim=1) == labels).float().mean()

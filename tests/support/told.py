@@ -40,6 +40,8 @@ FOR_LATER = {
     "./kitchen-rgbd": "frames of the reader's own; tests/pipelines/test_unprepared.py",
     "./flowers": "photos of the reader's own; tests/pipelines/test_unprepared.py",
     "my-stereo-run": "runs of the reader's own; tests/pipelines/test_evaluate_command.py",
+    "my-segmentation-run": "runs of the reader's own; tests/platform/evaluation/test_test_metrics.py",
+    "data.train=[./a/train": "data sets of the reader's own; tests/platform/experiments/sweep/test_plan.py",
     "ray:my_data": "a module of the reader's own; tests/platform/experiments/test_ray_run.py",
     "parquet:./": "files of the reader's own; tests/platform/data/loader/test_ray_stream.py",
     "/tmp/animals.txt": "made of data sets that lie beside the checkout where this project is developed",

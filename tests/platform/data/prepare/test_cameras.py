@@ -19,10 +19,11 @@ from sightline.platform.data.clouds import decode_points
 from sightline.platform.data.geometry import camera_matrix, camera_pose, check_intrinsics
 from sightline.platform.data.images import Resize, decode_depth
 from sightline.platform.data.lenses import Lens
-from sightline.platform.data.prepare.captures.cameras import Bends, Frame, camera_of
+from sightline.platform.data.prepare.captures.cameras import camera_of
 from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
 from sightline.platform.data.prepare.image_sources.folder import ImageFolder
 from sightline.platform.data.prepare.image_sources.frames import ImageFrames
+from sightline.platform.data.prepare.known import Bends, Frame
 from sightline.platform.data.prepare.pair_sources.frames import Frames
 from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.prepare.pairs import Pair
@@ -327,9 +328,7 @@ def test_a_photo_that_exif_turns_is_straightened_as_the_upright_one(tmp_path: Pa
     turn = {6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}[orientation]
     lens = Lens("OPENCV", params)
     straight, target = lens.straightened(filed, K)
-    frame = Frame(
-        file="turned.png", K=K.tolist(), cam_to_world=pose.tolist(), width=80, height=60, bends=Bends(model="OPENCV", params=params)
-    )
+    frame = Frame(file="turned.png", K=K, cam_to_world=pose, width=80, height=60, bends=Bends(model="OPENCV", params=params))
     camera = camera_of(frame, tmp_path, straighten=True)
     assert camera.lens is not None and camera.K is not None and not camera.faults
     upright, stored = camera.lens.straightened(filed.transpose(turn), camera.K)
