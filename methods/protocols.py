@@ -7,6 +7,7 @@ A class with the required members will do; nothing is inherited. An optional abi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -278,6 +279,17 @@ class HasTokensAndAttention(Protocol, metaclass=_Ability):
     def tokens_and_attention(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
         """Tokens, and the class token's attention to each patch as the last block's softmax has it, mean over heads: what it gives itself
         is left out, so rows sum to less than 1. Without a class token as `tokens_and_saliency`."""
+
+
+@runtime_checkable
+class HasLevels(Protocol, metaclass=_Ability):
+    """An encoder that gives the feature maps of its blocks or stages."""
+
+    level_dims: list[int]
+    """Channels of each."""
+
+    def watching(self, level: int) -> AbstractContextManager[list[Float[Tensor, "b c y x"]]]:
+        """The maps of one of them in every pass meanwhile. `level` counts from the end: -1 is the last."""
 
 
 @runtime_checkable

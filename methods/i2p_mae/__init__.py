@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, Alarm, ImageEncoder, Lazy, Method, MetricInfo
+from ..contract import EFFECTIVE_RANK_ALARM, RANKME_ALARM, Alarm, HasBlockTokens, HasLevels, ImageEncoder, Lazy, Method, MetricInfo
 from ..errors import CallError
 from .config import I2PConfig
 from .views import I2PViews
@@ -44,14 +44,30 @@ def _adapt(config: I2PConfig, teachers: Mapping[str, torch.nn.Module]) -> I2PCon
     teacher = teachers["model.teacher"]
     if not isinstance(teacher, ImageEncoder):
         raise CallError(f"model.teacher = {config.model.teacher} is no encoder of images", "name a run, a file or a model that sees images")
-    model = config.model.model_copy(update={"teacher_dim": teacher.dim})
+    model = config.model.model_copy(update={"teacher_dim": _features(teacher, config.pretext.teacher_level)})
     return config.model_copy(update={"model": model})
+
+
+def _features(teacher: ImageEncoder, level: int | None) -> int:
+    """Channels of the teacher's features. Raises `CallError` where it has no such level."""
+    if level is None:
+        return teacher.dim
+    if isinstance(teacher, HasLevels):
+        dims = teacher.level_dims
+    elif isinstance(teacher, HasBlockTokens):
+        dims = [teacher.dim] * teacher.depth
+    else:
+        dims = []
+    if -level > len(dims):
+        has = f"{len(dims)} levels" if dims else "no levels that can be asked for"
+        raise CallError(f"pretext.teacher_level {level}: the teacher has {has}", "choose one from -1 on, or null for its output")
+    return dims[level]
 
 
 def _stage_settings(config: I2PConfig) -> dict[str, Any]:
     augment = {f"augment.{key}": value for key, value in config.augment.model_dump(mode="json").items()}
     least, fields = config.model.groups[0], type(config.pretext).model_fields
-    named = {name: getattr(config.pretext, name) for name in ("splat", "depth_value", "teacher_input", "saliency")}
+    named = {name: getattr(config.pretext, name) for name in ("splat", "depth_value", "teacher_input", "saliency", "teacher_level")}
     added = {f"pretext.{name}": value for name, value in named.items() if value != fields[name].default}  # older caches lack them
     return {"model.points": config.model.points, "model.groups[0]": least, "pretext.views": config.pretext.views, **added, **augment}
 

@@ -83,6 +83,11 @@ class I2PTask(Settings):
         default="shares",
         description="shares: of the patches, sum 1; attention: the class token's as it is, its own share left out, as the released code",
     )
+    teacher_level: Annotated[int | None, Field(lt=0), Added(neutral=None)] = Field(
+        default=None,
+        description="features are what this block (of a ViT) or stage of the teacher gives, -1 the last, before its last norm and layers; "
+        "null: the teacher's output",
+    )
     target: Annotated[Literal["plain", "l2", "standardised"], Added(neutral="plain")] = Field(
         default="plain", description="the teacher's features at a point: as they are, of length 1, or of mean 0 and variance 1, each view's"
     )

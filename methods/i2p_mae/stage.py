@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import numpy as np
@@ -10,7 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..contract import BuildContext, HasColourStatistics, HasTokensAndAttention, HasTokensAndSaliency, ImageEncoder
+from ..contract import (
+    BuildContext,
+    HasBlockTokens,
+    HasColourStatistics,
+    HasLevels,
+    HasTokensAndAttention,
+    HasTokensAndSaliency,
+    ImageEncoder,
+)
 from ..layers.colour import IMAGENET_MEAN, IMAGENET_STD, imagenet_normalise
 from .config import I2PConfig
 from .views2d import depth_images
@@ -35,20 +44,39 @@ class TeacherStage:
         return {"features": np.stack(features), "saliency": np.stack(saliency)}
 
     @torch.inference_mode()
-    def see(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "v c h w"], Float[Tensor, "v h w"]]:
+    def see(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "v c y x"], Float[Tensor, "v h w"]]:
         height, width = self.teacher.image_size
         grid = (height // self.teacher.patch_size, width // self.teacher.patch_size)
         images = depth_images(points[None], self.task.views, self.task.splat, self.task.depth_value)[:, None]
         if images.shape[2:] != (height, width):
             images = interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         images = self.coloured(images.expand(-1, 3, -1, -1))
-        if self.task.saliency == "attention" and isinstance(self.teacher, HasTokensAndAttention):
-            tokens, saliency = self.teacher.tokens_and_attention(images)
-        elif isinstance(self.teacher, HasTokensAndSaliency):
-            tokens, saliency = self.teacher.tokens_and_saliency(images)
+        with self.features_watched() as watched:
+            tokens, saliency = self.tokens_and_saliency(images)
+        if watched:
+            maps = watched[-1]
         else:
-            tokens, saliency = self.teacher.tokens(images), self.teacher.saliency(images)
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), saliency.reshape(-1, *grid)
+            maps = self.of_level(images, tokens).transpose(1, 2).unflatten(2, grid)
+        return maps, saliency.unflatten(1, grid)
+
+    def tokens_and_saliency(self, images: Float[Tensor, "v 3 h w"]) -> tuple[Float[Tensor, "v n c"], Float[Tensor, "v n"]]:
+        if self.task.saliency == "attention" and isinstance(self.teacher, HasTokensAndAttention):
+            return self.teacher.tokens_and_attention(images)
+        if isinstance(self.teacher, HasTokensAndSaliency):
+            return self.teacher.tokens_and_saliency(images)
+        return self.teacher.tokens(images), self.teacher.saliency(images)
+
+    def features_watched(self) -> AbstractContextManager[list[Tensor]]:
+        """The maps of `pretext.teacher_level` in the passes meanwhile; none where the teacher's tokens are the features."""
+        if self.task.teacher_level is not None and isinstance(self.teacher, HasLevels):
+            return self.teacher.watching(self.task.teacher_level)
+        return nullcontext([])
+
+    def of_level(self, images: Float[Tensor, "v 3 h w"], tokens: Float[Tensor, "v n c"]) -> Float[Tensor, "v n c"]:
+        """The tokens of `pretext.teacher_level`, by a second pass; null: those that there are."""
+        if self.task.teacher_level is None or not isinstance(self.teacher, HasBlockTokens):
+            return tokens
+        return self.teacher.block_tokens(images)[self.task.teacher_level]
 
     def coloured(self, images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
         """What the teacher, which normalises what it is given, must be given so that its network sees `pretext.teacher_input`."""

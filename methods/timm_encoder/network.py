@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -81,6 +83,28 @@ class TimmEncoder(nn.Module):
         """Patch tokens after each block of a ViT, the last one after the final norm."""
         found = self.network.forward_intermediates((images - self.mean) / self.std, output_fmt="NLC", intermediates_only=True)
         return [*found[:-1], self._one_a_patch(self.network.norm(found[-1]), images)]
+
+    @property
+    def level_dims(self) -> list[int]:
+        """Channels of each block of a ViT, of each stage of another network."""
+        return [int(info["num_chs"]) for info in self.network.feature_info]
+
+    @contextmanager
+    def watching(self, level: int) -> Iterator[list[Float[Tensor, "b c y x"]]]:
+        """The maps of a block or stage, -1 the last, in every pass meanwhile: before the network's last norm, layers and head."""
+        maps: list[Tensor] = []
+        module = self.network.get_submodule(self.network.feature_info[level]["module"])
+        hook = module.register_forward_hook(lambda module, inputs, output: maps.append(self._as_map(output)))
+        try:
+            yield maps
+        finally:
+            hook.remove()
+
+    def _as_map(self, found: Tensor) -> Tensor:
+        if found.ndim == 3:  # tokens
+            rows, columns = (side // self.patch_size for side in self.image_size)
+            return found[:, self.prefix :].transpose(1, 2).unflatten(2, (rows, columns))
+        return found.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else found
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 (embedding), i + 1 (block i), depth + 1 (what follows)."""

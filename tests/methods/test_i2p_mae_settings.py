@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from sightline.methods.catalog import find_method
 from sightline.methods.contract import BuildContext
-from sightline.methods.i2p_mae import _stage_settings, method
+from sightline.methods.errors import CallError
+from sightline.methods.i2p_mae import _adapt, _stage_settings, method
 from sightline.methods.i2p_mae.config import I2PConfig
 from sightline.methods.i2p_mae.network import group_points
 from sightline.methods.i2p_mae.stage import TeacherStage
-from sightline.methods.i2p_mae.views2d import depth_map, frame_of
+from sightline.methods.i2p_mae.views2d import depth_images, depth_map, frame_of
 from sightline.methods.layers.colour import imagenet_normalise
 from sightline.methods.random import MicrobatchRng
 
@@ -103,3 +106,22 @@ def test_a_cache_of_older_settings_stays_valid_and_another_view_has_its_own() ->
     assert set(_stage_settings(config(target="l2", mask="inverse"))) == before
     changed = _stage_settings(config(teacher_input="imagenet", splat=3))
     assert set(changed) - before == {"pretext.teacher_input", "pretext.splat"} and changed["pretext.splat"] == 3
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext"])
+def test_features_may_come_from_a_block_or_stage_of_the_teacher(name: str) -> None:
+    timm_method = find_method("timm")
+    teacher = timm_method.build(timm_method.Config.model_validate({"model": {"name": name}}), BuildContext(seed=0)).encoder().eval()
+    cloud, level = noise(80, 3), -2
+    asked = config(teacher_level=level)
+    maps, saliency = TeacherStage(asked, teacher).see(cloud)
+    plain, same = TeacherStage(config(), teacher).see(cloud)
+    images = interpolate(depth_images(cloud[None], 3)[:, None], size=teacher.image_size, mode="bilinear", antialias=True)
+    seen = (images.expand(-1, 3, -1, -1) - teacher.mean) / teacher.std
+    with torch.inference_mode():
+        theirs = teacher.network.forward_intermediates(seen, indices=[level], intermediates_only=True)[0]
+    assert torch.allclose(maps, theirs, atol=1e-5) and torch.equal(saliency, same)
+    assert maps.shape != plain.shape or not torch.allclose(maps, plain, atol=0.1)
+    assert _adapt(asked, {"model.teacher": teacher}).model.teacher_dim == maps.shape[1]
+    with pytest.raises(CallError, match="teacher_level -40: the teacher has"):
+        _adapt(config(teacher_level=-40), {"model.teacher": teacher})
