@@ -56,8 +56,8 @@ class TeacherStage:
         if watched:
             maps = watched[-1]
         else:
-            maps = self.of_level(images, tokens).transpose(1, 2).unflatten(2, grid)
-        return maps, saliency.unflatten(1, grid)
+            maps = self.of_level(images, tokens).transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return maps, saliency.reshape(-1, *grid)
 
     def tokens_and_saliency(self, images: Float[Tensor, "v 3 h w"]) -> tuple[Float[Tensor, "v n c"], Float[Tensor, "v n"]]:
         if self.task.saliency == "attention" and isinstance(self.teacher, HasTokensAndAttention):

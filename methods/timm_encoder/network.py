@@ -103,7 +103,7 @@ class TimmEncoder(nn.Module):
     def _as_map(self, found: Tensor) -> Tensor:
         if found.ndim == 3:  # tokens
             rows, columns = (side // self.patch_size for side in self.image_size)
-            return found[:, self.prefix :].transpose(1, 2).unflatten(2, (rows, columns))
+            return found[:, self.prefix :].transpose(1, 2).reshape(len(found), -1, rows, columns)
         return found.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else found
 
     def layer_of(self, name: str) -> int:
