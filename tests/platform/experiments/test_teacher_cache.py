@@ -248,6 +248,7 @@ def test_views_and_stage_read_no_setting_that_the_key_leaves_out(make: Callable[
         "depth_value": "nearest",
         "teacher_input": "imagenet",
         "saliency": "attention",
+        "teacher_level": -1,
     }  # in the key where they are not as ever
     task = settings.pretext.model_copy(update=added)  # type: ignore[attr-defined]
     assert seen <= {name.partition("[")[0] for name in method.stage_settings(settings.model_copy(update={"pretext": task}))}
