@@ -18,6 +18,7 @@ from pyarrow import fs
 from sightline.methods.errors import CallError, SightlineError
 from sightline.platform.checkpoints import local as checkpoint
 from sightline.platform.checkpoints import remote, uploader
+from sightline.platform.checkpoints.background import BackgroundWriter
 from sightline.platform.checkpoints.local import TrainState
 from sightline.platform.checkpoints.remote import Storage
 from sightline.platform.checkpoints.retention import Retention
@@ -252,8 +253,9 @@ def test_training_goes_on_while_the_storage_is_away(
     place: Place, toy_run: Callable[..., Run], train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = toy_run("away", **QUICK, **{"train.storage": str(tmp_path / "there")})
-    begin = Uploader.begin
-    monkeypatch.setattr(Uploader, "begin", lambda self: (begin(self), self._thread.join()))  # so that no checkpoint is passed over
+    begin, start = Uploader.begin, BackgroundWriter.start  # each checkpoint is written and uploaded before the next step
+    monkeypatch.setattr(Uploader, "begin", lambda self: (begin(self), self._thread.join()))
+    monkeypatch.setattr(BackgroundWriter, "start", lambda self, *given: (start(self, *given), self.wait()))
     there = tmp_path / "there" / "away" / "checkpoints"
     place.before = lambda call, path: setattr(place, "away", "step-00000006" in path)
     events = train_here(run)

@@ -14,6 +14,7 @@ from sightline.platform.data.prepare.captures.features import matched, patches_o
 from sightline.platform.data.prepare.captures.motion import _jumps, reconstruct
 from sightline.platform.data.prepare.captures.overlaps import Compared, _alike, compare
 from sightline.platform.data.prepare.each import USUAL
+from sightline.platform.data.prepare.packed import Packed
 from sightline.platform.data.prepare.pair_sources.mine import Mine
 from sightline.platform.data.prepare.source import Request
 
@@ -96,8 +97,7 @@ def test_photos_are_placed_and_poses_of_files_are_held_against_them(tmp_path: Pa
         one, two = (true[Path(path).stem] for path in (item.image1, item.image2))
         turn = np.reshape(item.T_2from1, (4, 4))[:3, :3] @ (np.linalg.inv(two) @ one)[:3, :3].T
         assert np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) < 1
-    for path in list(found.poses):
-        found.poses[path] = np.linalg.inv(found.poses[path])
+    found.poses = Packed(one._replace(pose=np.linalg.inv(one.pose)) for one in found.poses)
     with pytest.raises(CallError, match=r"fit inverted \(world to camera\), not as camera to world"):
         mine.checked(found, 0)
     Mine(accept_misfit=True).checked(found, 0)
