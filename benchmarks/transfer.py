@@ -70,10 +70,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 """Recipe and settings; `random` is the network of CroCo with `--scratch`."""
 RANDOM = "random"
 TASKS = {
-    "depth": ("finetune-depth-tiny", "depth", 200),
+    "depth": ("finetune-depth-tiny", "depth", 1000),
     "stereo": ("finetune-stereo-tiny", "stereo", 600),
     "flow": ("finetune-flow-tiny", "flow", 600),
-    "kitchen": ("finetune-depth-tiny", "depth", 200),
+    "kitchen": ("finetune-depth-tiny", "depth", 600),
 }
 """Recipe, `--task` and steps."""
 RENDERED = ["prepare", "pairs", "rendered", "--size", "64", "--workers", "1"]
@@ -85,7 +85,7 @@ DATA: dict[str, list[str]] = {
     "held-out-images": ["prepare", "images", "pairs", "held-out"],
     "stereo": [*RENDERED, "--stereo", "--baseline", "0.2..1.0", "--scenes", "250", "--seed", "3", *SPLIT],
     "flow": [*RENDERED, "--flow", "--moving", "3", "--fov", "35", "--scenes", "250", "--seed", "4", *SPLIT],
-    "depth-pairs": [*RENDERED, "--scenes", "60", "--pairs-per-scene", "3", "--seed", "5", *SPLIT],
+    "depth-pairs": [*RENDERED, "--scenes", "300", "--seed", "5", *SPLIT],
     "depth": [],
 }
 
