@@ -30,7 +30,7 @@ class Side:
 
     frames: list[Frame]
     features: dict[str, Float[torch.Tensor, "n d"]]
-    """Row name -> float64."""
+    """Row name -> float64, or float32 where a published protocol takes them as the encoder gives them."""
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,9 +12,11 @@ from sightline.methods.ops.crops import resized_centre
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.image_crops import pixel_cells
+from sightline.platform.evaluation.result_table import Measurement
 from sightline.platform.evaluation.results import MOST_FREQUENT
 
 from .context import PIXELS, ImageEvalContext, ProbeSkippedError
+from .image_features import Pooled, Side, pooled_table
 from .image_frames import Frame
 from .protocol import PIXELS_OF_AN_IMAGE, HeadProtocol
 from .train_test_split import Split, split_frames
@@ -31,32 +32,12 @@ class PublishedProtocol(HeadProtocol):
     max_rows: tuple[int, int] = (1_300_000, 50_000)
     pooling: str = "the class token after the final norm, or what the encoder's authors take; the mean of the patch tokens for the others"
     pixels: str = PIXELS_OF_AN_IMAGE
+    metrics: tuple[str, ...] = ("accuracy",)
     published: str
     """The figures that a value may be held against, and where."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """Training or test images."""
-
-    frames: list[Frame]
-    features: dict[str, Float[torch.Tensor, "n d"]]
-    """Row name -> float32, as the encoder gives them."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.array([frame.label for frame in self.frames])
-
-
-@dataclass(frozen=True)
-class PublishedFeatures:
-    train: Side
-    test: Side
-    split: Split
-    counts: dict[str, int]
-
-
-def published_features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PublishedProtocol) -> PublishedFeatures:
+def published_features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PublishedProtocol) -> Pooled:
     """Of every network and of raw pixels, computed once for the probes that ask for the same. Raises `ProbeSkippedError`.
 
     Memory: 4 bytes x width for each image and network.
@@ -64,11 +45,20 @@ def published_features(context: ImageEvalContext, train: Dataset, test: Dataset,
     key = ("published", train.fingerprint, test.fingerprint, protocol.max_rows, protocol.gap, protocol.crop_ratio)
     if key not in context.cache:
         context.cache[key] = _features(context, train, test, protocol)
-    found: PublishedFeatures = context.cache[key]
+    found: Pooled = context.cache[key]
     return found
 
 
-def _features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PublishedProtocol) -> PublishedFeatures:
+def hits_measured(context: ImageEvalContext, found: Pooled, sums: dict[str, np.ndarray], protocol: PublishedProtocol) -> Measurement:
+    """`sums`: row name -> of each test image its hit or miss by each of `protocol.metrics`, then 1."""
+
+    def metrics_of(total: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
+        return {name: total[..., place] / total[..., -1] for place, name in enumerate(protocol.metrics)}
+
+    return Measurement(pooled_table(context), sums, found.units, metrics_of, found.counts, caution(found.split, protocol.published))
+
+
+def _features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: PublishedProtocol) -> Pooled:
     if train.manifest.classes != test.manifest.classes:
         raise ProbeSkippedError("the training and the test data have other classes, or another order of them")
     split = split_frames(train, test, "label", protocol, strict=False)
@@ -87,7 +77,7 @@ def _features(context: ImageEvalContext, train: Dataset, test: Dataset, protocol
     numbers = {"train_images": len(sides[0].frames), "test_images": len(sides[1].frames), "classes": len(known | asked)}
     numbers[f"test_images_{MOST_FREQUENT}"] = int((sides[1].labels == np.bincount(sides[0].labels).argmax()).sum())
     unseen = {"test_classes_without_training_images": len(asked - known), "left_out_near_test": split.left_out}
-    return PublishedFeatures(sides[0], sides[1], split, {**numbers, **counts, **unseen})
+    return Pooled(sides[0], sides[1], split, {**numbers, **counts, **unseen})
 
 
 def _side(

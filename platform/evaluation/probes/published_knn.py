@@ -12,8 +12,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.result_table import Measurement
 
 from .context import ImageEvalContext
-from .image_features import pooled_table
-from .published_features import PublishedProtocol, caution, published_features
+from .published_features import PublishedProtocol, hits_measured, published_features
 from .spec import ProbeSpec, share
 
 VALUES = 2**26
@@ -44,12 +43,7 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
     for name, features in found.train.features.items():
         votes = vote(features, labels, found.test.features[name], protocol.ks, protocol.temperature)
         sums[name] = np.stack([*(one.numpy() == truth for one in votes), np.ones(len(truth))], axis=1).astype(np.float64)
-
-    def metrics_of(total: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
-        return {name: total[..., place] / total[..., -1] for place, name in enumerate(protocol.metrics)}
-
-    units = found.split.units_of(found.test.frames)
-    return Measurement(pooled_table(context), sums, units, metrics_of, found.counts, caution(found.split, protocol.published))
+    return hits_measured(context, found, sums, protocol)
 
 
 probe = ProbeSpec(

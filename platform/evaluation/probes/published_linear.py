@@ -13,8 +13,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.result_table import Measurement
 
 from .context import ImageEvalContext
-from .image_features import pooled_table
-from .published_features import PublishedProtocol, caution, published_features
+from .published_features import PublishedProtocol, hits_measured, published_features
 from .spec import ProbeSpec, share
 
 
@@ -57,12 +56,7 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
         right = (fit(features, labels, classes, protocol)(found.test.features[name]) == truth).double()
         best = int(right.mean(dim=1).argmax())
         sums[name] = torch.stack([right[chosen], right[best], torch.ones_like(right[0])], dim=1).numpy()
-
-    def metrics_of(total: Float[np.ndarray, "*shape m"]) -> dict[str, np.ndarray]:
-        return {name: total[..., place] / total[..., -1] for place, name in enumerate(protocol.metrics)}
-
-    units = found.split.units_of(found.test.frames)
-    return Measurement(pooled_table(context), sums, units, metrics_of, found.counts, caution(found.split, protocol.published))
+    return hits_measured(context, found, sums, protocol)
 
 
 probe = ProbeSpec(
