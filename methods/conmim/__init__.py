@@ -24,6 +24,7 @@ METRICS = {
         )
         for which, image in (("own", "the same image"), ("other", "another image"))
     },
+    "loss_chance": MetricInfo("ln(patches), in nats", "Loss of guessing", "nats", better="lower", family="loss"),
 }
 ALARMS = (
     RANKME_ALARM,

@@ -44,8 +44,12 @@ def health_metrics(
 
 
 def teacher_metrics(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
-    """Loss of each sample with each teacher's features, the same mask and student in all. A sample without a hidden patch has 0."""
-    return {f"loss_{name}_teacher": pairs.errors().sum(dim=1) / pairs.valid.sum(dim=1).clamp_min(1) for name, pairs in contrasts.items()}
+    """Loss of each sample with each teacher's features, the same mask and student in all, and of guessing. Without a hidden patch: 0."""
+    metrics = {}
+    for name, pairs in contrasts.items():
+        hidden = pairs.valid.sum(dim=1)
+        metrics[f"loss_{name}_teacher"] = pairs.errors().sum(dim=1) / hidden.clamp_min(1)
+    return {**metrics, "loss_chance": math.log(pairs.logits.shape[2]) * (hidden > 0)}
 
 
 def similarity_visualisation(

@@ -24,6 +24,12 @@ METRICS = {
         )
         for view, what in VIEWS.items()
     },
+    "psnr_mean_patch": MetricInfo(
+        "PSNR in dB on hidden patches, with the mean patch of the microbatch in place of each",
+        "PSNR of the mean patch",
+        "dB",
+        family="PSNR",
+    ),
     **{
         f"loss_{view}": MetricInfo(
             f"reconstruction loss on hidden patches, with {what}", f"Loss with {what}", better="lower", family="loss"

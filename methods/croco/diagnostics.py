@@ -64,10 +64,17 @@ def second_views(own: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"])
 
 
 def cross_view_metrics(completions: Mapping[str, Completion]) -> dict[str, Tensor]:
-    """PSNR and loss of each sample under each of `second_views`, the same mask in all."""
+    """PSNR and loss of each sample under each of `second_views`, the same mask in all; and the PSNR of saying the mean patch everywhere."""
     metrics = {}
     for name, done in completions.items():
-        squared = (to_unit(done.pixels()) - to_unit(done.patches)).square().mean(dim=(1, 2))
-        metrics[f"psnr_{name}"] = -10 * squared.clamp_min(1e-10).log10()
+        metrics[f"psnr_{name}"] = psnr(done)
         metrics[f"loss_{name}"] = done.errors().mean(dim=1)
+    targets = done.targets()
+    metrics["psnr_mean_patch"] = psnr(done._replace(prediction=targets.mean(dim=(0, 1)).expand_as(targets)))
     return metrics
+
+
+def psnr(done: Completion) -> Float[Tensor, " b"]:
+    """In dB, of the pixels of each sample's hidden patches."""
+    squared = (to_unit(done.pixels()) - to_unit(done.patches)).square().mean(dim=(1, 2))
+    return -10 * squared.clamp_min(1e-10).log10()

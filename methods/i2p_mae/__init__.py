@@ -17,6 +17,29 @@ METRICS = {
     "points": MetricInfo("Chamfer distance of the hidden tokens' neighbours, squared, both ways added", better="lower"),
     "features": MetricInfo("mean squared error of the 2-D features at the neighbours of the visible tokens", better="lower"),
     "visible": MetricInfo("share of the tokens of the middle scale that the encoder sees", unit="%"),
+    "features_error": MetricInfo(
+        "mean squared error of the 2-D features of a cloud, as a share of their variance",
+        "Error of the 2-D features",
+        better="lower",
+        family="features",
+        claim="2-D features of points are predicted {lead} than by their mean",
+    ),
+    "features_error_mean": MetricInfo(
+        "the same of the mean feature of all points of these clouds", "Error of the mean feature", better="lower", family="features"
+    ),
+    "points_error": MetricInfo(
+        "Chamfer distance of a cloud's hidden tokens' neighbours, as a share of that with all at their token's centre",
+        "Error of hidden points",
+        better="lower",
+        family="points",
+        claim="hidden points are rebuilt {lead} than by one shape everywhere",
+    ),
+    "points_error_one_shape": MetricInfo(
+        "the same with the mean of all predicted neighbourhoods at every token", "Error of one shape", better="lower", family="points"
+    ),
+    "points_error_centre": MetricInfo(
+        "the same with all neighbours at their token's centre", "Error of the centres", better="lower", family="points"
+    ),
 }
 ALARMS = (
     RANKME_ALARM,

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from ..contract import Batch, Visualisation
 from ..layers.health import effective_rank, feature_std
-from ..layers.points import chamfer
+from ..layers.points import chamfer, chamfer_distances
 from ..ops.clouds import draw_cloud
 from ..ops.image_grid import SIDE, image_grid
 from .network import Groups
@@ -41,6 +41,38 @@ def health_metrics(
         spread = targets.flatten(0, 1).var(dim=0, correction=0).mean()
         metrics["features_explained"] = 1 - losses["features"] / spread.clamp_min(1e-12)
     return metrics
+
+
+def feature_metrics(
+    errors: Float[Tensor, " b"],
+    targets: Float[Tensor, "b n c"],
+    elsewhere: Float[Tensor, "e n c"],
+    groups: Groups,
+    asked: Bool[Tensor, "b g"],
+) -> dict[str, Tensor]:
+    """`errors` of each sample's features, and those of always saying the mean feature of these samples and of others (`elsewhere`): both as
+    shares of the latter's mean, so 1 is no knowledge."""
+    apart = (targets - torch.cat([targets, elsewhere]).mean(dim=(0, 1))).square().mean(dim=-1)
+    samples = torch.arange(len(apart), device=apart.device)[:, None, None]
+    at_tokens = apart[samples, groups.members].mean(dim=-1)
+    of_mean = (at_tokens * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
+    unit = of_mean.mean().clamp_min(1e-12)
+    return {"features_error": errors / unit, "features_error_mean": of_mean / unit}
+
+
+def neighbour_metrics(predicted: Float[Tensor, "h k 3"], groups: Groups, mask: Bool[Tensor, "b g"]) -> dict[str, Tensor]:
+    """Chamfer distance of each sample's hidden tokens: of what is `predicted`; of the mean of all predictions, the same at every token; and
+    of all neighbours at the centre. All as shares of the last one's mean."""
+    true, of_sample = groups.relative[mask], mask.nonzero(as_tuple=True)[0]
+    one = predicted.mean(dim=0, keepdim=True)
+    said = {"points_error": predicted, "points_error_one_shape": one.expand_as(predicted), "points_error_centre": torch.zeros_like(true)}
+    errors = {}
+    for name, points in said.items():
+        ours, theirs = chamfer_distances(points, true)
+        sums = true.new_zeros(len(mask)).index_add_(0, of_sample, ours.mean(dim=1) + theirs.mean(dim=1))
+        errors[name] = sums / mask.sum(dim=1).clamp_min(1)
+    unit = errors["points_error_centre"].mean().clamp_min(1e-12)
+    return {name: error / unit for name, error in errors.items()}
 
 
 def reconstruction_visualisation(

@@ -18,7 +18,7 @@ from ..layers.points import chamfer_distances, take
 from ..optim import Clock, OptimConfig, ParamGroup, Schedule, decay_groups
 from ..random import MicrobatchRng
 from .config import I2PConfig
-from .diagnostics import SAMPLES, health_metrics, reconstruction_visualisation
+from .diagnostics import SAMPLES, feature_metrics, health_metrics, neighbour_metrics, reconstruction_visualisation
 from .network import (
     Blocks,
     Encoded,
@@ -165,7 +165,7 @@ class I2PMaePretext(nn.Module):
 
     def features_loss(self, tokens: Float[Tensor, "b g d"], batch: Batch, scales: list[Groups], mask: Bool[Tensor, "b g"]) -> Tensor:
         """Mean squared error over all numbers, made in parts. 0 where no token is asked for."""
-        asked = {"visible": ~mask, "masked": mask, "all": torch.ones_like(mask)}[self.config.pretext.features_on]
+        asked = self.asked(mask)
         targets = self.target_features(batch, scales)
         numbers = self.rec_head_2d.out_features
         rows = max(1, HEAD_BYTES // (4 * numbers))
@@ -180,6 +180,10 @@ class I2PMaePretext(nn.Module):
             total = total + squared.sum()
         self._tell("features", torch.cat(errors), of_sample, len(tokens))
         return total / (len(of_sample) * numbers)
+
+    def asked(self, mask: Bool[Tensor, "b g"]) -> Bool[Tensor, "b g"]:
+        """The middle tokens whose features are predicted."""
+        return {"visible": ~mask, "masked": mask, "all": torch.ones_like(mask)}[self.config.pretext.features_on]
 
     def _tell(self, name: str, errors: Float[Tensor, " k"], of_sample: Int[Tensor, " k"], samples: int) -> None:
         """Mean error of each sample's tokens; where none of its tokens counts, that of all."""
@@ -236,6 +240,20 @@ class I2PMaePretext(nn.Module):
         tokens = self.rebuild(scales, masks, self.h_encoder.encode(scales, masks), None).tokens
         predicted = self.rec_head_3d(tokens).float().unflatten(2, (-1, 3))
         return [reconstruction_visualisation(batch, scales[1], masks[1], predicted, self.config.pretext.views)]
+
+    @torch.no_grad()
+    def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
+        """Errors of each sample, and those of what anyone could say: see `feature_metrics`, with a teacher, and `neighbour_metrics`."""
+        scales = group_points(batch["points"], self.config.model, skip_origin=self.config.pretext.official)
+        masks = self.hide(batch, scales, rng).masks
+        tokens = self.rebuild(scales, masks, self.h_encoder.encode(scales, masks), None).tokens
+        groups, mask, of_features = scales[1], masks[1], dict[str, Tensor]()
+        if "features" in batch:
+            self.features_loss(tokens, batch, scales, mask)
+            others = group_points(other["points"], self.config.model, skip_origin=self.config.pretext.official)
+            own, elsewhere = self.target_features(batch, scales), self.target_features(other, others)
+            of_features = feature_metrics(self.sample_losses["features"], own, elsewhere, groups, self.asked(mask))
+        return {**of_features, **neighbour_metrics(self.rec_head_3d(tokens[mask]).float().unflatten(1, (-1, 3)), groups, mask)}
 
     def encoder(self) -> PointEncoder:
         encoder = PointEncoder(self.config)

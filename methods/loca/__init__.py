@@ -34,6 +34,9 @@ METRICS = {
         )
         for name, what in REFERENCES.items()
     },
+    "accuracy_chance": MetricInfo(
+        "1 / patches, of a sample with a query token on the reference", "Accuracy of guessing", "%", family="accuracy"
+    ),
     **{
         f"loss_{name}": MetricInfo(
             f"position loss of an image, with {what}", f"Position loss with {what}", "nats", better="lower", family="loss"

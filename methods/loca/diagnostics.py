@@ -57,7 +57,7 @@ def health_metrics(
 
 
 def reference_metrics(logits: Mapping[str, Float[Tensor, "b t n"]], targets: Int[Tensor, "b t"]) -> dict[str, Tensor]:
-    """Position accuracy and loss of each sample with each reference: what the head takes from the reference.
+    """Position accuracy and loss of each sample with each reference: what the head takes from the reference; and accuracy of guessing.
 
     What is left with another image's reference was told by the query alone. A sample without a query token on its reference counts 0.
     """
@@ -65,7 +65,8 @@ def reference_metrics(logits: Mapping[str, Float[Tensor, "b t n"]], targets: Int
     for name, positions in logits.items():
         accuracy[f"accuracy_{name}"] = accuracies(positions, targets)
         loss[f"loss_{name}"] = torch.stack([position_loss(one[None], t[None]) for one, t in zip(positions, targets, strict=True)])
-    return accuracy | loss
+    chance = (targets >= 0).any(dim=1) / next(iter(logits.values())).shape[2]
+    return {**accuracy, "accuracy_chance": chance, **loss}
 
 
 def accuracies(logits: Float[Tensor, "b t n"], targets: Int[Tensor, "b t"]) -> Float[Tensor, " b"]:

@@ -351,7 +351,12 @@ def test_control_metrics_and_health_name_what_they_promise() -> None:
     batch, other = (pretext.to_device(raw_batch(config, seed=seed)) for seed in (0, 1))
     with torch.no_grad():
         claims = pretext.control_metrics(batch, other, NOISE)
-        assert {name: value.shape for name, value in claims.items()} == {"loss_own_teacher": (6,), "loss_other_teacher": (6,)}
+        assert {name: value.shape for name, value in claims.items()} == {
+            "loss_own_teacher": (6,),
+            "loss_other_teacher": (6,),
+            "loss_chance": (6,),
+        }
+        torch.testing.assert_close(claims["loss_chance"], torch.full((6,), math.log(16)))
         loss = pretext(batch, NOISE)
         torch.testing.assert_close(claims["loss_own_teacher"].mean(), loss["contrast"])  # as many hidden patches in each image
         same = pretext.control_metrics(batch, batch, NOISE)

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from sightline.methods.contract import Batch, BuildContext
 from sightline.methods.croco import ALARMS, METRICS, method
 from sightline.methods.croco.config import CrocoConfig
-from sightline.methods.croco.diagnostics import health_metrics
+from sightline.methods.croco.diagnostics import cross_view_metrics, health_metrics
 from sightline.methods.croco.network import CrocoEncoder
 from sightline.methods.croco.pretext import CrocoPretext, layer_id
 from sightline.methods.layers.colour import colour_jitter
@@ -298,6 +298,11 @@ def test_control_metrics_are_one_value_a_sample_and_exact_for_an_oracle(monkeypa
         done = complete(image1, image2, mask, hidden)
         mean, std = done.patches.mean(-1, keepdim=True), (done.patches.var(-1, keepdim=True) + 1e-6).sqrt()
         return done._replace(prediction=(done.patches - mean) / std + (0.0 if torch.equal(image2, batch["image2"]) else 0.1))
+
+    done = complete(batch["image1"], batch["image2"], batch["mask"], config.hidden)
+    mean = done.targets().mean(dim=(0, 1)).expand_as(done.prediction)
+    guess = cross_view_metrics({"true_view": done._replace(prediction=mean)})
+    assert torch.equal(guess["psnr_true_view"], guess["psnr_mean_patch"]), "a network that says the mean patch does as well as the control"
 
     monkeypatch.setattr(pretext, "complete", oracle)
     figures = pretext.control_metrics(batch, other, NOISE)

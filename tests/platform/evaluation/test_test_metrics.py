@@ -234,7 +234,7 @@ def test_a_classifier_is_told_by_class_beside_what_guessing_gives(tmp_path: Path
     assert told == {"recall_dark": 0.5, "recall_bright": 0.667, "precision_dark": 0.5, "precision_bright": 0.667}
     stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert MethodResult.from_json(stored, found.main_metrics).to_json() == stored
-    assert verdict_of_run(found, {}).startswith("Nothing measurable yet: accuracy is 60.0% on 5 test samples; always guessing the most")
+    assert verdict_of_run(found, {}).startswith("Not shown to have learned: accuracy is 60.0% on 5 test samples; always guessing the most")
     rows = {table.caption.partition(":")[0]: table for table in method_section(found).tables}
     assert [[cell.text for cell in row.cells] for row in rows["Confusion matrix"].rows] == [["1", "1"], ["1", "2"]]
     assert [row.name for row in rows["Each class"].rows] == ["dark", "bright"]
