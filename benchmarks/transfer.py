@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from commands import WorkFolder, settings
 
 from sightline.platform.evaluation.intervals import interval
 from sightline.platform.evaluation.paired import FILE, Measured, read_measured, unlike
@@ -76,13 +74,13 @@ TASKS = {
     "kitchen": ("finetune-depth-tiny", "depth", 600),
 }
 """Recipe, `--task` and steps."""
-RENDERED = ["prepare", "pairs", "rendered", "--size", "64", "--workers", "1"]
+RENDERED = ["pairs", "rendered", "--size", "64", "--workers", "1"]
 SPLIT = ["--split", "train=0.7,test=0.3"]
 DATA: dict[str, list[str]] = {
     "rooms": [*RENDERED, "--scenes", "400", "--seed", "1"],
-    "images": ["prepare", "images", "pairs", "rooms"],
+    "images": ["images", "pairs", "rooms"],
     "held-out": [*RENDERED, "--scenes", "20", "--seed", "2"],
-    "held-out-images": ["prepare", "images", "pairs", "held-out"],
+    "held-out-images": ["images", "pairs", "held-out"],
     "stereo": [*RENDERED, "--stereo", "--baseline", "0.2..1.0", "--scenes", "250", "--seed", "3", *SPLIT],
     "flow": [*RENDERED, "--flow", "--moving", "3", "--fov", "35", "--scenes", "250", "--seed", "4", *SPLIT],
     "depth-pairs": [*RENDERED, "--scenes", "300", "--seed", "5", *SPLIT],
@@ -90,13 +88,12 @@ DATA: dict[str, list[str]] = {
 }
 
 
-class Work:
-    """The folder of data, runs and logs."""
+class Work(WorkFolder):
+    """With the masked autoencoder as an installed package, and its recipe."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "home"
-        folder.mkdir(parents=True, exist_ok=True)
         site = folder / "site"
+        super().__init__(folder, {"PYTHONPATH": str(site)})
         if not site.exists():
             shutil.copytree(MAE / "outside_mae", site / "outside_mae", ignore=shutil.ignore_patterns("__pycache__"))
             project = tomllib.loads((MAE / "pyproject.toml").read_text())["project"]
@@ -104,29 +101,6 @@ class Work:
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
             (info / "entry_points.txt").write_text("[sightline.methods]\noutside_mae = outside_mae:method\n")
         (folder / "mae.yaml").write_text(yaml.safe_dump(MAE_RECIPE))
-
-    def sightline(self, *words: str) -> None:
-        """One command. Raises `SystemExit` with the end of its log where it fails."""
-        environment = {**os.environ, "PYTHONPATH": str(self.folder / "site"), "SIGHTLINE_HOME": str(self.home), "MLFLOW_TRACKING_URI": ""}
-        log = self.folder / "log.txt"
-        with log.open("ab") as out:
-            command = [sys.executable, "-m", "sightline.pipelines", *words]
-            done = subprocess.run(command, cwd=self.folder, env=environment, stdout=out, stderr=out)
-        if done.returncode:
-            raise SystemExit(f"sightline {' '.join(words)}\n{log.read_text(errors='replace')[-2000:]}")
-
-    def data(self, name: str, words: list[str]) -> None:
-        if not any((self.folder / name / where).exists() for where in ("manifest.json", "train/manifest.json")):
-            print(f"data {name}", flush=True)
-            self.sightline(*words, "--out", name)
-
-    def train(self, name: str, *words: str) -> None:
-        """A run to its end, by a new command or by `resume`."""
-        record = self.home / "runs" / name / "run.json"
-        status = json.loads(record.read_text())["status"] if record.exists() else ""
-        if status != "finished":
-            print(f"run {name}", flush=True)
-            self.sightline(*(["resume", name] if record.exists() else [*words, "--name", name]))
 
     def measured(self, name: str) -> Measured | None:
         """What a fine-tuned run measured on its test scenes."""
@@ -137,16 +111,12 @@ class Work:
 def prepare(work: Work, kitchen: Path | None) -> None:
     for name, words in DATA.items():
         if words:
-            work.data(name, words)
+            work.data(name, *words)
     for split in ("train", "test"):
-        work.data(f"depth/{split}", ["prepare", "images", "pairs", f"depth-pairs/{split}"])
+        work.data(f"depth/{split}", "images", "pairs", f"depth-pairs/{split}")
     if kitchen:
         how = ["--size", "64", "--square", "--split", "train=0.6,test=0.4", "--split-gap", "8"]
-        work.data("kitchen", ["prepare", "images", "frames", str(kitchen), *how])
-
-
-def settings(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in values.items()]
+        work.data("kitchen", "images", "frames", str(kitchen), *how)
 
 
 def pretrain(work: Work, method: str, seed: int, samples: int) -> str:
