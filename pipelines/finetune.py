@@ -241,7 +241,7 @@ def _from_data(train: Dataset, task: str) -> dict[str, Any]:
     if task in COLUMNS:
         if (column := COLUMNS[task]) not in train.manifest.columns:
             raise CallError(f"{train.uri} has no column {column!r}", f"make data with it: sightline prepare {MADE_BY[task]} --help")
-        return {}
+        return {"pretext.typical": _typical(train, column)} if task in ("depth", "stereo") else {}
     manifest = train.manifest
     if task == "part_segmentation":
         return _parts_of(train)
@@ -287,6 +287,26 @@ def _intrinsics(train: Dataset, size: tuple[int, int]) -> list[float]:
         except BrokenSampleError as error:
             reason = str(error)
     raise CallError(f"{train.uri} has no pair with intrinsics and a pose among its first: {reason}", "sightline prepare pairs rgbd --help")
+
+
+def _typical(train: Dataset, column: str, images: int = 200) -> float | None:
+    """Median of the known depths or disparities of some images, evenly spread; None where none of them can be read."""
+    import numpy as np
+
+    from sightline.methods.errors import BrokenSampleError
+    from sightline.platform.data.loader.fixed import read_rows, spread
+    from sightline.platform.data.schema import decode_row
+
+    known = []
+    for _, stored in read_rows(train, spread(train.rows, images), ("id", column)):
+        try:
+            truth = np.asarray(decode_row(stored, train.kind, needed=(column,))[column], np.float64).ravel()
+        except BrokenSampleError:
+            continue
+        truth = truth[truth > 0] if column == "depth" else truth[np.isfinite(truth)]
+        known.append(np.quantile(truth, np.linspace(0.005, 0.995, 100)) if truth.size else truth)  # images count alike, whatever their size
+    values = np.concatenate(known) if known else np.zeros(0)
+    return float(f"{np.median(values):.4g}") if values.size else None
 
 
 def _same_classes(train: Dataset, val: Dataset, parts: bool = False) -> None:

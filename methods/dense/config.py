@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..contract import MethodConfig
 from ..finetune.config import encoder_settings
-from ..settings import ImageSize, Settings
+from ..settings import Added, ImageSize, Settings
 
 Four = tuple[int, int, int, int]
 CriterionName = Literal["l1", "laplacian", "bounded", "bounded2"]
@@ -126,6 +126,11 @@ class DenseTask(Settings):
 
 class DepthTask(DenseTask):
     target: Literal["log", "metres"] = Field(default="log", description="what the network predicts; metrics are of metres")
+    typical: Annotated[float | None, Added(neutral=None)] = Field(
+        default=None,
+        gt=0,
+        description="median depth of the training data in metres: the head's first prediction; `sightline finetune` fills it in",
+    )
 
 
 class TwoViewTask(DenseTask):
@@ -141,6 +146,10 @@ class TwoViewTask(DenseTask):
 
 class StereoTask(TwoViewTask):
     criterion: CriterionName = Field(default="bounded2", description="l1, or with a predicted confidence laplacian, bounded, bounded2")
+    typical: Annotated[float | None, Added(neutral=None)] = Field(
+        default=None,
+        description="median disparity of the training data in pixels: the head's first prediction; `sightline finetune` fills it in",
+    )
 
 
 class FlowTask(TwoViewTask):

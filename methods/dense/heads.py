@@ -170,3 +170,12 @@ def initialise_head(head: nn.Module, generator: torch.Generator) -> None:
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             if module.bias is not None:
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+
+@torch.no_grad()
+def start_at(head: DptHead | LinearHead, value: float) -> None:
+    """Make `value` the mean of the first channel where the last map has nothing to say: its bias."""
+    last = head.head[-1] if isinstance(head, DptHead) else head.proj
+    bias = last.bias
+    assert isinstance(bias, Tensor)
+    bias.view(-1, head.channels)[:, 0] = value

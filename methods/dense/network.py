@@ -15,7 +15,7 @@ from ..layers.cross_view import CrossViewDecoder, DecoderShape, Grid
 from ..layers.initial import uninitialised, weight_rng
 from ..layers.positions import sincos_table
 from .config import DecoderModel, DenseModel, EncoderModel
-from .heads import DptHead, LinearHead, default_hooks, initialise_head
+from .heads import DptHead, LinearHead, default_hooks, initialise_head, start_at
 
 Head = DptHead | LinearHead
 
@@ -162,9 +162,11 @@ def build_views(model: EncoderModel, context: BuildContext) -> tuple[Any, CrossV
     return encoder, decoder
 
 
-def build_network(model: DenseModel, channels: int, context: BuildContext) -> OneViewNetwork | TwoViewNetwork:
-    """Of two views for a `TwoViewModel`. As `build_views`."""
+def build_network(model: DenseModel, channels: int, context: BuildContext, first: float | None = None) -> OneViewNetwork | TwoViewNetwork:
+    """Of two views for a `TwoViewModel`. As `build_views`. `first`: what the head predicts before training, in its first channel."""
     encoder, decoder = build_views(model, context)
     head = uninitialised(lambda: build_head(model, channels, encoder, decoder))
     initialise_head(head, weight_rng("dense head", context.seed))
+    if first is not None:
+        start_at(head, first)
     return OneViewNetwork(encoder, head) if decoder is None else TwoViewNetwork(encoder, decoder, head)

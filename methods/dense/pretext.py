@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -143,6 +144,7 @@ class DepthPretext(DensePretext):
 
     def __init__(self, config: DepthConfig, network: OneViewNetwork) -> None:
         super().__init__(config.model, config.pretext, DepthPredictor(config, network))
+        self.typical = config.pretext.typical
 
     def to_device(self, batch: Batch) -> Batch:
         return {"image": colour_jitter(to_float(batch["image"]), batch["jitter"]), "depth": batch["depth"].float()}
@@ -177,15 +179,20 @@ class DepthPretext(DensePretext):
 
     @torch.no_grad()
     def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        """Metrics of each image, with its own prediction and with that of an image of another scene."""
+        """Metrics of each image, with its own prediction and with that of an image of another scene; AbsRel of two constants."""
         true = batch["depth"].cpu().numpy()
         found: dict[str, Tensor] = {}
         for given, images in (("", batch["image"]), ("_other_image", other["image"])):
             metrics = depth_metrics(depth_sums(self.predicting(images).cpu().numpy(), true, low=CLOSEST))
             found |= {f"{name}{given}": torch.from_numpy(metrics[name]) for name in MEASURED}
-        known = np.where(true > 0, true, np.nan)
-        constant = np.broadcast_to(np.nanmean(known, axis=(1, 2), keepdims=True), true.shape)
-        return {**found, "absrel_mean_depth": torch.from_numpy(depth_metrics(depth_sums(constant, true, low=CLOSEST))["absrel"])}
+        own_mean = np.nanmean(np.where(true > 0, true, np.nan), axis=(1, 2), keepdims=True)
+        constants = {"absrel_own_mean": own_mean}
+        if self.typical is not None:
+            constants["absrel_typical"] = np.array(self.typical)
+        for name, constant in constants.items():
+            sums = depth_sums(np.broadcast_to(constant, true.shape), true, low=CLOSEST)
+            found[name] = torch.from_numpy(depth_metrics(sums)["absrel"])
+        return found
 
 
 MEASURED = ("absrel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3")
@@ -198,6 +205,8 @@ def _mean(values: Float[Tensor, "b h w"], counts: Bool[Tensor, "b h w"]) -> Floa
 def build_depth(config: DepthConfig, context: BuildContext) -> DepthPretext:
     """The network on the CPU, the same for the same `context.seed`; the encoder's weights are random until `init` fills them."""
     channels = 1 + (config.pretext.criterion != "l1")
-    network = build_network(config.model, channels, context)
+    typical = config.pretext.typical
+    first = math.log(typical) if typical and config.pretext.target == "log" else typical
+    network = build_network(config.model, channels, context, first)
     assert isinstance(network, OneViewNetwork)
     return DepthPretext(config, network)

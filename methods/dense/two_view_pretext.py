@@ -17,7 +17,7 @@ from ..ops.dense_metrics import Metrics, flow_metrics, flow_sums, stereo_metrics
 from ..ops.image_grid import image_grid
 from ..ops.tiling import EVEN_TILES, FLOW_TILES, STEREO_TILES, Axis, TiledPrediction, TileWeight, predict_in_tiles
 from ..random import MicrobatchRng
-from .config import FlowConfig, StereoConfig
+from .config import FlowConfig, StereoConfig, StereoTask
 from .network import TwoViewNetwork, build_network
 from .pretext import SHOWN, DensePredictor, DensePretext
 from .two_views import STILL
@@ -87,6 +87,10 @@ class TwoViewPretext(DensePretext):
     def __init__(self, config: StereoConfig | FlowConfig, predicting: TwoViewPredictor) -> None:
         super().__init__(config.model, config.pretext, predicting)
         self.name = predicting.output
+        self.constant: tuple[str, float] | None = ("epe_no_motion", 0.0)
+        """A constant that knows nothing of the pair, and the name of its metric."""
+        if isinstance(config.pretext, StereoTask):
+            self.constant = None if config.pretext.typical is None else ("epe_typical", config.pretext.typical)
 
     def to_device(self, batch: Batch) -> Batch:
         b = len(batch["image1"])
@@ -115,7 +119,8 @@ class TwoViewPretext(DensePretext):
 
     @torch.no_grad()
     def control_metrics(self, batch: Batch, other: Batch, rng: MicrobatchRng) -> dict[str, Tensor]:
-        """Of each image, with its own second image and with that of another pair, fitted to its size. Images of any size."""
+        """Of each image, with its own second image and with that of another pair, fitted to its size; EPE of two constants. Images of
+        any size."""
         first, truth = batch["image1"], batch[self.name]
         found: dict[str, Tensor] = {}
         for given, second in (("", batch["image2"]), ("_other_image", other["image2"])):
@@ -123,8 +128,13 @@ class TwoViewPretext(DensePretext):
                 second = interpolate(second, size=first.shape[2:], mode="bilinear", antialias=True)
             metrics = self.metrics(self.predicting.of_any_size(first, second).values, truth)
             found |= {f"{name}{given}": torch.from_numpy(np.asarray(value)) for name, value in metrics.items()}
-        constant = truth.nanmean(dim=(2, 3), keepdim=True).expand_as(truth)
-        return {**found, "epe_constant": torch.from_numpy(np.asarray(self.metrics(constant, truth)["epe"]))}
+        constants = {"epe_own_mean": truth.nanmean(dim=(2, 3), keepdim=True)}
+        if self.constant is not None:
+            name, value = self.constant
+            constants[name] = torch.full_like(truth[:, :, :1, :1], value)
+        for name, constant in constants.items():
+            found[name] = torch.from_numpy(np.asarray(self.metrics(constant.expand_as(truth), truth)["epe"]))
+        return found
 
     @torch.no_grad()
     def visualisations(self, batch: Batch, rng: MicrobatchRng) -> list[Visualisation]:
@@ -161,7 +171,7 @@ def draw_lengths(pretext: TwoViewPretext, first: Tensor, second: Tensor, found: 
 
 def build_stereo(config: StereoConfig, context: BuildContext) -> TwoViewPretext:
     """The network on the CPU, the same for the same `context.seed`; what `init` does not fill stays random."""
-    return TwoViewPretext(config, StereoPredictor(config, _network(config, 1, context)))
+    return TwoViewPretext(config, StereoPredictor(config, _network(config, 1, context, config.pretext.typical)))
 
 
 def build_flow(config: FlowConfig, context: BuildContext) -> TwoViewPretext:
@@ -169,7 +179,7 @@ def build_flow(config: FlowConfig, context: BuildContext) -> TwoViewPretext:
     return TwoViewPretext(config, FlowPredictor(config, _network(config, 2, context)))
 
 
-def _network(config: StereoConfig | FlowConfig, channels: int, context: BuildContext) -> TwoViewNetwork:
-    network = build_network(config.model, channels + (config.pretext.criterion != "l1"), context)
+def _network(config: StereoConfig | FlowConfig, channels: int, context: BuildContext, first: float | None = None) -> TwoViewNetwork:
+    network = build_network(config.model, channels + (config.pretext.criterion != "l1"), context, first)
     assert isinstance(network, TwoViewNetwork)
     return network

@@ -102,17 +102,28 @@ def test_unknown_depths_are_never_mixed_with_known_ones() -> None:
         depth.views(config())(odd, sample_rng(0, 0))
 
 
-def test_metrics_are_of_metres_with_the_image_and_with_another() -> None:
-    settings = config()
+def test_metrics_are_of_metres_with_the_image_and_with_another_and_of_two_constants() -> None:
+    settings = config(pretext={"typical": 2.0})
     pretext: Any = depth.build(settings, BuildContext(seed=0)).eval()
     own = pretext.to_device(batch(settings))
     found = pretext.control_metrics(own, {name: t.roll(1, 0) for name, t in own.items()}, RNG)
     assert next(iter(found)) == "absrel" and found.keys() == {n for n in depth.metrics if n != "regression"}
     true, predicted = own["depth"][0], pretext.predicting(own["image"])[0].detach()
     known = true > 0
-    assert float(found["absrel"][0]) == pytest.approx(float(((predicted - true).abs() / true)[known].mean()), rel=1e-4)
+    for name, metres in (("absrel", predicted), ("absrel_typical", torch.tensor(2.0)), ("absrel_own_mean", true[known].mean())):
+        assert float(found[name][0]) == pytest.approx(float(((metres - true).abs() / true)[known].mean()), rel=1e-4)
     (picture,) = pretext.visualisations(own, RNG)
     assert picture.image.dtype == np.uint8 and picture.image.ndim == 3
+
+
+@pytest.mark.parametrize("head", ["dpt", "linear"])
+def test_training_begins_at_the_median_depth_of_the_data(head: str) -> None:
+    for target, typical in (("log", 40.0), ("metres", 40.0)):
+        settings = config(model={"head": head}, pretext={"target": target, "typical": typical})
+        pretext: Any = depth.build(settings, BuildContext(seed=0)).eval()
+        with torch.no_grad():
+            middle = float(pretext.predicting(torch.rand(4, 3, 32, 48)).median())
+        assert 20 < middle < 80, (target, middle)
 
 
 def test_the_card_says_that_depths_are_in_metres_and_how_to_get_them() -> None:

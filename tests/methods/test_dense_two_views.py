@@ -150,7 +150,7 @@ def test_colours_are_those_of_both_images_or_of_each_and_nothing_where_none_is_d
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_step_trains_all_of_it_and_metrics_are_of_its_own_second_image_and_of_another(name: str) -> None:
-    settings = config(name, model={"frozen": name == "flow"})
+    settings = config(name, model={"frozen": name == "flow"}, **({"pretext": {"typical": 8.0}} if name == "disparity" else {}))
     pretext: Any = TASKS[name].build(settings, BuildContext(seed=0))
     own = pretext.to_device(batch(name, settings))
     losses = pretext(own, RNG)
@@ -169,6 +169,9 @@ def test_a_step_trains_all_of_it_and_metrics_are_of_its_own_second_image_and_of_
     predicted = pretext.predicting.of_any_size(larger["image1"], larger["image2"]).values
     epe = torch.linalg.vector_norm(predicted - 3, dim=1).mean()
     assert float(found["epe"][0]) == pytest.approx(float(epe.detach()), rel=1e-5)
+    constant = {"epe_typical": 5.0} if name == "disparity" else {"epe_no_motion": 3 * 2**0.5}
+    for key, value in {**constant, "epe_own_mean": 0.0}.items():
+        assert float(found[key][0]) == pytest.approx(value, abs=1e-6)
     (picture,) = pretext.visualisations(own, RNG)
     assert picture.image.dtype == np.uint8 and picture.image.ndim == 3
 

@@ -114,6 +114,7 @@ def test_depth_begins_with_the_encoder_alone_and_needs_depth(made: list[Run], pl
     kept = read_file(made[0].folder / "init" / "weights.safetensors").tensors
     assert {f"predicting.network.encoder.{name}" for name in read_file_of_folder(place / "loca")} == kept.keys()
     assert made[0].settings["model"]["frozen"] and made[0].settings["model"]["image_size"] == 32
+    assert made[0].settings["pretext"]["typical"] == 1.5
 
 
 def test_flow_begins_with_encoder_and_decoder_of_a_croco_run_and_with_the_encoder_alone_of_others(

@@ -140,16 +140,16 @@ def test_a_method_without_words_of_its_own_is_told_by_the_names_of_its_metrics()
 
 
 def test_a_model_that_a_constant_beats_is_said_to_be_beaten() -> None:
-    """A network that gives the same everywhere is better with the true second image by a hair, and worse than the mean."""
+    """A network that gives the same everywhere is better with the true second image by a hair, and worse than no motion."""
     of = control("finetune_flow", "epe", "epe_other_image", -0.04, -0.05, -0.03)
-    info = find_method("finetune_flow").metrics["epe_constant"]
+    info = find_method("finetune_flow").metrics["epe_no_motion"]
     for value, head, words in (
-        (1.2, "Not shown to have learned", "EPE is worse than EPE of its mean"),
+        (1.2, "Not shown to have learned", "EPE is worse than EPE of no motion"),
         (-1.2, "The model has learned", "EPE is 0.04"),
     ):
-        constant = Contrast("epe", "epe_constant", Interval(value, value - 0.1, value + 0.1, 9))
+        constant = Contrast("epe", "epe_no_motion", Interval(value, value - 0.1, value + 0.1, 9))
         said = verdict_of_run(
-            replace(of, metrics={**of.metrics, "epe_constant": info}, contrasts=(*of.contrasts, constant)), {}, kept="model"
+            replace(of, metrics={**of.metrics, "epe_no_motion": info}, contrasts=(*of.contrasts, constant)), {}, kept="model"
         )
         assert said.startswith(f"{head}: ") and words in said
 
