@@ -1,8 +1,9 @@
-"""Fine-tune an encoder of images or clouds: classes, masks, parts, depth, disparity, flow or pose, scored on held-out data with intervals.
+"""Fine-tune an encoder of images or clouds: classes, masks, depth, normals, disparity, flow, ..., scored with intervals.
 
   sightline finetune conmim-tiny-1121-0930 --task classification data.train=./birds/train data.val=./birds/val
   sightline finetune models:/loca-encoder@candidate --task segmentation data.train=./streets/train data.val=./streets/val
   sightline finetune croco-tiny-1121-0812 --task depth --recipe finetune-depth-tiny data.train=./kitchen/train data.val=./kitchen/val
+  sightline finetune croco-tiny-1121-0812 --task normals --recipe finetune-normals-tiny data.train=./rooms/train data.val=./rooms/val
   sightline finetune croco-tiny-1121-0812 --task stereo --recipe finetune-stereo-tiny data.train=./stereo/train data.val=./stereo/val
   sightline finetune stereo.safetensors --task stereo data.train=./kitti/train data.val=./kitti/val
   sightline finetune croco-tiny-1121-0812 --task pose --recipe finetune-pose-tiny data.train=./rooms/train data.val=./rooms/val
@@ -11,8 +12,8 @@
   sightline finetune i2p-mae-tiny-1121-1410 --task part_segmentation --recipe finetune-parts-tiny data.train=./parts8/train ...
   sightline finetune i2p-mae-tiny-1121-1410 --task classification --few-shot 5x10 --recipe finetune-points-few-shot ...
 
-MODEL is a run, a file made by `sightline export` or `import`, or a registry URI: an encoder, or for stereo, flow and depth a model that was
-fine-tuned for the same task and is trained on, with its own network. The classes are those of the training data. Of what Ray
+MODEL is a run, a file made by `sightline export` or `import`, or a registry URI: an encoder, or for depth, normals, stereo and flow a model
+that was fine-tuned for the same task and is trained on, with its own network. The classes are those of the training data. Of what Ray
 Data reads (parquet:PLACE?image=photo&label=name, ...) the rows are kept as a prepared data set first. A fine-tuning
 run is a run like any other: it can be resumed, its metrics go to MLflow, and the fine-tuned model is registered.
 """
@@ -29,22 +30,25 @@ if TYPE_CHECKING:
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
 
-SUMMARY = "train an encoder on with labels, parts, depth, disparity, optical flow or poses, and score it"
-TASKS = ("classification", "segmentation", "part_segmentation", "depth", "stereo", "flow", "pose")
-COLUMNS = {"depth": "depth", "stereo": "disparity", "flow": "flow", "pose": "T_2from1"}
+SUMMARY = "train an encoder on with labels, parts, depth, normals, disparity, optical flow or poses, and score it"
+TASKS = ("classification", "segmentation", "part_segmentation", "depth", "normals", "stereo", "flow", "pose")
+COLUMNS = {"depth": "depth", "normals": "depth1", "stereo": "disparity", "flow": "flow", "pose": "T_2from1"}
 """Tasks without classes -> the column of their truth."""
+TWO_VIEWS = ("stereo", "flow", "pose")
 MADE_BY = {
     "segmentation": "images masks",
     "part_segmentation": "points shapenetpart",
     "depth": "images frames",
     "stereo": "pairs stereo",
     "flow": "pairs flow",
+    "normals": "pairs rgbd",
     "pose": "pairs rgbd",
 }
 FORMS = {
     ("images", "classification"): ("finetune_classification", "finetune-classification"),
     ("images", "segmentation"): ("finetune_segmentation", "finetune-segmentation"),
     ("images", "depth"): ("finetune_depth", "finetune-depth"),
+    ("pairs", "normals"): ("finetune_normals", "finetune-normals"),
     ("pairs", "stereo"): ("finetune_stereo", "finetune-stereo"),
     ("pairs", "flow"): ("finetune_flow", "finetune-flow"),
     ("pairs", "pose"): ("finetune_pose", "finetune-pose"),
@@ -59,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="overrides; data.train is needed, data.val is scored")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--recipe", help="a recipe or YAML file of settings in place of the task's own")
-    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is, train the rest (depth, stereo, flow, pose)")
+    parser.add_argument(
+        "--frozen", action="store_true", help="leave the encoder as it is, train the rest (depth, normals, stereo, flow, pose)"
+    )
     parser.add_argument("--scratch", action="store_true", help="leave the encoder's weights random: the control")
     parser.add_argument(
         "--few-shot", metavar="WAYSxSHOTS", help="fine-tune on folds of so many classes and samples of each, such as 5x10 (classification)"
@@ -74,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.platform.config.location import parse_one
     from sightline.platform.core.screen import Screen
     from sightline.platform.data.dataset import Dataset
-    from sightline.platform.data.kinds import IMAGES, PAIRS, find_kind
+    from sightline.platform.data.kinds import IMAGES, find_kind
     from sightline.platform.data.training_data import absolute_source
     from sightline.platform.runs.names import fresh_name, refuse_taken
 
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     sections = {name: dict(opened.weights.sections[name]) for name in config.METHOD_SECTIONS}
     if sees == IMAGES.name and not whole and "image_size" not in config.read_recipe(recipe)[1].get("model", {}):
         overrides = {"model.image_size": list(opened.encoder.image_size), **overrides}
-    if find_method(method).kind == PAIRS.name and not whole:
+    if args.task in TWO_VIEWS and not whole:
         overrides = {**{f"model.{name}": value for name, value in decoder_settings(sections["model"]).items()}, **overrides}
     if args.frozen:
         overrides = {"model.frozen": True, **overrides}
@@ -225,7 +231,7 @@ def _from_folders(model: str, overrides: dict[str, Any], task: str, console: Scr
     if not any(place and is_own(place) for place in (train, val)):
         return overrides
     seen = find_kind(find_method(open_encoder(model).method).kind).modality
-    kind = PAIRS.name if task in ("stereo", "flow", "pose") else seen
+    kind = PAIRS.name if task in (*TWO_VIEWS, "normals") else seen
     columns = {"classification": ("label",), "part_segmentation": ("label", "part")}.get(task, (COLUMNS.get(task, task),))
     storage = overrides.get("train.storage")
     keeper = Keeper(absolute(str(storage)) if storage else None, float(overrides.get("data.max_broken", 0.05)), console.print)

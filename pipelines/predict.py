@@ -1,14 +1,14 @@
-"""Predict with a fine-tuned model on images of any size: depth, disparity, optical flow, relative pose, classes or label maps.
+"""Predict with a fine-tuned model on images of any size: depth, normals, disparity, optical flow, relative pose, classes or label maps.
 
   sightline predict finetune-depth-tiny-1126-0930 ./photographs --out ./depths
   sightline predict models:/finetune-stereo-model@candidate left.png right.png --out ./disparities
   sightline predict finetune-flow-1126-1105 ./frames/0001.png ./frames/0002.png --overlap 0.9 --out ./flows
 
 MODEL is a run, a file made by `sightline export`, or a registry URI, of a model that `sightline finetune` made. IMAGE is a file or folder;
-models of two images take a second file, or a second folder with files of the same names. Depth and disparity are written as NAME.pfm, flow
-as NAME.flo, label maps as NAME.png with the class of each pixel; beside each a picture in colours, and for disparity and flow
-NAME-doubt.png, from blue (the surest pixels) to red. Classes (of label maps their shares) and poses are written to
-predictions.json; classes.json names index and colour.
+models of two images take a second file, or a second folder with files of the same names. Depth, normals and disparity are written as
+NAME.pfm, flow as NAME.flo, label maps as NAME.png with the class of each pixel; beside each a picture in colours, and for disparity and
+flow NAME-doubt.png, from blue (the surest pixels) to red. Classes (of label maps their shares) and poses are written to predictions.json;
+classes.json names index and colour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .evaluate import add_passes, passes_of
 
-SUMMARY = "depth, disparity, flow, pose, classes or label maps of your images by a fine-tuned model"
+SUMMARY = "depth, normals, disparity, flow, pose, classes or label maps of your images by a fine-tuned model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

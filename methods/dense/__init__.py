@@ -1,4 +1,4 @@
-"""Dense prediction from one or two views: stereo, optical flow, monocular depth (CroCo v2, section 3.4, and CroCo, section 4.3).
+"""Dense prediction from one or two views: stereo, flow, monocular depth and normals (CroCo v2, section 3.4, and CroCo, section 4.3).
 
 Fine-tuning goes through the contract, like pre-training. Importing this imports no torch.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..contract import Lazy, Method, MetricInfo
-from .config import DepthConfig, FlowConfig, StereoConfig
+from .config import DepthConfig, FlowConfig, NormalsConfig, StereoConfig
+from .normal_views import NormalViews
 from .two_views import FlowViews, StereoViews
 from .views import DepthViews
 
@@ -47,6 +48,39 @@ depth = Method(
         "absrel_own_mean": MetricInfo(
             "of the mean of the image's true depths, everywhere: it is told the truth, so a good model may be worse",
             "AbsRel of its own true mean",
+            better="lower",
+        ),
+    },
+)
+
+_WITHIN = {
+    f"within_{name}": MetricInfo(f"share of the known pixels of an image whose normal is off by less than {angle}", f"< {angle}", "%")
+    for name, angle in (("11", "11.25°"), ("22", "22.5°"), ("30", "30°"))
+}
+_NORMALS = {
+    "mean_angle": MetricInfo("mean angle to the true normal over the known pixels of an image", "mean angle", "°", better="lower"),
+    "median_angle": MetricInfo("median angle over the known pixels of an image", "median angle", "°", better="lower"),
+    **_WITHIN,
+}
+
+normals = Method(
+    id="finetune_normals",
+    kind="pairs",
+    recipes=__name__,
+    Config=NormalsConfig,
+    views=NormalViews,
+    build=Lazy(f"{__name__}.normal_pretext:build_normals"),
+    image_shape=lambda config: config.model.image_size,
+    metrics={
+        "regression": MetricInfo("mean of 1 - cos of the angle to the true normal", better="lower"),
+        **{key: value for name, info in _NORMALS.items() for key, value in _controlled(name, info).items()},
+        "mean_angle_facing": MetricInfo(
+            "of normals that all face the camera", "mean angle of facing normals", "°", better="lower", family="mean angle"
+        ),
+        "mean_angle_own_mean": MetricInfo(
+            "of the mean of the image's true normals, everywhere: it is told the truth, so a good model may be worse",
+            "mean angle of its own true mean",
+            "°",
             better="lower",
         ),
     },

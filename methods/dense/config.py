@@ -133,6 +133,22 @@ class DepthTask(DenseTask):
     )
 
 
+class NormalsTask(Settings):
+    """The loss is the mean of 1 - cos of the angle to the true normal."""
+
+    window: int = Field(default=5, ge=3, le=31, description="side in stored pixels of the window whose depths make a true normal; odd")
+    bend: float = Field(
+        default=0.005, gt=0, description="a window with a depth further off its plane, as a share of the depth, has no normal"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"window {value} has no middle pixel: give an odd number, such as {value + 1}")
+        return value
+
+
 class TwoViewTask(DenseTask):
     """With the tiles in which images larger than a crop are predicted."""
 
@@ -182,6 +198,10 @@ class DepthAugment(CropAugment):
     """Of image and depth alike; the colour jitter of the image alone. A depth keeps its metres at any scale."""
 
 
+class NormalsAugment(CropAugment):
+    """Of image and normals alike; a flip changes the sign of their x."""
+
+
 def _range(value: tuple[float, float]) -> tuple[float, float]:
     if not 0 < value[0] <= value[1]:
         raise ValueError("give two numbers above 0, the smaller first")
@@ -226,6 +246,13 @@ class FlowAugment(Settings):
     saturation: float = Field(default=0.4, ge=0, le=1)
     hue: float = Field(default=0.5 / 3.14, ge=0, le=0.5, description="turns round the colour circle, either way")
     asymmetric: float = Field(default=0.2, ge=0, le=1, description="how often the second image has draws of its own")
+
+
+class NormalsConfig(MethodConfig):
+    model: DenseModel
+    pretext: NormalsTask = NormalsTask()
+    loss: DenseLoss = DenseLoss()
+    augment: NormalsAugment = NormalsAugment()
 
 
 class StereoConfig(MethodConfig):

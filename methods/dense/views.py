@@ -62,14 +62,20 @@ def _whole(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     return image, depth
 
 
-def _cropped(image: np.ndarray, depth: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Of the same box (left, top, right, bottom). The image bicubic; of depths the nearest, none mixed with another or with unknown."""
+def cropped_pair(
+    image: np.ndarray, truth: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the same box (left, top, right, bottom). The image bicubic; of the truth the nearest, none mixed with another or with unknown."""
     h, w = size
     left, top, right, bottom = box
     small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC, box=box))
-    rows = np.floor(top + (np.arange(h) + 0.5) * (bottom - top) / h).astype(int).clip(0, depth.shape[0] - 1)
-    columns = np.floor(left + (np.arange(w) + 0.5) * (right - left) / w).astype(int).clip(0, depth.shape[1] - 1)
-    chosen = depth[rows[:, None], columns]
+    rows = np.floor(top + (np.arange(h) + 0.5) * (bottom - top) / h).astype(int).clip(0, truth.shape[0] - 1)
+    columns = np.floor(left + (np.arange(w) + 0.5) * (right - left) / w).astype(int).clip(0, truth.shape[1] - 1)
+    return small, truth[rows[:, None], columns]
+
+
+def _cropped(image: np.ndarray, depth: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    small, chosen = cropped_pair(image, depth, box, size)
     chosen = np.where(np.isfinite(chosen) & (chosen > 0), chosen, 0).astype(np.float32)
     if not chosen.any():
         raise BrokenSampleError("no depth is known in the crop")

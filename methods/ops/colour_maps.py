@@ -1,4 +1,4 @@
-"""Pictures of numbers: depth and disparity in colours, optical flow as hue and strength. NumPy only."""
+"""Pictures of numbers: depth and disparity in colours, optical flow as hue and strength, normals as red, green and blue. NumPy only."""
 
 from __future__ import annotations
 
@@ -37,3 +37,10 @@ def flow_colours(flow: Float[np.ndarray, "*n 2"], longest: float) -> UInt8[np.nd
         k = (offset + 6 * hue) % 6
         channels.append(1 - strength * np.clip(np.minimum(k, 4 - k), 0, 1))
     return np.where(known[..., None], np.stack(channels, axis=-1) * 255, 0).round().astype(np.uint8)
+
+
+def normal_colours(normals: Float[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 3"]:
+    """Of unit normals in the camera's axes: red the more to the right, green upwards, blue to the camera; black unknown."""
+    known = np.isfinite(normals).all(axis=-1, keepdims=True)
+    shares = (1 + np.where(known, normals, 0.0) * np.array([1, -1, -1])) / 2
+    return np.where(known, np.clip(shares * 255, 0, 255).round(), 0).astype(np.uint8)

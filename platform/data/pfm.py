@@ -15,9 +15,9 @@ _HEADER = re.compile(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+0-9.eE]+)(?:\r\n|\s)")
 
 
 def write_pfm(values: np.ndarray) -> bytes:
-    """float32 H x W as a little-endian map of one channel."""
-    height, width = values.shape
-    return f"Pf\n{width} {height}\n-1.0\n".encode() + np.ascontiguousarray(values[::-1], "<f4").tobytes()
+    """float32 H x W, or H x W x 3, little-endian."""
+    height, width = values.shape[:2]
+    return f"{'Pf' if values.ndim == 2 else 'PF'}\n{width} {height}\n-1.0\n".encode() + np.ascontiguousarray(values[::-1], "<f4").tobytes()
 
 
 def read_pfm(data: bytes) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 
 from sightline.methods.contract import Predictor, PredictsAnySize, PredictsLabels, TakesPairs
 from sightline.methods.errors import BrokenSampleError, CallError
+from sightline.methods.ops.colour_maps import normal_colours
 from sightline.methods.ops.tiling import Passes
 from sightline.platform.core.files import make_folder, replacing, write_text
 from sightline.platform.data.encoder_input import output_name
@@ -142,6 +143,9 @@ def _maps(
         case "depth":
             near = np.quantile(values[0], 0.02) / values[0].clip(1e-6)
             made = {f"{name}.pfm": write_pfm(values[0]), f"{name}.png": encode_png(disparity_colours(near, 1.0))}
+        case "normals":
+            normals = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+            made = {f"{name}.pfm": write_pfm(normals), f"{name}.png": encode_png(normal_colours(normals))}
         case _:
             labels = values.argmax(axis=0).astype(np.uint8 if len(values) <= 256 else np.uint16)
             made = {f"{name}.png": encode_segmentation(labels), f"{name}-colours.png": encode_png(_colours(len(values))[labels])}

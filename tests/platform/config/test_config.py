@@ -34,7 +34,7 @@ def test_every_shipped_recipe_loads_and_round_trips(recipe: str) -> None:
         given = {"model.encoder": {"method": "i2p_mae"}, "model.classes": 3}
     elif recipe.startswith("finetune-parts"):
         given = {"model.encoder": {"method": "i2p_mae"}, "model.classes": 2, "model.parts": 3, "model.parts_of": [[0, 1], [2]]}
-    elif recipe.startswith(("finetune-depth", "finetune-stereo-tiny", "finetune-flow-tiny", "finetune-pose")):
+    elif recipe.startswith(("finetune-depth", "finetune-normals", "finetune-stereo-tiny", "finetune-flow-tiny", "finetune-pose")):
         given = {"model.encoder": {"method": "croco"}, "model.image_size": 224}
     elif recipe in ("finetune-stereo", "finetune-flow"):
         given = {"model.encoder": {"method": "croco"}}

@@ -9,7 +9,7 @@ from sightline.platform import config
 from sightline.platform.config.recipes import recipe_names
 from sightline.platform.training.precision import allow_tf32
 
-OUR_OWN = {"croco-small", "finetune-segmentation", "finetune-depth", "finetune-pose"}
+OUR_OWN = {"croco-small", "finetune-segmentation", "finetune-depth", "finetune-normals", "finetune-pose"}
 """Not from a paper; like the tiny ones they measure what pays on the machine."""
 
 
