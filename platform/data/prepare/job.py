@@ -36,7 +36,7 @@ from sightline.platform.core.ray_checks import check_ray, names_cluster
 from sightline.platform.data.displacement import MAPS
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row, find_kind
-from sightline.platform.data.manifest import Manifest, Skipped, Source
+from sightline.platform.data.manifest import MANIFEST_NAME, Manifest, Skipped, Source
 from sightline.platform.data.remarks import collected
 from sightline.platform.data.shard_stats import ShardStats, merge_skipped, reasons, total
 from sightline.platform.data.writer import GROUP_BYTES, ROWS_PER_GROUP, SHARD_BYTES, claim_folder, write_manifest, write_shard
@@ -44,7 +44,7 @@ from sightline.platform.data.writer import GROUP_BYTES, ROWS_PER_GROUP, SHARD_BY
 from .items import Item, ItemRows, Skip
 from .packed import dealt
 
-STAGING = ".staging"
+STAGING, PLAN = ".staging", "plan.json"
 FEW_ROWS = 1000
 """Below this many, starting processes takes longer than it saves."""
 PROBED = 8
@@ -120,6 +120,8 @@ def run_job(
     with ExitStack() as alone:
         for output in outputs:
             alone.enter_context(_alone(output.folder, overwrite))
+        if not overwrite:
+            _refuse_finished(outputs)
         return _run(outputs, kind, command, workers, local, overwrite, max_skipped, progress)
 
 
@@ -168,18 +170,46 @@ def _run(
         )
         for output in outputs
     ]
-    for output in outputs:
-        system, path = open_place(output.folder)
-        system.delete_dir(f"{path}/{STAGING}")
+    _delete_staging([output.folder for output in outputs])
     return manifests
+
+
+def _delete_staging(folders: Sequence[str]) -> None:
+    """First all plans: as long as there is one, all records are there, and a command that was killed here goes on (`_refuse_finished`)."""
+    for name in (f"{STAGING}/{PLAN}", STAGING):
+        for folder in folders:
+            _delete(folder, name)
+
+
+def _delete(folder: str, name: str) -> None:
+    """A file or a folder, where it is there."""
+    system, path = open_place(folder)
+    path = f"{path}/{name}"
+    what = system.get_file_info(path).type
+    if what == fs.FileType.File:
+        system.delete_file(path)
+    elif what == fs.FileType.Directory:
+        system.delete_dir(path)
+
+
+def _refuse_finished(outputs: Sequence[Output]) -> None:
+    """Raises `CallError` where one of them is finished, unless this same job was killed between its manifests and its end."""
+    finished = [output for output in outputs if _is_finished(output.folder)]
+    ending = bool(finished) and any(_planned(output.folder) == job_digest(output) for output in outputs)
+    for output in finished:
+        system, path = open_place(output.folder)
+        if ending and exists(system, _record(path, 0)):
+            continue
+        _delete(output.folder, STAGING)  # what such a kill left, or the lock alone
+        claim_folder(output.folder)
 
 
 @contextmanager
 def _alone(folder: str, overwrite: bool) -> Iterator[None]:
     """Keeps other processes out of a local folder. Raises `SightlineError` where one prepares a data set there."""
-    if not overwrite:
-        claim_folder(folder)  # a finished data set is refused before anything is made
     system, path = open_place(folder)
+    if not overwrite and not exists(system, f"{path}/{STAGING}"):
+        claim_folder(folder)  # a finished data set is refused before anything is made
     if not is_local(system):
         yield
         return
@@ -310,22 +340,37 @@ def job_digest(output: Output) -> str:
 def _begin(output: Output, overwrite: bool) -> None:
     """Claim the folder: it must be empty or hold the beginning of this same job. Raises `CallError`."""
     system, path = open_place(output.folder)
-    digest = job_digest(output)
-    claim_folder(output.folder, overwrite)
-    plan = f"{path}/{STAGING}/plan.json"
-    if exists(system, plan) and json.loads(read_bytes(system, plan)).get("digest") != digest:
+    digest, begun = job_digest(output), _planned(output.folder)
+    if overwrite or not _is_finished(output.folder):
+        claim_folder(output.folder, overwrite)
+    if begun not in (None, digest):
         if not overwrite:
             raise CallError(
-                f"the beginning of another preparation lies in {output.folder}",
+                f"the beginning of another preparation lies in {output.folder}: its command had other words, or found other files",
                 "run that command again to finish it, choose another --out, or start anew with --overwrite",
             )
         system.delete_dir(f"{path}/{STAGING}")
         for info in system.get_file_info(fs.FileSelector(path)):
             if info.path.endswith(".parquet"):
                 system.delete_file(info.path)
-    if not exists(system, plan):
+    if begun != digest:
         system.create_dir(f"{path}/{STAGING}", recursive=True)
-        write_bytes(system, plan, json.dumps({"digest": digest, "shards": len(output.shards)}).encode())
+        write_bytes(system, _plan(path), json.dumps({"digest": digest, "shards": len(output.shards)}).encode())
+
+
+def _is_finished(folder: str) -> bool:
+    system, path = open_place(folder)
+    return exists(system, f"{path}/{MANIFEST_NAME}")
+
+
+def _planned(folder: str) -> str | None:
+    """The digest of the job that was begun in a folder."""
+    system, path = open_place(folder)
+    return json.loads(read_bytes(system, _plan(path))).get("digest", "") if exists(system, _plan(path)) else None
+
+
+def _plan(path: str) -> str:
+    return f"{path}/{STAGING}/{PLAN}"
 
 
 def _recorded(folder: str, index: int, kind: Kind) -> ShardStats | None:

@@ -22,6 +22,7 @@ from sightline.platform.core.ray_init import start_ray
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
+from sightline.platform.data.prepare import job
 from sightline.platform.data.prepare.captures.overlaps import compare
 from sightline.platform.data.prepare.each import Where
 from sightline.platform.data.prepare.found import Found, joined
@@ -275,6 +276,57 @@ def test_a_finished_data_set_is_kept_unless_told(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="finished data set"):
         _prepare(found, tmp_path / "out")
     assert _prepare(found, tmp_path / "out", overwrite=True).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_a_kill_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    """Between the manifests of two data sets, and while what was kept for a continuation is deleted."""
+
+    class Killed(BaseException):
+        pass
+
+    outputs = [Output(str(tmp_path / name), [_Rows(name, str(tmp_path / "no"))], ()) for name in ("train", "val")]
+    steps = 0
+
+    def killed_before(function: Any) -> Any:
+        def step(*args: Any, **words: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == moment:
+                raise Killed
+            return function(*args, **words)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_manifest", killed_before(job.write_manifest))
+        patched.setattr(job, "_delete", killed_before(job._delete))
+        with pytest.raises(Killed):
+            run_job(outputs, "pairs", local=True)
+    made = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/*.parquet"))]
+    if moment < 5:
+        run_job(outputs, "pairs", local=True)
+    with pytest.raises(CallError, match="finished data set"):
+        run_job(outputs, "pairs", local=True)
+    if moment >= 5:  # no plan is left: both data sets are whole, and what is left goes with each command that is refused
+        with pytest.raises(CallError, match="finished data set"):
+            run_job(outputs[1:], "pairs", local=True)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/*.parquet"))] == made, "shards are not made again"
+    assert all(Dataset.open(output.folder).rows == 3 for output in outputs) and not list(tmp_path.glob("*/.staging"))
+
+
+def test_one_data_set_of_another_command_is_not_taken_for_the_end_of_this_one(tmp_path: Path) -> None:
+    flag = tmp_path / "fail"
+    flag.touch()
+    mine = Output(str(tmp_path / "train"), [_Rows("0", str(flag)), _Rows("1", str(flag))], ())
+    with pytest.raises(KeyboardInterrupt):
+        run_job([mine], "pairs", workers=1, local=True)
+    flag.unlink()
+    other = Output(str(tmp_path / "val"), [_Rows("2", str(flag))], ())
+    run_job([other], "pairs", local=True)
+    with pytest.raises(CallError, match="finished data set"):
+        run_job([mine, Output(other.folder, [_Rows("3", str(flag))], ())], "pairs", local=True)
+    assert Dataset.open(other.folder).sample_ids() == [f"2/{i}" for i in range(3)]
 
 
 @pytest.mark.slow
