@@ -144,10 +144,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, object]:
     from sightline.methods.errors import CallError
     from sightline.platform.core.screen import Screen
-    from sightline.platform.data.prepare.each import Where
     from sightline.platform.data.prepare.merge import merge_output
     from sightline.platform.data.prepare.options import options_of
     from sightline.platform.data.prepare.source import Request
+    from sightline.platform.data.prepare.workers import Where
     from sightline.platform.data.writer import refuse_other_splits
 
     if not 0 <= args.max_skipped <= 1:

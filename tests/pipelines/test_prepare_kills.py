@@ -111,7 +111,7 @@ def _kill_a_worker(run: ForkServerProcess, out: Path) -> bool:
     while run.exitcode is None and not list(out.rglob("shard-*.json")):
         time.sleep(0.02)
     with suppress(psutil.Error):
-        workers = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        workers = [worker for server in psutil.Process(run.pid).children() for worker in server.children()]
         for worker in workers[:1]:
             worker.kill()
             return True

@@ -1,38 +1,32 @@
 """Writes the shards of one or several data sets in parallel, and then their manifests. It can be stopped and continued.
 
 A shard depends only on its task, so a finished one is never made again: its record is kept in `OUT/.staging` until the end.
-Shards are made as Ray tasks where `RAY_ADDRESS` names a cluster, else in processes of this machine, or in threads where they are few.
+`workers.py` says where.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from pyarrow import fs
 
 from sightline.methods.contract import Kind
-from sightline.methods.errors import CallError, MachineError, SightlineError
+from sightline.methods.errors import CallError, SightlineError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.filesystem import exists, is_local, open_place, read_bytes, write_bytes
 from sightline.platform.core.locks import exclusive_lock
-from sightline.platform.core.processes import begin_helper
-from sightline.platform.core.ray_checks import check_ray, names_cluster
+from sightline.platform.core.ray_checks import check_ray
 from sightline.platform.data.displacement import MAPS
 from sightline.platform.data.images import Resize
 from sightline.platform.data.kinds import Row, find_kind
@@ -43,6 +37,7 @@ from sightline.platform.data.writer import GROUP_BYTES, ROWS_PER_GROUP, SHARD_BY
 
 from .items import Item, ItemRows, Skip
 from .packed import dealt
+from .workers import Where, must_stop, start_workers
 
 STAGING, PLAN = ".staging", "plan.json"
 FEW_ROWS = 1000
@@ -115,22 +110,22 @@ def run_job(
     Raises `CallError` where a finished data set or the beginning of another one lies in a folder; `SightlineError` where more than
     the share `max_skipped` of the rows had to be skipped (what is done is kept); `KeyboardInterrupt` after Ctrl-C, likewise.
     """
-    if names_cluster() and not local:
+    where = Where(workers, local)
+    if where.on_ray:
         check_ray()
     with ExitStack() as alone:
         for output in outputs:
             alone.enter_context(_alone(output.folder, overwrite))
         if not overwrite:
             _refuse_finished(outputs)
-        return _run(outputs, kind, command, workers, local, overwrite, max_skipped, progress)
+        return _run(outputs, kind, command, where, overwrite, max_skipped, progress)
 
 
 def _run(
     outputs: Sequence[Output],
     kind: Kind,
     command: str,
-    workers: int | None,
-    local: bool,
+    where: Where,
     overwrite: bool,
     max_skipped: float,
     progress: Callable[[int, int], None],
@@ -144,11 +139,13 @@ def _run(
     todo = [(folder, index, source) for folder, index, source in tasks if parts[folder, index] is None]
     done = rows - sum(source.count for _, _, source in todo)
     progress(done, rows)
-    runner = _run_ray if names_cluster() and not local else _run_here
-    for task, stats in runner(kind, todo, workers):
-        parts[task[0], task[1]] = contents.noted(task[0], stats)
-        done += task[2].count
-        progress(done, rows)
+    if todo:
+        few = sum(source.count for _, _, source in todo) < FEW_ROWS
+        with start_workers(where, len(todo), threads=few) as workers:
+            for task, stats in workers.as_finished(partial(make_shard, kind), todo):
+                parts[task[0], task[1]] = contents.noted(task[0], stats)
+                done += task[2].count
+                progress(done, rows)
     made = {output.folder: [part for (folder, _), part in parts.items() if folder == output.folder and part] for output in outputs}
     skipped = merge_skipped([*(output.skips for output in outputs), *(part.skipped for own in made.values() for part in own)])
     _judge(skipped, sum(part.shard.rows for own in made.values() for part in own if part.shard), max_skipped)
@@ -217,13 +214,18 @@ def _alone(folder: str, overwrite: bool) -> Iterator[None]:
         yield
 
 
-def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: Callable[[], bool] = lambda: False) -> ShardStats:
+Task = tuple[str, int, RowSource]
+"""Folder, number and rows of a shard."""
+
+
+def make_shard(kind: Kind, task: Task) -> ShardStats:
     """Writes one shard and, after it, its record."""
+    folder, index, source = task
     skips: list[tuple[str, str]] = []
 
     def rows() -> Iterator[Row]:
         for row in source.rows(lambda what, why: skips.append((what, why))):
-            if stopped():
+            if must_stop():
                 raise Stopped
             yield row
 
@@ -232,97 +234,6 @@ def make_shard(kind: Kind, folder: str, index: int, source: RowSource, stopped: 
     system, path = open_place(folder)
     write_bytes(system, _record(path, index), stats.model_dump_json().encode())
     return stats
-
-
-Task = tuple[str, int, RowSource]
-
-
-def _run_here(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
-    count = max(1, min(workers or os.cpu_count() or 1, len(tasks)))
-    few = count == 1 or sum(source.count for _, _, source in tasks) < FEW_ROWS
-    waiting = list(reversed(tasks))
-    running: dict[Future[ShardStats], Task] = {}
-    with (_threads if few else _processes)(count) as (pool, make):
-        while waiting or running:
-            while waiting and len(running) < count:
-                task = waiting.pop()
-                running[pool.submit(make, kind, *task)] = task
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-
-
-Pool = tuple[Executor, Callable[..., ShardStats]]
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[Pool]:
-    """After Ctrl-C and errors, the shards that are being made stop at their next row. So they do in processes."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            yield pool, partial(make_shard, stopped=stop.is_set)
-        finally:
-            stop.set()
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[Pool]:
-    """Raises `MachineError` where one of them is killed."""
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(count, context, _begin_process, (stop,)) as pool:
-        try:
-            yield pool, _make_in_process
-        except BrokenProcessPool as error:
-            raise MachineError(
-                "a process that made a shard was killed, perhaps because the memory was used up",
-                "the same command goes on from the finished shards; --workers 1 needs the least memory",
-            ) from error
-        finally:
-            stop.set()
-
-
-_stop: Any = None
-"""In a process that makes shards: the event that asks for its end."""
-
-
-def _begin_process(stop: Any) -> None:
-    global _stop
-    _stop = stop
-    begin_helper()
-
-
-def _make_in_process(kind: Kind, folder: str, index: int, source: RowSource) -> ShardStats:
-    return make_shard(kind, folder, index, source, _stop.is_set)
-
-
-def _run_ray(kind: Kind, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Task, ShardStats]]:
-    import ray
-
-    from sightline.platform.core.ray_init import end_ray, start_ray
-
-    started = not ray.is_initialized()
-    start_ray(hint="run the same command again, which goes on from the finished shards, or add --local")
-    remote = ray.remote(num_cpus=1, max_retries=3)(make_shard)
-    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-    waiting = list(reversed(tasks))
-    running: dict[Any, Task] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                task = waiting.pop()
-                running[remote.remote(kind, *task)] = task
-            ready, _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(ready[0]), ray.get(ready[0])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SightlineError):
-            raise error.cause from None
-        raise
-    finally:
-        for reference in running:
-            ray.cancel(reference)
-        if started:
-            end_ray()
 
 
 def job_digest(output: Output) -> str:

@@ -21,7 +21,6 @@ from sightline.platform.data.shard_stats import skipped_table
 
 from .archives import archive_name, is_archive
 from .clouds import CloudItem, Drawn
-from .each import USUAL, Where
 from .found import WHOLE, Found, joined
 from .images import ImageFile, with_scenes
 from .items import Item
@@ -30,6 +29,7 @@ from .options import option, pattern, positive
 from .packed import Packed
 from .pairs import Pair
 from .split import parse_split, split_images, split_scenes, split_time
+from .workers import USUAL, Where
 
 T = TypeVar("T", bound=Item)
 
@@ -108,7 +108,11 @@ class ItemSource(PrepareSource, Generic[T]):
 
     def find_all(self, request: Request) -> list[Found[T]]:
         names = source_names(self.name, request.places)
-        return [self.find(place, name, request.seed) for place, name in zip(request.places, names, strict=True)]
+        return [self.find_for(request, place, name) for place, name in zip(request.places, names, strict=True)]
+
+    def find_for(self, request: Request, place: str, name: str) -> Found[T]:
+        """`find`; a source with much to compute has it done where the request says (`start_workers`)."""
+        return self.find(place, name, request.seed)
 
     def outputs(self, request: Request) -> tuple[list[Output], int]:
         if not self.archives and (packed := [place for place in request.places if is_archive(place)]):

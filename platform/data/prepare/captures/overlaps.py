@@ -16,9 +16,9 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.core.files import make_folder, replacing
 from sightline.platform.data.images import decode_image
 
-from ..each import Where, run_each
 from ..files import read_file
 from ..progress import follow
+from ..workers import Where, run_each
 from .features import Features, Geometry, features_of, geometry_of
 
 EXHAUSTIVE = 60

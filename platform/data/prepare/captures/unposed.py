@@ -17,9 +17,9 @@ from sightline.platform.core.paths import home
 from sightline.platform.data.images import DAMAGED, decode_image
 
 from ..archives import ArchivePath
-from ..each import Where
 from ..files import frame_names, placement_of, read_file
 from ..packed import Packed
+from ..workers import Where
 from .cameras import Cameras, read_cameras
 from .features import INLIERS, INSTALL, has_sift
 from .motion import JUMP, reconstruct

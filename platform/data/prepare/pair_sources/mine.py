@@ -29,19 +29,20 @@ from ..captures.overlaps import Compared
 from ..captures.readers import placed_points, seen_points
 from ..captures.unposed import Photos
 from ..captures.videos import VideoOptions, folder_or_video, videos_at
-from ..each import USUAL, Where
 from ..files import Tree, frame_names
 from ..found import Found
 from ..options import above_zero, lengths, option, positive, share
 from ..packed import Packed
 from ..pairs import Pair
 from ..progress import follow
-from ..source import Places, Request, source_names
+from ..source import Places, Request
+from ..workers import USUAL, Where, start_workers
 from .frames import sequences
 from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
 from .posed_pairs import PosedPairs
-from .rgbd import GAPS, Posed, depth_views, posed_pair, poses_of, require_known, small_view
-from .shared_views import Directions, Shares, Two, V, by_depth, by_geometry, by_points, gathered, posed_frames
+from .rgbd import Posed, depth_views, posed_pair, poses_of, require_known, small_view
+from .shared_views import ALL_PAIRS, Directions, Shares, Two, V, by_depth, by_geometry, by_points, gathered, posed_frames
+from .windows import GAPS, LITTLE, comparisons
 
 CROP_SIZE = 256
 """Pixels of the authors' stored crops."""
@@ -89,15 +90,11 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         asked = super().resize
         return replace(asked, size=asked.size or CROP_SIZE) if self.crops else asked
 
-    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+    def find_for(self, request: Request, place: str, name: str) -> Found[Pair]:
+        return self.find(place, name, request.seed, request.where)
+
+    def find(self, place: str, name: str, seed: int = 0, where: Where = USUAL) -> Found[Pair]:
         """The pairs by falling score; which of the two is image 1 is drawn."""
-        return self._find(place, name, seed, USUAL)
-
-    def find_all(self, request: Request) -> list[Found[Pair]]:
-        names = source_names(self.name, request.places)
-        return [self._find(place, name, request.seed, request.where) for place, name in zip(request.places, names, strict=True)]
-
-    def _find(self, place: str, name: str, seed: int, where: Where) -> Found[Pair]:
         root = folder_or_video(place)
         tree = Tree.of(root) if root.is_dir() else None
         found = Found[Pair](self.provenance(root))
@@ -187,24 +184,27 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
                 looks.add(view)
                 yield view
 
-        if cameras.has_depth:
-            shares = gathered(by_depth(known(depth_views(cameras, folder, scale, found.skips)), len(cameras.frames)))
-            by = "depth (depths agree within 5 % or 5 cm)"
-        else:
-            scale, stated = None, []
-            deque(known(follow(posed_frames(cameras, folder, found.skips), "reading frames", len(cameras.frames))), maxlen=0)
-            self._require_some(frames, cameras, place, found)
-            ranges = [self.depth_range or one.frame.depth_range for one in frames]
-            if seen := seen_points(folder, cameras.layout):
-                shares, by = by_points(frames, seen), "the points of the model that both see"
-            elif frames and None not in ranges:
-                shares = gathered(by_geometry(frames, (one for one in ranges if one)))
-                by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
+        count = len(cameras.frames)
+        with start_workers(where, comparisons(count, ALL_PAIRS) // LITTLE) as workers:
+            if cameras.has_depth:
+                shares = by_depth(known(depth_views(cameras, folder, scale, found.skips, workers)), count, workers)
+                by = "depth (depths agree within 5 % or 5 cm)"
             else:
-                compared = _matched(place, name, cameras, [folder / one.frame.file for one in frames], where)
-                shares = gathered((two, geometry.overlap) for two, geometry in compared.geometries.items())
-                by = f"matched features (the share of the cells that they fill; {compared.how}), because neither depth nor points are known"
-        chosen, rejected = self._choose(shares, len(cameras.frames), looks.cosine)
+                scale, stated = None, []
+                deque(known(follow(posed_frames(cameras, folder, found.skips), "reading frames", len(cameras.frames))), maxlen=0)
+                self._require_some(frames, cameras, place, found)
+                ranges = [self.depth_range or one.frame.depth_range for one in frames]
+                if seen := seen_points(folder, cameras.layout):
+                    shares, by = by_points(frames, seen), "the points of the model that both see"
+                elif frames and None not in ranges:
+                    shares = by_geometry(frames, [one for one in ranges if one], workers)
+                    by = "geometry alone (what lies between the nearest and the farthest depth in both views; nothing hides anything)"
+                else:
+                    found_by_features = _matched(place, name, cameras, [folder / one.frame.file for one in frames], where)
+                    shares = gathered((two, geometry.overlap) for two, geometry in found_by_features.geometries.items())
+                    how = found_by_features.how
+                    by = f"matched features (the share of the cells that they fill; {how}), because neither depth nor points are known"
+            chosen, rejected = self._choose(shares, count, looks.cosine)
         if not len(chosen.ious):
             self._require_some(frames, cameras, place, found)
             raise CallError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -28,12 +26,12 @@ from ..known import Frame, is_told
 from ..options import bounds, option, positive
 from ..packed import Packed
 from ..pairs import Pair
-from ..progress import follow
+from ..source import Request
 from ..views import upright_depth
+from ..workers import USUAL, Where, Workers, start_workers
 from .posed_pairs import PosedPairs
+from .windows import LITTLE, compared, comparisons, read_in_order
 
-GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Candidates lie this many frames ahead: near and far ones at a cost that stays linear in the number of frames."""
 MAX_ANGLE = 60.0
 """Degrees between viewing directions; beyond it two views of one camera hardly share anything."""
 _GRID = (36, 48)
@@ -58,7 +56,10 @@ class Rgbd(DepthOptions, PosedPairs):
     overlap: tuple[float, float] = option((0.4, 0.9), "co-visibility of a pair (default: 0.4..0.9)", bounds)
     pairs_per_frame: int = option(4, "at most this many for a frame (default: %(default)s)", positive)
 
-    def find(self, place: str, name: str, seed: int = 0) -> Found[Pair]:
+    def find_for(self, request: Request, place: str, name: str) -> Found[Pair]:
+        return self.find(place, name, request.seed, request.where)
+
+    def find(self, place: str, name: str, seed: int = 0, where: Where = USUAL) -> Found[Pair]:
         """Pairs whose co-visibility lies in `overlap`, at most `pairs_per_frame` for a frame."""
         folder = existing_folder(place)
         cameras = read_cameras(folder)
@@ -79,16 +80,14 @@ class Rgbd(DepthOptions, PosedPairs):
         views = Packed[Posed]()
         rng = keyed_rng("rgbd", seed, name)
         picked, shares = array("i"), array("d")
-        every = _ahead(depth_views(cameras, folder, scale, found.skips), views)
-        for start, ahead in enumerate(follow(every, "comparing frames", len(cameras.frames))):
-            good: list[tuple[int, float]] = []
-            for gap in GAPS[: bisect_left(GAPS, len(ahead))]:
-                value = _overlap(ahead[0], ahead[gap])
-                if value is not None and low <= value <= high:
-                    good.append((start + gap, value))
-            for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
-                picked.extend((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start))
-                shares.append(good[pick][1])
+        count = len(cameras.frames)
+        with start_workers(where, comparisons(count) // LITTLE) as workers:
+            every = _noted(depth_views(cameras, folder, scale, found.skips, workers), views)
+            for start, others in compared(_overlap, every, count, workers):
+                good = [(other, value) for other, value in others if low <= value <= high]
+                for pick in sorted(rng.permutation(len(good))[: self.pairs_per_frame]):
+                    picked.extend((start, good[pick][0]) if rng.random() < 0.5 else (good[pick][0], start))
+                    shares.append(good[pick][1])
         names = frame_names([view.frame.file for view in views])
         for one, two, value in zip(picked[::2], picked[1::2], shares, strict=True):
             order = one, two
@@ -139,24 +138,30 @@ class View(Posed):
     """Of the small depth map."""
 
 
-def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]]) -> Iterator[View]:
+def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]], workers: Workers) -> Iterator[View]:
     """The frames whose camera and depth can be used; why others cannot is added to `skips`."""
     skips += cameras.repeated
-    for frame in cameras.ordered:
-        if not (frame.depth and is_told(frame.K) and is_told(frame.cam_to_world)):
-            skips.append((frame.file, "a frame lacks depth, K or pose"))
-            continue
-        try:
-            camera = camera_of(frame, folder)
-            if camera.K is None or camera.pose is None:
-                raise BrokenSampleError(camera.faults[0])
-        except BrokenSampleError as error:
-            skips.append(skip_of(frame.file, str(error)))
-            continue
-        try:
-            yield small_view(Posed.of(frame, camera), folder, scale)
-        except BrokenSampleError as error:
-            skips.append(skip_of(str(frame.depth), str(error), "depth of a frame: "))
+    for found in read_in_order(partial(_depth_view, folder, scale), cameras.ordered, workers):
+        if isinstance(found, View):
+            yield found
+        else:
+            skips.append(found)
+
+
+def _depth_view(folder: Path, scale: float | None, frame: Frame) -> View | tuple[str, str]:
+    """The view, or (file, why there is none)."""
+    if not (frame.depth and is_told(frame.K) and is_told(frame.cam_to_world)):
+        return frame.file, "a frame lacks depth, K or pose"
+    try:
+        camera = camera_of(frame, folder)
+        if camera.K is None or camera.pose is None:
+            raise BrokenSampleError(camera.faults[0])
+    except BrokenSampleError as error:
+        return skip_of(frame.file, str(error))
+    try:
+        return small_view(Posed.of(frame, camera), folder, scale)
+    except BrokenSampleError as error:
+        return skip_of(str(frame.depth), str(error), "depth of a frame: ")
 
 
 def small_view(posed: Posed, folder: Path, scale: float | None) -> View:
@@ -169,17 +174,11 @@ def small_view(posed: Posed, folder: Path, scale: float | None) -> View:
     return View(posed.frame, camera, small.nearest(metres), K)
 
 
-def _ahead(views: Iterator[View], posed: Packed[Posed]) -> Iterator[deque[View]]:
-    """Each view with those that follow it, as far as `GAPS` reach; all are added to `posed` without their depth."""
-    held: deque[View] = deque()
-    while True:
-        for view in islice(views, GAPS[-1] + 1 - len(held)):
-            held.append(view)
-            posed.append(Posed(view.frame, view.camera))
-        if not held:
-            return
-        yield held
-        held.popleft()
+def _noted(views: Iterable[View], posed: Packed[Posed]) -> Iterator[View]:
+    """The views; all are added to `posed` without their depth."""
+    for view in views:
+        posed.append(Posed(view.frame, view.camera))
+        yield view
 
 
 def poses_of(folder: Path, frames: Iterable[Posed]) -> Iterator[PhotoPose]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,14 +18,16 @@ from sightline.platform.data.geometry import relative_pose, visible_share
 from ..captures.cameras import Cameras, camera_of, skip_of
 from ..formats.sights import Sights
 from ..packed import Packed
-from ..progress import follow, steps
-from .rgbd import GAPS, Posed, View
+from ..progress import follow
+from ..workers import Workers
+from .rgbd import Posed, View
+from .windows import compared
 
 V = TypeVar("V", bound=Posed)
 Two = tuple[int, int]
 """Numbers of two frames, the smaller first."""
 ALL_PAIRS = 200
-"""Up to so many frames every two are compared by depth; of more only those that lie `GAPS` apart. Shared points are always found."""
+"""Up to so many frames every two are compared by depth; of more those `windows.GAPS` apart. Shared points are always found."""
 _GRID, _DEPTHS = (9, 12), 8
 """Rows and columns of pixels, and depths, from which the overlap by geometry is computed."""
 _ROWS = 1000
@@ -64,40 +66,23 @@ def gathered(shares: Iterable[tuple[Two, float]]) -> Iterator[Shares]:
         yield Shares(ones, twos, np.array([share for _, share in some]))
 
 
-def by_depth(views: Iterator[View], total: int) -> Iterator[tuple[Two, float]]:
+def by_depth(views: Iterator[View], total: int, workers: Workers) -> Iterator[Shares]:
     """Of many frames few depth maps are held."""
-    for two, one, other in together(views, total):
-        if (overlap := _depth_iou(one, other)) > 0:
-            yield two, overlap
+    return gathered(_two_by_two(compared(_depth_iou, views, total, workers, ALL_PAIRS)))
 
 
-def together(source: Iterator[V], total: int) -> Iterator[tuple[Two, V, V]]:
-    """Every two of up to `ALL_PAIRS` views, and of more those that lie `GAPS` apart. `total`: about how many there are."""
-    held = deque(islice(follow(source, "reading frames", total) if total <= ALL_PAIRS else source, ALL_PAIRS + 1))
-    if len(held) <= ALL_PAIRS:
-        for one, two in follow(combinations(range(len(held)), 2), "comparing frames", len(held) * (len(held) - 1) // 2):
-            yield (one, two), held[one], held[two]
-        return
-    first = 0
-    with steps("comparing frames", total) as step:
-        while held:
-            held.extend(islice(source, GAPS[-1] + 1 - len(held)))
-            for gap in GAPS:
-                if gap < len(held):
-                    yield (first, first + gap), held[0], held[gap]
-            held.popleft()
-            first += 1
-            step()
+def _two_by_two(found: Iterable[tuple[int, list[tuple[int, float]]]]) -> Iterator[tuple[Two, float]]:
+    return (((one, two), share) for one, others in found for two, share in others)
 
 
-def _depth_iou(one: View, two: View) -> float:
-    """Intersection over union, in pixels of either."""
+def _depth_iou(one: View, two: View) -> float | None:
+    """Intersection over union, in pixels of either; None where nothing is seen in both."""
     transform = relative_pose(one.pose, two.pose)
     if transform[2, 2] <= 0:
-        return 0.0
+        return None
     forth = visible_share(one.depth, one.K, two.depth, two.K, transform)
     both = (forth + visible_share(two.depth, two.K, one.depth, one.K, np.linalg.inv(transform))) / 2 if forth > 0 else 0.0
-    return both / (2 - both)
+    return both / (2 - both) if both > 0 else None
 
 
 def posed_frames(cameras: Cameras, folder: Path, skips: list[tuple[str, str]]) -> Iterator[Posed]:
@@ -116,32 +101,33 @@ def posed_frames(cameras: Cameras, folder: Path, skips: list[tuple[str, str]]) -
 
 @dataclass(frozen=True)
 class _Ranged(Posed):
-    """A frame with points before it, between its nearest and its farthest depth."""
+    """A frame with what lies between its nearest and its farthest depth."""
 
     depths: tuple[float, float]
-    points: np.ndarray
-    """3 x n, in the world."""
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """3 x n, in the world: pixels of a grid at depths as even as disparity is."""
+        height, width = self.camera.at.original
+        rows, columns = (np.ravel(side) for side in np.mgrid[: _GRID[0], : _GRID[1]])
+        pixels = np.stack([(columns + 0.5) * width / _GRID[1] - 0.5, (rows + 0.5) * height / _GRID[0] - 0.5, np.ones(len(rows))])
+        depths = 1 / np.linspace(1 / self.depths[0], 1 / self.depths[1], _DEPTHS)
+        local = (np.linalg.inv(self.camera.K) @ pixels)[:, None] * depths[:, None]  # type: ignore[arg-type]
+        found: np.ndarray = self.pose[:3, :3] @ local.reshape(3, -1) + self.pose[:3, 3:]
+        return found
 
 
-def by_geometry(frames: Packed[Posed], ranges: Iterable[tuple[float, float]]) -> Iterator[tuple[Two, float]]:
-    """The share of what lies before either photo that lies before both, for pixels of a grid at depths as even as disparity is."""
+def by_geometry(frames: Packed[Posed], ranges: Sequence[tuple[float, float]], workers: Workers) -> Iterator[Shares]:
+    """The share of what lies before either photo that lies before both."""
+    ranged = (_Ranged(view.frame, view.camera, depths) for view, depths in zip(frames, ranges, strict=True))
+    return gathered(_two_by_two(compared(_geometry_iou, ranged, len(frames), workers, ALL_PAIRS)))
 
-    def ranged() -> Iterator[_Ranged]:
-        for view, (near, far) in zip(frames, ranges, strict=True):
-            height, width = view.camera.at.original
-            rows, columns = (np.ravel(side) for side in np.mgrid[: _GRID[0], : _GRID[1]])
-            pixels = np.stack([(columns + 0.5) * width / _GRID[1] - 0.5, (rows + 0.5) * height / _GRID[0] - 0.5, np.ones(len(rows))])
-            depths = 1 / np.linspace(1 / near, 1 / far, _DEPTHS)
-            local = (np.linalg.inv(view.camera.K) @ pixels)[:, None] * depths[:, None]  # type: ignore[arg-type]
-            points = view.pose[:3, :3] @ local.reshape(3, -1) + view.pose[:3, 3:]
-            yield _Ranged(view.frame, view.camera, (near, far), points)
 
-    for two, one, other in together(ranged(), len(frames)):
-        if one.pose[:3, 2] @ other.pose[:3, 2] <= 0:
-            continue
-        both = (_inside_share(one.points, other, other.depths) + _inside_share(other.points, one, one.depths)) / 2
-        if both > 0:
-            yield two, both / (2 - both)
+def _geometry_iou(one: _Ranged, other: _Ranged) -> float | None:
+    if one.pose[:3, 2] @ other.pose[:3, 2] <= 0:
+        return None
+    both = (_inside_share(one.points, other, other.depths) + _inside_share(other.points, one, one.depths)) / 2
+    return both / (2 - both) if both > 0 else None
 
 
 def _inside_share(world: np.ndarray, view: Posed, depths: tuple[float, float]) -> float:

@@ -24,13 +24,13 @@ from sightline.platform.data.geometry import intrinsics
 from sightline.platform.data.images import Resize, encode_depth, encode_image
 from sightline.platform.data.prepare import job
 from sightline.platform.data.prepare.captures.overlaps import compare
-from sightline.platform.data.prepare.each import Where
 from sightline.platform.data.prepare.found import Found, joined
 from sightline.platform.data.prepare.job import STAGING, Output, item_shards, run_job
 from sightline.platform.data.prepare.merge import merged
 from sightline.platform.data.prepare.pair_sources import crops, frames, habitat, rgbd
 from sightline.platform.data.prepare.pairs import Pair
 from sightline.platform.data.prepare.split import parse_split, split_scenes, split_time, time_blocks
+from sightline.platform.data.prepare.workers import Where
 from sightline.platform.data.schema import decode_row
 
 DATA = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -335,7 +335,7 @@ def test_many_rows_are_made_in_processes(tmp_path: Path, monkeypatch: pytest.Mon
     flag = tmp_path / "fail"
     output = Output(str(tmp_path / "out"), [_Rows(str(i), str(flag)) for i in range(4)], ())
     flag.write_text("die")
-    with pytest.raises(MachineError, match="a process that made a shard was killed"):
+    with pytest.raises(MachineError, match="a process of the preparation was killed"):
         run_job([output], "pairs", workers=2)
     flag.write_text("interrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -351,8 +351,8 @@ def test_many_rows_are_made_in_processes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_on_a_cluster_shards_are_made_and_photos_compared_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    for module in ("job", "each"):
-        monkeypatch.setattr(f"sightline.platform.data.prepare.{module}.names_cluster", lambda: True)
+    monkeypatch.setattr("sightline.platform.data.prepare.workers.names_cluster", lambda: True)
+    for module in ("job", "workers"):
         monkeypatch.setattr(f"sightline.platform.data.prepare.{module}.check_ray", lambda: None)
     start_ray()
     try:

@@ -13,10 +13,10 @@ from sightline.methods.errors import CallError
 from sightline.platform.data.prepare.captures.features import matched, patches_of
 from sightline.platform.data.prepare.captures.motion import _jumps, reconstruct
 from sightline.platform.data.prepare.captures.overlaps import Compared, _alike, compare
-from sightline.platform.data.prepare.each import USUAL
 from sightline.platform.data.prepare.packed import Packed
 from sightline.platform.data.prepare.pair_sources.mine import Mine
 from sightline.platform.data.prepare.source import Request
+from sightline.platform.data.prepare.workers import USUAL
 
 CASTLE = Path(__file__).resolve().parents[5] / "shared" / "data" / "fountain-p11"
 needs_photos = pytest.mark.skipif(not CASTLE.is_dir(), reason=f"{CASTLE} is not there")
