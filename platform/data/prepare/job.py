@@ -43,7 +43,9 @@ STAGING, PLAN = ".staging", "plan.json"
 FEW_ROWS = 1000
 """Below this many, starting processes takes longer than it saves."""
 PROBED = 8
-_LATER = re.compile(r", (?:depth_scale=None|photo=None|code=None|reduced=False|lens[12]=None|crop[12]=None)\b")
+_LATER = re.compile(
+    r", (?:depth_scale=None|photo=None|code=None|reduced=False|lens[12]=None|crop[12]=None|meshes=None|pictures=None|clutter=0)\b"
+)
 
 
 class RowSource(Protocol):

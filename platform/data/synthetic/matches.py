@@ -16,19 +16,20 @@ from sightline.platform.data.geometry import covisibility, intrinsics, relative_
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.kinds import Row
 
+from .clutter import Clutter, cluttered_scene
 from .match_settings import MatchSettings
 from .render import Renderer, sample_poses
-from .scenes import Scene, build_scene, moved
+from .scenes import Scene, moved
 
 TRIES = 40
 NEAREST = 0.25
 """Metres: nothing stands nearer before a camera."""
 
 
-def render_matches(seed: int, index: int, pairs: int, settings: MatchSettings) -> list[Row]:
+def render_matches(seed: int, index: int, pairs: int, settings: MatchSettings, clutter: Clutter | None = None) -> list[Row]:
     """Up to `pairs` rows (kind `pairs`) of scene number `index`, whose room is that of `render_scene`."""
     rng = keyed_rng("matches", settings.truth, seed, index)
-    scene = build_scene(keyed_rng("scene", seed, index), settings.floating, keyed_rng("floating", seed, index))
+    scene = cluttered_scene(seed, index, clutter, settings.floating)
     renderer, size = Renderer(scene), settings.size
     K, name, rows = intrinsics(size, size, settings.fov), f"room{index:05d}", list[Row]()
     for _ in range(3 * pairs):

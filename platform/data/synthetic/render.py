@@ -21,7 +21,8 @@ from sightline.platform.data.geometry import covisibility, intrinsics, relative_
 from sightline.platform.data.images import encode_depth, encode_image
 from sightline.platform.data.kinds import Row
 
-from .scenes import Scene, build_scene
+from .clutter import Clutter, cluttered_scene
+from .scenes import Scene
 
 MIN_COVISIBILITY = 0.5
 MAX_COVISIBILITY = 0.95
@@ -257,10 +258,10 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
     return []
 
 
-def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float = 60.0) -> list[Row]:
+def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float = 60.0, clutter: Clutter | None = None) -> list[Row]:
     """Up to `pairs` rows (kind `pairs`) of scene number `index`. The same seed and index give the same rows, whoever renders them."""
     rng = keyed_rng("scene", seed, index)
-    scene = build_scene(rng)
+    scene = cluttered_scene(seed, index, clutter, rng=rng)
     renderer, K = Renderer(scene), intrinsics(size, size, fov)
     rows: list[Row] = []
     name = f"room{index:05d}"

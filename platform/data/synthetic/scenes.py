@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -90,7 +91,9 @@ def moved(scene: Scene, count: int, rng: np.random.Generator) -> Moved:
     return Moved(replace(scene, triangles=triangles.astype(np.float32), normals=normals.astype(np.float32)), pieces)
 
 
-class _Builder:
+class Builder:
+    """Collects pieces and materials of a room."""
+
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.pieces: list[tuple[np.ndarray, ...]] = []
@@ -105,6 +108,17 @@ class _Builder:
 
     def one_of(self, choices: tuple[Texture, ...]) -> int:
         return self.material(choices[int(self.rng.integers(len(choices)))])
+
+    def any_material(self) -> int:
+        return self.one_of(_ANY)
+
+    def mesh(self, triangles: np.ndarray, centre: np.ndarray, material: int, repeats: float) -> None:
+        """A piece of any form: F x 3 corners x 3, placed at `centre`. Triangles without an area are left out; all faces are flat."""
+        across = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+        length = np.linalg.norm(across, axis=-1)
+        kept = length > 1e-12
+        size = np.ptp(triangles.reshape(-1, 3), axis=0)
+        self._add(triangles[kept], across[kept] / length[kept, None], centre, size, material, repeats, 0.0)
 
     def box(
         self, low: np.ndarray | list[float], high: np.ndarray | list[float], material: int, repeats: float = 1.0, turn: float = 0.0
@@ -154,12 +168,18 @@ class _Builder:
         self.parts += PARTS_OF_A_PIECE
 
 
-def build_scene(rng: np.random.Generator, floating: int = 0, floating_rng: np.random.Generator | None = None) -> Scene:
+def build_scene(
+    rng: np.random.Generator,
+    floating: int = 0,
+    floating_rng: np.random.Generator | None = None,
+    put: Callable[[Builder, np.ndarray], list[tuple[float, float, float, float]]] | None = None,
+) -> Scene:
     """One furnished room: textured shell, pictures and windows on the walls, a rug, furniture along the walls and in the middle.
 
     `floating`: as many things hang in the air, drawn from a generator of their own, so that the room is the same with and without.
+    `put` is given the builder and the room's size, and adds pieces with a generator of its own; it gives their footprints on the floor.
     """
-    b = _Builder(rng)
+    b = Builder(rng)
     room = np.array([rng.uniform(3.6, 6.5), rng.uniform(3.6, 6.5), rng.uniform(2.5, 3.0)])
     _shell(b, room)
     _decorate_walls(b, room)
@@ -167,6 +187,8 @@ def build_scene(rng: np.random.Generator, floating: int = 0, floating_rng: np.ra
     if floating:
         b.rng = rng if floating_rng is None else floating_rng
         _float(b, room, floating)
+    if put is not None:
+        blocked = [*blocked, *put(b, room)]
     triangles, normals, uv, part, material = (np.concatenate(columns) for columns in zip(*b.pieces, strict=True))
     lights = np.stack([np.array([rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75), 0.8]) * room for _ in range(2)])
     return Scene(
@@ -183,7 +205,7 @@ def build_scene(rng: np.random.Generator, floating: int = 0, floating_rng: np.ra
     )
 
 
-def _shell(b: _Builder, room: np.ndarray) -> None:
+def _shell(b: Builder, room: np.ndarray) -> None:
     x, y, z = room
     papers = [b.one_of(textures.WALLS) for _ in range(2)]
     for index, (low, high) in enumerate(
@@ -202,7 +224,7 @@ def _shell(b: _Builder, room: np.ndarray) -> None:
         b.box(low, high, skirting)
 
 
-def _decorate_walls(b: _Builder, room: np.ndarray) -> None:
+def _decorate_walls(b: Builder, room: np.ndarray) -> None:
     """Pictures and windows in slots along each wall, so that they do not lie over each other."""
     for wall in range(4):
         length = room[1 - wall // 2]
@@ -223,7 +245,7 @@ def _decorate_walls(b: _Builder, room: np.ndarray) -> None:
             b.box(low, high, material, repeats=0)
 
 
-def _furnish(b: _Builder, room: np.ndarray) -> list[tuple[float, float, float, float]]:
+def _furnish(b: Builder, room: np.ndarray) -> list[tuple[float, float, float, float]]:
     rng = b.rng
     taken: list[tuple[float, float, float, float]] = []
     width, length = rng.uniform(1.2, 2.2), rng.uniform(1.2, 2.2)
@@ -247,17 +269,17 @@ def _furnish(b: _Builder, room: np.ndarray) -> list[tuple[float, float, float, f
     return taken
 
 
-def _cabinet(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _cabinet(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     height = b.rng.uniform(0.7, 1.3)
     b.box([x0, y0, 0], [x1, y1, height], b.one_of(textures.WOODS), repeats=b.rng.uniform(0.8, 1.6))
     _clutter(b, x0, y0, x1, y1, height)
 
 
-def _shelf(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _shelf(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     b.box([x0, y0, 0], [x1, y1, b.rng.uniform(1.4, 2.1)], b.material(textures.books), repeats=0)
 
 
-def _table(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _table(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     wood, height = b.one_of(textures.WOODS), b.rng.uniform(0.5, 0.8)
     b.box([x0, y0, height - 0.05], [x1, y1, height], wood, repeats=1.2)
     for x in (x0 + 0.04, x1 - 0.1):
@@ -266,7 +288,7 @@ def _table(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     _clutter(b, x0, y0, x1, y1, height)
 
 
-def _sofa(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _sofa(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     cloth = b.one_of(textures.SOFT)
     b.box([x0, y0, 0.05], [x1, y1, 0.42], cloth, repeats=1.3)
     if x1 - x0 > y1 - y0:
@@ -277,7 +299,7 @@ def _sofa(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     b.box([*(middle - 0.18), 0.42], [*(middle + 0.18), 0.56], b.one_of(textures.SOFT), repeats=2.5, turn=b.rng.uniform(0, 1.5))
 
 
-def _plant(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _plant(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     b.cylinder([x, y, 0], 0.17, 0.35, b.one_of(textures.WALLS), repeats=2)
     green = b.material(textures.leaves)
@@ -286,7 +308,7 @@ def _plant(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
         b.sphere([x + dx, y + dy, b.rng.uniform(0.55, 1.1)], b.rng.uniform(0.15, 0.26), green, repeats=1.5)
 
 
-def _lamp(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _lamp(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     x, y, height = (x0 + x1) / 2, (y0 + y1) / 2, b.rng.uniform(1.3, 1.7)
     metal = b.material(textures.marble)
     b.cylinder([x, y, 0], 0.16, 0.04, metal)
@@ -294,7 +316,7 @@ def _lamp(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     b.cylinder([x, y, height], 0.2, 0.28, b.material(textures.stripes, glow=0.5), repeats=1.5)
 
 
-def _crates(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _crates(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     bottom = 0.0
     for _ in range(int(b.rng.integers(1, 4))):
         side = b.rng.uniform(0.28, 0.42)
@@ -309,18 +331,18 @@ def _crates(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
         bottom += side
 
 
-def _balls(b: _Builder, x0: float, y0: float, x1: float, y1: float) -> None:
+def _balls(b: Builder, x0: float, y0: float, x1: float, y1: float) -> None:
     for x, y in ((x0 + 0.12, y0 + 0.14), (x1 - 0.15, y1 - 0.13)):
         radius = b.rng.uniform(0.1, 0.17)
         b.sphere([x, y, radius], radius, b.one_of(textures.SOFT), repeats=3)
 
 
-def _float(b: _Builder, room: np.ndarray, count: int) -> None:
+def _float(b: Builder, room: np.ndarray, count: int) -> None:
     """Boxes, cylinders and balls anywhere in the air, with any texture."""
     rng = b.rng
     for _ in range(count):
         centre = rng.uniform([0.5, 0.5, 0.4], room - [0.5, 0.5, 0.4])
-        material, half = b.one_of(_ANY), rng.uniform(0.06, 0.22, 3)
+        material, half = b.any_material(), rng.uniform(0.06, 0.22, 3)
         kind = int(rng.integers(3))
         if kind == 0:
             b.box(centre - half, centre + half, material, rng.uniform(1, 5), rng.uniform(0, 1.5))
@@ -330,7 +352,7 @@ def _float(b: _Builder, room: np.ndarray, count: int) -> None:
             b.sphere(list(centre), half[0], material, rng.uniform(1, 5))
 
 
-def _clutter(b: _Builder, x0: float, y0: float, x1: float, y1: float, height: float) -> None:
+def _clutter(b: Builder, x0: float, y0: float, x1: float, y1: float, height: float) -> None:
     """Small things on top of furniture."""
     rng = b.rng
     for _ in range(int(rng.integers(2, 5))):

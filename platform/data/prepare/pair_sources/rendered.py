@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.methods.errors import CallError
 from sightline.methods.random import keyed_rng
@@ -18,6 +18,11 @@ from ..job import Output, RowSource
 from ..options import lengths, option, positive, share, whole
 from ..source import PrepareSource, Request
 from ..split import parse_split, split_scenes
+
+if TYPE_CHECKING:
+    from sightline.platform.data.synthetic.clutter import Clutter
+
+    from .own_clutter import OwnFiles
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
 SCENES_PER_SHARD = 200
@@ -32,6 +37,9 @@ class RoomRows:
     pairs_per_scene: int
     size: int
     fov: float
+    meshes: OwnFiles | None = None
+    pictures: OwnFiles | None = None
+    clutter: int = 0
 
     @property
     def count(self) -> int:
@@ -40,7 +48,7 @@ class RoomRows:
     def rows(self, skip: Skip) -> Iterator[Row]:
         from sightline.platform.data.synthetic.render import render_scene
 
-        for_scene = partial(render_scene, self.seed, pairs=self.pairs_per_scene, size=self.size, fov=self.fov)
+        for_scene = partial(render_scene, self.seed, pairs=self.pairs_per_scene, size=self.size, fov=self.fov, clutter=_clutter(self))
         yield from _shuffled(self.seed, self.scenes, self.pairs_per_scene, for_scene, "no two views with enough overlap were found", skip)
 
 
@@ -52,6 +60,9 @@ class MatchRows:
     scenes: tuple[int, ...]
     pairs_per_scene: int
     settings: MatchSettings
+    meshes: OwnFiles | None = None
+    pictures: OwnFiles | None = None
+    clutter: int = 0
 
     @property
     def count(self) -> int:
@@ -60,8 +71,14 @@ class MatchRows:
     def rows(self, skip: Skip) -> Iterator[Row]:
         from sightline.platform.data.synthetic.matches import render_matches
 
-        for_scene = partial(render_matches, self.seed, pairs=self.pairs_per_scene, settings=self.settings)
+        for_scene = partial(render_matches, self.seed, pairs=self.pairs_per_scene, settings=self.settings, clutter=_clutter(self))
         yield from _shuffled(self.seed, self.scenes, self.pairs_per_scene, for_scene, "no place for two cameras was found", skip)
+
+
+def _clutter(rows: RoomRows | MatchRows) -> Clutter | None:
+    from .own_clutter import own_clutter
+
+    return own_clutter(rows.meshes, rows.pictures, rows.clutter)
 
 
 def _shuffled(seed: int, scenes: Sequence[int], each: int, of_scene: Callable[[int], list[Row]], why: str, skip: Skip) -> Iterator[Row]:
@@ -75,9 +92,9 @@ def _shuffled(seed: int, scenes: Sequence[int], each: int, of_scene: Callable[[i
         yield rows[place]
 
 
-def rooms(seed: int, scenes: tuple[int, ...], pairs_per_scene: int, size: int, fov: float) -> list[RoomRows]:
-    """The shards of rooms with depth and pose."""
-    return [RoomRows(seed, own, pairs_per_scene, size, fov) for own in dealt(scenes)]
+def rooms(seed: int, scenes: tuple[int, ...], pairs_per_scene: int, size: int, fov: float, **brought: Any) -> list[RoomRows]:
+    """The shards of rooms with depth and pose. `brought`: the last fields of `RoomRows`."""
+    return [RoomRows(seed, own, pairs_per_scene, size, fov, **brought) for own in dealt(scenes)]
 
 
 def dealt(scenes: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -97,6 +114,7 @@ class Rendered(PrepareSource):
         "--scenes 60 --pairs-per-scene 8 --out ./rooms --split train=0.85,val=0.15",
         "--stereo --scenes 60 --size 160 --out ./room-stereo",
         "--flow --moving 6 --floating 12 --scenes 60 --out ./room-flow",
+        "--stereo --meshes ./my-objects --photos ./my-photos --scenes 60 --out ./hard-stereo",
     )
     places = None
 
@@ -112,6 +130,10 @@ class Rendered(PrepareSource):
     exposure: float = option(
         0.0, "of --stereo and --flow: each image is up to this share brighter or darker, and noisy (default: 0)", share
     )
+
+    meshes: str = option("", "folder of meshes (GLB, OBJ, PLY, STL, OFF) that stand and hang in the rooms", metavar="DIR")
+    clutter: int = option(8, "of --meshes: how many are put into each room (default: %(default)s)", positive)
+    photos: str = option("", "folder of photographs that half of the surfaces show", metavar="DIR")
 
     @property
     def matches(self) -> MatchSettings | None:
@@ -132,13 +154,20 @@ class Rendered(PrepareSource):
         names = [f"{index:08d}" for index in range(self.scenes)]
         shares = parse_split(request.split) if request.split else None
         assigned = split_scenes(names, shares, request.seed) if shares else dict.fromkeys(names, "")
+        from sightline.platform.data.images import IMAGE_SUFFIXES
+
+        from .own_clutter import MESHES, OwnFiles
+
+        meshes = OwnFiles.of(self.meshes, MESHES, "meshes", "--meshes") if self.meshes else None
+        photos = OwnFiles.of(self.photos, tuple(sorted(IMAGE_SUFFIXES)), "photographs", "--photos") if self.photos else None
+        brought: dict[str, Any] = {"meshes": meshes, "pictures": photos, "clutter": self.clutter if meshes else 0}
         made = []
         for part in shares or ("",):
             numbers = tuple(int(name) for name in names if assigned[name] == part)
             shards: Sequence[RowSource] = (
-                rooms(request.seed, numbers, self.pairs_per_scene, self.size, self.fov)
+                rooms(request.seed, numbers, self.pairs_per_scene, self.size, self.fov, **brought)
                 if matches is None
-                else [MatchRows(request.seed, own, self.pairs_per_scene, matches) for own in dealt(numbers)]
+                else [MatchRows(request.seed, own, self.pairs_per_scene, matches, **brought) for own in dealt(numbers)]
             )
             made.append(Output(request.folder(part), shards, (SOURCE,)))
         return made, 0
