@@ -245,6 +245,12 @@ class HasPredictor(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class HasKeptWeights(Protocol, metaclass=_Ability):
+    kept_weights: str
+    """Which weights `encoder` gives, where the pretext has two sets, in a few words such as "the teacher's"; empty where it has one."""
+
+
+@runtime_checkable
 class HasInputName(Protocol, metaclass=_Ability):
     input: str
     """Name of a predictor's inputs in a batch; `image` where it does not say."""
@@ -435,7 +441,7 @@ class HasFinetuning(Protocol, metaclass=_Ability):
 VIEWS_ABILITIES: tuple[type, ...] = (NeedsColumns, HasEvaluationViews, HasWholeViews, HasSmallestImage, HasFewestPoints, HasVoting)
 PRETEXT_ABILITIES: tuple[type, ...] = (
     *(HasTargets, HasHealth, HasEmbeddings, HasVisualisations, HasControlMetrics),
-    *(HasEncoderParts, HasOtherParts, HasEncoderForm, HasPredictor),
+    *(HasEncoderParts, HasOtherParts, HasEncoderForm, HasPredictor, HasKeptWeights),
 )
 ENCODER_ABILITIES: tuple[type, ...] = (
     *(

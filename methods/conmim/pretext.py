@@ -137,6 +137,10 @@ class ConMIMPretext(nn.Module):
     def kept_network(self) -> ConMIMNetwork:
         return self.teacher if self.config.pretext.encoder == "teacher" else self.student
 
+    @property
+    def kept_weights(self) -> str:
+        return "the teacher's, an average of the student's" if self.kept_network is self.teacher else "the student's"
+
     @torch.no_grad()
     def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
         tokens: Tensor = self.kept_network.backbone(batch["student"])

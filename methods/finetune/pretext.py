@@ -44,6 +44,10 @@ class FinetunePretext(nn.Module):
     def trained(self) -> Classifier | Segmenter:
         return self.predictor if self.student is None else self.student
 
+    @property
+    def kept_weights(self) -> str:
+        return f"the average over the steps (pretext.ema={self.config.pretext.ema:g})" if self.student is not None else ""
+
     def encoder_form(self, encoder: nn.Module) -> nn.Module:
         return backbone_of(encoder, self.config)
 

@@ -216,6 +216,10 @@ class LocaPretext(nn.Module):
     def kept_network(self) -> LocaNetwork:
         return self.teacher if self.teacher is not None and self.config.pretext.encoder == "teacher" else self.student
 
+    @property
+    def kept_weights(self) -> str:
+        return "the teacher's, an average of the student's" if self.kept_network is self.teacher else "the student's"
+
     @torch.no_grad()
     def embeddings(self, batch: Batch) -> Float[Tensor, "b d"]:
         return self.kept_network.encoder.encode(batch["reference"]).float().mean(dim=1)

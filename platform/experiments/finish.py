@@ -14,6 +14,7 @@ from sightline.methods.contract import (
     BuildContext,
     HasControlMetrics,
     HasEvaluationViews,
+    HasKeptWeights,
     HasPredictor,
     HasVisualisations,
     MetricInfo,
@@ -113,6 +114,7 @@ class TrainedModel:
             total=sum(one.numel() for one in parameters),
             encoder=sum(one.numel() for one in self.encoder.parameters()),
             kept=kept_of(self.encoder),
+            weights=self.pretext.kept_weights if isinstance(self.pretext, HasKeptWeights) else "",
         )
 
     @classmethod

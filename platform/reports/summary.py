@@ -31,6 +31,8 @@ class ModelSize:
     encoder: int
     kept: str = "encoder"
     """What is kept after training: an encoder, or a model with a head."""
+    weights: str = ""
+    """Which of two sets of weights are kept, in words."""
 
 
 def phase_seconds(events: Sequence[RunEvent]) -> dict[str, float]:
@@ -70,6 +72,7 @@ def facts(
         *([("Teacher cache", f"{variants} fixed draws of each sample, in place of new ones at every visit")] if variants else []),
         ("Parameters trained", f"{size.trained / 1e6:.2f} M of {size.total / 1e6:.2f} M"),
         (f"Parameters of the {size.kept}", f"{size.encoder / 1e6:.2f} M"),
+        *([("Weights that are kept", size.weights)] if size.weights else []),
         ("Steps", f"{found.state.step:,} of {run.settings['batch']['size']} samples"),
         ("Training time", f"{seconds:,.0f} s"),
         ("Speed", f"{samples / max(seconds, 1e-9):,.1f} samples/s"),

@@ -191,4 +191,4 @@ def test_every_metric_of_the_methods_says_what_it_means() -> None:
             assert isinstance(info, MetricInfo) and info.means, (name, key)
     assert croco.metrics["psnr_true_view"].unit == "dB" and croco.metrics["loss_true_view"].better == "lower"
     families = {key: info.family for key, info in croco.metrics.items() if info.family}
-    assert {key: family.lower() for key, family in families.items()} == {key: key.split("_")[0] for key in families} and len(families) == 6
+    assert {key: family.lower() for key, family in families.items()} == {key: key.split("_")[0] for key in families} and len(families) == 7
