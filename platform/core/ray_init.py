@@ -165,15 +165,20 @@ def _ignore_interrupts_by_a_function() -> None:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray as it is on a desktop: every process that it starts meanwhile listens on the loopback address, and there is no autoscaler.
+    """Ray as it is on a desktop: every process that it starts meanwhile listens on the loopback address. There is no autoscaler, nobody
+    reports usage (Ray would wait for that process), and nobody follows log files for a driver that shows none. The raylet's agent serves no
+    HTTP: it would try for 3 seconds to get a port that any other Ray of the machine has, and the raylet waits for it.
 
     `_node_ip_address="127.0.0.1"` does not do that: Ray replaces it by the machine's own address.
     """
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
     from ray._private.node import Node
 
-    start_monitor = Node.start_monitor
-    Node.start_monitor = lambda node: None  # type: ignore[method-assign]  # a process that would look for work for more machines
+    lacking = utils.get_dashboard_dependency_error
+    utils.get_dashboard_dependency_error = lambda: ImportError("not needed")
+    needless = {name: getattr(Node, name) for name in ("start_monitor", "start_api_server", "start_log_monitor")}
+    for each in needless:
+        setattr(Node, each, lambda node, **options: None)
 
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     for_children = {name: "0", "GLOO_SOCKET_IFNAME": "lo"}
@@ -183,7 +188,9 @@ def _on_loopback() -> Iterator[None]:
     try:
         yield
     finally:
-        Node.start_monitor = start_monitor  # type: ignore[method-assign]
+        utils.get_dashboard_dependency_error = lacking
+        for each, method in needless.items():
+            setattr(Node, each, method)
         ray_constants.ENABLE_RAY_CLUSTER = before
         for each, value in kept.items():
             if value is None:

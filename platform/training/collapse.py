@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sightline.methods import collective
 from sightline.methods.contract import Alarm, NeedsColumns, Sample, Views
 from sightline.methods.random import key
 from sightline.platform.config import Experiment
@@ -68,16 +69,24 @@ class CollapseMeter:
         return cls(batch.columns, device) if batch and len(batch.scenes) >= LEAST else None
 
     def measure(self, pretext: Any, size: int, autocast: AbstractContextManager[Any]) -> dict[str, float]:
-        """`rankme`, `lidar`. `pretext`: in evaluation mode, with `embeddings`; it gets `size` views at a time, or the draws of a sample."""
-        step = max(1, size // DRAWS)
-        found = []
-        for start in range(0, len(next(iter(self.columns.values()))), step):
+        """`rankme`, `lidar`. `pretext`: in evaluation mode, with `embeddings`; it gets `size` views at a time, or the draws of a sample.
+
+        Called by all processes together: each embeds a part of the samples.
+        """
+        step, samples = max(1, size // DRAWS), len(next(iter(self.columns.values())))
+        starts = range(0, samples, step)
+        rows = torch.zeros(0)
+        for start in starts[collective.rank() :: collective.world_size()] or starts[:1]:
             part = {name: value[start : start + step] for name, value in self.columns.items()}
             flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in part.items()}
             batch = pretext.to_device(tensors(flat, self.device))  # outside of autocast, as in training
             with autocast:
-                found.append(pretext.embeddings(batch).float().cpu())
-        rows = torch.cat(found)
+                found = pretext.embeddings(batch).float()
+            if not len(rows):
+                rows = found.new_zeros(samples * DRAWS, found.shape[1])
+            if collective.rank() < len(starts):
+                rows[start * DRAWS : start * DRAWS + len(found)] = found
+        rows = collective.sum_(rows).cpu()  # of parts that are zero where another process has filled them
         return {"rankme": float(rankme(rows)), "lidar": float(lidar(rows.view(-1, DRAWS, rows.shape[1])))}
 
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -105,6 +106,7 @@ def _train(job: TrainJob, post: Post, stop: Stop, publish: Publish | None, wait:
     with ThreadPoolExecutor(1, "sightline-first-step") as beside:  # the data workers start while this process imports and builds
         begun = beside.submit(lambda: next(stream) if first < inputs.clock.steps else [])
         pretext = _pretext(inputs, found, device)
+        import_module("torch._dynamo")  # for a second; optimiser and DDP would import it afterwards
         microbatches = begun.result()
     stepper = _stepper(inputs, pretext, found, microbatches, device)
     _announce(post, post_once, stepper, first)

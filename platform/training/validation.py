@@ -58,7 +58,9 @@ class Validator:
                 columns = validation.microbatches[0][1] if validation.microbatches else columns
                 if losses and collective.rank() == 0:
                     self.post(ValidationDone(step, losses))
-        health = self._measure_health(step, columns, losses) if collective.rank() == 0 else {}
+        with self.stepper.phases("health"):
+            ranks = self._measure_collapse()
+        health = self._measure_health(step, columns, losses, ranks) if collective.rank() == 0 else {}
         return {f"val/{name}": value for name, value in losses.items()} | {f"health/{name}": value for name, value in health.items()}
 
     def _load(self) -> Validation:
@@ -67,18 +69,17 @@ class Validator:
             self._validation = Validation.load(self.inputs.job.experiment, self.inputs.views, self.stepper.device, stage)
         return self._validation
 
-    def _measure_health(self, step: int, columns: Columns, losses: Mapping[str, float]) -> dict[str, float]:
+    def _measure_health(self, step: int, columns: Columns, losses: Mapping[str, float], ranks: Mapping[str, float]) -> dict[str, float]:
         experiment = self.inputs.job.experiment
         with self.stepper.phases("health"):
-            health = measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device)
-            health |= self._measure_collapse()
+            health = {**measure_health(self.stepper.pretext, columns, experiment.train.seed, self.stepper.device), **ranks}
         if health:
             known = health | ({LOSS: losses["loss"]} if losses else {})
             self.post(HealthMeasured(step, health, self.judge.judge(step, known)))
         return health
 
     def _measure_collapse(self) -> dict[str, float]:
-        """On samples of the validation data; empty without them, and where the method gives no embeddings."""
+        """On samples of the validation data, divided among the processes; empty without them, and where the method gives no embeddings."""
         experiment, pretext = self.inputs.job.experiment, self.stepper.pretext
         if experiment.data.val is None or not isinstance(pretext, HasEmbeddings):
             return {}

@@ -25,8 +25,6 @@ from sightline.platform.config import METHOD_SECTIONS
 from sightline.platform.core.budget import OverBudgetError, check_tensors
 from sightline.platform.core.files import make_folder, replacing, write_text
 
-from .building import build_within
-
 if TYPE_CHECKING:
     import torch
 
@@ -77,6 +75,8 @@ class Weights:
 
     def pretext(self, seed: int = 0) -> Pretext:
         """A pretext of these settings with fresh weights."""
+        from .building import build_within  # imports torch
+
         held = sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
         return build_within(find_method(self.method), self.config, self.place, held, seed)
 

@@ -40,7 +40,8 @@ def test_workers_meet_at_a_file_that_is_where_its_address_says(tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["ho me?#"]
 
 
-def test_the_trainer_of_this_machine_starts_no_process_that_it_does_not_need() -> None:
+def test_the_trainer_of_this_machine_starts_no_process_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # as for a cluster, in the same process
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
     def callbacks(datasets: dict[str, Any]) -> set[str]:
@@ -48,11 +49,15 @@ def test_the_trainer_of_this_machine_starts_no_process_that_it_does_not_need() -
         return {type(one).__name__ for one in trainer._create_default_callbacks()}
 
     of_ray = {"AcceleratorSetupCallback", "BackendSetupCallback"}
-    assert of_ray <= callbacks({}) and not callbacks({}) & {DatasetsCallback.__name__, "PlacementGroupCleanerCallback"}
+    assert of_ray <= callbacks({}) and not callbacks({}) & {
+        DatasetsCallback.__name__,
+        "PlacementGroupCleanerCallback",
+        "StateManagerCallback",
+    }
     assert callbacks({"train": print}) >= {DatasetsCallback.__name__}
 
 
-def test_the_controller_makes_no_attempt_that_would_repeat_a_told_error_and_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_controller_makes_no_attempt_that_would_repeat_a_told_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers tell the recorder. Where that is gone, Ray Train decides as usual."""
     import ray
     from ray.train import FailureConfig
@@ -68,19 +73,50 @@ def test_the_controller_makes_no_attempt_that_would_repeat_a_told_error_and_is_e
         return SimpleNamespace(**{name: SimpleNamespace(remote=lambda value=value: value) for name, value in methods.items()})
 
     made: list[dict[str, Any]] = []
-    killed: list[Any] = []
+
+    class Controller:
+        def __init__(self, **given: Any) -> None:
+            made.append(given)
+            self.result = "none"
+
+        async def run(self) -> None:
+            self.result = "result"
+
+        def get_result(self) -> str:
+            return self.result
+
     monkeypatch.setattr(ray, "get", asked)
-    monkeypatch.setattr(ray, "kill", killed.append)
-    controller = actor(run=None, get_result="result")
-    monkeypatch.setattr(
-        ray, "remote", lambda **needs: lambda kind: SimpleNamespace(remote=lambda **given: made.append(given) or controller)
-    )
+    monkeypatch.setattr(local_group, "_Controller", Controller)
     died = WorkerGroupError("died", {1: RuntimeError("Connection closed by peer")})
     decisions = []
     for has_failed in (False, True, ray.exceptions.ActorDiedError()):
         trainer = local_group.LocalTorchTrainer(print, train_loop_config={"recorder": actor(has_failed=has_failed)})
         usual = create_failure_policy(FailureConfig(max_failures=3))
-        assert trainer._initialize_and_run_controller(failure_policy=usual, more=1) == "result"
+        assert trainer._initialize_and_run_controller(failure_policy=usual, scaling_policy=None, more=1) == "result"
         decisions.append(made[-1]["failure_policy"].make_decision(died))
         assert made[-1]["more"] == 1
-    assert decisions == [FailureDecision.RETRY, FailureDecision.RAISE, FailureDecision.RETRY] and killed == [controller] * 3
+    assert decisions == [FailureDecision.RETRY, FailureDecision.RAISE, FailureDecision.RETRY]
+
+
+def test_nobody_reserves_resources_of_this_machine_but_for_datasets_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Data asks the same actor what is left for it."""
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.execution.failure_handling import create_failure_policy
+
+    made: list[dict[str, Any]] = []
+
+    class Controller:
+        def __init__(self, **given: Any) -> None:
+            made.append(given)
+
+        async def run(self) -> None:
+            pass
+
+        def get_result(self) -> None:
+            pass
+
+    monkeypatch.setattr(local_group, "_Controller", Controller)
+    for datasets in ({}, {"train": print}):
+        trainer = local_group.LocalTorchTrainer(print, train_loop_config={"recorder": None}, datasets=datasets)
+        trainer._initialize_and_run_controller(failure_policy=create_failure_policy(FailureConfig()), scaling_policy="Ray's own")
+    assert [type(one["scaling_policy"]).__name__ for one in made] == ["_AsManyAsAsked", "str"]

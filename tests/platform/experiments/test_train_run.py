@@ -54,10 +54,11 @@ def test_a_process_beside_the_workers_may_die_as_often_as_a_worker() -> None:
 def test_what_is_needed_after_the_training_is_imported_while_the_workers_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "needed_at_the_end.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    seen: list[bool] = []
+    seen: list[tuple[bool, int]] = []
+    started: list[bool] = []
 
     def look() -> None:
-        seen.append("needed_at_the_end" in sys.modules)
+        seen.append(("needed_at_the_end" in sys.modules, len(started)))
 
     def train(run: Any, on_event: Post) -> None:
         look()
@@ -70,8 +71,8 @@ def test_what_is_needed_after_the_training_is_imported_while_the_workers_train(m
 
     monkeypatch.setattr(train_run, "start_ray", lambda **given: None)
     monkeypatch.setattr(train_run, "train_on_ray", train)
-    run: Any = SimpleNamespace(name="first")
-    tracking: Any = SimpleNamespace(start=lambda: None)
+    run: Any = SimpleNamespace(name="first", folder=tmp_path)
+    tracking: Any = SimpleNamespace(start=lambda: started.append(True))
     train_run.train_tracked(run, tracking, Screen(quiet=True), then=("needed_at_the_end",))
-    assert seen == [False, True]
+    assert seen == [(False, 0), (True, 1)], "MLflow, too, is imported after the first step"
     sys.modules.pop("needed_at_the_end")

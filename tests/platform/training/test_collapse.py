@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.methods import collective
 from sightline.platform.training.collapse import CollapseMeter, lidar, rankme
 
 
@@ -53,6 +54,37 @@ def test_inputs_are_made_outside_of_autocast_as_in_training() -> None:
     meter = CollapseMeter({"x": np.random.default_rng(0).normal(size=(12, 4, 6)).astype(np.float32)}, torch.device("cpu"))
     assert set(meter.measure(Pretext(), 16, torch.autocast("cpu", torch.bfloat16))) == {"rankme", "lidar"}
     assert inside == [("inputs", False), ("embeddings", True)] * 3
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_processes_divide_the_samples_and_find_what_one_finds(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 samples, 4 at a time: of 5 processes 2 have nothing of their own."""
+    embedded: list[int] = []
+
+    class Pretext:
+        def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return batch
+
+        def embeddings(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            embedded.append(len(batch["x"]))
+            return batch["x"]
+
+    meter = CollapseMeter({"x": np.random.default_rng(0).normal(size=(12, 4, 6)).astype(np.float32)}, torch.device("cpu"))
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    alone = meter.measure(Pretext(), 16, autocast)
+    parts: list[torch.Tensor] = []
+
+    def sum_(tensor: torch.Tensor) -> torch.Tensor:
+        parts.append(tensor)
+        return torch.stack(parts).sum(dim=0)
+
+    monkeypatch.setattr(collective, "world_size", lambda: world)
+    monkeypatch.setattr(collective, "sum_", sum_)
+    embedded.clear()
+    for rank in range(world):
+        monkeypatch.setattr(collective, "rank", lambda rank=rank: rank)
+        found = meter.measure(Pretext(), 16, autocast)
+    assert found == alone and len(embedded) == max(3, world)
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
