@@ -6,7 +6,7 @@ A class with the required members will do; nothing is inherited. An optional abi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -365,6 +365,17 @@ class TakesPoints(Protocol, metaclass=_Ability):
 
 
 @runtime_checkable
+class GroupsPoints(Protocol, metaclass=_Ability):
+    """Of an encoder of clouds. Its `tokens`, `pooled` and `at_points` take `scales`, too, so that networks that group alike share them."""
+
+    grouping: Hashable
+    """All that `scales` depends on besides the points. Equal: the groups are equal."""
+
+    def scales(self, points: Float[Tensor, "b n 3"]) -> Any:
+        """The groups of the points, which no weight decides."""
+
+
+@runtime_checkable
 class HasPooled(Protocol, metaclass=_Ability):
     def pooled(self, inputs: Tensor) -> Float[Tensor, "b d"]:
         """One feature a sample; the mean token where the encoder does not say."""
@@ -451,6 +462,7 @@ ENCODER_ABILITIES: tuple[type, ...] = (
         PredictsAnySize,
         PredictsLabels,
         TakesPoints,
+        GroupsPoints,
         HasPooled,
         HasImageFeature,
         HasOutputName,

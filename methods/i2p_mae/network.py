@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -235,9 +235,13 @@ class PointEncoder(HierarchicalEncoder):
     def scales(self, points: Float[Tensor, "b n 3"]) -> list[Groups]:
         return group_points(points, self.model, skip_origin=self.official)
 
-    def tokens(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
+    @property
+    def grouping(self) -> Hashable:
+        return self.model.groups, self.model.neighbours, self.official
+
+    def tokens(self, points: Float[Tensor, "b n 3"], scales: list[Groups] | None = None) -> Float[Tensor, "b g d"]:
         """After the final norm. With the official masks finer tokens that are in no neighbourhood take no part."""
-        scales = self.scales(points)
+        scales = self.scales(points) if scales is None else scales
         masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
         if self.official:
             masks = spread_masks(masks[2], scales, official=True)
@@ -247,13 +251,13 @@ class PointEncoder(HierarchicalEncoder):
     def forward(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b g d"]:
         return self.tokens(points)
 
-    def pooled(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b d"]:
+    def pooled(self, points: Float[Tensor, "b n 3"], scales: list[Groups] | None = None) -> Float[Tensor, "b d"]:
         """The largest of each channel over the tokens, which is what the authors' SVM reads."""
-        return self.tokens(points).amax(dim=1)
+        return self.tokens(points, scales).amax(dim=1)
 
-    def at_points(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n e"]:
+    def at_points(self, points: Float[Tensor, "b n 3"], scales: list[Groups] | None = None) -> Float[Tensor, "b n e"]:
         """The tokens of all scales at each point, side by side (e = sum of the widths); no token is left out."""
-        scales = self.scales(points)
+        scales = self.scales(points) if scales is None else scales
         masks = [torch.zeros(s.centres.shape[:2], dtype=torch.bool, device=points.device) for s in scales]
         found = self.encode(scales, masks).out
         return torch.cat([interpolate(points, s.centres, tokens) for s, tokens in zip(scales, found, strict=True)], dim=-1)

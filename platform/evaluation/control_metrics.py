@@ -6,8 +6,11 @@ that share nothing with them, and the values get intervals over scenes or time b
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +27,7 @@ from sightline.platform.data.loader.fixed import SampleReader, read_rows, spread
 from .eval_mode import eval_mode
 from .intervals import Interval, Resampling, coverage, interval, resample_counts, unit_sums
 from .results import CONTROL, TITLES, TRAINED, Contrast, MethodResult, Resamples, Row, RowKind
+from .side_by_side import most_at_once, side_by_side
 from .units import make_units
 
 RESAMPLING = Resampling()
@@ -133,12 +137,23 @@ def _in_batches(pretext: Any, reader: SampleReader, rows: Sequence[int], batch: 
     times = np.array([moment for part in read for moment in part.times], dtype=np.float64)
     columns = {name: np.concatenate([part.columns[name] for part in read]) for name in read[0].columns}
     other = _others(scenes, times, reader.seed)
-    parts: list[dict[str, np.ndarray]] = []
+    batches = range(math.ceil(len(scenes) / batch))
+    free: SimpleQueue[Any] = SimpleQueue()
+    """A method may keep something of a call in itself, so each thread has a network of its own."""
+
+    def measure(number: int) -> dict[str, np.ndarray]:
+        own = np.arange(number * batch, min((number + 1) * batch, len(scenes)))
+        network = free.get()
+        try:
+            first, second = (network.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
+            return _values(network, first, second, MicrobatchRng(reader.seed, number, 0))
+        finally:
+            free.put(network)
+
     with eval_mode([pretext], device):
-        for number, start in enumerate(range(0, len(scenes), batch)):
-            own = np.arange(start, min(start + batch, len(scenes)))
-            first, second = (pretext.to_device(_tensors(columns, chosen, device)) for chosen in (own, other[own]))
-            parts.append(_values(pretext, first, second, MicrobatchRng(reader.seed, number, 0)))
+        for number in range(min(len(batches), most_at_once(device))):
+            free.put(copy.deepcopy(pretext) if number else pretext)
+        parts = side_by_side(measure, batches, device)
     given = ", ".join(f"{name} {'x'.join(map(str, column.shape[1:]))}" for name, column in sorted(columns.items()))
     return _Measured(_joined(parts), scenes, times, reader.broken, given)
 

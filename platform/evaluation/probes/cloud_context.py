@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from sightline.methods.contract import GroupsPoints
 from sightline.methods.errors import BrokenSampleError
 from sightline.methods.ops.clouds import coordinates, fitted
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.loader.fixed import read_rows, spread
 from sightline.platform.data.schema import decode_row
+from sightline.platform.evaluation.side_by_side import is_ours, side_by_side
 from sightline.platform.evaluation.units import Units
 
-from .context import BATCH, Controls, EvalContext
+from .context import AT_ONCE, BATCH, Controls, EvalContext
 
 CALIBRATED = ", calibrated"
 
@@ -47,6 +49,9 @@ class CloudBatch:
 
 Fit: TypeAlias = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
 """(stored points, their parts, points that a network was trained on) -> (points, parts) that it gets. Raises `BrokenSampleError`."""
+
+Measure: TypeAlias = Callable[[Any, torch.Tensor, dict[str, Any]], torch.Tensor]
+"""(network, points, what it takes besides) -> features of each cloud."""
 
 
 class CloudEvalContext(EvalContext):
@@ -109,16 +114,39 @@ class CloudEvalContext(EvalContext):
 
     def pooled(self, batch: CloudBatch) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
         """(row name, feature of the whole cloud, float64 on the CPU) of every network."""
-        for name, module in self.modules.items():
-            yield name, module.pooled(self._there(batch, name)).cpu().double()
+        yield from self._features(batch, lambda module, points, known: module.pooled(points, **known))
 
     def at_points(self, batch: CloudBatch) -> Iterator[tuple[str, Float[torch.Tensor, "b n d"]]]:
         """(row name, features of each point) of every network."""
-        for name, module in self.modules.items():
-            yield name, module.at_points(self._there(batch, name)).cpu().double()
+        yield from self._features(batch, lambda module, points, known: module.at_points(points, **known))
+
+    def _features(self, batch: CloudBatch, measure: Measure) -> Iterator[tuple[str, torch.Tensor]]:
+        def of(part: slice) -> dict[str, torch.Tensor]:
+            known: dict[Any, Any] = {}
+            found = {}
+            for name, module in self.modules.items():
+                points = self._there(batch, name)[part]
+                found[name] = measure(module, points, _groups(module, points, known))
+            return found
+
+        ours = all(is_ours(module) for module in self.modules.values())
+        step = AT_ONCE if ours and torch.device(self.device).type == "cpu" else len(batch.clouds)
+        found = side_by_side(of, [slice(start, start + step) for start in range(0, len(batch.clouds), step)], self.device)
+        for name in self.modules:
+            yield name, torch.cat([one[name] for one in found]).cpu().double()
 
     def _there(self, batch: CloudBatch, name: str) -> torch.Tensor:
         return torch.from_numpy(batch.points[self.sizes[name]]).to(self.device)
+
+
+def _groups(module: Any, points: torch.Tensor, known: dict[Any, Any]) -> dict[str, Any]:
+    """What a network that `GroupsPoints` takes besides points: made once for all that group alike."""
+    if not isinstance(module, GroupsPoints):
+        return {}
+    key = (points.shape[1], module.grouping)
+    if key not in known:
+        known[key] = module.scales(points)
+    return {"scales": known[key]}
 
 
 def fit_cloud(points: np.ndarray, parts: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +17,15 @@ from sightline.methods.errors import CallError
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.image_crops import fit_image, pixel_cells
 from sightline.platform.evaluation.result_table import ResultTable
+from sightline.platform.evaluation.side_by_side import is_ours, side_by_side
 
 from .image_frames import Frame, read_frames
 
 BATCH = 32
+AT_ONCE = 8
+"""Images of a part of the work on a CPU."""
+KNOWN_BYTES = 256 << 20
+"""Of tokens that are held for the next probe."""
 Fit = Callable[[UInt8[np.ndarray, "h w 3"], tuple[int, int]], UInt8[np.ndarray, "H W 3"]]
 """(image, size) -> the image as an encoder of that size is given it."""
 Progress = Callable[[str, float], None]
@@ -210,16 +216,16 @@ class ImageEvalContext(EvalContext):
 
     def tokens(self, images: Mapping[tuple[int, int], np.ndarray]) -> Iterator[tuple[str, Grid, Float[torch.Tensor, "b n d"]]]:
         """(row name, grid, float64 patch features on the CPU) of every network and of raw pixels, for images cut to each size."""
-        for name, module in self.modules.items():
-            yield name, self.grids[name], self._tokens(name, module, images[self.grids[name].size]).cpu().double()
+        for name, tokens in self._all_tokens(images).items():
+            yield name, self.grids[name], tokens.cpu().double()
         for grid in dict.fromkeys(self.grids.values()):
             if (name := self.baseline(PIXELS, grid)) not in self.known:
                 yield name, grid, patch_pixels(images[grid.size], grid)
 
     def pooled(self, images: Mapping[tuple[int, int], np.ndarray]) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
         """(row name, mean patch token, float64 on the CPU) of every network."""
-        for name, module in self.modules.items():
-            yield name, self._tokens(name, module, images[self.grids[name].size]).mean(dim=1).cpu().double()
+        for name, tokens in self._all_tokens(images).items():
+            yield name, tokens.mean(dim=1).cpu().double()
 
     def image_features(self, images: Mapping[tuple[int, int], np.ndarray]) -> Iterator[tuple[str, Float[torch.Tensor, "b d"]]]:
         """(row name, what the encoder's authors take for an image, float32 on the CPU) of every network; else the mean patch token."""
@@ -229,6 +235,41 @@ class ImageEvalContext(EvalContext):
                 yield name, module.image_feature(self._pixels(cut)).float().cpu()
             else:
                 yield name, self._tokens(name, module, cut).mean(dim=1).cpu()
+
+    def _all_tokens(self, images: Mapping[tuple[int, int], np.ndarray]) -> dict[str, Float[torch.Tensor, "b n d"]]:
+        """Row name -> what the network gives, on the device. What an earlier probe has measured of an image is taken from there."""
+        if torch.device(self.device).type != "cpu":
+            return {name: self._tokens(name, module, images[self.grids[name].size]) for name, module in self.modules.items()}
+        digests = {size: [blake2b(one, digest_size=16).digest() for one in some] for size, some in images.items()}
+        found: dict[str, list[torch.Tensor | None]] = {}
+        parts: list[tuple[str, list[int]]] = []
+        for name, module in self.modules.items():
+            found[name] = [self._known_tokens.get((name, digest)) for digest in digests[self.grids[name].size]]
+            asked = [place for place, known in enumerate(found[name]) if known is None]
+            step = AT_ONCE if is_ours(module) else max(len(asked), 1)
+            parts += [(name, asked[start : start + step]) for start in range(0, len(asked), step)]
+
+        def measure(part: tuple[str, list[int]]) -> torch.Tensor:
+            name, places = part
+            return self._tokens(name, self.modules[name], images[self.grids[name].size][places])
+
+        for (name, places), tokens in zip(parts, side_by_side(measure, parts, self.device), strict=True):
+            for place, one in zip(places, tokens, strict=True):
+                found[name][place] = one
+                self._know((name, digests[self.grids[name].size][place]), one)
+        return {name: torch.stack([one for one in some if one is not None]) for name, some in found.items()}
+
+    def _know(self, key: tuple[str, bytes], tokens: torch.Tensor) -> None:
+        """The oldest go."""
+        size = tokens.numel() * tokens.element_size()
+        while self._known_tokens and (len(self._known_tokens) + 1) * size > KNOWN_BYTES:
+            self._known_tokens.pop(next(iter(self._known_tokens)))
+        self._known_tokens[key] = tokens.clone()  # not the whole batch
+
+    @cached_property
+    def _known_tokens(self) -> dict[tuple[str, bytes], torch.Tensor]:
+        """(row name, digest of an image as the network sees it) -> its tokens."""
+        return {}
 
     def _pixels(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[torch.Tensor, "b 3 h w"]:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
