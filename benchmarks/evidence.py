@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from commands import WorkFolder, settings
+from work_folder import WorkFolder, settings
 
 HERE = Path(__file__).resolve().parent
 RECORD, PAGE = HERE / "evidence.json", HERE.parent / "docs" / "compare.md"

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from commands import WorkFolder, settings
+from work_folder import WorkFolder, settings
 
 from sightline.platform.evaluation.intervals import interval
 from sightline.platform.evaluation.paired import FILE, Measured, read_measured, unlike
