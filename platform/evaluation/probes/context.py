@@ -28,6 +28,8 @@ KNOWN_BYTES = 256 << 20
 """Of tokens that are held for the next probe."""
 Fit = Callable[[UInt8[np.ndarray, "h w 3"], tuple[int, int]], UInt8[np.ndarray, "H W 3"]]
 """(image, size) -> the image as an encoder of that size is given it."""
+Change = Callable[[Frame, UInt8[np.ndarray, "h w 3"], Any], tuple[UInt8[np.ndarray, "H W 3"], Any]]
+"""(where it lies, an image, its target) -> both, changed alike."""
 Progress = Callable[[str, float], None]
 """Called with a description of the work and the share of it that is done, in [0, 1]."""
 
@@ -185,9 +187,18 @@ class ImageEvalContext(EvalContext):
         return self.rows(own, lambda name: str(scope(self.grids[name])))
 
     def batches(
-        self, dataset: Dataset, frames: Sequence[Frame], counts: dict[str, int], extra: Sequence[tuple[int, int]] = (), fit: Fit = fit_image
+        self,
+        dataset: Dataset,
+        frames: Sequence[Frame],
+        counts: dict[str, int],
+        extra: Sequence[tuple[int, int]] = (),
+        fit: Fit = fit_image,
+        change: Change | None = None,
     ) -> Iterator[Batch]:
-        """The frames (in stored order) with their targets, decoded once and cut to every size that is needed. Broken ones are counted."""
+        """The frames (in stored order) with their targets, decoded once and cut to every size that is needed. Broken ones are counted.
+
+        `change`: what is made of an image and its target before that.
+        """
         sizes = {grid.size for grid in self.grids.values()} | set(extra)
         patch = max(grid.patch for grid in self.grids.values())
         kept: list[Frame] = []
@@ -204,6 +215,8 @@ class ImageEvalContext(EvalContext):
             if min(image.shape[:2]) < patch:
                 counts["images_smaller_than_a_patch"] += 1
                 continue
+            if change:
+                image, target = change(frame, image, target)
             kept.append(frame)
             targets.append(target)
             for size in sizes:

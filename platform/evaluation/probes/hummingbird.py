@@ -5,13 +5,17 @@ Hummingbird (Balazevic et al., 2023, arXiv 2306.01667), as open-hummingbird-eval
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped, UInt8
+from PIL import Image, ImageEnhance
 
+from sightline.methods.ops.crops import draw_box
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
@@ -20,7 +24,7 @@ from sightline.platform.evaluation.result_table import Measurement
 
 from .context import PIXELS, Batch, Grid, ImageEvalContext, ProbeSkippedError
 from .image_frames import Frame
-from .protocol import EVERY_IMAGE, PIXELS_OF_A_PATCH, HeadProtocol
+from .protocol import PIXELS_OF_A_PATCH, HeadProtocol
 from .published_features import caution
 from .segmentation import class_indices, class_shares, class_sums, evaluated_size, iou_metrics, known_classes, upsampled_classes
 from .spec import ProbeSpec, share
@@ -35,7 +39,8 @@ class HummingbirdProtocol(HeadProtocol):
     """Semantic segmentation by cross-attention from the patches of a test image to labelled patches of training images."""
 
     name: Literal["hummingbird"] = "hummingbird"
-    images: str = EVERY_IMAGE
+    version: int = 2
+    images: str = "whole, resized to the encoder's size, whatever their aspect (bilinear, antialiased; labels to the nearest pixel)"
     max_rows: tuple[int, int] = (20_000, 5000)
     pooling: str = "none: one prediction a patch"
     features: str = "patch tokens divided by their length"
@@ -49,15 +54,24 @@ class HummingbirdProtocol(HeadProtocol):
     k: int = 30
     temperature: float = 0.02
     head: str = "softmax of cosine / temperature over the k nearest patches of the memory (exact search) weights their labels"
-    augmentation: str = "none: each training image once"
+    passes: int = 2
+    """Over the training images; each has draws of its own."""
+    augmentation: str = (
+        "of training images: brightness, contrast, saturation (0.9 to 1.1) and hue (-0.5 to 0.5), each in half of the draws; then a crop "
+        "of area 0.5 to 2 and ratio 3/4 to 4/3 of image and labels, where one of ten draws fits inside, else the centre"
+    )
+    area: tuple[float, float] = (0.5, 2.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    colour: float = 0.1
+    hue: float = 0.5
     prediction: str = "shares upsampled to pixels (bilinear, corners not aligned), then the largest"
-    short_side: int = 224
+    short_side: int = 512
     metrics: tuple[str, ...] = ("miou", "pixel_accuracy")
     pixels: str = PIXELS_OF_A_PATCH
     majority: str = "the class with the most pixels in the training images, everywhere"
     published: str = (
-        "mIoU of Hummingbird (arXiv 2306.01667) and of open-hummingbird-eval, as Franca and NeCo report it, where data, memory and size of "
-        "images are the same (504 to 518 pixels and two passes with augmentation there; here the encoder's own size, each image once)"
+        "mIoU of open-hummingbird-eval, as Franca and NeCo report it, and roughly of Hummingbird (arXiv 2306.01667), where data, memory "
+        "and size of images are the same (504 to 518 pixels there; here the encoder's own size)"
     )
 
 
@@ -78,15 +92,17 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
     count = len(classes)
     split = split_frames(train, test, "segmentation", protocol, strict=False)
     counts = {"train_images": 0, "memory_patches": 0, "test_images": 0, "broken_images": 0, "images_smaller_than_a_patch": 0}
-    share_of_each = max(1, protocol.memory // len(split.train))
+    share_of_each = max(1, protocol.memory // (len(split.train) * protocol.passes))
+    side = max(grid.size for grid in context.grids.values())
     memories: dict[str, Memory] = {}
     pixels = np.zeros(count)
     frames: list[Frame] = []
     sums: dict[str, list[np.ndarray]] = {}
+    done = 0
     with eval_mode(list(context.modules.values()), context.device):
-        for batch in context.batches(train, split.train, counts):
+        for turn, batch in _views(context, train, split.train, counts, protocol, side):
             chosen = {
-                grid: _sampled(batch, grid, train.manifest.ignore_index, count, share_of_each) for grid in set(context.grids.values())
+                grid: _sampled(batch, grid, train.manifest.ignore_index, count, share_of_each, turn) for grid in set(context.grids.values())
             }
             for mask in batch.targets:
                 pixels += np.bincount(mask[(mask < count) & (mask != train.manifest.ignore_index)].reshape(-1), minlength=count)
@@ -95,14 +111,17 @@ def measure(context: ImageEvalContext, train: Dataset, test: Dataset, protocol: 
                 memory = memories.setdefault(name, Memory())
                 memory.features.append(torch.nn.functional.normalize(tokens.flatten(0, 1)[places].float(), dim=1))
                 memory.labels.append(labels)
-            counts["train_images"] += len(batch.frames)
-            context.progress("hummingbird probe: memory", counts["train_images"] / len(split.train))
+            done += len(batch.frames)
+            context.progress("hummingbird probe: memory", done / (len(split.train) * protocol.passes))
         if not memories or not pixels.any():
             raise ProbeSkippedError("no training image can be decoded, or none has a label")
         wholes = {name: memory.whole() for name, memory in memories.items()}
         memories.clear()
+        counts["train_images"] = done // protocol.passes
+        counts["broken_images"] //= protocol.passes
+        counts["images_smaller_than_a_patch"] //= protocol.passes
         counts["memory_patches"] = len(next(iter(wholes.values()))[0])
-        for batch in context.batches(test, split.test, counts):
+        for batch in context.batches(test, split.test, counts, change=lambda frame, image, mask: squashed(image, mask, side)):
             true = {
                 grid: np.stack(
                     [
@@ -145,14 +164,60 @@ probe = ProbeSpec(
 )
 
 
+def _views(
+    context: ImageEvalContext,
+    train: Dataset,
+    frames: Sequence[Frame],
+    counts: dict[str, int],
+    protocol: HummingbirdProtocol,
+    size: tuple[int, int],
+) -> Iterator[tuple[int, Batch]]:
+    """(number of the pass, some of its images) of all passes."""
+    for turn in range(protocol.passes):
+        for batch in context.batches(train, frames, counts, change=partial(augmented, protocol, turn, size)):
+            yield turn, batch
+
+
+def augmented(
+    protocol: HummingbirdProtocol,
+    turn: int,
+    size: tuple[int, int],
+    frame: Frame,
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Shaped[np.ndarray, "h w"],
+) -> tuple[UInt8[np.ndarray, "H W 3"], Shaped[np.ndarray, "H W"]]:
+    """A training image and its labels in the draw of pass `turn`, of `size`."""
+    rng = keyed_rng("hummingbird view", turn, frame.digest.hex())
+    picture = Image.fromarray(image)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        factor = rng.uniform(1 - protocol.colour, 1 + protocol.colour)
+        if rng.random() < 0.5:
+            picture = change(picture).enhance(factor)
+    turned = round(255 * rng.uniform(-protocol.hue, protocol.hue))
+    if rng.random() < 0.5:
+        hue, *others = picture.convert("HSV").split()
+        hue = Image.fromarray((np.asarray(hue).astype(int) + turned).astype(np.uint8))
+        picture = Image.merge("HSV", (hue, *others)).convert("RGB")
+    left, top, right, bottom = draw_box(image.shape[0], image.shape[1], rng, protocol.area, protocol.ratio)
+    return squashed(np.asarray(picture)[top:bottom, left:right], mask[top:bottom, left:right], size)
+
+
+def squashed(
+    image: UInt8[np.ndarray, "h w 3"], mask: Shaped[np.ndarray, "h w"], size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "H W 3"], Shaped[np.ndarray, "H W"]]:
+    """An image and its labels resized to `size` (height, width), whatever their aspect."""
+    y, x = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=True))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)), mask[np.ix_(y, x)]
+
+
 def _sampled(
-    batch: Batch, grid: Grid, ignored: int | None, count: int, share_of_each: int
+    batch: Batch, grid: Grid, ignored: int | None, count: int, share_of_each: int, turn: int
 ) -> tuple[Int[torch.Tensor, " m"], Float[torch.Tensor, "m c"]]:
     """(places among all patches of the batch, their labels): of each image `share_of_each` patches at most, by `sampling`."""
     places, labels = [], []
     for number, (frame, mask) in enumerate(zip(batch.frames, batch.targets, strict=True)):
         cells = patch_cells(class_indices(mask, grid.size, ignored, count), grid.patch).reshape(grid.cells, -1)
-        chosen, shares = sample_patches(cells, count, share_of_each, keyed_rng("hummingbird", frame.digest.hex()))
+        chosen, shares = sample_patches(cells, count, share_of_each, keyed_rng("hummingbird", turn, frame.digest.hex()))
         places.append(chosen + number * grid.cells)
         labels.append(shares)
     return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(labels)).float()

@@ -19,13 +19,14 @@ from sightline.platform.data.images import encode_image, encode_segmentation
 from sightline.platform.data.writer import ShardWriter
 from sightline.platform.evaluation.probes import hummingbird
 from sightline.platform.evaluation.probes.catalog import find_probe, ranked
-from sightline.platform.evaluation.probes.hummingbird import attend, sample_patches
+from sightline.platform.evaluation.probes.hummingbird import HummingbirdProtocol, attend, augmented, sample_patches, squashed
+from sightline.platform.evaluation.probes.image_frames import Frame
 from sightline.platform.evaluation.probes.protocol import protocol_hash
 from sightline.platform.evaluation.probes.published_knn import vote
 from sightline.platform.evaluation.probes.published_linear import PublishedLinearProtocol, fit
 
 NAMES = ("knn_dino", "linear_dinov2", "hummingbird")
-HASHES = {"knn_dino": "f80edd317d77", "linear_dinov2": "78a5ff27605d", "hummingbird": "e5b7cc2f00bb"}
+HASHES = {"knn_dino": "f80edd317d77", "linear_dinov2": "78a5ff27605d", "hummingbird": "0f71ee8501cd"}
 
 
 def clusters(count: int, seed: int, width: int = 16, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +137,30 @@ def halves(place: Path, rows: int) -> Dataset:
 def test_hummingbird_finds_what_the_patches_show_and_stands_beside_the_majority(tmp_path: Path) -> None:
     result = probe("hummingbird", PatchColour(), halves(tmp_path / "train", 12), halves(tmp_path / "test", 4))
     rows = rows_by_name(result)
-    assert "may be held against mIoU of Hummingbird" in result["covers"]
+    assert "may be held against mIoU of open-hummingbird-eval" in result["covers"]
     found = {name: row["metrics"]["miou"]["value"] for name, row in rows.items()}
     assert found["trained"] > 0.9 and found["always the most frequent class"] < 0.5
     assert found["raw pixels"] < 0.5  # greys of one direction: cosine cannot tell them apart
+
+
+def test_labels_follow_their_pixels_into_every_draw_and_tests_see_whole_images() -> None:
+    """Left dark and red, right light and green: the label says which, and the colours of a patch must agree with it."""
+    image, mask = np.zeros((60, 100, 3), np.uint8), np.zeros((60, 100), np.uint8)
+    image[:, :40], image[:, 40:], mask[:, 40:] = (60, 20, 20), (90, 220, 90), 1
+    frame = Frame(0, "image", "segmentation", "a", "", float("nan"), b"digest")
+    cuts, colours = set(), set()
+    for turn in range(30):
+        seen, labels = augmented(HummingbirdProtocol(), turn, (48, 48), frame, image, mask)
+        assert seen.shape == (48, 48, 3) and labels.shape == (48, 48)
+        light = seen.mean(axis=2) > 90
+        assert (light == labels).mean() > 0.95, turn
+        cuts.add(int((labels == 0).sum()))
+        colours.add(tuple(seen[labels == 1].mean(axis=0).round().tolist()))
+    assert len(cuts) > 10 and len(colours) > 15
+    again = augmented(HummingbirdProtocol(), 3, (48, 48), frame, image, mask)
+    assert all(np.array_equal(a, b) for a, b in zip(again, augmented(HummingbirdProtocol(), 3, (48, 48), frame, image, mask), strict=True))
+    whole, labels = squashed(image, mask, (48, 48))
+    assert (labels == 0).mean() == pytest.approx(0.4, abs=0.02) and whole[24, 5, 0] == 60 and whole[24, 40, 1] == 220
 
 
 def test_the_published_probes_are_measured_only_where_they_are_named() -> None:
