@@ -65,6 +65,7 @@ class Row:
 
 ROWS: dict[str, Row | None] = {
     "untrained": None,
+    "statistics-alone": Row(None, 48, 0.0, measured=(6, 12, 24)),
     "plain": Row(TAUGHT, 440, 1e-3, "plain"),
     "plain-rate-3e-3": Row(TAUGHT, 440, 3e-3, "plain"),
     "standardised": Row(TAUGHT, 440, 1e-3),
@@ -77,6 +78,7 @@ ROWS: dict[str, Row | None] = {
     "longer-no-teacher": Row(None, 1320, 3e-3, measured=(440, 880)),
     "longer-constant": Row(TAUGHT, 1320, 3e-3, cosine=13200, measured=(440, 880)),
 }
+"""At a rate of 0 (`statistics-alone`) no weight moves, but BatchNorm's running statistics do."""
 
 
 class Shapes:
