@@ -1,7 +1,7 @@
 """Every real data set beside the repository, by the command that a user would give: what becomes of it, and whether cameras and truth fit.
 
   python benchmarks/real_sets.py WORK                     # what is on record in WORK is not done again
-  python benchmarks/real_sets.py WORK --only fox kitchen  # sets whose name begins so
+  python benchmarks/real_sets.py WORK --only fox kitchen  # sets whose name begins so; the others keep their rows
   python benchmarks/real_sets.py WORK --table             # only write what there is
 
 Each set is prepared and looked at by two commands, `sightline prepare` and `sightline inspect`. `real_sets.json` beside this file has a row
@@ -107,7 +107,9 @@ def measured(work: Path, name: str, data: Path) -> dict[str, Any]:
     made = answer["datasets"]
     row["rows"] = {Path(one["place"]).name if len(made) > 1 else "": one["rows"] for one in made}
     row["skipped"] = {one["reason"]: one["count"] for part in made for one in part["skipped"]}
-    row["notes"] = [note.replace(f"{data}/", "") for note in dict.fromkeys(note for part in made for note in part["notes"])]
+    row["notes"] = [
+        note.replace(f"{data}/", "").replace(f"{work}", "WORK") for note in dict.fromkeys(note for part in made for note in part["notes"])
+    ]
     places = [one["place"] for one in made]
     sheet = ["--contact-sheet", str(work / f"{key}.png")] if len(places) == 1 else []
     code, answer, printed, seconds = sightline(work, ["inspect", *places, "--html", str(work / f"{key}.html"), *sheet], data)
@@ -257,11 +259,13 @@ def main() -> None:
     work = args.work.resolve()
     (work / "rows").mkdir(parents=True, exist_ok=True)
     rows = []
+    before = {row["set"]: row for row in json.loads(RECORD.read_text())} if RECORD.exists() else {}
     for name in SETS:
         path = work / "rows" / f"{key_of(name)}.json"
         if not path.exists() and not args.table and name.startswith(tuple(args.only)):
             path.write_text(json.dumps(measured(work, name, args.data.resolve())))
         if not path.exists():
+            rows += [before[name]] if name in before else []
             continue
         row = json.loads(path.read_text())
         row |= spread(name, work)
