@@ -41,6 +41,8 @@ class DepthMap(NamedTuple):
     """float32 H x W, 0 = no reading."""
     stored_form: bool
     """Whether the file is as a data set stores it, so that its bytes can stay."""
+    units: float
+    """Of the file, in a metre."""
 
 
 def read_depth(data: bytes, scale: float | None = None, photo: tuple[int, int] | None = None) -> DepthMap:
@@ -57,14 +59,15 @@ def read_depth(data: bytes, scale: float | None = None, photo: tuple[int, int] |
         none = invalid | (values <= 0)
     else:
         none = ~(np.isfinite(values) & (values > 0))
-    metres = np.where(none, 0, values) / np.float64(scale or (DEPTH_UNIT if whole else 1.0))
+    units = scale or (DEPTH_UNIT if whole else 1.0)
+    metres = np.where(none, 0, values) / np.float64(units)
     farthest, nearest = (float(pick(metres[~none])) if not none.all() else 0.0 for pick in (np.max, np.min))
     if nearest > FARTHEST or (whole and 0 < farthest < NEAREST):
         raise BrokenSampleError(
             f"depth in an unlikely unit (say its units in a metre with --depth-scale): from {nearest:.4g} to {farthest:.4g} m"
         )
     stored_form = whole and data.startswith(_PNG) and scale in (None, DEPTH_UNIT) and not invalid.any()
-    return DepthMap(np.where(metres <= FARTHEST, metres, 0).astype(np.float32), stored_form)
+    return DepthMap(np.where(metres <= FARTHEST, metres, 0).astype(np.float32), stored_form, units)
 
 
 def _values(data: bytes, photo: tuple[int, int] | None) -> np.ndarray:

@@ -1,88 +1,70 @@
-"""Finds what is wrong with poses: matches lie nearer to their epipolar lines where the poses are read in another convention."""
+"""Geometry of two views: epipolar lines, distances from them, and how far away matched points are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from .geometry import relative_pose
-
-Read = Callable[[np.ndarray], np.ndarray]
-"""What a 4 x 4 of a file would be as camera-to-world in OpenCV's axes."""
-AS_READ = "as they are"
-BETTER = 0.5
-"""Another convention is right where its distance is below this share of that of the poses as they are."""
-FITS = 0.01
-"""Of the diagonal: what a right convention reaches."""
-CLEAR = 0.002
-"""Of the diagonal: less is not doubted."""
-MISFIT = 0.04
-"""Of the diagonal: more is no measured pose of these photos, in any convention."""
-LEAST_PAIRS = 3
 PARALLAX = 0.3
 """Degrees between two rays from which on the side of the camera on which they meet is certain."""
-BEHIND = 1.0
-"""The error, in diagonals, of a convention in which most points lie behind a camera, however near they are to the lines."""
-_OPENGL = np.diag([1.0, -1, -1, 1])
-_ROBOT = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-"""From axes x right, y down, z forward to x forward, y left, z up."""
-_QUARTER = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-
-
-def _transposed(pose: np.ndarray) -> np.ndarray:
-    turned = pose.copy()
-    turned[:3, :3] = pose[:3, :3].T
-    return turned
-
-
-CONVENTIONS: dict[str, Read] = {
-    AS_READ: lambda pose: pose,
-    "inverted (world to camera)": np.linalg.inv,
-    "in OpenGL's axes (y up, z back)": lambda pose: pose @ _OPENGL,
-    "inverted and in OpenGL's axes": lambda pose: np.linalg.inv(pose) @ _OPENGL,
-    "with rotations transposed (those of world to camera, with the camera's place)": _transposed,
-}
-_TURNED: dict[str, Read] = {
-    "in a robot's axes (x forward, y left, z up)": lambda pose: pose @ _ROBOT,
-    "of an image that is turned by 90 degrees": lambda pose: pose @ _QUARTER,
-    "of an image that is turned by 90 degrees the other way": lambda pose: pose @ _QUARTER.T,
-}
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Points of two photos that show the same, n x 2 each, in pixels, with the 3 x 3 and 4 x 4 of either camera as the file has them."""
+    """Points of two photos that show the same, and the cameras of these."""
 
-    xy1: np.ndarray
-    xy2: np.ndarray
-    K1: np.ndarray
-    K2: np.ndarray
-    pose1: np.ndarray
-    pose2: np.ndarray
+    xy1: Float[np.ndarray, "n 2"]
+    """In pixels, as `xy2`."""
+    xy2: Float[np.ndarray, "n 2"]
+    K1: Float[np.ndarray, "3 3"]
+    K2: Float[np.ndarray, "3 3"]
+    T_2from1: Float[np.ndarray, "4 4"]
     diagonal: float
-    """Of the photo, in pixels."""
+    """Of photo 1, in pixels."""
+
+    @property
+    def swapped(self) -> Matches:
+        """Photo 2 as photo 1."""
+        return Matches(self.xy2, self.xy1, self.K2, self.K1, np.linalg.inv(self.T_2from1), self.diagonal)
 
 
-def distances(matches: Matches, read: Read = lambda pose: pose) -> np.ndarray:
-    """n: pixels from the epipolar line, the mean of both photos; NaN where the cameras are in one place."""
-    T = relative_pose(read(matches.pose1), read(matches.pose2))
-    x, y, z = T[:3, 3]
-    E = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T[:3, :3]
-    F = np.linalg.inv(matches.K2).T @ E @ np.linalg.inv(matches.K1)
-    one, two = (np.c_[xy, np.ones(len(xy))] for xy in (matches.xy1, matches.xy2))
-    lines2, lines1 = one @ F.T, two @ F
-    off = np.abs((two * lines2).sum(axis=1))
+def has_baseline(T_2from1: np.ndarray) -> bool:
+    """Whether the cameras stand apart, so that there are epipolar lines."""
+    return float(np.linalg.norm(T_2from1[:3, 3])) > 1e-9
+
+
+def fundamental(K1: np.ndarray, K2: np.ndarray, T_2from1: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """F with x2^T F x1 = 0 for pixels (x, y, 1) of one point; zeros where the cameras are in one place."""
+    x, y, z = T_2from1[:3, 3] / (np.linalg.norm(T_2from1[:3, 3]) or 1)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    found: np.ndarray = np.linalg.inv(K2).T @ cross @ T_2from1[:3, :3] @ np.linalg.inv(K1)
+    return found
+
+
+def lines(F: np.ndarray, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """The line a x + b y + c = 0 in image 2 of each point of image 1, with a^2 + b^2 = 1; NaN where there is none."""
+    found = _homogeneous(points) @ F.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((off / np.hypot(*lines2[:, :2].T) + off / np.hypot(*lines1[:, :2].T)) / 2)
+        return np.asarray(found / np.linalg.norm(found[:, :2], axis=1, keepdims=True))
 
 
-def before_both(matches: Matches, read: Read = lambda pose: pose) -> float:
+def distances(matches: Matches) -> Float[np.ndarray, " n"]:
+    """Pixels from the epipolar line, the mean of both photos; NaN where the cameras are in one place."""
+    F = fundamental(matches.K1, matches.K2, matches.T_2from1)
+    off = [
+        np.abs((lines(G, one) * _homogeneous(two)).sum(axis=1))
+        for G, one, two in ((F, matches.xy1, matches.xy2), (F.T, matches.xy2, matches.xy1))
+    ]
+    return np.asarray((off[0] + off[1]) / 2)
+
+
+def before_both(matches: Matches) -> float:
     """Share of the matches that lie before both cameras, of those whose rays differ by `PARALLAX`; NaN where fewer than 8 do."""
-    T = relative_pose(read(matches.pose1), read(matches.pose2))
-    one, two = (np.c_[xy, np.ones(len(xy))] @ np.linalg.inv(K).T for xy, K in ((matches.xy1, matches.K1), (matches.xy2, matches.K2)))
+    T = matches.T_2from1
+    one, two = (_homogeneous(xy) @ np.linalg.inv(K).T for xy, K in ((matches.xy1, matches.K1), (matches.xy2, matches.K2)))
     one = one @ T[:3, :3].T
     across = np.cross(one, two)
     clear = np.linalg.norm(across, axis=1) > np.radians(PARALLAX) * np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
@@ -92,43 +74,29 @@ def before_both(matches: Matches, read: Read = lambda pose: pose) -> float:
     return float(np.mean((depth1 > 0) & (depth2 > 0)))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What matches say of the poses of some pairs."""
+class Triangulated(NamedTuple):
+    """Where matches lie by the cameras alone."""
 
-    pairs: Sequence[Matches]
+    z: Float[np.ndarray, " n"]
+    """Depth along z of camera 1, in the unit of the poses; infinite or negative for rays that do not meet before it."""
+    pull: Float[np.ndarray, " n"]
+    """Pixels by which the point moves in image 2 where its depth changes by its own size: how surely `z` is known."""
 
-    @cached_property
-    def errors(self) -> Mapping[str, float]:
-        """Convention -> median over the pairs of the median distance, in diagonals."""
-        return {name: self._error(read) for name, read in {**CONVENTIONS, **_TURNED}.items()}
 
-    def _error(self, read: Read) -> float:
-        before = [share for one in self.pairs if not np.isnan(share := before_both(one, read))]
-        if before and np.median(before) < 0.5:
-            return BEHIND
-        off = [np.nan_to_num(np.median(distances(one, read)), nan=np.inf) / one.diagonal for one in self.pairs]
-        return float(np.median(off)) if off else np.inf
+def triangulated(matches: Matches) -> Triangulated:
+    """The depth that brings each point of image 1 nearest to its match in image 2 (linear least squares in 1 / z)."""
+    rays = _homogeneous(matches.xy1) @ np.linalg.inv(matches.K1).T
+    far = rays @ (matches.K2 @ matches.T_2from1[:3, :3]).T  # where a point at infinity would be; a nearer one at far + near / z
+    near = matches.K2 @ matches.T_2from1[:3, 3]
+    towards = near[:2] - matches.xy2 * near[2]
+    missing = matches.xy2 * far[:, 2:] - far[:, :2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = (towards * missing).sum(axis=1) / (towards * towards).sum(axis=1)
+        there = far + inverse[:, None] * near
+        # derivative of (x / w, y / w) by ln z, at this depth
+        moved = -inverse[:, None] * (near[:2] - there[:, :2] / there[:, 2:] * near[2]) / there[:, 2:]
+        return Triangulated(1 / inverse, np.linalg.norm(moved, axis=1))
 
-    @property
-    def fault(self) -> str:
-        """What is wrong with the poses; empty where nothing shows it."""
-        own = self.errors[AS_READ]
-        if len(self.pairs) < LEAST_PAIRS or own < CLEAR:
-            return ""
-        best = min((name for name in self.errors if name != AS_READ), key=lambda name: self.errors[name])
-        if self.errors[best] < min(FITS, BETTER * own):
-            alike = [name for name, error in self.errors.items() if name != AS_READ and error < 2 * self.errors[best]]
-            return f"fit {' or '.join(alike)}, not as camera to world with x right, y down, z forward"
-        return "fit in no convention" if own > MISFIT else ""
 
-    @property
-    def told(self) -> str:
-        """The figures, in a sentence."""
-        if len(self.pairs) < LEAST_PAIRS:
-            return f"epipolar distance not measured: {len(self.pairs)} of the drawn pairs have enough matches"
-        every = [distances(one) for one in self.pairs]
-        pixels = float(np.median([np.median(one) for one in every]))
-        near = float(np.median([np.mean(one < 2) for one in every]))
-        of = f"{len(self.pairs)} pairs, photos of {np.median([one.diagonal for one in self.pairs]):.0f} px across the corners"
-        return f"epipolar distance of {of}: median {pixels:.2f} px, {near:.0%} of matches below 2 px"
+def _homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((len(points), 1))], axis=1)

@@ -36,14 +36,13 @@ def pair_section(sets: Sequence[LookedAt], album: Album) -> Section:
         check = one.check
         if check.distances is not None:
             off, count = check.distances, len(check.distances)
-            said = (
-                f"median distance {np.median(off):.2f} px, {(off < 2).mean():.0%} below 2 px, of {count} matched corners" if count else ""
-            )
+            said = f"median distance {np.median(off):.2f} px, {(off < 2).mean():.0%} below 2 px, of {count} matched points" if count else ""
             text = "Corners of the left image; in their colours, their lines in the right one, with a ring where depth puts them."
-            said = said or "No corner could be matched by its looks."
+            said = said or "No points could be matched by their looks."
             galleries.append(Gallery(f"{one.name}: epipolar lines", _tiles(check.epipolar, album), f"{text} {said[:1].upper()}{said[1:]}"))
         warp = f"{check.warp[:1].upper()}{check.warp[1:]}"
         text = f"Image 1, image 2, image 2 moved into image 1 (black: unknown or hidden), twice the difference. {warp}"
+        text += f". {check.depth[:1].upper()}{check.depth[1:]}" if check.depth else ""
         galleries.append(Gallery(f"{one.name}: image 2 warped into image 1", _tiles(check.warps, album), text))
         for each in one.maps:
             scene = f" · {each.scene}" if each.scene else ""

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from sightline.platform.data.epipolar import fundamental, has_baseline, lines
 from sightline.platform.data.geometry import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, reproject, resize_nearest
+from sightline.platform.data.matching import corners, grey_of
 from sightline.platform.data.warp import WarpError, flow_of_disparity, sampled
-
-from .epipolar import corners, fundamental, grey_of, has_camera, lines
 
 HEIGHT = 200
 SHOWN = 7
@@ -33,11 +33,17 @@ class Warp:
     """What moved it: depth, disparity or flow."""
 
 
+def has_camera(sample: Mapping[str, Any]) -> bool:
+    """Whether both cameras and their relative pose are known, and the cameras stand apart."""
+    return all(name in sample for name in ("K1", "K2", "T_2from1")) and has_baseline(sample["T_2from1"])
+
+
 def epipolar_picture(sample: Mapping[str, Any]) -> UInt8[np.ndarray, "h w 3"] | None:
     """Corners of image 1 and, in their colours, their lines in image 2; a ring where depth puts them. None without cameras."""
     if not has_camera(sample):
         return None
-    points = corners(grey_of(sample["image1"]), SHOWN, apart=min(sample["image1"].shape[:2]) // 6)
+    least = min(sample["image1"].shape[:2])
+    points = corners(grey_of(sample["image1"]), SHOWN, least // 6, min(7, least // 8)).astype(np.float64)
     left, right = (Image.fromarray(sample[name]) for name in ("image1", "image2"))
     scales = [_FINE * HEIGHT / one.height for one in (left, right)]
     left, right = (one.resize((max(1, round(one.width * scale)), _FINE * HEIGHT)) for one, scale in zip((left, right), scales, strict=True))

@@ -11,20 +11,27 @@ from PIL import Image
 
 from sightline.methods.errors import BrokenSampleError, SightlineError
 from sightline.methods.random import keyed_rng
+from sightline.platform.data.depth_check import DepthVerdict, Ratios, ratios
+from sightline.platform.data.epipolar import Matches
 from sightline.platform.data.geometry import scale_intrinsics
+from sightline.platform.data.matching import same_points
+from sightline.platform.data.pose_check import AS_READ, PoseVerdict, Readings, readings_of_pair
 from sightline.platform.data.schema import decode_row
 from sightline.platform.data.warp_check import WORSE, judged
 
-from .epipolar import distances, has_camera, misfit
 from .looks import WORKING
-from .overlays import Warp, depth_warp, epipolar_picture, field_warp
+from .overlays import Warp, depth_warp, epipolar_picture, field_warp, has_camera
 from .rows import Rows
 from .scan import Scan, viewing_angle
 
 DRAWN = 24
 """Pairs that are read."""
 MATCHED = 6
-"""Of these, pairs whose corners are matched: those of the smallest angle, because a patch looks the same from near by only."""
+"""Of these, pairs whose features are matched: those of the smallest angle, because things look the same from near by only."""
+LEAST_MATCHES = 12
+"""Of a pair."""
+MISFIT = 0.01
+"""Of the diagonal: cameras are to be looked at from there on. `prepare` refuses at 4 %."""
 SHOWN = 3
 
 
@@ -45,7 +52,9 @@ class PairCheck:
     warps: Sequence[Shown] = ()
     pairs: int = 0
     distances: np.ndarray | None = None
-    """Pixels between matched corners and their epipolar lines; None without cameras."""
+    """Pixels of the stored images between matched points and their epipolar lines; None without cameras."""
+    depth: str = ""
+    """How the depth fits the poses, in words."""
     warp: str = ""
     """The error of warping, in words."""
     fault: str = ""
@@ -60,10 +69,10 @@ def check_pairs(rows: Rows, scan: Scan, seed: int = 0) -> PairCheck:
     drawn = keyed_rng("inspect pairs", seed).permutation(usable)[:DRAWN]
     samples = _samples(rows, sorted(drawn.tolist()))
     posed = sorted((sample for sample in samples if has_camera(sample)), key=lambda sample: -float(sample["T_2from1"][2, 2]))
-    off = np.concatenate([_distances(sample) for sample in posed[:MATCHED]], axis=1) if posed else None
+    fit = _Fit.of(posed[:MATCHED])
     warps = [(sample, warp) for sample in samples if (warp := field_warp(sample) or depth_warp(sample)) is not None]
     told, fault = _judged([warp for _, warp in warps], samples)
-    fault = (misfit(off) if off is not None else "") or fault
+    fault = fit.fault or fault
     return PairCheck(
         epipolar=[
             Shown(sample["id"], _angle(sample), picture)
@@ -72,7 +81,8 @@ def check_pairs(rows: Rows, scan: Scan, seed: int = 0) -> PairCheck:
         ],
         warps=[Shown(sample["id"], _error(warp), warp.picture) for sample, warp in _spread(warps, SHOWN)],
         pairs=len(samples),
-        distances=None if off is None else off[0],
+        distances=fit.pixels if posed else None,
+        depth=fit.depth.told if fit.depth else "",
         warp=told,
         fault=fault,
     )
@@ -92,17 +102,55 @@ def _samples(rows: Rows, numbers: Sequence[int]) -> list[Mapping[str, Any]]:
     return samples
 
 
-def _distances(sample: Mapping[str, Any]) -> np.ndarray:
-    """In pixels of the image, measured at a short side of at most `WORKING`."""
-    small, scales = dict(sample), []
+@dataclass(frozen=True)
+class _Fit:
+    """How cameras and depth of some pairs fit their images."""
+
+    poses: PoseVerdict
+    depth: DepthVerdict | None
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Sequence[Mapping[str, Any]]) -> _Fit:
+        readings: list[Readings] = []
+        scales: list[Ratios] = []
+        pixels: list[np.ndarray] = []
+        for sample in samples:
+            small, scale = _small(sample)
+            if len(small.xy1) < LEAST_MATCHES:
+                continue
+            readings.append(readings_of_pair(small))
+            pixels.append(PoseVerdict([readings[-1]]).pixels / scale)
+            depths = sample.get("depth1"), sample.get("depth2")
+            if any(depth is not None for depth in depths):
+                sizes = [[round(side * scale) for side in sample[name].shape[:2]] for name in ("image1", "image2")]
+                scales.append(ratios(small, *depths, *sizes))
+        return cls(PoseVerdict(readings, MISFIT), DepthVerdict(scales) if scales else None, np.concatenate([np.zeros(0), *pixels]))
+
+    @property
+    def fault(self) -> str:
+        own = f"matched points lie {np.median(self.pixels):.1f} px from their epipolar lines (median)" if len(self.pixels) else ""
+        if self.poses.likely:
+            times = self.poses.errors[AS_READ] / min(error for name, error in self.poses.errors.items() if name != AS_READ)
+            return f"cameras do not fit the images: {own}, but {times:.0f} times nearer {self.poses.likely}"
+        if self.poses.fits_none:
+            return f"cameras and poses do not fit the images: {own}"
+        if self.depth and (self.depth.wrong or self.depth.doubtful):
+            return f"depth and poses have different units: {self.depth.told}"
+        return ""
+
+
+def _small(sample: Mapping[str, Any]) -> tuple[Matches, float]:
+    """(matches at a short side of at most `WORKING`, their size as a share of that of image 1)."""
+    images, K, scales = [], [], []
     for number in "12":
         image = sample[f"image{number}"]
         scale = min(1.0, WORKING / min(image.shape[:2]))
         height, width = (round(side * scale) for side in image.shape[:2])
-        small[f"image{number}"] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-        small[f"K{number}"] = scale_intrinsics(sample[f"K{number}"], width / image.shape[1], height / image.shape[0])
+        images.append(np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)))
+        K.append(scale_intrinsics(sample[f"K{number}"], width / image.shape[1], height / image.shape[0]))
         scales.append(scale)
-    return np.asarray(distances(small) / scales[1])
+    return Matches(*same_points(*images), K[0], K[1], sample["T_2from1"], float(np.hypot(*images[0].shape[:2]))), scales[0]
 
 
 def _judged(warps: Sequence[Warp], samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -109,7 +109,7 @@ def upright_depth(data: bytes, at: Placement, scale: float | None) -> np.ndarray
 
 
 def _depth(data: bytes, at: Placement, scale: float | None, upright: bool) -> bytes:
-    metres, stored_form = read_depth(data, scale, at.filed)
+    metres, stored_form, _ = read_depth(data, scale, at.filed)
     if not metres.any():
         remark("depth map(s) without a single reading: every value is 0, negative, not finite or too far")
     filed = not upright and at.is_filed(metres.shape[:2])

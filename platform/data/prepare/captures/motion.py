@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sightline.platform.data.matching import quiet
+
 from ..formats.colmap import has_model, read_model
 from ..progress import steps
-from .features import quiet
 from .overlaps import NEXT, Compared
 
 LEAST_MODEL = 3

@@ -15,11 +15,11 @@ from sightline.methods.errors import BrokenSampleError
 from sightline.methods.random import keyed_rng
 from sightline.platform.core.files import make_folder, replacing
 from sightline.platform.data.images import decode_image
+from sightline.platform.data.matching import Features, Geometry, features_of, geometry_of
 
 from ..files import read_file
 from ..progress import follow
 from ..workers import Where, run_each
-from .features import Features, Geometry, features_of, geometry_of
 
 EXHAUSTIVE = 60
 """Up to so many photos every two are compared."""

@@ -15,13 +15,13 @@ from sightline.platform.core.files import make_folder, replacing
 from sightline.platform.core.locks import exclusive_lock
 from sightline.platform.core.paths import home
 from sightline.platform.data.images import DAMAGED, decode_image
+from sightline.platform.data.matching import INLIERS, INSTALL, has_sift
 
 from ..archives import ArchivePath
 from ..files import frame_names, placement_of, read_file
 from ..packed import Packed
 from ..workers import Where
 from .cameras import Cameras, read_cameras
-from .features import INLIERS, INSTALL, has_sift
 from .motion import JUMP, reconstruct
 from .overlaps import NEXT, Compared, compare
 from .videos import FOLDER, QUALITY, Shot

@@ -9,7 +9,6 @@ from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.platform.data.geometry import Placement
 
 from ..captures.cameras import camera_of, matrix_of, read_cameras, skip_of
-from ..captures.depth_options import DepthOptions
 from ..captures.layouts import no_cameras
 from ..captures.readers import ask_intrinsics
 from ..clouds import CloudFromDepth, CloudItem
@@ -17,11 +16,12 @@ from ..files import existing_folder, natural, placement_of
 from ..found import Found
 from ..known import Frame, is_told
 from ..packed import Packed, sorted_by
+from ..pair_sources.fit import PosedDepth
 from ..source import CloudSource
 
 
 @dataclass(frozen=True)
-class CloudDepth(DepthOptions, CloudSource):
+class CloudDepth(PosedDepth, CloudSource):
     reader = "depth"
     archives = True
     help = "one cloud for each depth image that cameras.json names"
@@ -40,7 +40,7 @@ class CloudDepth(DepthOptions, CloudSource):
             raise CallError(f"no frame of {folder} has K, read from {cameras.layout}", ask_intrinsics(cameras.layout, folder))
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found = Found[CloudItem](self.provenance(folder, "seen from the camera: x right, y up, z towards it; metres", *stated))
-        found.notes += said
+        found.notes += said + self.require_unit(cameras, folder, place)
         found.skips += cameras.repeated
         for number, frame in enumerate(sorted_by(lambda frame: natural(frame.file), Packed(f for f in cameras.ordered if f.depth))):
             if frame.K is None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..captures.cameras import Cameras, read_cameras, unnamed
-from ..captures.depth_options import DepthOptions
 from ..captures.layouts import unread_cameras
 from ..captures.videos import VideoOptions, folder_or_video, videos_at
 from ..files import Tree
 from ..found import Found
 from ..images import ImageFile
+from ..pair_sources.fit import PosedDepth
 from ..pair_sources.frames import sequences
 from ..source import ImageSource, PhotoOptions, Places
 
 
 @dataclass(frozen=True)
-class ImageFrames(VideoOptions, DepthOptions, PhotoOptions, ImageSource):
+class ImageFrames(VideoOptions, PosedDepth, PhotoOptions, ImageSource):
     """Frames have their place in time; depth and times come from `cameras.json` where there is one."""
 
     reader = "frames"
@@ -52,7 +52,7 @@ class ImageFrames(VideoOptions, DepthOptions, PhotoOptions, ImageSource):
         found.notes += unnamed(cameras, folder)
         found.items.extend(_images(name, folder, cameras, scale))
         if cameras.has_depth:
-            found.notes += said
+            found.notes += said + self.require_unit(cameras.with_intrinsics(self.intrinsics), folder, place)
             registered = "colour and depth are taken as registered to each other"
             found.source = self.provenance(folder, f"unit: {cameras.unit}; distortion: {cameras.distortion}", registered, *stated)
         return found

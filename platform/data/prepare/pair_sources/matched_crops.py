@@ -14,7 +14,8 @@ import numpy as np
 from sightline.platform.data.geometry import agreeing, relative_pose, reproject
 
 from ..crop import Crop, Points
-from .rgbd import Posed, View
+from .posed import Posed
+from .rgbd import View
 
 FEWEST = 8
 """Points that two crops must share."""

@@ -23,7 +23,6 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.images import Resize
 
 from ..captures.cameras import Cameras, read_cameras, skip_of, unnamed
-from ..captures.depth_options import DepthOptions
 from ..captures.layouts import captures_below, layout_of, no_cameras
 from ..captures.overlaps import Compared
 from ..captures.readers import placed_points, seen_points
@@ -37,10 +36,12 @@ from ..pairs import Pair
 from ..progress import follow
 from ..source import Places, Request
 from ..workers import USUAL, Where, start_workers
+from .fit import PosedDepth
 from .frames import sequences
 from .matched_crops import Cropper, Seen, seen_by_depth, seen_by_points
+from .posed import Posed, posed_pair, poses_of
 from .posed_pairs import PosedPairs
-from .rgbd import Posed, depth_views, posed_pair, poses_of, require_known, small_view
+from .rgbd import depth_views, require_known, small_view
 from .shared_views import ALL_PAIRS, Directions, Shares, Two, V, by_depth, by_geometry, by_points, gathered, posed_frames
 from .windows import GAPS, LITTLE, comparisons
 
@@ -53,7 +54,7 @@ _SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.01)
 
 
 @dataclass(frozen=True)
-class Mine(VideoOptions, DepthOptions, PosedPairs):
+class Mine(VideoOptions, PosedDepth, PosedPairs):
     """What two photos share is known from depth, else from the points of a model that both see, else from how near and far things are.
 
     Of photos without poses it is known from matched features.
@@ -176,6 +177,7 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         require_known(cameras, folder, place, "K", "cam_to_world")
         scale, (stated, said) = self.scale_of(cameras), self.scale_notes(cameras)
         found.notes += said
+        fit, sure = self.fit_first(cameras, folder, place)
         frames, looks = Packed[Posed](), Directions()
 
         def known(views: Iterator[V]) -> Iterator[V]:
@@ -221,7 +223,9 @@ class Mine(VideoOptions, DepthOptions, PosedPairs):
         found.source = found.source.model_copy(
             update={"notes": (rule, f"unit: {cameras.unit}; distortion: {cameras.distortion}", *stated, *undone)}
         )
-        found.poses.extend(poses_of(folder, frames))
+        found.notes += fit
+        if not sure:
+            found.poses.extend(poses_of(folder, frames))
         angles = array("d", (float(np.degrees(np.arccos(looks.cosine(one, two)))) for one, two, _ in chosen.each()))
         found.notes += _explained(len(frames), chosen, rejected, angles)
         seen_together = self._matcher(folder, cameras, frames, place) if self.crops else None

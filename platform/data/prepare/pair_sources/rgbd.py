@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from sightline.methods.errors import BrokenSampleError, CallError
 from sightline.methods.random import keyed_rng
-from sightline.platform.data.epipolar import AS_READ, CONVENTIONS
 from sightline.platform.data.geometry import Placement, covisibility, depth_intrinsics, relative_pose
+from sightline.platform.data.pose_check import AS_READ, CONVENTIONS
 
-from ..captures.cameras import Camera, Cameras, camera_of, read_cameras, skip_of, unnamed
-from ..captures.depth_options import DepthOptions
+from ..captures.cameras import Cameras, camera_of, read_cameras, skip_of, unnamed
 from ..captures.layouts import no_cameras
 from ..captures.readers import ask_intrinsics
 from ..files import existing_folder, frame_names, read_file
-from ..found import Found, PhotoPose
+from ..found import Found
 from ..known import Frame, is_told
 from ..options import bounds, option, positive
 from ..packed import Packed
@@ -29,6 +27,8 @@ from ..pairs import Pair
 from ..source import Request
 from ..views import upright_depth
 from ..workers import USUAL, Where, Workers, start_workers
+from .fit import PosedDepth
+from .posed import Posed, posed_pair, poses_of
 from .posed_pairs import PosedPairs
 from .windows import LITTLE, compared, comparisons, read_in_order
 
@@ -44,7 +44,7 @@ _ALIKE = 0.02
 
 
 @dataclass(frozen=True)
-class Rgbd(DepthOptions, PosedPairs):
+class Rgbd(PosedDepth, PosedPairs):
     """Colour and depth are taken as registered to each other; the provenance says so."""
 
     reader = "rgbd"
@@ -77,6 +77,7 @@ class Rgbd(DepthOptions, PosedPairs):
         )
         found = Found[Pair](self.provenance(folder, *notes))
         found.notes += said + unnamed(cameras, folder)
+        fit, sure = self.fit_first(cameras, folder, place)
         views = Packed[Posed]()
         rng = keyed_rng("rgbd", seed, name)
         picked, shares = array("i"), array("d")
@@ -93,7 +94,9 @@ class Rgbd(DepthOptions, PosedPairs):
             order = one, two
             pair_id, time = f"{name}/{names[order[0]]}-{names[order[1]]}", views[order[0]].frame.time_s if cameras.timed else None
             found.items.append(posed_pair(folder, name, pair_id, views, order, value, scale, time))
-        found.poses.extend(poses_of(folder, views))
+        found.notes += fit
+        if not sure:
+            found.poses.extend(poses_of(folder, views))
         doubt = _doubt(views, folder, scale)
         if not found.items and len(views) > 1:
             raise CallError(
@@ -109,24 +112,6 @@ def require_known(cameras: Cameras, folder: Path, place: str, *wanted: str) -> N
     if missing:
         hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
         raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
-
-
-@dataclass(frozen=True)
-class Posed:
-    """A frame whose camera can be used."""
-
-    frame: Frame
-    """Without what the camera knows."""
-    camera: Camera
-
-    @classmethod
-    def of(cls, frame: Frame, camera: Camera) -> Self:
-        return cls(replace(frame, K=None, cam_to_world=None), camera)
-
-    @property
-    def pose(self) -> np.ndarray:
-        assert self.camera.pose is not None
-        return self.camera.pose
 
 
 @dataclass(frozen=True)
@@ -179,42 +164,6 @@ def _noted(views: Iterable[View], posed: Packed[Posed]) -> Iterator[View]:
     for view in views:
         posed.append(Posed(view.frame, view.camera))
         yield view
-
-
-def poses_of(folder: Path, frames: Iterable[Posed]) -> Iterator[PhotoPose]:
-    return (PhotoPose(f"{folder}/{one.frame.file}", one.pose) for one in frames)
-
-
-def posed_pair(
-    folder: Path,
-    name: str,
-    pair_id: str,
-    frames: Sequence[Posed],
-    order: tuple[int, int],
-    overlap: float,
-    scale: float | None,
-    time: float | None,
-) -> Pair:
-    """Of the frames with these two numbers, the first as image 1. `time`: of the first; None: its number."""
-    one, two = (frames[i] for i in order)
-    return Pair(
-        id=pair_id,
-        scene=name,
-        image1=f"{folder}/{one.frame.file}",
-        image2=f"{folder}/{two.frame.file}",
-        frame1=order[0],
-        frame2=order[1],
-        time=float(order[0]) if time is None else time,
-        K1=one.camera.flat,
-        K2=two.camera.flat,
-        T_2from1=tuple(relative_pose(one.pose, two.pose).ravel().tolist()),
-        depth1=one.frame.depth and f"{folder}/{one.frame.depth}",
-        depth2=two.frame.depth and f"{folder}/{two.frame.depth}",
-        overlap=round(overlap, 4),
-        depth_scale=scale,
-        lens1=one.camera.lens,
-        lens2=two.camera.lens,
-    )
 
 
 def _overlap(one: View, two: View) -> float | None:

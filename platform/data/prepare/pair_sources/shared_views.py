@@ -20,7 +20,8 @@ from ..formats.sights import Sights
 from ..packed import Packed
 from ..progress import follow
 from ..workers import Workers
-from .rgbd import Posed, View
+from .posed import Posed
+from .rgbd import View
 from .windows import compared
 
 V = TypeVar("V", bound=Posed)

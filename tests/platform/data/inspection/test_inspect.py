@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from plane_scene import camera, view
 from sightline.methods.errors import CallError
 from sightline.platform.data.clouds import encode_points
 from sightline.platform.data.dataset import Dataset
+from sightline.platform.data.epipolar import Matches
 from sightline.platform.data.geometry import relative_pose
-from sightline.platform.data.images import encode_depth, encode_image, encode_png
-from sightline.platform.data.inspection import epipolar
+from sightline.platform.data.images import Resize, decode_depth, encode_depth, encode_image, encode_png
 from sightline.platform.data.inspection import scan as scan_module
 from sightline.platform.data.inspection.alike import DISTANCE, alike, bits
 from sightline.platform.data.inspection.cameras import chained
 from sightline.platform.data.inspection.inspect import Inspection, inspect
 from sightline.platform.data.inspection.looks import look_at
+from sightline.platform.data.pose_check import PoseVerdict, Readings, readings_of_pair
+from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.writer import ShardWriter
 
 SIDE = 64
+KITCHEN = Path(__file__).resolve().parents[5] / "shared" / "data" / "kitchen-rgbd"
 
 
 @cache
@@ -191,17 +195,17 @@ def test_some_rows_stand_for_all_and_that_is_said(tmp_path: Path) -> None:
         inspect([train, train])
 
 
-def _seen_twice(change: Callable[[np.ndarray], np.ndarray], times: float) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
-    """(cameras whose relative pose and intrinsics were changed, where 40 points really are in both images)."""
-    points = np.random.default_rng(0).uniform((-1, -1, 3), (1, 1, 6), (40, 3))
-    (K1, one), (K2, two) = camera(0), camera(3)
+def _seen_twice(number: int, change: Callable[[np.ndarray], np.ndarray], times: float) -> Readings:
+    """Where 40 points really are in two images, with a relative pose and intrinsics that were changed."""
+    points = np.random.default_rng(number).uniform((-1, -1, 3), (1, 1, 6), (40, 3))
+    (K1, one), (K2, two) = camera(number), camera(number + 3)
     T = relative_pose(one, two)
     places = []
     for K, seen in ((K1, points), (K2, points @ T[:3, :3].T + T[:3, 3])):
         x, y, z = K @ seen.T
         places.append(np.stack([x / z, y / z], axis=1))
     scale = np.diag([times, times, 1.0])
-    return {"K1": scale @ K1, "K2": scale @ K2, "T_2from1": change(T)}, (places[0], places[1])
+    return readings_of_pair(Matches(places[0], places[1], scale @ K1, scale @ K2, change(T), 80.0))
 
 
 _OPENGL = np.diag([1.0, -1, -1, 1])
@@ -216,20 +220,33 @@ _OPENGL = np.diag([1.0, -1, -1, 1])
         (lambda T: T, 2.0, "with K of an image half as large"),
     ],
 )
-def test_what_cameras_are_instead_is_told_by_matched_corners(
-    change: Callable[[np.ndarray], np.ndarray], times: float, said: str, monkeypatch: pytest.MonkeyPatch
+def test_what_cameras_are_instead_is_told_by_matches(change: Callable[[np.ndarray], np.ndarray], times: float, said: str) -> None:
+    likely = PoseVerdict([_seen_twice(number, change, times) for number in (0, 1, 2)]).likely
+    assert said in likely and bool(likely) == bool(said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KITCHEN.is_dir(), reason="../shared is not here")
+@pytest.mark.parametrize(
+    ("change", "times", "said"),
+    [
+        (lambda T: T, 1.0, ""),
+        (np.linalg.inv, 1.0, "with the poses inverted"),
+        (lambda T: T, 0.25, "depth and poses have different units: by the poses, matched points lie"),
+    ],
+)
+def test_cameras_of_stored_pairs_are_held_against_matches(
+    tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], times: float, said: str
 ) -> None:
-    sample, places = _seen_twice(change, times)
-    monkeypatch.setattr(epipolar, "matches", lambda sample: places)
-    fault = epipolar.misfit(epipolar.distances(sample))
-    assert said in fault and bool(fault) == bool(said)
-
-
-def test_corners_are_matched_by_their_looks() -> None:
-    wide = np.asarray(Image.fromarray(photo(3)).resize((160, 128), Image.Resampling.BICUBIC))
-    first, second = epipolar.matches({"image1": wide[:, :140], "image2": wide[4:, 9:149]})
-    assert len(first) >= 8
-    np.testing.assert_allclose(first - second, np.broadcast_to((9, 4), first.shape), atol=1)
+    found = Rgbd(overlap=(0.5, 0.8), pairs_per_frame=1).find(str(KITCHEN), "kitchen")
+    rows = [{"id": item.id, **item.row(Resize())} for item in islice(found.items, 20, 200, 20)]
+    for row in rows:
+        row["T_2from1"] = change(np.reshape(row["T_2from1"], (4, 4))).ravel().tolist()
+        row.update({name: encode_depth(decode_depth(row[name]) * times) for name in ("depth1", "depth2")})
+    seen = inspect([written(tmp_path / "kitchen", "pairs", rows)])
+    check = seen.sets[0].check
+    assert said in check.fault and bool(check.fault) == bool(said)
+    assert "times as far as the depth says" in check.depth and check.distances is not None and len(check.distances) > 200
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sightline.platform.data.prepare.captures.cameras import read_cameras
 from sightline.platform.data.prepare.cloud_sources.depth import CloudDepth
 from sightline.platform.data.prepare.image_sources.frames import ImageFrames
 from sightline.platform.data.prepare.pair_sources.frames import Frames
+from sightline.platform.data.prepare.pair_sources.mine import Mine
 from sightline.platform.data.prepare.pair_sources.rgbd import Rgbd
 from sightline.platform.data.schema import decode_row
 from tests.support.made_images import needs
@@ -261,6 +262,34 @@ def test_a_trajectory_of_other_columns_is_no_quaternion(tmp_path: Path) -> None:
     (tmp_path / "groundtruth.txt").write_text("\n".join(lines))
     skips = Rgbd(overlap=(0, 1), intrinsics=INTRINSICS).find(str(tmp_path), "x").skips
     assert [why for _, why in skips] == ["pose without a rotation"] * COUNT
+
+
+@pytest.mark.slow
+@needs("captures")
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (Mine, {}, ""),
+        (Rgbd, {"depth_scale": 500.0}, r"different units: by the poses, matched points lie [\d.]+ times as far as the depth says"),
+        (CloudDepth, {"depth_scale": 25000.0}, "different units"),
+        (Mine, {"depth_scale": 25000.0, "accept_misfit": True}, ""),
+    ],
+)
+def test_depth_in_another_unit_than_that_of_the_poses_is_refused(source: Any, options: dict[str, Any], message: str) -> None:
+    """The maps have 5000 units in a metre."""
+    mine = source(intrinsics=(517.3, 516.5, 318.6, 255.3), **options)
+
+    def prepared() -> list[str]:
+        found = mine.find(str(CAPTURES / "tum-fr1-rpy"), "x")
+        mine.checked(found, 0)
+        return list(found.notes)
+
+    if message:
+        with pytest.raises(CallError, match=message) as caught:
+            prepared()
+        assert "--depth-scale 5000 (1/5000 m, as TUM RGB-D has it) would fit" in caught.value.hint
+    else:
+        assert any("Look at the unit of the depth" in note for note in prepared()) == bool(options)
 
 
 @needs("captures")

@@ -19,7 +19,7 @@ from sightline.platform.data.prepare.files import read_file
 from sightline.platform.data.prepare.formats.colmap import MODELS, ONE_FOCAL, read_model
 from sightline.platform.data.prepare.known import Frame
 from sightline.platform.data.prepare.pair_sources.mine import Mine
-from sightline.platform.data.prepare.pair_sources.rgbd import Posed
+from sightline.platform.data.prepare.pair_sources.posed import Posed
 from sightline.platform.data.prepare.pair_sources.shared_views import Directions, gathered
 from sightline.platform.data.prepare.views import stored_view
 from tests.support.made_images import needs

@@ -15,7 +15,7 @@ from sightline.platform.data.prepare.captures.cameras import Camera
 from sightline.platform.data.prepare.crop import Crop
 from sightline.platform.data.prepare.pair_sources.matched_crops import Cropper, Seen
 from sightline.platform.data.prepare.pair_sources.mine import Mine
-from sightline.platform.data.prepare.pair_sources.rgbd import Posed
+from sightline.platform.data.prepare.pair_sources.posed import Posed
 from sightline.platform.data.schema import decode_row
 
 WHOLE = ("image1", "image2", "K1", "K2", "T_2from1", "depth1", "depth2")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sightline.methods.errors import CallError
-from sightline.platform.data.prepare.captures.features import matched, patches_of
+from sightline.platform.data.matching import matched, patches_of
 from sightline.platform.data.prepare.captures.motion import _jumps, reconstruct
 from sightline.platform.data.prepare.captures.overlaps import Compared, _alike, compare
 from sightline.platform.data.prepare.packed import Packed

@@ -1,4 +1,7 @@
-"""Features of photos and what two photos have in common, by pycolmap's SIFT: found, matched, and verified by two-view geometry."""
+"""Points of two photos that show the same: found, matched and, by pycolmap, verified by two-view geometry. No camera is needed.
+
+The one place where photos are matched: for pairs without poses, for structure from motion, and for checks of poses and depth.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,6 @@ INLIERS = 20
 """Matches that one geometry must explain: fewer are found between photos of different things."""
 GRID = 12
 """Cells along each side, for the share of a photo that is found in another."""
-
-
 _PATCH = 6
 """Samples to either side of a corner, every second pixel."""
 
@@ -92,24 +93,50 @@ def features_of(photo: np.ndarray) -> Features:
     return Features(xy.astype(np.float32), np.asarray(found.data, np.uint8).reshape(-1, 128), (image.height, image.width))
 
 
-def patches_of(photo: np.ndarray) -> Features:
-    """Corners (Harris) and the normalised patches around them: for views that differ little, where pycolmap is not installed."""
+def corners(grey: np.ndarray, count: int, apart: int, edge: int = 0) -> np.ndarray:
+    """n x 2: (x, y) of the strongest corners (Harris) of an H x W image, over `apart` pixels from each other, `edge` from the rim."""
     from scipy.ndimage import gaussian_filter, maximum_filter
 
-    grey = np.asarray(Image.fromarray(photo).convert("L"), np.float32)
-    down, across = np.gradient(gaussian_filter(grey, 1))
+    down, across = np.gradient(gaussian_filter(np.asarray(grey, np.float32), 1))
     xx, yy, xy = (gaussian_filter(part, 2) for part in (across * across, down * down, across * down))
     corner = xx * yy - xy * xy - 0.05 * (xx + yy) ** 2
+    if edge:
+        corner[:edge], corner[-edge:], corner[:, :edge], corner[:, -edge:] = 0, 0, 0, 0
+    rows, columns = np.nonzero((corner == maximum_filter(corner, 2 * apart + 1)) & (corner > 1e-4 * corner.max()))
+    best = np.argsort(-corner[rows, columns], kind="stable")[:count]
+    return np.stack([columns[best], rows[best]], axis=1)
+
+
+def patches_of(photo: np.ndarray) -> Features:
+    """Corners and the normalised patches around them: for views that differ little, where pycolmap is not installed."""
+    from scipy.ndimage import gaussian_filter
+
+    grey = grey_of(photo)
     reach = 2 * _PATCH
-    corner[:reach], corner[-reach:], corner[:, :reach], corner[:, -reach:] = 0, 0, 0, 0
-    rows, columns = np.nonzero((corner == maximum_filter(corner, 7)) & (corner > 1e-4 * corner.max()))
-    best = np.argsort(-corner[rows, columns], kind="stable")[:800]
-    rows, columns = rows[best], columns[best]
+    columns, rows = corners(grey, 800, 3, reach).T
     steps = np.arange(-reach, reach + 1, 2)
     patches = gaussian_filter(grey, 1.5)[rows[:, None, None] + steps[:, None], columns[:, None, None] + steps].reshape(len(rows), -1)
     patches = patches - patches.mean(axis=1, keepdims=True)
     patches *= 512 / np.maximum(np.linalg.norm(patches, axis=1, keepdims=True), 1e-6)
-    return Features(np.stack([columns, rows], axis=1).astype(np.float32), patches, grey.shape[:2])
+    return Features(np.stack([columns, rows], axis=1).astype(np.float32), patches, (grey.shape[0], grey.shape[1]))
+
+
+def grey_of(photo: np.ndarray) -> np.ndarray:
+    """H x W float32."""
+    return np.asarray(Image.fromarray(photo).convert("L"), np.float32)
+
+
+def same_points(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points of two upright photos, H x W x 3 uint8, that show the same: n x 2 float64 (x, y) in either. Poses are not looked at."""
+    if has_sift():
+        features = features_of(one), features_of(two)
+        geometry = geometry_of(*features)
+        pairs = geometry.matches if geometry else np.zeros((0, 2), int)
+    else:
+        features = patches_of(one), patches_of(two)
+        pairs = matched(*features)
+    first, second = (found.xy[pairs[:, side]].astype(np.float64) for side, found in enumerate(features))
+    return first, second
 
 
 def matched(one: Features, two: Features) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sightline.platform.data.epipolar import AS_READ, CONVENTIONS, Matches, Verdict
+from sightline.platform.data.epipolar import Matches
+from sightline.platform.data.pose_check import AS_READ, CONVENTIONS, PoseVerdict, Readings, readings_of_poses
 
 OPENGL = np.diag([1.0, -1, -1, 1])
 K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
@@ -32,7 +33,7 @@ def looking_in(angle: float, height: float) -> np.ndarray:
     return pose
 
 
-def pairs(write: Callable[[np.ndarray], np.ndarray], noise: float = 0.5) -> list[Matches]:
+def pairs(write: Callable[[np.ndarray], np.ndarray], noise: float = 0.5) -> list[Readings]:
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.uniform(-0.8, 0.8, (60, 3)), np.ones((60, 1))], axis=1)
     cameras = [looking_in(0.5 + 0.25 * number, 0.4 + 0.2 * number) for number in range(6)]
@@ -41,12 +42,16 @@ def pairs(write: Callable[[np.ndarray], np.ndarray], noise: float = 0.5) -> list
         at = K @ (np.linalg.inv(pose) @ points.T)[:3]
         seen.append((at[:2] / at[2]).T + rng.normal(0, noise, (60, 2)))
     twos = [(one, one + 1) for one in range(5)]
-    return [Matches(seen[a], seen[b], K, K, write(cameras[a]), write(cameras[b]), 400.0) for a, b in twos]
+    return [readings(seen[a], seen[b], write(cameras[a]), write(cameras[b])) for a, b in twos]
+
+
+def readings(xy1: np.ndarray, xy2: np.ndarray, pose1: np.ndarray, pose2: np.ndarray) -> Readings:
+    return readings_of_poses(Matches(xy1, xy2, K, K, np.eye(4), 400.0), pose1, pose2)
 
 
 @pytest.mark.parametrize("convention", list(WRITTEN))
 def test_the_convention_of_the_poses_is_named(convention: str) -> None:
-    verdict = Verdict(pairs(WRITTEN[convention]))
+    verdict = PoseVerdict(pairs(WRITTEN[convention]))
     assert verdict.fault == "" if convention == AS_READ else convention in verdict.fault
     assert set(CONVENTIONS) < set(verdict.errors)
 
@@ -54,14 +59,15 @@ def test_the_convention_of_the_poses_is_named(convention: str) -> None:
 def test_poses_of_other_photos_fit_in_no_convention() -> None:
     rng = np.random.default_rng(1)
     others = [looking_in(*rng.uniform(-1, 1, 2)) @ looking_in(*rng.uniform(-0.5, 0.5, 2)) for _ in range(10)]
-    mixed = [Matches(one.xy1, one.xy2, K, K, others[2 * at], others[2 * at + 1], 400.0) for at, one in enumerate(pairs(WRITTEN[AS_READ]))]
-    assert Verdict(mixed).fault == "fit in no convention"
+    seen = [one[AS_READ] for one in pairs(WRITTEN[AS_READ])]
+    mixed = [readings(one.xy1, one.xy2, others[2 * at], others[2 * at + 1]) for at, one in enumerate(seen)]
+    assert PoseVerdict(mixed).fault == "fit in no convention"
 
 
 def test_small_errors_and_too_few_pairs_are_no_fault() -> None:
-    verdict = Verdict(pairs(WRITTEN[AS_READ], noise=1.0))
+    verdict = PoseVerdict(pairs(WRITTEN[AS_READ], noise=1.0))
     assert verdict.fault == "" and "of 5 pairs" in verdict.told
-    few = Verdict(pairs(np.linalg.inv)[:2])
+    few = PoseVerdict(pairs(np.linalg.inv)[:2])
     assert few.fault == "" and "not measured" in few.told
 
 
@@ -73,6 +79,5 @@ def test_a_car_that_drives_forward_has_its_points_before_it(convention: str) -> 
     cameras = [np.block([[np.eye(3), np.array([[0.02 * n], [0.01], [0.8 * n]])], [np.zeros((1, 3)), 1]]) for n in range(5)]
     seen = [((at := K @ (np.linalg.inv(pose) @ points.T)[:3])[:2] / at[2]).T + rng.normal(0, 0.3, (60, 2)) for pose in cameras]
     write = WRITTEN[convention]
-    matches = [Matches(seen[n], seen[n + 1], K, K, write(cameras[n]), write(cameras[n + 1]), 400.0) for n in range(4)]
-    fault = Verdict(matches).fault
+    fault = PoseVerdict([readings(seen[n], seen[n + 1], write(cameras[n]), write(cameras[n + 1])) for n in range(4)]).fault
     assert fault == "" if convention == AS_READ else convention in fault
