@@ -5,7 +5,7 @@
 An exponent of 1 means: twice the work takes twice as long. Each size is measured in a process of its own, `--rounds` times in turns, and
 the median counts; memory is what the process's peak gained. Workers and raylets are processes: of them the seconds of CPU count, which two
 cores share, and the proportional set size of all. Cases that must not grow faster than their work say so, and the exit code is 1
-where one does: its exponent is above `STEEPEST`. Where more is expected, the case says why.
+where one does: its exponent is above `STEEPEST`. Where more is expected, the case says why. `prepare_growth.py` is for `prepare`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 STEEPEST = 1.15
 """Exponent that is still called linear: caches and small constant parts bend the line."""
-RECORDS = (1000, 3000, 10000)
 Work = Callable[[], object]
 Measure = tuple[float, float]
 """Seconds, and MB."""
@@ -154,66 +153,6 @@ def frames(size: int, folder: Path) -> Work:
     (walk / "cameras.json").write_text(json.dumps({"unit": "metres", "frames": told}))
     words = ["prepare", "pairs", "rgbd", str(walk), "--workers", "1", "--out", str(folder / "set"), "--json"]
     return lambda: main(words)
-
-
-def prepared(*words: str) -> Work:
-    """`sightline prepare` with one worker, so that this process does everything."""
-    from sightline.pipelines.__main__ import main
-
-    return lambda: main(["prepare", *words, "--workers", "1", "--json"])
-
-
-def links(folder: Path, count: int) -> list[str]:
-    """As many names of one small photo, a thousand in a folder; the file system takes no more links to a file than some ten thousand."""
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
-    names = [f"{number // 1000:04d}/{number:07d}.png" for number in range(count)]
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if number % 1000 == 0:
-            Image.fromarray(noise).save(folder / name)
-        else:
-            os.link(folder / names[number // 1000 * 1000], folder / name)
-    return names
-
-
-def small_photos(size: int, folder: Path) -> Work:
-    links(folder / "photos", size)
-    return prepared("images", "folder", str(folder / "photos"), "--out", str(folder / "set"))
-
-
-def mined(size: int, folder: Path) -> Work:
-    """A model of COLMAP: a camera that walks and turns; each photo shares points with some before and after it."""
-    walk, model = folder / "walk", folder / "walk/sparse/0"
-    names = links(walk / "images", size)
-    model.mkdir(parents=True)
-    (model / "cameras.txt").write_text("1 PINHOLE 32 32 30 30 16 16\n")
-    with (model / "images.txt").open("w") as file:
-        for number, name in enumerate(names):
-            angle = np.radians(10 * number) / 2
-            seen = " ".join(f"16 16 {point}" for point in range(8 * number, 8 * number + 64))
-            file.write(f"{number + 1} {np.cos(angle):.8f} 0 {np.sin(angle):.8f} 0 {0.1 * number:.4f} 0 0 1 {name}\n{seen}\n")
-    (model / "points3D.txt").write_text("")
-    return prepared("pairs", "mine", str(walk), "--pairs-per-frame", "2", "--out", str(folder / "set"))
-
-
-def small_clouds(size: int, folder: Path) -> Work:
-    xyz = np.random.default_rng(0).normal(size=(size, 16, 3)).astype(np.float32)
-    np.savez(folder / "clouds.npz", xyz=xyz, label=np.arange(size) % 4)
-    return prepared("points", "arrays", str(folder / "clouds.npz"), "--out", str(folder / "set"))
-
-
-def merged(size: int, folder: Path) -> Work:
-    from sightline.platform.data.images import encode_png
-    from sightline.platform.data.writer import ShardWriter
-
-    png = encode_png(np.zeros((32, 32, 3), np.uint8))
-    for name in ("one", "two"):
-        with ShardWriter(folder / name, "images") as writer:
-            for number in range(size // 2):
-                writer.write({"id": f"{name}/{number:07d}", "image": png})
-    return prepared("merge", str(folder / "one"), str(folder / "two"), "--out", str(folder / "set"))
 
 
 def events(size: int, folder: Path) -> Work:
@@ -366,10 +305,6 @@ CASES = {
     "plan": Case("the order of an epoch, against shards of 96 row groups", (8, 16, 32, 64, 128), plan),
     "rows": Case("`prepare images folder` with one worker, against photographs", (250, 500, 1000, 2000), rows),
     "frames": Case("`prepare pairs rgbd` with one worker, against frames of a walk", (125, 250, 500, 1000), frames),
-    "folder": Case("`prepare images folder`, against small photos", RECORDS, small_photos),
-    "mine": Case("`prepare pairs mine` by points, against small photos", RECORDS, mined),
-    "arrays": Case("`prepare points arrays`, against small clouds", RECORDS, small_clouds),
-    "merge": Case("`prepare merge` of two data sets, against rows", RECORDS, merged),
     "workers": Case("CPU of the training loop with DDP, against workers with a microbatch each", (1, 2, 4, 8), workers, parts=("loop",)),
     "raylets": Case("nodes on this machine, against their number", (1, 2, 4, 8), raylets, parts=OF_RAYLETS),
     "events": Case("reading a run's record, against its events", (2000, 4000, 8000, 16000, 32000), events),
@@ -378,7 +313,7 @@ CASES = {
 }
 
 
-ONCE = ("rows", "frames", "folder", "mine", "arrays", "merge", "workers", "raylets")
+ONCE = ("rows", "frames", "workers", "raylets")
 """Write a data set, which cannot be done twice, or start processes."""
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from sightline.platform.data.manifest import Manifest
     from sightline.platform.data.prepare.job import Output
     from sightline.platform.data.prepare.options import Option
-    from sightline.platform.data.prepare.source import PrepareSource
+    from sightline.platform.data.prepare.source import PrepareSource, Request
 
 SUMMARY = "turn what you have (pairs, RGB-D, frames, images, masks, rendered rooms) into a data set"
 INTERMIXED = False
@@ -160,8 +159,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         source = args.source(**{option.name: getattr(args, option.name) for option in options_of(args.source)})
         where = Where(args.workers, args.local, Screen(stderr=True).print)
         request = Request(args.out, places, args.seed, args.split, args.split_by, args.split_gap, where)
-        with _shown():
-            kind, (outputs, left_out) = args.action, source.outputs(request)
+        kind, (outputs, left_out) = args.action, _find(source, request)
     refuse_other_splits(args.out, [output.folder for output in outputs])
     manifests = _write(outputs, kind, args)
     datasets = [_prepared(output.folder, manifest) for output, manifest in zip(outputs, manifests, strict=True)]
@@ -170,44 +168,28 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     return {"datasets": datasets, "left_out_between_splits": left_out}
 
 
-@contextmanager
-def _shown() -> Iterator[None]:
-    """A bar for each thing that a source does, in a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
+def _find(source: PrepareSource, request: Request) -> tuple[list[Output], int]:
     from sightline.platform.core.screen import Screen
+    from sightline.platform.data.prepare.bars import bars
     from sightline.platform.data.prepare.progress import shown_by
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Screen(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task("looking for what there is", total=None)
-
-        def show(what: str, done: int, total: int | None) -> None:
-            if done == total and what in tasks:
-                bar.remove_task(tasks.pop(what))
-            elif done != total:
-                if what not in tasks:
-                    tasks[what] = bar.add_task(what, total=total)
-                bar.update(tasks[what], completed=done, total=total)
-
-        with shown_by(show):
-            yield
+    try:
+        with bars(console, "looking for what there is") as show, shown_by(show):
+            return source.outputs(request)
+    except KeyboardInterrupt:
+        console.print("stopped before anything was stored; the same command looks again, from what it keeps of videos and matched photos")
+        raise
 
 
 def _write(outputs: Sequence[Output], kind: str, args: argparse.Namespace) -> list[Manifest]:
-    """Write the data sets, with a bar in a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from sightline.platform.core.screen import Screen
+    from sightline.platform.data.prepare.bars import bars
     from sightline.platform.data.prepare.job import run_job
 
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     console = Screen(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rows")
-        try:
+    try:
+        with bars(console, "checking what is there already") as show:
             return run_job(
                 outputs,
                 kind,
@@ -216,11 +198,11 @@ def _write(outputs: Sequence[Output], kind: str, args: argparse.Namespace) -> li
                 local=args.local,
                 overwrite=args.overwrite,
                 max_skipped=args.max_skipped,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: show("storing rows", done, total),
             )
-        except KeyboardInterrupt:
-            console.print("stopped; finished shards are kept, and the same command goes on from there")
-            raise
+    except KeyboardInterrupt:
+        console.print("stopped; finished shards are kept, and the same command goes on from there")
+        raise
 
 
 def _prepared(place: str, manifest: Manifest) -> Prepared:

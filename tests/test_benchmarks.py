@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import growth  # noqa: E402
+import prepare_growth  # noqa: E402
 import real_sets  # noqa: E402
 import step as benchmark  # noqa: E402
 import yardsticks  # noqa: E402
@@ -278,6 +280,23 @@ def test_growth_is_the_exponent_of_the_seconds(monkeypatch: pytest.MonkeyPatch) 
     start, *others, end = growth.grown("raylets", rounds=1)
     assert [one.linear for one in (start, *others)] == [False, True, True] and end.exponent == pytest.approx(-1)
     assert start.what.endswith("CPU of their start") and end.what.endswith("end")
+
+
+def test_the_plain_programs_do_the_work_that_prepare_is_held_against(tmp_path: Path) -> None:
+    rows = {}
+    for name, case in prepare_growth.CASES.items():
+        if case.plain:
+            case.make(40, tmp_path / name)
+            case.plain(tmp_path / name / "in", tmp_path / f"{name}.parquet")
+            rows[name] = pq.read_metadata(tmp_path / f"{name}.parquet").num_rows
+    assert 25 < rows.pop("mine") <= 40, "of equal scores another comes first"
+    assert rows == {"folder": 40, "frames": 39, "clouds": 40, "arrays": 40, "merge": 40}
+
+
+def test_growth_of_prepare_is_that_of_what_records_add() -> None:
+    found = prepare_growth.Measured("folder", [1000, 10000, 100000], [1.1, 2.0, 11.0], [100.0, 110.0, 210.0], [0.6, 1.05])
+    assert found.exponent() == pytest.approx(1)
+    assert found.line().split("| ")[-3:] == ["0.10 ms, 1,165 B ", "1.00 ", "0.05 ms; 2.00 |"]
 
 
 def test_the_page_of_real_sets_is_that_of_its_records() -> None:

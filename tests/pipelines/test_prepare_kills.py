@@ -23,7 +23,7 @@ from sightline.platform.data.prepare.catalog import SHIPPED, sources_of
 from tests.support.source_inputs import INPUTS, run_command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import growth
+import prepare_growth
 
 KILLS = 12
 SOURCES = [f"{kind}.{name}" for kind in SHIPPED for name in sources_of(kind)]
@@ -32,8 +32,7 @@ SOURCES = [f"{kind}.{name}" for kind in SHIPPED for name in sources_of(kind)]
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_times_it_ends_with_the_data_of_an_undisturbed_run(tmp_path: Path, workers: int) -> None:
-    growth.mined(3000, tmp_path)
-    words = [sys.executable, "-m", "sightline.pipelines", "prepare", "pairs", "mine", str(tmp_path / "walk"), "--pairs-per-frame", "2"]
+    words = [sys.executable, "-m", "sightline.pipelines", "prepare", *prepare_growth.walk(3000, tmp_path)]
     subprocess.run([*words, "--workers", "2", "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     rng, killed, out = random.Random(workers), 0, tmp_path / "killed"
     for number in range(KILLS + 1):

@@ -24,6 +24,7 @@ from ..known import Frame, is_told
 from ..options import bounds, option, positive
 from ..packed import Packed
 from ..pairs import Pair
+from ..progress import follow
 from ..source import Request
 from ..views import upright_depth
 from ..workers import USUAL, Where, Workers, start_workers
@@ -126,7 +127,8 @@ class View(Posed):
 def depth_views(cameras: Cameras, folder: Path, scale: float | None, skips: list[tuple[str, str]], workers: Workers) -> Iterator[View]:
     """The frames whose camera and depth can be used; why others cannot is added to `skips`."""
     skips += cameras.repeated
-    for found in read_in_order(partial(_depth_view, folder, scale), cameras.ordered, workers):
+    every = read_in_order(partial(_depth_view, folder, scale), cameras.ordered, workers)
+    for found in follow(every, "reading frames", len(cameras.frames)):
         if isinstance(found, View):
             yield found
         else:
