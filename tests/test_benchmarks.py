@@ -286,6 +286,7 @@ def test_the_plain_programs_do_the_work_that_prepare_is_held_against(tmp_path: P
     rows = {}
     for name, case in prepare_growth.CASES.items():
         if case.plain:
+            (tmp_path / name).mkdir()
             case.make(40, tmp_path / name)
             case.plain(tmp_path / name / "in", tmp_path / f"{name}.parquet")
             rows[name] = pq.read_metadata(tmp_path / f"{name}.parquet").num_rows
