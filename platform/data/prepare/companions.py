@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from sightline.methods.random import key
 from sightline.platform.data.images import DAMAGED, IMAGE_SUFFIXES, open_image, readable_formats, to_rgb
 
 from .files import Tree, read_file, suffix_of
@@ -72,7 +73,7 @@ def take_photos(tree: Tree, below: str = "", *, deep: bool = True, all_images: b
 
 def companions(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """Relative path -> why it is no photo of its own, for the images `paths` below `root`."""
-    peek = lru_cache(maxsize=None)(lambda path: _peek(root / path))
+    peek = _peeks(root)
     same = partial(_same_picture, root)
     apart: dict[str, str] = {}
     for find in (_by_name, _deep_among_colour, _masks_by_pixels, partial(_smaller_copies, same=same)):
@@ -87,7 +88,7 @@ def companion_folders(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[
     the others are not called `color`, `rgb` or the like.
     """
     paths = [f"{folder}/{path}" for folder, files in folders.items() for path in files]
-    peek = lru_cache(maxsize=None)(lambda path: _peek(root / path))
+    peek = _peeks(root)
     maps = _by_name(paths, peek=peek) if any(map(_is_map, folders)) else {}
     named = [folder for folder in folders if set(_words(folder)) <= PHOTO_WORDS]
     maps |= _masks_by_pixels([path for path in paths if path not in maps], peek=peek) if named else {}
@@ -136,6 +137,8 @@ def _by_name(paths: list[str], peek: Callable[[str], Peek]) -> dict[str, str]:
     apart: dict[str, str] = {}
     for files in folders.values():
         photos = [path for path in files if not _is_map(_stem(path))]
+        if len(photos) == len(files):
+            continue
         bases = {base_of(_stem(path)) for path in photos}
         for path in files:
             if _is_map(_stem(path)) and (_has_photo(base_of(_stem(path)), bases) or any(_is_mask(path, photo, peek) for photo in photos)):
@@ -205,21 +208,29 @@ def _masks_by_pixels(paths: list[str], peek: Callable[[str], Peek]) -> dict[str,
     """Palette, grey or 1-bit images with the name and the size of a colour photo: `1.png` beside `1.jpg`, or a whole folder of them."""
     apart: dict[str, str] = {}
     folders = _folders(paths)
-
     only_masks = {folder for folder, files in folders.items() if all(_may_be_mask(path, peek) for path in files)}
     photos: dict[str, list[str]] = defaultdict(list)
     for folder, files in folders.items():
         if folder not in only_masks:
-            own: dict[str, list[str]] = defaultdict(list)
-            for path in files:
-                photos[_stem(path)].append(path)
-                own[_stem(path)].append(path)
-            twins = [pair for paths in own.values() if len(paths) == 2 for pair in (paths, paths[::-1])]
+            if only_masks:
+                for path in files:
+                    photos[_stem(path)].append(path)
+            twins = [pair for two in _of_one_stem(files) if len(two) == 2 for pair in (two, two[::-1])]
             apart |= {path: BY_MASK for path, photo in twins if _is_mask(path, photo, peek)}
     for folder in only_masks:
         if all(any(_is_mask(path, photo, peek) for photo in photos[_stem(path)]) for path in folders[folder]):
             apart |= dict.fromkeys(folders[folder], BY_MASK)
     return apart
+
+
+def _of_one_stem(files: list[str]) -> Iterator[list[str]]:
+    """Those of one folder that differ in their suffix alone, in their order."""
+    stems = np.fromiter((key(_stem(path)) for path in files), np.uint64, len(files))
+    order = np.argsort(stems, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(stems[order]) != 0]) if len(files) else np.zeros(0, np.int64)
+    for start, count in zip(starts.tolist(), np.diff(np.r_[starts, len(files)]).tolist(), strict=True):
+        if count > 1:
+            yield [files[place] for place in order[start : start + count].tolist()]
 
 
 def _smaller_copies(paths: list[str], peek: Callable[[str], Peek], same: Callable[[str, str], bool]) -> dict[str, str]:
@@ -242,10 +253,10 @@ def _smaller_copies(paths: list[str], peek: Callable[[str], Peek], same: Callabl
             if folder and any(one != folder and _is_smaller(folders[folder], folders[one], peek, same) for one in others):
                 apart |= dict.fromkeys(folders[folder], SMALLER)
     for files in folders.values():
-        stems = {_stem(path).lower(): path for path in files}
-        for path in files:
-            sized = SIZE_SUFFIX.match(_stem(path).lower())
-            whole = stems.get(sized[1]) if sized else None
+        sizes = [(path, sized[1]) for path in files if (sized := SIZE_SUFFIX.match(_stem(path).lower()))]
+        stems = {_stem(path).lower(): path for path in files} if sizes else {}
+        for path, name in sizes:
+            whole = stems.get(name)
             if whole and (_shrunk(peek(path), peek(whole)) or _stem(path).endswith("{1}x{2}".format(*peek(path)))):
                 apart[path] = SMALLER
     return apart
@@ -293,6 +304,20 @@ def grey_thumbnail(path: Path) -> np.ndarray | None:
         return np.asarray(to_rgb(image).convert("L").resize((16, 16), Image.Resampling.BOX), np.float64)
     except DAMAGED:
         return None
+
+
+def _peeks(root: Path) -> Callable[[str], Peek]:
+    """What the headers of files below a folder say, each read once. Equal answers are one object: there may be a million."""
+    seen: dict[str, Peek] = {}
+    same: dict[Peek, Peek] = {}
+
+    def peek(path: str) -> Peek:
+        if (found := seen.get(path)) is None:
+            found = _peek(root / path)
+            seen[path] = found = same.setdefault(found, found)
+        return found
+
+    return peek
 
 
 def _peek(path: Path) -> Peek:

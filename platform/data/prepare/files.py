@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -155,13 +157,20 @@ class Tree:
     def _read_folder(self, path: str, start: str, linked: list[tuple[str, str]], seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
         """Note what lies in one folder; returns the folders in it and adds the linked ones to `linked`."""
         folders: list[tuple[str, str]] = []
+        plain: list[str] = []  # of a million files in one folder the names alone are held
         try:
             seen.add(_identity(path))
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+            with os.scandir(path) as found:
+                others = []
+                for entry in found:
+                    if _is_plain(entry):
+                        plain.append(entry.name)
+                    else:
+                        others.append(entry)
         except OSError as error:
             self.odd.append((start.rstrip("/"), f"a folder cannot be read: {error.strerror}"))
             return folders
-        for entry in entries:
+        for entry in sorted(others, key=lambda entry: entry.name):
             name, low, is_link = start + entry.name, entry.name.lower(), entry.is_symlink()
             is_folder = _is(entry.is_dir)
             if is_folder and low in SYSTEM_FOLDERS:
@@ -177,7 +186,10 @@ class Tree:
             elif not is_text(name):
                 self.odd.append((name, "a name that is not UTF-8: rename it"))
             else:
-                self.folders.setdefault(start, []).append(name)
+                plain.append(entry.name)
+        if plain:
+            plain.sort()
+            self.folders[start] = [start + name for name in plain] if start else plain
         return folders
 
     def take(self, suffixes: Sequence[str], below: str = "", *, deep: bool = True) -> list[str]:
@@ -287,6 +299,12 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file and no link, of a name that says nothing else."""
+    low = entry.name.lower()
+    return not low.startswith(".") and low not in SYSTEM_FILES and is_text(low) and _is(partial(entry.is_file, follow_symlinks=False))
+
+
 def _is(test: Callable[[], bool]) -> bool:
     """Whether an entry is what `test` says; links that lead round in a circle raise, and are neither."""
     try:
@@ -337,6 +355,25 @@ def placement_of(path: Path) -> Placement:
         if not head.startswith(b"\x89PNG"):  # whose tag may come last
             return read_placement(head)
     return read_placement(read_file(str(path)))
+
+
+class PathsBelow(Sequence[Path]):
+    """Files in a folder: a `Path` takes three times the memory of its name, so it is made when it is asked for."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> PathsBelow: ...
+    def __getitem__(self, index: int | slice) -> Path | PathsBelow:
+        if isinstance(index, slice):
+            return PathsBelow(self._folder, self.names[index])
+        return self._folder / self.names[index]
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from ..captures.cameras import NAME, Camera, Cameras, camera_of, read_cameras, s
 from ..captures.layouts import unread_cameras
 from ..captures.videos import VideoOptions, folder_or_video, videos_at
 from ..companions import take_photos
-from ..files import Tree, below, folder_of, frame_names, in_time, suffix_of
+from ..files import PathsBelow, Tree, below, folder_of, frame_names, in_time, suffix_of
 from ..found import Found, PhotoPose
 from ..known import Frame
 from ..options import gaps, option
@@ -77,18 +77,18 @@ class Frames(VideoOptions, PhotoOptions, PosedPairs):
         return found
 
 
-def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras | None = None) -> dict[str, list[Path]]:
+def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras | None = None) -> dict[str, Sequence[Path]]:
     """Scene -> its frames in natural order. Raises `CallError` where there are no images.
 
     Where `images/` and the like hold none that `cameras` name, and all of these lie in one folder, they are the frames.
     """
     if cameras and cameras.complete:
-        of_folder: dict[str, list[Path]] = {}
+        of_folder: dict[str, list[str]] = {}
         for frame in cameras.ordered:
-            of_folder.setdefault(folder_of(frame.file), []).append(tree.root / frame.file)
+            of_folder.setdefault(folder_of(frame.file), []).append(frame.file)
         tree.use(*(file for frame in cameras.frames for file in (frame.file, frame.depth or "")))
         one = len(of_folder) == 1
-        return {name if one else below(name, f"{at}/x"): files for at, files in of_folder.items()}
+        return {name if one else below(name, f"{at}/x"): PathsBelow(tree.root, files) for at, files in of_folder.items()}
     named = {PurePosixPath(frame.file).as_posix() for frame in cameras.frames} if cameras else set()
     folders = {folder_of(file) if "/" in file else "" for file in named}
     for own in ("", "images"):
@@ -96,7 +96,7 @@ def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras 
         if len(folders) == 1 and named.isdisjoint(files) and any(suffix_of(file) in IMAGE_SUFFIXES for file in files):
             own = folders.pop()
         if files := take_photos(tree, own, deep=False, all_images=all_images):
-            return {name: [tree.root / own / file for file in in_time(files)]}
+            return {name: PathsBelow(tree.root / own, in_time(files))}
     found: dict[str, list[str]] = {}
     photos = take_photos(tree, all_images=all_images)
     for path in sorted(photos, key=lambda path: Path(path).parent):  # stable: natural order in each folder
@@ -104,16 +104,16 @@ def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras 
     if not found:
         told = "".join(f"; {note}" for note in tree.notes)
         raise CallError(f"{tree.root} holds no images{told}", "name a folder of frames")
-    return {scene: [tree.root / path for path in in_time(files)] for scene, files in found.items()}
+    return {scene: PathsBelow(tree.root, in_time(files)) for scene, files in found.items()}
 
 
 def _pair_up(
-    found: Found[Pair], folder: Path, scene: str, files: list[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
+    found: Found[Pair], folder: Path, scene: str, files: Sequence[Path], gaps: Sequence[int], cameras: Cameras | None, seed: int
 ) -> None:
     files, known, timed = _with_cameras(folder, files, cameras, found.skips)
     found.poses.extend(PhotoPose(str(file), camera.pose) for file, (_, camera) in known.items() if camera and camera.pose is not None)
     rng = keyed_rng("frames", seed, scene)
-    names = frame_names([file.name for file in files])
+    names = frame_names(file.name for file in files)
     if len(files) <= min(gaps):
         found.skips.append((scene, f"a sequence of {len(files)} frames has no two frames {min(gaps)} apart"))
     for gap in gaps:
@@ -144,12 +144,12 @@ _UNKNOWN: tuple[Frame | None, Camera | None] = (None, None)
 
 
 def _with_cameras(
-    folder: Path, files: list[Path], cameras: Cameras | None, skips: list[tuple[str, str]]
-) -> tuple[list[Path], dict[Path, tuple[Frame | None, Camera | None]], bool]:
+    folder: Path, files: Sequence[Path], cameras: Cameras | None, skips: list[tuple[str, str]]
+) -> tuple[Sequence[Path], dict[Path, tuple[Frame | None, Camera | None]], bool]:
     """(the files of one sequence by time where all have one, else as they are, what is known of each, whether all have a time)."""
     of_file = {folder / frame.file: frame for frame in reversed(cameras.frames)} if cameras else {}
     known: dict[Path, tuple[Frame | None, Camera | None]] = {}
-    for file in files:
+    for file in files if cameras else ():
         frame = of_file.get(file)
         if frame is None:
             continue
