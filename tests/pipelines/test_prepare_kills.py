@@ -36,16 +36,15 @@ def test_killed_at_random_times_it_ends_with_the_data_of_an_undisturbed_run(tmp_
     subprocess.run([*words, "--workers", "2", "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     rng, killed, out = random.Random(workers), 0, tmp_path / "killed"
     for number in range(KILLS + 1):
-        with subprocess.Popen(
-            [*words, "--workers", str(workers), "--out", str(out)], start_new_session=True, stderr=subprocess.DEVNULL
-        ) as run:
+        said = (tmp_path / f"said-{number}").open("w+")
+        with said, subprocess.Popen([*words, "--workers", str(workers), "--out", str(out)], start_new_session=True, stderr=said) as run:
             with suppress(subprocess.TimeoutExpired):
                 run.wait(None if number == KILLS else rng.uniform(0.5, 12))
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
                 killed += 1
                 continue
-            assert run.returncode == 0, "it ended by itself, and not well"
+            assert run.returncode == 0, f"it ended by itself, and not well: {Path(said.name).read_text()}"
             break
     assert killed, "it was never killed: the machine is too fast for the times of this test"
     assert _prints(out) == _prints(tmp_path / "whole")

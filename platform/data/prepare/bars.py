@@ -13,6 +13,8 @@ from sightline.platform.core.screen import Screen
 
 EVERY_SECONDS = 15.0
 """Between two lines where there is no terminal, and before the first."""
+FEW = 50
+"""Below this part of the whole nothing is said of the time that is left."""
 Show = Callable[[str, int, int | None], None]
 """(what is done, how many are done, of how many). It is over when both are the same."""
 
@@ -68,7 +70,9 @@ class _Lines:
             del self._began[what]
         elif done and now - self._last >= EVERY_SECONDS:
             self._last = now
-            of = f" of {total:,}, about {_duration((now - began) / done * (total - done))} left" if total else ""
+            of = f" of {total:,}" if total else ""
+            if total and done * FEW >= total:
+                of += f", about {_duration((now - began) / done * (total - done))} left"
             self._screen.print(f"{what}: {done:,}{of}")
 
 
