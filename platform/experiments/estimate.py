@@ -19,13 +19,17 @@ from sightline.platform.experiments.preflight import check
 from sightline.platform.tracking.client import tracking_uri
 
 if TYPE_CHECKING:
+    import torch
+
     from sightline.methods.contract import Stage
     from sightline.platform.data.loader.blocks import Columns
 
 MOST_PARAMETERS_ON_CPU = 250_000_000
 """Of a network whose FLOP are counted on the CPU where the meta device does not suffice. A ViT-B takes a few seconds."""
-SMALL = 20_000_000
-"""Parameters of a network that runs faster on the CPU than torch imports what the meta device takes (a second, 150 MB)."""
+SMALL = 2e11
+"""FLOP of a pass that the CPU makes sooner than torch imports what the meta device takes (1.2 s, 150 MB) and walks through it."""
+TOKEN = 16 * 16 * 3
+"""Values of the input that a guess takes for one token."""
 NOT_COUNTABLE = (RuntimeError, KeyError, NotImplementedError)
 """Raised where shapes depend on values that the meta device lacks, or a column is missing."""
 CLOUD = 1 << 15
@@ -93,15 +97,16 @@ def estimate_cost(experiment: config.Experiment) -> Estimate:
         experiment, dataset = check(experiment, look=False)
     experiment, found = resolve_teachers(experiment, tracking_uri(experiment))
     encoders = {key: weights.encoder() for key, weights in found.items()}
-    pretext = method.build(experiment.method_config, BuildContext(seed=0))
-    check_encoder(pretext.encoder())
+    pretext: Any = method.build(experiment.method_config, BuildContext(seed=0))
     parameters = list(pretext.parameters())
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
+    del parameters
     stage = (
         method.stage(experiment.method_config, BuildContext(seed=0, teachers=encoders)) if method.stage is not None and encoders else None
     )
     flops, before = _flops(experiment, pretext, count, stage)
+    check_encoder(_encoder(experiment, pretext))
     del pretext
     rate = _matmul_rate()
     steps = experiment.clock(dataset.rows).steps if dataset else None
@@ -162,7 +167,8 @@ def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Stage
         with CountFlops() as counter:
             columns |= stage(columns)
         before = counter.total / 2
-    if count > SMALL:
+    values = sum(value.size for value in columns.values())
+    if 6 * count * values / TOKEN > SMALL:  # of forward and backward, where each token meets every weight
         with contextlib.suppress(*NOT_COUNTABLE):
             return _flops_on("meta", experiment, pretext.to("meta"), columns), before
         if count > MOST_PARAMETERS_ON_CPU:
@@ -171,6 +177,17 @@ def _flops(experiment: config.Experiment, pretext: Any, count: int, stage: Stage
     with contextlib.suppress(*NOT_COUNTABLE):
         return _flops_on("cpu", experiment, pretext, columns), before
     return None, before
+
+
+def _encoder(experiment: config.Experiment, pretext: Any) -> Any:
+    """The encoder on the meta device, where a copy takes no memory; where the network cannot be there, of another on the CPU."""
+    import torch
+
+    from sightline.methods.contract import BuildContext
+
+    with contextlib.suppress(*NOT_COUNTABLE), torch.device("meta"):
+        return pretext.to("meta").encoder()
+    return find_method(experiment.method).build(experiment.method_config, BuildContext(seed=0)).encoder()
 
 
 def _two_samples(experiment: config.Experiment) -> Columns:
@@ -198,10 +215,17 @@ def _flops_on(device: str, experiment: config.Experiment, pretext: Any, columns:
 
     batch = {name: torch.from_numpy(value).to(device) for name, value in columns.items()}
     counter = CountFlops()
+    for parameter in pretext.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(_forget)  # the gradients of all would take as much memory as the weights
     with counter:
         losses = pretext(pretext.to_device(batch), MicrobatchRng(0, 0, 0))
         sum(losses[name] for name in experiment.method_config.loss.model_dump()).backward()
     return counter.total / 2
+
+
+def _forget(parameter: torch.Tensor) -> None:
+    parameter.grad = None
 
 
 def _matmul_rate() -> float:
