@@ -54,7 +54,7 @@ def _transforms(folder: Path, name: str) -> Known:
         content = parse_json(path.read_bytes())
         photos = _Photos(folder)
         top, listed = {name: value for name, value in content.items() if name != "frames"}, content["frames"]
-        frames = [_transforms_frame(photos, {**top, **frame}) for frame in listed]
+        frames = [_transforms_frame(photos, _with_numbers({**top, **frame})) for frame in listed]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CallError(f"{path} cannot be understood: {error}", "give the file that nerfstudio or instant-ngp wrote") from None
     factor = content.get("depth_unit_scale_factor")
@@ -62,6 +62,21 @@ def _transforms(folder: Path, name: str) -> Known:
     lens = {name: content[name] for name in ("k1", "k2", "k3", "k4", "p1", "p2") if content.get(name)}
     distortion = {"model": "lens distortion", **lens} if lens else None
     return capture(name, frames, unit="arbitrary", depth_scale=scale, distortion=distortion)
+
+
+_NUMBERS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "k1", "k2", "k3", "k4", "p1", "p2")
+
+
+def _with_numbers(frame: Known) -> Known:
+    """Its lens in numbers, which some programs write as texts. Raises `ValueError` naming what is none."""
+    for name in _NUMBERS:
+        value = frame.get(name)
+        if isinstance(value, str):
+            try:
+                frame[name] = float(value)
+            except ValueError:
+                raise ValueError(f"{name} is no number: {value!r}") from None
+    return frame
 
 
 class _Photos:

@@ -160,7 +160,11 @@ def _tum(folder: Path) -> Known | None:
     frames = Frames()
     for time, file in zip(*colour, strict=True):
         frames.add({"file": file, "time_s": time, "depth": _nearest(depth, time), "cam_to_world": _nearest(poses, time), "K": K})
-    return capture("TUM RGB-D", frames, unit="metre", depth_scale=TUM_SCALE)
+    notes = []
+    if colour[0] and poses[0] and not any(is_told(frame.cam_to_world) for frame in frames):
+        spans = (f"{times[0]:.10g} to {times[-1]:.10g}" for times in (colour[0], poses[0]))
+        notes.append("no pose of groundtruth.txt is within {:g} s of a photo: photos are of {}, poses of {}".format(TUM_SECONDS, *spans))
+    return capture("TUM RGB-D", frames, unit="metre", depth_scale=TUM_SCALE, notes=notes)
 
 
 def _timed(path: Path, read: Callable[[str], Any]) -> tuple[list[float], list[Any]]:

@@ -18,7 +18,7 @@ from ..captures.videos import VideoOptions, folder_or_video, videos_at
 from ..companions import take_photos
 from ..files import PathsBelow, Tree, below, folder_of, frame_names, in_time, suffix_of
 from ..found import Found, PhotoPose
-from ..known import Frame
+from ..known import Frame, is_told
 from ..options import gaps, option
 from ..pairs import Pair
 from ..source import PhotoOptions, Places
@@ -63,6 +63,8 @@ class Frames(VideoOptions, PhotoOptions, PosedPairs):
         if cameras is not None and cameras.layout != NAME:
             tree.take(CAMERA_SUFFIXES)  # the lists, poses and intrinsics of the layout
             tree.use("metadata")
+        if cameras is not None:
+            found.notes += _missing(cameras, folder)
         for scene, files in sequences(tree, name, self.all_images, cameras).items():
             _pair_up(found, folder, scene, files, self.gap, cameras, seed)
         found.count(tree)
@@ -75,6 +77,15 @@ class Frames(VideoOptions, PhotoOptions, PosedPairs):
         if tree:
             found.count(tree)
         return found
+
+
+def _missing(cameras: Cameras, folder: Path) -> list[str]:
+    """Notes of photos that cameras name and that are not there, and of intrinsics that none has."""
+    absent = [frame.file for frame in cameras.frames if not (folder / frame.file).is_file()]
+    notes = [f"{len(absent):,} photo(s) that {cameras.layout} names are not there, the first {absent[0]}"] if absent else []
+    if any(is_told(frame.cam_to_world) for frame in cameras.frames) and not any(is_told(frame.K) for frame in cameras.frames):
+        notes.append(f"no frame has intrinsics, read from {cameras.layout}: pairs keep relative poses alone, which nothing is held against")
+    return notes
 
 
 def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras | None = None) -> dict[str, Sequence[Path]]:
@@ -102,7 +113,7 @@ def sequences(tree: Tree, name: str, all_images: bool = False, cameras: Cameras 
     for path in sorted(photos, key=lambda path: Path(path).parent):  # stable: natural order in each folder
         found.setdefault(below(name, path), []).append(path)
     if not found:
-        told = "".join(f"; {note}" for note in tree.notes)
+        told = "".join(f"; {note}" for note in [*tree.notes, *(f"{file}: {why}" for file, why in tree.skips[:1])])
         raise CallError(f"{tree.root} holds no images{told}", "name a folder of frames")
     return {scene: PathsBelow(tree.root, in_time(files)) for scene, files in found.items()}
 

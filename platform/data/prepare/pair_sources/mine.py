@@ -194,7 +194,7 @@ class Mine(VideoOptions, PosedDepth, PosedPairs):
             else:
                 scale, stated = None, []
                 deque(known(follow(posed_frames(cameras, folder, found.skips), "reading frames", len(cameras.frames))), maxlen=0)
-                self._require_some(frames, cameras, place, found)
+                self._require_some(frames, cameras, folder, place, found)
                 ranges = [self.depth_range or one.frame.depth_range for one in frames]
                 if seen := seen_points(folder, cameras.layout):
                     shares, by = by_points(frames, seen), "the points of the model that both see"
@@ -208,7 +208,7 @@ class Mine(VideoOptions, PosedDepth, PosedPairs):
                     by = f"matched features (the share of the cells that they fill; {how}), because neither depth nor points are known"
             chosen, rejected = self._choose(shares, count, looks.cosine)
         if not len(chosen.ious):
-            self._require_some(frames, cameras, place, found)
+            self._require_some(frames, cameras, folder, place, found)
             raise CallError(
                 f"no two frames of {place} make a pair: {_listed(rejected)}",
                 "choose another --min-score or --min-overlap, or add frames; where a camera hardly turns, neighbours are paired by: "
@@ -244,13 +244,15 @@ class Mine(VideoOptions, PosedDepth, PosedPairs):
         found.items.extend(items)
 
     @staticmethod
-    def _require_some(frames: Sequence[Posed], cameras: Cameras, place: str, found: Found[Pair]) -> None:
+    def _require_some(frames: Sequence[Posed], cameras: Cameras, folder: Path, place: str, found: Found[Pair]) -> None:
         """Raises `CallError` where no photo can be used, with the first reason."""
         if not frames and found.skips:
             file, why = found.skips[0]
+            there = (folder / file.partition(" (")[0]).is_file()
+            remedy = "correct the cameras (docs/captures.md)" if there else "put the photos where it names them"
             raise CallError(
                 f"none of the {len(cameras.frames):,} photos that {cameras.layout} of {place} names can be used: {why}, such as {file}",
-                "put the photos where it names them, or find poses anew with --sfm",
+                f"{remedy}, or find poses anew with --sfm",
             )
 
     def _matcher(self, folder: Path, cameras: Cameras, frames: Sequence[Posed], place: str) -> Callable[[int, int], Seen]:

@@ -112,7 +112,8 @@ def require_known(cameras: Cameras, folder: Path, place: str, *wanted: str) -> N
     missing = [what for what in wanted if not any(is_told(getattr(frame, what)) for frame in cameras.frames)]
     if missing:
         hint = ask_intrinsics(cameras.layout, folder) if missing == ["K"] else "use `sightline prepare pairs frames` for photos alone"
-        raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}", hint)
+        told = "".join(f"; {note}" for note in cameras.notes[1:]) if "cam_to_world" in missing else ""
+        raise CallError(f"no frame of {place} has {' and '.join(missing)}, read from {cameras.layout}{told}", hint)
 
 
 @dataclass(frozen=True)

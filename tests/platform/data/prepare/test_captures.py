@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +199,11 @@ def _no_suffix(content: Any) -> None:
         frame["file_path"] = frame["file_path"].removesuffix(".png")
 
 
-@pytest.mark.parametrize("change", [_three_rows, _no_middle, _angle, _no_suffix])
+def _texts(content: Any) -> None:
+    content.update({name: str(content[name]) for name in ("fl_x", "fl_y", "cx", "cy", "w", "h")})
+
+
+@pytest.mark.parametrize("change", [_three_rows, _no_middle, _angle, _no_suffix, _texts])
 def test_transforms_are_read_as_programs_write_them(tmp_path: Path, change: Any) -> None:
     """Three rows kept OpenGL's axes; without `cx` and `w` the middle was at -0.5."""
     _transforms(tmp_path)
@@ -253,6 +259,43 @@ def test_depth_of_another_lens_is_told(tmp_path: Path) -> None:
         notes = Rgbd(overlap=(0, 1)).find(str(tmp_path), "x").notes
         assert len(notes) == wanted
     assert "intrinsic_depth.txt tells of another lens: depth is taken as seen by the photo's, up to 3.7 of 64 pixels beside" in notes[1]
+
+
+def test_what_cameras_name_and_lack_is_told(tmp_path: Path) -> None:
+    """Times of the truth in milliseconds; photos that are not there; no intrinsics; a lens that is no number; names that are not UTF-8."""
+    _tum(tmp_path / "tum")
+    truth = tmp_path / "tum/groundtruth.txt"
+    truth.write_text("\n".join(f"{1000 * float(line.split()[0])} {line.partition(' ')[2]}" for line in truth.read_text().splitlines()))
+    with pytest.raises(CallError, match=r"has cam_to_world, .*within 0.02 s of a photo: photos are of 10 to 10.3, poses of 9999 to 10350"):
+        Rgbd(intrinsics=INTRINSICS).find(str(tmp_path / "tum"), "x")
+    _transforms(tmp_path)
+    _edit(tmp_path, lambda content: [content.pop(name) for name in ("fl_x", "fl_y")])
+    (tmp_path / "images/0.png").unlink()
+    notes = " ".join(Frames().find(str(tmp_path), "x").notes)
+    assert "1 photo(s) that transforms.json names are not there, the first images/0.png" in notes and "no frame has intrinsics" in notes
+    _edit(tmp_path, lambda content: content.update(fl_x="wide"))
+    with pytest.raises(CallError, match="fl_x is no number: 'wide'"):
+        Frames().find(str(tmp_path), "x")
+    latin = tmp_path / "latin" / os.fsdecode(b"caf\xe9.png")
+    latin.parent.mkdir()
+    latin.touch()
+    with pytest.raises(CallError, match=r"holds no images; .*caf\\xe9"):
+        Frames().find(str(tmp_path / "latin"), "x")
+
+
+def test_the_hint_for_cameras_that_cannot_be_used_is_about_them(tmp_path: Path) -> None:
+    _transforms(tmp_path)
+    shutil.rmtree(tmp_path / "depth")
+
+    def larger(content: Any) -> None:
+        for frame in content["frames"]:
+            frame.pop("depth_file_path")
+            frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([2, 2, 2, 1])).tolist()
+
+    _edit(tmp_path, larger)
+    with pytest.raises(CallError, match=r"pose without a rotation, such as images/0\.png") as caught:
+        Mine().find(str(tmp_path), "x")
+    assert caught.value.hint.startswith("correct the cameras")
 
 
 def test_a_trajectory_of_other_columns_is_no_quaternion(tmp_path: Path) -> None:
