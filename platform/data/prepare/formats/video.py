@@ -94,8 +94,9 @@ def decoded(path: Path, told: Counter[str]) -> Iterator[Frame]:
                 yield Frame(number, stated - first, frame, float(stream.sample_aspect_ratio or 1))
                 number += 1
         length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else (container.duration or 0) / 1e6
-        if number and last < 0.9 * length - 1:
-            told[f"end(s) missing: frames end at {last:.1f} s of {length:.1f} s"] += 1
+        end = last + (first or 0.0) * ("matroska" in container.format.name)  # its length counts from 0, not from its first frame
+        if number and end < 0.9 * length - 1:
+            told[f"end(s) missing: frames end at {end:.1f} s of {length:.1f} s"] += 1
 
 
 def frame_count(path: Path) -> int | None:

@@ -133,6 +133,13 @@ def test_a_video_in_which_nothing_moves_gives_one_frame(tmp_path: Path) -> None:
     assert len(ImageFrames(every=5).find(str(video), "x").items) == 4
 
 
+def test_a_part_of_a_longer_video_is_whole(tmp_path: Path) -> None:
+    """Its frames begin at 5 s, and its length, which counts from 0, was taken for an end that is missing."""
+    path = written(tmp_path / "a.mkv", panned(1, [20 * step for step in range(8)]), stamps=range(150, 158))
+    told = Counter[str]()
+    assert [round(frame.time_s, 2) for frame in decoded(path, told)][:2] == [0, 0.03] and not told
+
+
 def test_damage_in_the_middle_costs_the_frames_there(tmp_path: Path) -> None:
     video = written(tmp_path / "bad.mp4", panned(1, range(0, 120, 2)))
     data = bytearray(video.read_bytes())
