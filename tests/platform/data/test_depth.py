@@ -44,7 +44,8 @@ def _file(values: np.ndarray, form: str) -> bytes:
 )
 def test_every_form_says_the_same_metres(values: np.ndarray, form: str, scale: float | None) -> None:
     values = values.astype(np.uint16) if form in ("PNG", "TIFF") and values.dtype == np.float64 else values
-    metres, stored_form = read_depth(_file(values, form), scale)
+    metres, stored_form, units = read_depth(_file(values, form), scale)
+    assert units == (scale or (1000 if values.dtype.kind in "iu" else 1))
     assert metres.dtype == np.float32 and metres.shape == (2, 3)
     np.testing.assert_allclose(metres, METRES, rtol=1e-6)
     assert stored_form == (form == "PNG" and scale is None)
@@ -60,7 +61,7 @@ def test_every_form_says_the_same_metres(values: np.ndarray, form: str, scale: f
     ],
 )
 def test_what_is_no_reading_is_unknown(values: np.ndarray, form: str) -> None:
-    metres, stored_form = read_depth(_file(values, form))
+    metres, stored_form, _ = read_depth(_file(values, form))
     assert metres[0, 0] == 1 and not metres[0, 1:].any() and not stored_form
     assert (decode_depth(encode_depth(metres)) == metres).all()
 
