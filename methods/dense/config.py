@@ -195,7 +195,11 @@ class CropAugment(Settings):
 
 
 class DepthAugment(CropAugment):
-    """Of image and depth alike; the colour jitter of the image alone. A depth keeps its metres at any scale."""
+    """Of image and depth alike; the colour jitter of the image alone."""
+
+    nearer: Annotated[bool, Added(neutral=False)] = Field(
+        default=True, description="divide depths by the scale, as Eigen et al. (2014) do: what is shown twice as large is half as far"
+    )
 
 
 class NormalsAugment(CropAugment):

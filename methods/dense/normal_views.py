@@ -67,7 +67,7 @@ class NormalViews:
         height, width = normals.shape[:2]
         fit = max(h / height, w / width) * rng.uniform(*augment.scale)
         left, top = rng.uniform(0, max(0.0, width - w / fit)), rng.uniform(0, max(0.0, height - h / fit))
-        views = _cropped(image, normals, (left, top, min(width, left + w / fit), min(height, top + h / fit)), self.size)
+        views = _cropped(image, normals, (left, top, min(float(width), left + w / fit), min(float(height), top + h / fit)), self.size)
         if rng.random() < augment.flip:
             views = {name: np.ascontiguousarray(view[:, ::-1]) for name, view in views.items()}
             views["normals"] *= np.array([-1, 1, 1], np.float32)

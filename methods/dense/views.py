@@ -27,9 +27,12 @@ class DepthViews:
         augment, (h, w) = self.config.augment, self.size
         image, depth = _whole(sample)
         height, width = depth.shape
-        fit = max(h / height, w / width) * rng.uniform(*augment.scale)
+        scale = rng.uniform(*augment.scale)
+        fit = max(h / height, w / width) * scale
         left, top = rng.uniform(0, max(0.0, width - w / fit)), rng.uniform(0, max(0.0, height - h / fit))
-        views = _cropped(image, depth, (left, top, min(width, left + w / fit), min(height, top + h / fit)), self.size)
+        views = _cropped(image, depth, (left, top, min(float(width), left + w / fit), min(float(height), top + h / fit)), self.size)
+        if augment.nearer:
+            views["depth"] /= np.float32(scale)
         if rng.random() < augment.flip:
             views = {name: np.ascontiguousarray(view[:, ::-1]) for name, view in views.items()}
         strength = np.array([augment.brightness, augment.contrast, augment.saturation])

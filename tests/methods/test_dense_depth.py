@@ -81,7 +81,7 @@ def test_a_frozen_encoder_stays_and_has_no_group() -> None:
 @pytest.mark.parametrize("size", [(60, 90), (33, 200), (200, 33), (20, 30)])
 def test_depth_stays_at_the_pixel_that_it_was_measured_at_in_every_crop_and_flip(size: tuple[int, int]) -> None:
     """Green and blue say where a pixel of the crop comes from; its depth must be one of that pixel's neighbours in the file."""
-    settings = config(augment={"scale": [1.0, 2.0], "flip": 0.5})
+    settings = config(augment={"scale": [1.0, 2.0], "flip": 0.5, "nearer": False})
     whole = sample(*size, unknown=0.0)
     for position in range(6):
         views = depth.views(settings)(whole, sample_rng(1, position))
@@ -92,8 +92,18 @@ def test_depth_stays_at_the_pixel_that_it_was_measured_at_in_every_crop_and_flip
         assert abs(step) > 0
 
 
+def test_what_is_shown_larger_is_nearer() -> None:
+    """A plane of one depth: width in the world is width in pixels times depth, whatever the scale."""
+    flat = {**sample(64, 96, unknown=0.0), "depth": np.full((64, 96), 3.0, np.float32)}
+    for scale in (1.0, 1.5, 2.0):
+        views = depth.views(config(augment={"scale": [scale, scale]}))(flat, sample_rng(0, 0))
+        assert np.allclose(views["depth"], 3.0 / scale)
+        still = depth.views(config()).evaluation(flat, sample_rng(0, 0))["depth"]  # type: ignore[attr-defined]
+        assert np.allclose(still, 3.0)
+
+
 def test_unknown_depths_are_never_mixed_with_known_ones() -> None:
-    views = depth.views(config())(sample(64, 96), sample_rng(0, 0))
+    views = depth.views(config(augment={"nearer": False}))(sample(64, 96), sample_rng(0, 0))
     assert set(np.unique(views["depth"])) <= {0.0, *np.unique(sample(64, 96)["depth"])}
     with pytest.raises(BrokenSampleError, match="no depth is known"):
         depth.views(config())(sample(64, 96, unknown=1.1), sample_rng(0, 0))
