@@ -26,6 +26,8 @@ from typing import Any
 
 from work_folder import WorkFolder, settings
 
+from sightline.pipelines.quickstart import QUICK
+
 HERE = Path(__file__).resolve().parent
 RECORD, PAGE = HERE / "evidence.json", HERE.parent / "docs" / "compare.md"
 SHARED = HERE.parent.parent / "shared" / "data"
@@ -57,7 +59,10 @@ class Trained:
     """Settings that the recipe leaves to its user, such as a teacher."""
 
 
-ROOMS = "3,200 pairs of rendered rooms of 112 px; the probes learn from 60 other rooms and are tested on 60 others again"
+ROOMS = (
+    "6,400 pairs of rendered rooms whose cameras look past each other, with the settings of `quickstart`, for longer. The probes learn "
+    "from 100 other rooms and are tested on 100 others again"
+)
 PHOTOS = "2,567 small photographs (CIFAR-10, ImageNet, CamVid, training parts alone)"
 SHAPES = "560 clouds of shapes20, tested on 200 others; parts: psb-parts8, 112 and 48 clouds"
 PAIRS = ("depth", "correspondence", "pose")
@@ -68,7 +73,7 @@ OF_IMAGES = (("cifar/train", "cifar/test"), ("camvid/train", "camvid/val"))
 OF_CLOUDS = (("shapes20/train", "shapes20/test"), ("parts8/train", "parts8/test"))
 TAUGHT = {"pretext.teacher_level": -1, "teacher_cache.variants": 4}
 METHODS: dict[str, Trained] = {
-    "croco": Trained("croco-tiny", "rooms", "rooms-test", PAIRS, OF_PAIRS, ROOMS),
+    "croco": Trained("croco-tiny", "rooms", "rooms-test", PAIRS, OF_PAIRS, ROOMS, {**QUICK, "train.length": "1800 steps"}),
     "conmim": Trained("conmim-tiny", "photos", "cifar/test", IMAGES, OF_IMAGES, PHOTOS),
     "loca": Trained("loca-tiny", "photos", "cifar/test", IMAGES, OF_IMAGES, PHOTOS),
     "i2p-mae": Trained(
@@ -99,11 +104,11 @@ METHODS: dict[str, Trained] = {
         {"pretext.mask": "random", "loss.features": 0},
     ),
 }
-RENDERED = ["pairs", "rendered", "--size", "112", "--pairs-per-scene", "8", "--workers", "1"]
+RENDERED = ["pairs", "rendered", "--size", "64", "--overlap", "0.45..0.9", "--pan", "10..25", "--workers", "1"]
 DATA: dict[str, list[str]] = {
-    "rooms": [*RENDERED, "--scenes", "400", "--seed", "1"],
-    "rooms-heads": [*RENDERED, "--scenes", "60", "--seed", "2"],
-    "rooms-test": [*RENDERED, "--scenes", "60", "--seed", "3"],
+    "rooms": [*RENDERED, "--scenes", "800", "--seed", "1"],
+    "rooms-heads": [*RENDERED, "--scenes", "100", "--seed", "2"],
+    "rooms-test": [*RENDERED, "--scenes", "100", "--seed", "3"],
     "cifar": ["images", "classes", "{shared}/cifar10-mini"],
     "camvid": ["images", "masks", "{shared}/camvid-320", "--ignore", "11", "--scenes", r"^([^_]+)_f?(\d+)"],
     "imagenet": ["images", "folder", "{shared}/imagenet-mini", "--size", "256"],
@@ -131,7 +136,7 @@ def prepare(work: WorkFolder, shared: Path, names: Sequence[str]) -> None:
 def train(work: WorkFolder, name: str, seed: int, length: str | None) -> dict[str, Any]:
     """The row of a finished run."""
     method, run = METHODS[name], run_name(name, seed)
-    values = {**EVERYWHERE, **method.more, "data.train": f"./{method.train}", "data.val": f"./{method.val}", "train.seed": seed}
+    values = {**method.more, **EVERYWHERE, "data.train": f"./{method.train}", "data.val": f"./{method.val}", "train.seed": seed}
     if length:
         values |= {"train.length": length}
     began = time.monotonic()

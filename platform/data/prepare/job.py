@@ -44,7 +44,8 @@ FEW_ROWS = 1000
 """Below this many, starting processes takes longer than it saves."""
 PROBED = 8
 _LATER = re.compile(
-    r", (?:depth_scale=None|photo=None|code=None|reduced=False|lens[12]=None|crop[12]=None|meshes=None|pictures=None|clutter=0)\b"
+    r", (?:depth_scale=None|photo=None|code=None|reduced=False|lens[12]=None|crop[12]=None"
+    r"|meshes=None|pictures=None|clutter=0|views=None)\b"
 )
 
 

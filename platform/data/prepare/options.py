@@ -113,6 +113,18 @@ def bounds(text: str) -> tuple[float, float]:
     return low, high
 
 
+def degrees(text: str) -> tuple[float, float]:
+    """`10..30`"""
+    low, _, high = text.partition("..")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not 0 <= found[0] <= found[1] < 180:
+        raise ValueError(f"{text!r} is no range of degrees; write for example 0..20")
+    return found
+
+
 def gaps(text: str) -> tuple[int, ...]:
     """`1`, `1,5` or `1..3`"""
     try:

@@ -23,9 +23,11 @@ from sightline.platform.data.kinds import Row
 
 from .clutter import Clutter, cluttered_scene
 from .scenes import Scene
+from .view_settings import ViewSettings
 
-MIN_COVISIBILITY = 0.5
-MAX_COVISIBILITY = 0.95
+USUAL = ViewSettings()
+COARSE = 0.05
+"""By how much the overlap may come out less than on the small depth maps."""
 VIEWS_PER_PLACE = 3
 TRIES = 60
 _PROBE = 24
@@ -212,11 +214,12 @@ def camera_pose(place: np.ndarray, forward: np.ndarray) -> np.ndarray:
     return pose
 
 
-def noisy_pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`camera_pose`, then pan, tilt and roll noise of the Habitat generator (3, 10, 5 degrees)."""
+def noisy_pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator, pan: tuple[float, float] = USUAL.pan) -> np.ndarray:
+    """`camera_pose`, then noise in degrees: `pan` to either side, and the tilt and roll of the Habitat generator (10, 5)."""
     pose = camera_pose(place, forward)
-    pan, tilt, roll = np.radians(rng.uniform(-1, 1, 3) * [3, 10, 5])
-    for angle, (i, j) in ((pan, (2, 0)), (tilt, (1, 2)), (roll, (0, 1))):
+    drawn = rng.uniform(-1, 1, 3)
+    sideways = np.sign(drawn[0]) * np.interp(abs(drawn[0]), (0, 1), pan)
+    for angle, (i, j) in zip(np.radians([sideways, 10 * drawn[1], 5 * drawn[2]]), ((2, 0), (1, 2), (0, 1)), strict=True):
         turn = np.eye(3)
         turn[[i, j], [i, j]] = np.cos(angle)
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
@@ -224,8 +227,10 @@ def noisy_pose(place: np.ndarray, forward: np.ndarray, rng: np.random.Generator)
     return pose
 
 
-def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count: int = VIEWS_PER_PLACE) -> list[np.ndarray]:
-    """A reference pose and up to `count - 1` poses that share enough of its view with it; empty where none was found."""
+def sample_poses(
+    renderer: Renderer, rng: np.random.Generator, fov: float, count: int = VIEWS_PER_PLACE, settings: ViewSettings = USUAL
+) -> list[np.ndarray]:
+    """A reference pose and up to `count - 1` poses that see enough of the same; empty where none was found."""
     scene, K = renderer.scene, intrinsics(_PROBE, _PROBE, fov)
     for _ in range(TRIES):
         place = np.array([*(rng.random(2) * scene.room[:2]), rng.uniform(1.2, 1.8)])
@@ -246,10 +251,10 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
             other = np.array([*(place + step)[:2], rng.uniform(1.2, 1.8)])
             if not scene.is_free(other) or np.linalg.norm(aim - other) < 0.8:
                 continue
-            pose = noisy_pose(other, aim - other, rng)
+            pose = noisy_pose(other, aim - other, rng, settings.pan)
             seen = renderer.depth(pose, K, _PROBE, _PROBE)
-            overlap = covisibility(depth, K, seen, K, relative_pose(reference, pose))
-            if MIN_COVISIBILITY + 0.05 <= overlap <= MAX_COVISIBILITY:
+            shared = covisibility(depth, K, seen, K, relative_pose(reference, pose))
+            if settings.overlap[0] + COARSE <= shared <= settings.overlap[1]:
                 poses.append(pose)
                 if len(poses) == count:
                     return poses
@@ -258,7 +263,15 @@ def sample_poses(renderer: Renderer, rng: np.random.Generator, fov: float, count
     return []
 
 
-def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float = 60.0, clutter: Clutter | None = None) -> list[Row]:
+def render_scene(
+    seed: int,
+    index: int,
+    pairs: int,
+    size: int = 128,
+    fov: float = 60.0,
+    clutter: Clutter | None = None,
+    chosen: ViewSettings = USUAL,
+) -> list[Row]:
     """Up to `pairs` rows (kind `pairs`) of scene number `index`. The same seed and index give the same rows, whoever renders them."""
     rng = keyed_rng("scene", seed, index)
     scene = cluttered_scene(seed, index, clutter, rng=rng)
@@ -266,14 +279,14 @@ def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float 
     rows: list[Row] = []
     name = f"room{index:05d}"
     for _ in range(2 * pairs):
-        views = [renderer.view(pose, K, size, size) for pose in sample_poses(renderer, rng, fov)]
+        views = [renderer.view(pose, K, size, size) for pose in sample_poses(renderer, rng, fov, settings=chosen)]
         encoded = [(encode_image(view.image, 92), encode_depth(view.depth)) for view in views]
         for pair in combinations(range(len(views)), 2):
             first, second = pair if rng.random() < 0.5 else pair[::-1]
             one, two = views[first], views[second]
             transform = relative_pose(one.cam_to_world, two.cam_to_world)
-            overlap = covisibility(one.depth, K, two.depth, K, transform, stride=2)
-            if not MIN_COVISIBILITY <= overlap <= MAX_COVISIBILITY:
+            shared = covisibility(one.depth, K, two.depth, K, transform, stride=2)
+            if not chosen.overlap[0] <= shared <= chosen.overlap[1]:
                 continue
             rows.append(
                 {
@@ -286,7 +299,7 @@ def render_scene(seed: int, index: int, pairs: int, size: int = 128, fov: float 
                     "T_2from1": transform.ravel(),
                     "depth1": encoded[first][1],
                     "depth2": encoded[second][1],
-                    "overlap": overlap,
+                    "overlap": shared,
                 }
             )
             if len(rows) == pairs:

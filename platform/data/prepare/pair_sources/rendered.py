@@ -12,10 +12,11 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Source
 from sightline.platform.data.synthetic.match_settings import MatchSettings
+from sightline.platform.data.synthetic.view_settings import ViewSettings
 
 from ..items import Skip
 from ..job import Output, RowSource
-from ..options import lengths, option, positive, share, whole
+from ..options import bounds, degrees, lengths, option, positive, share, whole
 from ..source import PrepareSource, Request
 from ..split import parse_split, split_scenes
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
 SCENES_PER_SHARD = 200
+USUAL = ViewSettings()
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RoomRows:
     meshes: OwnFiles | None = None
     pictures: OwnFiles | None = None
     clutter: int = 0
+    views: ViewSettings | None = None
 
     @property
     def count(self) -> int:
@@ -48,7 +51,15 @@ class RoomRows:
     def rows(self, skip: Skip) -> Iterator[Row]:
         from sightline.platform.data.synthetic.render import render_scene
 
-        for_scene = partial(render_scene, self.seed, pairs=self.pairs_per_scene, size=self.size, fov=self.fov, clutter=_clutter(self))
+        for_scene = partial(
+            render_scene,
+            self.seed,
+            pairs=self.pairs_per_scene,
+            size=self.size,
+            fov=self.fov,
+            clutter=_clutter(self),
+            chosen=self.views or USUAL,
+        )
         yield from _shuffled(self.seed, self.scenes, self.pairs_per_scene, for_scene, "no two views with enough overlap were found", skip)
 
 
@@ -122,6 +133,14 @@ class Rendered(PrepareSource):
     pairs_per_scene: int = option(8, "pairs of each room (default: %(default)s)", positive)
     size: int = option(128, "side of the images in px (default: %(default)s)", positive)
     fov: float = option(60.0, "field of view in degrees (default: %(default)s)")
+    overlap: tuple[float, float] = option(
+        USUAL.overlap, "share of the two views that both show, of pairs without --stereo and --flow (default: 0.5..0.95)", bounds
+    )
+    pan: tuple[float, float] = option(
+        USUAL.pan,
+        "degrees by which the second camera looks past the middle of what the first sees, to either side (default: 0..3)",
+        degrees,
+    )
     stereo: bool = option(False, "rectified stereo pairs with exact disparity and occlusion")
     baseline: tuple[float, float] = option((0.05, 0.3), "of --stereo: metres between the cameras, drawn (default: 0.05..0.3)", lengths)
     flow: bool = option(False, "pairs a moment apart with exact optical flow and occlusion")
@@ -146,6 +165,10 @@ class Rendered(PrepareSource):
             if self.floating or self.exposure:
                 raise CallError("--floating and --exposure belong to --stereo and --flow", "add one of these")
             return None
+        if (self.overlap, self.pan) != (USUAL.overlap, USUAL.pan):
+            raise CallError(
+                "--overlap and --pan choose two cameras of a room; --stereo and --flow place theirs in another way", "leave them out"
+            )
         truth: Literal["stereo", "flow"] = "stereo" if self.stereo else "flow"
         return MatchSettings(truth, self.size, self.fov, self.floating, self.moving, self.baseline, self.exposure)
 
@@ -161,11 +184,12 @@ class Rendered(PrepareSource):
         meshes = OwnFiles.of(self.meshes, MESHES, "meshes", "--meshes") if self.meshes else None
         photos = OwnFiles.of(self.photos, tuple(sorted(IMAGE_SUFFIXES)), "photographs", "--photos") if self.photos else None
         brought: dict[str, Any] = {"meshes": meshes, "pictures": photos, "clutter": self.clutter if meshes else 0}
+        views = ViewSettings(self.overlap, self.pan)
         made = []
         for part in shares or ("",):
             numbers = tuple(int(name) for name in names if assigned[name] == part)
             shards: Sequence[RowSource] = (
-                rooms(request.seed, numbers, self.pairs_per_scene, self.size, self.fov, **brought)
+                rooms(request.seed, numbers, self.pairs_per_scene, self.size, self.fov, views=None if views == USUAL else views, **brought)
                 if matches is None
                 else [MatchRows(request.seed, own, self.pairs_per_scene, matches, **brought) for own in dealt(numbers)]
             )

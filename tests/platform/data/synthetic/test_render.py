@@ -10,8 +10,9 @@ import pytest
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import covisibility, intrinsics, relative_pose, reproject, scale_intrinsics
 from sightline.platform.data.schema import decode_row
-from sightline.platform.data.synthetic.render import MAX_COVISIBILITY, MIN_COVISIBILITY, Renderer, render_pairs, render_scene, sample_poses
+from sightline.platform.data.synthetic.render import USUAL, Renderer, render_pairs, render_scene, sample_poses
 from sightline.platform.data.synthetic.scenes import build_scene
+from sightline.platform.data.synthetic.view_settings import ViewSettings
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_the_rows_are_there_and_see_the_same(samples: list[dict[str, Any]]) -> N
     assert [sample["id"] for sample in samples] == [f"room{scene:05d}/{i:04d}" for scene in range(2) for i in range(4)]
     for sample in samples:
         assert sample["image1"].shape == (96, 96, 3)
-        assert MIN_COVISIBILITY <= sample["overlap"] <= MAX_COVISIBILITY
+        assert USUAL.overlap[0] <= sample["overlap"] <= USUAL.overlap[1]
         assert (sample["depth1"] > 0).mean() > 0.7
         assert np.isclose(np.linalg.det(sample["T_2from1"][:3, :3]), 1)
 
@@ -93,3 +94,22 @@ def test_intrinsics_follow_a_resize() -> None:
     half = scale_intrinsics(K, 0.5, 0.5)
     np.testing.assert_allclose(half, intrinsics(50, 100, 60))
     np.testing.assert_allclose(relative_pose(np.eye(4), np.eye(4)), np.eye(4))
+
+
+def test_cameras_that_look_past_each_other_see_points_elsewhere_and_overlap_less() -> None:
+    """The share of image 1's middle points that stay within a fifth of the image falls to a third or less."""
+
+    def stays(chosen: ViewSettings) -> float:
+        moved = []
+        for index in range(4):
+            for row in render_scene(5, index, 4, 48, chosen=chosen):
+                sample = decode_row(row, "pairs", depth=True)
+                assert chosen.overlap[0] <= sample["overlap"] <= chosen.overlap[1]
+                _, x, _, z = reproject(sample["depth1"], sample["K1"], sample["K2"], sample["T_2from1"])
+                columns = np.tile(np.arange(48), 48)
+                inside = (z > 0) & (x > 0) & (x < 47)
+                moved.append(np.abs(x - columns)[inside] / 48)
+        return float((np.concatenate(moved) < 0.2).mean())
+
+    usual, apart = stays(USUAL), stays(ViewSettings((0.4, 0.9), (12.0, 30.0)))
+    assert usual > 0.7 and apart < 0.5 * usual
