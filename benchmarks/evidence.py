@@ -150,7 +150,8 @@ def mark(name: str) -> str:
     from sightline.platform import config
 
     recipe = json.dumps(config.load(METHODS[name].recipe, {}).sections(), sort_keys=True, default=str)
-    return hashlib.sha256(f"{recipe} {METHODS[name]} {sorted(DATA.items())}".encode()).hexdigest()[:8]
+    data = [DATA[one] for one in NEEDS[METHODS[name].probes]]
+    return hashlib.sha256(f"{recipe} {METHODS[name]} {data}".encode()).hexdigest()[:8]
 
 
 def run_name(name: str, seed: int) -> str:
