@@ -168,7 +168,7 @@ def contrast_of(result: MethodResult) -> str:
 
 def _short(row: Row) -> str:
     if row.kind == RowKind.CONTROL_MEAN:
-        return "random weights" + ", calibrated" * row.name.endswith(", calibrated")
+        return "random weights" + next((one for one in (", partly calibrated", ", calibrated") if row.name.endswith(one)), "")
     return {"pixels": "raw pixels"}.get(row.baseline, row.name) if row.kind == RowKind.BASELINE else ""
 
 

@@ -1,4 +1,4 @@
-"""Encoders of point clouds with their controls, as initialised and calibrated; all see the same drawn points."""
+"""Encoders of point clouds with their controls, as initialised and calibrated in two ways; all see the same drawn points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from sightline.platform.evaluation.units import Units
 
 from .context import AT_ONCE, BATCH, Controls, EvalContext
 
-CALIBRATED = ", calibrated"
+CALIBRATED, PARTLY = ", calibrated", ", partly calibrated"
+FIRST_BATCHES = 12
+"""After so many steps running statistics are most of the way from (0, 1) to those of the clouds. Random weights can be worth far more there
+than at either end (docs/notes/clouds.md), so a training must be held against that, too."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,15 @@ Measure: TypeAlias = Callable[[Any, torch.Tensor, dict[str, Any]], torch.Tensor]
 class CloudEvalContext(EvalContext):
     @cached_property
     def controls(self) -> list[Controls]:
-        """Each set as initialised, and where it has running statistics a second time with those of the training clouds."""
-        both = []
+        """Each set as initialised, and where it has running statistics also with those of the training clouds, wholly and partly."""
+        found = []
         for some in super().controls:
-            both.append(some)
+            found.append(some)
             if any(_norms(module) for module in some.modules):
-                suffix = some.mean.removeprefix(f"mean of {len(some.given)} random") + CALIBRATED
-                both.append(Controls.of(some.given, suffix, tuple(copy.deepcopy(module) for module in some.modules)))
-        return both
+                name = some.mean.removeprefix(f"mean of {len(some.given)} random")
+                for suffix in (CALIBRATED, PARTLY):
+                    found.append(Controls.of(some.given, name + suffix, tuple(copy.deepcopy(module) for module in some.modules)))
+        return found
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -72,20 +76,23 @@ class CloudEvalContext(EvalContext):
         return {name: int(module.points) for name, module in self.modules.items()}
 
     def calibrate(self, train: Dataset, clouds: Sequence[Cloud], limit: int, fit: Fit | None = None) -> None:
-        """Give the calibrated controls the BatchNorm statistics of at most `limit` of the clouds: averages over batches."""
-        calibrated = {name: module for name, module in self.modules.items() if name.endswith(CALIBRATED)}
-        if not calibrated:
+        """Give the calibrated controls the BatchNorm statistics of at most `limit` of the clouds: averages over batches. The partly
+        calibrated ones get what the momentum of their norms makes of the first `FIRST_BATCHES`."""
+        wholly, partly = ({name: one for name, one in self.modules.items() if name.endswith(suffix)} for suffix in (CALIBRATED, PARTLY))
+        if not wholly:
             return
         chosen = [clouds[i] for i in spread(len(clouds), limit)]
-        for module in calibrated.values():
+        for module in (*wholly.values(), *partly.values()):
             for norm in _norms(module):
                 norm.reset_running_stats()
-                norm.momentum = None
             module.train()
-        for batch in self.batches(train, chosen, {}, fit=fit):
-            for name, module in calibrated.items():
+        for module in wholly.values():
+            for norm in _norms(module):
+                norm.momentum = None
+        for number, batch in enumerate(self.batches(train, chosen, {}, fit=fit)):
+            for name, module in (wholly | partly if number < FIRST_BATCHES else wholly).items():
                 module.tokens(self._there(batch, name))
-        for module in calibrated.values():
+        for module in (*wholly.values(), *partly.values()):
             module.eval()
 
     def batches(

@@ -74,15 +74,17 @@ class PatchProtocol(HeadProtocol):
 
 
 class CloudProtocol(Protocol):
-    """Of encoders of point clouds."""
+    """Of encoders of point clouds. Version 2 adds the partly calibrated networks; the other values stayed the same."""
 
+    version: int = 2
     clouds: str = (
         "each cloud once; as many points as the encoder takes, the same draw without replacement for clouds of one size, every time; "
         "centred on their mean, the farthest at distance 1"
     )
     calibration: str = (
-        "networks with random weights stand twice: as initialised, and with the BatchNorm statistics of the training clouds (averages over "
-        "batches of 32); trained encoders keep their own statistics"
+        "networks with random weights stand three times: as initialised, with the BatchNorm statistics of the training clouds (averages "
+        "over batches of 32), and part of the way to these (momentum 0.1, the first 12 batches), as the beginning of a training leaves "
+        "them; trained encoders keep their own statistics"
     )
     calibrated_on: int = 512
     """At most so many training clouds, evenly spaced."""

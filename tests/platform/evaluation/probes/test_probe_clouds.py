@@ -18,7 +18,7 @@ from sightline.platform.data.dataset import Dataset
 from sightline.platform.evaluation.eval_mode import eval_mode
 from sightline.platform.evaluation.findings import brief
 from sightline.platform.evaluation.probes.catalog import ranked
-from sightline.platform.evaluation.probes.cloud_context import CloudEvalContext, first_points, fit_cloud, list_clouds
+from sightline.platform.evaluation.probes.cloud_context import FIRST_BATCHES, CloudEvalContext, first_points, fit_cloud, list_clouds
 from sightline.platform.evaluation.probes.cloud_features import distance_histograms
 from sightline.platform.evaluation.probes.context import EvaluatedModel
 from sightline.platform.evaluation.probes.few_shot import FewShotProtocol, draw
@@ -102,12 +102,13 @@ def test_the_iou_of_a_part_in_neither_is_one() -> None:
 
 
 @pytest.mark.slow
-def test_controls_with_running_statistics_stand_twice(data: tuple[Dataset, Dataset]) -> None:
+def test_controls_with_running_statistics_stand_three_times(data: tuple[Dataset, Dataset]) -> None:
     fresh = (Normed(), Normed())
     result = probe("shape_knn", Extents(), *data, fresh)
-    assert {"mean of 2 random", "mean of 2 random, calibrated"} <= {row["name"] for row in result["rows"]}
+    means = {"mean of 2 random", "mean of 2 random, calibrated", "mean of 2 random, partly calibrated"}
+    assert means <= {row["name"] for row in result["rows"]}
     told = brief(probe_from_json(result))
-    assert "random weights, calibrated " in told and told.count("random weights ") == 1
+    assert "random weights, calibrated " in told and "random weights, partly calibrated " in told and told.count("random weights ") == 1
     assert torch.equal(fresh[0].norm.running_mean, torch.zeros(3)), "what the caller gave is untouched"
     context = CloudEvalContext([EvaluatedModel("trained", Extents(), fresh)])
     clouds = list_clouds(data[0], 1000)
@@ -116,6 +117,11 @@ def test_controls_with_running_statistics_stand_twice(data: tuple[Dataset, Datas
     batches = [torch.from_numpy(batch.points[POINTS]) for batch in context.batches(data[0], clouds, {})]
     expected = torch.stack([batch.std(dim=1).mean(dim=0) for batch in batches]).mean(dim=0)
     torch.testing.assert_close(context.modules["random 1, calibrated"].norm.running_mean, expected)
+    partly = torch.zeros(3)
+    for batch in batches[:FIRST_BATCHES]:
+        partly = 0.9 * partly + 0.1 * batch.std(dim=1).mean(dim=0)
+    torch.testing.assert_close(context.modules["random 1, partly calibrated"].norm.running_mean, partly)
+    assert not torch.allclose(partly, expected, rtol=0.05)
 
 
 def test_the_same_points_are_drawn_every_time_and_their_parts_with_them() -> None:
