@@ -126,13 +126,12 @@ def train_tracked(run: Run, tracking: Tracking, console: Screen, then: Sequence[
     `then`: modules that are needed after it; they are imported while the workers train.
     """
     start_ray(hint=f"when the machine is less busy: sightline resume {shlex.quote(run.name)}", beside=_import_trainer)
-    identity(run.folder)  # written before the workers start, which read it
+    tracking.start()
     importer = threading.Thread(target=_import, args=(then,), name="sightline-imports", daemon=True)
 
     def see(event: RunEvent) -> None:
         if isinstance(event, StepsDone) and importer.ident is None:  # until then the workers need the processors
             importer.start()
-            tracking.start()
         progress.show(event)
 
     with RunProgress(console) as progress:
