@@ -68,12 +68,12 @@ SHAPES = "560 clouds of shapes20, tested on 200 others; parts: psb-parts8, 112 a
 PAIRS = ("depth", "correspondence", "pose")
 IMAGES = ("knn", "linear", "segmentation")
 CLOUDS = ("shape_svm", "shape_knn", "few_shot", "part_segmentation")
-OF_PAIRS = (("rooms-heads", "rooms-test"),)
+OF_PAIRS = (("rooms-probes/heads", "rooms-probes/test"),)
 OF_IMAGES = (("cifar/train", "cifar/test"), ("camvid/train", "camvid/val"))
 OF_CLOUDS = (("shapes20/train", "shapes20/test"), ("parts8/train", "parts8/test"))
 TAUGHT = {"pretext.teacher_level": -1, "teacher_cache.variants": 4}
 METHODS: dict[str, Trained] = {
-    "croco": Trained("croco-tiny", "rooms", "rooms-test", PAIRS, OF_PAIRS, ROOMS, {**QUICK, "train.length": "1800 steps"}),
+    "croco": Trained("croco-tiny", "rooms", "rooms-probes/test", PAIRS, OF_PAIRS, ROOMS, {**QUICK, "train.length": "1800 steps"}),
     "conmim": Trained("conmim-tiny", "photos", "cifar/test", IMAGES, OF_IMAGES, PHOTOS),
     "loca": Trained("loca-tiny", "photos", "cifar/test", IMAGES, OF_IMAGES, PHOTOS),
     "i2p-mae": Trained(
@@ -107,8 +107,7 @@ METHODS: dict[str, Trained] = {
 RENDERED = ["pairs", "rendered", "--size", "64", "--overlap", "0.45..0.9", "--pan", "10..25", "--workers", "1"]
 DATA: dict[str, list[str]] = {
     "rooms": [*RENDERED, "--scenes", "800", "--seed", "1"],
-    "rooms-heads": [*RENDERED, "--scenes", "100", "--seed", "2"],
-    "rooms-test": [*RENDERED, "--scenes", "100", "--seed", "3"],
+    "rooms-probes": [*RENDERED, "--scenes", "200", "--seed", "2", "--split", "heads=0.5,test=0.5"],
     "cifar": ["images", "classes", "{shared}/cifar10-mini"],
     "camvid": ["images", "masks", "{shared}/camvid-320", "--ignore", "11", "--scenes", r"^([^_]+)_f?(\d+)"],
     "imagenet": ["images", "folder", "{shared}/imagenet-mini", "--size", "256"],
@@ -119,7 +118,7 @@ DATA: dict[str, list[str]] = {
     "parts8": ["points", "arrays", "{shared}/psb-parts8/psb_parts8.npz", "--points", "2048"],
 }
 NEEDS = {
-    PAIRS: ("rooms", "rooms-heads", "rooms-test"),
+    PAIRS: ("rooms", "rooms-probes"),
     IMAGES: ("cifar", "camvid", "imagenet", "cifar-photos", "camvid-photos", "photos"),
     CLOUDS: ("shapes20", "parts8"),
 }
@@ -193,7 +192,9 @@ def measure(name: str, seeds: int, folder: Path) -> dict[str, Any]:
     model = EvaluatedModel(name, first.encoder, controls, tuple(one.encoder for one in others))
     heads, tests = ([str(folder / one[side]) for one in method.on] for side in (0, 1))
     print(f"probes of {name}", flush=True)
-    return probes_to_json(run_probes(method.probes, [model], find_dataset_pairs([], heads, tests)))
+    found = json.dumps(probes_to_json(run_probes(method.probes, [model], find_dataset_pairs([], heads, tests))))
+    measured: dict[str, Any] = json.loads(found.replace(f"{folder}/", ""))  # the record names no folder of the machine
+    return measured
 
 
 def read(record: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class WorkFolder:
 
     def data(self, name: str, *words: str) -> None:
         """A data set, or a folder of them, by `sightline prepare`."""
-        if not any((self.folder / name / where).exists() for where in ("manifest.json", "train/manifest.json")):
+        if not any(next((self.folder / name).glob(where), None) for where in ("manifest.json", "*/manifest.json")):
             print(f"data {name}", flush=True)
             self.sightline("prepare", *words, "--out", name)
 

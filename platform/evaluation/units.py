@@ -68,7 +68,7 @@ def too_near(
         here, there = np.flatnonzero(scene == name), np.sort(other_times[other == name])
         if not (np.isfinite(times[here]).all() and np.isfinite(there).all()):
             raise CallError(
-                f"scene {name!r} is in the training and in the test data, and its frames have no time",
+                f"scene {str(name)!r} is in the training and in the test data, and its frames have no time",
                 "split the data by scene, or give the frames times (column `time`, seconds)",
             )
         after = np.searchsorted(there, times[here]).clip(0, len(there) - 1)
