@@ -39,7 +39,7 @@ def test_killed_at_random_times_it_ends_with_the_data_of_an_undisturbed_run(tmp_
         said = (tmp_path / f"said-{number}").open("w+")
         with said, subprocess.Popen([*words, "--workers", str(workers), "--out", str(out)], start_new_session=True, stderr=said) as run:
             with suppress(subprocess.TimeoutExpired):
-                run.wait(None if number == KILLS else rng.uniform(0.5, 12))
+                run.wait(None if number == KILLS else rng.uniform(0.5, 4))
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
                 killed += 1
