@@ -109,7 +109,7 @@ def bounds(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError(f"{text!r} is no range; write for example 0.4..0.9") from None
     if not 0 <= low < high <= 1:
-        raise ValueError(f"{text!r}: co-visibility lies between 0 and 1")
+        raise ValueError(f"{text!r} is no range of co-visibility: the smaller number first, both from 0 to 1")
     return low, high
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sightline.pipelines.__main__ import main
 from sightline.platform.core.plugins import plugins
 from sightline.platform.data.dataset import Dataset
 from sightline.platform.data.prepare.catalog import GROUP, SHIPPED, source_kinds, sources_of
-from sightline.platform.data.prepare.options import option, options_of, positive
+from sightline.platform.data.prepare.options import bounds, degrees, option, options_of, positive
 
 RIG = """
 from dataclasses import dataclass
@@ -110,3 +111,23 @@ def test_the_text_of_an_option_is_read_as_its_type_says() -> None:
     parse = {one.name: one.parse for one in options_of(_Some)}
     assert parse == {"count": positive, "share": float, "fast": None, "word": str}
     assert [one.default for one in options_of(_Some)] == [3, None, False, "a"] and options_of(_Some)[3].choices == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "says"),
+    [
+        (bounds, "0.9..0.4", "the smaller number first"),
+        (bounds, "0.4..1.5", "both from 0 to 1"),
+        (bounds, "0.4", "0.4..0.9"),
+        (degrees, "30", "0..20"),
+        (degrees, "25..10", "0..20"),
+        (degrees, "10..200", "0..20"),
+    ],
+)
+def test_what_is_no_range_is_told_what_one_is(read: Callable[[str], object], text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        read(text)
+
+
+def test_ranges_of_degrees_and_of_co_visibility() -> None:
+    assert degrees("10..25") == (10, 25) and degrees("0..0") == (0, 0) and bounds("0.45..0.9") == (0.45, 0.9)
