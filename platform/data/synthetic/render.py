@@ -23,9 +23,8 @@ from sightline.platform.data.kinds import Row
 
 from .clutter import Clutter, cluttered_scene
 from .scenes import Scene
-from .view_settings import ViewSettings
+from .view_settings import USUAL, ViewSettings
 
-USUAL = ViewSettings()
 COARSE = 0.05
 """By how much the overlap may come out less than on the small depth maps."""
 VIEWS_PER_PLACE = 3

@@ -13,3 +13,6 @@ class ViewSettings:
     """Least and greatest share of the two views that both show."""
     pan: tuple[float, float] = (0.0, 3.0)
     """Degrees by which the second camera looks past the middle of what the first sees, to either side."""
+
+
+USUAL = ViewSettings()

@@ -12,7 +12,7 @@ from sightline.methods.random import keyed_rng
 from sightline.platform.data.kinds import Row
 from sightline.platform.data.manifest import Source
 from sightline.platform.data.synthetic.match_settings import MatchSettings
-from sightline.platform.data.synthetic.view_settings import ViewSettings
+from sightline.platform.data.synthetic.view_settings import USUAL, ViewSettings
 
 from ..items import Skip
 from ..job import Output, RowSource
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SOURCE = Source(where="procedural rooms, rendered by Sightline", licence="made by a program, no rights claimed", reader="rendered")
 SCENES_PER_SHARD = 200
-USUAL = ViewSettings()
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 from sightline.methods.random import keyed_rng
 from sightline.platform.data.geometry import covisibility, intrinsics, relative_pose, reproject, scale_intrinsics
 from sightline.platform.data.schema import decode_row
-from sightline.platform.data.synthetic.render import USUAL, Renderer, render_pairs, render_scene, sample_poses
+from sightline.platform.data.synthetic.render import Renderer, render_pairs, render_scene, sample_poses
 from sightline.platform.data.synthetic.scenes import build_scene
-from sightline.platform.data.synthetic.view_settings import ViewSettings
+from sightline.platform.data.synthetic.view_settings import USUAL, ViewSettings
 
 
 @pytest.fixture(scope="module")
